@@ -1,0 +1,227 @@
+"""The CPU kernels: loops over the rows lo..hi of row-strided arrays, written as their formulas.
+
+One source per operation. What a call does not ask for is a literal None, and its code is gone
+from the compiled variant; what costs nothing per element (options, lse, argmax) is decided at run
+time, an absent array being an empty one. Every row's bits depend on that row alone, so rows may
+be given to any number of threads; `unit` rows at a time share a float64 partial sum of losses.
+"""
+
+import math
+
+import numpy as np
+
+from fastxent.cpu.jit import inlined
+from fastxent.cpu.lanes import row
+from fastxent.cpu.row import (
+    below_max_sum,
+    exp_sum,
+    fill_row,
+    first_max,
+    has_nan,
+    map_row,
+    map_rows,
+    minus_minus,
+    minus_multiple,
+    rest_of_max,
+    row_max,
+    scale_row,
+    softcap_row,
+    times,
+    times_lanes,
+    variance,
+)
+from fastxent.formulas import grad_at_target, log_sum, row_loss, shared_pull
+
+
+@inlined
+def _small_log_sum(x, m, e, n, s):
+    """log s; where one class dominates, s < 2, the row is summed again without it."""
+    if s < 2.0:
+        return log_sum(rest_of_max(x, m, e, n), 1.0, 1.0)
+    return log_sum(s, 0.0, 1.0)
+
+
+@inlined
+def _lse_base(peak, x, n):
+    """The m of m + log s: as SciPy has it, m where m is not finite, but nan if the row holds one.
+
+    To be taken before the row is overwritten.
+    """
+    return math.nan if not math.isfinite(peak) and has_nan(x, n) else peak
+
+
+@inlined
+def _lse(base, x, m, e, n, s):
+    """m + log s to an ulp of the larger of the two: beside |m| >= 1 a tiny log s may be rounded."""
+    if not math.isfinite(base):
+        return base
+    if abs(base) < 1.0:
+        return base + _small_log_sum(x, m, e, n, s)
+    return base + log_sum(s, 0.0, 1.0)
+
+
+# logits (N, C) IN, out (N, C) OUT
+def softmax_rows(logits, out, lo, hi):
+    n = logits.shape[1]
+    for i in range(lo, hi):
+        x = row(logits, i)
+        p = row(out, i)
+        m = row_max(x, n)
+        # p_j = exp(x_j - m) / Σ exp(x_c - m)
+        s, _ = exp_sum(x, m, p, n, n)
+        map_row(times, p, p, n, 1.0 / s, 0.0)
+
+
+# logits (N, C) IN, out (N, C) OUT
+def log_softmax_rows(logits, out, lo, hi):
+    n = logits.shape[1]
+    for i in range(lo, hi):
+        x = row(logits, i)
+        m = row_max(x, n)
+        # log p_j = (x_j - m) - log s, where log s has its own relative accuracy
+        s, _ = exp_sum(x, m, None, n, n)
+        map_row(minus_minus, x, row(out, i), n, m, _small_log_sum(x, m, None, n, s))
+
+
+# logits (N, C) IN, out (N,) OUT
+def logsumexp_rows(logits, out, lo, hi):
+    n = logits.shape[1]
+    for i in range(lo, hi):
+        x = row(logits, i)
+        m = row_max(x, n)
+        s, _ = exp_sum(x, m, None, n, n)
+        out[i] = _lse(_lse_base(float(m), x, n), x, m, None, n, s)
+
+
+# labels (N,) IN; class_weight (C,) or empty IN; sample_weight (N,) or empty IN; divisor (units,) OUT
+def scan_labels(
+    labels, n_classes, class_weight, sample_weight, ignoring, ignore_index, divisor, unit, lo, hi
+):
+    """Σ counted·u·w_y by units, and the first row whose label is no class, or -1."""
+    first_bad = -1
+    for start in range(lo, hi, unit):
+        total = 0.0
+        for i in range(start, min(start + unit, hi)):
+            y = labels[i]
+            if ignoring and y == ignore_index:
+                continue
+            if y < 0 or y >= n_classes:
+                if first_bad < 0:
+                    first_bad = i
+                continue
+            u = sample_weight[i] if sample_weight.size else 1.0
+            w = class_weight[y] if class_weight.size else 1.0
+            if u != 0.0:
+                total += u * w
+        divisor[start // unit] = total
+    return first_bad
+
+
+@inlined
+def _write_hess(e, hess, n, s, rest, e_y, factor):
+    """factor·p_j·(1 - p_j), where 1 - p of a dominant class is the sum of the others."""
+    top = first_max(e, n)
+    others = rest if e_y == 1.0 else rest_of_max(e, 0.0, e, n)
+    largest = e[top]
+    map_row(variance, e, hess, n, 1.0 / s, factor)
+    if s < 2.0:
+        hess[top] = factor * (largest / s) * (others / s)
+
+
+@inlined
+def _write_grad(e, grad, n, k, spread, class_weight):
+    """k·e_j - spread·w_j: the gradient but for the target's own term."""
+    map_row(times, e, grad, n, k, 0.0)
+    if spread:
+        map_rows(minus_multiple, grad, row(class_weight, 0), grad, n, spread)
+
+
+@inlined
+def _write_nothing(grad, hess, i, n, value):
+    """Rows that do not count have no gradient, whatever their logits hold; bad labels give nan."""
+    if grad is not None:
+        fill_row(row(grad, i), n, value)
+    if hess is not None:
+        fill_row(row(hess, i), n, value)
+
+
+@inlined
+def _transformed(x, scratch, logit_scale, softcap, n):
+    """The row after scale and softcap, its maximum, and that maximum before any shift."""
+    if softcap > 0.0:
+        z = row(scratch, 0)
+        m = softcap_row(x, logit_scale, softcap, z, row(scratch, 1), n)
+        return z, m, float(m)
+    if logit_scale != 1.0:
+        z = row(scratch, 0)
+        peak = scale_row(x, logit_scale, z, n)
+        return z, row_max(z, n), peak
+    m = row_max(x, n)
+    return x, m, float(m)
+
+
+# logits (N, C) IN; labels (N,) IN; class_weight (C,), sample_weight (N,) IN or empty;
+# loss, lse, argmax (N,) OUT or empty; grad, probs, hess (N, C) OUT or None; partial (units,) OUT;
+# exps: the first of grad, probs, hess that is asked for, where exponentials wait between scans
+def cross_entropy_rows(
+    logits, labels, class_weight, sample_weight, total_weight, ignoring, ignore_index,
+    keep, spread, z_loss, logit_scale, softcap, scale,
+    loss, lse, argmax, exps, grad, probs, hess, partial, unit, lo, hi,
+):  # fmt: skip
+    n = logits.shape[1]
+    transforming = softcap > 0.0 or logit_scale != 1.0
+    scratch = np.empty((2, n if transforming else 0), logits.dtype)
+    every_row = probs is not None or lse.size or argmax.size
+    for start in range(lo, hi, unit):
+        total = 0.0
+        for i in range(start, min(start + unit, hi)):
+            # Read once: another thread may be writing labels, and a checked one is then used.
+            y = labels[i]
+            u = sample_weight[i] if sample_weight.size else 1.0
+            ignored = ignoring and y == ignore_index
+            valid = y >= 0 and y < n
+            counted = valid and not ignored and u != 0.0
+            l = 0.0 if ignored or valid else math.nan
+            if counted or every_row:
+                x = row(logits, i)
+                z, m, peak = _transformed(x, scratch, logit_scale, softcap, n)
+                base = _lse_base(peak, x, n)
+                if argmax.size:
+                    argmax[i] = first_max(z, n)
+                e = row(exps, i)
+                # The target's logit and Σ w_c·(m - x_c) first: with grad over logits, e goes there.
+                target = y if counted else n
+                margin = float(m) - float(z[y]) if counted else 0.0
+                below = 0.0
+                if spread:
+                    below = below_max_sum(z, m, row(class_weight, 0), n)
+                # rest = Σ_{j≠y} exp(x_j - m), s = rest + exp(x_y - m)
+                rest, e_y = exp_sum(z, m, e, n, target)
+                s = rest + e_y
+                row_lse = _lse(base, z, m, e, n, s) if lse.size or z_loss else 0.0
+                if lse.size:
+                    lse[i] = row_lse
+                if probs is not None:
+                    map_row(times, e, row(probs, i), n, 1.0 / s, 0.0)
+            if counted:
+                w = class_weight[y] if class_weight.size else 1.0
+                log_s = log_sum(rest, e_y, 1.0)
+                smooth = below + total_weight * log_s
+                l = u * row_loss(keep * w, spread, z_loss, margin, log_s, smooth, row_lse)
+                if hess is not None:
+                    _write_hess(e, row(hess, i), n, s, rest, e_y, u * scale * w)
+                if grad is not None:
+                    # d = (u/D)·[((1-ε)·w_y + pull)·p - (ε/C)·w - (1-ε)·w_y·e_y]·(dx/dlogits)
+                    d = row(grad, i)
+                    up = u * scale * logit_scale
+                    pull = shared_pull(spread, total_weight, z_loss, row_lse)
+                    _write_grad(e, d, n, up * (keep * w + pull) / s, up * spread, class_weight)
+                    d[y] = up * grad_at_target(keep * w, pull, spread, w, rest, e_y, s)
+                    if softcap > 0.0:
+                        map_rows(times_lanes, d, row(scratch, 1), d, n, 0.0)
+            else:
+                _write_nothing(grad, hess, i, n, l)
+            total += l
+            if loss.size:
+                loss[i] = l
+        partial[start // unit] = total

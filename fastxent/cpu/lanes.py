@@ -1,0 +1,372 @@
+"""A SIMD vector as a Numba type: 64 bytes of floats whose arithmetic reads as a scalar's does.
+
+LLVM lowers `<16 x float>` to whatever the CPU has (one AVX-512 register, two AVX2, four SSE or
+NEON), so one source serves all of them; a loop left to the auto-vectoriser does not get there,
+because a maximum without nnan and a call of libm's exp both stay scalar.
+
+Memory is reached through row pointers: `row(array, i)`, then `load(pointer, j)` with `j` counted
+in elements. Nothing here checks bounds: `load_part` and `store_part` are for the end of a row.
+"""
+
+import operator
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+VECTOR_BYTES = 64
+
+_I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+
+
+class Lanes(types.Type):
+    """The Numba type of a vector of `width` floats."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        self.width = VECTOR_BYTES * 8 // dtype.bitwidth
+        super().__init__(f"Lanes({dtype}, {self.width})")
+
+    @property
+    def vector(self):
+        """The LLVM type."""
+        element = ir.FloatType() if self.dtype == types.float32 else ir.DoubleType()
+        return ir.VectorType(element, self.width)
+
+    @property
+    def bits(self):
+        """The LLVM type of integers of the same width."""
+        return ir.VectorType(ir.IntType(self.dtype.bitwidth), self.width)
+
+    @property
+    def suffix(self):
+        """The name of the type inside LLVM's intrinsic names."""
+        return f"v{self.width}f{self.dtype.bitwidth}"
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type):
+        super().__init__(dmm, fe_type, fe_type.vector)
+
+
+def _splat(builder, value, vector):
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, value, _I32(0))
+    zeros = ir.Constant(ir.VectorType(_I32, vector.count), [0] * vector.count)
+    return builder.shuffle_vector(first, undefined, zeros)
+
+
+def _call(builder, name, result, args):
+    declared = ir.FunctionType(result, [a.type for a in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, declared, name), args)
+
+
+# --- arithmetic -----------------------------------------------------------------------------
+
+
+def _arithmetic(op, build):
+    """Register `op` between vectors, and between a vector and a scalar.
+
+    The scalar is rounded to the vector's element type, so that a bare constant or a float64
+    coefficient never drags float64 instructions into a float32 kernel.
+    """
+
+    @infer_global(op)
+    class Template(AbstractTemplate):
+        def generic(self, args, kws):
+            left, right = args
+            if isinstance(left, Lanes) and (right == left or isinstance(right, types.Float)):
+                return signature(left, left, right)
+            if isinstance(right, Lanes) and isinstance(left, types.Float):
+                return signature(right, left, right)
+            return None
+
+    def lower(context, builder, sig, args):
+        lanes = sig.return_type
+        operands = [
+            value
+            if isinstance(t, Lanes)
+            else _splat(builder, context.cast(builder, value, t, lanes.dtype), lanes.vector)
+            for value, t in zip(args, sig.args, strict=True)
+        ]
+        return build(builder, *operands)
+
+    lower_builtin(op, Lanes, Lanes)(lower)
+    lower_builtin(op, Lanes, types.Float)(lower)
+    lower_builtin(op, types.Float, Lanes)(lower)
+
+
+# `contract` lets a·b + c become one fma. Nothing stronger: reassociation would undo the
+# Cody-Waite reduction of exp, nnan and ninf would break what the contract says of nan and inf.
+_FLAGS = ["contract"]
+_arithmetic(operator.add, lambda b, x, y: b.fadd(x, y, flags=_FLAGS))
+_arithmetic(operator.sub, lambda b, x, y: b.fsub(x, y, flags=_FLAGS))
+_arithmetic(operator.mul, lambda b, x, y: b.fmul(x, y, flags=_FLAGS))
+_arithmetic(operator.truediv, lambda b, x, y: b.fdiv(x, y, flags=_FLAGS))
+
+
+def _llvm(name, arity):
+    """An intrinsic that calls `llvm.<name>` on vectors of one type."""
+
+    def lower(context, builder, sig, args):
+        lanes = sig.return_type
+        return _call(builder, f"llvm.{name}.{lanes.suffix}", lanes.vector, list(args))
+
+    if arity == 1:
+
+        @intrinsic
+        def unary(typingctx, x):
+            return x(x), lower
+
+        return unary
+
+    @intrinsic
+    def binary(typingctx, x, y):
+        return x(x, x), lower
+
+    return binary
+
+
+fabs = _llvm("fabs", 1)
+copysign = _llvm("copysign", 2)
+
+
+@intrinsic
+def maximum(typingctx, x, y):
+    """The larger of each pair. A nan may be lost: the row's sum brings it back."""
+
+    def lower(context, builder, sig, args):
+        # One vmaxps; llvm.maximum would spend three more instructions on keeping the nan.
+        return builder.select(builder.fcmp_ordered(">", *args), *args)
+
+    return x(x, x), lower
+
+
+@intrinsic
+def zero_where_less(typingctx, x, bound, value):
+    """`value`, but exactly 0 in the lanes where x < bound (a nan in x is not less)."""
+
+    def lower(context, builder, sig, args):
+        lanes = sig.return_type
+        limit = _splat(builder, context.cast(builder, args[1], bound, lanes.dtype), lanes.vector)
+        less = builder.fcmp_ordered("<", args[0], limit)
+        return builder.select(less, ir.Constant(lanes.vector, [0.0] * lanes.width), args[2])
+
+    return value(x, bound, value), lower
+
+
+@intrinsic
+def zero_where_zero(typingctx, x, value):
+    """`value`, but exactly 0 in the lanes where x is 0: a term of no weight adds nothing."""
+
+    def lower(context, builder, sig, args):
+        zero = ir.Constant(sig.return_type.vector, [0.0] * sig.return_type.width)
+        return builder.select(builder.fcmp_ordered("==", args[0], zero), zero, args[1])
+
+    return value(x, value), lower
+
+
+@intrinsic
+def power_of_two(typingctx, shifted):
+    """2**n, read off the low bits of n + 1.5·2**23 (float64: 2**52); n must be an exponent.
+
+    The sum was rounded to an integer by the addition itself. A conversion to integers would be
+    undefined for the nan and inf that pass through here, and scalar for float64 before AVX-512.
+    """
+
+    def lower(context, builder, sig, args):
+        lanes = sig.return_type
+        bias, mantissa = (127, 23) if lanes.dtype == types.float32 else (1023, 52)
+        n = builder.bitcast(args[0], lanes.bits)
+        exponent = builder.add(n, ir.Constant(lanes.bits, [bias] * lanes.width))
+        moved = builder.shl(exponent, ir.Constant(lanes.bits, [mantissa] * lanes.width))
+        return builder.bitcast(moved, lanes.vector)
+
+    return shifted(shifted), lower
+
+
+# --- across the lanes -----------------------------------------------------------------------
+
+
+def _halving(build):
+    """An intrinsic that folds the upper half of a vector onto the lower until one is left."""
+
+    @intrinsic
+    def reduce(typingctx, x):
+        def lower(context, builder, sig, args):
+            (value,) = args
+            half = sig.args[0].width // 2
+            while half:
+                index = ir.VectorType(_I32, half)
+                low = ir.Constant(index, list(range(half)))
+                high = ir.Constant(index, list(range(half, 2 * half)))
+                value = build(
+                    builder,
+                    builder.shuffle_vector(value, value, low),
+                    builder.shuffle_vector(value, value, high),
+                )
+                half //= 2
+            return builder.extract_element(value, _I32(0))
+
+        return x.dtype(x), lower
+
+    return reduce
+
+
+horizontal_sum = _halving(lambda b, x, y: b.fadd(x, y))
+horizontal_max = _halving(lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
+
+
+def _lane_is(builder, relation: str, index, width: int):
+    """The mask of the lanes that stand in `relation` to `index`."""
+    integers = ir.VectorType(_I32, width)
+    position = _splat(builder, builder.trunc(index, _I32), integers)
+    return builder.icmp_signed(relation, ir.Constant(integers, list(range(width))), position)
+
+
+@intrinsic
+def lane(typingctx, x, index):
+    """The element of lane `index`."""
+
+    def lower(context, builder, sig, args):
+        return builder.extract_element(args[0], builder.trunc(args[1], _I32))
+
+    return x.dtype(x, types.int64), lower
+
+
+@intrinsic
+def without_lane(typingctx, x, index):
+    """x with 0 in lane `index`."""
+
+    def lower(context, builder, sig, args):
+        lanes = sig.return_type
+        here = _lane_is(builder, "==", args[1], lanes.width)
+        return builder.select(here, ir.Constant(lanes.vector, [0.0] * lanes.width), args[0])
+
+    return x(x, types.int64), lower
+
+
+# --- memory ---------------------------------------------------------------------------------
+
+
+def _nothing(context, builder, sig, args):
+    """What is asked of an output that is None."""
+    return context.get_dummy_value()
+
+
+@intrinsic
+def row(typingctx, array, i):
+    """A pointer to the first element of row i, which must be contiguous; of None it is None."""
+    if isinstance(array, types.NoneType):
+        return types.none(array, types.int64), _nothing
+
+    def lower(context, builder, sig, args):
+        value = context.make_array(array)(context, builder, args[0])
+        stride = builder.extract_value(value.strides, 0)
+        return cgutils.pointer_add(builder, value.data, builder.mul(args[1], stride))
+
+    return types.CPointer(array.dtype)(array, types.int64), lower
+
+
+@intrinsic
+def lanes_of(typingctx, pointer):
+    """How many elements one vector of this pointer's type holds: a compile-time constant."""
+
+    def lower(context, builder, sig, args):
+        return _I64(Lanes(pointer.dtype).width)
+
+    return types.int64(pointer), lower
+
+
+@intrinsic
+def zeros(typingctx, pointer):
+    """A vector of zeros of the pointer's element type."""
+    lanes = Lanes(pointer.dtype)
+
+    def lower(context, builder, sig, args):
+        return ir.Constant(lanes.vector, [0.0] * lanes.width)
+
+    return lanes(pointer), lower
+
+
+@intrinsic
+def splat(typingctx, pointer, value):
+    """A vector of the pointer's element type with `value`, rounded to it, in every lane."""
+    lanes = Lanes(pointer.dtype)
+
+    def lower(context, builder, sig, args):
+        element = context.cast(builder, args[1], value, lanes.dtype)
+        return _splat(builder, element, lanes.vector)
+
+    return lanes(pointer, value), lower
+
+
+def _address(builder, pointer, j, lanes):
+    return builder.bitcast(builder.gep(pointer, [j]), lanes.vector.as_pointer())
+
+
+@intrinsic
+def load(typingctx, pointer, j):
+    """The vector that begins at element j."""
+    lanes = Lanes(pointer.dtype)
+
+    def lower(context, builder, sig, args):
+        # Rows begin anywhere, so only the element's own alignment is promised.
+        return builder.load(_address(builder, *args, lanes), align=lanes.dtype.bitwidth // 8)
+
+    return lanes(pointer, types.int64), lower
+
+
+@intrinsic
+def store(typingctx, pointer, j, x):
+    """Write the vector x from element j on; to None, nothing."""
+    if isinstance(pointer, types.NoneType):
+        return types.none(pointer, types.int64, x), _nothing
+
+    def lower(context, builder, sig, args):
+        address = _address(builder, args[0], args[1], x)
+        builder.store(args[2], address, align=x.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.none(pointer, types.int64, x), lower
+
+
+@intrinsic
+def load_part(typingctx, pointer, j, n, fill):
+    """The n elements from j on, then `fill`; memory behind the n is not touched."""
+    lanes = Lanes(pointer.dtype)
+
+    def lower(context, builder, sig, args):
+        rest = _splat(builder, context.cast(builder, args[3], fill, lanes.dtype), lanes.vector)
+        mask = _lane_is(builder, "<", args[2], lanes.width)
+        operands = [
+            _address(builder, args[0], args[1], lanes),
+            _I32(lanes.dtype.bitwidth // 8),
+            mask,
+            rest,
+        ]
+        return _call(builder, f"llvm.masked.load.{lanes.suffix}.p0", lanes.vector, operands)
+
+    return lanes(pointer, types.int64, types.int64, fill), lower
+
+
+@intrinsic
+def store_part(typingctx, pointer, j, n, x):
+    """Write the first n lanes of x from element j on, and no further; to None, nothing."""
+    if isinstance(pointer, types.NoneType):
+        return types.none(pointer, types.int64, types.int64, x), _nothing
+
+    def lower(context, builder, sig, args):
+        operands = [
+            args[3],
+            _address(builder, args[0], args[1], x),
+            _I32(x.dtype.bitwidth // 8),
+            _lane_is(builder, "<", args[2], x.width),
+        ]
+        _call(builder, f"llvm.masked.store.{x.suffix}.p0", ir.VoidType(), operands)
+        return context.get_dummy_value()
+
+    return types.none(pointer, types.int64, types.int64, x), lower

@@ -1,0 +1,66 @@
+"""The formulas that the CPU and the CUDA kernels share, each once, on the scalars of one row.
+
+Notation, here and in every kernel: x the logits of the row, m their maximum, `e_j = exp(x_j - m)`,
+y the target class, `rest = Σ_{j≠y} e_j`, `s = rest + e_y`, `lse = m + log s`, p = e / s;
+w the class weights, W = Σ w_j, ε the label smoothing, `keep = 1 - ε`, `spread = ε / C`.
+
+No constant stands in an expression: a bare 1 or 2.0 would make float64 of a float32 kernel.
+`if a` asks for a ≠ 0 in a's own type.
+"""
+
+import math
+
+from numba import njit
+
+
+@njit(inline="always")
+def log_sum(rest, e_y, one):
+    """Log s = log(e_y + rest), for 0 <= e_y <= 1 = max_j e_j.
+
+    Where the target is the maximum, e_y is exactly 1 and log1p keeps the rest of a confident row
+    (p_y = 1 - 1e-26) that 1 + rest would round away.
+    """
+    return math.log1p(rest) if e_y == one else math.log(rest + e_y)
+
+
+@njit(inline="always")
+def row_loss(keep_w, spread, z_loss, margin, log_s, smooth, lse):
+    """(1-ε)·w_y·(lse - x_y) + (ε/C)·Σ_c w_c·(lse - x_c) + z_loss·lse², before sample weights.
+
+    `keep_w` is (1-ε)·w_y and `smooth` the sum over classes. lse - x_y is taken as
+    (m - x_y) + log s: an offset shared by the row must not reach the result. A term without
+    weight is exactly 0, also where its logit is -inf.
+    """
+    loss = keep_w * (margin + log_s) if keep_w else keep_w
+    if spread:
+        loss += spread * smooth
+    if z_loss:
+        loss += z_loss * lse * lse
+    return loss
+
+
+@njit(inline="always")
+def shared_pull(spread, total_weight, z_loss, lse):
+    """The factor of p_j that smoothing and z-loss add to the gradient: (ε/C)·W + 2·z_loss·lse."""
+    return spread * total_weight + (z_loss + z_loss) * lse
+
+
+@njit(inline="always")
+def grad_at_target(keep_w, pull, spread, w_y, rest, e_y, s):
+    """∂loss/∂x_y = (1-ε)·w_y·(p_y - 1) + pull·p_y - (ε/C)·w_y.
+
+    p_y - 1 is taken as -rest / s: the subtraction is 0 in float32 for a confident row.
+    """
+    return pull * (e_y / s) - keep_w * (rest / s) - spread * w_y
+
+
+@njit(inline="always")
+def softcap_parts(expm1, one):
+    """-|tanh a| and 1 - tanh² a from expm1(-2|a|), by scalars or vectors.
+
+    With e = exp(-2|a|): |tanh a| = (1 - e)/(1 + e) and 1 - tanh² a = 4e/(1 + e)², where neither
+    1 - e (small a) nor 1 - tanh² a (large a) cancels.
+    """
+    e = expm1 + one
+    denominator = e + one
+    return expm1 / denominator, ((e + e) / denominator) * ((one + one) / denominator)
