@@ -97,7 +97,7 @@ def _sources() -> str:
 
 def _identity(name: str, signature: Any, codegen: Any) -> bytes:
     """All that the machine code depends on."""
-    from fastxent import __version__
+    from fastxent._version import __version__
 
     settings = (config.OPT, config.BOUNDSCHECK, config.DEBUGINFO_DEFAULT, config.LOOP_VECTORIZE)
     versions = (__version__, numba.__version__, llvmlite.__version__, platform.python_version())

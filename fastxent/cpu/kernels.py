@@ -2,8 +2,8 @@
 
 One source per operation. What a call does not ask for is a literal None, and its code is gone
 from the compiled variant; what costs nothing per element (options, lse, argmax) is decided at run
-time, an absent array being an empty one. Every row's bits depend on that row alone, so rows may
-be given to any number of threads; `unit` rows at a time share a float64 partial sum of losses.
+time, an absent array being an empty one. A row's bits depend on that row alone, so rows may be
+given to any number of threads.
 """
 
 import math
@@ -93,28 +93,26 @@ def logsumexp_rows(logits, out, lo, hi):
         out[i] = _lse(_lse_base(float(m), x, n), x, m, None, n, s)
 
 
-# labels (N,) IN; class_weight (C,) or empty IN; sample_weight (N,) or empty IN; divisor (units,) OUT
+# labels (N,) IN; class_weight (C,) or empty IN; sample_weight (N,) or empty IN
 def scan_labels(
-    labels, n_classes, class_weight, sample_weight, ignoring, ignore_index, divisor, unit, lo, hi
-):
-    """Σ counted·u·w_y by units, and the first row whose label is no class, or -1."""
+    labels, n_classes, class_weight, sample_weight, ignoring, ignore_index, lo, hi
+):  # fmt: skip
+    """Σ counted·u·w_y, and the first row whose label is no class, or -1."""
+    total = 0.0
     first_bad = -1
-    for start in range(lo, hi, unit):
-        total = 0.0
-        for i in range(start, min(start + unit, hi)):
-            y = labels[i]
-            if ignoring and y == ignore_index:
-                continue
-            if y < 0 or y >= n_classes:
-                if first_bad < 0:
-                    first_bad = i
-                continue
-            u = sample_weight[i] if sample_weight.size else 1.0
-            w = class_weight[y] if class_weight.size else 1.0
-            if u != 0.0:
-                total += u * w
-        divisor[start // unit] = total
-    return first_bad
+    for i in range(lo, hi):
+        y = labels[i]
+        if ignoring and y == ignore_index:
+            continue
+        if y < 0 or y >= n_classes:
+            if first_bad < 0:
+                first_bad = i
+            continue
+        u = sample_weight[i] if sample_weight.size else 1.0
+        w = class_weight[y] if class_weight.size else 1.0
+        if u != 0.0:
+            total += u * w
+    return total, first_bad
 
 
 @inlined
@@ -161,67 +159,64 @@ def _transformed(x, scratch, logit_scale, softcap, n):
 
 
 # logits (N, C) IN; labels (N,) IN; class_weight (C,), sample_weight (N,) IN or empty;
-# loss, lse, argmax (N,) OUT or empty; grad, probs, hess (N, C) OUT or None; partial (units,) OUT;
-# exps: the first of grad, probs, hess that is asked for, where exponentials wait between scans
+# loss, lse, argmax (N,) OUT or empty; grad, probs, hess (N, C) OUT or None; exps the first of
+# these that is asked for, where the exponentials wait between scans. Returns the sum of losses.
 def cross_entropy_rows(
     logits, labels, class_weight, sample_weight, total_weight, ignoring, ignore_index,
     keep, spread, z_loss, logit_scale, softcap, scale,
-    loss, lse, argmax, exps, grad, probs, hess, partial, unit, lo, hi,
+    loss, lse, argmax, exps, grad, probs, hess, lo, hi,
 ):  # fmt: skip
     n = logits.shape[1]
     transforming = softcap > 0.0 or logit_scale != 1.0
     scratch = np.empty((2, n if transforming else 0), logits.dtype)
     every_row = probs is not None or lse.size or argmax.size
-    for start in range(lo, hi, unit):
-        total = 0.0
-        for i in range(start, min(start + unit, hi)):
-            # Read once: another thread may be writing labels, and a checked one is then used.
-            y = labels[i]
-            u = sample_weight[i] if sample_weight.size else 1.0
-            ignored = ignoring and y == ignore_index
-            valid = y >= 0 and y < n
-            counted = valid and not ignored and u != 0.0
-            l = 0.0 if ignored or valid else math.nan
-            if counted or every_row:
-                x = row(logits, i)
-                z, m, peak = _transformed(x, scratch, logit_scale, softcap, n)
-                base = _lse_base(peak, x, n)
-                if argmax.size:
-                    argmax[i] = first_max(z, n)
-                e = row(exps, i)
-                # The target's logit and Σ w_c·(m - x_c) first: with grad over logits, e goes there.
-                target = y if counted else n
-                margin = float(m) - float(z[y]) if counted else 0.0
-                below = 0.0
-                if spread:
-                    below = below_max_sum(z, m, row(class_weight, 0), n)
-                # rest = Σ_{j≠y} exp(x_j - m), s = rest + exp(x_y - m)
-                rest, e_y = exp_sum(z, m, e, n, target)
-                s = rest + e_y
-                row_lse = _lse(base, z, m, e, n, s) if lse.size or z_loss else 0.0
-                if lse.size:
-                    lse[i] = row_lse
-                if probs is not None:
-                    map_row(times, e, row(probs, i), n, 1.0 / s, 0.0)
-            if counted:
-                w = class_weight[y] if class_weight.size else 1.0
-                log_s = log_sum(rest, e_y, 1.0)
-                smooth = below + total_weight * log_s
-                l = u * row_loss(keep * w, spread, z_loss, margin, log_s, smooth, row_lse)
-                if hess is not None:
-                    _write_hess(e, row(hess, i), n, s, rest, e_y, u * scale * w)
-                if grad is not None:
-                    # d = (u/D)·[((1-ε)·w_y + pull)·p - (ε/C)·w - (1-ε)·w_y·e_y]·(dx/dlogits)
-                    d = row(grad, i)
-                    up = u * scale * logit_scale
-                    pull = shared_pull(spread, total_weight, z_loss, row_lse)
-                    _write_grad(e, d, n, up * (keep * w + pull) / s, up * spread, class_weight)
-                    d[y] = up * grad_at_target(keep * w, pull, spread, w, rest, e_y, s)
-                    if softcap > 0.0:
-                        map_rows(times_lanes, d, row(scratch, 1), d, n, 0.0)
-            else:
-                _write_nothing(grad, hess, i, n, l)
-            total += l
-            if loss.size:
-                loss[i] = l
-        partial[start // unit] = total
+    total = 0.0
+    for i in range(lo, hi):
+        # Read once: another thread may write into labels, and only a checked one may be used.
+        y = labels[i]
+        u = sample_weight[i] if sample_weight.size else 1.0
+        ignored = ignoring and y == ignore_index
+        valid = y >= 0 and y < n
+        counted = valid and not ignored and u != 0.0
+        row_loss_value = 0.0 if ignored or valid else math.nan
+        if counted or every_row:
+            x = row(logits, i)
+            z, m, peak = _transformed(x, scratch, logit_scale, softcap, n)
+            base = _lse_base(peak, x, n)
+            if argmax.size:
+                argmax[i] = first_max(z, n)
+            # The target's logit and Σ w_c·(m - x_c) now: with grad over logits they are gone soon.
+            target = y if counted else n
+            margin = float(m) - float(z[y]) if counted else 0.0
+            below = below_max_sum(z, m, row(class_weight, 0), n) if spread else 0.0
+            # rest = Σ_{j≠y} exp(x_j - m), s = rest + exp(x_y - m)
+            e = row(exps, i)
+            rest, e_y = exp_sum(z, m, e, n, target)
+            s = rest + e_y
+            row_lse = _lse(base, z, m, e, n, s) if lse.size or z_loss else 0.0
+            if lse.size:
+                lse[i] = row_lse
+            if probs is not None:
+                map_row(times, e, row(probs, i), n, 1.0 / s, 0.0)
+        if counted:
+            w = class_weight[y] if class_weight.size else 1.0
+            log_s = log_sum(rest, e_y, 1.0)
+            smooth = below + total_weight * log_s
+            row_loss_value = u * row_loss(keep * w, spread, z_loss, margin, log_s, smooth, row_lse)
+            if hess is not None:
+                _write_hess(e, row(hess, i), n, s, rest, e_y, u * scale * w)
+            if grad is not None:
+                # d_j = (u/D)·[((1-ε)·w_y + pull)·p_j - (ε/C)·w_j], and d_y on its own
+                d = row(grad, i)
+                up = u * scale * logit_scale
+                pull = shared_pull(spread, total_weight, z_loss, row_lse)
+                _write_grad(e, d, n, up * (keep * w + pull) / s, up * spread, class_weight)
+                d[y] = up * grad_at_target(keep * w, pull, spread, w, rest, e_y, s)
+                if softcap > 0.0:
+                    map_rows(times_lanes, d, row(scratch, 1), d, n, 0.0)
+        else:
+            _write_nothing(grad, hess, i, n, row_loss_value)
+        total += row_loss_value
+        if loss.size:
+            loss[i] = row_loss_value
+    return total

@@ -1,0 +1,218 @@
+"""cross_entropy and categorical_cross_entropy."""
+
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastxent import _inputs as inputs
+from fastxent._dispatch import backend_of, dispatched
+from fastxent._targets import answer, index_target
+from fastxent.terms import Outputs
+
+_No = Literal[False]
+
+
+@overload
+def cross_entropy(
+    logits: ArrayLike, target: ArrayLike, *, axis: int = -1,
+    weight: ArrayLike | None = None, sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = -100, label_smoothing: float = 0.0, z_loss: float = 0.0,
+    logit_scale: float = 1.0, softcap: float | None = None,
+    reduction: Literal["none", "mean", "sum"] = "mean", normalizer: Any = None,
+    check_target: bool = True, return_grad: _No = False, return_probs: _No = False,
+    return_lse: _No = False, return_hess: _No = False, return_argmax: _No = False,
+    grad_out: None = None, probs_out: None = None,
+) -> Any: ...  # fmt: skip
+@overload
+def cross_entropy(
+    logits: ArrayLike, target: ArrayLike, *, axis: int = -1,
+    weight: ArrayLike | None = None, sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = -100, label_smoothing: float = 0.0, z_loss: float = 0.0,
+    logit_scale: float = 1.0, softcap: float | None = None,
+    reduction: Literal["none", "mean", "sum"] = "mean", normalizer: Any = None,
+    check_target: bool = True, return_grad: Literal[True], return_probs: _No = False,
+    return_lse: _No = False, return_hess: _No = False, return_argmax: _No = False,
+    grad_out: Any = None, probs_out: None = None,
+) -> tuple[Any, Any]: ...  # fmt: skip
+@overload
+def cross_entropy(
+    logits: ArrayLike, target: ArrayLike, *, axis: int = -1,
+    weight: ArrayLike | None = None, sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = -100, label_smoothing: float = 0.0, z_loss: float = 0.0,
+    logit_scale: float = 1.0, softcap: float | None = None,
+    reduction: Literal["none", "mean", "sum"] = "mean", normalizer: Any = None,
+    check_target: bool = True, return_grad: bool = False, return_probs: bool = False,
+    return_lse: bool = False, return_hess: bool = False, return_argmax: bool = False,
+    grad_out: Any = None, probs_out: Any = None,
+) -> tuple[Any, ...]: ...  # fmt: skip
+@dispatched
+def cross_entropy(
+    logits: Any,
+    target: Any,
+    *,
+    axis: int = -1,
+    weight: Any = None,
+    sample_weight: Any = None,
+    ignore_index: int | None = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    reduction: str = "mean",
+    normalizer: Any = None,
+    check_target: bool = True,
+    return_grad: bool = False,
+    return_probs: bool = False,
+    return_lse: bool = False,
+    return_hess: bool = False,
+    return_argmax: bool = False,
+    grad_out: Any = None,
+    probs_out: Any = None,
+) -> Any:
+    r"""Cross-entropy of logits against classes, with its gradient and more from the same pass.
+
+    With :math:`x` the logits of a row (after scale and softcap), :math:`p` their softmax,
+    :math:`\operatorname{lse}` their logsumexp, y the class, w the class weights, u the row's
+    weight and ε the label smoothing:
+
+    .. math::
+        l &= u \Big\{ (1-ε)\, w_y (\operatorname{lse} - x_y)
+             + \frac{ε}{C} \sum_c w_c (\operatorname{lse} - x_c)
+             + z\,\operatorname{lse}^2 \Big\} \\
+        \frac{\partial L}{\partial x} &= \frac{u}{D} \Big[ (1-ε)\, w_y (p - e_y)
+             + \frac{ε}{C} (W p - w) + 2 z \operatorname{lse}\, p \Big], \qquad W = \sum_c w_c
+
+    where D is 1 for "sum" and "none", and for "mean" the sum of u·w_y over the counted rows.
+    Without options that is p - e_y, by which nobody has to hold p.
+
+    Parameters
+    ----------
+    logits : array_like
+        Shape (N, C), or any rank ≥ 1 with the classes along `axis`. float32 and float64 stay what
+        they are, float16 and bfloat16 compute in float32, integers and bools in float64.
+    target : array_like of int
+        The shape of `logits` without `axis`: class indices in 0 … C-1, or `ignore_index`.
+    axis : int
+        The class axis; `axis=1` for PyTorch's (N, C, d1, …).
+    weight : array_like, shape (C,), optional
+        Class weights w.
+    sample_weight : array_like, optional
+        Weights u of the rows, of the shape of `target`. A row of weight 0 does not count.
+    ignore_index : int or None
+        Rows with this target do not count: loss and gradient are exactly 0, whatever their logits
+        hold. None ignores nothing.
+    label_smoothing : float
+        ε in 0 … 1.
+    z_loss : float
+        Adds z_loss·lse² to each counted row.
+    logit_scale : float
+        x ← logit_scale·x.
+    softcap : float, optional
+        Then x ← softcap·tanh(x / softcap); greater than 0.
+    reduction : {"mean", "sum", "none"}
+        Of the row losses. With "none" the gradient is that of their sum.
+    normalizer : scalar, optional
+        With "mean" only: replaces the divisor D, so that micro-batches add up.
+    check_target : bool
+        Raise for class indices out of range; if not, such a row is nan.
+    return_grad, return_probs, return_lse, return_hess, return_argmax : bool
+        Return these too, in this order: the gradient and the probabilities, shaped as `logits`;
+        logsumexp per row; the diagonal u/D·w_y·p(1-p) of the Hessian; the argmax per row, int64.
+    grad_out, probs_out : array, optional
+        Buffers for them; each implies its flag. `grad_out` may be `logits` itself. A fresh array
+        of a large gradient costs as much as computing it, so pass one in a loop.
+
+    Returns
+    -------
+    loss : scalar or array
+        0-d, or with "none" of the shape of `target`; float32 for half precision.
+    grad, probs, lse, hess, argmax : arrays
+        Those that were asked for: then the result is a tuple that begins with the loss.
+
+    Raises
+    ------
+    IndexError
+        A class index out of range; nothing has been written.
+    TypeError
+        Logits or a target of a type that means nothing here; an array on another device.
+    ValueError
+        A shape, an option or a buffer that does not fit.
+
+    Notes
+    -----
+    lse - x_y is taken as (m - x_y) + log s, so that an offset shared by a row is harmless, and
+    p_y - 1 as minus the sum of the others, so that the gradient of a confident row is not 0.
+
+    References
+    ----------
+    C. M. Bishop, "Pattern Recognition and Machine Learning", 4.3.4, for the gradient.
+    C. Szegedy et al., arXiv:1512.00567, for label smoothing; A. Chowdhery et al.,
+    arXiv:2204.02311, for z-loss.
+
+    Examples
+    --------
+    >>> import numpy as np, fastxent as fx
+    >>> logits = np.array([[2.0, 1.0, 0.1], [0.1, 2.0, 1.9]])
+    >>> loss, grad = fx.cross_entropy(logits, [1, 0], reduction="sum", return_grad=True)
+    >>> round(float(loss), 4)
+    4.037
+    >>> grad.round(3)
+    array([[ 0.659, -0.758,  0.099],
+           [-0.927,  0.487,  0.44 ]])
+    """
+    x = inputs.array(logits, "logits")
+    types = inputs.precision(x.dtype, "logits")
+    shape = x.shape
+    axis = inputs.class_axis(axis, shape, "logits")
+    aim = index_target(
+        target, shape, axis, types.compute,
+        weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
+        label_smoothing=label_smoothing, z_loss=z_loss, logit_scale=logit_scale, softcap=softcap,
+        reduction=reduction, normalizer=normalizer,
+    )  # fmt: skip
+    kept = [("target", target), ("weight", weight), ("sample_weight", sample_weight)]
+    if grad_out is not None:
+        grad_out = inputs.buffer(grad_out, "grad_out", shape, types.own, kept, ("logits", x))
+    if probs_out is not None:
+        kept += [("logits", x), ("grad_out", grad_out)]
+        probs_out = inputs.buffer(probs_out, "probs_out", shape, types.own, kept)
+    backend = backend_of(x)
+    divisor = aim.scan(backend, shape[axis], types.compute, check_target)
+
+    grad = np.empty(shape, types.own) if return_grad and grad_out is None else grad_out
+    probs = np.empty(shape, types.own) if return_probs and probs_out is None else probs_out
+    hess = np.empty(shape, types.own) if return_hess else None
+    rows = aim.labels.shape
+    loss = np.empty(rows, types.loss) if aim.per_row else None
+    lse = np.empty(rows, types.loss) if return_lse else None
+    argmax = np.empty(rows, np.int64) if return_argmax else None
+    outputs = Outputs(
+        *(None if a is None else a.reshape(-1) for a in (loss, lse, argmax)),
+        *(None if a is None else inputs.classes_last(a, axis) for a in (grad, probs, hess)),
+    )
+    reduced = backend.cross_entropy(
+        inputs.classes_last(x, axis), aim.flat, aim.terms, divisor, outputs, types.compute
+    )
+    first = types.loss.type(reduced) if loss is None else loss[()]
+    asked = (grad, probs, None if lse is None else lse[()], hess)
+    return answer(first, *asked, None if argmax is None else argmax[()])
+
+
+@dispatched
+def categorical_cross_entropy(
+    probs: Any,
+    target: Any,
+    *,
+    axis: int = -1,
+    weight: Any = None,
+    sample_weight: Any = None,
+    ignore_index: int | None = -100,
+    eps: float | None = None,
+    reduction: str = "mean",
+    check_target: bool = True,
+    return_grad: bool = False,
+    grad_out: Any = None,
+) -> Any:
+    """Cross-entropy of probabilities against classes. Not implemented yet."""
+    raise NotImplementedError("categorical_cross_entropy is not implemented yet")

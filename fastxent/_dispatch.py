@@ -1,0 +1,73 @@
+"""Array type -> family and backend, by the type alone; imports nothing that is not loaded already.
+
+The body of a public function is written for views: NumPy arrays (and, on a GPU, an object with
+the same attributes). A family turns a user's arrays into views, calls that body, and turns the
+results back. It sees the call whole, so that it may also record a gradient or build a lazy graph.
+"""
+
+import functools
+import importlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, Protocol, TypeVar, cast
+
+import numpy as np
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Family(Protocol):
+    """What a module in `fastxent.arrays` offers."""
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call `function` on views of the arrays among the arguments; give back the same kind."""
+
+
+# The top-level module that a type comes from -> the module with its family. A class of one's own
+# joins by `register`.
+_FAMILIES: dict[str, str] = {}
+_known: dict[type, Family | None] = {np.ndarray: None}
+
+
+def register(root: str, module: str) -> None:
+    """Let the module `module` serve arrays whose type (or a base of it) is defined in `root`."""
+    _FAMILIES[root] = module
+    _known.clear()
+    _known[np.ndarray] = None
+
+
+def family_of(array: object) -> Family | None:
+    """The family of an array; None for NumPy's own and for what NumPy turns into an array."""
+    kind = type(array)
+    try:
+        return _known[kind]
+    except KeyError:
+        roots = (base.__module__.partition(".")[0] for base in kind.__mro__)
+        module = next((_FAMILIES[root] for root in roots if root in _FAMILIES), None)
+        family = None if module is None else cast(Family, importlib.import_module(module))
+        _known[kind] = family
+        return family
+
+
+def dispatched(function: Function) -> Function:
+    """Make a function of views a function of every family's arrays, chosen by the first one."""
+
+    @functools.wraps(function)
+    def public(array: Any, *args: Any, **kwargs: Any) -> Any:
+        family = family_of(array)
+        if family is None:
+            return function(array, *args, **kwargs)
+        return family.call(function, array, *args, **kwargs)
+
+    return cast(Function, public)
+
+
+@functools.cache
+def cpu() -> ModuleType:
+    """The CPU backend, loaded with the first call rather than with the package."""
+    return importlib.import_module("fastxent.cpu.backend")
+
+
+def backend_of(view: object) -> ModuleType:
+    """The backend that computes on this view."""
+    return cpu()

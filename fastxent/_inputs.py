@@ -1,0 +1,331 @@
+"""What is accepted, and the words of every error.
+
+Everything is checked before anything is written. Each message names the argument, says what was
+expected and what came.
+"""
+
+import math
+import numbers
+import operator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+REDUCTIONS = ("none", "mean", "sum")
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+
+
+class Precision(NamedTuple):
+    """The types of one call: of the arithmetic, of arrays shaped as the input, of the loss."""
+
+    compute: "np.dtype[Any]"
+    own: "np.dtype[Any]"
+    loss: "np.dtype[Any]"
+
+
+_SINGLE, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
+_PRECISION: dict[Any, Precision] = {
+    _SINGLE: Precision(_SINGLE, _SINGLE, _SINGLE),
+    _DOUBLE: Precision(_DOUBLE, _DOUBLE, _DOUBLE),
+}
+
+
+# --- arrays ---------------------------------------------------------------------------------
+
+
+def array(value: Any, name: str) -> Array:
+    """The value as a NumPy array, sharing its memory where it is one."""
+    if type(value) is np.ndarray:
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array; ignore rows by ignore_index instead")
+    if isinstance(value, np.ndarray):
+        return value.view(np.ndarray)
+    if hasattr(value, "__cuda_array_interface__"):
+        raise TypeError(f"{name} is on a GPU ({type(value).__name__}), the first argument is not")
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise TypeError(
+            f"{name} must be an array or nested numbers, got {type(value).__name__}: {error}"
+        ) from error
+
+
+def precision(dtype: "np.dtype[Any]", name: str) -> Precision:
+    """The types that go with an input's type."""
+    try:
+        return _PRECISION[dtype]
+    except KeyError:
+        pass
+    if dtype.kind in "biu":
+        return _PRECISION[_DOUBLE]
+    if dtype.kind == "f" and dtype.itemsize in (4, 8):  # the other byte order
+        return _PRECISION[dtype.newbyteorder("=")]
+    if dtype == np.float16 or dtype.name == "bfloat16":
+        return Precision(_SINGLE, dtype.newbyteorder("="), _SINGLE)
+    raise TypeError(
+        f"{name} must be float16, bfloat16, float32, float64, integer or bool, got {dtype}"
+    )
+
+
+def class_axis(axis: Any, shape: tuple[int, ...], name: str, *, empty: bool = False) -> int:
+    """The class axis counted from the front; it must exist and, unless `empty`, hold a class."""
+    if type(axis) is not int:
+        axis = integer(axis, "axis")
+    if not shape:
+        raise ValueError(f"{name} must have a class axis, got an array without dimensions")
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(
+            f"axis must be in -{len(shape)} .. {len(shape) - 1} for {name} of shape {shape}, "
+            f"got {axis}"
+        )
+    axis %= len(shape)
+    if not shape[axis] and not empty:
+        raise ValueError(f"{name} must have at least one class, got shape {shape} with axis={axis}")
+    return axis
+
+
+def class_index(target: Any, shape: tuple[int, ...], axis: int) -> Array:
+    """Target as integers of the shape of the logits without `axis`, or the reason why not."""
+    labels = array(target, "target")
+    expected = (*shape[:axis], *shape[axis + 1 :])
+    if not labels.size and not isinstance(target, np.ndarray):
+        labels = labels.astype(np.int64)  # an empty list has no type of its own
+    if labels.shape != expected:
+        if labels.shape == shape and labels.dtype.kind in "fbiu":
+            raise NotImplementedError(
+                "target: class probabilities are not implemented yet, only class indices of "
+                f"shape {expected}"
+            )
+        raise ValueError(
+            f"target must have shape {expected} (class indices) or {shape} (class probabilities) "
+            f"for logits of shape {shape} with axis={axis}, got {labels.shape}"
+        )
+    if labels.dtype.kind not in "iu":
+        raise TypeError(
+            f"target must hold integer class indices, got {labels.dtype}: cast to int, or give "
+            f"probabilities of shape {shape}"
+        )
+    return labels
+
+
+def flat_labels(labels: Array, ignore_index: int | None) -> tuple[Array, int | None]:
+    """Labels as contiguous int64, and the ignore_index to compare them with.
+
+    Compared as integers, never wrapped: an unsigned label above int64's range becomes a number
+    that is no class, and equals ignore_index only where it did before.
+    """
+    if labels.dtype == np.uint64:
+        large = labels > np.uint64(_INT64_MAX)
+        if large.any():
+            ignored = labels == ignore_index if ignore_index is not None else False
+            mapped = np.where(large, np.uint64(0), labels).astype(np.int64)
+            mapped[large] = _INT64_MIN
+            mapped[ignored] = _INT64_MIN + 1
+            return mapped.reshape(-1), _INT64_MIN + 1
+    if ignore_index is not None and not _INT64_MIN <= ignore_index <= _INT64_MAX:
+        ignore_index = None  # equal to no label
+    return np.ascontiguousarray(labels, np.int64).reshape(-1), ignore_index
+
+
+def bad_label(labels: Array, row: int, n_classes: int) -> IndexError:
+    """The error for the first label that is no class."""
+    where = ", ".join(map(str, np.unravel_index(row, labels.shape))) if labels.ndim else "()"
+    return IndexError(
+        f"target[{where}] must be a class in 0 .. {n_classes - 1} or ignore_index, "
+        f"got {labels.reshape(-1)[row]}"
+    )
+
+
+def classes_last(view: Array, axis: int) -> Array:
+    """The same memory with the class axis moved to the end."""
+    return view if axis == view.ndim - 1 else np.moveaxis(view, axis, -1)
+
+
+def weights(
+    value: Any, name: str, shape: tuple[int, ...], dtype: "np.dtype[Any]", of: str
+) -> Array | None:
+    """Real weights of exactly the given shape, contiguous, in the type that kernels want."""
+    if value is None:
+        return None
+    found = array(value, name)
+    if found.dtype.kind not in "fbiu" and found.dtype.name != "bfloat16":
+        raise TypeError(f"{name} must hold real numbers, got {found.dtype}")
+    if found.shape != shape:
+        raise ValueError(f"{name} must have shape {shape} ({of}), got {found.shape}")
+    return np.ascontiguousarray(found, dtype)
+
+
+def linear_map(x: Array, linear_weight: Array, linear_bias: Array | None) -> None:
+    """Whether the operands of x @ linear_weight.T + linear_bias fit together."""
+    if linear_weight.ndim != 2 or not linear_weight.shape[0]:
+        raise ValueError(
+            f"linear_weight must have shape (C, K) with at least one class, got {linear_weight.shape}"
+        )
+    n_classes, features = linear_weight.shape
+    if not x.ndim or x.shape[-1] != features:
+        raise ValueError(
+            f"x must have shape (..., {features}) for linear_weight of shape "
+            f"{linear_weight.shape}, got {x.shape}"
+        )
+    if linear_bias is not None and linear_bias.shape != (n_classes,):
+        raise ValueError(
+            f"linear_bias must have shape ({n_classes},) for linear_weight of shape "
+            f"{linear_weight.shape}, got {linear_bias.shape}"
+        )
+
+
+def linear_buffers(value: Any, accumulate: bool) -> Any:
+    """grad_out of the linear map: three buffers, or None."""
+    if value is None:
+        if accumulate:
+            raise ValueError("accumulate=True needs buffers in grad_out to add to, got None")
+        return None
+    if not isinstance(value, tuple) or len(value) != 3:
+        raise ValueError(
+            "grad_out must be a LinearGrad of buffers (x, linear_weight, linear_bias), "
+            f"got {type(value).__name__}"
+        )
+    return value
+
+
+# --- buffers --------------------------------------------------------------------------------
+
+
+def buffer(
+    value: Any,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: "np.dtype[Any]",
+    others: list[tuple[str, Any]],
+    over: tuple[str, Array] | None = None,
+) -> Array:
+    """A buffer that may be written: right in kind, shape and type, and apart from all `others`.
+
+    It may lie exactly over the array `over`.
+    """
+    if type(value) is not np.ndarray:
+        raise ValueError(f"{name} must be a numpy.ndarray, got {type(value).__name__}")
+    out: Array = value
+    if out.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {out.shape}")
+    if out.dtype != dtype or not out.dtype.isnative:
+        raise ValueError(f"{name} must have dtype {dtype} in native byte order, got {out.dtype!r}")
+    if not out.flags.writeable:
+        raise ValueError(f"{name} must be writeable, got a read-only array")
+    if _overlaps_itself(out):
+        raise ValueError(
+            f"{name} must have an element of its own for each result, got a broadcast or "
+            f"overlapping view with strides {out.strides}"
+        )
+    if over is not None and not _same_place(out, over[1]):
+        others = [*others, over]
+    for other_name, other in others:
+        if isinstance(other, np.ndarray) and _overlap(out, other):
+            may = f" (it may lie exactly over {over[0]})" if over else ""
+            raise ValueError(f"{name} must not overlap {other_name}{may}")
+    return out
+
+
+def no_buffer(value: Any, name: str, why: str) -> None:
+    """The place of a buffer that has nothing to hold."""
+    if value is not None:
+        raise ValueError(f"{name} must be None {why}, got {type(value).__name__}")
+
+
+def _same_place(a: Array, b: Array) -> bool:
+    return a is b or (
+        a.ctypes.data == b.ctypes.data
+        and a.shape == b.shape
+        and a.strides == b.strides
+        and a.dtype == b.dtype
+    )
+
+
+def _overlaps_itself(a: Array) -> bool:
+    if a.flags.c_contiguous or not a.size:
+        return False
+    reach = a.itemsize
+    for stride, n in sorted(zip(map(abs, a.strides), a.shape, strict=True)):
+        if n > 1:
+            if stride < reach:
+                return True
+            reach += stride * (n - 1)
+    return False
+
+
+def _overlap(a: Array, b: Array) -> bool:
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=100_000)
+    except np.exceptions.TooHardError:
+        return True
+
+
+# --- options --------------------------------------------------------------------------------
+
+
+def integer(value: Any, name: str) -> int:
+    """An int, or something that stands for one; not a bool."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be an int, got bool")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}") from None
+
+
+def real(value: Any, name: str) -> float:
+    """A finite number as a float."""
+    if type(value) is not float:
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+            raise TypeError(f"{name} must be a real number, got {type(value).__name__}")
+        value = float(value)
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return float(value)
+
+
+def smoothing(value: Any) -> float:
+    """label_smoothing."""
+    epsilon = real(value, "label_smoothing")
+    if not 0.0 <= epsilon <= 1.0:
+        raise ValueError(f"label_smoothing must be in 0 .. 1, got {epsilon}")
+    return epsilon
+
+
+def cap(value: Any) -> float | None:
+    """Softcap."""
+    if value is None:
+        return None
+    bound = real(value, "softcap")
+    if bound <= 0.0:
+        raise ValueError(f"softcap must be greater than 0, got {bound}")
+    return bound
+
+
+def reduction(value: Any) -> str:
+    """One of the three reductions."""
+    if not isinstance(value, str) or value not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {REDUCTIONS}, got {value!r}")
+    return value
+
+
+def normalizer(value: Any, how: str) -> float | None:
+    """What replaces the divisor of the mean: a number or an array without dimensions."""
+    if value is None:
+        return None
+    if how != "mean":
+        raise ValueError(f"normalizer goes with reduction='mean' only, got reduction={how!r}")
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    found = array(value, "normalizer")
+    if found.ndim:
+        raise ValueError(f"normalizer must be a scalar or 0-d array, got shape {found.shape}")
+    if found.dtype.kind not in "fiu":
+        raise TypeError(f"normalizer must be a real number, got {found.dtype}")
+    return float(found)

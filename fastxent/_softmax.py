@@ -1,0 +1,170 @@
+"""softmax, log_softmax and logsumexp over one axis."""
+
+import math
+from typing import Any, TypeVar, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastxent import _inputs as inputs
+from fastxent._dispatch import backend_of, dispatched
+
+Floats = TypeVar("Floats", bound=NDArray[np.floating[Any]])
+
+
+@overload
+def softmax(logits: Floats, *, axis: int = -1, out: Floats | None = None) -> Floats: ...
+@overload
+def softmax(logits: ArrayLike, *, axis: int = -1, out: Any = None) -> Any: ...
+@dispatched
+def softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
+    r"""Softmax over one axis: positive numbers that sum to 1.
+
+    .. math:: p_j = \frac{e^{x_j - m}}{\sum_c e^{x_c - m}}, \qquad m = \max_c x_c,
+              \qquad \frac{\partial p_j}{\partial x_i} = p_j (δ_{ij} - p_i)
+
+    Parameters
+    ----------
+    logits : array_like
+        Any rank ≥ 1; float32 and float64 stay what they are, float16 and bfloat16 compute in
+        float32, integers and bools in float64.
+    axis : int
+        The class axis.
+    out : array, optional
+        A buffer of the result's shape and type; it may be `logits` itself.
+
+    Returns
+    -------
+    array
+        The same shape, C-contiguous unless `out` was given. A row that is all -inf, or holds
+        +inf or nan, is nan.
+
+    Raises
+    ------
+    TypeError
+        Logits that are complex, object, structured, masked or longdouble; an `axis` that is no int.
+    ValueError
+        No class axis, an empty one, or an `out` that does not fit.
+
+    References
+    ----------
+    P. Blanchard, D. J. Higham, N. J. Higham, "Accurately computing the log-sum-exp and softmax
+    functions", IMA J. Numer. Anal. 41 (2021), for the shift by the maximum.
+
+    Examples
+    --------
+    >>> import numpy as np, fastxent as fx
+    >>> fx.softmax(np.array([2.0, 1.0, 0.1])).round(3)
+    array([0.659, 0.242, 0.099])
+    """
+    return _same_shape("softmax", logits, axis, out)
+
+
+@overload
+def log_softmax(logits: Floats, *, axis: int = -1, out: Floats | None = None) -> Floats: ...
+@overload
+def log_softmax(logits: ArrayLike, *, axis: int = -1, out: Any = None) -> Any: ...
+@dispatched
+def log_softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
+    r"""Logarithm of softmax over one axis, accurate also where p is close to 0 or to 1.
+
+    .. math:: \log p_j = (x_j - m) - \log \sum_c e^{x_c - m}, \qquad
+              \frac{\partial \log p_j}{\partial x_i} = δ_{ij} - p_i
+
+    Where one class dominates, the sum is taken over the others and log1p of it: log p of a class
+    with p = 1 - 1e-26 is -1e-26, not 0.
+
+    Parameters
+    ----------
+    logits : array_like
+        Any rank ≥ 1; types as for `softmax`.
+    axis : int
+        The class axis.
+    out : array, optional
+        A buffer of the result's shape and type; it may be `logits` itself.
+
+    Returns
+    -------
+    array
+        The same shape, C-contiguous unless `out` was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `softmax`.
+
+    References
+    ----------
+    P. Blanchard, D. J. Higham, N. J. Higham, IMA J. Numer. Anal. 41 (2021).
+
+    Examples
+    --------
+    >>> import numpy as np, fastxent as fx
+    >>> fx.log_softmax(np.array([0.0, -60.0])).tolist()
+    [-8.75651076269652e-27, -60.0]
+    """
+    return _same_shape("log_softmax", logits, axis, out)
+
+
+@dispatched
+def logsumexp(logits: Any, *, axis: int = -1, keepdims: bool = False) -> Any:
+    r"""Logarithm of the sum of exponentials over one axis.
+
+    .. math:: \operatorname{lse} = m + \log \sum_c e^{x_c - m}, \qquad
+              \frac{\partial \operatorname{lse}}{\partial x_j} = p_j
+
+    Parameters
+    ----------
+    logits : array_like
+        Any rank ≥ 1; types as for `softmax`.
+    axis : int
+        The class axis.
+    keepdims : bool
+        Keep the axis with length 1.
+
+    Returns
+    -------
+    array or scalar
+        The shape of logits without `axis`. All -inf, or an empty axis, gives -inf; a row with
+        +inf gives +inf; a row with nan gives nan.
+
+    Raises
+    ------
+    TypeError
+        Logits that are complex, object, structured, masked or longdouble; an `axis` that is no int.
+    ValueError
+        No class axis.
+
+    References
+    ----------
+    P. Blanchard, D. J. Higham, N. J. Higham, IMA J. Numer. Anal. 41 (2021).
+
+    Examples
+    --------
+    >>> import numpy as np, fastxent as fx
+    >>> float(fx.logsumexp(np.array([0.0, -40.0])))
+    4.248354255291589e-18
+    """
+    x = inputs.array(logits, "logits")
+    types = inputs.precision(x.dtype, "logits")
+    axis = inputs.class_axis(axis, x.shape, "logits", empty=True)
+    shape = (*x.shape[:axis], *x.shape[axis + 1 :])
+    result = np.full(math.prod(shape), -np.inf, types.compute)
+    if x.size:
+        backend_of(x).logsumexp(inputs.classes_last(x, axis), result, types.compute)
+    if keepdims:
+        shape = (*shape[:axis], 1, *shape[axis:])
+    return result.astype(types.own, copy=False).reshape(shape)[()]
+
+
+def _same_shape(name: str, logits: Any, axis: int, out: Any) -> Any:
+    x = inputs.array(logits, "logits")
+    types = inputs.precision(x.dtype, "logits")
+    axis = inputs.class_axis(axis, x.shape, "logits")
+    if out is None:
+        out = np.empty(x.shape, types.own)
+    else:
+        out = inputs.buffer(out, "out", x.shape, types.own, [], ("logits", x))
+    operation = getattr(backend_of(x), name)
+    operation(inputs.classes_last(x, axis), inputs.classes_last(out, axis), types.compute)
+    return out

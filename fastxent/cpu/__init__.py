@@ -1,0 +1,1 @@
+"""The CPU backend. Importing this package imports no Numba; `backend` does."""

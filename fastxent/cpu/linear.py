@@ -1,0 +1,171 @@
+"""linear_cross_entropy on the CPU: logits exist for one block of rows at a time.
+
+Matrix products are NumPy's, so the BLAS library's threads are as the user has set them; between
+them the cross-entropy kernel turns the block of logits into their gradient, in place.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastxent.cpu.launch import fill_cross_entropy
+from fastxent.cpu.rows import Operand, boxes, for_each_chunk
+from fastxent.terms import Outputs, Terms
+
+Array = NDArray[Any]
+DType = np.dtype[Any]
+
+# A block of logits, and a piece of the weights' gradient on its way into the sum. The block is
+# large enough for BLAS to be busy and for few passes over the gradient of the weights.
+_BLOCK_BYTES = 32 << 20
+_PIECE_BYTES = 4 << 20
+
+
+class Grads(NamedTuple):
+    """Arrays to fill with, or to add to, the gradients; linear_bias None without a bias."""
+
+    x: Array
+    linear_weight: Array
+    linear_bias: Array | None
+
+
+def linear_cross_entropy(
+    x: Array,
+    linear_weight: Array,
+    linear_bias: Array | None,
+    labels: Array,
+    terms: Terms,
+    divisor: float,
+    outputs: Outputs,
+    grads: Grads | None,
+    accumulate: bool,
+    compute: DType,
+) -> float:
+    """Fill outputs and grads; return Σ of the row losses / divisor."""
+    n_classes = linear_weight.shape[0]
+    limit = max(1, _BLOCK_BYTES // (n_classes * compute.itemsize))
+    buffer = np.empty((min(limit, len(labels)), n_classes), compute)
+    sums = None if grads is None else _Sums(grads, accumulate, compute)
+    rows = Operand(x, compute)
+    total = []
+    for box in boxes(x.shape[:-1], limit) if len(labels) else ():
+        part = slice(*box[1:])
+        x_block = rows.read(box)
+        logits = buffer[: len(x_block)]
+        _fill_logits(logits, x_block, linear_weight, linear_bias)
+        narrow = [None if array is None else array[part] for array in outputs[:3]]
+        sample_weight = None if terms.sample_weight is None else terms.sample_weight[part]
+        own = terms._replace(sample_weight=sample_weight)
+        grad = logits if sums is not None else None
+        filled = Outputs(*narrow, grad, None, None)
+        total.append(fill_cross_entropy(logits, labels[part], own, divisor, filled, compute))
+        if sums is not None and divisor:
+            idle = _idle_rows(labels[part], own)
+            sums.add(box, logits, x_block, linear_weight, idle)
+    if sums is not None:
+        sums.finish()
+    return math.fsum(total) / divisor if divisor else math.nan
+
+
+def _fill_logits(logits: Array, x: Array, weight: Array, bias: Array | None) -> None:
+    for classes, part in _class_chunks(weight, logits.dtype):
+        np.matmul(x, part.T, out=logits[:, classes])
+    if bias is not None:
+        for_each_chunk(lambda lo, hi: np.add(logits[lo:hi], bias, out=logits[lo:hi]), *logits.shape)
+
+
+def _class_chunks(weight: Array, compute: DType) -> Iterator[tuple[slice, Array]]:
+    """The weights as BLAS takes them: whole if they are that already, else converted in pieces."""
+    direct = weight.dtype == compute and weight.dtype.isnative and weight.flags.aligned
+    if direct and (weight.flags.c_contiguous or weight.flags.f_contiguous):
+        yield slice(None), weight
+        return
+    for piece in _pieces(*weight.shape, compute):
+        yield piece, np.ascontiguousarray(weight[piece], compute)
+
+
+def _pieces(n_classes: int, features: int, compute: DType) -> Iterator[slice]:
+    step = max(1, _PIECE_BYTES // (max(features, 1) * compute.itemsize))
+    for first in range(0, n_classes, step):
+        yield slice(first, min(first + step, n_classes))
+
+
+def _idle_rows(labels: Array, terms: Terms) -> Array | None:
+    """The mask of the rows that do not count, or None if all do."""
+    idle = np.zeros(labels.shape, bool)
+    if terms.ignore_index is not None:
+        idle |= labels == terms.ignore_index
+    if terms.sample_weight is not None:
+        idle |= terms.sample_weight == 0
+    return idle if idle.any() else None
+
+
+class _Sums:
+    """The gradients as they grow, block by block."""
+
+    def __init__(self, grads: Grads, accumulate: bool, compute: DType) -> None:
+        self.grads = grads
+        self.accumulate = accumulate
+        self.x = Operand(grads.x, compute)
+        # Sums are kept in the type of the arithmetic: half precision would lose small blocks.
+        self.weight = _accumulator(grads.linear_weight, accumulate, compute)
+        self.bias = (
+            None
+            if grads.linear_bias is None
+            else _accumulator(grads.linear_bias, accumulate, compute)
+        )
+        if not accumulate:
+            grads.x.fill(0)
+
+    def add(
+        self,
+        box: tuple[tuple[slice, ...], int, int],
+        d: Array,
+        x: Array,
+        weight: Array,
+        idle: Array | None,
+    ) -> None:
+        """Add the block's share: d @ W to x's, dᵀ @ x to W's, Σ d to the bias's gradient.
+
+        Idle rows have d = 0, but 0·nan is nan: their x is taken as 0, and so is d @ W.
+        """
+        target = self.x.read(box) if self.accumulate else self.x.block(box)
+        first = not self.accumulate
+        for classes, part in _class_chunks(weight, d.dtype):
+            if first:
+                np.matmul(d[:, classes], part, out=target)
+                first = False
+            else:
+                share = d[:, classes] @ part
+                if idle is not None:
+                    share[idle] = 0
+                target += share
+        if idle is not None:
+            x = np.where(idle[:, None], x.dtype.type(0), x)
+            if not self.accumulate:
+                target[idle] = 0
+        self.x.write(box, target)
+        for piece in _pieces(*weight.shape, d.dtype):
+            self.weight[piece] += d[:, piece].T @ x
+        if self.bias is not None:
+            self.bias += d.sum(axis=0)
+
+    def finish(self) -> None:
+        """Round the sums into the user's arrays where they are of another type."""
+        for array, total in (
+            (self.grads.linear_weight, self.weight),
+            (self.grads.linear_bias, self.bias),
+        ):
+            if array is not None and total is not None and total is not array:
+                np.copyto(array, total, casting="unsafe")
+
+
+def _accumulator(array: Array, accumulate: bool, compute: DType) -> Array:
+    """The array itself where sums can be kept in it, else one that can, with what it holds."""
+    total = array if array.dtype == compute else array.astype(compute)
+    if not accumulate:
+        total.fill(0)
+    return total

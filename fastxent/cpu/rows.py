@@ -1,0 +1,150 @@
+"""Arrays of any rank, stride, byte order and type, as rows that a kernel can read and write.
+
+A kernel wants (rows, classes) of its own float type with contiguous rows. Most arrays are that
+already and are handed over whole; any other is converted block by block, never as a whole.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from fastxent.cpu import threads
+
+Array = NDArray[Any]
+Result = TypeVar("Result")
+Box = tuple[tuple[slice, ...], int, int]
+
+# Work is counted in elements; what a row costs besides its elements equals about this many.
+_ROW_COST = 64
+# Below this much work (some 150 µs) waking a thread costs more than it saves.
+_SERIAL_BELOW = 1 << 19
+# A chunk is what one kernel call does: long enough to hide the call (6 µs), short enough to share
+# evenly and to let Ctrl-C through. It depends on the shape alone, so that sums over chunks have
+# the same bits whatever the number of threads.
+_SMALLEST_CHUNK, _LARGEST_CHUNK, _CHUNKS = 1 << 16, 1 << 21, 32
+
+
+class Operand:
+    """One (…, classes) array, seen as rows of the kernel's type."""
+
+    def __init__(self, array: Array, dtype: DTypeLike) -> None:
+        self.array = array
+        self.dtype = dtype
+        self.rows = as_rows(array, dtype)
+
+    def block(self, box: Box) -> Array:
+        """The rows of the box, or an uninitialised array for them."""
+        index, lo, hi = box
+        if self.rows is not None:
+            return self.rows[lo:hi]
+        return np.empty((hi - lo, self.array.shape[-1]), self.dtype)
+
+    def read(self, box: Box) -> Array:
+        """The rows of the box, converted if they have to be."""
+        block = self.block(box)
+        if self.rows is None:
+            part = self.array[box[0]]
+            np.copyto(block.reshape(part.shape), part, casting="unsafe")
+        return block
+
+    def write(self, box: Box, block: Array) -> None:
+        """Put back what the kernel left in a block that was not the array itself."""
+        if self.rows is None:
+            part = self.array[box[0]]
+            with np.errstate(over="ignore"):  # a float32 may overflow the half precision asked for
+                np.copyto(part, block.reshape(part.shape), casting="unsafe")
+
+
+def as_rows(array: Array, dtype: DTypeLike) -> Array | None:
+    """The array as (rows, classes) without a copy, if there is such a view."""
+    if array.dtype != dtype or not array.dtype.isnative or not array.flags.aligned:
+        return None
+    classes = array.shape[-1]
+    if classes > 1 and array.strides[-1] != array.itemsize:
+        return None
+    if array.ndim == 2:
+        return array
+    try:
+        return array.reshape((math.prod(array.shape[:-1]), classes), copy=False)
+    except ValueError:
+        return None
+
+
+def boxes(
+    shape: tuple[int, ...], limit: int, lo: int = 0, outer: tuple[slice, ...] = ()
+) -> Iterator[Box]:
+    """Split leading axes into boxes of at most `limit` rows, each a run lo..hi of the flat rows."""
+    if not shape:
+        yield outer, lo, lo + 1
+        return
+    inner = math.prod(shape[1:])
+    if inner <= limit:
+        step = limit // inner
+        for k in range(0, shape[0], step):
+            stop = min(k + step, shape[0])
+            yield (*outer, slice(k, stop)), lo + k * inner, lo + stop * inner
+    else:
+        for k in range(shape[0]):
+            yield from boxes(shape[1:], limit, lo + k * inner, (*outer, slice(k, k + 1)))
+
+
+def chunk_rows(rows: int, classes: int) -> int:
+    """How many rows one kernel call takes."""
+    cost = classes + _ROW_COST
+    chunk = min(max(rows * cost // _CHUNKS, _SMALLEST_CHUNK), _LARGEST_CHUNK)
+    return max(1, chunk // cost)
+
+
+def for_each_chunk(call: Callable[[int, int], Result], rows: int, classes: int) -> list[Result]:
+    """The results of call(lo, hi) over fixed chunks of the rows, in order."""
+    step = chunk_rows(rows, classes)
+    if rows <= step:
+        return [call(0, rows)] if rows else []
+    return _collect(
+        lambda k: call(k * step, min((k + 1) * step, rows)), -(-rows // step), rows, classes
+    )
+
+
+def for_each_block(
+    call: Callable[[list[Array | None], int, int, int], Result],
+    inputs: list[Operand],
+    outputs: list[Operand | None],
+) -> list[Result]:
+    """The results of call(arrays, base, lo, hi) over all rows, in order.
+
+    `arrays` are those of the inputs, then of the outputs. They begin at row `base` of the whole,
+    and `call` shall do their rows lo..hi.
+    """
+    operands = [*inputs, *outputs]
+    shape = inputs[0].array.shape
+    rows, classes = math.prod(shape[:-1]), shape[-1]
+    if all(operand is None or operand.rows is not None for operand in operands):
+        arrays = [None if operand is None else operand.rows for operand in operands]
+        return for_each_chunk(lambda lo, hi: call(arrays, 0, lo, hi), rows, classes)
+    parts = list(boxes(shape[:-1], chunk_rows(rows, classes))) if rows else []
+
+    def do(k: int) -> Result:
+        box = parts[k]
+        written = [None if operand is None else operand.block(box) for operand in outputs]
+        result = call([*(i.read(box) for i in inputs), *written], box[1], 0, box[2] - box[1])
+        for operand, block in zip(outputs, written, strict=True):
+            if operand is not None and block is not None:
+                operand.write(box, block)
+        return result
+
+    return _collect(do, len(parts), rows, classes)
+
+
+def _collect(do: Callable[[int], Result], count: int, rows: int, classes: int) -> list[Result]:
+    """[do(k) for k in range(count)], by as many threads as the work is worth."""
+    results: dict[int, Result] = {}
+
+    def work(k: int) -> None:
+        results[k] = do(k)
+
+    large = rows * (classes + _ROW_COST) >= _SERIAL_BELOW
+    threads.run(work, count, threads.get_num_threads() if large else 1)
+    return [results[k] for k in range(count)]

@@ -1,0 +1,213 @@
+"""How many threads, and how chunks of rows are shared among them.
+
+The caller works too; n - 1 threads of a lazily made pool help it. Not Numba's prange: its OpenMP
+layer dies in a forked child, its workqueue layer aborts when two Python threads call at once, and
+an exception inside is lost. Nothing here knows about kernels, and importing it imports no Numba.
+"""
+
+import contextlib
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+_explicit: int | None = None
+_local: ContextVar[int | None] = ContextVar("fastxent_num_threads", default=None)
+_ENVIRONMENT = ("FASTXENT_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
+
+# Threads do not survive a fork; a pool is therefore looked up by the process that asks. (A child
+# that inherits its parent's pool would wait for threads that are not there.)
+_pools: "dict[int, ThreadPoolExecutor]" = {}
+
+
+def set_num_threads(n: int) -> None:
+    """Set how many threads fastxent's kernels use in this process.
+
+    An explicit number is taken as it is, also above the number of CPUs. It changes neither
+    Numba's nor the BLAS library's threads.
+
+    Parameters
+    ----------
+    n : int
+        At least 1.
+
+    Raises
+    ------
+    ValueError
+        If n < 1.
+
+    Examples
+    --------
+    >>> import fastxent as fx
+    >>> fx.set_num_threads(2)
+    >>> fx.get_num_threads()
+    2
+    """
+    global _explicit
+    _explicit = _at_least_one(n)
+
+
+def get_num_threads() -> int:
+    """Return how many threads a call made here and now may use.
+
+    The number of the innermost `num_threads` context, else that of `set_num_threads`, else the
+    smallest of what `FASTXENT_NUM_THREADS`, `NUMBA_NUM_THREADS`, `OMP_NUM_THREADS`, the CPU
+    affinity and the cgroup's CPU quota allow.
+
+    Examples
+    --------
+    >>> import fastxent as fx
+    >>> fx.get_num_threads() >= 1
+    True
+    """
+    return _local.get() or _explicit or _default()
+
+
+def num_threads(n: int) -> contextlib.AbstractContextManager[None]:
+    """Use n threads inside a `with` block, in this thread or task alone.
+
+    Parameters
+    ----------
+    n : int
+        At least 1.
+
+    Raises
+    ------
+    ValueError
+        If n < 1.
+
+    Examples
+    --------
+    >>> import fastxent as fx
+    >>> with fx.num_threads(1):
+    ...     fx.get_num_threads()
+    1
+    """
+    return _scope(_at_least_one(n))
+
+
+@contextlib.contextmanager
+def _scope(n: int) -> Iterator[None]:
+    token = _local.set(n)
+    try:
+        yield
+    finally:
+        _local.reset(token)
+
+
+def _at_least_one(n: int) -> int:
+    if isinstance(n, bool) or not hasattr(n, "__index__"):
+        raise TypeError(f"n must be an int, got {type(n).__name__}")
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    return int(n)
+
+
+_cached_default: tuple[int, int] = (0, 0)
+
+
+def _default() -> int:
+    """The machine's answer, asked once a process: a child may live under other limits."""
+    global _cached_default
+    if _cached_default[0] != os.getpid():
+        _cached_default = (os.getpid(), min(_limits()))
+    return _cached_default[1]
+
+
+def _limits() -> Iterator[int]:
+    for name in _ENVIRONMENT:
+        value = os.environ.get(name, "").split(",")[0].strip()  # OMP_NUM_THREADS may be a list
+        if value.isdecimal() and int(value) > 0:
+            yield int(value)
+    if hasattr(os, "sched_getaffinity"):
+        yield len(os.sched_getaffinity(0))
+    else:
+        yield os.cpu_count() or 1
+    yield from cgroup_limits()
+
+
+def cgroup_limits(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> Iterator[int]:
+    """The CPUs that the control groups of this process grant (v2 and v1), rounded up."""
+    with contextlib.suppress(OSError):
+        for line in own.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            group = root / path.strip("/") if not controllers else root / "cpu" / path.strip("/")
+            # A limit may stand at any level above; inside a container only the root is visible.
+            while True:
+                with contextlib.suppress(OSError, ValueError):
+                    yield from _quota(group)
+                if group in (root, root / "cpu"):
+                    break
+                group = group.parent
+
+
+def _quota(group: Path) -> Iterator[int]:
+    if (group / "cpu.max").exists():
+        quota, period = (group / "cpu.max").read_text().split()
+    else:
+        quota = (group / "cpu.cfs_quota_us").read_text()
+        period = (group / "cpu.cfs_period_us").read_text()
+    if quota != "max" and int(quota) > 0:
+        yield max(1, -(-int(quota) // int(period)))
+
+
+def run(work: Callable[[int], None], chunks: int, threads: int) -> None:
+    """Call work(k) for k in range(chunks), on the caller's thread and `threads` - 1 more.
+
+    Returns, or raises the first exception, only when nobody works any longer: after Ctrl-C too,
+    no thread may still write into buffers that the caller gets back.
+    """
+    numbers = itertools.count()  # next() of it is atomic
+
+    def loop() -> None:
+        while (k := next(numbers)) < chunks:
+            work(k)
+
+    helpers = _start(loop, min(threads, chunks) - 1)
+    try:
+        loop()
+    finally:
+        chunks = 0  # whoever is at work stops after the chunk in hand
+        _finish(helpers)
+
+
+def _start(loop: Callable[[], None], n: int) -> "list[Future[None]]":
+    if n < 1:
+        return []
+    from concurrent.futures import ThreadPoolExecutor
+
+    pid = os.getpid()
+    # setdefault is atomic; a pool that loses the race has started no thread.
+    pool = _pools.get(pid) or _pools.setdefault(
+        pid, ThreadPoolExecutor(max_workers=1024, thread_name_prefix="fastxent")
+    )
+    try:
+        return [pool.submit(loop) for _ in range(n)]
+    except RuntimeError:  # at interpreter exit, or where no thread can be made: the caller alone
+        return []
+
+
+def _finish(helpers: "list[Future[None]]") -> None:
+    """Take back the helpers that have not begun, wait for the others, raise what they raised."""
+    interrupt: BaseException | None = None
+    for helper in helpers:
+        helper.cancel()
+        while not helper.done():
+            try:
+                helper.exception()
+            except BaseException as error:  # a second Ctrl-C: remembered, while we wait on
+                interrupt = error
+    if interrupt is not None:
+        raise interrupt
+    for helper in helpers:
+        if not helper.cancelled():
+            helper.result()

@@ -1,0 +1,400 @@
+"""The specification in code: every function of fastxent in plain float64 NumPy.
+
+Read this page to learn what the fast functions compute. Logits ``x`` have shape ``(…, C)`` once
+the class axis is moved to the end. For one row, with ``m = max_j x_j`` at class ``k``::
+
+    rest = Σ_{j≠k} exp(x_j − m)        s    = 1 + rest          p_j = exp(x_j − m) / s
+    log s = log1p(rest)                lse  = m + log s         −log p_j = log s − (x_j − m)
+
+Both kinds of target, class weights ``w`` and label smoothing ε come down to one coefficient
+``a_j`` per class (`_index_target`, `_probability_target`), and with ``A = Σ_j a_j``::
+
+    loss = Σ_j a_j·(−log p_j) + z_loss·lse²        ∂loss/∂x_j = A·p_j − a_j + 2·z_loss·lse·p_j
+
+Names, defaults, results and corner cases are those of fastxent, apart from: buffers (``out``,
+``grad_out``, ``probs_out``, ``accumulate``) are left out; input errors are checked only where a
+wrong number would follow; results are float64 whatever came in, or longdouble where longdouble
+did, which serves tests as exact arithmetic. Nothing is fast here.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "LinearGrad",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "categorical_cross_entropy",
+    "cross_entropy",
+    "linear_cross_entropy",
+    "log_softmax",
+    "logsumexp",
+    "softmax",
+]
+
+Array = NDArray[Any]
+
+# Functions ignore floating-point errors: inf − inf, log 0 and 0·inf are meant where they occur.
+
+
+class LinearGrad(NamedTuple):
+    """Gradient of `linear_cross_entropy`, one array per input (None without a bias)."""
+
+    x: Any
+    linear_weight: Any
+    linear_bias: Any
+
+
+# ---- softmax: one helper holds all of its numerics ----------------------------------------------
+
+
+class _Softmax(NamedTuple):
+    k: Array  # (…, 1) the first maximum, or the first nan
+    d: Array  # (…, C) x − m
+    log_s: Array  # (…, 1)
+    lse: Array  # (…, 1)
+    p: Array  # (…, C)
+    one_minus_p: Array  # (…, C)
+
+
+def _softmax(x: Array) -> _Softmax:
+    k = x.argmax(-1, keepdims=True)
+    m = np.take_along_axis(x, k, -1)
+    is_max = np.arange(x.shape[-1]) == k
+    # A maximum of nan, +inf or −inf (then all are) makes the whole row nan.
+    d = np.where(np.isfinite(m), x - m, np.nan)
+    e = np.exp(d)
+    # The maximum's exp is 1: log1p of the rest keeps what log(1 + rest) loses on a confident row.
+    rest = np.where(is_max, 0, e).sum(-1, keepdims=True)
+    log_s = np.log1p(rest)
+    lse = np.where(np.isfinite(m), m + log_s, m)
+    p = e / (1 + rest)
+    # Away from the maximum p ≤ 1/2, and 1 − p is safe.
+    one_minus_p = np.where(is_max, rest / (1 + rest), 1 - p)
+    return _Softmax(k, d, log_s, lse, p, one_minus_p)
+
+
+@np.errstate(all="ignore")
+def softmax(logits: ArrayLike, *, axis: int = -1) -> Array:
+    """Return ``p_j = exp(x_j − m) / s`` along `axis`."""
+    return _axis_back(_softmax(_axis_last(logits, axis)).p, axis)
+
+
+@np.errstate(all="ignore")
+def log_softmax(logits: ArrayLike, *, axis: int = -1) -> Array:
+    """Return ``log p_j = (x_j − m) − log s`` along `axis`; at the maximum, ``−log1p(rest)``."""
+    f = _softmax(_axis_last(logits, axis))
+    return _axis_back(f.d - f.log_s, axis)
+
+
+@np.errstate(all="ignore")
+def logsumexp(logits: ArrayLike, *, axis: int = -1, keepdims: bool = False) -> Any:
+    """Return ``m + log s`` along `axis`; −inf where the axis is empty."""
+    x = _axis_last(logits, axis)
+    empty = x.shape[-1] == 0
+    lse = np.full_like(x, -np.inf, shape=(*x.shape[:-1], 1)) if empty else _softmax(x).lse
+    return _axis_back(lse, axis) if keepdims else lse[..., 0]
+
+
+# ---- targets, reductions ------------------------------------------------------------------------
+
+
+class _Target(NamedTuple):
+    a: Array  # (…, C) what multiplies −log p_j
+    mean_weight: Array  # (…) the row's part in the divisor of the mean
+    hess_weight: Array  # (…) what multiplies p(1 − p)
+    ignored: Array  # (…) label is ignore_index
+    bad: Array  # (…) label is out of range: the row is nan
+
+
+def _index_target(
+    y: Array, w: Array, smoothing: Any, ignore_index: int | None, check_target: bool
+) -> _Target:
+    """``a_j = (1 − ε)·w_y·[j = y] + (ε/C)·w_j``."""
+    C = len(w)
+    ignored = np.zeros(y.shape, bool) if ignore_index is None else np.equal(y, ignore_index)
+    bad = ((y < 0) | (y >= C)) & ~ignored
+    if check_target and bad.any():
+        row = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise IndexError(f"target: expected classes 0 … {C - 1}, got {y[row]} at row {row}")
+    y = np.where(bad | ignored, 0, y).astype(np.int64)
+    w_y = np.where(bad, 1, w[y])  # a label without a class has no class weight
+    e_y = np.arange(C) == y[..., None]
+    a = (1 - smoothing) * w_y[..., None] * e_y + smoothing / C * w
+    return _Target(a, w_y, w_y, ignored, bad)
+
+
+def _probability_target(q: Array, w: Array, smoothing: Any) -> _Target:
+    """``a_j = w_j·q'_j`` with ``q' = (1 − ε)·q + ε/C``."""
+    a = w * ((1 - smoothing) * q + smoothing / len(w))
+    none = np.zeros(q.shape[:-1], bool)
+    return _Target(a, np.ones(q.shape[:-1], q.dtype), a.sum(-1), none, none)
+
+
+def _read_target(
+    target: ArrayLike, x: Array, axis: int, weight: ArrayLike | None, smoothing: float,
+    ignore_index: int | None, check_target: bool,
+) -> _Target:
+    if x.shape[-1] == 0:
+        raise ValueError("axis: expected at least one class, got an empty axis")
+    y = np.asarray(target)
+    eps = x.dtype.type(smoothing)
+    w = _or_ones(weight, x.shape[-1:], x.dtype)
+    if y.shape == x.shape[:-1]:
+        if y.size and not np.issubdtype(y.dtype, np.integer):
+            raise TypeError(f"target: class indices must be integers, got {y.dtype}")
+        return _index_target(y, w, eps, ignore_index, check_target)
+    if y.ndim == x.ndim and np.moveaxis(y, axis, -1).shape == x.shape:
+        return _probability_target(np.moveaxis(y, axis, -1).astype(x.dtype), w, eps)
+    raise ValueError(f"target: expected the logits' shape, with or without axis, got {y.shape}")
+
+
+def _reduce(rows: Array, reduction: str, divisor: Any) -> tuple[Any, Any]:
+    """Return the loss and D, by which its gradient is divided."""
+    if reduction == "none":
+        return rows[()], 1
+    if reduction == "sum":
+        return rows.sum(), 1
+    if reduction != "mean":
+        raise ValueError(f"reduction: expected 'none', 'mean' or 'sum', got {reduction!r}")
+    # A mean of nothing is nan, and does not move: its gradient is divided by infinity.
+    return (rows.sum() / divisor, divisor) if divisor != 0 else (rows.dtype.type(np.nan), np.inf)
+
+
+def _reduce_rows(
+    rows: Array, t: _Target, sample_weight: ArrayLike | None, reduction: str, normalizer: Any
+) -> tuple[Any, Array]:
+    """Return the loss, and ``u / D`` of each row: 0 where it is not counted, shape (…, 1)."""
+    u = _or_ones(sample_weight, rows.shape, rows.dtype)
+    counted = ~t.ignored & (u != 0)
+    divisor = np.where(counted, u * t.mean_weight, 0).sum()
+    if normalizer is not None:
+        divisor = rows.dtype.type(normalizer)
+    u = np.where(t.bad, np.nan, u)
+    loss, divisor = _reduce(np.where(counted, u * rows, 0), reduction, divisor)
+    return loss, np.where(counted, u / divisor, 0)[..., None]
+
+
+# ---- cross-entropy ------------------------------------------------------------------------------
+
+
+@np.errstate(all="ignore")
+def cross_entropy(
+    logits: ArrayLike, target: ArrayLike, *, axis: int = -1, weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None, ignore_index: int | None = -100,
+    label_smoothing: float = 0.0, z_loss: float = 0.0, logit_scale: float = 1.0,
+    softcap: float | None = None, reduction: str = "mean", normalizer: Any = None,
+    check_target: bool = True, return_grad: bool = False, return_probs: bool = False,
+    return_lse: bool = False, return_hess: bool = False, return_argmax: bool = False,
+) -> Any:
+    """Cross-entropy of logits ``(…, C)`` with class indices ``(…)`` or probabilities ``(…, C)``.
+
+    With ``x = logit_scale·logits``, then ``x = softcap·tanh(x / softcap)``, and counted =
+    ``[y ≠ ignore_index and u ≠ 0]`` (rows not counted: loss and gradient exactly 0)::
+
+        index y         a_j = (1−ε)·w_y·[j = y] + (ε/C)·w_j     D = Σ counted·u·w_y
+        probability q   a_j = w_j·((1−ε)·q_j + ε/C)             D = Σ u
+
+        row loss  l = u·( Σ_j a_j·(log s − (x_j − m)) + z_loss·lse² ),   A = Σ_j a_j
+        mean      Σ l / D, or Σ l / normalizer                  sum: Σ l, D = 1   none: l, D = 1
+        gradient  (u/D)·( A·p_j − a_j + 2·z_loss·lse·p_j ) · (1 − tanh²) · logit_scale
+        hess      (u/D)·w_y·p_j·(1 − p_j), with A for w_y where target is probabilities
+
+    Returns
+    -------
+    loss, or a tuple (loss[, grad][, probs][, lse][, hess][, argmax])
+        probs, lse and argmax speak of ``x``, for rows that are not counted too.
+    """
+    z = logit_scale * _axis_last(logits, axis)
+    x = z if softcap is None else softcap * np.tanh(z / softcap)
+    t = _read_target(target, x, axis, weight, label_smoothing, ignore_index, check_target)
+    k, d, log_s, lse, p, one_minus_p = _softmax(x)
+
+    # 0·lse is 0, or nan where lse is not finite: a nan row is nan even if every a_j is 0.
+    rows = _times(t.a, log_s - d).sum(-1) + (z_loss * lse * lse + 0 * lse)[..., 0]
+    loss, scale = _reduce_rows(rows, t, sample_weight, reduction, normalizer)
+
+    # A·p − a as (A − a)·p − a·(1 − p): p − 1 would lose all of a confident row's gradient.
+    rest_of_a = t.a.sum(-1, keepdims=True) - t.a
+    grad = rest_of_a * p - t.a * one_minus_p + 2 * z_loss * lse * p
+    if softcap is not None:
+        grad *= (1 / np.cosh(z / softcap)) ** 2  # (1 − tanh)(1 + tanh) without cancellation
+    grad *= logit_scale
+    hess = t.hess_weight[..., None] * p * one_minus_p
+    return _answer(
+        loss,
+        (return_grad, _axis_back(_times(scale, grad), axis)),
+        (return_probs, _axis_back(p, axis)),
+        (return_lse, lse[..., 0]),
+        (return_hess, _axis_back(_times(scale, hess), axis)),
+        (return_argmax, k[..., 0].astype(np.int64)),
+    )
+
+
+@np.errstate(all="ignore")
+def linear_cross_entropy(
+    x: ArrayLike, linear_weight: ArrayLike, target: ArrayLike, *,
+    linear_bias: ArrayLike | None = None, weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None, ignore_index: int | None = -100,
+    label_smoothing: float = 0.0, z_loss: float = 0.0, logit_scale: float = 1.0,
+    softcap: float | None = None, reduction: str = "mean", normalizer: Any = None,
+    check_target: bool = True, return_grad: bool = False, return_lse: bool = False,
+    return_argmax: bool = False,
+) -> Any:
+    """Cross-entropy of the logits ``x @ linear_weight.T + linear_bias``.
+
+    With ``G`` the gradient of `cross_entropy`, rows first: ``(G @ linear_weight, G.T @ x, Σ G)``.
+
+    Returns
+    -------
+    loss, or a tuple (loss[, LinearGrad][, lse][, argmax])
+    """
+    x = _as_float(x)
+    w = np.asarray(linear_weight).astype(x.dtype)
+    logits = x @ w.T
+    if linear_bias is not None:
+        logits = logits + np.asarray(linear_bias).astype(x.dtype)
+    loss, g, lse, argmax = cross_entropy(
+        logits, target, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
+        label_smoothing=label_smoothing, z_loss=z_loss, logit_scale=logit_scale, softcap=softcap,
+        reduction=reduction, normalizer=normalizer, check_target=check_target,
+        return_grad=True, return_lse=True, return_argmax=True,
+    )
+    # An ignored row has g = 0, and must add nothing even where its x holds nan.
+    live = g.any(-1, keepdims=True)
+    rows = tuple(range(x.ndim - 1))
+    grad = LinearGrad(
+        np.where(live, g @ w, 0),
+        np.tensordot(g, np.where(live, x, 0), (rows, rows)),
+        None if linear_bias is None else g.sum(rows),
+    )
+    return _answer(loss, (return_grad, grad), (return_lse, lse), (return_argmax, argmax))
+
+
+# ---- losses of probabilities, and binary --------------------------------------------------------
+
+
+def _clip(p: Array, eps: float | None) -> tuple[Array, Array, Array, Array, float]:
+    """Return p, 1 − p, −log p, −log(1 − p), and the least the gradient may be divided by."""
+    if eps is None:
+        p = np.where((p >= 0) & (p <= 1), p, np.nan)
+        r, most, floor = 1 - p, 100.0, 1e-12
+    else:
+        e = p.dtype.type(eps)
+        # Each is clipped by itself: 1 − clip(p) would not hold an eps below the rounding of 1.
+        p, r, most, floor = np.clip(p, e, 1 - e), np.clip(1 - p, e, 1 - e), np.inf, 0.0
+    # Both logs are taken of the smaller of the two, which is the one that is exact.
+    small = p < r
+    cost_p = -np.where(small, np.log(p), np.log1p(-r))
+    cost_r = -np.where(small, np.log1p(-p), np.log(r))
+    return p, r, np.minimum(cost_p, most), np.minimum(cost_r, most), floor
+
+
+@np.errstate(all="ignore")
+def categorical_cross_entropy(
+    probs: ArrayLike, target: ArrayLike, *, axis: int = -1, weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None, ignore_index: int | None = -100,
+    eps: float | None = None, reduction: str = "mean", check_target: bool = True,
+    return_grad: bool = False,
+) -> Any:
+    """Cross-entropy of probabilities ``(…, C)``, with the targets and means of `cross_entropy`.
+
+    Row loss ``−u·Σ_j a_j·log p_j``, gradient ``−(u/D)·a_j / p_j``, with ``a_j = w_j·q_j`` (``q``
+    one-hot for an index). ``eps=None`` takes ``max(log p, −100)`` and ``max(p, 1e-12)``, and p
+    outside [0, 1] is nan; else p is clipped to ``[eps, 1 − eps]`` first.
+    """
+    p = _axis_last(probs, axis)
+    t = _read_target(target, p, axis, weight, 0.0, ignore_index, check_target)
+    p, _, cost, _, floor = _clip(p, eps)
+    loss, scale = _reduce_rows(_times(t.a, cost).sum(-1), t, sample_weight, reduction, None)
+    grad = _times(-t.a, 1 / np.maximum(p, floor))
+    return _answer(loss, (return_grad, _axis_back(_times(scale, grad), axis)))
+
+
+@np.errstate(all="ignore")
+def binary_cross_entropy(
+    probs: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None,
+    eps: float | None = None, reduction: str = "mean", return_grad: bool = False,
+) -> Any:
+    """Binary cross-entropy of probabilities, any shape; the mean is over all elements.
+
+    Loss ``−w·(y·log p + (1−y)·log(1−p))``, gradient ``w·(p − y) / (p(1−p))``. ``eps=None`` takes
+    ``max(log, −100)`` and ``max(p(1−p), 1e-12)``, and p outside [0, 1] is nan; else p and 1 − p
+    are each clipped to ``[eps, 1 − eps]`` first.
+    """
+    p = _as_float(probs)
+    y = np.asarray(target).astype(p.dtype)
+    w = _or_ones(weight, (), p.dtype)
+    p, r, cost_p, cost_r, floor = _clip(p, eps)
+    loss, divisor = _reduce(w * (y * cost_p + (1 - y) * cost_r), reduction, p.size)
+    # p − y as (1−y)·p − y·(1−p), which holds where p is within rounding of y = 1.
+    grad = w * ((1 - y) * p - y * r) / np.maximum(p * r, floor)
+    return _answer(loss, (return_grad, (grad / divisor)[()]))
+
+
+@np.errstate(all="ignore")
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None,
+    pos_weight: ArrayLike | None = None, reduction: str = "mean", return_grad: bool = False,
+    return_probs: bool = False, return_hess: bool = False,
+) -> Any:
+    """Binary cross-entropy of logits, any shape; the mean is over all elements.
+
+    Loss ``w·((1−y)·softplus(x) + pos_weight·y·softplus(−x))``,
+    gradient ``w·((1−y)·σ(x) − pos_weight·y·σ(−x))``,
+    hess ``w·(1−y + pos_weight·y)·σ(x)·σ(−x)``. A zero coefficient adds exactly 0.
+
+    Returns
+    -------
+    loss, or a tuple (loss[, grad][, probs][, hess]), probs being σ(x)
+    """
+    x = _as_float(logits)
+    y = np.asarray(target).astype(x.dtype)
+    w = _or_ones(weight, (), x.dtype)
+    neg, pos = w * (1 - y), w * _or_ones(pos_weight, (), x.dtype) * y
+    e = np.exp(-np.abs(x))  # at most 1, so neither σ(x) nor σ(−x) is the difference of two
+    sigma, sigma_neg = np.where(x >= 0, 1, e) / (1 + e), np.where(x >= 0, e, 1) / (1 + e)
+    softplus, softplus_neg = np.maximum(x, 0) + np.log1p(e), np.maximum(-x, 0) + np.log1p(e)
+    rows = _times(neg, softplus) + _times(pos, softplus_neg)
+    loss, divisor = _reduce(rows, reduction, x.size)
+    grad = _times(neg, sigma) - _times(pos, sigma_neg)
+    hess = _times(neg + pos, sigma * sigma_neg)
+    return _answer(
+        loss,
+        (return_grad, (grad / divisor)[()]),
+        (return_probs, sigma[()]),
+        (return_hess, (hess / divisor)[()]),
+    )
+
+
+# ---- arrays -------------------------------------------------------------------------------------
+
+
+def _as_float(a: ArrayLike) -> Array:
+    """Return `a` as float64, or as longdouble if it is."""
+    a = np.asarray(a)
+    return a.astype(np.result_type(a.dtype, np.float64))
+
+
+def _or_ones(a: ArrayLike | None, shape: tuple[int, ...], dtype: Any) -> Array:
+    return np.ones(shape, dtype) if a is None else np.asarray(a).astype(dtype)
+
+
+def _axis_last(a: ArrayLike, axis: int) -> Array:
+    return np.moveaxis(_as_float(a), axis, -1)
+
+
+def _axis_back(a: Array, axis: int) -> Array:
+    return np.ascontiguousarray(np.moveaxis(a, -1, axis))
+
+
+def _times(c: Array, v: Array) -> Array:
+    """Return ``c·v``, exactly 0 where the coefficient c is 0, even if v is infinite or nan."""
+    return np.where(c == 0, 0, c * v)
+
+
+def _answer(loss: Any, *optional: tuple[bool, Any]) -> Any:
+    asked = [value for wanted, value in optional if wanted]
+    return (loss, *asked) if asked else loss

@@ -1,0 +1,30 @@
+"""What passes from the public functions to a backend beside the logits: two records of arrays."""
+
+from typing import Any, NamedTuple
+
+
+class Terms(NamedTuple):
+    """Weights and options of the row loss, checked.
+
+    class_weight is (C,) in the type of the arithmetic, sample_weight (N,) float64; None if not
+    given. ignore_index None ignores nothing.
+    """
+
+    class_weight: Any
+    sample_weight: Any
+    ignore_index: int | None
+    label_smoothing: float
+    z_loss: float
+    logit_scale: float
+    softcap: float | None
+
+
+class Outputs(NamedTuple):
+    """Arrays to fill, None for what was not asked for: three of shape (N,), three shaped as x."""
+
+    loss: Any
+    lse: Any
+    argmax: Any
+    grad: Any
+    probs: Any
+    hess: Any
