@@ -187,9 +187,10 @@ def cross_entropy(
     loss = np.empty(rows, types.loss) if aim.per_row else None
     lse = np.empty(rows, types.loss) if return_lse else None
     argmax = np.empty(rows, np.int64) if return_argmax else None
-    outputs = Outputs(
-        *(None if a is None else a.reshape(-1) for a in (loss, lse, argmax)),
-        *(None if a is None else inputs.classes_last(a, axis) for a in (grad, probs, hess)),
+    outputs = Outputs.flat(loss, lse, argmax)._replace(
+        grad=inputs.classes_last(grad, axis),
+        probs=inputs.classes_last(probs, axis),
+        hess=inputs.classes_last(hess, axis),
     )
     reduced = backend.cross_entropy(
         inputs.classes_last(x, axis), aim.flat, aim.terms, divisor, outputs, types.compute

@@ -75,17 +75,20 @@ def class_axis(axis: Any, shape: tuple[int, ...], name: str, *, empty: bool = Fa
     """The class axis counted from the front; it must exist and, unless `empty`, hold a class."""
     if type(axis) is not int:
         axis = integer(axis, "axis")
+    position: int = axis
     if not shape:
         raise ValueError(f"{name} must have a class axis, got an array without dimensions")
-    if not -len(shape) <= axis < len(shape):
+    if not -len(shape) <= position < len(shape):
         raise ValueError(
             f"axis must be in -{len(shape)} .. {len(shape) - 1} for {name} of shape {shape}, "
-            f"got {axis}"
+            f"got {position}"
         )
-    axis %= len(shape)
-    if not shape[axis] and not empty:
-        raise ValueError(f"{name} must have at least one class, got shape {shape} with axis={axis}")
-    return axis
+    position %= len(shape)
+    if not shape[position] and not empty:
+        raise ValueError(
+            f"{name} must have at least one class, got shape {shape} with axis={position}"
+        )
+    return position
 
 
 def class_index(target: Any, shape: tuple[int, ...], axis: int) -> Array:
@@ -140,9 +143,9 @@ def bad_label(labels: Array, row: int, n_classes: int) -> IndexError:
     )
 
 
-def classes_last(view: Array, axis: int) -> Array:
-    """The same memory with the class axis moved to the end."""
-    return view if axis == view.ndim - 1 else np.moveaxis(view, axis, -1)
+def classes_last(view: Any, axis: int) -> Any:
+    """The same memory with the class axis moved to the end; None of None."""
+    return view if view is None or axis == view.ndim - 1 else np.moveaxis(view, axis, -1)
 
 
 def weights(
@@ -163,7 +166,8 @@ def linear_map(x: Array, linear_weight: Array, linear_bias: Array | None) -> Non
     """Whether the operands of x @ linear_weight.T + linear_bias fit together."""
     if linear_weight.ndim != 2 or not linear_weight.shape[0]:
         raise ValueError(
-            f"linear_weight must have shape (C, K) with at least one class, got {linear_weight.shape}"
+            "linear_weight must have shape (C, K) with at least one class, "
+            f"got {linear_weight.shape}"
         )
     n_classes, features = linear_weight.shape
     if not x.ndim or x.shape[-1] != features:
@@ -260,10 +264,7 @@ def _overlaps_itself(a: Array) -> bool:
 def _overlap(a: Array, b: Array) -> bool:
     if not np.may_share_memory(a, b):
         return False
-    try:
-        return np.shares_memory(a, b, max_work=100_000)
-    except np.exceptions.TooHardError:
-        return True
+    return np.shares_memory(a, b)
 
 
 # --- options --------------------------------------------------------------------------------

@@ -159,10 +159,11 @@ normalizer, check_target
     kept = [*named, ("target", target), ("weight", weight), ("sample_weight", sample_weight)]
     grads = None
     if return_grad or buffers is not None:
-        parts = []
+        parts: list[Any] = []
         for (name, a), types, given in zip(named, own, buffers or (None,) * 3, strict=True):
             if a is None or types is None:
-                parts.append(inputs.no_buffer(given, f"grad_out.{name}", f"without {name}"))
+                inputs.no_buffer(given, f"grad_out.{name}", f"without {name}")
+                parts.append(None)
             elif buffers is None:
                 parts.append(np.empty(a.shape, types.own))
             else:
@@ -177,10 +178,10 @@ normalizer, check_target
     loss = np.empty(rows, compute) if aim.per_row else None
     lse = np.empty(rows, compute) if return_lse else None
     argmax = np.empty(rows, np.int64) if return_argmax else None
-    narrow = (None if a is None else a.reshape(-1) for a in (loss, lse, argmax))
+    outputs = Outputs.flat(loss, lse, argmax)
     reduced = backend.linear_cross_entropy(
         features, matrix, None if bias is None else np.ascontiguousarray(bias, compute), aim.flat,
-        aim.terms, divisor, Outputs(*narrow, None, None, None), grads, accumulate, compute,
+        aim.terms, divisor, outputs, grads, accumulate, compute,
     )  # fmt: skip
     first = compute.type(reduced) if loss is None else loss[()]
     asked = (grads, None if lse is None else lse[()], None if argmax is None else argmax[()])

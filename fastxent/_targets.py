@@ -1,4 +1,4 @@
-"""Class-index targets with their weights and reduction: checked once for every loss that has them."""
+"""Class-index targets, their weights and reduction: checked once for every loss that has them."""
 
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -54,7 +54,7 @@ def index_target(
     reduction: Any,
     normalizer: Any,
 ) -> IndexTarget:
-    """Check the arguments that speak of rows and classes, for logits of this shape and class axis."""
+    """Check the arguments that speak of rows and classes, for logits of this shape and axis."""
     if ignore_index is not None and type(ignore_index) is not int:
         ignore_index = inputs.integer(ignore_index, "ignore_index")
     labels = inputs.class_index(target, shape, axis)

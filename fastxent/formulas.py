@@ -55,12 +55,11 @@ def grad_at_target(keep_w, pull, spread, w_y, rest, e_y, s):
 
 
 @njit(inline="always")
-def softcap_parts(expm1, one):
-    """-|tanh a| and 1 - tanh² a from expm1(-2|a|), by scalars or vectors.
+def softcap_parts(e, expm1, one):
+    """-|tanh a| and 1 - tanh² a from e = exp(-2|a|) and expm1(-2|a|), by scalars or vectors.
 
-    With e = exp(-2|a|): |tanh a| = (1 - e)/(1 + e) and 1 - tanh² a = 4e/(1 + e)², where neither
-    1 - e (small a) nor 1 - tanh² a (large a) cancels.
+    |tanh a| = (1 - e)/(1 + e) and 1 - tanh² a = 4e/(1 + e)², where 1 - e (small a), e (large a)
+    and 1 - tanh² a each keep their digits.
     """
-    e = expm1 + one
     denominator = e + one
     return expm1 / denominator, ((e + e) / denominator) * ((one + one) / denominator)

@@ -122,7 +122,7 @@ def _index_target(
     y = np.where(bad | ignored, 0, y).astype(np.int64)
     w_y = np.where(bad, 1, w[y])  # a label without a class has no class weight
     e_y = np.arange(C) == y[..., None]
-    a = (1 - smoothing) * w_y[..., None] * e_y + smoothing / C * w
+    a = _times(e_y, (1 - smoothing) * w_y[..., None]) + _times(smoothing / C, w)
     return _Target(a, w_y, w_y, ignored, bad)
 
 

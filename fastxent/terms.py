@@ -25,6 +25,11 @@ class Outputs(NamedTuple):
     loss: Any
     lse: Any
     argmax: Any
-    grad: Any
-    probs: Any
-    hess: Any
+    grad: Any = None
+    probs: Any = None
+    hess: Any = None
+
+    @classmethod
+    def flat(cls, *per_row: Any) -> "Outputs":
+        """The three of one number a row, seen as (N,)."""
+        return cls(*(None if array is None else array.reshape(-1) for array in per_row))

@@ -21,17 +21,22 @@ from typing import Any
 
 import llvmlite
 import numba
-from numba import njit
 from numba.core import caching, compiler, config, serialize
 from numba.core.compiler_lock import global_compiler_lock
 
 # The options of all compiled code, here and nowhere else. Never fastmath: nnan and ninf break
 # what the contract says of nan and inf. numpy's error model: a division by 0 is no exception.
 _OPTIONS = {"error_model": "numpy"}
+njit: Any = numba.njit
 kernel = njit(nogil=True, **_OPTIONS)
 # For functions that only kernels call: no wrappers for Python, or no function of their own at all.
 subroutine = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
 inlined = njit(inline="always", **_OPTIONS)
+
+# Numba's settings that change the code it makes.
+_SETTINGS = ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VECTORIZE")
+_rebuild: Any = compiler.CompileResult._rebuild
+_dumps: Any = serialize.dumps
 
 _ready: dict[tuple[Callable[..., Any], Any], Callable[..., Any]] = {}
 
@@ -99,7 +104,7 @@ def _identity(name: str, signature: Any, codegen: Any) -> bytes:
     """All that the machine code depends on."""
     from fastxent._version import __version__
 
-    settings = (config.OPT, config.BOUNDSCHECK, config.DEBUGINFO_DEFAULT, config.LOOP_VECTORIZE)
+    settings = [str(getattr(config, name)) for name in _SETTINGS]
     versions = (__version__, numba.__version__, llvmlite.__version__, platform.python_version())
     return repr(
         (name, signature, codegen.magic_tuple(), versions, sys.implementation.name, settings,
@@ -107,7 +112,7 @@ def _identity(name: str, signature: Any, codegen: Any) -> bytes:
     ).encode()  # fmt: skip
 
 
-class _CheckedCache(caching._Cache):  # type: ignore[misc]
+class _CheckedCache(caching._Cache):
     """What a Numba dispatcher asks for compiled code before, and gives it to after, compiling."""
 
     def __init__(self, name: str) -> None:
@@ -135,7 +140,7 @@ class _CheckedCache(caching._Cache):  # type: ignore[misc]
             digest, payload = content[:32], content[32:]
             if digest != hashlib.sha256(identity + payload).digest():
                 return None
-            return compiler.CompileResult._rebuild(target_context, *pickle.loads(payload))
+            return _rebuild(target_context, *pickle.loads(payload))
         except Exception:
             return None
 
@@ -143,7 +148,7 @@ class _CheckedCache(caching._Cache):  # type: ignore[misc]
         identity = _identity(self._name, sig, data.codegen)
         with contextlib.suppress(OSError):
             if path := self._file(identity):
-                payload = serialize.dumps(data._reduce())
+                payload = _dumps(data._reduce())
                 _write(path, hashlib.sha256(identity + payload).digest() + payload)
 
     def enable(self) -> None:

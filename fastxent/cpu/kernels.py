@@ -104,12 +104,11 @@ def scan_labels(
         y = labels[i]
         if ignoring and y == ignore_index:
             continue
-        if y < 0 or y >= n_classes:
-            if first_bad < 0:
-                first_bad = i
-            continue
+        valid = y >= 0 and y < n_classes
+        if not valid and first_bad < 0:
+            first_bad = i
         u = sample_weight[i] if sample_weight.size else 1.0
-        w = class_weight[y] if class_weight.size else 1.0
+        w = class_weight[y] if valid and class_weight.size else 1.0
         if u != 0.0:
             total += u * w
     return total, first_bad
@@ -178,7 +177,7 @@ def cross_entropy_rows(
         ignored = ignoring and y == ignore_index
         valid = y >= 0 and y < n
         counted = valid and not ignored and u != 0.0
-        row_loss_value = 0.0 if ignored or valid else math.nan
+        row_loss_value = 0.0 if ignored or valid or u == 0.0 else math.nan
         if counted or every_row:
             x = row(logits, i)
             z, m, peak = _transformed(x, scratch, logit_scale, softcap, n)

@@ -3,6 +3,7 @@
 `x` is always the array with the class axis last. Shapes, types and options were checked before.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from fastxent.cpu.rows import Operand, for_each_block, for_each_chunk
 from fastxent.terms import Outputs, Terms
 
 Array = NDArray[Any]
+DType = np.dtype[Any]
 
 _F8, _I8, _BOOL, _NONE = types.float64, types.int64, types.boolean, types.none
 _FLOAT = {"f": types.float32, "d": types.float64}
@@ -30,27 +32,46 @@ def _array(dtype: Any, ndim: int, *, out: bool = False) -> Any:
     return types.Array(dtype, ndim, "A", readonly=not out)
 
 
-def _kernel(source: Callable[..., Any], *signature: Any) -> Callable[..., Any]:
-    return jit.specialise(source, signature)
-
-
+@functools.cache
 def _row_kernel(source: Callable[..., Any], char: str, out_ndim: int) -> Callable[..., Any]:
     element = _FLOAT[char]
     out = _array(element, out_ndim, out=True)
-    return _kernel(source, _array(element, 2), out, _I8, _I8)
+    return jit.specialise(source, (_array(element, 2), out, _I8, _I8))
 
 
-def softmax(x: Array, out: Array, compute: "np.dtype[Any]") -> None:
+@functools.cache
+def _scan_kernel(char: str) -> Callable[..., Any]:
+    weights = _array(_FLOAT[char], 1), _array(_F8, 1)
+    signature = (_array(_I8, 1), _I8, *weights, _BOOL, _I8, _I8, _I8)
+    return jit.specialise(kernels.scan_labels, signature)
+
+
+@functools.cache
+def _cross_entropy_kernel(char: str, grad: bool, probs: bool, hess: bool) -> Callable[..., Any]:
+    element = _FLOAT[char]
+    wide = _array(element, 2, out=True)
+    outs = [wide if wanted else _NONE for wanted in (grad, probs, hess)]
+    exps = wide if grad or probs or hess else _NONE
+    signature = (
+        _array(element, 2), _array(_I8, 1), _array(element, 1), _array(_F8, 1), _F8,
+        _BOOL, _I8, _F8, _F8, _F8, _F8, _F8, _F8,
+        _array(element, 1, out=True), _array(element, 1, out=True), _array(_I8, 1, out=True),
+        exps, *outs, _I8, _I8,
+    )  # fmt: skip
+    return jit.specialise(kernels.cross_entropy_rows, signature)
+
+
+def softmax(x: Array, out: Array, compute: DType) -> None:
     """Fill out, shaped as x, with softmax over the last axis."""
     _map_rows(_row_kernel(kernels.softmax_rows, compute.char, 2), x, out, compute)
 
 
-def log_softmax(x: Array, out: Array, compute: "np.dtype[Any]") -> None:
+def log_softmax(x: Array, out: Array, compute: DType) -> None:
     """Fill out, shaped as x, with log-softmax over the last axis."""
     _map_rows(_row_kernel(kernels.log_softmax_rows, compute.char, 2), x, out, compute)
 
 
-def _map_rows(kernel: Callable[..., Any], x: Array, out: Array, compute: "np.dtype[Any]") -> None:
+def _map_rows(kernel: Callable[..., Any], x: Array, out: Array, compute: DType) -> None:
     for_each_block(
         lambda arrays, base, lo, hi: kernel(*arrays, lo, hi),
         [Operand(x, compute)],
@@ -58,7 +79,7 @@ def _map_rows(kernel: Callable[..., Any], x: Array, out: Array, compute: "np.dty
     )
 
 
-def logsumexp(x: Array, out: Array, compute: "np.dtype[Any]") -> None:
+def logsumexp(x: Array, out: Array, compute: DType) -> None:
     """Fill out, (N,) of the compute type, with logsumexp over the last axis."""
     kernel = _row_kernel(kernels.logsumexp_rows, compute.char, 1)
     for_each_block(
@@ -70,10 +91,7 @@ def logsumexp(x: Array, out: Array, compute: "np.dtype[Any]") -> None:
 
 def scan_labels(labels: Array, n_classes: int, terms: Terms, char: str) -> tuple[float, int]:
     """Σ counted·u·w_y, the divisor of the mean, and the first row with a bad label, or -1."""
-    kernel = _kernel(
-        kernels.scan_labels,
-        _array(_I8, 1), _I8, _array(_FLOAT[char], 1), _array(_F8, 1), _BOOL, _I8, _I8, _I8,
-    )  # fmt: skip
+    kernel = _scan_kernel(char)
     class_weight, sample_weight, ignoring, ignore_index = _absent_as_empty(terms, char)
     found = for_each_chunk(
         lambda lo, hi: kernel(
@@ -83,10 +101,10 @@ def scan_labels(labels: Array, n_classes: int, terms: Terms, char: str) -> tuple
         1,
     )
     first_bad = next((bad for _, bad in found if bad >= 0), -1)
-    return math.fsum(total for total, _ in found), first_bad
+    return sum((total for total, _ in found), 0.0), first_bad
 
 
-def _absent_as_empty(terms: Terms, char: str) -> tuple[Array, Array, bool, int]:
+def _absent_as_empty(terms: Terms, char: str) -> tuple[Any, Any, bool, int]:
     return (
         _NO_FLOATS[char] if terms.class_weight is None else terms.class_weight,
         _NO_FLOATS["d"] if terms.sample_weight is None else terms.sample_weight,
@@ -96,7 +114,7 @@ def _absent_as_empty(terms: Terms, char: str) -> tuple[Array, Array, bool, int]:
 
 
 def cross_entropy(
-    x: Array, labels: Array, terms: Terms, divisor: float, outputs: Outputs, compute: "np.dtype[Any]"
+    x: Array, labels: Array, terms: Terms, divisor: float, outputs: Outputs, compute: DType
 ) -> float:
     """Fill the outputs; return Σ of the row losses / divisor.
 
@@ -107,21 +125,21 @@ def cross_entropy(
 
 
 def fill_cross_entropy(
-    x: Array, labels: Array, terms: Terms, divisor: float, outputs: Outputs, compute: "np.dtype[Any]"
+    x: Array, labels: Array, terms: Terms, divisor: float, outputs: Outputs, compute: DType
 ) -> float:
     """Fill the outputs; return Σ of the row losses."""
     n_classes = x.shape[-1]
     char = compute.char
-    loss, lse, argmax, grad, probs, hess = outputs
+    grad, probs, hess = outputs.grad, outputs.probs, outputs.hess
     smoothing = terms.label_smoothing
     class_weight, sample_weight, ignoring, ignore_index = _absent_as_empty(terms, char)
     if smoothing and terms.class_weight is None:
         class_weight = np.ones(n_classes, compute)
     total_weight = float(class_weight.sum(dtype=np.float64)) if smoothing else 0.0
     kernel = _cross_entropy_kernel(char, grad is not None, probs is not None, hess is not None)
-    loss = _NO_FLOATS[char] if loss is None else loss
-    lse = _NO_FLOATS[char] if lse is None else lse
-    argmax = _NO_INTS if argmax is None else argmax
+    loss: Any = _NO_FLOATS[char] if outputs.loss is None else outputs.loss
+    lse: Any = _NO_FLOATS[char] if outputs.lse is None else outputs.lse
+    argmax: Any = _NO_INTS if outputs.argmax is None else outputs.argmax
     scale = 1.0 / divisor if divisor else 0.0
 
     def call(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
@@ -136,23 +154,9 @@ def fill_cross_entropy(
         return total
 
     wide = [None if array is None else Operand(array, compute) for array in (grad, probs, hess)]
-    total = math.fsum(for_each_block(call, [Operand(x, compute)], wide))
+    total = sum(for_each_block(call, [Operand(x, compute)], wide), 0.0)
     if not divisor:
         for array in (grad, hess):
             if array is not None:
                 array.fill(0)
     return total
-
-
-def _cross_entropy_kernel(char: str, grad: bool, probs: bool, hess: bool) -> Callable[..., Any]:
-    element = _FLOAT[char]
-    wide = _array(element, 2, out=True)
-    outs = [wide if wanted else _NONE for wanted in (grad, probs, hess)]
-    exps = wide if grad or probs or hess else _NONE
-    return _kernel(
-        kernels.cross_entropy_rows,
-        _array(element, 2), _array(_I8, 1), _array(element, 1), _array(_F8, 1), _F8,
-        _BOOL, _I8, _F8, _F8, _F8, _F8, _F8, _F8,
-        _array(element, 1, out=True), _array(element, 1, out=True), _array(_I8, 1, out=True),
-        exps, *outs, _I8, _I8,
-    )  # fmt: skip

@@ -56,25 +56,28 @@ def linear_cross_entropy(
         x_block = rows.read(box)
         logits = buffer[: len(x_block)]
         _fill_logits(logits, x_block, linear_weight, linear_bias)
-        narrow = [None if array is None else array[part] for array in outputs[:3]]
+        narrow = (None if array is None else array[part] for array in outputs[:3])
         sample_weight = None if terms.sample_weight is None else terms.sample_weight[part]
         own = terms._replace(sample_weight=sample_weight)
         grad = logits if sums is not None else None
-        filled = Outputs(*narrow, grad, None, None)
+        filled = Outputs(*narrow)._replace(grad=grad)
         total.append(fill_cross_entropy(logits, labels[part], own, divisor, filled, compute))
         if sums is not None and divisor:
             idle = _idle_rows(labels[part], own)
             sums.add(box, logits, x_block, linear_weight, idle)
     if sums is not None:
         sums.finish()
-    return math.fsum(total) / divisor if divisor else math.nan
+    return sum(total, 0.0) / divisor if divisor else math.nan
 
 
 def _fill_logits(logits: Array, x: Array, weight: Array, bias: Array | None) -> None:
     for classes, part in _class_chunks(weight, logits.dtype):
         np.matmul(x, part.T, out=logits[:, classes])
     if bias is not None:
-        for_each_chunk(lambda lo, hi: np.add(logits[lo:hi], bias, out=logits[lo:hi]), *logits.shape)
+        rows, n_classes = logits.shape
+        for_each_chunk(
+            lambda lo, hi: np.add(logits[lo:hi], bias, out=logits[lo:hi]), rows, n_classes
+        )
 
 
 def _class_chunks(weight: Array, compute: DType) -> Iterator[tuple[slice, Array]]:
@@ -83,11 +86,12 @@ def _class_chunks(weight: Array, compute: DType) -> Iterator[tuple[slice, Array]
     if direct and (weight.flags.c_contiguous or weight.flags.f_contiguous):
         yield slice(None), weight
         return
-    for piece in _pieces(*weight.shape, compute):
+    for piece in _pieces(weight, compute):
         yield piece, np.ascontiguousarray(weight[piece], compute)
 
 
-def _pieces(n_classes: int, features: int, compute: DType) -> Iterator[slice]:
+def _pieces(weight: Array, compute: DType) -> Iterator[slice]:
+    n_classes, features = weight.shape
     step = max(1, _PIECE_BYTES // (max(features, 1) * compute.itemsize))
     for first in range(0, n_classes, step):
         yield slice(first, min(first + step, n_classes))
@@ -148,7 +152,7 @@ class _Sums:
             if not self.accumulate:
                 target[idle] = 0
         self.x.write(box, target)
-        for piece in _pieces(*weight.shape, d.dtype):
+        for piece in _pieces(weight, d.dtype):
             self.weight[piece] += d[:, piece].T @ x
         if self.bias is not None:
             self.bias += d.sum(axis=0)

@@ -291,7 +291,7 @@ def softcap_row(x, scale, cap, z, slope, n):
     for j in range(0, n, width):
         part = min(n - j, width)
         a = (load_part(x, j, part, 0.0) * scale) / cap
-        t, derivative = softcap_parts(expm1(fabs(a) * -2.0), 1.0)
+        t, derivative = softcap_parts(exp(fabs(a) * -2.0), expm1(fabs(a) * -2.0), 1.0)
         store_part(z, j, part, copysign(t, a) * cap)
         store_part(slope, j, part, derivative)
     return row_max(z, n)

@@ -1,0 +1,76 @@
+"""Fixtures shared by all tests, and the one table of tolerances: the contract's bounds."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+# Compiled kernels of a test run go where nothing else looks, and are shared with its subprocesses.
+os.environ.setdefault("FASTXENT_CACHE_DIR", str(Path(tempfile.gettempdir()) / "fastxent-tests"))
+
+settings.register_profile("ours", deadline=None, max_examples=150, derandomize=True)
+settings.load_profile("ours")
+
+FLOATS = [np.float32, np.float64]
+
+
+@pytest.fixture(params=FLOATS, ids=["float32", "float64"])
+def dtype(request):
+    """Both types that are computed in."""
+    return request.param
+
+
+@pytest.fixture
+def rng():
+    """A generator that gives every test the same numbers at each run."""
+    return np.random.default_rng(20261121)
+
+
+class Bounds:
+    """Contract, section 4, "Accuracy", in ulp: for exact logits z (after scale and softcap)."""
+
+    def __init__(self, z, dtype, *, scaled=False, softcap=0.0):
+        self.ulp = np.finfo(dtype).eps
+        m = z.max(-1, keepdims=True)
+        self.below = (m - z) * (1 if scaled else 0.5)
+        self.log_c = np.log(z.shape[-1]) / 2
+        self.extra = 2 * softcap
+        ordered = np.sort(z, -1)
+        second = ordered[..., -2:-1] if z.shape[-1] > 1 else m - np.inf
+        # d: how far an element leads the largest other; half of it counts, or all under a scale.
+        lead = np.where(z == m, np.minimum(m - second, np.finfo(dtype).max), 0)
+        self.lead = lead * (1 if scaled else 0.5)
+
+    def probs(self):
+        """Of probabilities and of index-target gradients but at the target."""
+        return (4 + self.below + self.log_c + self.extra) * self.ulp
+
+    def log_probs(self):
+        """Of a row loss and a log_softmax element: relative."""
+        return (4 + self.lead + self.log_c + self.extra) * self.ulp
+
+    def grad_at_target(self):
+        """Of the gradient's element at the target: relative."""
+        return (8 + self.lead + self.log_c + self.extra) * self.ulp
+
+    def lse(self):
+        """Of logsumexp: times max(|m|, log s)."""
+        return (4 + self.log_c + self.extra) * self.ulp
+
+
+def normal(values, dtype):
+    """Where exact values are normal numbers of the type, so that the bounds apply."""
+    return np.abs(values) >= np.finfo(dtype).tiny
+
+
+def worst(actual, exact, bound, where=True):
+    """The largest error as a share of its bound; 1 or less keeps the promise."""
+    error = np.abs(np.asarray(actual, np.longdouble) - exact)
+    allowed = np.asarray(bound * np.abs(exact), np.longdouble)
+    share = np.zeros(error.shape, np.longdouble)
+    with np.errstate(divide="ignore"):  # an error where none is allowed is infinitely bad
+        np.divide(error, allowed, out=share, where=(error != 0) & where)
+    return float(share.max(initial=0))
