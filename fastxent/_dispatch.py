@@ -7,6 +7,7 @@ results back. It sees the call whole, so that it may also record a gradient or b
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Protocol, TypeVar, cast
@@ -51,13 +52,14 @@ def family_of(array: object) -> Family | None:
 
 def dispatched(function: Function) -> Function:
     """Make a function of views a function of every family's arrays, chosen by the first one."""
+    first = next(iter(inspect.signature(function).parameters))
 
     @functools.wraps(function)
-    def public(array: Any, *args: Any, **kwargs: Any) -> Any:
-        family = family_of(array)
+    def public(*args: Any, **kwargs: Any) -> Any:
+        family = family_of(args[0] if args else kwargs.get(first))
         if family is None:
-            return function(array, *args, **kwargs)
-        return family.call(function, array, *args, **kwargs)
+            return function(*args, **kwargs)
+        return family.call(function, *args, **kwargs)
 
     return cast(Function, public)
 

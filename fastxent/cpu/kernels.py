@@ -24,7 +24,7 @@ from fastxent.cpu.row import (
     minus_multiple,
     rest_of_max,
     row_max,
-    scale_row,
+    shift_and_scale_row,
     softcap_row,
     times,
     times_lanes,
@@ -143,18 +143,21 @@ def _write_nothing(grad, hess, i, n, value):
 
 
 @inlined
-def _transformed(x, scratch, logit_scale, softcap, n):
-    """The row after scale and softcap, its maximum, and that maximum before any shift."""
+def _transformed(x, scratch, logit_scale, softcap, n, want_top):
+    """The row z after scale and softcap, its maximum m, m before any shift, and the argmax."""
+    z = x
+    scaled = softcap <= 0.0 and logit_scale != 1.0
     if softcap > 0.0:
         z = row(scratch, 0)
-        m = softcap_row(x, logit_scale, softcap, z, row(scratch, 1), n)
-        return z, m, float(m)
-    if logit_scale != 1.0:
+        softcap_row(x, logit_scale, softcap, z, row(scratch, 1), n)
+    elif scaled:
+        # A negative scale is a positive one of -x, and a scale of 0 one of 0·x.
         z = row(scratch, 0)
-        peak = scale_row(x, logit_scale, z, n)
-        return z, row_max(z, n), peak
-    m = row_max(x, n)
-    return x, m, float(m)
+        map_row(times, x, z, n, np.sign(logit_scale), 0.0)
+    top = first_max(z, n) if want_top else 0
+    peak = shift_and_scale_row(z, abs(logit_scale), n) if scaled else 0.0
+    m = row_max(z, n)
+    return z, m, peak if scaled else float(m), top
 
 
 # logits (N, C) IN; labels (N,) IN; class_weight (C,), sample_weight (N,) IN or empty;
@@ -180,10 +183,10 @@ def cross_entropy_rows(
         row_loss_value = 0.0 if ignored or valid or u == 0.0 else math.nan
         if counted or every_row:
             x = row(logits, i)
-            z, m, peak = _transformed(x, scratch, logit_scale, softcap, n)
+            z, m, peak, top = _transformed(x, scratch, logit_scale, softcap, n, argmax.size > 0)
             base = _lse_base(peak, x, n)
             if argmax.size:
-                argmax[i] = first_max(z, n)
+                argmax[i] = top
             # The target's logit and Σ w_c·(m - x_c) now: with grad over logits they are gone soon.
             target = y if counted else n
             margin = float(m) - float(z[y]) if counted else 0.0

@@ -271,22 +271,19 @@ def fill_row(out, n, value):
 
 
 @subroutine
-def scale_row(x, scale, z, n):
-    """z_j = scale·x_j - max_c scale·x_c; returns that maximum.
+def shift_and_scale_row(z, scale, n):
+    """z_j = scale·(z_j - m) for a positive scale; returns scale·m, the maximum if not shifted.
 
-    The shift comes before the scale, so that rounding sees |x_j - m| and not |x_j|. A negative
-    scale is a positive one of -x.
+    In this order rounding sees |z_j - m| and not |z_j|.
     """
-    sign = -1.0 if scale < 0 else 1.0
-    map_row(times, x, z, n, sign, 0.0)
     m = row_max(z, n)
-    map_row(minus_times, z, z, n, m, sign * scale)
-    return sign * scale * m
+    map_row(minus_times, z, z, n, m, scale)
+    return scale * m
 
 
 @subroutine
 def softcap_row(x, scale, cap, z, slope, n):
-    """z_j = cap·tanh(scale·x_j/cap), slope_j = 1 - tanh²(…); returns max_j z_j."""
+    """z_j = cap·tanh(scale·x_j/cap), slope_j = 1 - tanh²(…)."""
     width = lanes_of(x)
     for j in range(0, n, width):
         part = min(n - j, width)
@@ -294,4 +291,3 @@ def softcap_row(x, scale, cap, z, slope, n):
         t, derivative = softcap_parts(exp(fabs(a) * -2.0), expm1(fabs(a) * -2.0), 1.0)
         store_part(z, j, part, copysign(t, a) * cap)
         store_part(slope, j, part, derivative)
-    return row_max(z, n)
