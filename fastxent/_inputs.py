@@ -64,7 +64,7 @@ def precision(dtype: "np.dtype[Any]", name: str) -> Precision:
         return _PRECISION[_DOUBLE]
     if dtype.kind == "f" and dtype.itemsize in (4, 8):  # the other byte order
         return _PRECISION[dtype.newbyteorder("=")]
-    if dtype == np.float16 or dtype.name == "bfloat16":
+    if dtype.kind == "f" and dtype.itemsize == 2 or dtype.name == "bfloat16":
         return Precision(_SINGLE, dtype.newbyteorder("="), _SINGLE)
     raise TypeError(
         f"{name} must be float16, bfloat16, float32, float64, integer or bool, got {dtype}"

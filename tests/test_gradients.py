@@ -78,7 +78,11 @@ def test_with_respect_to_the_linear_map(rng, name, reduction):
 
     def run(return_grad=False, **changed):
         return fx.linear_cross_entropy(
-            target=labels, reduction=reduction, return_grad=return_grad, **(given | changed), **options
+            target=labels,
+            reduction=reduction,
+            return_grad=return_grad,
+            **(given | changed),
+            **options,
         )
 
     grad = run(return_grad=True)[1]

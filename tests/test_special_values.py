@@ -124,9 +124,7 @@ def test_mean_over_nothing(dtype, labels, options):
     assert np.isnan(loss)
     np.testing.assert_array_equal(grad, np.zeros_like(logits))
     x = np.ones((len(labels), 3))
-    loss, linear = fx.linear_cross_entropy(
-        x, np.ones((2, 3)), labels, return_grad=True, **options
-    )
+    loss, linear = fx.linear_cross_entropy(x, np.ones((2, 3)), labels, return_grad=True, **options)
     assert np.isnan(loss)
     assert not linear.x.any()
     assert not linear.linear_weight.any()
@@ -171,9 +169,7 @@ def test_linear_ignored_and_nan_rows(rng, dtype):
             spoilt, w, [0, -100, 2, 3, 1], grad_out=buffers, accumulate=accumulate
         )
         assert not grad.x[1].any()
-        _, clean = fx.linear_cross_entropy(
-            np.delete(x, 1, 0), w, [0, 2, 3, 1], return_grad=True
-        )
+        _, clean = fx.linear_cross_entropy(np.delete(x, 1, 0), w, [0, 2, 3, 1], return_grad=True)
         np.testing.assert_allclose(grad.linear_weight, clean.linear_weight, rtol=1e-5, atol=1e-6)
     _, grad = fx.linear_cross_entropy(spoilt, w, [0, 1, 2, 3, 1], return_grad=True)
     assert np.isnan(grad.linear_weight).all()

@@ -1,0 +1,286 @@
+"""Bad input: the documented type of error, a message that names the argument, nothing written."""
+
+import numpy as np
+import pytest
+
+import fastxent as fx
+from fastxent import _inputs
+
+X = np.random.default_rng(3).standard_normal((4, 3))
+Y = np.array([0, 2, 1, -100])
+read_only = X.copy()
+read_only.flags.writeable = False
+
+
+class OnGpu:
+    """What a GPU array looks like to code that has not imported its library."""
+
+    __cuda_array_interface__ = {"shape": (4,)}
+
+
+def structured():
+    return np.zeros((4, 3), [("a", float)])
+
+
+# What comes in place of an argument, the error, and what its message must say.
+LOGITS = {
+    "complex": (X + 0j, TypeError, "logits must be .* got complex128"),
+    "object": (X.astype(object), TypeError, "logits must be .* got object"),
+    "structured": (structured(), TypeError, "logits must be"),
+    "masked": (np.ma.masked_array(X), TypeError, "logits must not be a masked array"),
+    "longdouble": (X.astype(np.longdouble), TypeError, "logits must be .* got float128"),
+    "text": (X.astype(str), TypeError, "logits must be"),
+    "dates": (X.astype("M8[s]"), TypeError, "logits must be"),
+    "ragged": ([[1.0, 2.0], [1.0]], TypeError, "logits must be an array"),
+    "none": (None, TypeError, "logits must be"),
+    "gpu": (OnGpu(), TypeError, "logits is on a GPU"),
+    "scalar": (1.0, ValueError, "logits must have a class axis"),
+    "no classes": (np.empty((4, 0)), ValueError, r"logits must have at least one class, got .*0\)"),
+}
+TARGET = {
+    "too short": (Y[:3], ValueError, r"target must have shape \(4,\).*got \(3,\)"),
+    "column": (Y[:, None], ValueError, "target must have shape"),
+    "scalar": (1, ValueError, "target must have shape"),
+    "wrong probabilities": (X.T, ValueError, "target must have shape"),
+    "floats": (Y * 1.0, TypeError, "target must hold integer class indices, got float64: cast"),
+    "bools": (Y > 0, TypeError, "target must hold integer class indices, got bool: cast"),
+    "objects": (Y.astype(object), TypeError, "target must hold"),
+    "masked": (np.ma.masked_array(Y), TypeError, "target must not be a masked array"),
+    "ragged": ([[1], [1, 2]], TypeError, "target must be an array"),
+    "gpu": (OnGpu(), TypeError, "target is on a GPU"),
+    "too large": ([0, 3, 1, 7], IndexError, r"target\[1\] must be a class in 0 .. 2 .*got 3"),
+    "negative": ([0, 2, -1, 1], IndexError, r"target\[2\] .*got -1"),
+    "int8": (np.int8([0, 2, -128, 1]), IndexError, r"target\[2\] .*got -128"),
+    "not wrapped": (np.uint64([0, 2, 2**64 - 1, 1]), IndexError, r"got 18446744073709551615"),
+    "not -100": (np.uint64([0, 2, 2**64 - 100, 1]), IndexError, r"got 18446744073709551516"),
+    "large int64": ([0, 2, 2**40, 1], IndexError, r"target\[2\] .*got 1099511627776"),
+}
+OPTIONS = {
+    "axis range": ({"axis": 2}, ValueError, r"axis must be in -2 .. 1"),
+    "axis tuple": ({"axis": (0, 1)}, TypeError, "axis must be an int, got tuple"),
+    "axis bool": ({"axis": True}, TypeError, "axis must be an int, got bool"),
+    "axis float": ({"axis": 1.0}, TypeError, "axis must be an int, got float"),
+    "weight shape": ({"weight": [1, 1]}, ValueError, r"weight must have shape \(3,\).*got \(2,\)"),
+    "weight scalar": ({"weight": 1.0}, ValueError, "weight must have shape"),
+    "weight type": ({"weight": [1j, 1, 1]}, TypeError, "weight must hold real numbers"),
+    "sample_weight shape": (
+        {"sample_weight": [[1]] * 4}, ValueError, r"sample_weight must have shape \(4,\)"),
+    "sample_weight type": (
+        {"sample_weight": ["a"] * 4}, TypeError, "sample_weight must hold real numbers"),
+    "ignore_index": ({"ignore_index": 1.5}, TypeError, "ignore_index must be an int, got float"),
+    "ignore_index bool": ({"ignore_index": True}, TypeError, "ignore_index must be an int"),
+    "smoothing range": ({"label_smoothing": 1.1}, ValueError, "label_smoothing must be in 0 .. 1"),
+    "smoothing negative": ({"label_smoothing": -0.1}, ValueError, "label_smoothing must be in"),
+    "smoothing nan": ({"label_smoothing": np.nan}, ValueError, "label_smoothing must be finite"),
+    "smoothing type": ({"label_smoothing": "0.1"}, TypeError, "label_smoothing must be a real"),
+    "z_loss inf": ({"z_loss": np.inf}, ValueError, "z_loss must be finite"),
+    "z_loss type": ({"z_loss": None}, TypeError, "z_loss must be a real number"),
+    "scale nan": ({"logit_scale": np.nan}, ValueError, "logit_scale must be finite"),
+    "scale array": ({"logit_scale": np.ones(3)}, TypeError, "logit_scale must be a real number"),
+    "softcap": ({"softcap": 0.0}, ValueError, "softcap must be greater than 0"),
+    "softcap type": ({"softcap": True}, TypeError, "softcap must be a real number"),
+    "reduction": ({"reduction": "average"}, ValueError, "reduction must be one of"),
+    "reduction none": ({"reduction": None}, ValueError, "reduction must be one of"),
+    "reduction array": ({"reduction": np.ones(2)}, ValueError, "reduction must be one of"),
+    "normalizer sum": (
+        {"normalizer": 2, "reduction": "sum"}, ValueError, "normalizer goes with reduction='mean'"),
+    "normalizer shape": ({"normalizer": [2.0]}, ValueError, "normalizer must be a scalar"),
+    "normalizer type": ({"normalizer": np.array(1j)}, TypeError, "normalizer must be a real"),
+}  # fmt: skip
+BUFFERS = {
+    "list": (X.tolist(), "must be a numpy.ndarray"),
+    "subclass": (X.copy().view(type("Mine", (np.ndarray,), {})), "must be a numpy.ndarray"),
+    "shape": (np.empty((3, 4)), r"must have shape \(4, 3\), got \(3, 4\)"),
+    "type": (np.empty((4, 3), np.float32), "must have dtype float64"),
+    "byte order": (np.empty((4, 3), ">f8"), "must have dtype float64 in native byte order"),
+    "read-only": (read_only, "must be writeable"),
+    "broadcast": (np.broadcast_to(np.empty(3), (4, 3)).view(), "must be writeable"),
+    "stride 0": (np.lib.stride_tricks.as_strided(np.empty(3), (4, 3), (0, 8)), "broadcast"),
+    "self overlap": (np.lib.stride_tricks.as_strided(np.empty(9), (4, 3), (16, 8)), "overlapping"),
+    "shifted logits": (X, "must not overlap logits"),
+}
+
+
+def unchanged(call, error, match, *arrays):
+    """The call raises as it should, and no array has changed by a bit."""
+    before = [a.tobytes() for a in arrays]
+    with pytest.raises(error, match=match):
+        call()
+    assert [a.tobytes() for a in arrays] == before
+
+
+@pytest.mark.parametrize("value", LOGITS.values(), ids=LOGITS.keys())
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "cross_entropy"])
+def test_logits(name, value):
+    """Every function refuses logits that it cannot mean."""
+    logits, error, match = value
+    args = (Y,) if name == "cross_entropy" else ()
+    with pytest.raises(error, match=match):
+        getattr(fx, name)(logits, *args)
+
+
+@pytest.mark.parametrize("name", set(LOGITS) - {"no classes"})
+def test_logsumexp_logits(name):
+    """Logsumexp likewise; an empty axis it has an answer for."""
+    logits, error, match = LOGITS[name]
+    with pytest.raises(error, match=match):
+        fx.logsumexp(logits)
+
+
+@pytest.mark.parametrize("value", TARGET.values(), ids=TARGET.keys())
+@pytest.mark.parametrize("linear", [False, True], ids=["logits", "linear"])
+def test_targets(value, linear):
+    """Bad targets, and that the buffers were not touched."""
+    target, error, match = value
+    grad = np.full((4, 3), 7.0)
+    if linear:
+        weight = np.full((3, 3), 7.0)
+        buffers = fx.LinearGrad(grad, weight, None)
+        unchanged(
+            lambda: fx.linear_cross_entropy(X, np.eye(3), target, grad_out=buffers),
+            error, match, grad, weight,
+        )  # fmt: skip
+    else:
+        unchanged(lambda: fx.cross_entropy(X, target, grad_out=grad), error, match, grad)
+
+
+@pytest.mark.parametrize("value", OPTIONS.values(), ids=OPTIONS.keys())
+def test_options(value):
+    """Options out of range or of another type."""
+    options, error, match = value
+    grad = np.full((4, 3), 7.0)
+    unchanged(lambda: fx.cross_entropy(X, Y, grad_out=grad, **options), error, match, grad)
+    if "axis" not in options:
+        with pytest.raises(error, match=match):
+            fx.linear_cross_entropy(X, np.eye(3), Y, **options)
+
+
+@pytest.mark.parametrize("value", BUFFERS.values(), ids=BUFFERS.keys())
+@pytest.mark.parametrize("name", ["out", "grad_out", "probs_out", "linear"])
+def test_buffers(name, value):
+    """Buffers of another kind, shape, type, or place."""
+    buffer, match = value
+    if match == "must not overlap logits":
+        base = np.arange(15.0)
+        logits, buffer = base[:12].reshape(4, 3), base[3:].reshape(4, 3)
+        match = "must not overlap"
+    else:
+        logits = X
+    calls = {
+        "out": lambda: fx.softmax(logits, out=buffer),
+        "grad_out": lambda: fx.cross_entropy(logits, Y, grad_out=buffer),
+        "probs_out": lambda: fx.cross_entropy(logits, Y, probs_out=buffer),
+        "linear": lambda: fx.linear_cross_entropy(
+            logits, np.eye(3), Y, grad_out=fx.LinearGrad(buffer, np.empty((3, 3)), None)
+        ),
+    }
+    argument = "grad_out.x" if name == "linear" else name
+    unchanged(calls[name], ValueError, f"{argument} .*{match}", logits)
+
+
+def test_buffers_over_other_inputs(dtype):
+    """A buffer over the target, the weights, or another buffer; probs_out over logits."""
+    logits = X.astype(dtype)
+    memory = np.zeros((4, 3), dtype)
+    labels = memory.view(np.int64).reshape(-1)[:4] if dtype is np.float64 else None
+    cases = [
+        (dict(grad_out=memory, weight=memory[0]), "grad_out must not overlap weight"),
+        (dict(grad_out=memory, sample_weight=memory[:, 0]), "must not overlap sample_weight"),
+        (dict(grad_out=memory, probs_out=memory), "probs_out must not overlap grad_out"),
+        (dict(probs_out=logits), "probs_out must not overlap logits"),
+    ]
+    for options, match in cases:
+        unchanged(
+            lambda options=options: fx.cross_entropy(logits, Y, **options),
+            ValueError, match, logits, memory,
+        )  # fmt: skip
+    if labels is not None:
+        with pytest.raises(ValueError, match="grad_out must not overlap target"):
+            fx.cross_entropy(logits, labels, grad_out=memory)
+
+
+LINEAR = {
+    "features": (dict(x=X[:, :2]), ValueError, r"x must have shape \(\.\.\., 3\)"),
+    "scalar x": (dict(x=1.0), ValueError, "x must have shape"),
+    "weight rank": (dict(linear_weight=np.ones(3)), ValueError, "linear_weight must have shape"),
+    "no class": (dict(linear_weight=np.ones((0, 3))), ValueError, "at least one class"),
+    "bias": (dict(linear_bias=np.ones(2)), ValueError, r"linear_bias must have shape \(3,\)"),
+    "x type": (dict(x=X + 0j), TypeError, "x must be"),
+    "weight type": (dict(linear_weight=np.eye(3) + 0j), TypeError, "linear_weight must be"),
+    "bias type": (dict(linear_bias=np.ones(3, object)), TypeError, "linear_bias must be"),
+    "accumulate": (dict(accumulate=True), ValueError, "accumulate=True needs buffers in grad_out"),
+    "no tuple": (dict(grad_out=np.empty((4, 3))), ValueError, "grad_out must be a LinearGrad"),
+    "two": (dict(grad_out=(X.copy(), np.eye(3))), ValueError, "grad_out must be a LinearGrad"),
+    "useless": (
+        dict(grad_out=fx.LinearGrad(X.copy(), np.eye(3), np.ones(3))),
+        ValueError,
+        "grad_out.linear_bias must be None without linear_bias",
+    ),
+}
+
+
+@pytest.mark.parametrize("value", LINEAR.values(), ids=LINEAR.keys())
+def test_linear_map(value):
+    """Operands of the linear map that do not fit."""
+    changed, error, match = value
+    with pytest.raises(error, match=match):
+        fx.linear_cross_entropy(
+            **({"x": X, "linear_weight": np.eye(3), "target": np.zeros(4, int)} | changed)
+        )
+
+
+def test_linear_buffers_over_inputs():
+    """A gradient buffer over an input or over another buffer."""
+    w = np.eye(3)
+    for buffers, match in [
+        (fx.LinearGrad(X, np.empty((3, 3)), None), "grad_out.x must not overlap x"),
+        (fx.LinearGrad(np.empty((4, 3)), w, None), "must not overlap linear_weight"),
+    ]:
+        unchanged(
+            lambda buffers=buffers: fx.linear_cross_entropy(X, w, Y, grad_out=buffers),
+            ValueError, match, X, w,
+        )  # fmt: skip
+    both = np.empty((4, 3))
+    with pytest.raises(ValueError, match="must not overlap grad_out.x"):
+        fx.linear_cross_entropy(X, w, Y, grad_out=fx.LinearGrad(both, both[:3], None))
+
+
+def test_first_bad_row_is_named(rng):
+    """Of many bad labels, in many chunks and ranks, the first in row order, with its value."""
+    labels = rng.integers(0, 3, 300_000)
+    labels[[299_999, 123_456, 200_000]] = [77, 55, 66]
+    with pytest.raises(IndexError, match=r"target\[123456\] .*got 55"):
+        fx.cross_entropy(np.zeros((300_000, 3), np.float32), labels)
+    with pytest.raises(IndexError, match=r"target\[1, 0\] .*got 9"):
+        fx.cross_entropy(np.zeros((2, 3, 2)), [[0, 1], [9, 8]], axis=1)
+    with pytest.raises(IndexError, match=r"target\[\(\)\] .*got 3"):
+        fx.cross_entropy([0.0, 1.0], 3)
+
+
+def test_class_probabilities_say_that_they_are_not_there_yet():
+    """Probability targets are recognised and refused plainly."""
+    with pytest.raises(NotImplementedError, match="target: class probabilities"):
+        fx.cross_entropy(X, np.abs(X))
+
+
+def test_functions_to_come():
+    """The public names exist with their signatures and say plainly that they are not there yet."""
+    for call in (
+        lambda: fx.categorical_cross_entropy(X, Y),
+        lambda: fx.binary_cross_entropy(X, X),
+        lambda: fx.binary_cross_entropy_with_logits(X, X),
+    ):
+        with pytest.raises(NotImplementedError, match="not implemented yet"):
+            call()
+
+
+def test_messages_come_from_one_file():
+    """Every error text of the package's public layer stands in _inputs.py."""
+    import inspect
+    import re
+
+    for name in ("_softmax", "_cross_entropy", "_linear", "_targets"):
+        source = inspect.getsource(__import__(f"fastxent.{name}", fromlist=["_"]))
+        raised = re.findall(r"raise (\S+)\(", source)
+        assert set(raised) <= {"inputs.bad_label", "NotImplementedError"}, name
+    assert "raise ValueError" in inspect.getsource(_inputs)

@@ -1,0 +1,323 @@
+"""Any rank, stride, byte order, alignment and mutability; outputs; buffers; empty arrays."""
+
+import numpy as np
+import pytest
+
+import fastxent as fx
+
+ALL = dict(return_grad=True, return_probs=True, return_lse=True, return_hess=True,
+           return_argmax=True, reduction="none")  # fmt: skip
+
+
+def unaligned(a):
+    raw = np.zeros(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
+    raw[...] = a
+    assert not raw.flags.aligned
+    return raw
+
+
+def every_other(a):
+    wide = np.full((*a.shape[:-1], 2 * a.shape[-1]), np.nan, a.dtype)
+    wide[..., ::2] = a
+    return wide[..., ::2]
+
+
+def read_only(a):
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+def inner_of_wider_rows(a):
+    wide = np.full((*a.shape[:-1], a.shape[-1] + 5), np.nan, a.dtype)
+    wide[..., 3:-2] = a
+    return wide[..., 3:-2]
+
+
+def on_disk(a):
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        mapped = np.memmap(file, a.dtype, shape=a.shape)
+        mapped[...] = a
+        return mapped
+
+
+LAYOUTS = {
+    "fortran": np.asfortranarray,
+    "every other column": every_other,
+    "reversed rows": lambda a: a[::-1].copy()[::-1],
+    "reversed columns": lambda a: np.ascontiguousarray(a[..., ::-1])[..., ::-1],
+    "rows of a wider array": inner_of_wider_rows,
+    "byte-swapped": lambda a: a.astype(a.dtype.newbyteorder()),
+    "unaligned": unaligned,
+    "read-only": read_only,
+    "memory-mapped": on_disk,
+    "subclass": lambda a: a.view(type("Mine", (np.ndarray,), {})),
+    "list": lambda a: a.tolist(),
+}
+
+
+def same_bits(got, want):
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype
+        assert not a.shape or a.flags.c_contiguous
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (3, 4, 33), (600, 700), (2, 3, 4, 5), (9,)])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts(rng, dtype, name, shape):
+    """Every layout gives the bits of the plain array, of native type and C order."""
+    logits = rng.standard_normal(shape).astype(dtype)
+    labels = rng.integers(0, shape[-1], shape[:-1])
+    plain = logits.astype(np.float64) if name == "list" else logits
+    want = fx.cross_entropy(plain, labels, **ALL)
+    laid = LAYOUTS[name](logits)
+    same_bits(fx.cross_entropy(laid, labels, **ALL), want)
+    for function in (fx.softmax, fx.log_softmax, fx.logsumexp):
+        same_bits([function(laid)], [function(plain)])
+    np.testing.assert_array_equal(laid, logits)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -3])
+def test_axes(rng, dtype, axis):
+    """The class axis anywhere: as if it were moved to the end and back."""
+    logits = rng.standard_normal((4, 5, 6)).astype(dtype)
+    moved = np.ascontiguousarray(np.moveaxis(logits, axis, -1))
+    labels = rng.integers(0, moved.shape[-1], moved.shape[:-1])
+    loss, grad, probs, lse, hess, argmax = fx.cross_entropy(moved, labels, **ALL)
+    back = [np.moveaxis(a, -1, axis) for a in (grad, probs, hess)]
+    want = (loss, back[0], back[1], lse, back[2], argmax)
+    same_bits(fx.cross_entropy(logits, labels, axis=axis, **ALL), want)
+    same_bits([fx.log_softmax(logits, axis=axis)], [np.moveaxis(fx.log_softmax(moved), -1, axis)])
+    lse = fx.logsumexp(moved)
+    same_bits([fx.logsumexp(logits, axis=axis)], [lse])
+    kept = fx.logsumexp(logits, axis=axis, keepdims=True)
+    same_bits([kept], [np.expand_dims(lse, axis)])
+
+
+@pytest.mark.parametrize("kind", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i4", "list"])
+def test_label_types(rng, kind):
+    """Integer labels of any width and byte order, strided, or in a list."""
+    logits = rng.standard_normal((6, 5))
+    labels = np.array([0, 4, 2, 1, 3, 0])
+    want = fx.cross_entropy(logits, labels, **ALL)
+    given = labels.tolist() if kind == "list" else np.repeat(labels, 2).astype(kind)[::2]
+    same_bits(fx.cross_entropy(logits, given, **ALL), want)
+
+
+def test_ignore_index_is_compared_as_integer(rng):
+    """255 in uint8 and 2**64 - 1 in uint64 are what they are; None ignores nothing."""
+    logits = rng.standard_normal((3, 4))
+    want = fx.cross_entropy(logits, [1, -100, 2], **ALL)
+    for labels, ignore in [
+        (np.uint8([1, 255, 2]), 255),
+        (np.uint64([1, 2**64 - 1, 2]), 2**64 - 1),
+        (np.uint64([1, 2**63, 2]), 2**63),
+        (np.int64([1, -(2**63), 2]), -(2**63)),
+    ]:
+        same_bits(fx.cross_entropy(logits, labels, ignore_index=ignore, **ALL), want)
+    with pytest.raises(IndexError):
+        fx.cross_entropy(logits, [1, -100, 2], ignore_index=None)
+    same_bits(
+        fx.cross_entropy(logits, [1, 3, 2], ignore_index=2**70, **ALL),
+        fx.cross_entropy(logits, [1, 3, 2], ignore_index=None, **ALL),
+    )
+    assert fx.cross_entropy(logits, [1, 3, 2], ignore_index=3) == pytest.approx(
+        fx.cross_entropy(logits[[0, 2]], [1, 2])
+    )
+
+
+@pytest.mark.parametrize("kind", ["f2", "?", "i1", "u8", "i4", ">f2", ">i2"])
+def test_other_types(rng, kind):
+    """Half precision computes in float32 and is rounded once; integers and bools in float64."""
+    logits = rng.integers(0, 2 if kind == "?" else 9, (20, 7)).astype(kind)
+    labels = rng.integers(0, 7, 20)
+    half = np.dtype(kind) == np.float16 or kind == ">f2"
+    plain = logits.astype(np.float32 if half else np.float64)
+    want = list(fx.cross_entropy(plain, labels, **ALL))
+    if half:
+        want[1:3] = [a.astype(np.float16) for a in want[1:3]]
+        want[4] = want[4].astype(np.float16)
+    same_bits(fx.cross_entropy(logits, labels, **ALL), want)
+    lse = fx.logsumexp(plain)
+    same_bits([fx.logsumexp(logits)], [lse.astype(np.float16) if half else lse])
+    assert type(fx.logsumexp(logits[0])) is (np.float16 if half else np.float64)
+
+
+def test_empty(dtype):
+    """No rows: empty arrays of the right shapes; the sum is 0."""
+    for shape in [(0, 3), (2, 0, 3), (0, 4, 3)]:
+        logits = np.empty(shape, dtype)
+        lists = [np.empty(shape[:-1]).tolist()] if len(shape) == 2 or shape[0] else []
+        for labels in (np.empty(shape[:-1], int), *lists):
+            loss, grad, *rest = fx.cross_entropy(logits, labels, **ALL)
+            assert loss.shape == shape[:-1]
+            assert grad.shape == shape
+            assert grad.dtype == dtype
+            assert [a.size for a in rest] == [0, 0, 0, 0]
+            assert fx.cross_entropy(logits, labels, reduction="sum") == 0
+        assert fx.softmax(logits).shape == shape
+        strided = np.empty((*shape, 2), dtype)[..., 0]
+        assert fx.log_softmax(strided).shape == shape
+    assert fx.logsumexp(np.empty((3, 0), dtype)).tolist() == [-np.inf] * 3
+    assert fx.logsumexp(np.empty((0, 3), dtype), keepdims=True).shape == (0, 1)
+
+
+def test_scalars_and_types(dtype):
+    """Results without dimensions are NumPy scalars of the logits' type."""
+    logits = np.array([1.0, 2.0, 0.1], dtype)
+    loss, grad, probs, lse, hess, argmax = fx.cross_entropy(logits, 1, **ALL)
+    assert type(loss) is type(lse) is dtype
+    assert type(argmax) is np.int64
+    assert grad.shape == probs.shape == hess.shape == (3,)
+    assert type(fx.cross_entropy(logits[None], [1])) is dtype
+    assert type(fx.logsumexp(logits)) is dtype
+    x = np.ones((2, 3), dtype)
+    loss, grad = fx.linear_cross_entropy(x, np.ones((4, 3)), [0, 1], return_grad=True)
+    assert type(loss) is np.float64
+    assert grad.x.dtype == dtype
+    assert grad.linear_weight.dtype == np.float64
+    assert grad.linear_bias is None
+
+
+def test_more_than_two_to_the_31_elements(rng):
+    """A stride-0 view of 2.2e9 logits: no 32-bit index anywhere, and nothing is copied."""
+    rows, classes = 2_200_000, 1000
+    row = rng.standard_normal(classes).astype(np.float32)
+    logits = np.broadcast_to(row, (rows, classes))
+    labels = np.broadcast_to(np.int64(7), rows)
+    loss = fx.cross_entropy(logits, labels, reduction="none")
+    assert loss.shape == (rows,)
+    assert (loss == fx.cross_entropy(row, 7)).all()
+
+
+# --- buffers --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (40, 33), (300, 1000)])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "z_loss": 0.1},
+                                     {"softcap": 3.0}, {"logit_scale": -2.0}])  # fmt: skip
+def test_gradient_in_place(rng, dtype, shape, options):
+    """grad_out over the logits gives the bits of a fresh gradient, and is what is returned."""
+    logits = rng.standard_normal(shape).astype(dtype)
+    logits[0, 1] = np.inf
+    labels = rng.integers(0, shape[1], shape[0])
+    want = fx.cross_entropy(logits, labels, **options, **ALL)
+    given = logits.copy()
+    got = fx.cross_entropy(given, labels, grad_out=given, **options, **ALL)
+    assert got[1] is given
+    same_bits(got, want)
+
+
+@pytest.mark.parametrize("layout", ["plain", "strided", "fortran", "unaligned", "class axis first"])
+def test_buffers_of_any_layout(rng, dtype, layout):
+    """Buffers of any stride and alignment are filled, returned, and in place where they lie so."""
+    logits = rng.standard_normal((30, 17)).astype(dtype)
+    labels = rng.integers(0, 17, 30)
+    _, grad, probs = fx.cross_entropy(logits, labels, return_grad=True, return_probs=True)
+    make = {
+        "plain": np.copy,
+        "strided": every_other,
+        "fortran": lambda a: np.asfortranarray(a),
+        "unaligned": unaligned,
+        "class axis first": lambda a: np.ascontiguousarray(a.T).T,
+    }[layout]
+    buffers = make(np.zeros_like(logits)), make(np.zeros_like(logits))
+    got = fx.cross_entropy(logits, labels, grad_out=buffers[0], probs_out=buffers[1])
+    assert got[1] is buffers[0]
+    assert got[2] is buffers[1]
+    np.testing.assert_array_equal(buffers[0], grad)
+    np.testing.assert_array_equal(buffers[1], probs)
+    inplace = make(logits)
+    fx.cross_entropy(inplace, labels, grad_out=inplace)
+    np.testing.assert_array_equal(inplace, grad)
+    inplace = make(logits)
+    assert fx.softmax(inplace, out=inplace) is inplace
+    np.testing.assert_array_equal(inplace, fx.softmax(logits))
+
+
+def test_neighbours_are_not_written(rng, dtype):
+    """Elements beside a buffer keep their bits, at every width around the vector's."""
+    for classes in range(1, 70):
+        memory = np.full((5, classes + 2), 7, dtype)
+        logits = rng.standard_normal((5, classes)).astype(dtype)
+        fx.cross_entropy(logits, rng.integers(0, classes, 5), grad_out=memory[:, 1:-1])
+        assert (memory[:, [0, -1]] == 7).all()
+        fx.softmax(logits, out=memory[:, 1:-1])
+        assert (memory[:, [0, -1]] == 7).all()
+
+
+def test_interleaved_is_not_overlapping(rng):
+    """A buffer may lie between the logits as long as no element is shared."""
+    both = rng.standard_normal((4, 6))
+    logits, buffer = both[:, ::2], both[:, 1::2]
+    want = fx.cross_entropy(logits.copy(), [0, 1, 2, 0], return_grad=True)[1]
+    fx.cross_entropy(logits, [0, 1, 2, 0], grad_out=buffer)
+    np.testing.assert_array_equal(buffer, want)
+
+
+def test_inputs_are_never_written(rng, dtype):
+    """Every input keeps its bits."""
+    given = [rng.standard_normal((9, 8)).astype(dtype), rng.integers(0, 8, 9),
+             rng.uniform(1, 2, 8), rng.uniform(1, 2, 9)]  # fmt: skip
+    before = [a.tobytes() for a in given]
+    logits, labels, weight, sample_weight = given
+    fx.cross_entropy(logits, labels, weight=weight, sample_weight=sample_weight,
+                     label_smoothing=0.1, softcap=2.0, **ALL)  # fmt: skip
+    assert [a.tobytes() for a in given] == before
+
+
+def test_linear_layouts_and_types(rng):
+    """Linear operands of mixed types, strides and ranks; gradients in each one's own type."""
+    x = rng.standard_normal((2, 5, 3))
+    w = rng.standard_normal((4, 3))
+    b = rng.standard_normal(4)
+    labels = rng.integers(0, 4, (2, 5))
+    loss, grad = fx.linear_cross_entropy(x, w, labels, linear_bias=b, return_grad=True)
+    for kinds in [("f8", "f4", "f8"), ("f4", "f8", "f4"), (">f8", "f8", "f2"), ("f2", "f2", "f2")]:
+        operands = [a.astype(kind) for a, kind in zip((x, w, b), kinds, strict=True)]
+        tolerance = 2e-2 if "f2" in kinds else 1e-5
+        for strided in (False, True):
+            if strided:
+                operands = [np.repeat(a, 2, -1)[..., ::2] for a in operands]
+            got, parts = fx.linear_cross_entropy(
+                *operands[:2], labels, linear_bias=operands[2], return_grad=True
+            )
+            assert got == pytest.approx(loss, rel=tolerance)
+            for part, want, kind in zip(parts, grad, kinds, strict=True):
+                assert part.dtype == np.dtype(kind).newbyteorder("=")
+                np.testing.assert_allclose(part, want, atol=tolerance)
+
+
+def test_linear_accumulates(rng, dtype, monkeypatch):
+    """Micro-batches with a normalizer add up to the whole, over several blocks and pieces too."""
+    from fastxent.cpu import linear
+
+    x, w = rng.standard_normal((50, 6)).astype(dtype), rng.standard_normal((9, 6)).astype(dtype)
+    b = rng.standard_normal(9).astype(dtype)
+    labels = rng.integers(0, 9, 50)
+    labels[7] = -100
+    loss, grad, lse, argmax = fx.linear_cross_entropy(
+        x, w, labels, linear_bias=b, return_grad=True, return_lse=True, return_argmax=True
+    )
+    logits = x @ w.T + b
+    np.testing.assert_allclose(loss, fx.cross_entropy(logits, labels), rtol=1e-5)
+    np.testing.assert_allclose(lse, fx.logsumexp(logits), rtol=1e-5)
+    np.testing.assert_array_equal(argmax, logits.argmax(-1))
+    monkeypatch.setattr(linear, "_BLOCK_BYTES", 9 * 8 * 4)
+    monkeypatch.setattr(linear, "_PIECE_BYTES", 6 * 8 * 4)
+    sums = fx.LinearGrad(np.zeros_like(x), np.zeros_like(w), np.zeros_like(b))
+    total = 0.0
+    for part in (slice(0, 20), slice(20, 50)):
+        buffers = sums._replace(x=sums.x[part])
+        share, returned = fx.linear_cross_entropy(
+            x[part], w, labels[part], linear_bias=b, normalizer=49, grad_out=buffers,
+            accumulate=True,
+        )  # fmt: skip
+        assert returned.linear_weight is sums.linear_weight
+        total += share
+    assert total == pytest.approx(loss, rel=1e-5)
+    for got, want in zip(sums, grad, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
