@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from fastxent.cpu import threads
+
 # Compiled kernels of a test run go where nothing else looks, and are shared with its subprocesses.
 os.environ.setdefault("FASTXENT_CACHE_DIR", str(Path(tempfile.gettempdir()) / "fastxent-tests"))
 
@@ -27,6 +29,14 @@ def dtype(request):
 def rng():
     """A generator that gives every test the same numbers at each run."""
     return np.random.default_rng(20261121)
+
+
+@pytest.fixture(autouse=True)
+def threads_as_found():
+    """No test leaves its number of threads to the next."""
+    found = threads._explicit
+    yield
+    threads._explicit = found
 
 
 class Bounds:

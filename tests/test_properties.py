@@ -1,0 +1,158 @@
+"""Hypothesis: shapes, layouts, values and options at random, against the reference."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import fastxent as fx
+from fastxent import reference
+
+SHAPES = hnp.array_shapes(min_dims=1, max_dims=4, max_side=20)
+VALUES = st.floats(-30, 30, width=32) | st.sampled_from([0.0, -np.inf, 1e7, -1e7])
+
+
+@st.composite
+def logits_of(draw, values=VALUES):
+    """Logits of any rank, with a class axis, of either float type, perhaps strided or swapped."""
+    dtype = draw(st.sampled_from(["f4", "f8", ">f4", ">f8"]))
+    shape = draw(SHAPES)
+    logits = draw(hnp.arrays(dtype, shape, elements=values))
+    if draw(st.booleans()):
+        logits = np.repeat(logits, 2, axis=-1)[..., ::2]
+    if draw(st.booleans()):
+        logits = logits.T.copy().T
+    return logits, draw(st.integers(-len(shape), len(shape) - 1))
+
+
+@st.composite
+def calls(draw):
+    """Logits, labels and any combination of options."""
+    logits, axis = draw(logits_of())
+    classes = logits.shape[axis]
+    rows = np.delete(logits.shape, axis).tolist()
+    label = st.integers(0, classes - 1) | st.just(-100)
+    labels = draw(hnp.arrays(np.int64, tuple(rows), elements=label))
+    small = st.floats(0, 2, width=32)
+    options = draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "weight": hnp.arrays("f4", classes, elements=small),
+                "sample_weight": hnp.arrays("f4", labels.shape, elements=small),
+                "label_smoothing": st.sampled_from([0.0, 0.1, 1.0]),
+                "z_loss": st.sampled_from([0.0, 1e-4, 0.5]),
+                "logit_scale": st.sampled_from([1.0, 0.25, 2.0, -1.0]),
+                "softcap": st.sampled_from([None, 1.0, 30.0]),
+                "reduction": st.sampled_from(["mean", "sum", "none"]),
+            },
+        )
+    )
+    return logits, labels, options | {"axis": axis}
+
+
+def tolerance(logits, factor=1.0):
+    """Relative to the size of what is added up; 1e7 with a z-loss makes terms of 1e14."""
+    return factor * (1e-4 if logits.dtype.itemsize == 4 else 1e-11)
+
+
+@given(calls())
+def test_cross_entropy_is_the_reference(call):
+    """Loss, gradient, probabilities, lse, Hessian and argmax, whatever the options."""
+    logits, labels, options = call
+    flags = ("grad", "probs", "lse", "hess", "argmax")
+    asked = {f"return_{flag}": True for flag in flags}
+    got = fx.cross_entropy(logits, labels, **options, **asked)
+    exact = logits.astype(np.longdouble)
+    if "weight" in options:
+        options["weight"] = options["weight"].astype(np.longdouble)
+    want = reference.cross_entropy(exact, labels, **options, **asked)
+    # Logits that differ by less than their rounding have no certain order: compare what is there.
+    at = np.expand_dims(got[-1], options["axis"])
+    highest = np.take_along_axis(want[2], at, options["axis"])
+    np.testing.assert_allclose(
+        highest, want[2].max(options["axis"], keepdims=True), rtol=tolerance(logits)
+    )
+    for name, a, b in list(zip(("loss", *flags), got, want, strict=True))[:-1]:
+        finite = np.abs(b[np.isfinite(b)], dtype=float)
+        size = max(1.0, finite.max(initial=0))
+        np.testing.assert_allclose(
+            a, np.asarray(b, a.dtype), rtol=tolerance(logits), atol=tolerance(logits, size),
+            err_msg=name,
+        )  # fmt: skip
+
+
+@given(logits_of())
+def test_softmax_family_is_the_reference(given_logits):
+    """Softmax, log_softmax and logsumexp over any axis."""
+    logits, axis = given_logits
+    exact = logits.astype(np.longdouble)
+    for name in ("softmax", "log_softmax", "logsumexp"):
+        a = getattr(fx, name)(logits, axis=axis)
+        b = getattr(reference, name)(exact, axis=axis)
+        assert a.dtype == logits.dtype.newbyteorder("=")
+        np.testing.assert_allclose(a, np.asarray(b, a.dtype), rtol=tolerance(logits))
+
+
+@given(logits_of(st.floats(-30, 30, width=32)))
+def test_probabilities_sum_to_one(given_logits):
+    """Softmax rows sum to 1, exp(log_softmax) is softmax, and a shift by lse normalises."""
+    logits, axis = given_logits
+    p = fx.softmax(logits, axis=axis)
+    assert (p >= 0).all()
+    np.testing.assert_allclose(p.sum(axis), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(fx.log_softmax(logits, axis=axis)), p, rtol=1e-4)
+    lse = fx.logsumexp(logits, axis=axis, keepdims=True)
+    np.testing.assert_allclose(np.exp(logits - lse), p, rtol=1e-4)
+
+
+@given(calls())
+def test_gradient_rows_sum_to_zero(call):
+    """A shared offset changes no loss (without z-loss or softcap), so each row sums to 0."""
+    logits, labels, options = call
+    options = options | {"z_loss": 0.0, "softcap": None, "reduction": "sum"}
+    grad = fx.cross_entropy(logits, labels, return_grad=True, **options)[1]
+    sums = grad.sum(options["axis"], dtype=np.float64)
+    terms = np.max(options.get("weight", 1.0)) * options.get("sample_weight", np.ones(labels.shape))
+    good = np.isfinite(sums)
+    assert (np.abs(sums) <= 1e-5 * terms * abs(options.get("logit_scale", 1.0)))[good].all()
+
+
+@given(calls())
+def test_weights_multiply(call):
+    """A sample weight of 2 is the row twice: loss, gradient and divisor."""
+    logits, labels, options = call
+    axis = options.pop("axis")
+    rows = np.moveaxis(logits, axis, -1).reshape(-1, logits.shape[axis])
+    flat = labels.reshape(-1)
+    options.pop("sample_weight", None)
+    options = options | {"reduction": "sum"}
+    one, grad = fx.cross_entropy(rows, flat, return_grad=True, **options)
+    two, grad_two = fx.cross_entropy(
+        rows, flat, sample_weight=np.full(len(flat), 2.0), return_grad=True, **options
+    )
+    np.testing.assert_allclose(two, 2 * one, rtol=1e-6)
+    np.testing.assert_allclose(grad_two, 2 * grad, rtol=1e-5, atol=1e-30)
+    repeated = fx.cross_entropy(np.repeat(rows, 2, 0), np.repeat(flat, 2), **options)
+    np.testing.assert_allclose(two, repeated, rtol=1e-6)
+
+
+@given(calls(), st.integers(1, 5))
+def test_linear_is_cross_entropy_of_the_product(call, features):
+    """linear_cross_entropy is cross_entropy carried through x @ W.T."""
+    logits, labels, options = call
+    axis = options.pop("axis")
+    shape = np.moveaxis(logits, axis, -1).shape
+    rng = np.random.default_rng(0)
+    x = rng.integers(-3, 4, (*shape[:-1], features)).astype(float)
+    w = rng.integers(-3, 4, (shape[-1], features)).astype(float)
+    b = rng.integers(-3, 4, shape[-1]).astype(float)
+    loss, grad = fx.linear_cross_entropy(
+        x, w, labels, linear_bias=b, return_grad=True, **options
+    )
+    want, d = fx.cross_entropy(x @ w.T + b, labels, return_grad=True, **options)
+    np.testing.assert_allclose(loss, want, rtol=1e-9)
+    flat = d.reshape(-1, shape[-1])
+    np.testing.assert_allclose(grad.x, d @ w, atol=1e-9)
+    np.testing.assert_allclose(grad.linear_weight, flat.T @ x.reshape(-1, features), atol=1e-9)
+    np.testing.assert_allclose(grad.linear_bias, flat.sum(0), atol=1e-9)
