@@ -147,9 +147,7 @@ def test_linear_is_cross_entropy_of_the_product(call, features):
     x = rng.integers(-3, 4, (*shape[:-1], features)).astype(float)
     w = rng.integers(-3, 4, (shape[-1], features)).astype(float)
     b = rng.integers(-3, 4, shape[-1]).astype(float)
-    loss, grad = fx.linear_cross_entropy(
-        x, w, labels, linear_bias=b, return_grad=True, **options
-    )
+    loss, grad = fx.linear_cross_entropy(x, w, labels, linear_bias=b, return_grad=True, **options)
     want, d = fx.cross_entropy(x @ w.T + b, labels, return_grad=True, **options)
     np.testing.assert_allclose(loss, want, rtol=1e-9)
     flat = d.reshape(-1, shape[-1])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastxent.cpu.launch import fill_cross_entropy
-from fastxent.cpu.rows import Operand, boxes, for_each_chunk
+from fastxent.cpu.rows import Box, Operand, boxes, for_each_chunk
 from fastxent.terms import Outputs, Terms
 
 Array = NDArray[Any]
@@ -99,12 +99,11 @@ def _pieces(weight: Array, compute: DType) -> Iterator[slice]:
 
 def _idle_rows(labels: Array, terms: Terms) -> Array | None:
     """The mask of the rows that do not count, or None if all do."""
-    idle = np.zeros(labels.shape, bool)
-    if terms.ignore_index is not None:
-        idle |= labels == terms.ignore_index
+    idle = None if terms.ignore_index is None else labels == terms.ignore_index
     if terms.sample_weight is not None:
-        idle |= terms.sample_weight == 0
-    return idle if idle.any() else None
+        weightless = terms.sample_weight == 0
+        idle = weightless if idle is None else idle | weightless
+    return idle if idle is not None and idle.any() else None
 
 
 class _Sums:
@@ -116,60 +115,55 @@ class _Sums:
         self.x = Operand(grads.x, compute)
         # Sums are kept in the type of the arithmetic: half precision would lose small blocks.
         self.weight = _accumulator(grads.linear_weight, accumulate, compute)
-        self.bias = (
-            None
-            if grads.linear_bias is None
-            else _accumulator(grads.linear_bias, accumulate, compute)
-        )
-        if not accumulate:
-            grads.x.fill(0)
+        self.bias = _accumulator(grads.linear_bias, accumulate, compute)
+        # Whether there is anything yet that a block's share has to be added to.
+        self.fresh = not accumulate
 
-    def add(
-        self,
-        box: tuple[tuple[slice, ...], int, int],
-        d: Array,
-        x: Array,
-        weight: Array,
-        idle: Array | None,
-    ) -> None:
+    def add(self, box: Box, d: Array, x: Array, weight: Array, idle: Array | None) -> None:
         """Add the block's share: d @ W to x's, dᵀ @ x to W's, Σ d to the bias's gradient.
 
         Idle rows have d = 0, but 0·nan is nan: their x is taken as 0, and so is d @ W.
         """
-        target = self.x.read(box) if self.accumulate else self.x.block(box)
-        first = not self.accumulate
-        for classes, part in _class_chunks(weight, d.dtype):
-            if first:
-                np.matmul(d[:, classes], part, out=target)
-                first = False
-            else:
-                share = d[:, classes] @ part
-                if idle is not None:
-                    share[idle] = 0
-                target += share
         if idle is not None:
             x = np.where(idle[:, None], x.dtype.type(0), x)
-            if not self.accumulate:
-                target[idle] = 0
+        target = self.x.read(box) if self.accumulate else self.x.block(box)
+        fresh = not self.accumulate
+        for classes, part in _class_chunks(weight, d.dtype):
+            _add_product(target, d[:, classes], part, fresh, idle)
+            fresh = False
         self.x.write(box, target)
         for piece in _pieces(weight, d.dtype):
-            self.weight[piece] += d[:, piece].T @ x
+            _add_product(self.weight[piece], d[:, piece].T, x, self.fresh)
         if self.bias is not None:
-            self.bias += d.sum(axis=0)
+            _add_product(self.bias, np.ones(len(d), d.dtype), d, self.fresh)
+        self.fresh = False
 
     def finish(self) -> None:
         """Round the sums into the user's arrays where they are of another type."""
-        for array, total in (
-            (self.grads.linear_weight, self.weight),
-            (self.grads.linear_bias, self.bias),
-        ):
-            if array is not None and total is not None and total is not array:
+        totals = (self.grads.x, self.weight, self.bias)
+        for array, total in zip(self.grads, totals, strict=True):
+            if array is None:
+                continue
+            if self.fresh:
+                array.fill(0)
+            elif array is not total:
                 np.copyto(array, total, casting="unsafe")
 
 
-def _accumulator(array: Array, accumulate: bool, compute: DType) -> Array:
+def _add_product(out: Array, a: Array, b: Array, fresh: bool, idle: Array | None = None) -> None:
+    """Out += a @ b, or = where out holds nothing yet; the idle rows of the product are 0."""
+    if fresh and out.flags.c_contiguous:
+        product = np.matmul(a, b, out=out)
+    else:
+        product = a @ b
+    if idle is not None:
+        product[idle] = 0
+    if product is not out:
+        np.add(0 if fresh else out, product, out=out)
+
+
+def _accumulator(array: Array | None, accumulate: bool, compute: DType) -> Any:
     """The array itself where sums can be kept in it, else one that can, with what it holds."""
-    total = array if array.dtype == compute else array.astype(compute)
-    if not accumulate:
-        total.fill(0)
-    return total
+    if array is None or array.dtype == compute:
+        return array
+    return array.astype(compute) if accumulate else np.empty(array.shape, compute)

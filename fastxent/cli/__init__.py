@@ -1,0 +1,80 @@
+"""The command line: one module a command, each with its help, its options and what it does."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import fastxent as fx
+from fastxent.cli import demo
+
+INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended: 128 + SIGINT
+
+
+class Command(Protocol):
+    """What a command's module offers."""
+
+    SUMMARY: str  # one line, for the list of commands
+    DESCRIPTION: str  # what it does and how to read what it prints
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's options."""
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Do it and return 0; on failure return 1, or `sys.exit` with the reason."""
+
+
+# A new command is a module beside this one and a line here.
+_COMMANDS: dict[str, Command] = {"demo": demo}
+
+_DESCRIPTION = """\
+Cross-entropy kernels: loss, gradient and softmax in one pass over the logits.
+
+fastxent is a library; these commands show what it does on this machine.
+"""
+
+_EPILOG = """\
+`fastxent <command> --help` explains a command and its options.
+
+exit status: 0 success, 1 the command failed, 2 wrong usage, 130 interrupted.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line, `sys.argv` by default, and return its exit status.
+
+    As `argparse` does, --help, --version and wrong usage raise `SystemExit` instead.
+    """
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    try:
+        return _COMMANDS[args.command].run(args)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    run_as_module = Path(sys.argv[0]).name == "__main__.py"
+    parser = argparse.ArgumentParser(
+        prog="python -m fastxent" if run_as_module else "fastxent",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"fastxent {fx.__version__}")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="<command>")
+    for name, command in _COMMANDS.items():
+        command.add_arguments(
+            commands.add_parser(
+                name,
+                help=command.SUMMARY,
+                description=command.DESCRIPTION,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+        )
+    return parser

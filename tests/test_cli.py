@@ -1,0 +1,235 @@
+"""The command line: what it prints, where, and with which exit status."""
+
+import io
+import os
+import re
+import runpy
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastxent as fx
+from fastxent import cli
+from fastxent.cli import demo
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def sklearn():
+    return pytest.importorskip("sklearn")
+
+
+@pytest.fixture
+def rich():
+    return pytest.importorskip("rich")
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    """The demo as it is, but for fewer and smaller timings."""
+    monkeypatch.setattr(demo, "ROUNDS", 3)
+    monkeypatch.setattr(demo, "LARGE_ROUNDS", 3)
+    monkeypatch.setattr(demo, "LARGE", (64, 100))
+
+
+def python(*arguments, **environment):
+    """Run a Python that turns warnings into errors; its output is piped."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        capture_output=True, text=True, timeout=300, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def row(text, name):
+    """The cells behind `name` in a table of `text`."""
+    (found,) = re.findall(rf"^ *{re.escape(name)}  +(.*?) *$", text, re.MULTILINE)
+    return re.split("  +", found)
+
+
+def speed_ups(text):
+    return [float(found) for found in re.findall(r"(\d+\.\d\d)x", text)]
+
+
+# --- as a program ---------------------------------------------------------------------------
+
+
+def test_demo_agrees_with_scikit_learn(sklearn):
+    # FORCE_COLOR is a wish for terminals that do not say what they are; a pipe stays a pipe.
+    done = python("-m", "fastxent", "demo", FORCE_COLOR="1")
+    assert done.returncode == 0, done.stderr
+    for name in ("test accuracy", "test loss", "train objective"):
+        ours, theirs = row(done.stdout, name)
+        assert float(ours) == pytest.approx(float(theirs), rel=2e-4)
+    assert len(set(row(done.stdout, "test accuracy"))) == 1
+    assert len(speed_ups(done.stdout)) == 2
+    assert done.stdout.isascii() and "\x1b" not in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert done.stderr == ""
+
+
+def test_help_shows_commands_and_exit_statuses():
+    done = python("-m", "fastxent", "--help")
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith("usage: python -m fastxent ")
+    assert demo.SUMMARY in done.stdout and "130" in done.stdout
+
+
+def test_version():
+    done = python("-m", "fastxent", "--version")
+    assert (done.returncode, done.stdout) == (0, f"fastxent {fx.__version__}\n")
+
+
+def test_unknown_command_is_wrong_usage():
+    done = python("-m", "fastxent", "fry")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'fry'" in done.stderr and "demo" in done.stderr
+
+
+def test_missing_scikit_learn_is_a_failure():
+    program = "import sys; sys.modules['sklearn'] = None; from fastxent import cli; "
+    done = python("-c", program + "sys.exit(cli.main(['demo']))")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "fastxent demo needs scikit-learn: pip install 'fastxent[demo]'\n"
+
+
+def test_a_command_line_without_a_command_imports_nothing_heavy():
+    heavy = "{'numba', 'sklearn', 'scipy', 'rich'}"
+    done = python("-c", f"import sys, fastxent.cli; print({heavy} & set(sys.modules))")
+    assert done.stdout == "set()\n", done.stderr
+
+
+# --- in this process ------------------------------------------------------------------------
+
+
+def test_module_runs_main(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["somewhere/__main__.py", "--version"])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module("fastxent", run_name="__main__")
+    assert left.value.code == 0
+    assert capsys.readouterr().out == f"fastxent {fx.__version__}\n"
+
+
+def test_without_a_command_the_help_goes_to_stderr(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["fastxent"])
+    assert cli.main() == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("usage: fastxent ")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--max-iter", "0"), ("--max-iter", "1.5"), ("--tol", "-1"), ("--tol", "nan")],
+)
+def test_options_must_be_positive(option, value, capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["demo", option, value])
+    assert left.value.code == 2
+    assert f"argument {option}: invalid positive" in capsys.readouterr().err
+
+
+def test_ctrl_c(monkeypatch, capsys, sklearn):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "load_digits", interrupted)
+    assert cli.main(["demo"]) == 130
+    assert capsys.readouterr().err == "\ninterrupted\n"
+
+
+def test_missing_scikit_learn(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(SystemExit, match=r"pip install 'fastxent\[demo\]'"):
+        cli.main(["demo"])
+
+
+def test_demo_in_a_pipe(fast, capsys, sklearn):
+    assert cli.main(["demo"]) == 0
+    out, err = capsys.readouterr()
+    assert len(set(row(out, "test accuracy"))) == 1
+    assert err == ""
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_demo_in_a_terminal(quiet, fast, monkeypatch, sklearn, rich):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    out, err = Terminal(), Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    assert cli.main(["demo", *["--quiet"] * quiet]) == 0
+    assert "\x1b[" in out.getvalue()
+    assert len(speed_ups(out.getvalue())) == 2
+    if quiet:
+        assert err.getvalue() == ""
+    else:
+        assert "objective 0.224035" in err.getvalue()
+
+
+def test_demo_in_a_terminal_without_rich(fast, monkeypatch, sklearn):
+    monkeypatch.setitem(sys.modules, "rich", None)
+    out, err = Terminal(), Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    assert cli.main(["demo"]) == 0
+    assert len(set(row(out.getvalue(), "test accuracy"))) == 1
+    first, *_, last = err.getvalue().split("\r")
+    assert "compiling" in first
+    assert "objective 0.224035" in last and last.endswith("\n")
+    assert "\x1b" not in out.getvalue() + err.getvalue()
+
+
+def test_a_fit_that_stops_too_early_is_a_failure(capsys, sklearn):
+    with pytest.raises(SystemExit, match="(?s)after 5 iterations .* --max-iter"):
+        cli.main(["demo", "--max-iter", "5"])
+    assert row(capsys.readouterr().out, "iterations")[0] == "5"
+
+
+# --- the parts that can be wrong ------------------------------------------------------------
+
+
+def test_gradient_of_the_objective_is_its_derivative(rng):
+    x, y = rng.random((20, 4)), rng.integers(0, 3, 20)
+    objective = demo.Objective(x, y, 3, penalty=0.1)
+    theta = rng.standard_normal(objective.size)
+    grad = objective(theta)[1].copy()
+    steps = 1e-6 * np.eye(objective.size)
+    slope = [(objective(theta + h)[0] - objective(theta - h)[0]) / 2e-6 for h in steps]
+    np.testing.assert_allclose(grad, slope, rtol=0, atol=1e-8)
+
+
+def test_curvature_is_bounded(rng):
+    x, y = rng.random((20, 4)), rng.integers(0, 3, 20)
+    objective = demo.Objective(x, y, 3, penalty=0.1)
+    bound = objective.lipschitz_constant()
+    for _ in range(100):
+        a, b = rng.standard_normal((2, objective.size))
+        difference = objective(a)[1].copy() - objective(b)[1]
+        assert np.linalg.norm(difference) <= bound * np.linalg.norm(a - b)
+
+
+@pytest.mark.parametrize("wrong", [1.0 + 1e-9, np.nan])
+def test_times_of_different_numbers_are_not_compared(wrong):
+    with pytest.raises(SystemExit, match="a case: differs from NumPy"):
+        demo.compare("a case", lambda: (1.0,), lambda: (wrong,), tolerance=1e-12, rounds=1)
+
+
+def test_a_losing_time_is_shown_as_one(capsys):
+    demo.show_speeds([demo.Speed("a case", 2e-3, 1e-3)])
+    assert row(capsys.readouterr().out, "a case") == ["2.00 ms", "1.00 ms", "0.50x"]
+
+
+@pytest.mark.parametrize("field", ["accuracy", "test_loss", "objective"])
+def test_agreement_looks_at_accuracy_and_both_losses(field):
+    fit = demo.Fit(0.9, 0.2, 0.3, 100, 1.0)
+    demo.require_agreement(fit, fit)
+    with pytest.raises(SystemExit, match="differs from scikit-learn's"):
+        demo.require_agreement(fit, fit._replace(**{field: 0.91}))

@@ -1,0 +1,56 @@
+"""Every example that people read is run: docstrings and README; the README's two commands stand."""
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+import fastxent as fx
+
+ROOT = Path(__file__).parent.parent
+MODULES = ["_softmax", "_cross_entropy", "_linear", "cpu.threads"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name):
+    """The examples of the public docstrings."""
+    module = importlib.import_module(f"fastxent.{name}")
+    failed, tried = doctest.testmod(module)
+    assert tried
+    assert not failed
+
+
+def test_every_public_function_has_an_example():
+    """numpydoc with an example, parameters, and what it raises."""
+    for name in fx.__all__:
+        function = getattr(fx, name)
+        if not callable(function) or isinstance(function, type):
+            continue
+        doc = function.__doc__
+        if "Not implemented yet" in doc:
+            continue
+        assert "Examples\n" in doc, name
+        if name != "get_num_threads":
+            assert "Parameters\n" in doc, name
+            assert "Raises\n" in doc, name
+
+
+def test_readme_examples():
+    """The README's Python block prints what it says."""
+    text = (ROOT / "README.md").read_text()
+    examples = "\n".join(re.findall(r"```python\n(.*?)```", text, re.S))
+    test = doctest.DocTestParser().get_doctest(examples, {}, "README", "README.md", 0)
+    assert len(test.examples) > 5
+    assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def test_readme_commands():
+    """The first two sh blocks are one line each; the first runs the demo, the second the tests."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert [block.count("\n") for block in blocks[:2]] == [1, 1]
+    assert blocks[0].rstrip().endswith("fastxent demo")
+    assert blocks[1].rstrip().endswith("pytest")
+    for block in blocks[:2]:
+        assert block.startswith("test -x .venv/bin/python || python3 -m venv .venv")

@@ -1,0 +1,69 @@
+"""No hidden memory: what a call allocates beyond what it returns (NumPy reports to tracemalloc)."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import fastxent as fx
+
+
+def peak(call):
+    """The result of a call and its peak of traced memory in MB, measured after a warm-up."""
+    call()
+    tracemalloc.start()
+    result = call()
+    size = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return result, size / 1e6
+
+
+@pytest.fixture(scope="module")
+def wide():
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((4096, 16000), dtype=np.float32), rng.integers(0, 16000, 4096)
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "z_loss": 1e-4},
+                                     {"softcap": 30.0}, {"logit_scale": 0.5}])  # fmt: skip
+def test_loss_and_gradient(wide, options):
+    """Beyond the gradient under 16 MB at (4096, 16000), where the logits are 262 MB."""
+    (_, grad), size = peak(lambda: fx.cross_entropy(*wide, return_grad=True, **options))
+    assert size - grad.nbytes / 1e6 < 2
+    assert peak(lambda: fx.cross_entropy(*wide, **options))[1] < 2
+
+
+@pytest.mark.parametrize("layout", ["byte-swapped", "fortran", "integers"])
+def test_conversion_is_block_by_block(wide, layout):
+    """Inputs that have to be converted are never held whole in another form."""
+    logits = {
+        "byte-swapped": lambda a: a.astype(">f4"),
+        "fortran": np.asfortranarray,
+        "integers": lambda a: a.astype(np.int32),
+    }[layout](wide[0])
+    with fx.num_threads(2):
+        assert peak(lambda: fx.cross_entropy(logits, wide[1]))[1] < 64
+
+
+def test_linear():
+    """Beyond the gradients under 100 MB at N=4096, K=256, C=32000: the logits are 524 MB."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4096, 256), dtype=np.float32)
+    w = rng.standard_normal((32000, 256), dtype=np.float32) / 16
+    b = rng.standard_normal(32000, dtype=np.float32)
+    labels = rng.integers(0, 32000, 4096)
+    (_, grad), size = peak(
+        lambda: fx.linear_cross_entropy(x, w, labels, linear_bias=b, return_grad=True)
+    )
+    assert size - sum(part.nbytes for part in grad) / 1e6 < 60
+
+
+def test_compiled_code_allocates_rows_only(wide):
+    """What kernels allocate themselves (tracemalloc does not see it) is a few rows."""
+    resource = pytest.importorskip("resource", reason="needs Unix")
+    grad = np.empty_like(wide[0])
+    fx.cross_entropy(*wide, grad_out=grad, softcap=30.0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for options in ({}, {"softcap": 30.0}, {"label_smoothing": 0.1}):
+        fx.cross_entropy(*wide, grad_out=grad, **options)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4096  # kB

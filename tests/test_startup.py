@@ -1,0 +1,227 @@
+"""Cheap to import; the compile cache is never an error and never a wrong number."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from fastxent.cpu import jit
+
+CALL = """
+import numpy as np, fastxent as fx
+loss, grad = fx.cross_entropy(np.float32([[2, 1, .1], [.1, 2, 1.9]]), [1, 0], return_grad=True)
+print(round(float(loss), 4), round(float(fx.logsumexp(np.float32([1, 2]))), 4))
+"""
+ANSWER = "2.0185 2.3133\n"
+
+
+def python(text, **environment):
+    """A script in a fresh process, warnings as errors; None takes a variable away."""
+    variables = {k: v for k, v in (os.environ | environment).items() if v is not None}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(text)],
+        capture_output=True, text=True, timeout=180, env=variables,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_import_does_not_import_numba():
+    """Nor a thread pool, nor any optional library; not even after checks that fail."""
+    script = """
+        import sys, numpy
+        before = set(sys.modules)
+        import fastxent as fx
+        fx.get_num_threads()
+        try:
+            fx.cross_entropy([[1.0, 2.0]], [0.5])
+        except TypeError:
+            pass
+        new = {name.partition(".")[0] for name in set(sys.modules) - before}
+        print(sorted(new & {"numba", "llvmlite", "concurrent", "torch", "jax", "scipy", "sklearn",
+                            "dask", "cupy", "rich", "ml_dtypes"}))
+    """
+    assert python(script) == "[]\n"
+
+
+def test_numpy_arrays_import_no_optional_library():
+    """A call on NumPy arrays loads Numba (which loads SciPy if it finds it) and no peer."""
+    script = (
+        CALL
+        + """
+import sys
+print(sorted({"torch", "jax", "sklearn", "dask", "cupy", "rich", "xgboost"} & set(sys.modules)))
+"""
+    )
+    assert python(script) == ANSWER + "[]\n"
+
+
+def test_import_is_cheap():
+    """Under 50 ms beyond NumPy: the best of several, since other processes only add."""
+    script = """
+        import time, numpy
+        begin = time.perf_counter()
+        import fastxent
+        print(time.perf_counter() - begin)
+    """
+    assert min(float(python(script)) for _ in range(5)) < 0.05
+
+
+def test_empty_then_warm_cache(tmp_path):
+    """The first process fills the cache, the second compiles nothing."""
+    place = str(tmp_path / "deep" / "cache")
+    assert python(CALL, FASTXENT_CACHE_DIR=place) == ANSWER
+    files = sorted(os.listdir(place))
+    assert len(files) == 3  # scan, loss + gradient, logsumexp
+    assert all(name.endswith(".bin") for name in files)
+    counting = """
+        from numba.core import event
+        compiled = []
+        class Listener(event.Listener):
+            def on_start(self, event): compiled.append(event.data["dispatcher"].__name__)
+            def on_end(self, event): pass
+        event.register("numba:compile", Listener())
+    """
+    assert python(textwrap.dedent(counting) + CALL + "print(compiled)",
+                  FASTXENT_CACHE_DIR=place) == ANSWER + "[]\n"  # fmt: skip
+    assert sorted(os.listdir(place)) == files
+
+
+def spoil_empty(path, others):
+    path.write_bytes(b"")
+
+
+def spoil_cut(path, others):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def spoil_flip(path, others):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def spoil_swap(path, others):
+    path.write_bytes(others[0].read_bytes())
+
+
+def spoil_folder(path, others):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("spoil", [spoil_empty, spoil_cut, spoil_flip, spoil_swap, spoil_folder])
+def test_spoilt_cache_files(tmp_path, spoil):
+    """A file that is empty, cut off, flipped by a bit, another's, or no file: compiled anew."""
+    assert python(CALL, FASTXENT_CACHE_DIR=str(tmp_path)) == ANSWER
+    files = sorted(tmp_path.iterdir())
+    good = {path: path.read_bytes() for path in files}
+    for path in files:
+        spoil(path, [other for other in files if other != path])
+    assert python(CALL, FASTXENT_CACHE_DIR=str(tmp_path)) == ANSWER
+    if spoil is not spoil_folder:
+        again = {path: path.read_bytes()[:32] for path in files}
+        assert set(again) == set(good)
+        assert python(CALL, FASTXENT_CACHE_DIR=str(tmp_path)) == ANSWER
+
+
+@pytest.mark.parametrize("place", ["/proc/nowhere", "/dev/null/cache", "/dev/full"])
+def test_nowhere_to_write(place):
+    """A cache that cannot be made is no error and no warning."""
+    assert python(CALL, FASTXENT_CACHE_DIR=place) == ANSWER
+
+
+def test_no_home(monkeypatch):
+    """Without a home folder there is no cache, and all works."""
+    script = """
+        import pathlib
+        def homeless(): raise RuntimeError("no home")
+        pathlib.Path.home = homeless
+    """
+    nothing = dict.fromkeys(["FASTXENT_CACHE_DIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME"])
+    assert python(textwrap.dedent(script) + CALL, **nothing) == ANSWER
+
+
+def test_places(monkeypatch, tmp_path):
+    """Where the cache is, by variable and by platform."""
+    for name in ("FASTXENT_CACHE_DIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for platform, place in [
+        ("linux", tmp_path / ".cache"),
+        ("darwin", tmp_path / "Library" / "Caches"),
+        ("win32", tmp_path / "AppData" / "Local"),
+    ]:
+        monkeypatch.setattr(jit.sys, "platform", platform)
+        assert jit.cache_directory() == place / "fastxent"
+    monkeypatch.setattr(jit.sys, "platform", "linux")
+    for name, place in [
+        ("XDG_CACHE_HOME", tmp_path / "xdg" / "fastxent"),
+        ("NUMBA_CACHE_DIR", tmp_path / "numba" / "fastxent"),
+        ("FASTXENT_CACHE_DIR", tmp_path / "own"),
+    ]:
+        monkeypatch.setenv(name, str(place if name[0] == "F" else place.parent))
+        assert jit.cache_directory() == place
+
+
+def test_processes_racing_on_an_empty_cache(tmp_path):
+    """Six processes make first calls of different types at once: right numbers, twice."""
+    script = """
+        import sys, numpy as np, fastxent as fx
+        t = np.dtype(sys.argv[1])
+        x = np.array([[2, 1, .1], [.1, 2, 1.9]], t)
+        loss, *_ = fx.cross_entropy(x, [1, 0], return_grad=True, return_probs="p" in sys.argv[2])
+        assert round(float(loss), 4) == 2.0185
+        assert abs(fx.logsumexp(x)[0] - 2.41703) < 1e-5
+    """
+    environment = os.environ | {"FASTXENT_CACHE_DIR": str(tmp_path)}
+    for _ in range(2):
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-W", "error", "-c", textwrap.dedent(script), kind, extra],
+                env=environment,
+            )
+            for kind in ("f4", "f8")
+            for extra in ("g", "gp", "p")
+        ]
+        assert [process.wait(timeout=240) for process in running] == [0] * 6
+    assert not [path for path in tmp_path.iterdir() if path.suffix != ".bin"]
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+    """A disk that fills up midway leaves no half file behind."""
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(jit.os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        jit._write(tmp_path / "x.bin", b"content")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_key_knows_what_the_code_depends_on(monkeypatch):
+    """Another version, CPU, setting or kernel source is another file."""
+
+    class Codegen:
+        cpu = "one"
+
+        def magic_tuple(self):
+            return ("triple", self.cpu, "features")
+
+    codegen = Codegen()
+    seen = {jit._identity("kernel", ("types",), codegen)}
+    seen.add(jit._identity("other", ("types",), codegen))
+    seen.add(jit._identity("kernel", ("other",), codegen))
+    codegen.cpu = "two"
+    seen.add(jit._identity("kernel", ("types",), codegen))
+    monkeypatch.setattr(jit, "_sources", lambda: "edited")
+    seen.add(jit._identity("kernel", ("types",), codegen))
+    monkeypatch.setattr(jit.config, "BOUNDSCHECK", 1)
+    seen.add(jit._identity("kernel", ("types",), codegen))
+    monkeypatch.setattr(jit.numba, "__version__", "9")
+    seen.add(jit._identity("kernel", ("types",), codegen))
+    assert len(seen) == 7

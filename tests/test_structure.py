@@ -1,0 +1,199 @@
+"""The house: imports point down, names are complete, families join without touching a function."""
+
+import ast
+import inspect
+import re
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastxent as fx
+from fastxent import _dispatch, reference
+
+PACKAGE = Path(fx.__file__).parent
+
+# Each layer may import itself where it says so, and what stands below it.
+LAYERS = [
+    {"__init__"},
+    {"__main__", "cli"},
+    {"integrations"},
+    {"_softmax", "_cross_entropy", "_binary", "_linear"},
+    {"_targets"},
+    {"_inputs", "_dispatch"},
+    {"arrays"},
+    {"cpu", "cuda"},
+    {"formulas", "terms", "reference", "_version"},
+]
+WITHIN_CPU = "backend linear launch kernels row vector_math lanes jit rows threads".split()
+
+
+def imports(path):
+    """The fastxent modules that a file imports, at any depth of the file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fastxent"):
+            parts = node.module.split(".")[1:]
+            for alias in node.names:
+                is_module = PACKAGE.joinpath(*parts, f"{alias.name}.py").exists()
+                yield [*parts, alias.name] if is_module else parts
+        elif isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1:] for a in node.names if a.name.startswith("fastxent."))
+
+
+def level(name):
+    return next(k for k, layer in enumerate(LAYERS) if name in layer)
+
+
+def test_imports_point_down():
+    """No module imports from above or beside its layer; packages within themselves."""
+    checked = 0
+    for path in PACKAGE.rglob("*.py"):
+        own = path.relative_to(PACKAGE).with_suffix("").parts
+        for parts in imports(path):
+            if own[0] in ("__init__", "__main__", "cli") and parts[0] in ("softmax", "cli"):
+                continue
+            if parts[0] == own[0]:
+                assert own[0] in ("cpu", "cuda", "arrays", "cli")
+                if own[0] == "cpu" and own[-1] != "__init__":
+                    assert WITHIN_CPU.index(parts[1]) > WITHIN_CPU.index(own[1]), (own, parts)
+            else:
+                assert level(parts[0]) > level(own[0]), (own, parts)
+            checked += 1
+    assert checked > 30
+
+
+def test_cpu_and_cuda_never_meet_and_reference_knows_numpy_alone():
+    """The backends do not know each other; the reference imports nothing of the package."""
+    for path in PACKAGE.rglob("*.py"):
+        own = path.relative_to(PACKAGE).parts[0]
+        for parts in imports(path):
+            assert {own, parts[0]} != {"cpu", "cuda"}
+    assert list(imports(PACKAGE / "reference.py")) == []
+
+
+def test_every_file_says_what_it_is_for():
+    """A docstring at the top of each module, and lines short enough to read."""
+    for path in PACKAGE.rglob("*.py"):
+        docstring = ast.get_docstring(ast.parse(path.read_text()))
+        assert docstring, path
+        assert docstring.splitlines()[0].endswith((".", "):", ":")), path
+
+
+def test_public_names():
+    """__all__ is what is there; the signatures are those of the reference but for buffers."""
+    public = {name for name, value in vars(fx).items()
+              if not name.startswith("_") and not isinstance(value, types.ModuleType)}  # fmt: skip
+    assert public | {"__version__"} == set(fx.__all__)
+    buffers = {"out", "grad_out", "probs_out", "accumulate"}
+    for name in reference.__all__:
+        if name == "LinearGrad":
+            assert reference.LinearGrad._fields == fx.LinearGrad._fields
+            continue
+        ours = inspect.signature(getattr(fx, name)).parameters
+        theirs = inspect.signature(getattr(reference, name)).parameters
+        assert [p for p in ours if p not in buffers] == list(theirs), name
+        for parameter, value in theirs.items():
+            assert ours[parameter].default == value.default, (name, parameter)
+            assert ours[parameter].kind == value.kind, (name, parameter)
+
+
+def test_compile_options_stand_once():
+    """Options of njit only in jit.py (and bare in formulas); never fastmath or parallel."""
+    for path in PACKAGE.rglob("*.py"):
+        source = path.read_text()
+        code = "\n".join(ast.unparse(node) for node in ast.parse(source).body[1:])
+        assert not re.search(r"fastmath|prange|parallel=", code), path
+        if "njit" in code:
+            assert path.name in ("jit.py", "formulas.py"), path
+
+
+def test_kernels_fit_on_a_screen():
+    """No compiled function is longer than a screen."""
+    for name in ("kernels", "row", "vector_math"):
+        for node in ast.parse((PACKAGE / "cpu" / f"{name}.py").read_text()).body:
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 65, node.name
+
+
+# --- a family joins -------------------------------------------------------------------------
+
+
+class Boxed:
+    """A foreign array: it hides a NumPy array and offers no way for NumPy to see it."""
+
+    __array__ = None
+
+    def __init__(self, hidden):
+        self.hidden = hidden
+
+
+class StubFamily(types.ModuleType):
+    """A family as a module in fastxent.arrays would be: views in, the same kind out."""
+
+    def call(self, function, *args, **kwargs):
+        def open_box(value):
+            return value.hidden if isinstance(value, Boxed) else value
+
+        result = function(*map(open_box, args), **{k: open_box(v) for k, v in kwargs.items()})
+        return self.close(result, [*args, *kwargs.values()])
+
+    def close(self, result, given):
+        if isinstance(result, tuple):
+            parts = [self.close(part, given) for part in result]
+            return type(result)(*parts) if hasattr(result, "_fields") else tuple(parts)
+        for value in given:
+            if isinstance(value, Boxed) and value.hidden is result:
+                return value
+        return None if result is None else Boxed(np.asarray(result))
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    monkeypatch.setitem(sys.modules, "stub_family", StubFamily("stub_family"))
+    monkeypatch.setattr(_dispatch, "_FAMILIES", {})
+    monkeypatch.setattr(_dispatch, "_known", {np.ndarray: None})
+    _dispatch.register(Boxed.__module__.partition(".")[0], "stub_family")
+
+
+def test_another_family_joins(stub, rng):
+    """A stub family gets every public function, buffers and tuples, with no function touched."""
+    logits, labels = rng.standard_normal((4, 3)), np.array([0, 2, 1, 1])
+    grad_out = Boxed(np.empty((4, 3)))
+    loss, grad, lse = fx.cross_entropy(
+        Boxed(logits), Boxed(labels), grad_out=grad_out, return_lse=True
+    )
+    want = fx.cross_entropy(logits, labels, return_grad=True, return_lse=True)
+    assert grad is grad_out
+    for got, array in zip((loss, grad, lse), want, strict=True):
+        np.testing.assert_array_equal(got.hidden, array)
+    for name in ("softmax", "log_softmax", "logsumexp"):
+        got = getattr(fx, name)(Boxed(logits))
+        np.testing.assert_array_equal(got.hidden, getattr(fx, name)(logits))
+    loss, grad = fx.linear_cross_entropy(
+        x=Boxed(logits), linear_weight=Boxed(np.eye(3)), target=labels, return_grad=True
+    )
+    want = fx.linear_cross_entropy(logits, np.eye(3), labels, return_grad=True)
+    np.testing.assert_array_equal(loss.hidden, want[0])
+    np.testing.assert_array_equal(grad.linear_weight.hidden, want[1].linear_weight)
+    assert grad.linear_bias is None
+
+
+def test_families_are_chosen_by_the_type_alone(stub):
+    """The choice is cached by type; a subclass joins its base's family; others are NumPy's."""
+
+    class Derived(Boxed):
+        __module__ = "elsewhere"
+
+    family = sys.modules["stub_family"]
+    assert _dispatch.family_of(Derived(np.ones(3))) is family
+    assert _dispatch._known[Derived] is family
+    for value in (np.ones(3), [1.0], 1.0, np.float32(1), None):
+        assert _dispatch.family_of(value) is None
+
+
+def test_missing_argument_is_pythons_own_error():
+    """A call without its first argument says so as any Python function does."""
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'logits'"):
+        fx.softmax()
