@@ -173,6 +173,7 @@ def cross_entropy_rows(
     scratch = np.empty((2, n if transforming else 0), logits.dtype)
     every_row = probs is not None or lse.size or argmax.size
     total = 0.0
+    ahead = row_max(row(logits, lo), n)
     for i in range(lo, hi):
         # Read once: another thread may write into labels, and only a checked one may be used.
         y = labels[i]
@@ -183,7 +184,13 @@ def cross_entropy_rows(
         row_loss_value = 0.0 if ignored or valid or u == 0.0 else math.nan
         if counted or every_row:
             x = row(logits, i)
-            z, m, peak, top = _transformed(x, scratch, logit_scale, softcap, n, argmax.size > 0)
+            if transforming:
+                z, m, peak, top = _transformed(x, scratch, logit_scale, softcap, n, argmax.size > 0)
+            else:
+                z = x
+                m = ahead
+                peak = float(m)
+                top = first_max(z, n) if argmax.size else 0
             base = _lse_base(peak, x, n)
             if argmax.size:
                 argmax[i] = top
@@ -195,6 +202,9 @@ def cross_entropy_rows(
             e = row(exps, i)
             rest, e_y = exp_sum(z, m, e, n, target)
             s = rest + e_y
+            inv = 1.0 / s
+            if not transforming and i + 1 < hi:
+                ahead = row_max(row(logits, i + 1), n)
             row_lse = _lse(base, z, m, e, n, s) if lse.size or z_loss else 0.0
             if lse.size:
                 lse[i] = row_lse
@@ -212,7 +222,7 @@ def cross_entropy_rows(
                 d = row(grad, i)
                 up = u * scale * logit_scale
                 pull = shared_pull(spread, total_weight, z_loss, row_lse)
-                _write_grad(e, d, n, up * (keep * w + pull) / s, up * spread, class_weight)
+                _write_grad(e, d, n, up * (keep * w + pull) * inv, up * spread, class_weight)
                 d[y] = up * grad_at_target(keep * w, pull, spread, w, rest, e_y, s)
                 if softcap > 0.0:
                     map_rows(times_lanes, d, row(scratch, 1), d, n, 0.0)

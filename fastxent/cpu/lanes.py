@@ -22,11 +22,11 @@ _I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
 
 class Lanes(types.Type):
-    """The Numba type of a vector of `width` floats."""
+    """The Numba type of a vector of `width` floats; 64 bytes of them unless it says otherwise."""
 
-    def __init__(self, dtype):
+    def __init__(self, dtype, width=None):
         self.dtype = dtype
-        self.width = VECTOR_BYTES * 8 // dtype.bitwidth
+        self.width = width or VECTOR_BYTES * 8 // dtype.bitwidth
         super().__init__(f"Lanes({dtype}, {self.width})")
 
     @property
@@ -186,6 +186,17 @@ def power_of_two(typingctx, shifted):
         return builder.bitcast(moved, lanes.vector)
 
     return shifted(shifted), lower
+
+
+@intrinsic
+def widen(typingctx, x):
+    """x in float64, lane by lane."""
+    wide = Lanes(types.float64, x.width)
+
+    def lower(context, builder, sig, args):
+        return args[0] if x == wide else builder.fpext(args[0], wide.vector)
+
+    return wide(x), lower
 
 
 # --- across the lanes -----------------------------------------------------------------------

@@ -22,6 +22,9 @@ DType = np.dtype[Any]
 _F8, _I8, _BOOL, _NONE = types.float64, types.int64, types.boolean, types.none
 _FLOAT = {"f": types.float32, "d": types.float64}
 
+# The work of reading a label, in elements of a row of logits.
+_LABEL_COST = 4
+
 # Absent arrays that kernels ask by their size.
 _NO_FLOATS = {"f": np.empty(0, np.float32), "d": np.empty(0, np.float64)}
 _NO_INTS = np.empty(0, np.int64)
@@ -98,7 +101,7 @@ def scan_labels(labels: Array, n_classes: int, terms: Terms, char: str) -> tuple
             labels, n_classes, class_weight, sample_weight, ignoring, ignore_index, lo, hi
         ),
         len(labels),
-        1,
+        _LABEL_COST,
     )
     first_bad = next((bad for _, bad in found if bad >= 0), -1)
     return sum((total for total, _ in found), 0.0), first_bad

@@ -74,10 +74,7 @@ def _fill_logits(logits: Array, x: Array, weight: Array, bias: Array | None) -> 
     for classes, part in _class_chunks(weight, logits.dtype):
         np.matmul(x, part.T, out=logits[:, classes])
     if bias is not None:
-        rows, n_classes = logits.shape
-        for_each_chunk(
-            lambda lo, hi: np.add(logits[lo:hi], bias, out=logits[lo:hi]), rows, n_classes
-        )
+        for_each_chunk(lambda lo, hi: np.add(logits[lo:hi], bias, out=logits[lo:hi]), *logits.shape)
 
 
 def _class_chunks(weight: Array, compute: DType) -> Iterator[tuple[slice, Array]]:

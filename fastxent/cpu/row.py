@@ -22,6 +22,7 @@ from fastxent.cpu.lanes import (
     splat,
     store,
     store_part,
+    widen,
     without_lane,
     zero_where_zero,
     zeros,
@@ -35,10 +36,18 @@ def row_max(x, n):
     """m = max_j x_j. A nan may be lost here; it comes back in the sum of exponentials."""
     width = lanes_of(x)
     full = n // width
-    top = load_part(x, full * width, n - full * width, -math.inf)
-    for k in range(full):
-        top = maximum(top, load(x, k * width))
-    return horizontal_max(top)
+    quads = full // 4
+    # Four chains, because one would wait for each comparison.
+    a = b = c = d = load_part(x, full * width, n - full * width, -math.inf)
+    for q in range(quads):
+        j = 4 * q * width
+        a = maximum(a, load(x, j))
+        b = maximum(b, load(x, j + width))
+        c = maximum(c, load(x, j + 2 * width))
+        d = maximum(d, load(x, j + 3 * width))
+    for k in range(4 * quads, full):
+        a = maximum(a, load(x, k * width))
+    return horizontal_max(maximum(maximum(a, b), maximum(c, d)))
 
 
 @subroutine
@@ -67,60 +76,45 @@ def has_nan(x, n):
 # --- sums -----------------------------------------------------------------------------------
 
 
-@inlined
-def _add(total, lost, value):
-    """Kahan's sum: one step of total + value, with what rounding lost so far."""
-    value -= lost
-    larger = total + value
-    return larger, (larger - total) - value
-
-
-@subroutine
-def _sum_vectors(term, x, m, other, first, last):
-    """Σ of the vectors term(x, m, other, k), k in first..last, as a float64 scalar.
-
-    Four chains of at most nine float additions each, then float64: a single float32 chain over
-    C = 128256 drifts by a dozen ulp, and by more where the terms are equal.
-    """
-    total = 0.0
-    lost = 0.0
-    k = first
-    while k < last:
-        a = b = c = d = zeros(x)
-        quads = min((last - k) // 4, 8)
-        for _ in range(quads):
-            a = a + term(x, m, other, k)
-            b = b + term(x, m, other, k + 1)
-            c = c + term(x, m, other, k + 2)
-            d = d + term(x, m, other, k + 3)
-            k += 4
-        if quads < 8:
-            for j in range(k, last):
-                a = a + term(x, m, other, j)
-            k = last
-        total, lost = _add(total, lost, horizontal_sum((a + b) + (c + d)))
-    return total
-
-
 @subroutine
 def _sum_row(term, tail_term, x, m, other, n, skip):
     """Σ_{j≠skip} of the row's terms in float64, and the skipped term.
 
-    Leaving a term out costs nothing here and cannot be done afterwards: s - e_y has lost the
-    small terms. skip = n leaves none out (it falls on a lane behind the end, which holds 0).
+    Leaving a term out costs next to nothing here and cannot be done afterwards: s - e_y has lost
+    the small terms. skip = n leaves none out (it falls on a lane behind the end, which holds 0).
+
+    A block of 32 vectors is summed by four chains of eight additions each, then in float64: a
+    single float32 chain over C = 128256 drifts by a dozen ulp, and more where terms are equal.
     """
     width = lanes_of(x)
     full = n // width
     at = skip // width
-    total = 0.0
-    for first, last in ((0, min(at, full)), (at + 1, full)):
-        total += _sum_vectors(term, x, m, other, first, last)
     special = tail_term(x, m, other, full * width, n - full * width)
-    if at < full:
-        total += horizontal_sum(special)
-        special = term(x, m, other, at)
-    inside = skip - at * width
-    return total + horizontal_sum(without_lane(special, inside)), lane(special, inside)
+    total = widen(special)
+    if at == full:
+        total = widen(without_lane(special, skip - at * width))
+    for first in range(0, full, 32):
+        last = min(first + 32, full)
+        a = b = c = d = zeros(x)
+        if first <= at < last:
+            for k in range(first, last):
+                v = term(x, m, other, k)
+                if k == at:
+                    special = v
+                    v = without_lane(v, skip - at * width)
+                a, b, c, d = b, c, d, a + v
+        else:
+            quads = (last - first) // 4
+            for q in range(quads):
+                k = first + 4 * q
+                a = a + term(x, m, other, k)
+                b = b + term(x, m, other, k + 1)
+                c = c + term(x, m, other, k + 2)
+                d = d + term(x, m, other, k + 3)
+            for k in range(first + 4 * quads, last):
+                a = a + term(x, m, other, k)
+        total = total + widen((a + b) + (c + d))
+    return horizontal_sum(total), lane(special, skip - at * width)
 
 
 @subroutine

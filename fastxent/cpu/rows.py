@@ -91,20 +91,24 @@ def boxes(
             yield from boxes(shape[1:], limit, lo + k * inner, (*outer, slice(k, k + 1)))
 
 
-def chunk_rows(rows: int, classes: int) -> int:
-    """How many rows one kernel call takes."""
-    cost = classes + _ROW_COST
+def row_cost(classes: int) -> int:
+    """The work of a row of logits, in elements."""
+    return classes + _ROW_COST
+
+
+def chunk_rows(rows: int, cost: int) -> int:
+    """How many rows of this cost one kernel call takes."""
     chunk = min(max(rows * cost // _CHUNKS, _SMALLEST_CHUNK), _LARGEST_CHUNK)
     return max(1, chunk // cost)
 
 
-def for_each_chunk(call: Callable[[int, int], Result], rows: int, classes: int) -> list[Result]:
+def for_each_chunk(call: Callable[[int, int], Result], rows: int, cost: int) -> list[Result]:
     """The results of call(lo, hi) over fixed chunks of the rows, in order."""
-    step = chunk_rows(rows, classes)
+    step = chunk_rows(rows, cost)
     if rows <= step:
         return [call(0, rows)] if rows else []
     return _collect(
-        lambda k: call(k * step, min((k + 1) * step, rows)), -(-rows // step), rows, classes
+        lambda k: call(k * step, min((k + 1) * step, rows)), -(-rows // step), rows * cost
     )
 
 
@@ -120,11 +124,11 @@ def for_each_block(
     """
     operands = [*inputs, *outputs]
     shape = inputs[0].array.shape
-    rows, classes = math.prod(shape[:-1]), shape[-1]
+    rows, cost = math.prod(shape[:-1]), row_cost(shape[-1])
     if all(operand is None or operand.rows is not None for operand in operands):
         arrays = [None if operand is None else operand.rows for operand in operands]
-        return for_each_chunk(lambda lo, hi: call(arrays, 0, lo, hi), rows, classes)
-    parts = list(boxes(shape[:-1], chunk_rows(rows, classes))) if rows else []
+        return for_each_chunk(lambda lo, hi: call(arrays, 0, lo, hi), rows, cost)
+    parts = list(boxes(shape[:-1], chunk_rows(rows, cost))) if rows else []
 
     def do(k: int) -> Result:
         box = parts[k]
@@ -135,16 +139,15 @@ def for_each_block(
                 operand.write(box, block)
         return result
 
-    return _collect(do, len(parts), rows, classes)
+    return _collect(do, len(parts), rows * cost)
 
 
-def _collect(do: Callable[[int], Result], count: int, rows: int, classes: int) -> list[Result]:
+def _collect(do: Callable[[int], Result], count: int, cost: int) -> list[Result]:
     """[do(k) for k in range(count)], by as many threads as the work is worth."""
     results: dict[int, Result] = {}
 
     def work(k: int) -> None:
         results[k] = do(k)
 
-    large = rows * (classes + _ROW_COST) >= _SERIAL_BELOW
-    threads.run(work, count, threads.get_num_threads() if large else 1)
+    threads.run(work, count, threads.get_num_threads() if cost >= _SERIAL_BELOW else 1)
     return [results[k] for k in range(count)]
