@@ -80,6 +80,21 @@ def test_minus_inf_elsewhere(dtype):
     np.testing.assert_allclose(grad[0, 0], -0.1, rtol=1e-6)
 
 
+@pytest.mark.parametrize("classes", [20, 700, 1500])
+def test_masked_classes_in_long_rows(dtype, classes):
+    """-inf in many vectors of a row: finite loss, +inf under smoothing, 0 where it has no weight."""
+    logits = np.zeros((1, classes), dtype)
+    logits[0, ::3] = -INF
+    plain = fx.cross_entropy(logits, [1])
+    np.testing.assert_allclose(plain, np.log(np.isfinite(logits).sum()), rtol=1e-6)
+    assert fx.cross_entropy(logits, [1], label_smoothing=0.1) == INF
+    weight = np.ones(classes)
+    weight[::3] = 0
+    got = fx.cross_entropy(logits, [1], weight=weight, label_smoothing=0.1, reduction="sum")
+    want = reference.cross_entropy(logits, [1], weight=weight, label_smoothing=0.1, reduction="sum")
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
 def test_zero_weight_adds_exactly_nothing(dtype):
     """A class of weight 0 adds 0 even where its logit is -inf, as target and under smoothing."""
     logits = np.array([[-INF, 1.0, 2.0]], dtype)

@@ -126,11 +126,12 @@ def _write_hess(e, hess, n, s, rest, e_y, factor):
 
 
 @inlined
-def _write_grad(e, grad, n, k, spread, class_weight):
-    """k·e_j - spread·w_j: the gradient but for the target's own term."""
+def _write_grad(e, grad, n, y, k, spread, class_weight, at_target):
+    """k·e_j - spread·w_j, but at the target what was computed for it alone."""
     map_row(times, e, grad, n, k, 0.0)
     if spread:
         map_rows(minus_multiple, grad, row(class_weight, 0), grad, n, spread)
+    grad[y] = at_target
 
 
 @inlined
@@ -145,15 +146,13 @@ def _write_nothing(grad, hess, i, n, value):
 @inlined
 def _transformed(x, scratch, logit_scale, softcap, n, want_top):
     """The row z after scale and softcap, its maximum m, m before any shift, and the argmax."""
-    z = x
-    scaled = softcap <= 0.0 and logit_scale != 1.0
-    if softcap > 0.0:
-        z = row(scratch, 0)
-        softcap_row(x, logit_scale, softcap, z, row(scratch, 1), n)
-    elif scaled:
+    z = row(scratch, 0)
+    scaled = softcap <= 0.0
+    if scaled:
         # A negative scale is a positive one of -x, and a scale of 0 one of 0·x.
-        z = row(scratch, 0)
         map_row(times, x, z, n, np.sign(logit_scale), 0.0)
+    else:
+        softcap_row(x, logit_scale, softcap, z, row(scratch, 1), n)
     top = first_max(z, n) if want_top else 0
     peak = shift_and_scale_row(z, abs(logit_scale), n) if scaled else 0.0
     m = row_max(z, n)
@@ -162,7 +161,7 @@ def _transformed(x, scratch, logit_scale, softcap, n, want_top):
 
 # logits (N, C) IN; labels (N,) IN; class_weight (C,), sample_weight (N,) IN or empty;
 # loss, lse, argmax (N,) OUT or empty; grad, probs, hess (N, C) OUT or None; exps the first of
-# these that is asked for, where the exponentials wait between scans. Returns the sum of losses.
+# these that is asked for, where the exponentials wait between scans. lo < hi. Returns Σ losses.
 def cross_entropy_rows(
     logits, labels, class_weight, sample_weight, total_weight, ignoring, ignore_index,
     keep, spread, z_loss, logit_scale, softcap, scale,
@@ -173,7 +172,7 @@ def cross_entropy_rows(
     scratch = np.empty((2, n if transforming else 0), logits.dtype)
     every_row = probs is not None or lse.size or argmax.size
     total = 0.0
-    ahead = row_max(row(logits, lo), n)
+    ahead, ahead_of = row_max(row(logits, lo), n), lo
     for i in range(lo, hi):
         # Read once: another thread may write into labels, and only a checked one may be used.
         y = labels[i]
@@ -181,54 +180,53 @@ def cross_entropy_rows(
         ignored = ignoring and y == ignore_index
         valid = y >= 0 and y < n
         counted = valid and not ignored and u != 0.0
-        row_loss_value = 0.0 if ignored or valid or u == 0.0 else math.nan
+        value = 0.0 if ignored or valid or u == 0.0 else math.nan
         if counted or every_row:
             x = row(logits, i)
             if transforming:
                 z, m, peak, top = _transformed(x, scratch, logit_scale, softcap, n, argmax.size > 0)
             else:
-                z = x
-                m = ahead
-                peak = float(m)
-                top = first_max(z, n) if argmax.size else 0
+                z, m = x, ahead if ahead_of == i else row_max(x, n)
+                peak, top = float(m), first_max(x, n) if argmax.size else 0
             base = _lse_base(peak, x, n)
-            if argmax.size:
-                argmax[i] = top
             # The target's logit and Σ w_c·(m - x_c) now: with grad over logits they are gone soon.
-            target = y if counted else n
             margin = float(m) - float(z[y]) if counted else 0.0
             below = below_max_sum(z, m, row(class_weight, 0), n) if spread else 0.0
             # rest = Σ_{j≠y} exp(x_j - m), s = rest + exp(x_y - m)
             e = row(exps, i)
-            rest, e_y = exp_sum(z, m, e, n, target)
+            rest, e_y = exp_sum(z, m, e, n, y if counted else n)
             s = rest + e_y
-            inv = 1.0 / s
-            if not transforming and i + 1 < hi:
-                ahead = row_max(row(logits, i + 1), n)
             row_lse = _lse(base, z, m, e, n, s) if lse.size or z_loss else 0.0
+            inverse = 1.0 / s
+            # The next row's maximum now: its loads fill the time that this row's sums take.
+            if i + 1 < hi and not transforming and not (ignoring and labels[i + 1] == ignore_index):
+                ahead, ahead_of = row_max(row(logits, i + 1), n), i + 1
             if lse.size:
                 lse[i] = row_lse
+            if argmax.size:
+                argmax[i] = top
             if probs is not None:
-                map_row(times, e, row(probs, i), n, 1.0 / s, 0.0)
+                map_row(times, e, row(probs, i), n, inverse, 0.0)
         if counted:
             w = class_weight[y] if class_weight.size else 1.0
             log_s = log_sum(rest, e_y, 1.0)
             smooth = below + total_weight * log_s
-            row_loss_value = u * row_loss(keep * w, spread, z_loss, margin, log_s, smooth, row_lse)
+            value = u * row_loss(keep * w, spread, z_loss, margin, log_s, smooth, row_lse)
             if hess is not None:
                 _write_hess(e, row(hess, i), n, s, rest, e_y, u * scale * w)
             if grad is not None:
                 # d_j = (u/D)·[((1-ε)·w_y + pull)·p_j - (ε/C)·w_j], and d_y on its own
-                d = row(grad, i)
                 up = u * scale * logit_scale
                 pull = shared_pull(spread, total_weight, z_loss, row_lse)
-                _write_grad(e, d, n, up * (keep * w + pull) * inv, up * spread, class_weight)
-                d[y] = up * grad_at_target(keep * w, pull, spread, w, rest, e_y, s)
+                at_target = up * grad_at_target(keep * w, pull, spread, w, rest, e_y, s)
+                k = up * (keep * w + pull) * inverse
+                d = row(grad, i)
+                _write_grad(e, d, n, y, k, up * spread, class_weight, at_target)
                 if softcap > 0.0:
                     map_rows(times_lanes, d, row(scratch, 1), d, n, 0.0)
         else:
-            _write_nothing(grad, hess, i, n, row_loss_value)
-        total += row_loss_value
+            _write_nothing(grad, hess, i, n, value)
+        total += value
         if loss.size:
-            loss[i] = row_loss_value
+            loss[i] = value
     return total

@@ -83,8 +83,9 @@ def _sum_row(term, tail_term, x, m, other, n, skip):
     Leaving a term out costs next to nothing here and cannot be done afterwards: s - e_y has lost
     the small terms. skip = n leaves none out (it falls on a lane behind the end, which holds 0).
 
-    A block of 32 vectors is summed by four chains of eight additions each, then in float64: a
-    single float32 chain over C = 128256 drifts by a dozen ulp, and more where terms are equal.
+    A block of 32 vectors is summed by four chains of eight additions each, then blocks in float64
+    with what rounding loses (Neumaier): a single chain over C = 128256 drifts by a dozen ulp, and
+    by more where terms are equal. Sums that are infinite have no rounding to take back.
     """
     width = lanes_of(x)
     full = n // width
@@ -93,6 +94,7 @@ def _sum_row(term, tail_term, x, m, other, n, skip):
     total = widen(special)
     if at == full:
         total = widen(without_lane(special, skip - at * width))
+    lost = total - total
     for first in range(0, full, 32):
         last = min(first + 32, full)
         a = b = c = d = zeros(x)
@@ -113,8 +115,15 @@ def _sum_row(term, tail_term, x, m, other, n, skip):
                 d = d + term(x, m, other, k + 3)
             for k in range(first + 4 * quads, last):
                 a = a + term(x, m, other, k)
-        total = total + widen((a + b) + (c + d))
-    return horizontal_sum(total), lane(special, skip - at * width)
+        block = widen((a + b) + (c + d))
+        larger = total + block
+        lost = lost + ((larger - total) - block)
+        total = larger
+    rounding = horizontal_sum(lost)
+    exact = horizontal_sum(total)
+    if math.isfinite(rounding):
+        exact -= rounding
+    return exact, lane(special, skip - at * width)
 
 
 @subroutine
