@@ -46,12 +46,13 @@ def shared_pull(spread, total_weight, z_loss, lse):
 
 
 @njit(inline="always")
-def grad_at_target(keep_w, pull, spread, w_y, rest, e_y, s):
+def grad_at_target(keep_w, pull, spread, w_y, rest, e_y, inverse):
     """∂loss/∂x_y = (1-ε)·w_y·(p_y - 1) + pull·p_y - (ε/C)·w_y.
 
-    p_y - 1 is taken as -rest / s: the subtraction is 0 in float32 for a confident row.
+    With `inverse` 1 / s; p_y - 1 is taken as -rest / s: the subtraction is 0 in float32 for a
+    confident row.
     """
-    return pull * (e_y / s) - keep_w * (rest / s) - spread * w_y
+    return pull * (e_y * inverse) - keep_w * (rest * inverse) - spread * w_y
 
 
 @njit(inline="always")

@@ -82,7 +82,7 @@ def test_minus_inf_elsewhere(dtype):
 
 @pytest.mark.parametrize("classes", [20, 700, 1500])
 def test_masked_classes_in_long_rows(dtype, classes):
-    """-inf in many vectors of a row: finite loss, +inf under smoothing, 0 where it has no weight."""
+    """-inf all over a row: finite loss, +inf under smoothing, 0 where it has no weight."""
     logits = np.zeros((1, classes), dtype)
     logits[0, ::3] = -INF
     plain = fx.cross_entropy(logits, [1])

@@ -126,12 +126,13 @@ def _write_hess(e, hess, n, s, rest, e_y, factor):
 
 
 @inlined
-def _write_grad(e, grad, n, y, k, spread, class_weight, at_target):
-    """k·e_j - spread·w_j, but at the target what was computed for it alone."""
-    map_row(times, e, grad, n, k, 0.0)
+def _write_grad(e, d, n, y, up, keep_w, pull, spread, class_weight, w, sums):
+    """d_j = up·[(keep_w + pull)·p_j - spread·w_j], and d_y by its own formula."""
+    rest, e_y, inverse = sums
+    map_row(times, e, d, n, up * (keep_w + pull) * inverse, 0.0)
     if spread:
-        map_rows(minus_multiple, grad, row(class_weight, 0), grad, n, spread)
-    grad[y] = at_target
+        map_rows(minus_multiple, d, row(class_weight, 0), d, n, up * spread)
+    d[y] = up * grad_at_target(keep_w, pull, spread, w, rest, e_y, inverse)
 
 
 @inlined
@@ -141,6 +142,17 @@ def _write_nothing(grad, hess, i, n, value):
         fill_row(row(grad, i), n, value)
     if hess is not None:
         fill_row(row(hess, i), n, value)
+
+
+@inlined
+def _label(labels, sample_weight, ignoring, ignore_index, n, i):
+    """A row's class y and weight u, whether it counts, and its loss if it does not."""
+    # Read once: another thread may write into labels, and only a checked one may be used.
+    y = labels[i]
+    u = sample_weight[i] if sample_weight.size else 1.0
+    silent = (ignoring and y == ignore_index) or u == 0.0
+    valid = y >= 0 and y < n
+    return y, u, valid and not silent, 0.0 if valid or silent else math.nan
 
 
 @inlined
@@ -174,13 +186,7 @@ def cross_entropy_rows(
     total = 0.0
     ahead, ahead_of = row_max(row(logits, lo), n), lo
     for i in range(lo, hi):
-        # Read once: another thread may write into labels, and only a checked one may be used.
-        y = labels[i]
-        u = sample_weight[i] if sample_weight.size else 1.0
-        ignored = ignoring and y == ignore_index
-        valid = y >= 0 and y < n
-        counted = valid and not ignored and u != 0.0
-        value = 0.0 if ignored or valid or u == 0.0 else math.nan
+        y, u, counted, value = _label(labels, sample_weight, ignoring, ignore_index, n, i)
         if counted or every_row:
             x = row(logits, i)
             if transforming:
@@ -215,13 +221,11 @@ def cross_entropy_rows(
             if hess is not None:
                 _write_hess(e, row(hess, i), n, s, rest, e_y, u * scale * w)
             if grad is not None:
-                # d_j = (u/D)·[((1-ε)·w_y + pull)·p_j - (ε/C)·w_j], and d_y on its own
-                up = u * scale * logit_scale
-                pull = shared_pull(spread, total_weight, z_loss, row_lse)
-                at_target = up * grad_at_target(keep * w, pull, spread, w, rest, e_y, s)
-                k = up * (keep * w + pull) * inverse
                 d = row(grad, i)
-                _write_grad(e, d, n, y, k, up * spread, class_weight, at_target)
+                pull = shared_pull(spread, total_weight, z_loss, row_lse)
+                up = u * scale * logit_scale
+                sums = rest, e_y, inverse
+                _write_grad(e, d, n, y, up, keep * w, pull, spread, class_weight, w, sums)
                 if softcap > 0.0:
                     map_rows(times_lanes, d, row(scratch, 1), d, n, 0.0)
         else:
