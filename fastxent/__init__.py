@@ -8,6 +8,7 @@ from fastxent._cross_entropy import categorical_cross_entropy, cross_entropy
 from fastxent._linear import LinearGrad, linear_cross_entropy
 from fastxent._softmax import log_softmax, logsumexp, softmax
 from fastxent._version import __version__
+from fastxent._warmup import warmup
 from fastxent.cpu.threads import get_num_threads, num_threads, set_num_threads
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "num_threads",
     "set_num_threads",
     "softmax",
+    "warmup",
 ]

@@ -71,6 +71,13 @@ def precision(dtype: "np.dtype[Any]", name: str) -> Precision:
     )
 
 
+def compute_type(name: Any) -> str:
+    """The name of a type that is computed in."""
+    if name not in ("float32", "float64"):
+        raise ValueError(f"dtypes must hold 'float32' or 'float64', got {name!r}")
+    return str(name)
+
+
 def class_axis(axis: Any, shape: tuple[int, ...], name: str, *, empty: bool = False) -> int:
     """The class axis counted from the front; it must exist and, unless `empty`, hold a class."""
     if type(axis) is not int:

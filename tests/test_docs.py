@@ -10,7 +10,7 @@ import pytest
 import fastxent as fx
 
 ROOT = Path(__file__).parent.parent
-MODULES = ["_softmax", "_cross_entropy", "_linear", "cpu.threads"]
+MODULES = ["_softmax", "_cross_entropy", "_linear", "_warmup", "cpu.threads"]
 
 
 @pytest.mark.parametrize("name", MODULES)

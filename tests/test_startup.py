@@ -1,12 +1,15 @@
 """Cheap to import; the compile cache is never an error and never a wrong number."""
 
+import itertools
 import os
 import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 
+import fastxent as fx
 from fastxent.cpu import jit
 
 CALL = """
@@ -165,6 +168,24 @@ def test_places(monkeypatch, tmp_path):
     ]:
         monkeypatch.setenv(name, str(place if name[0] == "F" else place.parent))
         assert jit.cache_directory() == place
+
+
+def test_warmup_compiles_all_there_is():
+    """After warmup no call compiles or loads anything; every step is reported."""
+    steps = []
+    fx.warmup(progress=lambda done, total: steps.append((done, total)))
+    assert steps == [(k, 22) for k in range(1, 23)]
+    known = dict(jit._ready)
+    for dtype, flags in itertools.product(
+        (np.float32, np.float64, np.float16, np.int8), ({}, {"return_hess": True})
+    ):
+        logits = np.zeros((3, 2), dtype)
+        fx.cross_entropy(logits, [0, 1, 1], label_smoothing=0.1, softcap=2.0, **flags)
+        fx.linear_cross_entropy(logits, np.zeros((4, 2)), [0, 1, 3], return_grad=True)
+        fx.log_softmax(logits, axis=0)
+    assert jit._ready == known
+    with pytest.raises(ValueError, match="dtypes must hold 'float32' or 'float64', got 'int8'"):
+        fx.warmup(["int8"])
 
 
 def test_processes_racing_on_an_empty_cache(tmp_path):

@@ -19,7 +19,7 @@ PACKAGE = Path(fx.__file__).parent
 LAYERS = [
     {"__init__"},
     {"__main__", "cli"},
-    {"integrations"},
+    {"integrations", "_warmup"},
     {"_softmax", "_cross_entropy", "_binary", "_linear"},
     {"_targets"},
     {"_inputs", "_dispatch"},
