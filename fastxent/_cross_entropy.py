@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from fastxent import _inputs as inputs
 from fastxent._dispatch import backend_of, dispatched
-from fastxent._targets import answer, index_target
+from fastxent._targets import answer, index_target, scalar
 from fastxent.terms import Outputs
 
 _No = Literal[False]
@@ -195,7 +195,7 @@ def cross_entropy(
     reduced = backend.cross_entropy(
         inputs.classes_last(x, axis), aim.flat, aim.terms, divisor, outputs, types.compute
     )
-    first = types.loss.type(reduced) if loss is None else loss[()]
+    first = scalar(reduced, types.loss) if loss is None else loss[()]
     asked = (grad, probs, None if lse is None else lse[()], hess)
     return answer(first, *asked, None if argmax is None else argmax[()])
 

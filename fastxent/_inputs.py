@@ -166,7 +166,8 @@ def weights(
         raise TypeError(f"{name} must hold real numbers, got {found.dtype}")
     if found.shape != shape:
         raise ValueError(f"{name} must have shape {shape} ({of}), got {found.shape}")
-    return np.ascontiguousarray(found, dtype)
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(found, dtype)
 
 
 def linear_map(x: Array, linear_weight: Array, linear_bias: Array | None) -> None:

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from fastxent import _inputs as inputs
 from fastxent._dispatch import backend_of, dispatched
-from fastxent._targets import answer, index_target
+from fastxent._targets import answer, index_target, scalar
 from fastxent.terms import Outputs
 
 _No = Literal[False]
@@ -183,6 +183,6 @@ normalizer, check_target
         features, matrix, None if bias is None else np.ascontiguousarray(bias, compute), aim.flat,
         aim.terms, divisor, outputs, grads, accumulate, compute,
     )  # fmt: skip
-    first = compute.type(reduced) if loss is None else loss[()]
+    first = scalar(reduced, compute) if loss is None else loss[()]
     asked = (grads, None if lse is None else lse[()], None if argmax is None else argmax[()])
     return answer(first, *asked)

@@ -78,6 +78,12 @@ def index_target(
     return IndexTarget(labels, flat, terms, how == "none", divisor)
 
 
+def scalar(value: float, dtype: "np.dtype[Any]") -> Any:
+    """A reduced loss in its own type; beyond the type's range it is infinite, without a warning."""
+    with np.errstate(over="ignore"):
+        return dtype.type(value)
+
+
 def answer(loss: Any, *asked: Any) -> Any:
     """The loss alone, or a tuple of it and of what was asked for."""
     results = [value for value in asked if value is not None]

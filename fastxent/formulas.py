@@ -42,7 +42,10 @@ def row_loss(keep_w, spread, z_loss, margin, log_s, smooth, lse):
 @njit(inline="always")
 def shared_pull(spread, total_weight, z_loss, lse):
     """The factor of p_j that smoothing and z-loss add to the gradient: (ε/C)·W + 2·z_loss·lse."""
-    return spread * total_weight + (z_loss + z_loss) * lse
+    pull = spread * total_weight
+    if z_loss:  # lse may be infinite
+        pull += (z_loss + z_loss) * lse
+    return pull
 
 
 @njit(inline="always")

@@ -172,6 +172,25 @@ def test_unchecked_bad_label_is_nan(dtype, label):
     np.testing.assert_array_equal(grad[::2], want[1][::2])
 
 
+def test_what_a_type_cannot_hold_is_infinite():
+    """Overflow of a sum, a weight, a product or a half: inf or nan, and no warning."""
+    flat = np.zeros((2, 3), np.float32)
+    assert fx.cross_entropy(flat, [0, 1], sample_weight=[1e300, 1], reduction="sum") == INF
+    assert fx.cross_entropy(flat, [0, 1], weight=[1e300, 1, 1], reduction="sum") == INF
+    assert fx.cross_entropy(flat, [0, 1], normalizer=1e-320) == INF
+    assert fx.logsumexp(np.full(999, 65504, np.float16)) == INF
+    huge = np.full((2, 3), 1e30, np.float32)
+    loss, grad = fx.linear_cross_entropy(huge, huge, [0, 1], return_grad=True)
+    assert np.isnan(loss)
+    assert np.isnan(grad.linear_weight).all()
+    loss, grad, lse = fx.cross_entropy(
+        [[1e300, 0.0]], [0], logit_scale=1e10, return_grad=True, return_lse=True
+    )
+    assert loss == 0
+    assert not grad.any()
+    assert lse == INF
+
+
 def test_linear_ignored_and_nan_rows(rng, dtype):
     """An ignored row adds nothing even where its x holds nan; a counted nan row makes nan."""
     x = rng.standard_normal((5, 3)).astype(dtype)

@@ -27,7 +27,7 @@ LAYERS = [
     {"cpu", "cuda"},
     {"formulas", "terms", "reference", "_version"},
 ]
-WITHIN_CPU = "backend linear launch kernels row vector_math lanes jit rows threads".split()
+WITHIN_CPU = "backend linear launch kernels row vector_math lanes jit blocks threads".split()
 
 
 def imports(path):

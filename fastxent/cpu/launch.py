@@ -13,7 +13,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from fastxent.cpu import jit, kernels
-from fastxent.cpu.rows import Operand, for_each_block, for_each_chunk
+from fastxent.cpu.blocks import Operand, for_each_block, for_each_chunk
 from fastxent.terms import Outputs, Terms
 
 Array = NDArray[Any]

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastxent.cpu.blocks import Box, Operand, boxes, for_each_chunk
 from fastxent.cpu.launch import fill_cross_entropy
-from fastxent.cpu.rows import Box, Operand, boxes, for_each_chunk
 from fastxent.terms import Outputs, Terms
 
 Array = NDArray[Any]
@@ -32,6 +32,7 @@ class Grads(NamedTuple):
     linear_bias: Array | None
 
 
+@np.errstate(all="ignore")  # logits may overflow, and nan or inf be multiplied: no warning then
 def linear_cross_entropy(
     x: Array,
     linear_weight: Array,

@@ -24,7 +24,7 @@ _SERIAL_BELOW = 1 << 19
 # A chunk is what one kernel call does: long enough to hide the call (6 µs), short enough to share
 # evenly and to let Ctrl-C through. It depends on the shape alone, so that sums over chunks have
 # the same bits whatever the number of threads.
-_SMALLEST_CHUNK, _LARGEST_CHUNK, _CHUNKS = 1 << 16, 1 << 21, 32
+_SMALLEST_CHUNK, _LARGEST_CHUNK, _CHUNKS = 1 << 17, 1 << 21, 32
 
 
 class Operand:
