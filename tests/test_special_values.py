@@ -178,7 +178,10 @@ def test_what_a_type_cannot_hold_is_infinite():
     assert fx.cross_entropy(flat, [0, 1], sample_weight=[1e300, 1], reduction="sum") == INF
     assert fx.cross_entropy(flat, [0, 1], weight=[1e300, 1, 1], reduction="sum") == INF
     assert fx.cross_entropy(flat, [0, 1], normalizer=1e-320) == INF
-    assert fx.logsumexp(np.full(999, 65504, np.float16)) == INF
+    half = np.full((1, 1), 65504, np.float16)
+    _, grad = fx.cross_entropy(half, [0], z_loss=1.0, return_grad=True)  # 2·lse·p
+    assert grad[0, 0] == INF
+    assert fx.logsumexp(np.full(1 << 24, 65504, np.float16)) == INF
     huge = np.full((2, 3), 1e30, np.float32)
     loss, grad = fx.linear_cross_entropy(huge, huge, [0, 1], return_grad=True)
     assert np.isnan(loss)
