@@ -1,5 +1,7 @@
 """Any rank, stride, byte order, alignment and mutability; outputs; buffers; empty arrays."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -236,6 +238,23 @@ def test_buffers_of_any_layout(rng, dtype, layout):
     inplace = make(logits)
     assert fx.softmax(inplace, out=inplace) is inplace
     np.testing.assert_array_equal(inplace, fx.softmax(logits))
+
+
+def test_every_combination_of_outputs(rng, dtype):
+    """Whatever else is asked for, each output is the same; exponentials wait in one of them."""
+    logits = (rng.standard_normal((40, 21)) * 9).astype(dtype)
+    labels = rng.integers(0, 21, 40)
+    labels[::7] = -100
+    names = ("grad", "probs", "lse", "hess", "argmax")
+    whole = dict(zip(names, fx.cross_entropy(logits, labels, **ALL)[1:], strict=True))
+    for wanted in itertools.product((False, True), repeat=5):
+        flags = dict(zip(names, wanted, strict=True))
+        got = fx.cross_entropy(logits, labels, reduction="none",
+                               **{f"return_{k}": v for k, v in flags.items()})  # fmt: skip
+        asked = [name for name, flag in flags.items() if flag]
+        parts = got[1:] if asked else ()
+        for name, array in zip(asked, parts, strict=True):
+            np.testing.assert_array_equal(array, whole[name], err_msg=f"{name} of {asked}")
 
 
 def test_neighbours_are_not_written(rng, dtype):

@@ -192,18 +192,18 @@ def cross_entropy_rows(
             if transforming:
                 z, m, peak, top = _transformed(x, scratch, logit_scale, softcap, n, argmax.size > 0)
             else:
-                z, m = x, ahead if ahead_of == i else row_max(x, n)
-                peak, top = float(m), first_max(x, n) if argmax.size else 0
+                m = ahead if ahead_of == i else row_max(x, n)
+                z, peak, top = x, float(m), first_max(x, n) if argmax.size else 0
             base = _lse_base(peak, x, n)
             # The target's logit and Σ w_c·(m - x_c) now: with grad over logits they are gone soon.
             margin = float(m) - float(z[y]) if counted else 0.0
+            w = class_weight[y] if counted and class_weight.size else 1.0
             below = below_max_sum(z, m, row(class_weight, 0), n) if spread else 0.0
             # rest = Σ_{j≠y} exp(x_j - m), s = rest + exp(x_y - m)
             e = row(exps, i)
             rest, e_y = exp_sum(z, m, e, n, y if counted else n)
-            s = rest + e_y
+            s, inverse = rest + e_y, 1.0 / (rest + e_y)
             row_lse = _lse(base, z, m, e, n, s) if lse.size or z_loss else 0.0
-            inverse = 1.0 / s
             # The next row's maximum now: its loads fill the time that this row's sums take.
             if i + 1 < hi and not transforming and not (ignoring and labels[i + 1] == ignore_index):
                 ahead, ahead_of = row_max(row(logits, i + 1), n), i + 1
@@ -211,20 +211,18 @@ def cross_entropy_rows(
                 lse[i] = row_lse
             if argmax.size:
                 argmax[i] = top
+            # From here on each output may overwrite e, so the one that holds it comes last.
+            if hess is not None and counted:
+                _write_hess(e, row(hess, i), n, s, rest, e_y, u * scale * w)
             if probs is not None:
                 map_row(times, e, row(probs, i), n, inverse, 0.0)
         if counted:
-            w = class_weight[y] if class_weight.size else 1.0
             log_s = log_sum(rest, e_y, 1.0)
             smooth = below + total_weight * log_s
             value = u * row_loss(keep * w, spread, z_loss, margin, log_s, smooth, row_lse)
-            if hess is not None:
-                _write_hess(e, row(hess, i), n, s, rest, e_y, u * scale * w)
             if grad is not None:
-                d = row(grad, i)
+                d, up, sums = row(grad, i), u * scale * logit_scale, (rest, e_y, inverse)
                 pull = shared_pull(spread, total_weight, z_loss, row_lse)
-                up = u * scale * logit_scale
-                sums = rest, e_y, inverse
                 _write_grad(e, d, n, y, up, keep * w, pull, spread, class_weight, w, sums)
                 if softcap > 0.0:
                     map_rows(times_lanes, d, row(scratch, 1), d, n, 0.0)
