@@ -5,11 +5,12 @@ The public names and nothing else. Importing this package does not import Numba.
 
 from fastxent._binary import binary_cross_entropy, binary_cross_entropy_with_logits
 from fastxent._cross_entropy import categorical_cross_entropy, cross_entropy
-from fastxent._linear import LinearGrad, linear_cross_entropy
+from fastxent._linear import linear_cross_entropy
 from fastxent._softmax import log_softmax, logsumexp, softmax
 from fastxent._version import __version__
 from fastxent._warmup import warmup
 from fastxent.cpu.threads import get_num_threads, num_threads, set_num_threads
+from fastxent.terms import LinearGrad
 
 __all__ = [
     "LinearGrad",

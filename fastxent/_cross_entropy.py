@@ -171,14 +171,14 @@ def cross_entropy(
         label_smoothing=label_smoothing, z_loss=z_loss, logit_scale=logit_scale, softcap=softcap,
         reduction=reduction, normalizer=normalizer,
     )  # fmt: skip
-    kept = [("target", target), ("weight", weight), ("sample_weight", sample_weight)]
+    kept = aim.given
     if grad_out is not None:
         grad_out = inputs.buffer(grad_out, "grad_out", shape, types.own, kept, ("logits", x))
     if probs_out is not None:
-        kept += [("logits", x), ("grad_out", grad_out)]
+        kept = [*kept, ("logits", x), ("grad_out", grad_out)]
         probs_out = inputs.buffer(probs_out, "probs_out", shape, types.own, kept)
     backend = backend_of(x)
-    divisor = aim.scan(backend, shape[axis], types.compute, check_target)
+    divisor = aim.scan(backend, shape[axis], check_target)
 
     grad = np.empty(shape, types.own) if return_grad and grad_out is None else grad_out
     probs = np.empty(shape, types.own) if return_probs and probs_out is None else probs_out

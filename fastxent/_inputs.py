@@ -45,7 +45,9 @@ def array(value: Any, name: str) -> Array:
     if isinstance(value, np.ndarray):
         return value.view(np.ndarray)
     if hasattr(value, "__cuda_array_interface__"):
-        raise TypeError(f"{name} is on a GPU ({type(value).__name__}), the first argument is not")
+        raise TypeError(
+            f"{name} is on a GPU ({type(value).__name__}), expected an array in host memory here"
+        )
     try:
         return np.asarray(value)
     except (ValueError, TypeError) as error:
@@ -73,9 +75,13 @@ def precision(dtype: "np.dtype[Any]", name: str) -> Precision:
 
 def compute_type(name: Any) -> str:
     """The name of a type that is computed in."""
-    if name not in ("float32", "float64"):
+    try:
+        found = np.dtype(name).name
+    except TypeError:
+        found = ""
+    if found not in ("float32", "float64"):
         raise ValueError(f"dtypes must hold 'float32' or 'float64', got {name!r}")
-    return str(name)
+    return str(found)
 
 
 def class_axis(axis: Any, shape: tuple[int, ...], name: str, *, empty: bool = False) -> int:
@@ -141,24 +147,26 @@ def flat_labels(labels: Array, ignore_index: int | None) -> tuple[Array, int | N
     return np.ascontiguousarray(labels, np.int64).reshape(-1), ignore_index
 
 
-def bad_label(labels: Array, row: int, n_classes: int) -> IndexError:
+def bad_label(labels: Array, row: int, n_classes: int, ignore_index: int | None) -> IndexError:
     """The error for the first label that is no class."""
     where = ", ".join(map(str, np.unravel_index(row, labels.shape))) if labels.ndim else "()"
+    otherwise = "" if ignore_index is None else " or ignore_index"
     return IndexError(
-        f"target[{where}] must be a class in 0 .. {n_classes - 1} or ignore_index, "
+        f"target[{where}] must be a class in 0 .. {n_classes - 1}{otherwise}, "
         f"got {labels.reshape(-1)[row]}"
     )
 
 
 def classes_last(view: Any, axis: int) -> Any:
-    """The same memory with the class axis moved to the end; None of None."""
-    return view if view is None or axis == view.ndim - 1 else np.moveaxis(view, axis, -1)
+    """The same memory as a plain array with the class axis moved to the end; None of None."""
+    if view is None:
+        return None
+    plain = view if type(view) is np.ndarray else view.view(np.ndarray)
+    return plain if axis == plain.ndim - 1 else np.moveaxis(plain, axis, -1)
 
 
-def weights(
-    value: Any, name: str, shape: tuple[int, ...], dtype: "np.dtype[Any]", of: str
-) -> Array | None:
-    """Real weights of exactly the given shape, contiguous, in the type that kernels want."""
+def weights(value: Any, name: str, shape: tuple[int, ...], of: str) -> Array | None:
+    """Real weights of exactly the given shape, as contiguous float64."""
     if value is None:
         return None
     found = array(value, name)
@@ -166,8 +174,7 @@ def weights(
         raise TypeError(f"{name} must hold real numbers, got {found.dtype}")
     if found.shape != shape:
         raise ValueError(f"{name} must have shape {shape} ({of}), got {found.shape}")
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(found, dtype)
+    return np.ascontiguousarray(found, np.float64)
 
 
 def linear_map(x: Array, linear_weight: Array, linear_bias: Array | None) -> None:
@@ -219,7 +226,7 @@ def buffer(
 
     It may lie exactly over the array `over`.
     """
-    if type(value) is not np.ndarray:
+    if type(value) not in (np.ndarray, np.memmap):
         raise ValueError(f"{name} must be a numpy.ndarray, got {type(value).__name__}")
     out: Array = value
     if out.shape != shape:
@@ -293,10 +300,26 @@ def real(value: Any, name: str) -> float:
     if type(value) is not float:
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
             raise TypeError(f"{name} must be a real number, got {type(value).__name__}")
-        value = float(value)
+        value = _to_float(value, name)
     if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}")
     return float(value)
+
+
+def _to_float(value: Any, name: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that float64 holds, got {value}") from None
+
+
+def held(value: float, name: str, dtype: "np.dtype[Any]") -> float:
+    """A number that is 0 or within the normal range of the type it will be multiplied in."""
+    if value not in (0.0, 1.0):
+        limits = np.finfo(dtype)
+        if not float(limits.tiny) <= abs(value) <= float(limits.max):
+            raise ValueError(f"{name} must be a number that {dtype} holds, got {value}")
+    return value
 
 
 def smoothing(value: Any) -> float:
@@ -307,14 +330,14 @@ def smoothing(value: Any) -> float:
     return epsilon
 
 
-def cap(value: Any) -> float | None:
+def cap(value: Any, dtype: "np.dtype[Any]") -> float | None:
     """Softcap."""
     if value is None:
         return None
     bound = real(value, "softcap")
     if bound <= 0.0:
         raise ValueError(f"softcap must be greater than 0, got {bound}")
-    return bound
+    return held(bound, "softcap", dtype)
 
 
 def reduction(value: Any) -> str:
@@ -331,7 +354,7 @@ def normalizer(value: Any, how: str) -> float | None:
     if how != "mean":
         raise ValueError(f"normalizer goes with reduction='mean' only, got reduction={how!r}")
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        return float(value)
+        return _to_float(value, "normalizer")
     found = array(value, "normalizer")
     if found.ndim:
         raise ValueError(f"normalizer must be a scalar or 0-d array, got shape {found.shape}")

@@ -1,6 +1,6 @@
 """linear_cross_entropy: the multinomial logistic pipeline, from features to gradients."""
 
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -8,17 +8,9 @@ from numpy.typing import ArrayLike
 from fastxent import _inputs as inputs
 from fastxent._dispatch import backend_of, dispatched
 from fastxent._targets import answer, index_target, scalar
-from fastxent.terms import Outputs
+from fastxent.terms import LinearGrad, Outputs
 
 _No = Literal[False]
-
-
-class LinearGrad(NamedTuple):
-    """Gradients with respect to the three inputs of the linear map, each in its input's type."""
-
-    x: Any
-    linear_weight: Any
-    linear_bias: Any | None
 
 
 @overload
@@ -88,7 +80,7 @@ def linear_cross_entropy(
     Parameters
     ----------
     x : array_like, shape (…, K)
-        Features; any floating type.
+        Features; any type that logits may have.
     linear_weight : array_like, shape (C, K)
         The weights of the linear map.
     target : array_like of int, shape x.shape[:-1]
@@ -156,7 +148,7 @@ normalizer, check_target
         reduction=reduction, normalizer=normalizer,
     )  # fmt: skip
     buffers = inputs.linear_buffers(grad_out, accumulate)
-    kept = [*named, ("target", target), ("weight", weight), ("sample_weight", sample_weight)]
+    kept = [*named, *aim.given]
     grads = None
     if return_grad or buffers is not None:
         parts: list[Any] = []
@@ -172,7 +164,7 @@ normalizer, check_target
                 parts.append(out)
         grads = LinearGrad(*parts)
     backend = backend_of(features)
-    divisor = aim.scan(backend, shape[-1], compute, check_target)
+    divisor = aim.scan(backend, shape[-1], check_target)
 
     rows = aim.labels.shape
     loss = np.empty(rows, compute) if aim.per_row else None

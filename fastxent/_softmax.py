@@ -154,7 +154,7 @@ def logsumexp(logits: Any, *, axis: int = -1, keepdims: bool = False) -> Any:
         backend_of(x).logsumexp(inputs.classes_last(x, axis), result, types.compute)
     if keepdims:
         shape = (*shape[:axis], 1, *shape[axis:])
-    with np.errstate(over="ignore"):  # half precision may not hold it
+    with np.errstate(all="ignore"):  # half precision may not hold it
         return result.astype(types.own, copy=False).reshape(shape)[()]
 
 

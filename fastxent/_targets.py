@@ -14,7 +14,8 @@ class IndexTarget(NamedTuple):
     """A checked target and what stands beside it.
 
     `labels` is the target as it came, `flat` its (N,) int64 form, `divisor` what `normalizer`
-    and `reduction` say without looking at the labels: None for a mean over what counts.
+    and `reduction` say without looking at the labels: None for a mean over what counts; `given`
+    are the arrays that were read, which no buffer may overlap.
     """
 
     labels: NDArray[Any]
@@ -22,19 +23,18 @@ class IndexTarget(NamedTuple):
     terms: Terms
     per_row: bool
     divisor: float | None
+    given: list[tuple[str, Any]]
 
-    def scan(
-        self, backend: ModuleType, n_classes: int, compute: "np.dtype[Any]", check: bool
-    ) -> float:
+    def scan(self, backend: ModuleType, n_classes: int, check: bool) -> float:
         """The divisor; raises IndexError for the first label that is no class, if asked to check.
 
         One pass over the labels does both, before anything is written.
         """
         if self.divisor is not None and not check:
             return self.divisor
-        total, first_bad = backend.scan_labels(self.flat, n_classes, self.terms, compute.char)
+        total, first_bad = backend.scan_labels(self.flat, n_classes, self.terms)
         if check and first_bad >= 0:
-            raise inputs.bad_label(self.labels, first_bad, n_classes)
+            raise inputs.bad_label(self.labels, first_bad, n_classes, self.terms.ignore_index)
         return float(total) if self.divisor is None else self.divisor
 
 
@@ -61,26 +61,27 @@ def index_target(
     how = inputs.reduction(reduction)
     divisor = inputs.normalizer(normalizer, how)
     flat, ignored = inputs.flat_labels(labels, ignore_index)
-    rows = inputs.weights(
-        sample_weight, "sample_weight", labels.shape, np.dtype(np.float64), "one for each row"
-    )
+    given: list[tuple[str, Any]] = [("target", labels)]
+    for name, value in (("weight", weight), ("sample_weight", sample_weight)):
+        given.append((name, None if value is None else inputs.array(value, name)))
+    rows = inputs.weights(given[2][1], "sample_weight", labels.shape, "one for each row")
     terms = Terms(
-        inputs.weights(weight, "weight", (shape[axis],), compute, "one for each class"),
+        inputs.weights(given[1][1], "weight", (shape[axis],), "one for each class"),
         rows if rows is None else rows.reshape(-1),
         ignored,
         inputs.smoothing(label_smoothing),
         inputs.real(z_loss, "z_loss"),
-        inputs.real(logit_scale, "logit_scale"),
-        inputs.cap(softcap),
+        inputs.held(inputs.real(logit_scale, "logit_scale"), "logit_scale", compute),
+        inputs.cap(softcap, compute),
     )
     if how != "mean":
         divisor = 1.0
-    return IndexTarget(labels, flat, terms, how == "none", divisor)
+    return IndexTarget(labels, flat, terms, how == "none", divisor, given)
 
 
 def scalar(value: float, dtype: "np.dtype[Any]") -> Any:
     """A reduced loss in its own type; beyond the type's range it is infinite, without a warning."""
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         return dtype.type(value)
 
 

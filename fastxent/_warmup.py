@@ -24,7 +24,7 @@ def warmup(
 
     Parameters
     ----------
-    dtypes : iterable of str
+    dtypes : str or iterable of str
         "float32", "float64" or both. Half precision uses the kernels of float32, integers those
         of float64.
     progress : callable, optional
@@ -41,7 +41,7 @@ def warmup(
     >>> fx.warmup([])
     """
     calls: list[Callable[[], object]] = []
-    for name in dtypes:
+    for name in [dtypes] if isinstance(dtypes, str) else dtypes:
         logits = np.zeros((1, 2), inputs.compute_type(name))
         for function in (softmax, log_softmax, logsumexp):
             calls.append(functools.partial(function, logits))

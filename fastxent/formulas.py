@@ -29,9 +29,9 @@ def row_loss(keep_w, spread, z_loss, margin, log_s, smooth, lse):
 
     `keep_w` is (1-ε)·w_y and `smooth` the sum over classes. lse - x_y is taken as
     (m - x_y) + log s: an offset shared by the row must not reach the result. A term without
-    weight is exactly 0, also where its logit is -inf.
+    weight is exactly 0, also where its logit is -inf; a row that is nan stays nan, by log s.
     """
-    loss = keep_w * (margin + log_s) if keep_w else keep_w
+    loss = keep_w * (margin + log_s) if keep_w else keep_w * log_s
     if spread:
         loss += spread * smooth
     if z_loss:

@@ -1,4 +1,4 @@
-"""What passes from the public functions to a backend beside the logits: two records of arrays."""
+"""What passes from the public functions to a backend beside the logits: records of arrays."""
 
 from typing import Any, NamedTuple
 
@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 class Terms(NamedTuple):
     """Weights and options of the row loss, checked.
 
-    class_weight is (C,) in the type of the arithmetic, sample_weight (N,) float64; None if not
-    given. ignore_index None ignores nothing.
+    class_weight (C,) and sample_weight (N,) are float64, or None if not given. ignore_index None
+    ignores nothing.
     """
 
     class_weight: Any
@@ -17,6 +17,14 @@ class Terms(NamedTuple):
     z_loss: float
     logit_scale: float
     softcap: float | None
+
+
+class LinearGrad(NamedTuple):
+    """Gradients with respect to the three inputs of the linear map, each in its input's type."""
+
+    x: Any
+    linear_weight: Any
+    linear_bias: Any | None
 
 
 class Outputs(NamedTuple):

@@ -78,6 +78,10 @@ OPTIONS = {
     "scale nan": ({"logit_scale": np.nan}, ValueError, "logit_scale must be finite"),
     "scale array": ({"logit_scale": np.ones(3)}, TypeError, "logit_scale must be a real number"),
     "softcap": ({"softcap": 0.0}, ValueError, "softcap must be greater than 0"),
+    "softcap of another range": ({"softcap": 1e-320}, ValueError, "softcap must be a number that"),
+    "scale of another range": ({"logit_scale": 1e-310}, ValueError, "logit_scale must be a number"),
+    "z_loss too large": ({"z_loss": 10**400}, ValueError, "z_loss must be a number that float64"),
+    "huge normalizer": ({"normalizer": 10**400}, ValueError, "normalizer must be a number that"),
     "softcap type": ({"softcap": True}, TypeError, "softcap must be a real number"),
     "reduction": ({"reduction": "average"}, ValueError, "reduction must be one of"),
     "reduction none": ({"reduction": None}, ValueError, "reduction must be one of"),
@@ -229,6 +233,30 @@ def test_linear_map(value):
         )
 
 
+def test_buffers_over_array_likes(rng):
+    """Memory that came in as a memoryview is found, too."""
+    memory = np.zeros((4, 3))
+    labels = memory.reshape(-1)[2:6].view(np.int64)
+    with pytest.raises(ValueError, match="grad_out must not overlap target"):
+        fx.cross_entropy(X, memoryview(labels), grad_out=memory)
+    with pytest.raises(ValueError, match="grad_out must not overlap weight"):
+        fx.cross_entropy(X, Y, weight=memoryview(memory[0]), grad_out=memory)
+    for out in ("x", "linear_weight"):
+        w = np.zeros((3, 3))
+        buffers = fx.LinearGrad(memory, w, None)
+        weight = memoryview((memory if out == "x" else w)[0])
+        with pytest.raises(ValueError, match=f"grad_out.{out} must not overlap weight"):
+            fx.linear_cross_entropy(X, np.eye(3), Y, weight=weight, grad_out=buffers)
+
+
+def test_ranges_are_those_of_the_arithmetic():
+    """What float32 cannot multiply by is refused there, and fine in float64."""
+    for options in ({"softcap": 1e300}, {"logit_scale": 1e39}, {"logit_scale": -1e-50}):
+        with pytest.raises(ValueError, match="must be a number that float32 holds"):
+            fx.cross_entropy(X.astype(np.float32), Y, **options)
+        assert np.isfinite(fx.cross_entropy(X, Y, **options))
+
+
 def test_linear_buffers_over_inputs():
     """A gradient buffer over an input or over another buffer."""
     w = np.eye(3)
@@ -279,7 +307,7 @@ def test_messages_come_from_one_file():
     import inspect
     import re
 
-    for name in ("_softmax", "_cross_entropy", "_linear", "_targets"):
+    for name in ("_softmax", "_cross_entropy", "_linear", "_targets", "_warmup", "_binary"):
         source = inspect.getsource(__import__(f"fastxent.{name}", fromlist=["_"]))
         raised = re.findall(r"raise (\S+)\(", source)
         assert set(raised) <= {"inputs.bad_label", "NotImplementedError"}, name

@@ -108,6 +108,27 @@ def test_zero_weight_adds_exactly_nothing(dtype):
         assert (loss == 0) == (smoothing == 0)
 
 
+@pytest.mark.parametrize("row", [[NAN, 1, 2], [1, NAN, 2], [INF, 1, 2], [1, 2, INF], [-INF] * 3])
+def test_a_bad_row_is_nan_even_without_class_weight(dtype, row):
+    """w_y = 0 silences a term, not a row that is nan: loss and gradient agree."""
+    loss, grad = fx.cross_entropy(
+        np.array([row], dtype), [0], weight=[0, 1, 1], reduction="sum", return_grad=True
+    )
+    assert np.isnan(loss)
+    assert np.isnan(grad).all()
+
+
+@pytest.mark.parametrize("options", [{"softcap": 3.0}, {"logit_scale": 0.0}, {"logit_scale": -2.0},
+                                     {"logit_scale": 0.0, "softcap": 3.0}])  # fmt: skip
+def test_lse_of_transformed_special_rows(dtype, options):
+    """Lse speaks of the logits after scale and softcap: 0·inf is nan, a capped inf is the cap."""
+    rows = np.array(list(itertools.product(SPECIAL, repeat=2)), dtype)
+    labels = np.zeros(len(rows), int)
+    got = all_outputs(fx, rows, labels, **options)[3]
+    want = all_outputs(reference, rows.astype(np.longdouble), labels, **options)[3]
+    np.testing.assert_allclose(got, want.astype(dtype), rtol=1e-6)
+
+
 def test_ignored_rows(dtype):
     """Exactly 0 whatever their logits hold, but lse, probs and argmax are given."""
     logits = np.array([[NAN, 1.0], [INF, 0.0], [3.0, 1.0], [0.5, 0.0]], dtype)
@@ -178,6 +199,10 @@ def test_what_a_type_cannot_hold_is_infinite():
     assert fx.cross_entropy(flat, [0, 1], sample_weight=[1e300, 1], reduction="sum") == INF
     assert fx.cross_entropy(flat, [0, 1], weight=[1e300, 1, 1], reduction="sum") == INF
     assert fx.cross_entropy(flat, [0, 1], normalizer=1e-320) == INF
+    assert fx.cross_entropy(flat, [0, 1], weight=[1e-46] * 3) == np.float32(np.log(3))
+    tiny = {"sample_weight": [1e-310] * 2}
+    _, grad = fx.cross_entropy(flat.astype(float), [0, 1], return_grad=True, **tiny)
+    np.testing.assert_allclose(grad[0], [-2 / 6, 1 / 6, 1 / 6], rtol=1e-12)
     half = np.full((1, 1), 65504, np.float16)
     _, grad = fx.cross_entropy(half, [0], z_loss=1.0, return_grad=True)  # 2·lse·p
     assert grad[0, 0] == INF
@@ -192,6 +217,18 @@ def test_what_a_type_cannot_hold_is_infinite():
     assert loss == 0
     assert not grad.any()
     assert lse == INF
+
+
+def test_the_users_error_state_does_not_matter():
+    """np.errstate(all="raise") around a call changes nothing, in any thread."""
+    half = np.linspace(0, -20, 3000 * 300).reshape(3000, 300).astype(np.float16)
+    bias = np.full(1000, -INF, np.float32)
+    x, w = np.full((4000, 2), INF, np.float32), np.ones((1000, 2), np.float32)
+    with np.errstate(all="raise"), fx.num_threads(3):
+        assert np.isfinite(fx.softmax(half)).all()
+        flat = np.zeros((2, 2), np.float32)
+        assert np.isfinite(fx.cross_entropy(flat, [0, 1], weight=[1e-46, 1], label_smoothing=0.1))
+        assert np.isnan(fx.linear_cross_entropy(x, w, np.zeros(4000, int), linear_bias=bias))
 
 
 def test_linear_ignored_and_nan_rows(rng, dtype):

@@ -1,6 +1,5 @@
 """Cheap to import; the compile cache is never an error and never a wrong number."""
 
-import itertools
 import os
 import subprocess
 import sys
@@ -171,21 +170,50 @@ def test_places(monkeypatch, tmp_path):
 
 
 def test_warmup_compiles_all_there_is():
-    """After warmup no call compiles or loads anything; every step is reported."""
+    """In a fresh process no call after warmup compiles or loads; each step is reported."""
+    script = """
+        import itertools, numpy as np, fastxent as fx
+        from fastxent.cpu import jit
+        steps = []
+        fx.warmup(progress=lambda done, total: steps.append((done, total)))
+        assert steps == [(k, 22) for k in range(1, 23)]
+        known = dict(jit._ready)
+        flags = ["return_grad", "return_probs", "return_hess"]
+        for kind in ("f4", "f8", "f2", "i1"):
+            logits = np.zeros((3, 2), kind)
+            for wanted in itertools.product((False, True), repeat=3):
+                fx.cross_entropy(logits, [0, 1, 1], label_smoothing=0.1, softcap=2.0,
+                                 return_lse=True, **dict(zip(flags, wanted)))
+            fx.linear_cross_entropy(logits, np.zeros((4, 2)), [0, 1, 3], return_grad=True)
+            for function in (fx.softmax, fx.log_softmax, fx.logsumexp):
+                function(logits, axis=0)
+        print(jit._ready == known, len(known))
+    """
+    assert python(script) == "True 23\n"  # one of them reads labels, whatever the logits' type
+
+
+def test_warmup_of_one_type():
+    """A type may be named alone, as a string or a type; others are refused."""
     steps = []
-    fx.warmup(progress=lambda done, total: steps.append((done, total)))
-    assert steps == [(k, 22) for k in range(1, 23)]
-    known = dict(jit._ready)
-    for dtype, flags in itertools.product(
-        (np.float32, np.float64, np.float16, np.int8), ({}, {"return_hess": True})
-    ):
-        logits = np.zeros((3, 2), dtype)
-        fx.cross_entropy(logits, [0, 1, 1], label_smoothing=0.1, softcap=2.0, **flags)
-        fx.linear_cross_entropy(logits, np.zeros((4, 2)), [0, 1, 3], return_grad=True)
-        fx.log_softmax(logits, axis=0)
-    assert jit._ready == known
-    with pytest.raises(ValueError, match="dtypes must hold 'float32' or 'float64', got 'int8'"):
-        fx.warmup(["int8"])
+    fx.warmup("float32", progress=lambda done, total: steps.append(total))
+    fx.warmup([np.float32], progress=lambda done, total: steps.append(total))
+    assert steps == [11] * 22
+    for bad in ("int8", "nonsense", [np.ones(2)]):
+        with pytest.raises(ValueError, match="dtypes must hold 'float32' or 'float64', got"):
+            fx.warmup(bad)
+
+
+def test_without_the_compiler():
+    """NUMBA_DISABLE_JIT is answered plainly."""
+    script = """
+        import fastxent as fx
+        try:
+            fx.softmax([1.0, 2.0])
+        except RuntimeError as error:
+            print(error)
+    """
+    said = python(script, NUMBA_DISABLE_JIT="1")
+    assert said == "NUMBA_DISABLE_JIT is set, but fastxent's kernels exist compiled only\n"
 
 
 def test_processes_racing_on_an_empty_cache(tmp_path):

@@ -54,7 +54,7 @@ class Operand:
         """Put back what the kernel left in a block that was not the array itself."""
         if self.rows is None:
             part = self.array[box[0]]
-            with np.errstate(over="ignore"):  # a float32 may overflow the half precision asked for
+            with np.errstate(all="ignore"):  # half precision may not hold a float32
                 np.copyto(part, block.reshape(part.shape), casting="unsafe")
 
 

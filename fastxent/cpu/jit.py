@@ -35,6 +35,7 @@ inlined = njit(inline="always", **_OPTIONS)
 
 # Numba's settings that change the code it makes.
 _SETTINGS = ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VECTORIZE")
+_config: Any = config
 _rebuild: Any = compiler.CompileResult._rebuild
 _dumps: Any = serialize.dumps
 
@@ -47,6 +48,8 @@ def specialise(source: Callable[..., Any], signature: Any) -> Callable[..., Any]
         return _ready[source, signature]
     except KeyError:
         pass
+    if _config.DISABLE_JIT:
+        raise RuntimeError("NUMBA_DISABLE_JIT is set, but fastxent's kernels exist compiled only")
     with global_compiler_lock:
         if (source, signature) not in _ready:
             dispatcher = kernel(source)
@@ -104,7 +107,7 @@ def _identity(name: str, signature: Any, codegen: Any) -> bytes:
     """All that the machine code depends on."""
     from fastxent._version import __version__
 
-    settings = [str(getattr(config, name)) for name in _SETTINGS]
+    settings = [str(getattr(_config, name)) for name in _SETTINGS]
     versions = (__version__, numba.__version__, llvmlite.__version__, platform.python_version())
     return repr(
         (name, signature, codegen.magic_tuple(), versions, sys.implementation.name, settings,

@@ -22,9 +22,9 @@ from fastxent.cpu.row import (
     map_rows,
     minus_minus,
     minus_multiple,
+    minus_times,
     rest_of_max,
     row_max,
-    shift_and_scale_row,
     softcap_row,
     times,
     times_lanes,
@@ -93,12 +93,27 @@ def logsumexp_rows(logits, out, lo, hi):
         out[i] = _lse(_lse_base(float(m), x, n), x, m, None, n, s)
 
 
+@inlined
+def _add(total, lost, value):
+    """total + value, and what rounding has lost so far: a step of Neumaier's sum."""
+    larger = total + value
+    if abs(total) >= abs(value):
+        return larger, lost + ((total - larger) + value)
+    return larger, lost + ((value - larger) + total)
+
+
+@inlined
+def _sum(total, lost):
+    """What has been added up; an infinite sum has no rounding to give back."""
+    return total + lost if math.isfinite(lost) else total
+
+
 # labels (N,) IN; class_weight (C,) or empty IN; sample_weight (N,) or empty IN
 def scan_labels(
     labels, n_classes, class_weight, sample_weight, ignoring, ignore_index, lo, hi
 ):  # fmt: skip
     """Σ counted·u·w_y, and the first row whose label is no class, or -1."""
-    total = 0.0
+    total = lost = 0.0
     first_bad = -1
     for i in range(lo, hi):
         y = labels[i]
@@ -110,8 +125,8 @@ def scan_labels(
         u = sample_weight[i] if sample_weight.size else 1.0
         w = class_weight[y] if valid and class_weight.size else 1.0
         if u != 0.0:
-            total += u * w
-    return total, first_bad
+            total, lost = _add(total, lost, u * w)
+    return _sum(total, lost), first_bad
 
 
 @inlined
@@ -126,12 +141,12 @@ def _write_hess(e, hess, n, s, rest, e_y, factor):
 
 
 @inlined
-def _write_grad(e, d, n, y, up, keep_w, pull, spread, class_weight, w, sums):
+def _write_grad(e, d, n, y, up, keep_w, pull, spread, lane_weight, w, sums):
     """d_j = up·[(keep_w + pull)·p_j - spread·w_j], and d_y by its own formula."""
     rest, e_y, inverse = sums
     map_row(times, e, d, n, up * (keep_w + pull) * inverse, 0.0)
     if spread:
-        map_rows(minus_multiple, d, row(class_weight, 0), d, n, up * spread)
+        map_rows(minus_multiple, d, row(lane_weight, 0), d, n, up * spread)
     d[y] = up * grad_at_target(keep_w, pull, spread, w, rest, e_y, inverse)
 
 
@@ -157,7 +172,7 @@ def _label(labels, sample_weight, ignoring, ignore_index, n, i):
 
 @inlined
 def _transformed(x, scratch, logit_scale, softcap, n, want_top):
-    """The row z after scale and softcap, its maximum m, m before any shift, and the argmax."""
+    """The row z after scale and softcap, its maximum, the m of m + log s, and the argmax."""
     z = row(scratch, 0)
     scaled = softcap <= 0.0
     if scaled:
@@ -166,39 +181,43 @@ def _transformed(x, scratch, logit_scale, softcap, n, want_top):
     else:
         softcap_row(x, logit_scale, softcap, z, row(scratch, 1), n)
     top = first_max(z, n) if want_top else 0
-    peak = shift_and_scale_row(z, abs(logit_scale), n) if scaled else 0.0
     m = row_max(z, n)
-    return z, m, peak if scaled else float(m), top
+    if not scaled:
+        return z, m, _lse_base(float(m), z, n), top
+    # The shift before the scale: rounding then sees |z_j - m| and not |z_j|.
+    base = _lse_base(float(m) * abs(logit_scale), z, n)
+    map_row(minus_times, z, z, n, m, abs(logit_scale))
+    return z, row_max(z, n), base, top
 
 
-# logits (N, C) IN; labels (N,) IN; class_weight (C,), sample_weight (N,) IN or empty;
+# logits (N, C) IN; labels (N,) IN; class_weight (C,), sample_weight (N,) IN or empty, lane_weight
+# the class weights in the logits' type (ones without any) if there is smoothing, else empty;
 # loss, lse, argmax (N,) OUT or empty; grad, probs, hess (N, C) OUT or None; exps the first of
 # these that is asked for, where the exponentials wait between scans. lo < hi. Returns Σ losses.
 def cross_entropy_rows(
-    logits, labels, class_weight, sample_weight, total_weight, ignoring, ignore_index,
-    keep, spread, z_loss, logit_scale, softcap, scale,
+    logits, labels, class_weight, lane_weight, sample_weight, total_weight,
+    ignoring, ignore_index, keep, spread, z_loss, logit_scale, softcap, divisor,
     loss, lse, argmax, exps, grad, probs, hess, lo, hi,
 ):  # fmt: skip
     n = logits.shape[1]
     transforming = softcap > 0.0 or logit_scale != 1.0
     scratch = np.empty((2, n if transforming else 0), logits.dtype)
     every_row = probs is not None or lse.size or argmax.size
-    total = 0.0
+    total = lost = 0.0
     ahead, ahead_of = row_max(row(logits, lo), n), lo
     for i in range(lo, hi):
         y, u, counted, value = _label(labels, sample_weight, ignoring, ignore_index, n, i)
         if counted or every_row:
             x = row(logits, i)
             if transforming:
-                z, m, peak, top = _transformed(x, scratch, logit_scale, softcap, n, argmax.size > 0)
+                z, m, base, top = _transformed(x, scratch, logit_scale, softcap, n, argmax.size > 0)
             else:
                 m = ahead if ahead_of == i else row_max(x, n)
-                z, peak, top = x, float(m), first_max(x, n) if argmax.size else 0
-            base = _lse_base(peak, x, n)
+                z, base, top = x, _lse_base(float(m), x, n), first_max(x, n) if argmax.size else 0
             # The target's logit and Σ w_c·(m - x_c) now: with grad over logits they are gone soon.
             margin = float(m) - float(z[y]) if counted else 0.0
             w = class_weight[y] if counted and class_weight.size else 1.0
-            below = below_max_sum(z, m, row(class_weight, 0), n) if spread else 0.0
+            below = below_max_sum(z, m, row(lane_weight, 0), n) if spread else 0.0
             # rest = Σ_{j≠y} exp(x_j - m), s = rest + exp(x_y - m)
             e = row(exps, i)
             rest, e_y = exp_sum(z, m, e, n, y if counted else n)
@@ -213,7 +232,7 @@ def cross_entropy_rows(
                 argmax[i] = top
             # From here on each output may overwrite e, so the one that holds it comes last.
             if hess is not None and counted:
-                _write_hess(e, row(hess, i), n, s, rest, e_y, u * scale * w)
+                _write_hess(e, row(hess, i), n, s, rest, e_y, u * w / divisor)
             if probs is not None:
                 map_row(times, e, row(probs, i), n, inverse, 0.0)
         if counted:
@@ -221,14 +240,14 @@ def cross_entropy_rows(
             smooth = below + total_weight * log_s
             value = u * row_loss(keep * w, spread, z_loss, margin, log_s, smooth, row_lse)
             if grad is not None:
-                d, up, sums = row(grad, i), u * scale * logit_scale, (rest, e_y, inverse)
+                d, up, sums = row(grad, i), u * logit_scale / divisor, (rest, e_y, inverse)
                 pull = shared_pull(spread, total_weight, z_loss, row_lse)
-                _write_grad(e, d, n, y, up, keep * w, pull, spread, class_weight, w, sums)
+                _write_grad(e, d, n, y, up, keep * w, pull, spread, lane_weight, w, sums)
                 if softcap > 0.0:
                     map_rows(times_lanes, d, row(scratch, 1), d, n, 0.0)
         else:
             _write_nothing(grad, hess, i, n, value)
-        total += value
+        total, lost = _add(total, lost, value)
         if loss.size:
             loss[i] = value
-    return total
+    return _sum(total, lost)

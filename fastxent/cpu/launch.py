@@ -43,9 +43,8 @@ def _row_kernel(source: Callable[..., Any], char: str, out_ndim: int) -> Callabl
 
 
 @functools.cache
-def _scan_kernel(char: str) -> Callable[..., Any]:
-    weights = _array(_FLOAT[char], 1), _array(_F8, 1)
-    signature = (_array(_I8, 1), _I8, *weights, _BOOL, _I8, _I8, _I8)
+def _scan_kernel() -> Callable[..., Any]:
+    signature = (_array(_I8, 1), _I8, _array(_F8, 1), _array(_F8, 1), _BOOL, _I8, _I8, _I8)
     return jit.specialise(kernels.scan_labels, signature)
 
 
@@ -56,7 +55,7 @@ def _cross_entropy_kernel(char: str, grad: bool, probs: bool, hess: bool) -> Cal
     outs = [wide if wanted else _NONE for wanted in (grad, probs, hess)]
     exps = wide if grad or probs or hess else _NONE
     signature = (
-        _array(element, 2), _array(_I8, 1), _array(element, 1), _array(_F8, 1), _F8,
+        _array(element, 2), _array(_I8, 1), _array(_F8, 1), _array(element, 1), _array(_F8, 1), _F8,
         _BOOL, _I8, _F8, _F8, _F8, _F8, _F8, _F8,
         _array(element, 1, out=True), _array(element, 1, out=True), _array(_I8, 1, out=True),
         exps, *outs, _I8, _I8,
@@ -92,10 +91,10 @@ def logsumexp(x: Array, out: Array, compute: DType) -> None:
     )
 
 
-def scan_labels(labels: Array, n_classes: int, terms: Terms, char: str) -> tuple[float, int]:
+def scan_labels(labels: Array, n_classes: int, terms: Terms) -> tuple[float, int]:
     """Σ counted·u·w_y, the divisor of the mean, and the first row with a bad label, or -1."""
-    kernel = _scan_kernel(char)
-    class_weight, sample_weight, ignoring, ignore_index = _absent_as_empty(terms, char)
+    kernel = _scan_kernel()
+    class_weight, sample_weight, ignoring, ignore_index = _absent_as_empty(terms)
     found = for_each_chunk(
         lambda lo, hi: kernel(
             labels, n_classes, class_weight, sample_weight, ignoring, ignore_index, lo, hi
@@ -104,12 +103,20 @@ def scan_labels(labels: Array, n_classes: int, terms: Terms, char: str) -> tuple
         _LABEL_COST,
     )
     first_bad = next((bad for _, bad in found if bad >= 0), -1)
-    return sum((total for total, _ in found), 0.0), first_bad
+    return add_up([total for total, _ in found]), first_bad
 
 
-def _absent_as_empty(terms: Terms, char: str) -> tuple[Any, Any, bool, int]:
+def add_up(parts: list[float]) -> float:
+    """The sum, correctly rounded where it is a number."""
+    try:
+        return math.fsum(parts)
+    except (OverflowError, ValueError):  # beyond float64; inf and -inf
+        return sum(parts, 0.0)
+
+
+def _absent_as_empty(terms: Terms) -> tuple[Any, Any, bool, int]:
     return (
-        _NO_FLOATS[char] if terms.class_weight is None else terms.class_weight,
+        _NO_FLOATS["d"] if terms.class_weight is None else terms.class_weight,
         _NO_FLOATS["d"] if terms.sample_weight is None else terms.sample_weight,
         terms.ignore_index is not None,
         0 if terms.ignore_index is None else terms.ignore_index,
@@ -135,29 +142,32 @@ def fill_cross_entropy(
     char = compute.char
     grad, probs, hess = outputs.grad, outputs.probs, outputs.hess
     smoothing = terms.label_smoothing
-    class_weight, sample_weight, ignoring, ignore_index = _absent_as_empty(terms, char)
-    if smoothing and terms.class_weight is None:
-        class_weight = np.ones(n_classes, compute)
-    total_weight = float(class_weight.sum(dtype=np.float64)) if smoothing else 0.0
+    class_weight, sample_weight, ignoring, ignore_index = _absent_as_empty(terms)
+    lane_weight, total_weight = _NO_FLOATS[char], 0.0
+    if smoothing:
+        lane_weight = np.ones(n_classes, compute)
+        if terms.class_weight is not None:
+            with np.errstate(all="ignore"):
+                lane_weight[:] = class_weight
+        total_weight = float(lane_weight.sum(dtype=np.float64))
     kernel = _cross_entropy_kernel(char, grad is not None, probs is not None, hess is not None)
     loss: Any = _NO_FLOATS[char] if outputs.loss is None else outputs.loss
     lse: Any = _NO_FLOATS[char] if outputs.lse is None else outputs.lse
     argmax: Any = _NO_INTS if outputs.argmax is None else outputs.argmax
-    scale = 1.0 / divisor if divisor else 0.0
 
     def call(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
         logits, *wide = arrays
         exps = next((array for array in wide if array is not None), None)
         total: float = kernel(
-            logits, labels[base:], class_weight, sample_weight[base:], total_weight,
+            logits, labels[base:], class_weight, lane_weight, sample_weight[base:], total_weight,
             ignoring, ignore_index, 1.0 - smoothing, smoothing / n_classes, terms.z_loss,
-            terms.logit_scale, terms.softcap or 0.0, scale,
+            terms.logit_scale, terms.softcap or 0.0, divisor,
             loss[base:], lse[base:], argmax[base:], exps, *wide, lo, hi,
         )  # fmt: skip
         return total
 
     wide = [None if array is None else Operand(array, compute) for array in (grad, probs, hess)]
-    total = sum(for_each_block(call, [Operand(x, compute)], wide), 0.0)
+    total = add_up(for_each_block(call, [Operand(x, compute)], wide))
     if not divisor:
         for array in (grad, hess):
             if array is not None:

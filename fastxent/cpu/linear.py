@@ -6,14 +6,14 @@ them the cross-entropy kernel turns the block of logits into their gradient, in 
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastxent.cpu.blocks import Box, Operand, boxes, for_each_chunk
-from fastxent.cpu.launch import fill_cross_entropy
-from fastxent.terms import Outputs, Terms
+from fastxent.cpu.launch import add_up, fill_cross_entropy
+from fastxent.terms import LinearGrad, Outputs, Terms
 
 Array = NDArray[Any]
 DType = np.dtype[Any]
@@ -22,14 +22,6 @@ DType = np.dtype[Any]
 # large enough for BLAS to be busy and for few passes over the gradient of the weights.
 _BLOCK_BYTES = 32 << 20
 _PIECE_BYTES = 4 << 20
-
-
-class Grads(NamedTuple):
-    """Arrays to fill with, or to add to, the gradients; linear_bias None without a bias."""
-
-    x: Array
-    linear_weight: Array
-    linear_bias: Array | None
 
 
 @np.errstate(all="ignore")  # logits may overflow, and nan or inf be multiplied: no warning then
@@ -41,13 +33,15 @@ def linear_cross_entropy(
     terms: Terms,
     divisor: float,
     outputs: Outputs,
-    grads: Grads | None,
+    grads: LinearGrad | None,
     accumulate: bool,
     compute: DType,
 ) -> float:
     """Fill outputs and grads; return Σ of the row losses / divisor."""
     n_classes = linear_weight.shape[0]
-    limit = max(1, _BLOCK_BYTES // (n_classes * compute.itemsize))
+    # Rows of x may have to be converted too, and there may be more features than classes.
+    widest = max(n_classes, linear_weight.shape[1])
+    limit = max(1, _BLOCK_BYTES // (widest * compute.itemsize))
     buffer = np.empty((min(limit, len(labels)), n_classes), compute)
     sums = None if grads is None else _Sums(grads, accumulate, compute)
     rows = Operand(x, compute)
@@ -68,7 +62,7 @@ def linear_cross_entropy(
             sums.add(box, logits, x_block, linear_weight, idle)
     if sums is not None:
         sums.finish()
-    return sum(total, 0.0) / divisor if divisor else math.nan
+    return add_up(total) / divisor if divisor else math.nan
 
 
 def _fill_logits(logits: Array, x: Array, weight: Array, bias: Array | None) -> None:
@@ -107,7 +101,7 @@ def _idle_rows(labels: Array, terms: Terms) -> Array | None:
 class _Sums:
     """The gradients as they grow, block by block."""
 
-    def __init__(self, grads: Grads, accumulate: bool, compute: DType) -> None:
+    def __init__(self, grads: LinearGrad, accumulate: bool, compute: DType) -> None:
         self.grads = grads
         self.accumulate = accumulate
         self.x = Operand(grads.x, compute)

@@ -84,8 +84,8 @@ def _sum_row(term, tail_term, x, m, other, n, skip):
     the small terms. skip = n leaves none out (it falls on a lane behind the end, which holds 0).
 
     A block of 32 vectors is summed by four chains of eight additions each, then blocks in float64
-    with what rounding loses (Neumaier): a single chain over C = 128256 drifts by a dozen ulp, and
-    by more where terms are equal. Sums that are infinite have no rounding to take back.
+    with what rounding loses (Fast2Sum: no term is negative). A single chain over C = 128256 drifts
+    by a dozen ulp, and by more where terms are equal. An infinite sum has no rounding to give back.
     """
     width = lanes_of(x)
     full = n // width
@@ -271,17 +271,6 @@ def fill_row(out, n, value):
 
 
 # --- logits before the loss -----------------------------------------------------------------
-
-
-@subroutine
-def shift_and_scale_row(z, scale, n):
-    """z_j = scale·(z_j - m) for a positive scale; returns scale·m, the maximum if not shifted.
-
-    In this order rounding sees |z_j - m| and not |z_j|.
-    """
-    m = row_max(z, n)
-    map_row(minus_times, z, z, n, m, scale)
-    return scale * m
 
 
 @subroutine

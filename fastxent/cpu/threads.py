@@ -7,9 +7,10 @@ an exception inside is lost. Nothing here knows about kernels, and importing it 
 
 import contextlib
 import itertools
+import operator
 import os
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,11 @@ _explicit: int | None = None
 _local: ContextVar[int | None] = ContextVar("fastxent_num_threads", default=None)
 _ENVIRONMENT = ("FASTXENT_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 
-# Threads do not survive a fork; a pool is therefore looked up by the process that asks. (A child
-# that inherits its parent's pool would wait for threads that are not there.)
+# Threads do not survive a fork, and a pool does not notice: a child that inherited it would have no
+# help for ever. So a pool belongs to a process.
 _pools: "dict[int, ThreadPoolExecutor]" = {}
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pools.clear)
 
 
 def set_num_threads(n: int) -> None:
@@ -101,11 +104,15 @@ def _scope(n: int) -> Iterator[None]:
 
 
 def _at_least_one(n: int) -> int:
-    if isinstance(n, bool) or not hasattr(n, "__index__"):
+    try:
+        number = operator.index(n)
+    except TypeError:
+        number = None
+    if number is None or isinstance(n, bool):
         raise TypeError(f"n must be an int, got {type(n).__name__}")
-    if n < 1:
+    if number < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    return int(n)
+    return number
 
 
 _cached_default: tuple[int, int] = (0, 0)
@@ -167,22 +174,24 @@ def run(work: Callable[[int], None], chunks: int, threads: int) -> None:
     no thread may still write into buffers that the caller gets back.
     """
     numbers = itertools.count()  # next() of it is atomic
+    helpers: list[Future[None]] = []
 
     def loop() -> None:
         while (k := next(numbers)) < chunks:
             work(k)
 
-    helpers = _start(loop, min(threads, chunks) - 1)
     try:
+        _start(helpers, loop, min(threads, chunks) - 1)
         loop()
     finally:
         chunks = 0  # whoever is at work stops after the chunk in hand
         _finish(helpers)
 
 
-def _start(loop: Callable[[], None], n: int) -> "list[Future[None]]":
+def _start(helpers: "list[Future[None]]", loop: Callable[[], None], n: int) -> None:
+    """Let up to n threads of the pool help; `helpers` holds whoever may have begun."""
     if n < 1:
-        return []
+        return
     from concurrent.futures import ThreadPoolExecutor
 
     pid = os.getpid()
@@ -190,10 +199,11 @@ def _start(loop: Callable[[], None], n: int) -> "list[Future[None]]":
     pool = _pools.get(pid) or _pools.setdefault(
         pid, ThreadPoolExecutor(max_workers=1024, thread_name_prefix="fastxent")
     )
-    try:
-        return [pool.submit(loop) for _ in range(n)]
-    except RuntimeError:  # at interpreter exit, or where no thread can be made: the caller alone
-        return []
+    # No more threads to be had, or none at interpreter exit: then with those there are.
+    with contextlib.suppress(RuntimeError):
+        for _ in range(n):
+            # In the caller's context, so that NumPy's error state is the caller's.
+            helpers.append(pool.submit(copy_context().run, loop))
 
 
 def _finish(helpers: "list[Future[None]]") -> None:
