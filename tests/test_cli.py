@@ -144,6 +144,15 @@ def test_ctrl_c(monkeypatch, capsys, sklearn):
     assert capsys.readouterr().err == "\ninterrupted\n"
 
 
+def test_a_reader_that_leaves_is_no_traceback(sklearn):
+    """`fastxent demo | head -1`: the pipe breaks, and nothing is said about it."""
+    done = subprocess.run(
+        f"{sys.executable} -u -W error -m fastxent demo --max-iter 3 | head -0",
+        shell=True, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.stderr == ""
+
+
 def test_missing_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(SystemExit, match=r"pip install 'fastxent\[demo\]'"):
