@@ -120,8 +120,8 @@ def cross_entropy(
         Return these too, in this order: the gradient and the probabilities, shaped as `logits`;
         logsumexp per row; the diagonal u/D·w_y·p(1-p) of the Hessian; the argmax per row, int64.
     grad_out, probs_out : array, optional
-        Buffers for them; each implies its flag. `grad_out` may be `logits` itself. A fresh array
-        of a large gradient costs as much as computing it, so pass one in a loop.
+        Buffers for them; each implies its flag. `grad_out` may be `logits` itself. Where the
+        system has to find new pages for each large gradient, a buffer saves that in a loop.
 
     Returns
     -------

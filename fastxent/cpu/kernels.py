@@ -223,7 +223,8 @@ def cross_entropy_rows(
             rest, e_y = exp_sum(z, m, e, n, y if counted else n)
             s, inverse = rest + e_y, 1.0 / (rest + e_y)
             row_lse = _lse(base, z, m, e, n, s) if lse.size or z_loss else 0.0
-            # The next row's maximum now: its loads fill the time that this row's sums take.
+            # The next row's maximum now: its loads fill the time that this row's sums take. The
+            # peek at its label only saves work; `_label` reads the one that is used.
             if i + 1 < hi and not transforming and not (ignoring and labels[i + 1] == ignore_index):
                 ahead, ahead_of = row_max(row(logits, i + 1), n), i + 1
             if lse.size:

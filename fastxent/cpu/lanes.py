@@ -139,7 +139,7 @@ def maximum(typingctx, x, y):
     """The larger of each pair. A nan may be lost: the row's sum brings it back."""
 
     def lower(context, builder, sig, args):
-        # One vmaxps; llvm.maximum would spend three more instructions on keeping the nan.
+        # One vmaxps on x86; llvm.maximum would spend more instructions on keeping the nan.
         return builder.select(builder.fcmp_ordered(">", *args), *args)
 
     return x(x, x), lower

@@ -84,8 +84,8 @@ def _sum_row(term, tail_term, x, m, other, n, skip):
     the small terms. skip = n leaves none out (it falls on a lane behind the end, which holds 0).
 
     A block of 32 vectors is summed by four chains of eight additions each, then blocks in float64
-    with what rounding loses (Fast2Sum: no term is negative). A single chain over C = 128256 drifts
-    by a dozen ulp, and by more where terms are equal. An infinite sum has no rounding to give back.
+    with what rounding loses (Fast2Sum: no term is negative). A single chain would drift with the
+    length of the row, most where terms are equal. An infinite sum has no rounding to give back.
     """
     width = lanes_of(x)
     full = n // width

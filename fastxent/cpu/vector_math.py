@@ -1,8 +1,7 @@
 """exp and expm1 of non-positive arguments, a vector at a time.
 
 After the max shift no argument is positive, so there is no overflow to guard, and what would be
-subnormal is returned as 0: subnormal results cost a microcode assist each (four times the run
-time of a kernel whose padding lanes hold -inf).
+subnormal is returned as 0: on many CPUs each subnormal result costs a microcode assist.
 
 Method (Cody and Waite): x = n·ln 2 + r with |r| <= ln 2 / 2; then e^r = 1 + q with
 q = r + r²·Q(r), and e^x = 2^n + 2^n·q. Q is the polynomial of least maximal relative error of
