@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from fastxent import _inputs as inputs
 from fastxent._dispatch import backend_of, dispatched
-from fastxent._targets import answer, index_target, scalar
+from fastxent._targets import answer, read_target, scalar
 from fastxent.terms import Outputs
 
 _No = Literal[False]
@@ -165,7 +165,7 @@ def cross_entropy(
     types = inputs.precision(x.dtype, "logits")
     shape = x.shape
     axis = inputs.class_axis(axis, shape, "logits")
-    aim = index_target(
+    aim = read_target(
         target, shape, axis, types.compute,
         weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         label_smoothing=label_smoothing, z_loss=z_loss, logit_scale=logit_scale, softcap=softcap,
@@ -183,7 +183,7 @@ def cross_entropy(
     grad = np.empty(shape, types.own) if return_grad and grad_out is None else grad_out
     probs = np.empty(shape, types.own) if return_probs and probs_out is None else probs_out
     hess = np.empty(shape, types.own) if return_hess else None
-    rows = aim.labels.shape
+    rows = aim.rows
     loss = np.empty(rows, types.loss) if aim.per_row else None
     lse = np.empty(rows, types.loss) if return_lse else None
     argmax = np.empty(rows, np.int64) if return_argmax else None
@@ -193,7 +193,7 @@ def cross_entropy(
         hess=inputs.classes_last(hess, axis),
     )
     reduced = backend.cross_entropy(
-        inputs.classes_last(x, axis), aim.flat, aim.terms, divisor, outputs, types.compute
+        inputs.classes_last(x, axis), aim.target, aim.terms, divisor, outputs, types.compute
     )
     first = scalar(reduced, types.loss) if loss is None else loss[()]
     asked = (grad, probs, None if lse is None else lse[()], hess)

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastxent.terms import Clip
+
 Array = NDArray[Any]
 
 REDUCTIONS = ("none", "mean", "sum")
@@ -104,28 +106,34 @@ def class_axis(axis: Any, shape: tuple[int, ...], name: str, *, empty: bool = Fa
     return position
 
 
-def class_index(target: Any, shape: tuple[int, ...], axis: int) -> Array:
-    """Target as integers of the shape of the logits without `axis`, or the reason why not."""
-    labels = array(target, "target")
+def target(value: Any, shape: tuple[int, ...], axis: int) -> Array:
+    """Class indices or, of the whole shape, class probabilities; or the reason why neither."""
+    found = array(value, "target")
     expected = (*shape[:axis], *shape[axis + 1 :])
-    if not labels.size and not isinstance(target, np.ndarray):
-        labels = labels.astype(np.int64)  # an empty list has no type of its own
-    if labels.shape != expected:
-        if labels.shape == shape and labels.dtype.kind in "fbiu":
-            raise NotImplementedError(
-                "target: class probabilities are not implemented yet, only class indices of "
-                f"shape {expected}"
-            )
+    if not found.size and not isinstance(value, np.ndarray):
+        found = found.astype(np.int64)  # an empty list has no type of its own
+    if found.shape == shape:
+        real_numbers(found, "target")
+    elif found.shape != expected:
         raise ValueError(
             f"target must have shape {expected} (class indices) or {shape} (class probabilities) "
-            f"for logits of shape {shape} with axis={axis}, got {labels.shape}"
+            f"for logits of shape {shape} with axis={axis}, got {found.shape}"
         )
-    if labels.dtype.kind not in "iu":
+    elif found.dtype.kind not in "iu":
         raise TypeError(
-            f"target must hold integer class indices, got {labels.dtype}: cast to int, or give "
+            f"target must hold integer class indices, got {found.dtype}: cast to int, or give "
             f"probabilities of shape {shape}"
         )
-    return labels
+    return found
+
+
+def nothing_ignored(ignore_index: int | None) -> None:
+    """Class probabilities have no index that could be ignored."""
+    if ignore_index != -100:
+        raise ValueError(
+            "ignore_index must be left at -100 with class probabilities as target (ignore rows by "
+            f"sample_weight), got {ignore_index}"
+        )
 
 
 def flat_labels(labels: Array, ignore_index: int | None) -> tuple[Array, int | None]:
@@ -165,16 +173,45 @@ def classes_last(view: Any, axis: int) -> Any:
     return plain if axis == plain.ndim - 1 else np.moveaxis(plain, axis, -1)
 
 
+def real_numbers(found: Array, name: str) -> None:
+    """Integers, bools or floats of any width."""
+    if found.dtype.kind not in "fbiu" and found.dtype.name != "bfloat16":
+        raise TypeError(f"{name} must hold real numbers, got {found.dtype}")
+
+
 def weights(value: Any, name: str, shape: tuple[int, ...], of: str) -> Array | None:
     """Real weights of exactly the given shape, as contiguous float64."""
     if value is None:
         return None
     found = array(value, name)
-    if found.dtype.kind not in "fbiu" and found.dtype.name != "bfloat16":
-        raise TypeError(f"{name} must hold real numbers, got {found.dtype}")
+    real_numbers(found, name)
     if found.shape != shape:
         raise ValueError(f"{name} must have shape {shape} ({of}), got {found.shape}")
     return np.ascontiguousarray(found, np.float64)
+
+
+def same_shape(value: Any, shape: tuple[int, ...], of: str) -> Array:
+    """A binary target: one number for each element."""
+    found = array(value, "target")
+    real_numbers(found, "target")
+    if found.shape != shape:
+        raise ValueError(f"target must have shape {shape} (that of {of}), got {found.shape}")
+    return found
+
+
+def spread_over(value: Any, name: str, shape: tuple[int, ...]) -> Array | None:
+    """Weights that broadcast against a shape without enlarging it."""
+    if value is None:
+        return None
+    found = array(value, name)
+    real_numbers(found, name)
+    try:
+        fits = np.broadcast_shapes(found.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name} must broadcast to shape {shape}, got {found.shape}")
+    return found
 
 
 def linear_map(x: Array, linear_weight: Array, linear_bias: Array | None) -> None:
@@ -338,6 +375,16 @@ def cap(value: Any, dtype: "np.dtype[Any]") -> float | None:
     if bound <= 0.0:
         raise ValueError(f"softcap must be greater than 0, got {bound}")
     return held(bound, "softcap", dtype)
+
+
+def clip(value: Any, dtype: "np.dtype[Any]") -> Clip:
+    """Eps, the distance that probabilities keep from 0 and 1."""
+    if value is None:
+        return Clip.of(None)
+    eps = real(value, "eps")
+    if not 0.0 < eps < 0.5:
+        raise ValueError(f"eps must be None or a number between 0 and 0.5, got {eps}")
+    return Clip.of(held(eps, "eps", dtype))
 
 
 def reduction(value: Any) -> str:

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from fastxent import _inputs as inputs
 from fastxent._dispatch import backend_of, dispatched
-from fastxent._targets import answer, index_target, scalar
+from fastxent._targets import answer, read_target, scalar
 from fastxent.terms import LinearGrad, Outputs
 
 _No = Literal[False]
@@ -141,7 +141,7 @@ normalizer, check_target
     inputs.linear_map(features, matrix, bias)
     compute = np.result_type(*(types.compute for types in own if types is not None))
     shape = (*features.shape[:-1], matrix.shape[0])
-    aim = index_target(
+    aim = read_target(
         target, shape, len(shape) - 1, compute,
         weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         label_smoothing=label_smoothing, z_loss=z_loss, logit_scale=logit_scale, softcap=softcap,
@@ -166,13 +166,13 @@ normalizer, check_target
     backend = backend_of(features)
     divisor = aim.scan(backend, shape[-1], check_target)
 
-    rows = aim.labels.shape
+    rows = aim.rows
     loss = np.empty(rows, compute) if aim.per_row else None
     lse = np.empty(rows, compute) if return_lse else None
     argmax = np.empty(rows, np.int64) if return_argmax else None
     outputs = Outputs.flat(loss, lse, argmax)
     reduced = backend.linear_cross_entropy(
-        features, matrix, None if bias is None else np.ascontiguousarray(bias, compute), aim.flat,
+        features, matrix, None if bias is None else np.ascontiguousarray(bias, compute), aim.target,
         aim.terms, divisor, outputs, grads, accumulate, compute,
     )  # fmt: skip
     first = scalar(reduced, compute) if loss is None else loss[()]

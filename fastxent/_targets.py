@@ -1,5 +1,6 @@
-"""Class-index targets, their weights and reduction: checked once for every loss that has them."""
+"""Targets of either kind, their weights and reduction: checked once for every loss of rows."""
 
+import math
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -7,19 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastxent import _inputs as inputs
-from fastxent.terms import Terms
+from fastxent.terms import Target, Terms
 
 
-class IndexTarget(NamedTuple):
+class Aim(NamedTuple):
     """A checked target and what stands beside it.
 
-    `labels` is the target as it came, `flat` its (N,) int64 form, `divisor` what `normalizer`
-    and `reduction` say without looking at the labels: None for a mean over what counts; `given`
-    are the arrays that were read, which no buffer may overlap.
+    `rows` is the shape of the loss before reduction, `labels` the class indices as they came (None
+    for probabilities), `target` what a backend takes; `divisor` what `normalizer` and `reduction`
+    say without looking at the rows: None for a mean over what counts; `given` are the arrays that
+    were read, which no buffer may overlap.
     """
 
-    labels: NDArray[Any]
-    flat: NDArray[Any]
+    rows: tuple[int, ...]
+    labels: NDArray[Any] | None
+    target: Target
     terms: Terms
     per_row: bool
     divisor: float | None
@@ -30,15 +33,20 @@ class IndexTarget(NamedTuple):
 
         One pass over the labels does both, before anything is written.
         """
+        if self.labels is None:
+            if self.divisor is not None:
+                return self.divisor
+            u = self.terms.sample_weight
+            return float(math.prod(self.rows)) if u is None else float(backend.add_up(u))
         if self.divisor is not None and not check:
             return self.divisor
-        total, first_bad = backend.scan_labels(self.flat, n_classes, self.terms)
+        total, first_bad = backend.scan_labels(self.target.labels, n_classes, self.terms)
         if check and first_bad >= 0:
             raise inputs.bad_label(self.labels, first_bad, n_classes, self.terms.ignore_index)
         return float(total) if self.divisor is None else self.divisor
 
 
-def index_target(
+def read_target(
     target: Any,
     shape: tuple[int, ...],
     axis: int,
@@ -47,27 +55,35 @@ def index_target(
     weight: Any,
     sample_weight: Any,
     ignore_index: Any,
-    label_smoothing: Any,
-    z_loss: Any,
-    logit_scale: Any,
-    softcap: Any,
     reduction: Any,
-    normalizer: Any,
-) -> IndexTarget:
-    """Check the arguments that speak of rows and classes, for logits of this shape and axis."""
+    normalizer: Any = None,
+    label_smoothing: Any = 0.0,
+    z_loss: Any = 0.0,
+    logit_scale: Any = 1.0,
+    softcap: Any = None,
+) -> Aim:
+    """Check the arguments that speak of rows and classes, for an input of this shape and axis."""
     if ignore_index is not None and type(ignore_index) is not int:
         ignore_index = inputs.integer(ignore_index, "ignore_index")
-    labels = inputs.class_index(target, shape, axis)
+    found = inputs.target(target, shape, axis)
+    rows = (*shape[:axis], *shape[axis + 1 :])
     how = inputs.reduction(reduction)
     divisor = inputs.normalizer(normalizer, how)
-    flat, ignored = inputs.flat_labels(labels, ignore_index)
-    given: list[tuple[str, Any]] = [("target", labels)]
+    labels: NDArray[Any] | None = None
+    if found.ndim == len(shape):
+        inputs.nothing_ignored(ignore_index)
+        ignored, read = None, Target(None, inputs.classes_last(found, axis))
+    else:
+        labels = found
+        flat, ignored = inputs.flat_labels(labels, ignore_index)
+        read = Target(flat, None)
+    given: list[tuple[str, Any]] = [("target", found)]
     for name, value in (("weight", weight), ("sample_weight", sample_weight)):
         given.append((name, None if value is None else inputs.array(value, name)))
-    rows = inputs.weights(given[2][1], "sample_weight", labels.shape, "one for each row")
+    per_row = inputs.weights(given[2][1], "sample_weight", rows, "one for each row")
     terms = Terms(
         inputs.weights(given[1][1], "weight", (shape[axis],), "one for each class"),
-        rows if rows is None else rows.reshape(-1),
+        per_row if per_row is None else per_row.reshape(-1),
         ignored,
         inputs.smoothing(label_smoothing),
         inputs.real(z_loss, "z_loss"),
@@ -76,7 +92,7 @@ def index_target(
     )
     if how != "mean":
         divisor = 1.0
-    return IndexTarget(labels, flat, terms, how == "none", divisor, given)
+    return Aim(rows, labels, read, terms, how == "none", divisor, given)
 
 
 def scalar(value: float, dtype: "np.dtype[Any]") -> Any:

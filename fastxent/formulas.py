@@ -4,6 +4,11 @@ Notation, here and in every kernel: x the logits of the row, m their maximum, `e
 y the target class, `rest = Σ_{j≠y} e_j`, `s = rest + e_y`, `lse = m + log s`, p = e / s;
 w the class weights, W = Σ w_j, ε the label smoothing, `keep = 1 - ε`, `spread = ε / C`.
 
+Losses of probabilities and binary ones: p a probability, r = 1 - p, e = exp(-|x|), y the target,
+`neg = w·(1 - y)` and `pos = w·pos_weight·y` the weights of the two classes. These are written for
+scalars and for vectors, so the caller gives what differs: `where_less(a, b, c, d)`, c where a < b,
+else d; `times(c, v)`, c·v but exactly 0 where c is 0; the logarithms.
+
 No constant stands in an expression: a bare 1 or 2.0 would make float64 of a float32 kernel.
 `if a` asks for a ≠ 0 in a's own type.
 """
@@ -67,3 +72,43 @@ def softcap_parts(e, expm1, one):
     """
     denominator = e + one
     return expm1 / denominator, ((e + e) / denominator) * ((one + one) / denominator)
+
+
+@njit(inline="always")
+def clipped(p, bounds, where_less):
+    """P within `bounds` = (low, high, below, above): what lies outside becomes below or above."""
+    low, high, below, above = bounds
+    return where_less(p, low, below, where_less(high, p, above, p))
+
+
+@njit(inline="always")
+def cost(p, r, most, log, log1p, where_less):
+    """-log p, at most `most`, from the smaller of p and r, which is the one that is exact."""
+    value = -where_less(p, r, log(p), log1p(-r))
+    return where_less(most, value, most, value)
+
+
+@njit(inline="always")
+def at_least(p, floor, where_less):
+    """max(p, floor), but nan of nan: what the gradient is divided by."""
+    return where_less(p, floor, floor, p)
+
+
+@njit(inline="always")
+def binary_slope(y, p, r, floor, one, where_less):
+    """(p - y) / max(p·r, floor); p - y as (1-y)·p - y·r, which holds where p rounds to y."""
+    return ((one - y) * p - y * r) / at_least(p * r, floor, where_less)
+
+
+@njit(inline="always")
+def softplus_pair(x, log1p_e, zero, where_less):
+    """log(1 + exp(x)) and log(1 + exp(-x)), each to its own accuracy: max(±x, 0) + log1p(e)."""
+    return where_less(zero, x, x, zero) + log1p_e, where_less(x, zero, -x, zero) + log1p_e
+
+
+@njit(inline="always")
+def sigmoid_pair(x, e, zero, one, where_less):
+    """σ(x) and σ(-x): 1/(1+e) and e/(1+e), the larger on the side of x."""
+    larger = one / (one + e)
+    smaller = e * larger
+    return where_less(x, zero, smaller, larger), where_less(x, zero, larger, smaller)

@@ -1,5 +1,6 @@
 """What passes from the public functions to a backend beside the logits: records of arrays."""
 
+import math
 from typing import Any, NamedTuple
 
 
@@ -17,6 +18,13 @@ class Terms(NamedTuple):
     z_loss: float
     logit_scale: float
     softcap: float | None
+
+
+class Target(NamedTuple):
+    """Checked targets: labels (N,) int64 or probs shaped as the logits; the other is None."""
+
+    labels: Any
+    probs: Any
 
 
 class LinearGrad(NamedTuple):
@@ -41,3 +49,22 @@ class Outputs(NamedTuple):
     def flat(cls, *per_row: Any) -> "Outputs":
         """The three of one number a row, seen as (N,)."""
         return cls(*(None if array is None else array.reshape(-1) for array in per_row))
+
+
+class Clip(NamedTuple):
+    """How probabilities are kept from log 0: see `fastxent.formulas.clipped` and `cost`.
+
+    bounds (low, high, below, above) of p and of 1 - p; the most that -log p may be; the least that
+    a gradient may be divided by.
+    """
+
+    bounds: tuple[float, float, float, float]
+    most: float
+    floor: float
+
+    @classmethod
+    def of(cls, eps: float | None) -> "Clip":
+        """As PyTorch's BCELoss for None, p outside 0 .. 1 being nan; else both within eps."""
+        if eps is None:
+            return cls((0.0, 1.0, math.nan, math.nan), 100.0, 1e-12)
+        return cls((eps, 1.0 - eps, eps, 1.0 - eps), math.inf, 0.0)

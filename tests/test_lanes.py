@@ -63,7 +63,7 @@ def loops(char, name):
     """The LLVM code of a kernel's compiled variant."""
     kernel = {
         "softmax": lambda: launch._row_kernel(kernels.softmax_rows, char, 2),
-        "cross_entropy": lambda: launch._cross_entropy_kernel(char, True, False, False),
+        "cross_entropy": lambda: launch._cross_entropy_kernel(char, False, True, False, False),
     }[name]()
     fresh = njit(error_model="numpy", nogil=True)(kernel.py_func)
     fresh.compile(kernel.signatures[0])

@@ -1,9 +1,22 @@
 """The names that the public functions find on a backend; CUDA offers the same signatures."""
 
-from fastxent.cpu.launch import cross_entropy, log_softmax, logsumexp, scan_labels, softmax
+from fastxent.cpu.binary import binary_logits, binary_probs
+from fastxent.cpu.launch import (
+    add_up,
+    categorical_cross_entropy,
+    cross_entropy,
+    log_softmax,
+    logsumexp,
+    scan_labels,
+    softmax,
+)
 from fastxent.cpu.linear import linear_cross_entropy
 
 __all__ = [
+    "add_up",
+    "binary_logits",
+    "binary_probs",
+    "categorical_cross_entropy",
     "cross_entropy",
     "linear_cross_entropy",
     "log_softmax",

@@ -19,6 +19,8 @@ Box = tuple[tuple[slice, ...], int, int]
 
 # Work is counted in elements; what a row costs besides its elements equals about this many.
 _ROW_COST = 64
+# And what an element of a binary loss costs.
+_ELEMENT_COST = 2
 # Below this much work waking a thread costs more than it saves.
 _SERIAL_BELOW = 1 << 19
 # A chunk is what one kernel call does: long enough to hide its own cost, short enough to share
@@ -28,39 +30,46 @@ _SMALLEST_CHUNK, _LARGEST_CHUNK, _CHUNKS = 1 << 17, 1 << 21, 32
 
 
 class Operand:
-    """One (…, classes) array, seen as rows of the kernel's type."""
+    """One (…, classes) array, seen as rows of the kernel's type; with inner=0, as elements."""
 
-    def __init__(self, array: Array, dtype: DTypeLike) -> None:
+    def __init__(self, array: Array, dtype: DTypeLike, inner: int = 1) -> None:
         self.array = array
         self.dtype = dtype
-        self.rows = as_rows(array, dtype)
+        outer = array.ndim - inner
+        self.outer, self.inner = array.shape[:outer], array.shape[outer:]
+        self.rows = as_rows(array, dtype) if inner else as_elements(array, dtype)
+
+    @property
+    def cost(self) -> int:
+        """The work of one row, or of one element of a binary loss, in elements of logits."""
+        return self.inner[0] + _ROW_COST if self.inner else _ELEMENT_COST
 
     def block(self, box: Box) -> Array:
         """The rows of the box, or an uninitialised array for them."""
         index, lo, hi = box
         if self.rows is not None:
             return self.rows[lo:hi]
-        return np.empty((hi - lo, self.array.shape[-1]), self.dtype)
+        return np.empty((hi - lo, *self.inner), self.dtype)
 
     def read(self, box: Box) -> Array:
         """The rows of the box, converted if they have to be."""
         block = self.block(box)
         if self.rows is None:
-            part = self.array[box[0]]
+            part = self.array[(*box[0], ...)]  # an array even without dimensions
             np.copyto(block.reshape(part.shape), part, casting="unsafe")
         return block
 
     def write(self, box: Box, block: Array) -> None:
         """Put back what the kernel left in a block that was not the array itself."""
         if self.rows is None:
-            part = self.array[box[0]]
+            part = self.array[(*box[0], ...)]
             with np.errstate(all="ignore"):  # half precision may not hold a float32
                 np.copyto(part, block.reshape(part.shape), casting="unsafe")
 
 
 def as_rows(array: Array, dtype: DTypeLike) -> Array | None:
     """The array as (rows, classes) without a copy, if there is such a view."""
-    if array.dtype != dtype or not array.dtype.isnative or not array.flags.aligned:
+    if not _is_native(array, dtype):
         return None
     classes = array.shape[-1]
     if classes > 1 and array.strides[-1] != array.itemsize:
@@ -71,6 +80,17 @@ def as_rows(array: Array, dtype: DTypeLike) -> Array | None:
         return array.reshape((math.prod(array.shape[:-1]), classes), copy=False)
     except ValueError:
         return None
+
+
+def as_elements(array: Array, dtype: DTypeLike) -> Array | None:
+    """The array as contiguous (elements,) without a copy, if it is that already."""
+    if not _is_native(array, dtype) or not array.flags.c_contiguous:
+        return None
+    return array.reshape(-1)
+
+
+def _is_native(array: Array, dtype: DTypeLike) -> bool:
+    return array.dtype == dtype and array.dtype.isnative and array.flags.aligned
 
 
 def boxes(
@@ -89,11 +109,6 @@ def boxes(
     else:
         for k in range(shape[0]):
             yield from boxes(shape[1:], limit, lo + k * inner, (*outer, slice(k, k + 1)))
-
-
-def row_cost(classes: int) -> int:
-    """The work of a row of logits, in elements."""
-    return classes + _ROW_COST
 
 
 def chunk_rows(rows: int, cost: int) -> int:
@@ -123,12 +138,12 @@ def for_each_block(
     and `call` shall do their rows lo..hi.
     """
     operands = [*inputs, *outputs]
-    shape = inputs[0].array.shape
-    rows, cost = math.prod(shape[:-1]), row_cost(shape[-1])
+    shape, cost = inputs[0].outer, inputs[0].cost
+    rows = math.prod(shape)
     if all(operand is None or operand.rows is not None for operand in operands):
         arrays = [None if operand is None else operand.rows for operand in operands]
         return for_each_chunk(lambda lo, hi: call(arrays, 0, lo, hi), rows, cost)
-    parts = list(boxes(shape[:-1], chunk_rows(rows, cost))) if rows else []
+    parts = list(boxes(shape, chunk_rows(rows, cost))) if rows else []
 
     def do(k: int) -> Result:
         box = parts[k]

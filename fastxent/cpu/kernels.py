@@ -10,27 +10,39 @@ import math
 
 import numpy as np
 
-from fastxent.cpu.jit import inlined
+from fastxent.cpu.jit import inlined, subroutine
 from fastxent.cpu.lanes import row
 from fastxent.cpu.row import (
     below_max_sum,
+    cost_sum,
     exp_sum,
     fill_row,
+    find,
     first_max,
     has_nan,
     map_row,
     map_rows,
     minus_minus,
-    minus_multiple,
     minus_times,
+    mixed,
     rest_of_max,
     row_max,
     softcap_row,
+    sum_apart,
     times,
     times_lanes,
+    times_minus,
     variance,
 )
-from fastxent.formulas import grad_at_target, log_sum, row_loss, shared_pull
+from fastxent.formulas import (
+    at_least,
+    clipped,
+    cost,
+    grad_at_target,
+    log_sum,
+    row_loss,
+    shared_pull,
+)
 
 
 @inlined
@@ -132,7 +144,7 @@ def scan_labels(
 @inlined
 def _write_hess(e, hess, n, s, rest, e_y, factor):
     """factor·p_j·(1 - p_j), where 1 - p of a dominant class is the sum of the others."""
-    top = first_max(e, n)
+    top = find(e, 1.0, n)
     others = rest if e_y == 1.0 else rest_of_max(e, 0.0, e, n)
     largest = e[top]
     map_row(variance, e, hess, n, 1.0 / s, factor)
@@ -141,13 +153,14 @@ def _write_hess(e, hess, n, s, rest, e_y, factor):
 
 
 @inlined
-def _write_grad(e, d, n, y, up, keep_w, pull, spread, lane_weight, w, sums):
-    """d_j = up·[(keep_w + pull)·p_j - spread·w_j], and d_y by its own formula."""
+def _write_grad(e, d, n, y, up, keep_w, pull, share, a, a_y, sums):
+    """d_j = up·[(keep_w + pull)·p_j - share·a_j], and d_y by its own formula."""
     rest, e_y, inverse = sums
-    map_row(times, e, d, n, up * (keep_w + pull) * inverse, 0.0)
-    if spread:
-        map_rows(minus_multiple, d, row(lane_weight, 0), d, n, up * spread)
-    d[y] = up * grad_at_target(keep_w, pull, spread, w, rest, e_y, inverse)
+    if share:
+        map_rows(times_minus, e, a, d, n, up * (keep_w + pull) * inverse, up * share)
+    else:
+        map_row(times, e, d, n, up * (keep_w + pull) * inverse, 0.0)
+    d[y] = up * grad_at_target(keep_w, pull, share, a_y, rest, e_y, inverse)
 
 
 @inlined
@@ -159,15 +172,46 @@ def _write_nothing(grad, hess, i, n, value):
         fill_row(row(hess, i), n, value)
 
 
-@inlined
-def _label(labels, sample_weight, ignoring, ignore_index, n, i):
-    """A row's class y and weight u, whether it counts, and its loss if it does not."""
-    # Read once: another thread may write into labels, and only a checked one may be used.
-    y = labels[i]
+@subroutine
+def _counted(target, sample_weight, ignoring, ignore_index, n, i):
+    """A row's class y (0 of probabilities) and weight u, whether it counts, its loss if not."""
     u = sample_weight[i] if sample_weight.size else 1.0
+    if target.ndim == 2:
+        return 0, u, u != 0.0, 0.0
+    # Read once: another thread may write into target, and only a checked label may be used.
+    y = target[i]
     silent = (ignoring and y == ignore_index) or u == 0.0
     valid = y >= 0 and y < n
     return y, u, valid and not silent, 0.0 if valid or silent else math.nan
+
+
+@subroutine
+def _worth_looking_ahead(target, ignoring, ignore_index, i):
+    """Whether row i is likely to count. It only saves work: `_counted` reads what is used."""
+    return target.ndim == 2 or not ignoring or target[i] != ignore_index
+
+
+@subroutine
+def _coefficients(target, class_weight, lane_weight, total_weight, mix, keep, spread, z, m, y, i):
+    """What the row loss Σ_j a_j·(lse - x_j) and its gradient are made of.
+
+    One class y is set apart, by its own formulas: the one class that an index names; the likeliest
+    of probabilities, next to which the others may be as good as 0. With a_y = keep_w + share·w_y
+    and a_j = share·a_j of the others: y, keep_w, share, w_y, the row a, Σ of it without keep_w,
+    and the weight of the Hessian.
+    """
+    if target.ndim == 1:
+        w = class_weight[y] if class_weight.size else 1.0
+        return y, keep * w, spread, w, row(lane_weight, 0), total_weight, w
+    n = target.shape[1]
+    a = row(target, i)
+    if lane_weight.size:
+        # a_j = w_j·((1 - ε)·q_j + ε/C)
+        map_rows(mixed, a, row(lane_weight, 0), mix, n, keep, spread)
+        a = mix
+    y = find(z, m, n)
+    others, a_y = sum_apart(a, n, y)
+    return y, float(a_y), 1.0, 0.0, a, others, others + a_y
 
 
 @inlined
@@ -190,23 +234,24 @@ def _transformed(x, scratch, logit_scale, softcap, n, want_top):
     return z, row_max(z, n), base, top
 
 
-# logits (N, C) IN; labels (N,) IN; class_weight (C,), sample_weight (N,) IN or empty, lane_weight
-# the class weights in the logits' type (ones without any) if there is smoothing, else empty;
-# loss, lse, argmax (N,) OUT or empty; grad, probs, hess (N, C) OUT or None; exps the first of
-# these that is asked for, where the exponentials wait between scans. lo < hi. Returns Σ losses.
+# logits (N, C) IN; target (N,) labels or (N, C) probabilities IN; class_weight (C,),
+# sample_weight (N,) IN or empty; lane_weight the class weights in the logits' type (ones without
+# any) for smoothing, and for probabilities with weights or smoothing, else empty; loss, lse,
+# argmax (N,) OUT or empty; grad, probs, hess (N, C) OUT or None; exps the first of these that is
+# asked for, where the exponentials wait between scans. lo < hi. Returns Σ losses.
 def cross_entropy_rows(
-    logits, labels, class_weight, lane_weight, sample_weight, total_weight,
+    logits, target, class_weight, lane_weight, sample_weight, total_weight,
     ignoring, ignore_index, keep, spread, z_loss, logit_scale, softcap, divisor,
     loss, lse, argmax, exps, grad, probs, hess, lo, hi,
 ):  # fmt: skip
     n = logits.shape[1]
     transforming = softcap > 0.0 or logit_scale != 1.0
-    scratch = np.empty((2, n if transforming else 0), logits.dtype)
+    scratch = np.empty((3, n if transforming or lane_weight.size else 0), logits.dtype)
     every_row = probs is not None or lse.size or argmax.size
     total = lost = 0.0
     ahead, ahead_of = row_max(row(logits, lo), n), lo
     for i in range(lo, hi):
-        y, u, counted, value = _label(labels, sample_weight, ignoring, ignore_index, n, i)
+        y, u, counted, value = _counted(target, sample_weight, ignoring, ignore_index, n, i)
         if counted or every_row:
             x = row(logits, i)
             if transforming:
@@ -214,40 +259,92 @@ def cross_entropy_rows(
             else:
                 m = ahead if ahead_of == i else row_max(x, n)
                 z, base, top = x, _lse_base(float(m), x, n), first_max(x, n) if argmax.size else 0
-            # The target's logit and Σ w_c·(m - x_c) now: with grad over logits they are gone soon.
-            margin = float(m) - float(z[y]) if counted else 0.0
-            w = class_weight[y] if counted and class_weight.size else 1.0
-            below = below_max_sum(z, m, row(lane_weight, 0), n) if spread else 0.0
+            # All that is read of x besides its exponentials, for with grad over logits it is gone.
+            y, keep_w, share, w_y, a, others, weight = _coefficients(
+                target, class_weight, lane_weight, total_weight, row(scratch, 2), keep, spread,
+                z, m, y if counted else 0, i,
+            )  # fmt: skip
+            margin = float(m) - float(z[y])
+            below = below_max_sum(z, m, a, n) if share else 0.0
             # rest = Σ_{j≠y} exp(x_j - m), s = rest + exp(x_y - m)
             e = row(exps, i)
             rest, e_y = exp_sum(z, m, e, n, y if counted else n)
             s, inverse = rest + e_y, 1.0 / (rest + e_y)
             row_lse = _lse(base, z, m, e, n, s) if lse.size or z_loss else 0.0
-            # The next row's maximum now: its loads fill the time that this row's sums take. The
-            # peek at its label only saves work; `_label` reads the one that is used.
-            if i + 1 < hi and not transforming and not (ignoring and labels[i + 1] == ignore_index):
-                ahead, ahead_of = row_max(row(logits, i + 1), n), i + 1
+            # The next row's maximum now: its loads fill the time that this row's sums take.
+            if i + 1 < hi and not transforming:
+                if _worth_looking_ahead(target, ignoring, ignore_index, i + 1):
+                    ahead, ahead_of = row_max(row(logits, i + 1), n), i + 1
             if lse.size:
                 lse[i] = row_lse
             if argmax.size:
                 argmax[i] = top
             # From here on each output may overwrite e, so the one that holds it comes last.
             if hess is not None and counted:
-                _write_hess(e, row(hess, i), n, s, rest, e_y, u * w / divisor)
+                _write_hess(e, row(hess, i), n, s, rest, e_y, u * weight / divisor)
             if probs is not None:
                 map_row(times, e, row(probs, i), n, inverse, 0.0)
         if counted:
             log_s = log_sum(rest, e_y, 1.0)
-            smooth = below + total_weight * log_s
-            value = u * row_loss(keep * w, spread, z_loss, margin, log_s, smooth, row_lse)
+            smooth = below + others * log_s
+            value = u * row_loss(keep_w, share, z_loss, margin, log_s, smooth, row_lse)
             if grad is not None:
                 d, up, sums = row(grad, i), u * logit_scale / divisor, (rest, e_y, inverse)
-                pull = shared_pull(spread, total_weight, z_loss, row_lse)
-                _write_grad(e, d, n, y, up, keep * w, pull, spread, lane_weight, w, sums)
+                pull = shared_pull(share, others, z_loss, row_lse)
+                _write_grad(e, d, n, y, up, keep_w, pull, share, a, w_y, sums)
                 if softcap > 0.0:
-                    map_rows(times_lanes, d, row(scratch, 1), d, n, 0.0)
+                    map_rows(times_lanes, d, row(scratch, 1), d, n, 0.0, 0.0)
         else:
             _write_nothing(grad, hess, i, n, value)
+        total, lost = _add(total, lost, value)
+        if loss.size:
+            loss[i] = value
+    return _sum(total, lost)
+
+
+@inlined
+def _where_less(x, y, a, b):
+    return a if x < y else b
+
+
+@inlined
+def _class_cost(p_y, w, clip):
+    """w·(-log p_y) and w / p_y; a class without weight adds exactly 0."""
+    if w == 0.0:
+        return 0.0, 0.0
+    bounds, most, floor = clip
+    p = clipped(p_y, bounds, _where_less)
+    r = clipped(1.0 - p_y, bounds, _where_less)
+    value = cost(p, r, most, math.log, math.log1p, _where_less)
+    return w * value, w / at_least(p, floor, _where_less)
+
+
+# probs (N, C) IN; target (N,) labels or (N, C) probabilities IN; class_weight (C,), sample_weight
+# (N,) IN or empty; lane_weight the class weights in the type of probs with step 1, or one vector of
+# ones with step 0; clip as terms.Clip; loss (N,) OUT or empty; grad (N, C) OUT or None. Returns Σ losses.
+def categorical_rows(
+    probs, target, class_weight, lane_weight, step, sample_weight, ignoring, ignore_index,
+    clip, divisor, loss, grad, lo, hi,
+):  # fmt: skip
+    n = probs.shape[1]
+    total = lost = 0.0
+    for i in range(lo, hi):
+        y, u, counted, value = _counted(target, sample_weight, ignoring, ignore_index, n, i)
+        if not counted:
+            _write_nothing(grad, None, i, n, value)
+        elif target.ndim == 2:
+            # l = u·Σ_j a_j·(-log p_j), ∂L/∂p_j = -(u/D)·a_j / p_j
+            value = u * cost_sum(
+                row(probs, i), row(target, i), row(lane_weight, 0), step, row(grad, i),
+                -u / divisor, clip, n,
+            )  # fmt: skip
+        else:
+            w = class_weight[y] if class_weight.size else 1.0
+            value, slope = _class_cost(float(probs[i, y]), w, clip)
+            value *= u
+            if grad is not None:
+                fill_row(row(grad, i), n, 0.0)
+                grad[i, y] = -u / divisor * slope
         total, lost = _add(total, lost, value)
         if loss.size:
             loss[i] = value

@@ -59,6 +59,17 @@ def _splat(builder, value, vector):
     return builder.shuffle_vector(first, undefined, zeros)
 
 
+def _as_lanes(context, builder, value, kind, lanes):
+    """A vector as it is; a scalar rounded to the vectors' element type, in every lane.
+
+    So a bare constant or a float64 coefficient never drags float64 instructions into a float32
+    kernel.
+    """
+    if isinstance(kind, Lanes):
+        return value
+    return _splat(builder, context.cast(builder, value, kind, lanes.dtype), lanes.vector)
+
+
 def _call(builder, name, result, args):
     declared = ir.FunctionType(result, [a.type for a in args])
     return builder.call(cgutils.get_or_insert_function(builder.module, declared, name), args)
@@ -68,11 +79,7 @@ def _call(builder, name, result, args):
 
 
 def _arithmetic(op, build):
-    """Register `op` between vectors, and between a vector and a scalar.
-
-    The scalar is rounded to the vector's element type, so that a bare constant or a float64
-    coefficient never drags float64 instructions into a float32 kernel.
-    """
+    """Register `op` between vectors, and between a vector and a scalar."""
 
     @infer_global(op)
     class Template(AbstractTemplate):
@@ -85,14 +92,10 @@ def _arithmetic(op, build):
             return None
 
     def lower(context, builder, sig, args):
-        lanes = sig.return_type
-        operands = [
-            value
-            if isinstance(t, Lanes)
-            else _splat(builder, context.cast(builder, value, t, lanes.dtype), lanes.vector)
-            for value, t in zip(args, sig.args, strict=True)
-        ]
-        return build(builder, *operands)
+        pairs = zip(args, sig.args, strict=True)
+        return build(
+            builder, *(_as_lanes(context, builder, v, t, sig.return_type) for v, t in pairs)
+        )
 
     lower_builtin(op, Lanes, Lanes)(lower)
     lower_builtin(op, Lanes, types.Float)(lower)
@@ -146,16 +149,18 @@ def maximum(typingctx, x, y):
 
 
 @intrinsic
-def zero_where_less(typingctx, x, bound, value):
-    """`value`, but exactly 0 in the lanes where x < bound (a nan in x is not less)."""
+def where_less(typingctx, x, y, a, b):
+    """`a` in the lanes where x < y, else `b`; a nan is not less. Each is a vector or a scalar."""
+    lanes = next(t for t in (x, y, a, b) if isinstance(t, Lanes))
 
     def lower(context, builder, sig, args):
-        lanes = sig.return_type
-        limit = _splat(builder, context.cast(builder, args[1], bound, lanes.dtype), lanes.vector)
-        less = builder.fcmp_ordered("<", args[0], limit)
-        return builder.select(less, ir.Constant(lanes.vector, [0.0] * lanes.width), args[2])
+        x, y, a, b = (
+            _as_lanes(context, builder, value, t, lanes)
+            for value, t in zip(args, sig.args, strict=True)
+        )
+        return builder.select(builder.fcmp_ordered("<", x, y), a, b)
 
-    return value(x, bound, value), lower
+    return lanes(x, y, a, b), lower
 
 
 @intrinsic
@@ -169,6 +174,17 @@ def zero_where_zero(typingctx, x, value):
     return value(x, value), lower
 
 
+# Of each float type: bits of the fraction, bias of the exponent, the bits of 1 and of √½.
+_FORMAT = {
+    types.float32: (23, 127, 0x3F800000, 0x3F3504F3),
+    types.float64: (52, 1023, 0x3FF0000000000000, 0x3FE6A09E667F3BCD),
+}
+
+
+def _constant(lanes, bits):
+    return ir.Constant(lanes.bits, [bits] * lanes.width)
+
+
 @intrinsic
 def power_of_two(typingctx, shifted):
     """2**n, read off the low bits of n + 1.5·2**23 (float64: 2**52); n must be an exponent.
@@ -179,13 +195,49 @@ def power_of_two(typingctx, shifted):
 
     def lower(context, builder, sig, args):
         lanes = sig.return_type
-        bias, mantissa = (127, 23) if lanes.dtype == types.float32 else (1023, 52)
-        n = builder.bitcast(args[0], lanes.bits)
-        exponent = builder.add(n, ir.Constant(lanes.bits, [bias] * lanes.width))
-        moved = builder.shl(exponent, ir.Constant(lanes.bits, [mantissa] * lanes.width))
-        return builder.bitcast(moved, lanes.vector)
+        fraction, bias, *_ = _FORMAT[lanes.dtype]
+        biased = builder.add(builder.bitcast(args[0], lanes.bits), _constant(lanes, bias))
+        return builder.bitcast(builder.shl(biased, _constant(lanes, fraction)), lanes.vector)
 
     return shifted(shifted), lower
+
+
+def _bits_from_root(builder, x, lanes):
+    """The bits of x, moved so that the exponent field changes at √½·2**k instead of at 2**k."""
+    *_, one, root = _FORMAT[lanes.dtype]
+    return builder.add(builder.bitcast(x, lanes.bits), _constant(lanes, one - root))
+
+
+@intrinsic
+def exponent(typingctx, x):
+    """The k with x·2**-k in √½ … √2, as floats; x must be a positive normal number."""
+
+    def lower(context, builder, sig, args):
+        lanes = sig.return_type
+        fraction, bias, *_ = _FORMAT[lanes.dtype]
+        biased = builder.lshr(_bits_from_root(builder, args[0], lanes), _constant(lanes, fraction))
+        # k + bias as the last bits of 2**fraction: a conversion would be scalar for float64.
+        shift = _constant(lanes, (fraction + bias) << fraction)
+        shifted = builder.bitcast(builder.or_(biased, shift), lanes.vector)
+        offset = ir.Constant(lanes.vector, [float(2**fraction + bias)] * lanes.width)
+        return builder.fsub(shifted, offset)
+
+    return x(x), lower
+
+
+@intrinsic
+def mantissa(typingctx, x):
+    """x·2**-k in √½ … √2; x must be a positive normal number."""
+
+    def lower(context, builder, sig, args):
+        lanes = sig.return_type
+        fraction, *_, root = _FORMAT[lanes.dtype]
+        kept = builder.and_(
+            _bits_from_root(builder, args[0], lanes), _constant(lanes, (1 << fraction) - 1)
+        )
+        return builder.bitcast(builder.add(kept, _constant(lanes, root)), lanes.vector)
+
+    return x(x), lower
 
 
 @intrinsic
@@ -249,6 +301,19 @@ def lane(typingctx, x, index):
 
 
 @intrinsic
+def first_equal(typingctx, x, value):
+    """The first lane that equals the scalar `value`, or the number of lanes."""
+
+    def lower(context, builder, sig, args):
+        wanted = _as_lanes(context, builder, args[1], value, x)
+        integer = ir.IntType(x.width)
+        mask = builder.bitcast(builder.fcmp_ordered("==", args[0], wanted), integer)
+        return builder.zext(builder.cttz(mask, _I1(0)), _I64)
+
+    return types.int64(x, value), lower
+
+
+@intrinsic
 def without_lane(typingctx, x, index):
     """x with 0 in lane `index`."""
 
@@ -309,8 +374,7 @@ def splat(typingctx, pointer, value):
     lanes = Lanes(pointer.dtype)
 
     def lower(context, builder, sig, args):
-        element = context.cast(builder, args[1], value, lanes.dtype)
-        return _splat(builder, element, lanes.vector)
+        return _as_lanes(context, builder, args[1], value, lanes)
 
     return lanes(pointer, value), lower
 
@@ -319,14 +383,18 @@ def _address(builder, pointer, j, lanes):
     return builder.bitcast(builder.gep(pointer, [j]), lanes.vector.as_pointer())
 
 
+# Rows begin anywhere, so only the element's own alignment is promised.
+def _align(lanes):
+    return lanes.dtype.bitwidth // 8
+
+
 @intrinsic
 def load(typingctx, pointer, j):
     """The vector that begins at element j."""
     lanes = Lanes(pointer.dtype)
 
     def lower(context, builder, sig, args):
-        # Rows begin anywhere, so only the element's own alignment is promised.
-        return builder.load(_address(builder, *args, lanes), align=lanes.dtype.bitwidth // 8)
+        return builder.load(_address(builder, *args[:2], lanes), align=_align(lanes))
 
     return lanes(pointer, types.int64), lower
 
@@ -334,50 +402,50 @@ def load(typingctx, pointer, j):
 @intrinsic
 def store(typingctx, pointer, j, x):
     """Write the vector x from element j on; to None, nothing."""
-    if isinstance(pointer, types.NoneType):
-        return types.none(pointer, types.int64, x), _nothing
 
     def lower(context, builder, sig, args):
-        address = _address(builder, args[0], args[1], x)
-        builder.store(args[2], address, align=x.dtype.bitwidth // 8)
+        builder.store(args[2], _address(builder, *args[:2], x), align=_align(x))
         return context.get_dummy_value()
 
-    return types.none(pointer, types.int64, x), lower
+    absent = isinstance(pointer, types.NoneType)
+    return types.none(pointer, types.int64, x), _nothing if absent else lower
 
 
 @intrinsic
 def load_part(typingctx, pointer, j, n, fill):
-    """The n elements from j on, then `fill`; memory behind the n is not touched."""
+    """The n elements from j on, then `fill`; memory behind the n is not touched.
+
+    n None is a whole vector: so one function serves the vectors of a row and what is left over.
+    """
     lanes = Lanes(pointer.dtype)
 
+    def whole(context, builder, sig, args):
+        return builder.load(_address(builder, *args[:2], lanes), align=_align(lanes))
+
     def lower(context, builder, sig, args):
-        rest = _splat(builder, context.cast(builder, args[3], fill, lanes.dtype), lanes.vector)
+        rest = _as_lanes(context, builder, args[3], fill, lanes)
         mask = _lane_is(builder, "<", args[2], lanes.width)
-        operands = [
-            _address(builder, args[0], args[1], lanes),
-            _I32(lanes.dtype.bitwidth // 8),
-            mask,
-            rest,
-        ]
+        operands = [_address(builder, *args[:2], lanes), _I32(_align(lanes)), mask, rest]
         return _call(builder, f"llvm.masked.load.{lanes.suffix}.p0", lanes.vector, operands)
 
-    return lanes(pointer, types.int64, types.int64, fill), lower
+    count, read = (n, whole) if isinstance(n, types.NoneType) else (types.int64, lower)
+    return lanes(pointer, types.int64, count, fill), read
 
 
 @intrinsic
 def store_part(typingctx, pointer, j, n, x):
-    """Write the first n lanes of x from element j on, and no further; to None, nothing."""
-    if isinstance(pointer, types.NoneType):
-        return types.none(pointer, types.int64, types.int64, x), _nothing
+    """Write the first n lanes of x (all, for n None) from element j on; to None, nothing."""
+
+    def whole(context, builder, sig, args):
+        builder.store(args[3], _address(builder, *args[:2], x), align=_align(x))
+        return context.get_dummy_value()
 
     def lower(context, builder, sig, args):
-        operands = [
-            args[3],
-            _address(builder, args[0], args[1], x),
-            _I32(x.dtype.bitwidth // 8),
-            _lane_is(builder, "<", args[2], x.width),
-        ]
+        mask = _lane_is(builder, "<", args[2], x.width)
+        operands = [args[3], _address(builder, *args[:2], x), _I32(_align(x)), mask]
         _call(builder, f"llvm.masked.store.{x.suffix}.p0", ir.VoidType(), operands)
         return context.get_dummy_value()
 
-    return types.none(pointer, types.int64, types.int64, x), lower
+    count, write = (n, whole) if isinstance(n, types.NoneType) else (types.int64, lower)
+    absent = isinstance(pointer, types.NoneType)
+    return types.none(pointer, types.int64, count, x), _nothing if absent else write

@@ -5,7 +5,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from fastxent.cpu import jit, kernels
 from fastxent.cpu.blocks import Operand, for_each_block, for_each_chunk
-from fastxent.terms import Outputs, Terms
+from fastxent.terms import Clip, Outputs, Target, Terms
 
 Array = NDArray[Any]
 DType = np.dtype[Any]
 
 _F8, _I8, _BOOL, _NONE = types.float64, types.int64, types.boolean, types.none
-_FLOAT = {"f": types.float32, "d": types.float64}
+CLIP = types.Tuple((types.UniTuple(_F8, 4), _F8, _F8))
+DTYPES = {"f": types.float32, "d": types.float64}
 
 # The work of reading a label, in elements of a row of logits.
 _LABEL_COST = 4
@@ -30,37 +31,57 @@ _NO_FLOATS = {"f": np.empty(0, np.float32), "d": np.empty(0, np.float64)}
 _NO_INTS = np.empty(0, np.int64)
 
 
-def _array(dtype: Any, ndim: int, *, out: bool = False) -> Any:
+def array_type(dtype: Any, ndim: int, *, out: bool = False) -> Any:
     """Any layout, and for inputs read-only: so one compiled kernel takes every array."""
     return types.Array(dtype, ndim, "A", readonly=not out)
 
 
 @functools.cache
 def _row_kernel(source: Callable[..., Any], char: str, out_ndim: int) -> Callable[..., Any]:
-    element = _FLOAT[char]
-    out = _array(element, out_ndim, out=True)
-    return jit.specialise(source, (_array(element, 2), out, _I8, _I8))
+    element = DTYPES[char]
+    out = array_type(element, out_ndim, out=True)
+    return jit.specialise(source, (array_type(element, 2), out, _I8, _I8))
 
 
 @functools.cache
 def _scan_kernel() -> Callable[..., Any]:
-    signature = (_array(_I8, 1), _I8, _array(_F8, 1), _array(_F8, 1), _BOOL, _I8, _I8, _I8)
+    floats, labels = array_type(_F8, 1), array_type(_I8, 1)
+    signature = (labels, _I8, floats, floats, _BOOL, _I8, _I8, _I8)
     return jit.specialise(kernels.scan_labels, signature)
 
 
 @functools.cache
-def _cross_entropy_kernel(char: str, grad: bool, probs: bool, hess: bool) -> Callable[..., Any]:
-    element = _FLOAT[char]
-    wide = _array(element, 2, out=True)
-    outs = [wide if wanted else _NONE for wanted in (grad, probs, hess)]
-    exps = wide if grad or probs or hess else _NONE
+def _cross_entropy_kernel(
+    char: str, soft: bool, grad: bool, probs: bool, hess: bool
+) -> Callable[..., Any]:
+    floats, rows, wide_out = _row_types(char)
+    target = rows if soft else array_type(_I8, 1)
+    outs = [wide_out if wanted else _NONE for wanted in (grad, probs, hess)]
+    exps = wide_out if grad or probs or hess else _NONE
+    per_row = array_type(DTYPES[char], 1, out=True)
     signature = (
-        _array(element, 2), _array(_I8, 1), _array(_F8, 1), _array(element, 1), _array(_F8, 1), _F8,
+        rows, target, array_type(_F8, 1), floats, array_type(_F8, 1), _F8,
         _BOOL, _I8, _F8, _F8, _F8, _F8, _F8, _F8,
-        _array(element, 1, out=True), _array(element, 1, out=True), _array(_I8, 1, out=True),
-        exps, *outs, _I8, _I8,
+        per_row, per_row, array_type(_I8, 1, out=True), exps, *outs, _I8, _I8,
     )  # fmt: skip
     return jit.specialise(kernels.cross_entropy_rows, signature)
+
+
+@functools.cache
+def _categorical_kernel(char: str, soft: bool, grad: bool) -> Callable[..., Any]:
+    floats, rows, wide_out = _row_types(char)
+    signature = (
+        rows, rows if soft else array_type(_I8, 1), array_type(_F8, 1), floats, _I8,
+        array_type(_F8, 1), _BOOL, _I8, CLIP, _F8,
+        array_type(DTYPES[char], 1, out=True), wide_out if grad else _NONE, _I8, _I8,
+    )  # fmt: skip
+    return jit.specialise(kernels.categorical_rows, signature)
+
+
+def _row_types(char: str) -> tuple[Any, Any, Any]:
+    """Of an element type: one row or one number a row, many rows, many rows to write."""
+    element = DTYPES[char]
+    return array_type(element, 1), array_type(element, 2), array_type(element, 2, out=True)
 
 
 def softmax(x: Array, out: Array, compute: DType) -> None:
@@ -106,12 +127,12 @@ def scan_labels(labels: Array, n_classes: int, terms: Terms) -> tuple[float, int
     return add_up([total for total, _ in found]), first_bad
 
 
-def add_up(parts: list[float]) -> float:
+def add_up(parts: Iterable[float]) -> float:
     """The sum, correctly rounded where it is a number."""
     try:
         return math.fsum(parts)
     except (OverflowError, ValueError):  # beyond float64; inf and -inf
-        return sum(parts, 0.0)
+        return float(sum(parts, 0.0))
 
 
 def _absent_as_empty(terms: Terms) -> tuple[Any, Any, bool, int]:
@@ -124,52 +145,102 @@ def _absent_as_empty(terms: Terms) -> tuple[Any, Any, bool, int]:
 
 
 def cross_entropy(
-    x: Array, labels: Array, terms: Terms, divisor: float, outputs: Outputs, compute: DType
+    x: Array, target: Target, terms: Terms, divisor: float, outputs: Outputs, compute: DType
 ) -> float:
     """Fill the outputs; return Σ of the row losses / divisor.
 
     A mean over nothing (divisor 0) is nan and has no gradient.
     """
-    total = fill_cross_entropy(x, labels, terms, divisor, outputs, compute)
+    total = fill_cross_entropy(x, target, terms, divisor, outputs, compute)
     return total / divisor if divisor else math.nan
 
 
 def fill_cross_entropy(
-    x: Array, labels: Array, terms: Terms, divisor: float, outputs: Outputs, compute: DType
+    x: Array, target: Target, terms: Terms, divisor: float, outputs: Outputs, compute: DType
 ) -> float:
     """Fill the outputs; return Σ of the row losses."""
     n_classes = x.shape[-1]
     char = compute.char
     grad, probs, hess = outputs.grad, outputs.probs, outputs.hess
     smoothing = terms.label_smoothing
+    labels, target_probs = target
     class_weight, sample_weight, ignoring, ignore_index = _absent_as_empty(terms)
     lane_weight, total_weight = _NO_FLOATS[char], 0.0
-    if smoothing:
-        lane_weight = np.ones(n_classes, compute)
-        if terms.class_weight is not None:
-            with np.errstate(all="ignore"):
-                lane_weight[:] = class_weight
+    if smoothing or (target_probs is not None and terms.class_weight is not None):
+        lane_weight = _lane_weight(terms.class_weight, n_classes, compute)
         total_weight = float(lane_weight.sum(dtype=np.float64))
-    kernel = _cross_entropy_kernel(char, grad is not None, probs is not None, hess is not None)
+    kernel = _cross_entropy_kernel(
+        char, labels is None, grad is not None, probs is not None, hess is not None
+    )
     loss: Any = _NO_FLOATS[char] if outputs.loss is None else outputs.loss
     lse: Any = _NO_FLOATS[char] if outputs.lse is None else outputs.lse
     argmax: Any = _NO_INTS if outputs.argmax is None else outputs.argmax
 
     def call(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
-        logits, *wide = arrays
+        logits, *arrays = arrays
+        aim, *wide = arrays if labels is None else (labels[base:], *arrays)
         exps = next((array for array in wide if array is not None), None)
         total: float = kernel(
-            logits, labels[base:], class_weight, lane_weight, sample_weight[base:], total_weight,
+            logits, aim, class_weight, lane_weight, sample_weight[base:], total_weight,
             ignoring, ignore_index, 1.0 - smoothing, smoothing / n_classes, terms.z_loss,
             terms.logit_scale, terms.softcap or 0.0, divisor,
             loss[base:], lse[base:], argmax[base:], exps, *wide, lo, hi,
         )  # fmt: skip
         return total
 
+    given = [Operand(array, compute) for array in (x, target_probs) if array is not None]
     wide = [None if array is None else Operand(array, compute) for array in (grad, probs, hess)]
-    total = add_up(for_each_block(call, [Operand(x, compute)], wide))
+    total = add_up(for_each_block(call, given, wide))
     if not divisor:
         for array in (grad, hess):
             if array is not None:
                 array.fill(0)
     return total
+
+
+def categorical_cross_entropy(
+    x: Array, target: Target, terms: Terms, clip: Clip, divisor: float, outputs: Outputs,
+    compute: DType,
+) -> float:  # fmt: skip
+    """Fill loss and grad; return Σ of the row losses / divisor, for probabilities x."""
+    labels, target_probs = target
+    class_weight, sample_weight, ignoring, ignore_index = _absent_as_empty(terms)
+    varying = labels is None and terms.class_weight is not None
+    lane_weight = (
+        _lane_weight(terms.class_weight, x.shape[-1], compute)
+        if varying
+        else constant_vector(1.0, compute)
+    )
+    kernel = _categorical_kernel(compute.char, labels is None, outputs.grad is not None)
+    loss: Any = _NO_FLOATS[compute.char] if outputs.loss is None else outputs.loss
+
+    def call(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
+        probs, *arrays = arrays
+        aim, grad = arrays if labels is None else (labels[base:], *arrays)
+        total: float = kernel(
+            probs, aim, class_weight, lane_weight, int(varying), sample_weight[base:], ignoring,
+            ignore_index, tuple(clip), divisor, loss[base:], grad, lo, hi,
+        )  # fmt: skip
+        return total
+
+    given = [Operand(array, compute) for array in (x, target_probs) if array is not None]
+    grad = None if outputs.grad is None else Operand(outputs.grad, compute)
+    total = add_up(for_each_block(call, given, [grad]))
+    if not divisor and outputs.grad is not None:
+        outputs.grad.fill(0)
+    return total / divisor if divisor else math.nan
+
+
+def constant_vector(number: float, compute: DType) -> Array:
+    """One SIMD vector of a number that is the same everywhere."""
+    with np.errstate(all="ignore"):  # float32 may not hold it
+        return np.full(64 // compute.itemsize, number, compute)
+
+
+def _lane_weight(class_weight: Array | None, n_classes: int, compute: DType) -> Array:
+    """Class weights in the type that rows are computed in; ones if there are none."""
+    weight = np.ones(n_classes, compute)
+    if class_weight is not None:
+        with np.errstate(all="ignore"):  # float32 may not hold a float64
+            weight[:] = class_weight
+    return weight

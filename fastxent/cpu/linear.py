@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastxent.cpu.blocks import Box, Operand, boxes, for_each_chunk
 from fastxent.cpu.launch import add_up, fill_cross_entropy
-from fastxent.terms import LinearGrad, Outputs, Terms
+from fastxent.terms import LinearGrad, Outputs, Target, Terms
 
 Array = NDArray[Any]
 DType = np.dtype[Any]
@@ -29,7 +29,7 @@ def linear_cross_entropy(
     x: Array,
     linear_weight: Array,
     linear_bias: Array | None,
-    labels: Array,
+    target: Target,
     terms: Terms,
     divisor: float,
     outputs: Outputs,
@@ -42,23 +42,25 @@ def linear_cross_entropy(
     # Rows of x may have to be converted too, and there may be more features than classes.
     widest = max(n_classes, linear_weight.shape[1])
     limit = max(1, _BLOCK_BYTES // (widest * compute.itemsize))
-    buffer = np.empty((min(limit, len(labels)), n_classes), compute)
+    n = math.prod(x.shape[:-1])
+    buffer = np.empty((min(limit, n), n_classes), compute)
     sums = None if grads is None else _Sums(grads, accumulate, compute)
     rows = Operand(x, compute)
     total = []
-    for box in boxes(x.shape[:-1], limit) if len(labels) else ():
+    for box in boxes(x.shape[:-1], limit) if n else ():
         part = slice(*box[1:])
+        aim = _target_of(target, box)
         x_block = rows.read(box)
         logits = buffer[: len(x_block)]
         _fill_logits(logits, x_block, linear_weight, linear_bias)
         narrow = (None if array is None else array[part] for array in outputs[:3])
         sample_weight = None if terms.sample_weight is None else terms.sample_weight[part]
         own = terms._replace(sample_weight=sample_weight)
-        grad = logits if sums is not None else None
-        filled = Outputs(*narrow)._replace(grad=grad)
-        total.append(fill_cross_entropy(logits, labels[part], own, divisor, filled, compute))
+        shaped = logits.reshape((*x[box[0]].shape[:-1], n_classes))  # as probabilities are
+        filled = Outputs(*narrow)._replace(grad=shaped if sums is not None else None)
+        total.append(fill_cross_entropy(shaped, aim, own, divisor, filled, compute))
         if sums is not None and divisor:
-            idle = _idle_rows(labels[part], own)
+            idle = _idle_rows(aim.labels, own)
             sums.add(box, logits, x_block, linear_weight, idle)
     if sums is not None:
         sums.finish()
@@ -89,9 +91,18 @@ def _pieces(weight: Array, compute: DType) -> Iterator[slice]:
         yield slice(first, min(first + step, n_classes))
 
 
-def _idle_rows(labels: Array, terms: Terms) -> Array | None:
+def _target_of(target: Target, box: Box) -> Target:
+    """The targets of a block of rows."""
+    index, lo, hi = box
+    if target.labels is not None:
+        return Target(target.labels[lo:hi], None)
+    return Target(None, target.probs[index])
+
+
+def _idle_rows(labels: Array | None, terms: Terms) -> Array | None:
     """The mask of the rows that do not count, or None if all do."""
-    idle = None if terms.ignore_index is None else labels == terms.ignore_index
+    ignoring = labels is not None and terms.ignore_index is not None
+    idle = labels == terms.ignore_index if ignoring else None
     if terms.sample_weight is not None:
         weightless = terms.sample_weight == 0
         idle = weightless if idle is None else idle | weightless

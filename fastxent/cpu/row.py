@@ -12,6 +12,7 @@ from fastxent.cpu.jit import inlined, subroutine
 from fastxent.cpu.lanes import (
     copysign,
     fabs,
+    first_equal,
     horizontal_max,
     horizontal_sum,
     lane,
@@ -22,13 +23,14 @@ from fastxent.cpu.lanes import (
     splat,
     store,
     store_part,
+    where_less,
     widen,
     without_lane,
     zero_where_zero,
     zeros,
 )
-from fastxent.cpu.vector_math import exp, expm1
-from fastxent.formulas import softcap_parts
+from fastxent.cpu.vector_math import exp, expm1, log, log1p
+from fastxent.formulas import at_least, clipped, cost, softcap_parts
 
 
 @subroutine
@@ -65,6 +67,17 @@ def first_max(x, n):
 
 
 @subroutine
+def find(x, value, n):
+    """The first index of an element that equals `value`; 0 if none does, as in a row of nan."""
+    width = lanes_of(x)
+    for j in range(0, n, width):
+        at = first_equal(load_part(x, j, min(n - j, width), math.nan), value)
+        if at < width:
+            return j + at
+    return 0
+
+
+@subroutine
 def has_nan(x, n):
     """Whether any element is nan."""
     for j in range(n):  # noqa: SIM110 - any() over a generator does not compile
@@ -77,30 +90,46 @@ def has_nan(x, n):
 
 
 @subroutine
-def _sum_row(term, tail_term, x, m, other, n, skip):
+def _add_block(total, lost, block):
+    """total + block, and what rounding has lost so far: Fast2Sum, for no block is negative."""
+    larger = total + block
+    return larger, lost + ((larger - total) - block)
+
+
+@subroutine
+def _rounded(total, lost):
+    """The sum of the lanes; an infinite one has no rounding to give back."""
+    rounding = horizontal_sum(lost)
+    exact = horizontal_sum(total)
+    return exact - rounding if math.isfinite(rounding) else exact
+
+
+@subroutine
+def _sum_row(term, args, n, skip):
     """Σ_{j≠skip} of the row's terms in float64, and the skipped term.
 
-    Leaving a term out costs next to nothing here and cannot be done afterwards: s - e_y has lost
-    the small terms. skip = n leaves none out (it falls on a lane behind the end, which holds 0).
+    term(args, j, part) gives the vector of terms from element j on, of which `part` count (None:
+    all); args[0] is the row. Leaving a term out costs next to nothing here and cannot be done
+    afterwards: s - e_y has lost the small terms. skip = n leaves none out (it falls on a lane
+    behind the end, which holds 0).
 
-    A block of 32 vectors is summed by four chains of eight additions each, then blocks in float64
-    with what rounding loses (Fast2Sum: no term is negative). A single chain would drift with the
-    length of the row, most where terms are equal. An infinite sum has no rounding to give back.
+    A block of 32 vectors is summed by four chains of eight additions each, then blocks in float64.
+    A single chain would drift with the length of the row, most where terms are equal.
     """
-    width = lanes_of(x)
+    width = lanes_of(args[0])
     full = n // width
     at = skip // width
-    special = tail_term(x, m, other, full * width, n - full * width)
+    special = term(args, full * width, n - full * width)
     total = widen(special)
     if at == full:
         total = widen(without_lane(special, skip - at * width))
-    lost = total - total
+    lost = widen(zeros(args[0]))
     for first in range(0, full, 32):
         last = min(first + 32, full)
-        a = b = c = d = zeros(x)
+        a = b = c = d = zeros(args[0])
         if first <= at < last:
             for k in range(first, last):
-                v = term(x, m, other, k)
+                v = term(args, k * width, None)
                 if k == at:
                     special = v
                     v = without_lane(v, skip - at * width)
@@ -108,34 +137,35 @@ def _sum_row(term, tail_term, x, m, other, n, skip):
         else:
             quads = (last - first) // 4
             for q in range(quads):
-                k = first + 4 * q
-                a = a + term(x, m, other, k)
-                b = b + term(x, m, other, k + 1)
-                c = c + term(x, m, other, k + 2)
-                d = d + term(x, m, other, k + 3)
+                j = (first + 4 * q) * width
+                a = a + term(args, j, None)
+                b = b + term(args, j + width, None)
+                c = c + term(args, j + 2 * width, None)
+                d = d + term(args, j + 3 * width, None)
             for k in range(first + 4 * quads, last):
-                a = a + term(x, m, other, k)
-        block = widen((a + b) + (c + d))
-        larger = total + block
-        lost = lost + ((larger - total) - block)
-        total = larger
-    rounding = horizontal_sum(lost)
-    exact = horizontal_sum(total)
-    if math.isfinite(rounding):
-        exact -= rounding
-    return exact, lane(special, skip - at * width)
+                a = a + term(args, k * width, None)
+        total, lost = _add_block(total, lost, widen((a + b) + (c + d)))
+    return _rounded(total, lost), lane(special, skip - at * width)
 
 
 @subroutine
-def _exp_term(x, m, e, k):
-    j = k * lanes_of(x)
-    value = exp(load(x, j) - m)
-    store(e, j, value)
-    return value
+def sum_of_losses(term, args, n):
+    """Σ term(args, j, part) over n losses, each widened to float64 before it is added."""
+    width = lanes_of(args[0])
+    full = n // width
+    total = widen(term(args, full * width, n - full * width))
+    lost = widen(zeros(args[0]))
+    for first in range(0, full, 32):
+        block = widen(zeros(args[0]))
+        for k in range(first, min(first + 32, full)):
+            block = block + widen(term(args, k * width, None))
+        total, lost = _add_block(total, lost, block)
+    return _rounded(total, lost)
 
 
 @subroutine
-def _exp_tail(x, m, e, j, part):
+def _exp_term(args, j, part):
+    x, m, e = args
     value = exp(load_part(x, j, part, -math.inf) - m)
     store_part(e, j, part, value)
     return value
@@ -144,17 +174,18 @@ def _exp_tail(x, m, e, j, part):
 @inlined
 def exp_sum(x, m, e, n, skip):
     """Σ_{j≠skip} exp(x_j - m) and exp(x_skip - m); each is stored in e where e is not None."""
-    return _sum_row(_exp_term, _exp_tail, x, m, e, n, skip)
+    return _sum_row(_exp_term, (x, m, e), n, skip)
 
 
 @subroutine
-def _element(x, m, other, k):
-    return load(x, k * lanes_of(x))
+def _element(args, j, part):
+    return load_part(args[0], j, part, 0.0)
 
 
-@subroutine
-def _last_elements(x, m, other, j, part):
-    return load_part(x, j, part, 0.0)
+@inlined
+def sum_apart(a, n, skip):
+    """Σ_{j≠skip} a_j in float64, and a_skip."""
+    return _sum_row(_element, (a,), n, skip)
 
 
 def rest_of_max(x, m, e, n):
@@ -165,23 +196,17 @@ def rest_of_max(x, m, e, n):
 @overload(rest_of_max)
 def _rest_of_max(x, m, e, n):
     def again(x, m, e, n):
-        return exp_sum(x, m, None, n, first_max(x, n))[0]
+        return exp_sum(x, m, None, n, find(x, m, n))[0]
 
     def stored(x, m, e, n):
-        return _sum_row(_element, _last_elements, e, m, None, n, first_max(e, n))[0]
+        return sum_apart(e, n, find(e, 1.0, n))[0]
 
     return again if isinstance(e, types.NoneType) else stored
 
 
 @subroutine
-def _below_max_term(x, m, weight, k):
-    j = k * lanes_of(x)
-    w = load(weight, j)
-    return zero_where_zero(w, w * (m - load(x, j)))
-
-
-@subroutine
-def _below_max_tail(x, m, weight, j, part):
+def _below_max_term(args, j, part):
+    x, m, weight = args
     w = load_part(weight, j, part, 0.0)
     return zero_where_zero(w, w * (m - load_part(x, j, part, m)))
 
@@ -189,7 +214,7 @@ def _below_max_tail(x, m, weight, j, part):
 @inlined
 def below_max_sum(x, m, weight, n):
     """Σ_c w_c·(m - x_c) in float64; a class without weight adds exactly 0, even at -inf."""
-    return _sum_row(_below_max_term, _below_max_tail, x, m, weight, n, n)[0]
+    return _sum_row(_below_max_term, (x, m, weight), n, n)[0]
 
 
 # --- element by element ---------------------------------------------------------------------
@@ -209,16 +234,16 @@ def map_row(f, x, out, n, a, b):
 
 
 @subroutine
-def map_rows(f, x, y, out, n, a):
-    """out_j = f(x_j, y_j, a) of vectors; out may be x."""
+def map_rows(f, x, y, out, n, a, b):
+    """out_j = f(x_j, y_j, a, b) of vectors; out may be x."""
     width = lanes_of(x)
     full = n // width
     for k in range(full):
-        store(out, k * width, f(load(x, k * width), load(y, k * width), a))
+        store(out, k * width, f(load(x, k * width), load(y, k * width), a, b))
     part = n - full * width
     if part:
         j = full * width
-        v = f(load_part(x, j, part, 0.0), load_part(y, j, part, 0.0), a)
+        v = f(load_part(x, j, part, 0.0), load_part(y, j, part, 0.0), a, b)
         store_part(out, j, part, v)
 
 
@@ -248,15 +273,21 @@ def variance(v, a, b):
 
 
 @subroutine
-def minus_multiple(v, w, a):
-    """v - w·a."""
-    return v - w * a
+def times_minus(v, w, a, b):
+    """v·a - w·b."""
+    return v * a - w * b
 
 
 @subroutine
-def times_lanes(v, w, a):
+def times_lanes(v, w, a, b):
     """v·w."""
     return v * w
+
+
+@subroutine
+def mixed(v, w, a, b):
+    """w·(a·v + b)."""
+    return (v * a + b) * w
 
 
 @subroutine
@@ -283,3 +314,35 @@ def softcap_row(x, scale, cap, z, slope, n):
         t, derivative = softcap_parts(exp(fabs(a) * -2.0), expm1(fabs(a) * -2.0), 1.0)
         store_part(z, j, part, copysign(t, a) * cap)
         store_part(slope, j, part, derivative)
+
+
+# --- losses of probabilities ----------------------------------------------------------------
+
+
+@inlined
+def clipped_pair(p, bounds):
+    """p and 1 - p, each clipped by itself: 1 - clip(p) would not hold a bound below rounding."""
+    return clipped(p, bounds, where_less), clipped(1.0 - p, bounds, where_less)
+
+
+@inlined
+def lane_cost(p, r, most):
+    """-log p of vectors, at most `most`, given r = 1 - p."""
+    return cost(p, r, most, log, log1p, where_less)
+
+
+@subroutine
+def _cost_term(args, j, part):
+    p, q, weight, step, d, scale, clip = args
+    bounds, most, floor = clip
+    a = load_part(q, j, part, 0.0) * load_part(weight, j * step, part, 0.0)
+    p_j, r = clipped_pair(load_part(p, j, part, 0.5), bounds)
+    slope = zero_where_zero(a, (a * scale) / at_least(p_j, floor, where_less))
+    store_part(d, j, part, slope)
+    return zero_where_zero(a, a * lane_cost(p_j, r, most))
+
+
+@inlined
+def cost_sum(p, q, weight, step, d, scale, clip, n):
+    """Σ_j a_j·(-log p_j) for a_j = q_j·w_j, and d_j = scale·a_j / p_j; a_j = 0 adds exactly 0."""
+    return sum_of_losses(_cost_term, (p, q, weight, step, d, scale, clip), n)

@@ -1,0 +1,69 @@
+"""The kernels of the binary losses: loops over elements lo..hi of contiguous arrays.
+
+Each is the sum of a term whose vectors also write what was asked for: an output that is None is
+gone from the compiled variant, and so is what only it needs. A weight that is one number is one
+vector of it, read with step 0 again and again.
+"""
+
+from fastxent.cpu.jit import subroutine
+from fastxent.cpu.lanes import fabs, load_part, row, store_part, where_less, zero_where_zero
+from fastxent.cpu.row import clipped_pair, lane_cost, sum_of_losses
+from fastxent.cpu.vector_math import exp, log1p
+from fastxent.formulas import binary_slope, sigmoid_pair, softplus_pair
+
+
+@subroutine
+def _logit_term(args, j, part):
+    logits, target, weight, pos_weight, steps, scale, loss, grad, probs, hess = args
+    x, y = load_part(logits, j, part, 0.0), load_part(target, j, part, 0.0)
+    w = load_part(weight, j * steps[0], part, 0.0)
+    neg, pos = w * (1.0 - y), w * load_part(pos_weight, j * steps[1], part, 0.0) * y
+    e = exp(-fabs(x))
+    softplus, softplus_neg = softplus_pair(x, log1p(e), 0.0, where_less)
+    sigma, sigma_neg = sigmoid_pair(x, e, 0.0, 1.0, where_less)
+    # l = neg·softplus(x) + pos·softplus(-x), ∂l/∂x = neg·σ(x) - pos·σ(-x), and again
+    # ∂²l/∂x² = (neg + pos)·σ(x)·σ(-x); a coefficient of 0 adds exactly 0, also at ±inf.
+    value = zero_where_zero(neg, neg * softplus) + zero_where_zero(pos, pos * softplus_neg)
+    slope = zero_where_zero(neg, neg * sigma) - zero_where_zero(pos, pos * sigma_neg)
+    store_part(loss, j, part, value)
+    store_part(grad, j, part, slope * scale)
+    store_part(probs, j, part, sigma)
+    both = neg + pos
+    store_part(hess, j, part, zero_where_zero(both, both * (sigma * sigma_neg) * scale))
+    return value
+
+
+# logits, target (N,) IN; weight, pos_weight (N,) IN, or 64 bytes of one number with step 0;
+# loss, grad, probs, hess (N,) OUT or None; scale 1/D. Returns Σ losses.
+def binary_logits(
+    logits, target, weight, pos_weight, steps, scale, loss, grad, probs, hess, lo, hi
+):  # fmt: skip
+    args = (
+        row(logits, lo), row(target, lo), row(weight, lo * steps[0]), row(pos_weight, lo * steps[1]),
+        steps, scale, row(loss, lo), row(grad, lo), row(probs, lo), row(hess, lo),
+    )  # fmt: skip
+    return sum_of_losses(_logit_term, args, hi - lo)
+
+
+@subroutine
+def _prob_term(args, j, part):
+    probs, target, weight, steps, scale, clip, loss, grad = args
+    bounds, most, floor = clip
+    p, r = clipped_pair(load_part(probs, j, part, 0.5), bounds)
+    y, w = load_part(target, j, part, 0.0), load_part(weight, j * steps[0], part, 0.0)
+    # l = -w·[y·log p + (1-y)·log(1-p)], ∂l/∂p = w·(p - y) / (p·(1-p))
+    value = w * (y * lane_cost(p, r, most) + (1.0 - y) * lane_cost(r, p, most))
+    store_part(loss, j, part, value)
+    store_part(grad, j, part, (w * scale) * binary_slope(y, p, r, floor, 1.0, where_less))
+    return value
+
+
+# probs, target (N,) IN; weight (N,) IN, or 64 bytes of one number with step 0; clip the bounds, the
+# most that -log p costs, and the floor of p·(1-p); loss, grad (N,) OUT or None; scale 1/D.
+# Returns Σ losses.
+def binary_probs(probs, target, weight, steps, scale, clip, loss, grad, lo, hi):
+    args = (
+        row(probs, lo), row(target, lo), row(weight, lo * steps[0]), steps, scale, clip,
+        row(loss, lo), row(grad, lo),
+    )  # fmt: skip
+    return sum_of_losses(_prob_term, args, hi - lo)
