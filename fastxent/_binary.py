@@ -1,10 +1,30 @@
 """The two binary losses."""
 
-from typing import Any
+from typing import Any, Literal, NamedTuple, overload
 
-from fastxent._dispatch import dispatched
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastxent import _inputs as inputs
+from fastxent._dispatch import backend_of, dispatched
+from fastxent._targets import answer, scalar
+from fastxent.terms import Outputs
+
+_No = Literal[False]
 
 
+@overload
+def binary_cross_entropy(
+    probs: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None,
+    eps: float | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
+    return_grad: _No = False, grad_out: None = None,
+) -> Any: ...  # fmt: skip
+@overload
+def binary_cross_entropy(
+    probs: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None,
+    eps: float | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
+    return_grad: bool = False, grad_out: Any = None,
+) -> tuple[Any, Any]: ...  # fmt: skip
 @dispatched
 def binary_cross_entropy(
     probs: Any,
@@ -16,10 +36,95 @@ def binary_cross_entropy(
     return_grad: bool = False,
     grad_out: Any = None,
 ) -> Any:
-    """Binary cross-entropy of probabilities. Not implemented yet."""
-    raise NotImplementedError("binary_cross_entropy is not implemented yet")
+    r"""Binary cross-entropy of probabilities, element by element, with its gradient.
+
+    .. math::
+        l = -w \big[ y \log p + (1-y) \log(1-p) \big], \qquad
+        \frac{\partial L}{\partial p} = \frac{w}{D}\, \frac{p - y}{p (1-p)}
+
+    where D is the number of elements for "mean", else 1. For logits
+    `binary_cross_entropy_with_logits` is both faster and more accurate.
+
+    Parameters
+    ----------
+    probs : array_like
+        Probabilities p of the class 1, of any shape, also none. float32 and float64 stay what
+        they are, float16 and bfloat16 compute in float32, integers and bools in float64.
+    target : array_like
+        y of the same shape: 0 and 1, bools, or anything between.
+    weight : array_like, optional
+        w; broadcasts against `probs` without enlarging it.
+    eps : float, optional
+        None: as PyTorch has it, logarithms are not less than -100, the gradient is divided by
+        max(p·(1-p), 1e-12), and p outside 0 … 1 is nan. Between 0 and 0.5: p and 1 - p are each
+        clipped to [eps, 1 - eps], and the gradient is taken there; 1e-15 works in float32 too.
+    reduction : {"mean", "sum", "none"}
+        Of the losses. With "none" the gradient is that of their sum.
+    return_grad : bool
+        Return the gradient with respect to `probs` too.
+    grad_out : array, optional
+        A buffer for it; implies `return_grad`. It may be `probs` itself.
+
+    Returns
+    -------
+    loss : scalar or array
+        0-d, or with "none" of the shape of `probs`; float32 for half precision.
+    grad : array
+        Of the shape and type of `probs`, if asked for: then the result is a tuple.
+
+    Raises
+    ------
+    TypeError
+        Numbers of a type that means nothing here; an array on another device.
+    ValueError
+        A shape, an option or a buffer that does not fit.
+
+    References
+    ----------
+    C. M. Bishop, "Pattern Recognition and Machine Learning", 4.3.2.
+
+    Examples
+    --------
+    >>> import numpy as np, fastxent as fx
+    >>> probs = np.array([0.9, 0.1, 0.8, 0.2])
+    >>> loss, grad = fx.binary_cross_entropy(probs, [1, 0, 1, 0], return_grad=True)
+    >>> round(float(loss), 6)
+    0.164252
+    >>> grad.round(4)  # -y/p + (1-y)/(1-p), over 4
+    array([-0.2778,  0.2778, -0.3125,  0.3125])
+    """
+    x = inputs.array(probs, "probs")
+    call = _Call.read(x, "probs", target, reduction, weight=weight)
+    grad_out = call.buffer(grad_out)
+    clip = inputs.clip(eps, call.types.compute)
+    outputs = call.outputs(return_grad, grad_out)
+    reduced = backend_of(x).binary_probs(
+        x, call.target, call.weights[0], clip, call.divisor, outputs, call.types.compute
+    )
+    return call.answer(reduced, outputs, grad_out)
 
 
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None,
+    pos_weight: ArrayLike | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
+    return_grad: _No = False, return_probs: _No = False, return_hess: _No = False,
+    grad_out: None = None,
+) -> Any: ...  # fmt: skip
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None,
+    pos_weight: ArrayLike | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
+    return_grad: Literal[True], return_probs: _No = False, return_hess: _No = False,
+    grad_out: Any = None,
+) -> tuple[Any, Any]: ...  # fmt: skip
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None,
+    pos_weight: ArrayLike | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
+    return_grad: bool = False, return_probs: bool = False, return_hess: bool = False,
+    grad_out: Any = None,
+) -> tuple[Any, ...]: ...  # fmt: skip
 @dispatched
 def binary_cross_entropy_with_logits(
     logits: Any,
@@ -33,5 +138,124 @@ def binary_cross_entropy_with_logits(
     return_hess: bool = False,
     grad_out: Any = None,
 ) -> Any:
-    """Binary cross-entropy of logits. Not implemented yet."""
-    raise NotImplementedError("binary_cross_entropy_with_logits is not implemented yet")
+    r"""Binary cross-entropy of logits, element by element, with its gradient and more.
+
+    With σ(x) = 1/(1 + exp(-x)) and softplus(x) = log(1 + exp(x)):
+
+    .. math::
+        l = w \big[ (1-y) \operatorname{softplus}(x)
+            + r\, y \operatorname{softplus}(-x) \big], \qquad
+        \frac{\partial L}{\partial x} = \frac{w}{D} \big[ (1-y)\, σ(x) - r\, y\, σ(-x) \big]
+
+    where r is `pos_weight` and D the number of elements for "mean", else 1. Without weights the
+    gradient is σ(x) - y.
+
+    Parameters
+    ----------
+    logits : array_like
+        x, of any shape, also none. float32 and float64 stay what they are, float16 and bfloat16
+        compute in float32, integers and bools in float64.
+    target : array_like
+        y of the same shape: 0 and 1, bools, or anything between.
+    weight : array_like, optional
+        w; broadcasts against `logits` without enlarging it.
+    pos_weight : array_like, optional
+        r, what the positive class weighs; likewise. A weight that is 0 adds exactly 0, even to an
+        infinite logit.
+    reduction : {"mean", "sum", "none"}
+        Of the losses. With "none" the gradient is that of their sum.
+    return_grad, return_probs, return_hess : bool
+        Return these too, in this order, shaped as `logits`: the gradient; σ(x); the second
+        derivative w/D·(1-y + r·y)·σ(x)·σ(-x).
+    grad_out : array, optional
+        A buffer for the gradient; implies `return_grad`. It may be `logits` itself.
+
+    Returns
+    -------
+    loss : scalar or array
+        0-d, or with "none" of the shape of `logits`; float32 for half precision.
+    grad, probs, hess : arrays
+        Those that were asked for: then the result is a tuple that begins with the loss.
+
+    Raises
+    ------
+    TypeError
+        Numbers of a type that means nothing here; an array on another device.
+    ValueError
+        A shape, an option or a buffer that does not fit.
+
+    Notes
+    -----
+    softplus(±x) = max(±x, 0) + log1p(exp(-\|x\|)), and σ of either sign is a quotient: so neither a
+    small loss nor a small gradient is the difference of two large numbers.
+
+    References
+    ----------
+    C. M. Bishop, "Pattern Recognition and Machine Learning", 4.3.2.
+
+    Examples
+    --------
+    >>> import numpy as np, fastxent as fx
+    >>> round(float(fx.binary_cross_entropy_with_logits(2.0, 1)), 6)
+    0.126928
+    >>> loss, grad = fx.binary_cross_entropy_with_logits(
+    ...     np.array([-40.0, 0.5]), [0, 1], pos_weight=3, reduction="none", return_grad=True
+    ... )
+    >>> loss.tolist()  # softplus(-40) is not 0
+    [4.248354255291589e-18, 1.4222309540422022]
+    """
+    x = inputs.array(logits, "logits")
+    call = _Call.read(x, "logits", target, reduction, weight=weight, pos_weight=pos_weight)
+    grad_out = call.buffer(grad_out)
+    outputs = call.outputs(return_grad, grad_out, return_probs, return_hess)
+    reduced = backend_of(x).binary_logits(
+        x, call.target, *call.weights, call.divisor, outputs, call.types.compute
+    )
+    return call.answer(reduced, outputs, grad_out)
+
+
+class _Call(NamedTuple):
+    """The checked arguments of a binary loss of x."""
+
+    x: Any
+    name: str
+    types: inputs.Precision
+    target: Any
+    weights: list[Any]
+    given: list[tuple[str, Any]]
+    per_element: bool
+    divisor: float
+
+    @classmethod
+    def read(cls, x: Any, name: str, target: Any, reduction: Any, **weights: Any) -> "_Call":
+        """Check what both losses have in common."""
+        types = inputs.precision(x.dtype, name)
+        y = inputs.same_shape(target, x.shape, name)
+        found = [inputs.spread_over(w, which, x.shape) for which, w in weights.items()]
+        given = [("target", y), *zip(weights, found, strict=True)]
+        how = inputs.reduction(reduction)
+        divisor = float(x.size) if how == "mean" else 1.0
+        return cls(x, name, types, y, found, given, how == "none", divisor)
+
+    def buffer(self, grad_out: Any) -> Any:
+        """grad_out, if it may be written."""
+        if grad_out is None:
+            return None
+        over = (self.name, self.x)
+        return inputs.buffer(grad_out, "grad_out", self.x.shape, self.types.own, self.given, over)
+
+    def outputs(self, grad: bool, grad_out: Any, probs: bool = False, hess: bool = False) -> Outputs:
+        """Arrays for what was asked for."""
+        shape, own = self.x.shape, self.types.own
+        return Outputs(
+            np.empty(shape, self.types.loss) if self.per_element else None,
+            grad=np.empty(shape, own) if grad and grad_out is None else grad_out,
+            probs=np.empty(shape, own) if probs else None,
+            hess=np.empty(shape, own) if hess else None,
+        )  # fmt: skip
+
+    def answer(self, reduced: float, outputs: Outputs, grad_out: Any) -> Any:
+        """The loss and what was asked for; numbers where there are no dimensions."""
+        loss = scalar(reduced, self.types.loss) if outputs.loss is None else outputs.loss[()]
+        grad, probs, hess = (None if a is None else a[()] for a in outputs[3:])
+        return answer(loss, grad if grad_out is None else grad_out, probs, hess)

@@ -74,7 +74,7 @@ def cross_entropy(
 
     With :math:`x` the logits of a row (after scale and softcap), :math:`p` their softmax,
     :math:`\operatorname{lse}` their logsumexp, y the class, w the class weights, u the row's
-    weight and ε the label smoothing:
+    weight and ε the label smoothing, for class indices:
 
     .. math::
         l &= u \Big\{ (1-ε)\, w_y (\operatorname{lse} - x_y)
@@ -84,24 +84,36 @@ def cross_entropy(
              + \frac{ε}{C} (W p - w) + 2 z \operatorname{lse}\, p \Big], \qquad W = \sum_c w_c
 
     where D is 1 for "sum" and "none", and for "mean" the sum of u·w_y over the counted rows.
-    Without options that is p - e_y, by which nobody has to hold p.
+    Without options that is p - e_y, by which nobody has to hold p. For class probabilities q,
+    with q' = (1-ε)·q + ε/C:
+
+    .. math::
+        l &= u \Big\{ \sum_c w_c q'_c (\operatorname{lse} - x_c)
+             + z\,\operatorname{lse}^2 \Big\} \\
+        \frac{\partial L}{\partial x} &= \frac{u}{D} \Big[ \Big(\sum_c w_c q'_c\Big) p - w q'
+             + 2 z \operatorname{lse}\, p \Big]
+
+    where D is the sum of u for "mean": of the rows' weights alone.
 
     Parameters
     ----------
     logits : array_like
         Shape (N, C), or any rank ≥ 1 with the classes along `axis`. float32 and float64 stay what
         they are, float16 and bfloat16 compute in float32, integers and bools in float64.
-    target : array_like of int
-        The shape of `logits` without `axis`: class indices in 0 … C-1, or `ignore_index`.
+    target : array_like
+        Integers of the shape of `logits` without `axis`: class indices in 0 … C-1, or
+        `ignore_index`. Or of the same shape as `logits`: class probabilities q, or one-hot rows of
+        any numeric type. They are taken as they are, also where a row does not add up to 1.
     axis : int
         The class axis; `axis=1` for PyTorch's (N, C, d1, …).
     weight : array_like, shape (C,), optional
         Class weights w.
     sample_weight : array_like, optional
-        Weights u of the rows, of the shape of `target`. A row of weight 0 does not count.
+        Weights u of the rows, of the shape of the loss with "none". A row of weight 0 does not
+        count.
     ignore_index : int or None
         Rows with this target do not count: loss and gradient are exactly 0, whatever their logits
-        hold. None ignores nothing.
+        hold. None ignores nothing. With class probabilities it must be left as it is.
     label_smoothing : float
         ε in 0 … 1.
     z_loss : float
@@ -118,7 +130,8 @@ def cross_entropy(
         Raise for class indices out of range; if not, such a row is nan.
     return_grad, return_probs, return_lse, return_hess, return_argmax : bool
         Return these too, in this order: the gradient and the probabilities, shaped as `logits`;
-        logsumexp per row; the diagonal u/D·w_y·p(1-p) of the Hessian; the argmax per row, int64.
+        logsumexp per row; the diagonal u/D·w_y·p(1-p) of the Hessian (Σ_c w_c·q'_c for w_y with
+        probabilities); the argmax per row, int64.
     grad_out, probs_out : array, optional
         Buffers for them; each implies its flag. `grad_out` may be `logits` itself. Where the
         system has to find new pages for each large gradient, a buffer saves that in a loop.
@@ -126,7 +139,7 @@ def cross_entropy(
     Returns
     -------
     loss : scalar or array
-        0-d, or with "none" of the shape of `target`; float32 for half precision.
+        0-d, or with "none" one a row; float32 for half precision.
     grad, probs, lse, hess, argmax : arrays
         Those that were asked for: then the result is a tuple that begins with the loss.
 
@@ -137,7 +150,8 @@ def cross_entropy(
     TypeError
         Logits or a target of a type that means nothing here; an array on another device.
     ValueError
-        A shape, an option or a buffer that does not fit.
+        A shape, an option or a buffer that does not fit; an `ignore_index` with probabilities as
+        target.
 
     Notes
     -----
@@ -160,6 +174,8 @@ def cross_entropy(
     >>> grad.round(3)
     array([[ 0.659, -0.758,  0.099],
            [-0.927,  0.487,  0.44 ]])
+    >>> float(fx.cross_entropy(logits, [[0.2, 0.8, 0], [1, 0, 0]], reduction="sum").round(4))
+    3.837
     """
     x = inputs.array(logits, "logits")
     types = inputs.precision(x.dtype, "logits")
@@ -200,6 +216,20 @@ def cross_entropy(
     return answer(first, *asked, None if argmax is None else argmax[()])
 
 
+@overload
+def categorical_cross_entropy(
+    probs: ArrayLike, target: ArrayLike, *, axis: int = -1, weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None, ignore_index: int | None = -100,
+    eps: float | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
+    check_target: bool = True, return_grad: _No = False, grad_out: None = None,
+) -> Any: ...  # fmt: skip
+@overload
+def categorical_cross_entropy(
+    probs: ArrayLike, target: ArrayLike, *, axis: int = -1, weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None, ignore_index: int | None = -100,
+    eps: float | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
+    check_target: bool = True, return_grad: bool = False, grad_out: Any = None,
+) -> tuple[Any, Any]: ...  # fmt: skip
 @dispatched
 def categorical_cross_entropy(
     probs: Any,
@@ -215,5 +245,98 @@ def categorical_cross_entropy(
     return_grad: bool = False,
     grad_out: Any = None,
 ) -> Any:
-    """Cross-entropy of probabilities against classes. Not implemented yet."""
-    raise NotImplementedError("categorical_cross_entropy is not implemented yet")
+    r"""Cross-entropy of probabilities against classes, with its gradient.
+
+    With p the probabilities of a row, q its target (one-hot for a class index y), w the class
+    weights and u the row's weight:
+
+    .. math::
+        l = -u \sum_c w_c\, q_c \log p_c, \qquad
+        \frac{\partial L}{\partial p_c} = -\frac{u}{D}\, \frac{w_c\, q_c}{p_c}
+
+    where D is 1 for "sum" and "none", and for "mean" the sum of u·w_y over the counted rows, of u
+    where the target is probabilities. For logits `cross_entropy` is both faster and more accurate.
+
+    Parameters
+    ----------
+    probs : array_like
+        Shape (N, C), or any rank ≥ 1 with the classes along `axis`; types as for `cross_entropy`.
+        Rows need not add up to 1, and are not made to.
+    target : array_like
+        Integers of the shape of `probs` without `axis`: class indices in 0 … C-1, or
+        `ignore_index`. Or of the same shape as `probs`: class probabilities or one-hot rows.
+    axis : int
+        The class axis.
+    weight : array_like, shape (C,), optional
+        Class weights w. A class of weight 0 adds exactly 0.
+    sample_weight : array_like, optional
+        Weights u of the rows, of the shape of the loss with "none". A row of weight 0 does not
+        count.
+    ignore_index : int or None
+        Rows with this class index do not count: loss and gradient are exactly 0, whatever they
+        hold. None ignores nothing.
+    eps : float, optional
+        None: as in PyTorch's BCELoss, logarithms are not less than -100, the gradient is divided
+        by max(p, 1e-12), and p outside 0 … 1 is nan. Between 0 and 0.5: p is clipped to
+        [eps, 1 - eps], and the gradient is taken there; 1e-15 works in float32 too.
+    reduction : {"mean", "sum", "none"}
+        Of the row losses. With "none" the gradient is that of their sum.
+    check_target : bool
+        Raise for class indices out of range; if not, such a row is nan.
+    return_grad : bool
+        Return the gradient with respect to `probs` too.
+    grad_out : array, optional
+        A buffer for it; implies `return_grad`. It may be `probs` itself.
+
+    Returns
+    -------
+    loss : scalar or array
+        0-d, or with "none" one a row; float32 for half precision.
+    grad : array
+        Of the shape and type of `probs`, if asked for: then the result is a tuple.
+
+    Raises
+    ------
+    IndexError
+        A class index out of range; nothing has been written.
+    TypeError
+        Probabilities or a target of a type that means nothing here; an array on another device.
+    ValueError
+        A shape, an option or a buffer that does not fit; an `ignore_index` with probabilities as
+        target.
+
+    References
+    ----------
+    C. M. Bishop, "Pattern Recognition and Machine Learning", 4.3.4.
+
+    Examples
+    --------
+    >>> import numpy as np, fastxent as fx
+    >>> probs = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.3, 0.5]])
+    >>> round(float(fx.categorical_cross_entropy(probs, np.eye(3))), 6)
+    0.424322
+    >>> loss, grad = fx.categorical_cross_entropy([0.2, 0.7, 0.1], 1, return_grad=True)
+    >>> round(float(loss), 6), grad.round(4).tolist()  # -1/p at the class
+    (0.356675, [0.0, -1.4286, 0.0])
+    """
+    x = inputs.array(probs, "probs")
+    types = inputs.precision(x.dtype, "probs")
+    shape = x.shape
+    axis = inputs.class_axis(axis, shape, "probs")
+    aim = read_target(
+        target, shape, axis, types.compute,
+        weight=weight, sample_weight=sample_weight, ignore_index=ignore_index, reduction=reduction,
+    )  # fmt: skip
+    clip = inputs.clip(eps, types.compute)
+    if grad_out is not None:
+        grad_out = inputs.buffer(grad_out, "grad_out", shape, types.own, aim.given, ("probs", x))
+    backend = backend_of(x)
+    divisor = aim.scan(backend, shape[axis], check_target)
+
+    grad = np.empty(shape, types.own) if return_grad and grad_out is None else grad_out
+    loss = np.empty(aim.rows, types.loss) if aim.per_row else None
+    outputs = Outputs.flat(loss)._replace(grad=inputs.classes_last(grad, axis))
+    reduced = backend.categorical_cross_entropy(
+        inputs.classes_last(x, axis), aim.target, aim.terms, clip, divisor, outputs, types.compute
+    )
+    return answer(scalar(reduced, types.loss) if loss is None else loss[()], grad)

@@ -36,11 +36,14 @@ class LinearGrad(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """Arrays to fill, None for what was not asked for: three of shape (N,), three shaped as x."""
+    """Arrays to fill, None for what was not asked for: three of shape (N,), three shaped as x.
+
+    Of a binary loss all are shaped as x.
+    """
 
     loss: Any
-    lse: Any
-    argmax: Any
+    lse: Any = None
+    argmax: Any = None
     grad: Any = None
     probs: Any = None
     hess: Any = None

@@ -111,6 +111,18 @@ _arithmetic(operator.mul, lambda b, x, y: b.fmul(x, y, flags=_FLAGS))
 _arithmetic(operator.truediv, lambda b, x, y: b.fdiv(x, y, flags=_FLAGS))
 
 
+@infer_global(operator.neg)
+class _Negation(AbstractTemplate):
+    def generic(self, args, kws):
+        (x,) = args
+        return signature(x, x) if isinstance(x, Lanes) else None
+
+
+@lower_builtin(operator.neg, Lanes)
+def _negate(context, builder, sig, args):
+    return builder.fneg(args[0])
+
+
 def _llvm(name, arity):
     """An intrinsic that calls `llvm.<name>` on vectors of one type."""
 
