@@ -1,15 +1,14 @@
 """Speed and memory of the main job beside NumPy, as ratios of medians in one run.
 
-`python bench/main_job.py`; each side in a process of its own, rounds interleaved.
+`python bench/main_job.py`
 """
 
-import multiprocessing
-import statistics
-import time
+import functools
 import tracemalloc
 from typing import Any
 
 import numpy as np
+from race import race
 
 import fastxent as fx
 from fastxent.cli.demo import numpy_cross_entropy  # everything after exp in place
@@ -40,47 +39,6 @@ def inputs(shape: tuple[int, int]) -> tuple[Any, Any]:
     return 3 * rng.standard_normal(shape, np.float32), rng.integers(0, shape[1], shape[0])
 
 
-def serve(function: Any, shape: tuple[int, int], pipe: Any) -> None:
-    """Answer each request with the median seconds of a call in a loop of a tenth of a second.
-
-    A loop, because that is how losses are computed; and after some idle milliseconds a virtual
-    machine may run two threads on one CPU for longer than a call takes.
-    """
-    data = inputs(shape)
-    loss, grad = function(*data)
-    pipe.send((float(loss), float(np.abs(grad).sum())))
-    while pipe.recv():
-        times: list[float] = []
-        while sum(times) < 0.1:
-            begin = time.perf_counter()
-            function(*data)
-            times.append(time.perf_counter() - begin)
-        pipe.send(statistics.median(times))
-
-
-def race(shape: tuple[int, int], rounds: int = 11) -> list[float]:
-    """Median seconds of all three, after seeing that they give the same numbers."""
-    context = multiprocessing.get_context("spawn")
-    sides = []
-    for function in (ours, idiom, numpy_cross_entropy):
-        here, there = context.Pipe()
-        process = context.Process(target=serve, args=(function, shape, there), daemon=True)
-        process.start()
-        sides.append((here, process))
-    answers = [pipe.recv() for pipe, _ in sides]
-    for answer in answers[1:]:
-        np.testing.assert_allclose(answers[0], answer, rtol=1e-4)
-    times: list[list[float]] = [[] for _ in sides]
-    for _ in range(rounds):
-        for (pipe, _), kept in zip(sides, times, strict=True):
-            pipe.send(True)
-            kept.append(pipe.recv())
-    for pipe, process in sides:
-        pipe.send(False)
-        process.join()
-    return [statistics.median(kept) for kept in times]
-
-
 def hidden_memory(call: Any, returned: Any) -> float:
     """MB allocated at the peak beyond what is returned."""
     call()
@@ -95,7 +53,8 @@ def main() -> None:
     """Print the table."""
     print(f"threads: {fx.get_num_threads()}; float32, loss and a fresh gradient")
     for shape in SHAPES:
-        mine, *theirs = race(shape)
+        sides = [ours, idiom, numpy_cross_entropy]
+        mine, *theirs = race(sides, functools.partial(inputs, shape))
         idiomatic, in_place = (other / mine for other in theirs)
         print(
             f"{shape!s:>14}  fastxent {mine * 1e3:8.3f} ms   x NumPy idiom {idiomatic:6.2f}   "

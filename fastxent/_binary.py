@@ -244,7 +244,9 @@ class _Call(NamedTuple):
         over = (self.name, self.x)
         return inputs.buffer(grad_out, "grad_out", self.x.shape, self.types.own, self.given, over)
 
-    def outputs(self, grad: bool, grad_out: Any, probs: bool = False, hess: bool = False) -> Outputs:
+    def outputs(
+        self, grad: bool, grad_out: Any, probs: bool = False, hess: bool = False
+    ) -> Outputs:
         """Arrays for what was asked for."""
         shape, own = self.x.shape, self.types.own
         return Outputs(

@@ -82,10 +82,15 @@ def clipped(p, bounds, where_less):
 
 
 @njit(inline="always")
-def cost(p, r, most, log, log1p, where_less):
-    """-log p, at most `most`, from the smaller of p and r, which is the one that is exact."""
-    value = -where_less(p, r, log(p), log1p(-r))
-    return where_less(most, value, most, value)
+def costs(p, r, most, log, log1m, where_less):
+    """-log p and -log r, at most `most` each: both from the smaller of the two, which is exact.
+
+    log1m(x) is -log(1 - x).
+    """
+    smaller = where_less(p, r, p, r)
+    high, low = -log(smaller), log1m(smaller)
+    high = where_less(most, high, most, high)
+    return where_less(p, r, high, low), where_less(p, r, low, high)
 
 
 @njit(inline="always")

@@ -55,7 +55,7 @@ class Outputs(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """How probabilities are kept from log 0: see `fastxent.formulas.clipped` and `cost`.
+    """How probabilities are kept from log 0: see `fastxent.formulas.clipped` and `costs`.
 
     bounds (low, high, below, above) of p and of 1 - p; the most that -log p may be; the least that
     a gradient may be divided by.

@@ -7,7 +7,7 @@ vector of it, read with step 0 again and again.
 
 from fastxent.cpu.jit import subroutine
 from fastxent.cpu.lanes import fabs, load_part, row, store_part, where_less, zero_where_zero
-from fastxent.cpu.row import clipped_pair, lane_cost, sum_of_losses
+from fastxent.cpu.row import clipped_pair, lane_costs, sum_of_losses
 from fastxent.cpu.vector_math import exp, log1p
 from fastxent.formulas import binary_slope, sigmoid_pair, softplus_pair
 
@@ -52,7 +52,8 @@ def _prob_term(args, j, part):
     p, r = clipped_pair(load_part(probs, j, part, 0.5), bounds)
     y, w = load_part(target, j, part, 0.0), load_part(weight, j * steps[0], part, 0.0)
     # l = -w·[y·log p + (1-y)·log(1-p)], ∂l/∂p = w·(p - y) / (p·(1-p))
-    value = w * (y * lane_cost(p, r, most) + (1.0 - y) * lane_cost(r, p, most))
+    cost_p, cost_r = lane_costs(p, r, most)
+    value = w * (y * cost_p + (1.0 - y) * cost_r)
     store_part(loss, j, part, value)
     store_part(grad, j, part, (w * scale) * binary_slope(y, p, r, floor, 1.0, where_less))
     return value

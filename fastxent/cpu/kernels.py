@@ -37,7 +37,7 @@ from fastxent.cpu.row import (
 from fastxent.formulas import (
     at_least,
     clipped,
-    cost,
+    costs,
     grad_at_target,
     log_sum,
     row_loss,
@@ -308,6 +308,11 @@ def _where_less(x, y, a, b):
 
 
 @inlined
+def _log1m(x):
+    return -math.log1p(-x)
+
+
+@inlined
 def _class_cost(p_y, w, clip):
     """w·(-log p_y) and w / p_y; a class without weight adds exactly 0."""
     if w == 0.0:
@@ -315,7 +320,7 @@ def _class_cost(p_y, w, clip):
     bounds, most, floor = clip
     p = clipped(p_y, bounds, _where_less)
     r = clipped(1.0 - p_y, bounds, _where_less)
-    value = cost(p, r, most, math.log, math.log1p, _where_less)
+    value, _ = costs(p, r, most, math.log, _log1m, _where_less)
     return w * value, w / at_least(p, floor, _where_less)
 
 

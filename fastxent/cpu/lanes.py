@@ -123,6 +123,24 @@ def _negate(context, builder, sig, args):
     return builder.fneg(args[0])
 
 
+def polynomial(*coefficients):
+    """An intrinsic that takes x to Σ c_k·x**k, lane by lane, by Horner's rule."""
+
+    def lower(context, builder, sig, args):
+        (x,), lanes = args, sig.return_type
+        *others, value = (ir.Constant(lanes.vector, [c] * lanes.width) for c in coefficients)
+        for constant in reversed(others):
+            product = builder.fmul(value, x, flags=_FLAGS)
+            value = builder.fadd(product, constant, flags=_FLAGS)
+        return value
+
+    @intrinsic
+    def evaluate(typingctx, x):
+        return x(x), lower
+
+    return evaluate
+
+
 def _llvm(name, arity):
     """An intrinsic that calls `llvm.<name>` on vectors of one type."""
 

@@ -29,8 +29,8 @@ from fastxent.cpu.lanes import (
     zero_where_zero,
     zeros,
 )
-from fastxent.cpu.vector_math import exp, expm1, log, log1p
-from fastxent.formulas import at_least, clipped, cost, softcap_parts
+from fastxent.cpu.vector_math import exp, expm1, log, log1m
+from fastxent.formulas import at_least, clipped, costs, softcap_parts
 
 
 @subroutine
@@ -326,9 +326,9 @@ def clipped_pair(p, bounds):
 
 
 @inlined
-def lane_cost(p, r, most):
-    """-log p of vectors, at most `most`, given r = 1 - p."""
-    return cost(p, r, most, log, log1p, where_less)
+def lane_costs(p, r, most):
+    """-log p and -log r of vectors, at most `most`, for r = 1 - p."""
+    return costs(p, r, most, log, log1m, where_less)
 
 
 @subroutine
@@ -339,7 +339,7 @@ def _cost_term(args, j, part):
     p_j, r = clipped_pair(load_part(p, j, part, 0.5), bounds)
     slope = zero_where_zero(a, (a * scale) / at_least(p_j, floor, where_less))
     store_part(d, j, part, slope)
-    return zero_where_zero(a, a * lane_cost(p_j, r, most))
+    return zero_where_zero(a, a * lane_costs(p_j, r, most)[0])
 
 
 @inlined
