@@ -17,7 +17,8 @@ from fastxent.terms import Clip, Outputs
 Array = NDArray[Any]
 DType = np.dtype[Any]
 
-_STEPS = types.UniTuple(types.int64, 2)
+_tuple: Any = types.UniTuple
+_STEPS = _tuple(types.int64, 2)
 
 
 @functools.cache
@@ -59,10 +60,13 @@ def _run(
     """The kernel over all elements; weights that are one number stay one vector of it."""
     shape = given[0].shape
     numbers: list[Array | None] = []
+    spread: list[Array] = []
     for weight in weights:
-        number = 1.0 if weight is None else weight.item() if weight.size == 1 else None
-        numbers.append(None if number is None else constant_vector(number, compute))
-    spread = [np.broadcast_to(w, shape) for w, k in zip(weights, numbers, strict=True) if k is None]
+        if weight is not None and weight.size != 1:
+            numbers.append(None)
+            spread.append(np.broadcast_to(weight, shape))
+        else:
+            numbers.append(constant_vector(1.0 if weight is None else weight.item(), compute))
     steps = (*(int(number is None) for number in numbers), 0)[:2]
     n_given = len(given)
 

@@ -39,8 +39,9 @@ def binary_logits(
     logits, target, weight, pos_weight, steps, scale, loss, grad, probs, hess, lo, hi
 ):  # fmt: skip
     args = (
-        row(logits, lo), row(target, lo), row(weight, lo * steps[0]), row(pos_weight, lo * steps[1]),
-        steps, scale, row(loss, lo), row(grad, lo), row(probs, lo), row(hess, lo),
+        row(logits, lo), row(target, lo),
+        row(weight, lo * steps[0]), row(pos_weight, lo * steps[1]), steps, scale,
+        row(loss, lo), row(grad, lo), row(probs, lo), row(hess, lo),
     )  # fmt: skip
     return sum_of_losses(_logit_term, args, hi - lo)
 

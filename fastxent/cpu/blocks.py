@@ -51,18 +51,24 @@ class Operand:
             return self.rows[lo:hi]
         return np.empty((hi - lo, *self.inner), self.dtype)
 
+    def _part(self, box: Box) -> Array:
+        """The box of the array as it is; a view, even without dimensions."""
+        index: Any = (*box[0], ...)
+        part: Array = self.array[index]
+        return part
+
     def read(self, box: Box) -> Array:
         """The rows of the box, converted if they have to be."""
         block = self.block(box)
         if self.rows is None:
-            part = self.array[(*box[0], ...)]  # an array even without dimensions
+            part = self._part(box)
             np.copyto(block.reshape(part.shape), part, casting="unsafe")
         return block
 
     def write(self, box: Box, block: Array) -> None:
         """Put back what the kernel left in a block that was not the array itself."""
         if self.rows is None:
-            part = self.array[(*box[0], ...)]
+            part = self._part(box)
             with np.errstate(all="ignore"):  # half precision may not hold a float32
                 np.copyto(part, block.reshape(part.shape), casting="unsafe")
 

@@ -186,8 +186,8 @@ def _counted(target, sample_weight, ignoring, ignore_index, n, i):
 
 
 @subroutine
-def _worth_looking_ahead(target, ignoring, ignore_index, i):
-    """Whether row i is likely to count. It only saves work: `_counted` reads what is used."""
+def _likely(target, ignoring, ignore_index, i):
+    """Whether row i seems to count. A look ahead to save work: `_counted` reads what is used."""
     return target.ndim == 2 or not ignoring or target[i] != ignore_index
 
 
@@ -272,9 +272,8 @@ def cross_entropy_rows(
             s, inverse = rest + e_y, 1.0 / (rest + e_y)
             row_lse = _lse(base, z, m, e, n, s) if lse.size or z_loss else 0.0
             # The next row's maximum now: its loads fill the time that this row's sums take.
-            if i + 1 < hi and not transforming:
-                if _worth_looking_ahead(target, ignoring, ignore_index, i + 1):
-                    ahead, ahead_of = row_max(row(logits, i + 1), n), i + 1
+            if i + 1 < hi and not transforming and _likely(target, ignoring, ignore_index, i + 1):
+                ahead, ahead_of = row_max(row(logits, i + 1), n), i + 1
             if lse.size:
                 lse[i] = row_lse
             if argmax.size:
@@ -326,7 +325,8 @@ def _class_cost(p_y, w, clip):
 
 # probs (N, C) IN; target (N,) labels or (N, C) probabilities IN; class_weight (C,), sample_weight
 # (N,) IN or empty; lane_weight the class weights in the type of probs with step 1, or one vector of
-# ones with step 0; clip as terms.Clip; loss (N,) OUT or empty; grad (N, C) OUT or None. Returns Σ losses.
+# ones with step 0; clip as terms.Clip; loss (N,) OUT or empty; grad (N, C) OUT or None. Returns
+# Σ losses.
 def categorical_rows(
     probs, target, class_weight, lane_weight, step, sample_weight, ignoring, ignore_index,
     clip, divisor, loss, grad, lo, hi,

@@ -20,7 +20,8 @@ Array = NDArray[Any]
 DType = np.dtype[Any]
 
 _F8, _I8, _BOOL, _NONE = types.float64, types.int64, types.boolean, types.none
-CLIP = types.Tuple((types.UniTuple(_F8, 4), _F8, _F8))
+_tuple: Any = types.Tuple
+CLIP = _tuple((_tuple((_F8,) * 4), _F8, _F8))
 DTYPES = {"f": types.float32, "d": types.float64}
 
 # The work of reading a label, in elements of a row of logits.

@@ -101,8 +101,9 @@ def _target_of(target: Target, box: Box) -> Target:
 
 def _idle_rows(labels: Array | None, terms: Terms) -> Array | None:
     """The mask of the rows that do not count, or None if all do."""
-    ignoring = labels is not None and terms.ignore_index is not None
-    idle = labels == terms.ignore_index if ignoring else None
+    idle = None
+    if labels is not None and terms.ignore_index is not None:
+        idle = labels == terms.ignore_index
     if terms.sample_weight is not None:
         weightless = terms.sample_weight == 0
         idle = weightless if idle is None else idle | weightless
