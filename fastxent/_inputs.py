@@ -7,6 +7,7 @@ expected and what came.
 import math
 import numbers
 import operator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,6 +85,13 @@ def compute_type(name: Any) -> str:
     if found not in ("float32", "float64"):
         raise ValueError(f"dtypes must hold 'float32' or 'float64', got {name!r}")
     return str(found)
+
+
+def one_of(name: Any, argument: str, names: Iterable[str]) -> str:
+    """A name that is among those there are."""
+    if not isinstance(name, str) or name not in names:
+        raise ValueError(f"{argument} must be among {', '.join(names)}, got {name!r}")
+    return name
 
 
 def class_axis(axis: Any, shape: tuple[int, ...], name: str, *, empty: bool = False) -> int:

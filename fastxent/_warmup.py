@@ -2,53 +2,85 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 from fastxent import _inputs as inputs
-from fastxent._cross_entropy import cross_entropy
+from fastxent._binary import binary_cross_entropy, binary_cross_entropy_with_logits
+from fastxent._cross_entropy import categorical_cross_entropy, cross_entropy
+from fastxent._linear import linear_cross_entropy
 from fastxent._softmax import log_softmax, logsumexp, softmax
+
+# For each function the targets of one row that compile different kernels, and the outputs that do.
+_INDEX, _SOFT = [0], [[0.5, 0.5]]
+_VARIANTS: dict[str, tuple[Callable[..., Any], list[Any], list[str]]] = {
+    "softmax": (softmax, [], []),
+    "log_softmax": (log_softmax, [], []),
+    "logsumexp": (logsumexp, [], []),
+    "cross_entropy": (cross_entropy, [_INDEX, _SOFT], ["grad", "probs", "hess"]),
+    "linear_cross_entropy": (linear_cross_entropy, [_INDEX, _SOFT], ["grad"]),
+    "categorical_cross_entropy": (categorical_cross_entropy, [_INDEX, _SOFT], ["grad"]),
+    "binary_cross_entropy": (binary_cross_entropy, [_SOFT], ["grad"]),
+    "binary_cross_entropy_with_logits": (
+        binary_cross_entropy_with_logits, [_SOFT], ["grad", "probs", "hess"]),
+}  # fmt: skip
 
 
 def warmup(
-    dtypes: Iterable[str] = ("float32", "float64"),
+    dtypes: str | Iterable[str] = ("float32", "float64"),
     *,
+    functions: str | Iterable[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Compile every kernel and keep it in the cache, so that no later call has to.
+    """Compile kernels and keep them in the cache, so that no later call has to.
 
-    A kernel's variants are the logits' type and which of gradient, probabilities and Hessian are
-    asked for; all other options, shapes and layouts share one. Some seconds a variant where the
-    cache is empty, some milliseconds where it is not.
+    A kernel's variants are the first argument's type, the kind of target, and which of gradient,
+    probabilities and Hessian are asked for; all other options, shapes and layouts share one. A
+    second or some a variant where the cache is empty, some milliseconds where it is not; all of
+    them take minutes, so name the functions that you call.
 
     Parameters
     ----------
     dtypes : str or iterable of str
         "float32", "float64" or both. Half precision uses the kernels of float32, integers those
         of float64.
+    functions : str or iterable of str, optional
+        Names of the functions to compile for; all if not given.
     progress : callable, optional
         Called as progress(done, total) after each step.
 
     Raises
     ------
     ValueError
-        A type that is not computed in.
+        A type that is not computed in, a name that is no function of this package.
 
     Examples
     --------
     >>> import fastxent as fx
-    >>> fx.warmup([])
+    >>> fx.warmup("float32", functions=["softmax", "logsumexp"])
     """
-    calls: list[Callable[[], object]] = []
-    for name in [dtypes] if isinstance(dtypes, str) else dtypes:
-        logits = np.zeros((1, 2), inputs.compute_type(name))
-        for function in (softmax, log_softmax, logsumexp):
-            calls.append(functools.partial(function, logits))
-        for grad, probs, hess in itertools.product((False, True), repeat=3):
-            flags = {"return_grad": grad, "return_probs": probs, "return_hess": hess}
-            calls.append(functools.partial(cross_entropy, logits, [0], **flags))
+    names = list(_VARIANTS) if functions is None else functions
+    calls = [
+        call
+        for dtype in ([dtypes] if isinstance(dtypes, str) else dtypes)
+        for name in ([names] if isinstance(names, str) else names)
+        for call in _calls(inputs.one_of(name, "functions", _VARIANTS), inputs.compute_type(dtype))
+    ]
     for done, call in enumerate(calls, 1):
         call()
         if progress is not None:
             progress(done, len(calls))
+
+
+def _calls(name: str, dtype: str) -> Iterator[Callable[[], object]]:
+    """A call for each kernel of a function."""
+    function, targets, outputs = _VARIANTS[name]
+    row = np.full((1, 2), 0.5, dtype)
+    given = [row, np.eye(2, dtype=dtype)] if name == "linear_cross_entropy" else [row]
+    for target in targets or [None]:
+        args = given if target is None else [*given, target]
+        for wanted in itertools.product((False, True), repeat=len(outputs)):
+            flags = {f"return_{output}": want for output, want in zip(outputs, wanted, strict=True)}
+            yield functools.partial(function, *args, **flags)

@@ -176,31 +176,45 @@ def test_warmup_compiles_all_there_is():
         from fastxent.cpu import jit
         steps = []
         fx.warmup(progress=lambda done, total: steps.append((done, total)))
-        assert steps == [(k, 22) for k in range(1, 23)]
+        assert steps == [(k, 74) for k in range(1, 75)], steps[-1]
         known = dict(jit._ready)
-        flags = ["return_grad", "return_probs", "return_hess"]
+        flags = [f"return_{name}" for name in ("grad", "probs", "hess")]
         for kind in ("f4", "f8", "f2", "i1"):
-            logits = np.zeros((3, 2), kind)
+            x = np.zeros((3, 2), kind)
+            soft = np.full((3, 2), 0.5, np.float16)
             for wanted in itertools.product((False, True), repeat=3):
-                fx.cross_entropy(logits, [0, 1, 1], label_smoothing=0.1, softcap=2.0,
-                                 return_lse=True, **dict(zip(flags, wanted)))
-            fx.linear_cross_entropy(logits, np.zeros((4, 2)), [0, 1, 3], return_grad=True)
+                asked = dict(zip(flags, wanted))
+                for target in ([0, 1, 1], soft):
+                    fx.cross_entropy(x, target, label_smoothing=0.1, softcap=2.0,
+                                     return_lse=True, weight=[1, 2], **asked)
+                for how in ("none", "mean"):
+                    fx.binary_cross_entropy_with_logits(x, soft, weight=[1, 2], pos_weight=2,
+                                                        reduction=how, **asked)
+            for target in ([0, 1, 1], soft):
+                fx.linear_cross_entropy(x, np.zeros((2, 2)), target, return_grad=True)
+                for grad in (False, True):
+                    fx.categorical_cross_entropy(x, target, eps=0.1, return_grad=grad)
+                    fx.binary_cross_entropy(x, soft, eps=0.1, return_grad=grad, weight=soft)
             for function in (fx.softmax, fx.log_softmax, fx.logsumexp):
-                function(logits, axis=0)
+                function(x, axis=0)
         print(jit._ready == known, len(known))
     """
-    assert python(script) == "True 23\n"  # one of them reads labels, whatever the logits' type
+    assert python(script) == "True 67\n"  # one of them reads labels, whatever the logits' type
 
 
-def test_warmup_of_one_type():
-    """A type may be named alone, as a string or a type; others are refused."""
+def test_warmup_of_some():
+    """A type and functions may be named alone, as a string or in a list; others are refused."""
     steps = []
-    fx.warmup("float32", progress=lambda done, total: steps.append(total))
-    fx.warmup([np.float32], progress=lambda done, total: steps.append(total))
-    assert steps == [11] * 22
+    fx.warmup("float32", functions="softmax", progress=lambda done, total: steps.append(total))
+    fx.warmup([np.float32], functions=["softmax", "binary_cross_entropy"],
+              progress=lambda done, total: steps.append(total))  # fmt: skip
+    assert steps == [1] + [3] * 3
     for bad in ("int8", "nonsense", [np.ones(2)]):
         with pytest.raises(ValueError, match="dtypes must hold 'float32' or 'float64', got"):
-            fx.warmup(bad)
+            fx.warmup(bad, functions="softmax")
+    for bad in ("argmax", [None]):
+        with pytest.raises(ValueError, match="functions must be among softmax, .* got"):
+            fx.warmup(functions=bad)
 
 
 def test_without_the_compiler():

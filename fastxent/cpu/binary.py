@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastxent.cpu import binary_kernels, jit
 from fastxent.cpu.blocks import Operand, for_each_block
-from fastxent.cpu.launch import CLIP, DTYPES, add_up, array_type, constant_vector
+from fastxent.cpu.launch import CLIP, DTYPES, NO_FLOATS, add_up, array_type, constant_vector
 from fastxent.terms import Clip, Outputs
 
 Array = NDArray[Any]
@@ -23,8 +23,8 @@ _STEPS = _tuple(types.int64, 2)
 
 @functools.cache
 def _kernel(char: str, of_logits: bool, *wanted: bool) -> Callable[..., Any]:
-    given = array_type(DTYPES[char], 1)
-    outs = [array_type(DTYPES[char], 1, out=True) if out else types.none for out in wanted]
+    given, out = array_type(DTYPES[char], 1), array_type(DTYPES[char], 1, out=True)
+    outs = [out, *(out if want else types.none for want in wanted)]
     span = (types.int64, types.int64)
     if of_logits:
         signature = (*[given] * 4, _STEPS, types.float64, *outs, *span)
@@ -39,7 +39,7 @@ def binary_logits(
 ) -> float:  # fmt: skip
     """Fill the outputs, shaped as x; return Σ of the losses / divisor."""
     outs = [outputs.loss, outputs.grad, outputs.probs, outputs.hess]
-    kernel = _kernel(compute.char, True, *(out is not None for out in outs))
+    kernel = _kernel(compute.char, True, *(out is not None for out in outs[1:]))
     return _run(kernel, [x, target], [weight, pos_weight], (), divisor, outs, compute)
 
 
@@ -49,7 +49,7 @@ def binary_probs(
 ) -> float:  # fmt: skip
     """Fill loss and grad, shaped as x; return Σ of the losses / divisor."""
     outs = [outputs.loss, outputs.grad]
-    kernel = _kernel(compute.char, False, *(out is not None for out in outs))
+    kernel = _kernel(compute.char, False, outputs.grad is not None)
     return _run(kernel, [x, target], [weight], (tuple(clip),), divisor, outs, compute)
 
 
@@ -73,8 +73,10 @@ def _run(
     def call(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
         varying = iter(arrays[n_given:])
         chosen = [next(varying) if number is None else number for number in numbers]
+        loss, *wide = varying
+        loss = NO_FLOATS[compute.char] if loss is None else loss
         total: float = kernel(
-            *arrays[:n_given], *chosen, steps, 1.0 / divisor, *options, *varying, lo, hi
+            *arrays[:n_given], *chosen, steps, 1.0 / divisor, *options, loss, *wide, lo, hi
         )
         return total
 

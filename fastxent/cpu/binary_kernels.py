@@ -14,7 +14,7 @@ from fastxent.formulas import binary_slope, sigmoid_pair, softplus_pair
 
 @subroutine
 def _logit_term(args, j, part):
-    logits, target, weight, pos_weight, steps, scale, loss, grad, probs, hess = args
+    logits, target, weight, pos_weight, steps, scale, each, loss, grad, probs, hess = args
     x, y = load_part(logits, j, part, 0.0), load_part(target, j, part, 0.0)
     w = load_part(weight, j * steps[0], part, 0.0)
     neg, pos = w * (1.0 - y), w * load_part(pos_weight, j * steps[1], part, 0.0) * y
@@ -25,7 +25,8 @@ def _logit_term(args, j, part):
     # ∂²l/∂x² = (neg + pos)·σ(x)·σ(-x); a coefficient of 0 adds exactly 0, also at ±inf.
     value = zero_where_zero(neg, neg * softplus) + zero_where_zero(pos, pos * softplus_neg)
     slope = zero_where_zero(neg, neg * sigma) - zero_where_zero(pos, pos * sigma_neg)
-    store_part(loss, j, part, value)
+    if each:
+        store_part(loss, j, part, value)
     store_part(grad, j, part, slope * scale)
     store_part(probs, j, part, sigma)
     both = neg + pos
@@ -34,13 +35,13 @@ def _logit_term(args, j, part):
 
 
 # logits, target (N,) IN; weight, pos_weight (N,) IN, or 64 bytes of one number with step 0;
-# loss, grad, probs, hess (N,) OUT or None; scale 1/D. Returns Σ losses.
+# scale 1/D; loss (N,) OUT or empty; grad, probs, hess (N,) OUT or None. Returns Σ losses.
 def binary_logits(
     logits, target, weight, pos_weight, steps, scale, loss, grad, probs, hess, lo, hi
 ):  # fmt: skip
     args = (
         row(logits, lo), row(target, lo),
-        row(weight, lo * steps[0]), row(pos_weight, lo * steps[1]), steps, scale,
+        row(weight, lo * steps[0]), row(pos_weight, lo * steps[1]), steps, scale, loss.size > 0,
         row(loss, lo), row(grad, lo), row(probs, lo), row(hess, lo),
     )  # fmt: skip
     return sum_of_losses(_logit_term, args, hi - lo)
@@ -48,24 +49,24 @@ def binary_logits(
 
 @subroutine
 def _prob_term(args, j, part):
-    probs, target, weight, steps, scale, clip, loss, grad = args
+    probs, target, weight, steps, scale, clip, each, loss, grad = args
     bounds, most, floor = clip
     p, r = clipped_pair(load_part(probs, j, part, 0.5), bounds)
     y, w = load_part(target, j, part, 0.0), load_part(weight, j * steps[0], part, 0.0)
     # l = -w·[y·log p + (1-y)·log(1-p)], ∂l/∂p = w·(p - y) / (p·(1-p))
     cost_p, cost_r = lane_costs(p, r, most)
     value = w * (y * cost_p + (1.0 - y) * cost_r)
-    store_part(loss, j, part, value)
+    if each:
+        store_part(loss, j, part, value)
     store_part(grad, j, part, (w * scale) * binary_slope(y, p, r, floor, 1.0, where_less))
     return value
 
 
-# probs, target (N,) IN; weight (N,) IN, or 64 bytes of one number with step 0; clip the bounds, the
-# most that -log p costs, and the floor of p·(1-p); loss, grad (N,) OUT or None; scale 1/D.
-# Returns Σ losses.
+# probs, target (N,) IN; weight (N,) IN, or 64 bytes of one number with step 0; scale 1/D; clip as
+# terms.Clip; loss (N,) OUT or empty; grad (N,) OUT or None. Returns Σ losses.
 def binary_probs(probs, target, weight, steps, scale, clip, loss, grad, lo, hi):
     args = (
         row(probs, lo), row(target, lo), row(weight, lo * steps[0]), steps, scale, clip,
-        row(loss, lo), row(grad, lo),
+        loss.size > 0, row(loss, lo), row(grad, lo),
     )  # fmt: skip
     return sum_of_losses(_prob_term, args, hi - lo)

@@ -28,7 +28,7 @@ DTYPES = {"f": types.float32, "d": types.float64}
 _LABEL_COST = 4
 
 # Absent arrays that kernels ask by their size.
-_NO_FLOATS = {"f": np.empty(0, np.float32), "d": np.empty(0, np.float64)}
+NO_FLOATS: dict[str, Any] = {"f": np.empty(0, np.float32), "d": np.empty(0, np.float64)}
 _NO_INTS = np.empty(0, np.int64)
 
 
@@ -138,8 +138,8 @@ def add_up(parts: Iterable[float]) -> float:
 
 def _absent_as_empty(terms: Terms) -> tuple[Any, Any, bool, int]:
     return (
-        _NO_FLOATS["d"] if terms.class_weight is None else terms.class_weight,
-        _NO_FLOATS["d"] if terms.sample_weight is None else terms.sample_weight,
+        NO_FLOATS["d"] if terms.class_weight is None else terms.class_weight,
+        NO_FLOATS["d"] if terms.sample_weight is None else terms.sample_weight,
         terms.ignore_index is not None,
         0 if terms.ignore_index is None else terms.ignore_index,
     )
@@ -166,15 +166,15 @@ def fill_cross_entropy(
     smoothing = terms.label_smoothing
     labels, target_probs = target
     class_weight, sample_weight, ignoring, ignore_index = _absent_as_empty(terms)
-    lane_weight, total_weight = _NO_FLOATS[char], 0.0
+    lane_weight, total_weight = NO_FLOATS[char], 0.0
     if smoothing or (target_probs is not None and terms.class_weight is not None):
         lane_weight = _lane_weight(terms.class_weight, n_classes, compute)
         total_weight = float(lane_weight.sum(dtype=np.float64))
     kernel = _cross_entropy_kernel(
         char, labels is None, grad is not None, probs is not None, hess is not None
     )
-    loss: Any = _NO_FLOATS[char] if outputs.loss is None else outputs.loss
-    lse: Any = _NO_FLOATS[char] if outputs.lse is None else outputs.lse
+    loss: Any = NO_FLOATS[char] if outputs.loss is None else outputs.loss
+    lse: Any = NO_FLOATS[char] if outputs.lse is None else outputs.lse
     argmax: Any = _NO_INTS if outputs.argmax is None else outputs.argmax
 
     def call(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
@@ -213,7 +213,7 @@ def categorical_cross_entropy(
         else constant_vector(1.0, compute)
     )
     kernel = _categorical_kernel(compute.char, labels is None, outputs.grad is not None)
-    loss: Any = _NO_FLOATS[compute.char] if outputs.loss is None else outputs.loss
+    loss: Any = NO_FLOATS[compute.char] if outputs.loss is None else outputs.loss
 
     def call(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
         probs, *arrays = arrays
