@@ -64,6 +64,45 @@ def test_index_targets(rng, dtype, classes, spread, aim):
     assert worst(grad, want_grad, bounds.probs(), where) <= 1
 
 
+def make_probs(rng, dtype, shape, kind):
+    """Target rows: of a Dirichlet distribution with a few zeros, or one-hot."""
+    rows, classes = shape
+    if kind == "one-hot":
+        return (np.arange(classes) == rng.integers(0, classes, (rows, 1))).astype(dtype)
+    probs = rng.dirichlet(np.ones(min(classes, 50)), rows)
+    probs = np.resize(probs, (classes, rows)).T / max(1, classes / 50)
+    probs[:, 1::7] = 0
+    return probs.astype(dtype)
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize("kind", ["soft", "one-hot"])
+@pytest.mark.parametrize("options", [{}, {"weight": True}, {"label_smoothing": 0.1}])
+def test_probability_targets(rng, dtype, classes, spread, kind, options):
+    """Soft and one-hot rows: loss and gradient relative to the sum of the absolute terms."""
+    if classes > 2000 and spread != 10 and options:
+        return  # seen without options
+    logits = make_logits(rng, dtype, classes, spread)
+    target = make_probs(rng, dtype, logits.shape, kind)
+    weight = rng.uniform(0.5, 2, classes).astype(dtype) if "weight" in options else None
+    smoothing = options.get("label_smoothing", 0.0)
+    exact, q = logits.astype(np.longdouble), target.astype(np.longdouble)
+    w = np.ones(classes, np.longdouble) if weight is None else weight.astype(np.longdouble)
+    given = {"label_smoothing": smoothing, "reduction": "none", "return_grad": True}
+    loss, grad = fx.cross_entropy(logits, target, weight=weight, **given)
+    want, want_grad = reference.cross_entropy(exact, q, weight=w, **given)
+    bounds = Bounds(exact, dtype)
+    # The roundings of w, 1 - ε, ε/C and of their products and sums, where there are any.
+    extra = (4 if options else 1) * bounds.ulp
+    a = w * ((1 - smoothing) * q + smoothing / classes)
+    assert worst(loss, want, bounds.log_probs().max(-1) + extra, normal(want, dtype)) <= 1
+    terms = a.sum(-1, keepdims=True) * reference.softmax(exact) + a
+    where = normal(np.exp(exact - exact.max(-1, keepdims=True)), dtype) & normal(terms, dtype)
+    error = np.abs(grad.astype(np.longdouble) - want_grad)
+    assert np.all((error <= (bounds.probs() + extra + 2 * bounds.ulp) * terms)[where])
+
+
 @pytest.mark.parametrize("scale", [0.125, 3.0, 0.7, -1.3])
 @pytest.mark.parametrize("classes", [2, 17, 1000])
 def test_logit_scale(rng, dtype, classes, scale):
@@ -161,6 +200,10 @@ def test_confident_rows(dtype):
                 assert abs(exact[0] / delta - 1) < max(2 * delta, 40 * tolerance)
                 assert abs(lse[0] / exact[0] - 1) < tolerance
                 assert abs(fx.log_softmax(logits)[0, y] / -exact[0] - 1) < tolerance
+                one_hot = np.arange(classes)[None] == y
+                soft = fx.cross_entropy(logits, one_hot, reduction="sum", return_grad=True)
+                assert abs(soft[0] / exact[0] - 1) < tolerance
+                assert abs(soft[1][0, y] / exact[1][0, y] - 1) < tolerance
 
 
 @pytest.mark.parametrize("offset", [1e3, 1e7, -1e7])
@@ -169,20 +212,142 @@ def test_shared_offset(rng, offset):
     logits = (rng.integers(-20, 20, (32, 50)) + offset).astype(np.float32)
     labels = rng.integers(0, 50, 32)
     plain = (logits.astype(np.float64) - offset).astype(np.float32)
-    got = fx.cross_entropy(logits, labels, reduction="none", return_grad=True)
-    want = fx.cross_entropy(plain, labels, reduction="none", return_grad=True)
-    for a, b in zip(got, want, strict=True):
-        np.testing.assert_array_equal(a, b)
+    for target in (labels, np.eye(50)[labels], rng.dirichlet(np.ones(50), 32)):
+        got = fx.cross_entropy(logits, target, reduction="none", return_grad=True)
+        want = fx.cross_entropy(plain, target, reduction="none", return_grad=True)
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_shared_offset_float64(rng):
     """Likewise 1e12 in float64."""
     logits = rng.integers(-20, 20, (32, 50)).astype(np.float64)
     labels = rng.integers(0, 50, 32)
-    np.testing.assert_array_equal(
-        fx.cross_entropy(logits + 1e12, labels, reduction="none"),
-        fx.cross_entropy(logits, labels, reduction="none"),
+    for target in (labels, np.eye(50)[labels], rng.dirichlet(np.ones(50), 32)):
+        np.testing.assert_array_equal(
+            fx.cross_entropy(logits + 1e12, target, reduction="none"),
+            fx.cross_entropy(logits, target, reduction="none"),
+        )
+
+
+# --- binary, and of probabilities -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("spread", [*SPREADS, 80, 1e-20])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_binary_logits(rng, dtype, spread, weighted):
+    """Hard labels: 4 ulp plus the roundings of weights, for any size of the logit."""
+    logits = rng.uniform(-spread, spread, 40_003).astype(dtype)
+    logits[:9] = [0, spread, -spread, 1e-3, -1e-3, 0.4142, -0.4142, 0.25, -0.25]
+    labels = rng.integers(0, 2, logits.size)
+    weights = {}
+    if weighted:
+        weights = {k: rng.uniform(0.5, 2, logits.size).astype(dtype) for k in WEIGHTS}
+    exact = {k: v.astype(np.longdouble) for k, v in weights.items()}
+    flags = {"reduction": "none", "return_grad": True, "return_probs": True, "return_hess": True}
+    got = fx.binary_cross_entropy_with_logits(logits, labels, **weights, **flags)
+    want = reference.binary_cross_entropy_with_logits(
+        logits.astype(np.longdouble), labels, **exact, **flags
     )
+    bound = (4 + 2 * weighted) * np.finfo(dtype).eps
+    for name, a, b in zip(("loss", "grad", "probs", "hess"), got, want, strict=True):
+        assert worst(a, b, bound, normal(b, dtype)) <= 1, name
+
+
+WEIGHTS = ["weight", "pos_weight"]
+
+
+def near_the_ends(rng, dtype, n):
+    """Probabilities from 1e-30 to 1 - ulp, and everything between."""
+    p = rng.random(n)
+    p[::3] = 10.0 ** -rng.uniform(0, 30, p[::3].size)
+    p[1::3] = 1 - 10.0 ** -rng.uniform(0, 7 if dtype is np.float32 else 15, p[1::3].size)
+    return p.astype(dtype)
+
+
+@pytest.mark.parametrize("eps", [None, 1e-15, 1e-3, 0.4])
+def test_binary_probabilities(rng, dtype, eps):
+    """Hard labels: 4 ulp, at p = 1 too, where eps = 1e-15 is below the rounding of 1."""
+    probs = near_the_ends(rng, dtype, 30_001)
+    probs[:4] = [0, 0, 1, 1]
+    labels = rng.integers(0, 2, probs.size)
+    labels[:4] = [0, 1, 0, 1]
+    flags = {"reduction": "none", "return_grad": True, "eps": eps}
+    exact = probs.astype(np.longdouble)
+    got = fx.binary_cross_entropy(probs, labels, **flags)
+    want = reference.binary_cross_entropy(exact, labels, **flags)
+    bound = 4 * np.finfo(dtype).eps
+    for name, a, b in zip(("loss", "grad"), got, want, strict=True):
+        assert worst(a, b, bound, normal(b, dtype)) <= 1, name
+
+
+@pytest.mark.parametrize("eps", [None, 1e-15, 0.05])
+@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize("kind", ["index", "soft", "one-hot"])
+def test_categorical(rng, dtype, classes, kind, eps):
+    """Losses and gradients of probabilities, 4 ulp and a few of the target's products."""
+    rows = max(4, min(64, 200_000 // classes))
+    probs = near_the_ends(rng, dtype, rows * classes).reshape(rows, classes)
+    if kind == "index":
+        target = exact_target = rng.integers(0, classes, rows)
+    else:
+        target = make_probs(rng, dtype, probs.shape, kind)
+        exact_target = target.astype(np.longdouble)
+    weight = rng.uniform(0.5, 2, classes).astype(dtype)
+    flags = {"reduction": "none", "return_grad": True, "eps": eps}
+    got = fx.categorical_cross_entropy(probs, target, weight=weight, **flags)
+    want = reference.categorical_cross_entropy(
+        probs.astype(np.longdouble), exact_target, weight=weight.astype(np.longdouble), **flags
+    )
+    bound = (4 if kind == "index" else 6) * np.finfo(dtype).eps
+    for name, a, b in zip(("loss", "grad"), got, want, strict=True):
+        assert worst(a, b, bound, normal(b, dtype) | (b == 0)) <= 1, name
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_half_precision(rng, kind):
+    """Every function: the float32 result, rounded once; losses and lse in float32."""
+    kind = np.dtype(getattr(pytest.importorskip("ml_dtypes"), kind, kind))
+    logits = (rng.standard_normal((40, 37)) * 8).astype(kind)
+    probs, soft = (fx.softmax(rng.standard_normal((40, 37)) * 3).astype(kind) for _ in "ab")
+    labels, hard = rng.integers(0, 37, 40), rng.integers(0, 2, (40, 37))
+    grads = {"reduction": "none", "return_grad": True}
+    every = grads | {"return_probs": True, "return_hess": True}
+    linear = (rng.standard_normal((40, 5)), rng.standard_normal((37, 5)), rng.standard_normal(37))
+    x, w, b = (a.astype(kind) for a in linear)
+    calls = [
+        (fx.softmax, [logits], {}), (fx.log_softmax, [logits], {}), (fx.logsumexp, [logits], {}),
+        (fx.cross_entropy, [logits, labels], every | {"return_lse": True}),
+        (fx.cross_entropy, [logits, soft], every | {"return_lse": True}),
+        (fx.categorical_cross_entropy, [probs, labels], grads),
+        (fx.categorical_cross_entropy, [probs, soft], grads),
+        (fx.binary_cross_entropy, [probs, soft], grads),
+        (fx.binary_cross_entropy_with_logits, [logits, hard], every),
+        (fx.linear_cross_entropy, [x, w, labels], grads | {"linear_bias": b}),
+        (fx.linear_cross_entropy, [x, w, soft], grads | {"linear_bias": b}),
+    ]  # fmt: skip
+    for function, args, options in calls:
+        wide = [a.astype(np.float32) if a.dtype == kind else a for a in args]
+        wider = options | (
+            {"linear_bias": b.astype(np.float32)} if "linear_bias" in options else {}
+        )
+        got, want = function(*args, **options), function(*wide, **wider)
+        assert isinstance(got, tuple) == bool(options)
+        if isinstance(got, tuple):
+            (loss, grad, *rest), (want_loss, want_grad, *want_rest) = got, want
+            assert loss.dtype == np.float32
+            np.testing.assert_array_equal(loss, want_loss, err_msg=function.__name__)
+            parts = zip([*grad, *rest], [*want_grad, *want_rest], strict=True)
+        else:
+            parts = [(got, want)]
+        for a, b_ in parts:
+            lse = function is fx.cross_entropy and a.shape == (40,)
+            assert a.dtype == (np.float32 if lse else kind)
+            with np.errstate(over="ignore"):  # 1e5 is infinite in float16
+                b_ = b_.astype(a.dtype)
+            np.testing.assert_array_equal(
+                a.astype(np.float32), b_.astype(np.float32), function.__name__
+            )
 
 
 def test_worked_examples():
@@ -197,3 +362,29 @@ def test_worked_examples():
     assert round(float(fx.cross_entropy([1, 2, 0.1], 1)), 4) == 0.4170
     assert float(fx.cross_entropy(np.zeros((5, 7)), [0, 1, 2, 3, 4])) == pytest.approx(np.log(7))
     assert float(fx.logsumexp([0.0, -40.0])) == pytest.approx(4.248354e-18, rel=1e-6)
+
+
+def test_worked_examples_of_probabilities():
+    """Binary: -y/p + (1-y)/(1-p); categorical: -y/p; the mean divided by N."""
+    loss, grad = fx.binary_cross_entropy([0.9, 0.1, 0.8, 0.2], [1, 0, 1, 0], return_grad=True)
+    assert round(float(loss), 6) == 0.164252
+    np.testing.assert_allclose(grad, [-1 / 3.6, 1 / 3.6, -1 / 3.2, 1 / 3.2], rtol=1e-12)
+    assert round(float(fx.binary_cross_entropy([0.9, 0.1, 0.7], [1, 0, 1])), 6) == 0.189132
+    loss, grad = fx.binary_cross_entropy(0.9, 1, return_grad=True)
+    assert round(float(loss), 6) == 0.105361
+    assert grad == pytest.approx(-1 / 0.9)
+    loss, grad = fx.binary_cross_entropy_with_logits(2.0, 1, return_grad=True)
+    assert round(float(loss), 6) == 0.126928
+    assert grad == pytest.approx(1 / (1 + np.exp(-2)) - 1)
+    probs = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.3, 0.5]])
+    for target in (np.eye(3), [0, 1, 2]):
+        loss, grad = fx.categorical_cross_entropy(probs, target, return_grad=True)
+        assert round(float(loss), 6) == 0.424322
+        np.testing.assert_allclose(grad, -np.eye(3) / probs / 3, rtol=1e-12)
+    loss, grad = fx.categorical_cross_entropy([0.2, 0.7, 0.1], 1, return_grad=True)
+    assert round(float(loss), 6) == 0.356675
+    np.testing.assert_allclose(grad, [0, -1 / 0.7, 0], rtol=1e-12)
+    # float32 in the textbook form gives 0 here, and PyTorch's clamp at -100 stands at p = 0.
+    tiny = fx.binary_cross_entropy_with_logits(np.float32(-20), 0)
+    assert float(tiny) == pytest.approx(2.0611537e-9, rel=1e-6)
+    assert fx.binary_cross_entropy(0.0, 1) == 100
