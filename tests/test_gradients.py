@@ -36,6 +36,13 @@ CASES = [
     for name, options in OPTIONS.items()
     for reduction in (["mean"] if "normalizer" in options else ["mean", "sum", "none"])
 ]
+TARGETS = {
+    "index": np.array([3, 1, -100, 0]),
+    # Not normalised, negative, zero: taken as they are.
+    "soft": np.array([[0.2, 0.3, 0.1, 0.4, 0], [1, 0, 0, 0, 0], [2, 1, 0.5, 0, 1],
+                      [-0.1, 0.4, 0.6, 0.1, 0]]),
+}  # fmt: skip
+targets = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
 
 
 def derivative(function, array, h=1e-3):
@@ -51,22 +58,23 @@ def derivative(function, array, h=1e-3):
     return result
 
 
+@targets
 @pytest.mark.parametrize(("name", "reduction"), CASES)
-def test_with_respect_to_logits(rng, name, reduction):
+def test_with_respect_to_logits(rng, name, reduction, target):
     """The gradient is the derivative of the loss (of its sum for "none"), option by option."""
     options = OPTIONS[name]
     logits = rng.standard_normal((4, 5)) * 2
-    labels = np.array([3, 1, -100, 0])
 
     def loss(x):
-        return np.sum(fx.cross_entropy(x, labels, reduction=reduction, **options))
+        return np.sum(fx.cross_entropy(x, target, reduction=reduction, **options))
 
-    grad = fx.cross_entropy(logits, labels, reduction=reduction, return_grad=True, **options)[1]
+    grad = fx.cross_entropy(logits, target, reduction=reduction, return_grad=True, **options)[1]
     np.testing.assert_allclose(grad, derivative(loss, logits), atol=2e-10)
 
 
+@targets
 @pytest.mark.parametrize(("name", "reduction"), CASES)
-def test_with_respect_to_the_linear_map(rng, name, reduction):
+def test_with_respect_to_the_linear_map(rng, name, reduction, target):
     """Likewise with respect to x, linear_weight and linear_bias."""
     options = OPTIONS[name]
     given = {
@@ -74,11 +82,10 @@ def test_with_respect_to_the_linear_map(rng, name, reduction):
         "linear_weight": rng.standard_normal((5, 3)),
         "linear_bias": rng.standard_normal(5),
     }
-    labels = np.array([3, 1, -100, 0])
 
     def run(return_grad=False, **changed):
         return fx.linear_cross_entropy(
-            target=labels,
+            target=target,
             reduction=reduction,
             return_grad=return_grad,
             **(given | changed),
@@ -116,6 +123,46 @@ def test_any_rank_and_axis(rng, shape, axis):
     grad = fx.cross_entropy(logits, labels, axis=axis, return_grad=True)[1]
     want = derivative(lambda x: fx.cross_entropy(x, labels, axis=axis), logits)
     np.testing.assert_allclose(grad, want, atol=2e-10)
+
+
+@targets
+@pytest.mark.parametrize("eps", [None, 0.05])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_categorical_with_respect_to_probabilities(rng, reduction, eps, target):
+    """Likewise of probabilities, which need not add up to 1."""
+    probs = rng.uniform(0.1, 0.9, (4, 5))
+    options = {"weight": [0.5, 2.0, 0.0, 1.5, 3.0], "sample_weight": [1.0, 0.0, 2.5, 0.7]}
+    options |= {"reduction": reduction, "eps": eps}
+    grad = fx.categorical_cross_entropy(probs, target, return_grad=True, **options)[1]
+    want = derivative(lambda p: np.sum(fx.categorical_cross_entropy(p, target, **options)), probs)
+    np.testing.assert_allclose(grad, want, atol=2e-8)
+
+
+@pytest.mark.parametrize("weights", [{}, {"weight": [[0.5], [2.0], [0.0], [-1.0]]}])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_binary_derivatives(rng, reduction, weights):
+    """The gradient of both binary losses, and the second derivative for logits."""
+    logits, target = rng.standard_normal((4, 5)) * 3, TARGETS["soft"]
+    options = weights | {"reduction": reduction}
+    more = options | {"pos_weight": [1.0, 2.0, 0.0, 0.3, 5.0]}
+    run = fx.binary_cross_entropy_with_logits
+    _, grad, hess = run(logits, target, return_grad=True, return_hess=True, **more)
+    want = derivative(lambda x: np.sum(run(x, target, **more)), logits)
+    np.testing.assert_allclose(grad, want, atol=2e-10)
+    for j in range(5):  # element by element, so columns may move together
+
+        def slope(value, j=j):
+            moved = logits.copy()
+            moved[:, j] += value[0]
+            return run(moved, target, return_grad=True, **more)[1][:, j].sum()
+
+        np.testing.assert_allclose(hess[:, j].sum(), derivative(slope, np.zeros(1))[0], atol=2e-10)
+    probs = rng.uniform(0.05, 0.95, (4, 5))
+    for eps in (None, 0.01):
+        run = fx.binary_cross_entropy
+        grad = run(probs, target, eps=eps, return_grad=True, **options)[1]
+        want = derivative(lambda p, eps=eps: np.sum(run(p, target, eps=eps, **options)), probs)  # noqa: B023
+        np.testing.assert_allclose(grad, want, atol=1e-5)
 
 
 def test_softmax_family_derivatives(rng):

@@ -40,6 +40,29 @@ def test_every_row_of_special_values(dtype, options):
                 np.testing.assert_allclose(a, b.astype(a.dtype), rtol=1e-5, atol=1e-7, err_msg=name)
 
 
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.3}, {"softcap": 2.0},
+                                     {"weight": True}, {"z_loss": 0.1}])  # fmt: skip
+def test_every_row_of_special_values_under_probabilities(dtype, options):
+    """Likewise under soft and one-hot rows: a class of no weight adds exactly 0, even at -inf."""
+    targets = np.array([[0, 0, 1], [1, 0, 0], [0.5, 0, 0.5], [0, 0, 0], [0.2, 0.5, 0.3]])
+    for width, fill in ((3, 0.0), (19, -INF), (19, 0.5), (40, -2.0)):
+        rows = np.array(list(itertools.product(SPECIAL, repeat=3)))
+        logits = np.full((len(rows), width), fill, dtype)
+        logits[:, -3:] = rows
+        given = options
+        if "weight" in options:
+            given = {"weight": np.where(np.arange(width) == width - 1, 0, 1.5)}
+        for q in targets:
+            target = np.zeros((len(rows), width), dtype)
+            target[:, -3:] = q
+            got = all_outputs(fx, logits, target, **given)
+            want = all_outputs(reference, logits.astype(np.longdouble), target, **given)
+            for name, a, b in zip(
+                ("loss", "grad", "probs", "lse", "hess", "argmax"), got, want, strict=True
+            ):
+                np.testing.assert_allclose(a, b.astype(a.dtype), rtol=1e-5, atol=1e-7, err_msg=name)
+
+
 def test_softmax_family_of_special_rows(dtype):
     """Softmax, log_softmax and logsumexp of every row of special values."""
     rows = np.array(list(itertools.product(SPECIAL, repeat=3)), dtype)
@@ -57,6 +80,10 @@ def test_bad_rows_do_not_touch_others(rng, dtype, bad):
     spoilt = logits.copy()
     spoilt[2] = bad
     for a, b in zip(all_outputs(fx, spoilt, labels), clean, strict=True):
+        np.testing.assert_array_equal(np.delete(a, 2, 0), np.delete(b, 2, 0))
+    soft = rng.dirichlet(np.ones(21), 6)
+    got, want = (all_outputs(fx, x, soft) for x in (spoilt, logits))
+    for a, b in zip(got, want, strict=True):
         np.testing.assert_array_equal(np.delete(a, 2, 0), np.delete(b, 2, 0))
 
 
@@ -143,6 +170,38 @@ def test_ignored_rows(dtype):
     np.testing.assert_array_equal(argmax, [0, 0, 0, 0])
 
 
+def test_rows_without_sample_weight(dtype):
+    """Under probabilities a row of weight 0 is silent, whatever it and its target hold."""
+    logits = np.array([[NAN, 1.0], [INF, 0.0], [3.0, 1.0], [0.5, 0.0]], dtype)
+    target = np.array([[0.5, 0.5], [NAN, 1], [INF, 0], [0.25, 0.75]], dtype)
+    u = [0, 0, 0, 2.0]
+    loss, grad, probs, lse, hess, argmax = all_outputs(fx, logits, target, sample_weight=u)
+    for array in (loss, grad, hess):
+        assert (array[:3] == 0).all()
+        assert (array[3] != 0).any()
+    np.testing.assert_allclose(lse, [NAN, INF, 3.126928, 0.974077], rtol=1e-6)
+    mean, grad = fx.cross_entropy(logits, target, sample_weight=u, return_grad=True)
+    np.testing.assert_allclose(mean, loss[3] / 2, rtol=1e-6)
+    x = np.array([[NAN, 1], [INF, 2], [NAN, 3], [1, 4]], dtype)
+    weight = np.array([[1, 2], [3, 1]], dtype)
+    _, linear = fx.linear_cross_entropy(x, weight, target, sample_weight=u, return_grad=True)
+    _, alone = fx.linear_cross_entropy(x[3:], weight, target[3:], return_grad=True)
+    np.testing.assert_allclose(linear.linear_weight, alone.linear_weight, rtol=1e-6)
+    assert not linear.x[:3].any()
+
+
+def test_probabilities_are_taken_as_they_are(dtype):
+    """Not normalised: twice the target is twice the loss and the gradient; nan stays nan."""
+    logits = np.array([[1.0, 2.0, -1.0]], dtype)
+    target = np.array([[0.5, 0.25, 0.125]], dtype)
+    one, two = (fx.cross_entropy(logits, k * target, return_grad=True) for k in (1, 2))
+    np.testing.assert_allclose(two[0], 2 * one[0], rtol=1e-6)
+    np.testing.assert_allclose(two[1], 2 * one[1], rtol=1e-6)
+    loss, grad = fx.cross_entropy(logits, [[0.5, NAN, 0.5]], return_grad=True)
+    assert np.isnan(loss)
+    assert np.isnan(grad).all()
+
+
 @pytest.mark.parametrize(
     ("labels", "options"),
     [
@@ -164,6 +223,17 @@ def test_mean_over_nothing(dtype, labels, options):
     assert np.isnan(loss)
     assert not linear.x.any()
     assert not linear.linear_weight.any()
+    if "weight" not in options:
+        soft, u = np.ones(logits.shape), options
+        loss, grad = fx.cross_entropy(logits, soft, return_grad=True, **u)
+        assert np.isnan(loss)
+        if options or not labels:
+            np.testing.assert_array_equal(grad, np.zeros_like(logits))
+    if "normalizer" not in options:
+        probs = np.full(logits.shape, 0.5, dtype)
+        loss, grad = fx.categorical_cross_entropy(probs, labels, return_grad=True, **options)
+        assert np.isnan(loss)
+        np.testing.assert_array_equal(grad, np.zeros_like(logits))
     if labels == []:
         assert fx.cross_entropy(logits, labels, reduction="sum") == 0
         assert fx.cross_entropy(logits, labels, reduction="none").shape == (0,)
@@ -249,3 +319,88 @@ def test_linear_ignored_and_nan_rows(rng, dtype):
     assert np.isnan(grad.linear_weight).all()
     assert np.isnan(grad.x[1]).all()
     assert np.isfinite(np.delete(grad.x, 1, 0)).all()
+
+
+# --- binary, and of probabilities -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", [{}, {"weight": 0.0}, {"pos_weight": 0.0}, {"pos_weight": 3.0},
+                                     {"weight": 0.5}])  # fmt: skip
+def test_binary_logits_of_special_values(dtype, weights):
+    """±inf and nan under every label: what the reference says; a coefficient of 0 adds exactly 0.
+
+    At different places of the vectors.
+    """
+    logits = np.repeat(np.array([0.0, -0.0, 1.5, -INF, INF, NAN, 1e30, -1e30], dtype), 4)
+    target = np.tile([0, 1, 0.5, 2.0], 8)
+    flags = {f"return_{name}": True for name in ("grad", "probs", "hess")} | {"reduction": "none"}
+    for shift in (0, 3, 13):
+        x, y = np.roll(logits, shift)[: 32 - shift // 2], np.roll(target, shift)[: 32 - shift // 2]
+        got = fx.binary_cross_entropy_with_logits(x, y, **weights, **flags)
+        want = reference.binary_cross_entropy_with_logits(
+            x.astype(np.longdouble), y, **weights, **flags
+        )
+        for name, a, b in zip(("loss", "grad", "probs", "hess"), got, want, strict=True):
+            np.testing.assert_allclose(a, b.astype(dtype), rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("eps", [None, 1e-15, 0.1])
+def test_losses_of_special_probabilities(dtype, eps):
+    """0, 1, outside, nan: PyTorch's clamps without eps, nan outside; with eps all is clipped."""
+    probs = np.array([0, 1, 0.5, -0.1, 1.1, -INF, INF, NAN, 1e-30, 1 - 1e-7, 1e-40], dtype)
+    assert dtype is np.float64 or probs[-1] > 0  # a subnormal number
+    p = np.repeat(probs, 3)
+    y = np.tile([0.0, 1.0, 0.25], len(probs))
+    flags = {"eps": eps, "reduction": "none", "return_grad": True}
+    got = fx.binary_cross_entropy(p, y, **flags)
+    want = reference.binary_cross_entropy(p.astype(np.longdouble), y, **flags)
+    rows, target = np.full((len(p), 5), 0.5, dtype), np.zeros((len(p), 5))
+    rows[:, 3], target[:, 3] = p, y
+    got += fx.categorical_cross_entropy(rows, target, **flags)
+    want += reference.categorical_cross_entropy(rows.astype(np.longdouble), target, **flags)
+    labels = np.full(len(p), 3)
+    got += fx.categorical_cross_entropy(rows, labels, **flags)
+    want += reference.categorical_cross_entropy(rows.astype(np.longdouble), labels, **flags)
+    for k, (a, b) in enumerate(zip(got, want, strict=True)):
+        np.testing.assert_allclose(a, b.astype(dtype), rtol=1e-6, err_msg=str(k))
+    if eps is None:
+        assert fx.binary_cross_entropy(dtype(0), 1) == 100
+        assert fx.binary_cross_entropy(dtype(0), 1, return_grad=True)[1] == dtype(-1e12)
+        assert np.isnan(fx.categorical_cross_entropy(dtype([1.5, 0.5]), 0))
+    elif eps == 1e-15:
+        np.testing.assert_allclose(got[0][4], 1e-15, rtol=1e-6)  # p = 1, y = 1: not 0
+        np.testing.assert_allclose(got[1][1], -1e15, rtol=1e-6)  # p = 0, y = 1
+
+
+def test_a_class_without_weight_is_silent_in_probabilities(dtype):
+    """q·w = 0 adds exactly 0 to loss and gradient, where p is nan or outside too."""
+    probs = np.array([[NAN, 0.5, 7.0, 0.25]], dtype)
+    want = -np.log(0.5) - np.log(0.25)
+    loss, grad = fx.categorical_cross_entropy(probs, [[0, 1, 0, 1]], return_grad=True)
+    np.testing.assert_allclose(loss, want, rtol=1e-6)
+    np.testing.assert_allclose(grad, [[0, -2, 0, -4]], rtol=1e-6)
+    loss = fx.categorical_cross_entropy(probs, [[1, 1, 1, 1]], weight=[0, 1, 0, 1])
+    np.testing.assert_allclose(loss, want, rtol=1e-6)
+    assert fx.categorical_cross_entropy(probs, [0], weight=[0, 1, 1, 1], reduction="sum") == 0
+    for silent in ({"sample_weight": [0]}, {"ignore_index": 0}):
+        loss, grad = fx.categorical_cross_entropy(
+            probs, [0], reduction="sum", return_grad=True, **silent
+        )
+        assert loss == 0
+        assert not grad.any()
+    loss, grad = fx.categorical_cross_entropy(
+        probs, [9], reduction="sum", return_grad=True, check_target=False
+    )
+    assert np.isnan(loss)
+    assert np.isnan(grad).all()
+
+
+def test_mean_of_no_elements(dtype):
+    """Binary losses of nothing: the mean is nan, the sum 0, without a warning."""
+    empty = np.empty((0, 3), dtype)
+    for function in (fx.binary_cross_entropy, fx.binary_cross_entropy_with_logits):
+        loss, grad = function(empty, empty, return_grad=True)
+        assert np.isnan(loss)
+        assert grad.shape == (0, 3)
+        assert function(empty, empty, reduction="sum") == 0
+        assert function(empty, empty, reduction="none", weight=np.ones(3)).shape == (0, 3)
