@@ -83,8 +83,9 @@ def linear_cross_entropy(
         Features; any type that logits may have.
     linear_weight : array_like, shape (C, K)
         The weights of the linear map.
-    target : array_like of int, shape x.shape[:-1]
-        Class indices in 0 … C-1, or `ignore_index`.
+    target : array_like, shape x.shape[:-1] or (…, C)
+        Integers: class indices in 0 … C-1, or `ignore_index`. Or, for each row of x, the
+        probabilities of all classes.
     linear_bias : array_like, shape (C,), optional
         The bias of the linear map.
     weight, sample_weight, ignore_index, label_smoothing, z_loss, logit_scale, softcap, reduction, \
@@ -100,7 +101,7 @@ normalizer, check_target
     Returns
     -------
     loss : scalar or array
-        0-d, or with "none" of the shape of `target`.
+        0-d, or with "none" one a row.
     grad : LinearGrad
         Each part of the shape and type of its input; `linear_bias` is None if none was given.
     lse, argmax : arrays

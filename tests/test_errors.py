@@ -42,6 +42,8 @@ TARGET = {
     "column": (Y[:, None], ValueError, "target must have shape"),
     "scalar": (1, ValueError, "target must have shape"),
     "wrong probabilities": (X.T, ValueError, "target must have shape"),
+    "complex probabilities": (X + 0j, TypeError, "target must hold real numbers, got complex128"),
+    "dates": (X.astype("M8[s]"), TypeError, "target must hold real numbers"),
     "floats": (Y * 1.0, TypeError, "target must hold integer class indices, got float64: cast"),
     "bools": (Y > 0, TypeError, "target must hold integer class indices, got bool: cast"),
     "objects": (Y.astype(object), TypeError, "target must hold"),
@@ -180,6 +182,129 @@ def test_buffers(name, value):
     }
     argument = "grad_out.x" if name == "linear" else name
     unchanged(calls[name], ValueError, f"{argument} .*{match}", logits)
+
+
+@pytest.mark.parametrize("value", LOGITS.values(), ids=LOGITS.keys())
+def test_probabilities(value):
+    """The losses of probabilities and the binary ones refuse what they cannot mean."""
+    given, error, match = value
+    match = match.replace("logits", "probs")
+    with pytest.raises(error, match=match):
+        fx.categorical_cross_entropy(given, Y)
+    if "class" not in match:
+        with pytest.raises(error, match=match):
+            fx.binary_cross_entropy(given, Y)
+        with pytest.raises(error, match=match.replace("probs", "logits")):
+            fx.binary_cross_entropy_with_logits(given, Y)
+
+
+BINARY = {
+    "target shape": (dict(target=X[:3]), ValueError, r"target must have shape \(4, 3\) .*\(3, 3\)"),
+    "target broadcast": (dict(target=X[0]), ValueError, "target must have shape"),
+    "target number": (dict(target=1), ValueError, r"target must have shape .* got \(\)"),
+    "target complex": (dict(target=X + 0j), TypeError, "target must hold real numbers"),
+    "target text": (dict(target=X.astype(str)), TypeError, "target must hold real numbers"),
+    "target gpu": (dict(target=OnGpu()), TypeError, "target is on a GPU"),
+    "target masked": (dict(target=np.ma.masked_array(X)), TypeError, "target must not be a masked"),
+    "weight shape": (dict(weight=[1, 2]), ValueError, r"weight must broadcast to shape \(4, 3\)"),
+    "weight larger": (dict(weight=np.ones((2, 4, 3))), ValueError, "weight must broadcast to"),
+    "weight type": (dict(weight=1j), TypeError, "weight must hold real numbers"),
+    "reduction": (dict(reduction="avg"), ValueError, "reduction must be one of"),
+}  # fmt: skip
+EPS = {
+    "zero": (0.0, ValueError, "eps must be None or a number between 0 and 0.5, got 0.0"),
+    "half": (0.5, ValueError, "eps must be None or a number between 0 and 0.5"),
+    "negative": (-0.1, ValueError, "eps must be None or a number between 0 and 0.5"),
+    "nan": (np.nan, ValueError, "eps must be finite"),
+    "below the type": (1e-320, ValueError, "eps must be a number that float64 holds"),
+    "text": ("0.1", TypeError, "eps must be a real number"),
+}
+
+
+@pytest.mark.parametrize("value", BINARY.values(), ids=BINARY.keys())
+def test_binary_arguments(value):
+    """Both binary losses, and pos_weight as weight; the buffer keeps its bits."""
+    changed, error, match = value
+    grad = np.full((4, 3), 7.0)
+    given = {"target": X, "grad_out": grad} | changed
+    unchanged(lambda: fx.binary_cross_entropy(X, **given), error, match, grad)
+    if "weight" in given:
+        given["pos_weight"], match = given.pop("weight"), f"pos_{match}"
+    unchanged(lambda: fx.binary_cross_entropy_with_logits(X, **given), error, match, grad)
+
+
+@pytest.mark.parametrize("value", EPS.values(), ids=EPS.keys())
+def test_eps(value):
+    """Eps out of range or of another type."""
+    eps, error, match = value
+    grad = np.full((4, 3), 7.0)
+    for function, target in ((fx.binary_cross_entropy, X), (fx.categorical_cross_entropy, Y)):
+        unchanged(
+            lambda function=function, target=target: function(X, target, eps=eps, grad_out=grad),
+            error, match, grad,
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="eps must be a number that float32 holds"):
+        fx.binary_cross_entropy(np.float32(0.5), 1, eps=1e-39)
+
+
+@pytest.mark.parametrize("ignore_index", [0, -1, None])
+def test_probabilities_ignore_nothing(ignore_index):
+    """An ignore_index other than the default does not go with probabilities."""
+    match = "ignore_index must be left at -100 with class probabilities .* got"
+    for call in (
+        lambda: fx.cross_entropy(X, X, ignore_index=ignore_index),
+        lambda: fx.categorical_cross_entropy(X, X, ignore_index=ignore_index),
+        lambda: fx.linear_cross_entropy(X, np.eye(3), X, ignore_index=ignore_index),
+    ):
+        with pytest.raises(ValueError, match=match):
+            call()
+
+
+OTHERS = [
+    fx.categorical_cross_entropy,
+    fx.binary_cross_entropy,
+    fx.binary_cross_entropy_with_logits,
+]
+
+
+@pytest.mark.parametrize("value", BUFFERS.values(), ids=BUFFERS.keys())
+@pytest.mark.parametrize("function", OTHERS)
+def test_buffers_of_other_losses(function, value):
+    """grad_out of the other losses: the same rules, and over its own input only."""
+    x, (buffer, match) = X, value
+    if match == "must not overlap logits":
+        base = np.arange(15.0)
+        x, buffer = base[:12].reshape(4, 3), base[3:].reshape(4, 3)
+        match = "must not overlap (logits|probs)"
+    target = Y if function is fx.categorical_cross_entropy else np.full((4, 3), 0.5)
+    unchanged(lambda: function(x, target, grad_out=buffer), ValueError, f"grad_out .*{match}", x)
+
+
+def test_binary_buffers_over_other_inputs():
+    """A gradient over the target or a weight."""
+    target, weight = np.full((4, 3), 0.5), np.ones((4, 3))
+    run = fx.binary_cross_entropy_with_logits
+    for function in OTHERS[1:]:
+        with pytest.raises(ValueError, match="grad_out must not overlap target"):
+            function(X, target, grad_out=target)
+        with pytest.raises(ValueError, match="grad_out must not overlap weight"):
+            function(X, target, weight=weight[0], grad_out=weight)
+    with pytest.raises(ValueError, match="grad_out must not overlap pos_weight"):
+        run(X, target, pos_weight=weight[0], grad_out=weight)
+
+
+def test_buffers_over_probability_targets(dtype):
+    """A gradient over the target it is made from."""
+    logits, target = X.astype(dtype), np.full((4, 3), 0.5, dtype)
+    for call in (
+        lambda: fx.cross_entropy(logits, target, grad_out=target),
+        lambda: fx.categorical_cross_entropy(logits, target, grad_out=target),
+        lambda: fx.linear_cross_entropy(
+            logits, np.eye(3, dtype=dtype), target,
+            grad_out=fx.LinearGrad(target, np.empty((3, 3), dtype), None),
+        ),
+    ):  # fmt: skip
+        unchanged(call, ValueError, "must not overlap target", logits, target)
 
 
 def test_buffers_over_other_inputs(dtype):

@@ -81,6 +81,35 @@ def test_layouts(rng, dtype, name, shape):
     np.testing.assert_array_equal(laid, logits)
 
 
+@pytest.mark.parametrize("shape", [(7, 5), (3, 4, 33), (600, 700), (9,)])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts_of_probabilities_and_binary_targets(rng, dtype, name, shape):
+    """Likewise for targets of the whole shape, laid out in any way beside any logits."""
+    lay = LAYOUTS[name]
+    logits = rng.standard_normal(shape).astype(dtype)
+    target = rng.dirichlet(np.ones(shape[-1]), shape[:-1]).astype(dtype)
+    probs = fx.softmax(logits)
+    if name == "list":
+        logits, target, probs = (a.astype(np.float64) for a in (logits, target, probs))
+    for x in (logits, lay(logits)):
+        want = fx.cross_entropy(logits, target, **ALL)
+        same_bits(fx.cross_entropy(x, lay(target), **ALL), want)
+        binary = {"return_grad": True, "return_probs": True, "return_hess": True}
+        weights = {"weight": lay(target), "pos_weight": target[..., :1] if x is logits else 3.0}
+        want, got = (
+            fx.binary_cross_entropy_with_logits(a, q, **binary, **weights)
+            for a, q in ((logits, target), (x, lay(target)))
+        )
+        same_bits(got, want)
+    for function in (fx.categorical_cross_entropy, fx.binary_cross_entropy):
+        for reduction in ("mean", "none"):
+            want, got = (
+                function(p, q, reduction=reduction, return_grad=True)
+                for p, q in ((probs, target), (lay(probs), lay(target)))
+            )
+            same_bits(got, want)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2, -1, -3])
 def test_axes(rng, dtype, axis):
     """The class axis anywhere: as if it were moved to the end and back."""
@@ -96,6 +125,15 @@ def test_axes(rng, dtype, axis):
     same_bits([fx.logsumexp(logits, axis=axis)], [lse])
     kept = fx.logsumexp(logits, axis=axis, keepdims=True)
     same_bits([kept], [np.expand_dims(lse, axis)])
+    soft = np.ascontiguousarray(fx.softmax(logits, axis=axis))
+    moved_soft = np.ascontiguousarray(np.moveaxis(soft, axis, -1))
+    loss, grad = fx.cross_entropy(moved, moved_soft, return_grad=True)
+    got = fx.cross_entropy(logits, soft, axis=axis, return_grad=True)
+    same_bits(got, (loss, np.moveaxis(grad, -1, axis)))
+    for target, moved_target in ((labels, labels), (soft, moved_soft)):
+        loss, grad = fx.categorical_cross_entropy(moved_soft, moved_target, return_grad=True)
+        got = fx.categorical_cross_entropy(soft, target, axis=axis, return_grad=True)
+        same_bits(got, (loss, np.moveaxis(grad, -1, axis)))
 
 
 @pytest.mark.parametrize("kind", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i4", "list"])
@@ -106,6 +144,41 @@ def test_label_types(rng, kind):
     want = fx.cross_entropy(logits, labels, **ALL)
     given = labels.tolist() if kind == "list" else np.repeat(labels, 2).astype(kind)[::2]
     same_bits(fx.cross_entropy(logits, given, **ALL), want)
+
+
+@pytest.mark.parametrize("kind", ["?", "i1", "u8", "f2", "f4", ">f8", "g", "list", "bfloat16"])
+def test_one_hot_types(rng, dtype, kind):
+    """One-hot rows and binary labels of any numeric type are what they say."""
+    if kind == "bfloat16":
+        kind = pytest.importorskip("ml_dtypes").bfloat16
+    logits = rng.standard_normal((6, 5)).astype(dtype)
+    rows = np.eye(5)[[0, 4, 2, 1, 3, 0]]
+    given = rows.tolist() if kind == "list" else rows.astype(kind)
+    same_bits(fx.cross_entropy(logits, given, **ALL), fx.cross_entropy(logits, rows, **ALL))
+    for function in (fx.categorical_cross_entropy, fx.binary_cross_entropy,
+                     fx.binary_cross_entropy_with_logits):  # fmt: skip
+        x = fx.softmax(logits)
+        want = function(x, rows, return_grad=True)
+        same_bits(function(x, given, return_grad=True), want)
+    weighted = fx.binary_cross_entropy_with_logits(logits, rows, weight=given, pos_weight=given)
+    assert weighted == fx.binary_cross_entropy_with_logits(logits, rows, weight=rows)
+
+
+def test_weights_broadcast(rng, dtype):
+    """One number, a row, a column, the whole: the bits of the whole."""
+    x, y = rng.standard_normal((40, 7)).astype(dtype), rng.integers(0, 2, (40, 7))
+    flags = {"reduction": "none", "return_grad": True}
+    for shape in [(), (1,), (7,), (1, 7), (40, 1), (1, 1), (40, 7)]:
+        w = np.asarray(rng.uniform(0.5, 2, shape))
+        whole = np.broadcast_to(w, x.shape).copy()
+        for name in ("weight", "pos_weight"):
+            got, want = (
+                fx.binary_cross_entropy_with_logits(x, y, **flags, **{name: a}) for a in (w, whole)
+            )
+            same_bits(got, want)
+        p = fx.softmax(x)
+        got, want = (fx.binary_cross_entropy(p, y, weight=a, **flags) for a in (w, whole))
+        same_bits(got, want)
 
 
 def test_ignore_index_is_compared_as_integer(rng):
@@ -183,6 +256,28 @@ def test_scalars_and_types(dtype):
     assert grad.linear_bias is None
 
 
+def test_binary_scalars_and_types(dtype):
+    """Rank 0 in, NumPy scalars out; a buffer is what is returned, even without dimensions."""
+    for function in (fx.binary_cross_entropy, fx.binary_cross_entropy_with_logits):
+        loss, grad = function(dtype(0.25), True, return_grad=True)
+        assert type(loss) is type(grad) is dtype
+        out = np.empty((), dtype)
+        given = np.array(0.25, dtype)
+        assert function(given, 1, grad_out=out)[1] is out
+        assert out == grad
+        assert function(given, 1, grad_out=given)[1] is given
+        assert given == grad
+        assert type(function([0.25, 0.5], [0, 1])) is np.float64
+        assert type(function(True, 1)) is np.float64
+        assert function(np.float16([0.25]), [1], reduction="none").dtype == np.float32
+        half = function(np.float16(0.25), 1, return_grad=True, reduction="none")
+        assert [type(a) for a in half] == [np.float32, np.float16]
+    loss, grad = fx.categorical_cross_entropy(np.array([0.5, 0.5], dtype), 1, return_grad=True)
+    assert type(loss) is dtype
+    assert grad.dtype == dtype
+    assert type(fx.cross_entropy(np.zeros(3, dtype), np.ones(3))) is dtype
+
+
 def test_rows_beyond_two_to_the_31_elements(rng):
     """Rows 2.4e9 elements apart in a file of holes: no offset is cut to 32 bits."""
     with tempfile.TemporaryFile() as file:
@@ -223,6 +318,52 @@ def test_gradient_in_place(rng, dtype, shape, options):
     same_bits(got, want)
 
 
+@pytest.mark.parametrize("shape", [(6, 5), (40, 33), (300, 1000)])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "z_loss": 0.1},
+                                     {"softcap": 3.0}, {"logit_scale": -2.0}])  # fmt: skip
+def test_gradient_in_place_of_probability_targets(rng, dtype, shape, options):
+    """Likewise under soft rows, with and without class weights."""
+    logits = rng.standard_normal(shape).astype(dtype)
+    logits[0, 1] = np.inf
+    target = rng.dirichlet(np.ones(shape[1]), shape[0]).astype(dtype)
+    for weight in (None, rng.uniform(0.5, 2, shape[1])):
+        want = fx.cross_entropy(logits, target, weight=weight, **options, **ALL)
+        given = logits.copy()
+        got = fx.cross_entropy(given, target, weight=weight, grad_out=given, **options, **ALL)
+        assert got[1] is given
+        same_bits(got, want)
+
+
+@pytest.mark.parametrize("layout", ["plain", "strided", "fortran", "unaligned"])
+def test_buffers_and_in_place_of_other_losses(rng, dtype, layout):
+    """The binary losses and those of probabilities: any buffer, and over their own input."""
+    make = {
+        "plain": np.copy,
+        "strided": every_other,
+        "fortran": np.asfortranarray,
+        "unaligned": unaligned,
+    }[layout]
+    x = fx.softmax(rng.standard_normal((300, 33)).astype(dtype))
+    soft, labels = fx.softmax(rng.standard_normal(x.shape)), rng.integers(0, 33, len(x))
+    for function, target in (
+        (fx.categorical_cross_entropy, labels),
+        (fx.categorical_cross_entropy, soft),
+        (fx.binary_cross_entropy, soft),
+        (fx.binary_cross_entropy_with_logits, soft),
+    ):
+        want = function(x, target, return_grad=True)
+        for given in (x, make(x)):
+            buffer = make(np.full_like(x, 7))
+            loss, grad = function(given, target, grad_out=buffer)
+            assert grad is buffer
+            assert loss == want[0]
+            np.testing.assert_array_equal(buffer, want[1])
+        loss, grad = function(given, target, grad_out=given)
+        assert grad is given
+        assert loss == want[0]
+        np.testing.assert_array_equal(given, want[1])
+
+
 @pytest.mark.parametrize("layout", ["plain", "strided", "fortran", "unaligned", "class axis first"])
 def test_buffers_of_any_layout(rng, dtype, layout):
     """Buffers of any stride and alignment are filled, returned, and in place where they lie so."""
@@ -250,11 +391,14 @@ def test_buffers_of_any_layout(rng, dtype, layout):
     np.testing.assert_array_equal(inplace, fx.softmax(logits))
 
 
-def test_every_combination_of_outputs(rng, dtype):
+@pytest.mark.parametrize("soft", [False, True])
+def test_every_combination_of_outputs(rng, dtype, soft):
     """Whatever else is asked for, each output is the same; exponentials wait in one of them."""
     logits = (rng.standard_normal((40, 21)) * 9).astype(dtype)
     labels = rng.integers(0, 21, 40)
     labels[::7] = -100
+    if soft:
+        labels = rng.dirichlet(np.ones(21), 40)
     names = ("grad", "probs", "lse", "hess", "argmax")
     whole = dict(zip(names, fx.cross_entropy(logits, labels, **ALL)[1:], strict=True))
     for wanted in itertools.product((False, True), repeat=5):
@@ -267,6 +411,21 @@ def test_every_combination_of_outputs(rng, dtype):
             np.testing.assert_array_equal(array, whole[name], err_msg=f"{name} of {asked}")
 
 
+def test_every_combination_of_binary_outputs(rng, dtype):
+    """Likewise of the binary loss of logits, whatever the reduction."""
+    x, y = (rng.standard_normal(77) * 9).astype(dtype), rng.integers(0, 2, 77)
+    names = ("grad", "probs", "hess")
+    every = {f"return_{name}": True for name in names}
+    for reduction in ("none", "mean"):
+        run = fx.binary_cross_entropy_with_logits
+        loss, *rest = run(x, y, reduction=reduction, **every)
+        for wanted in itertools.product((False, True), repeat=3):
+            flags = dict(zip(every, wanted, strict=True))
+            got = run(x, y, reduction=reduction, **flags)
+            got = got if any(wanted) else (got,)
+            same_bits(got, [loss, *itertools.compress(rest, wanted)])
+
+
 def test_neighbours_are_not_written(rng, dtype):
     """Elements beside a buffer keep their bits, at every width around the vector's."""
     for classes in range(1, 70):
@@ -276,6 +435,14 @@ def test_neighbours_are_not_written(rng, dtype):
         assert (memory[:, [0, -1]] == 7).all()
         fx.softmax(logits, out=memory[:, 1:-1])
         assert (memory[:, [0, -1]] == 7).all()
+        soft = fx.softmax(logits)
+        fx.cross_entropy(logits, soft, grad_out=memory[:, 1:-1], weight=np.ones(classes))
+        fx.categorical_cross_entropy(soft, soft, grad_out=memory[:, 1:-1])
+        assert (memory[:, [0, -1]] == 7).all()
+        flat = np.full(classes + 2, 7, dtype)
+        fx.binary_cross_entropy_with_logits(logits[0], soft[0], grad_out=flat[1:-1])
+        fx.binary_cross_entropy(soft[0], soft[0], grad_out=flat[1:-1])
+        assert (flat[[0, -1]] == 7).all()
 
 
 def test_interleaved_is_not_overlapping(rng):
@@ -295,6 +462,17 @@ def test_inputs_are_never_written(rng, dtype):
     logits, labels, weight, sample_weight = given
     fx.cross_entropy(logits, labels, weight=weight, sample_weight=sample_weight,
                      label_smoothing=0.1, softcap=2.0, **ALL)  # fmt: skip
+    soft = fx.softmax(logits)
+    given, before = [*given, soft], [*before, soft.tobytes()]
+    fx.cross_entropy(logits, soft, weight=weight, sample_weight=sample_weight,
+                     label_smoothing=0.1, softcap=2.0, **ALL)  # fmt: skip
+    for target in (labels, soft):
+        fx.categorical_cross_entropy(soft, target, weight=weight, sample_weight=sample_weight,
+                                     return_grad=True)  # fmt: skip
+        fx.linear_cross_entropy(logits, np.eye(8), target, return_grad=True)
+    fx.binary_cross_entropy(soft, soft, weight=weight, return_grad=True)
+    fx.binary_cross_entropy_with_logits(logits, soft, weight=weight, pos_weight=weight,
+                                        return_grad=True)  # fmt: skip
     assert [a.tobytes() for a in given] == before
 
 

@@ -33,6 +33,43 @@ def test_loss_and_gradient(wide, options):
     assert peak(lambda: fx.cross_entropy(*wide, **options))[1] < 2
 
 
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "weight": np.ones(16000)}])
+def test_probability_targets(wide, options):
+    """Likewise where the target is as large as the logits; int8 rows are never held as floats."""
+    logits = wide[0][:1024]
+    target = np.zeros(logits.shape, np.int8)
+    target[:, 5] = 1
+    for given in (target.astype(np.float32), target):
+        (_, grad), size = peak(
+            lambda given=given: fx.cross_entropy(logits, given, return_grad=True, **options)
+        )
+        assert size - grad.nbytes / 1e6 < (2 if given.dtype == np.float32 else 40)
+
+
+def test_binary(wide):
+    """Under 1 MB beyond what is returned; broadcast weights and int8 labels go block by block."""
+    x = wide[0][:1024]
+    y = (x > 0).astype(np.float32)
+    for function in (fx.binary_cross_entropy, fx.binary_cross_entropy_with_logits):
+        (_, grad), size = peak(lambda function=function: function(x, y, return_grad=True))
+        assert size - grad.nbytes / 1e6 < 1
+        assert peak(lambda function=function: function(x, y))[1] < 1
+    weight, labels = np.ones(16000), y.astype(np.int8)
+    with fx.num_threads(2):
+        size = peak(lambda: fx.binary_cross_entropy_with_logits(x, labels, weight=weight))[1]
+    assert size < 40  # x is 66 MB
+
+
+def test_categorical(wide):
+    """Under 1 MB beyond the gradient for both kinds of target."""
+    x = wide[0][:1024]
+    for target in (wide[1][:1024], x):
+        (_, grad), size = peak(
+            lambda target=target: fx.categorical_cross_entropy(x, target, return_grad=True)
+        )
+        assert size - grad.nbytes / 1e6 < 1
+
+
 @pytest.mark.parametrize("layout", ["byte-swapped", "fortran", "integers"])
 def test_conversion_is_block_by_block(wide, layout):
     """Inputs that have to be converted are never held whole in another form."""
@@ -54,6 +91,11 @@ def test_linear():
     labels = rng.integers(0, 32000, 4096)
     (_, grad), size = peak(
         lambda: fx.linear_cross_entropy(x, w, labels, linear_bias=b, return_grad=True)
+    )
+    assert size - sum(part.nbytes for part in grad) / 1e6 < 60
+    soft = np.broadcast_to(fx.softmax(x[0, :1]), (4096, 32000))  # no memory of its own
+    (_, grad), size = peak(
+        lambda: fx.linear_cross_entropy(x, w, soft, linear_bias=b, return_grad=True)
     )
     assert size - sum(part.nbytes for part in grad) / 1e6 < 60
 

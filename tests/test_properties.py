@@ -56,6 +56,11 @@ def tolerance(logits, factor=1.0):
     return factor * (1e-4 if logits.dtype.itemsize == 4 else 1e-11)
 
 
+def subnormal(result):
+    """What is lost where a weight times a number is no normal number of its type."""
+    return 4 * np.finfo(np.asarray(result).dtype).tiny
+
+
 @given(calls())
 def test_cross_entropy_is_the_reference(call):
     """Loss, gradient, probabilities, lse, Hessian and argmax, whatever the options."""
@@ -154,3 +159,106 @@ def test_linear_is_cross_entropy_of_the_product(call, features):
     np.testing.assert_allclose(grad.x, d @ w, atol=1e-9)
     np.testing.assert_allclose(grad.linear_weight, flat.T @ x.reshape(-1, features), atol=1e-9)
     np.testing.assert_allclose(grad.linear_bias, flat.sum(0), atol=1e-9)
+
+
+@st.composite
+def soft_calls(draw):
+    """As `calls`, with probabilities of any size and sign as target."""
+    logits, labels, options = draw(calls())
+    kind = draw(st.sampled_from(["f2", "f4", ">f8"]))
+    numbers = st.floats(0, 2, width=16) | st.sampled_from([0.0, 1.0, -0.5])
+    return logits, draw(hnp.arrays(kind, logits.shape, elements=numbers)), options
+
+
+@given(soft_calls())
+def test_probability_targets_are_the_reference(call):
+    """Loss and gradient of soft rows, relative to the sum of the absolute terms."""
+    logits, target, options = call
+    flags = {"return_grad": True}
+    got = fx.cross_entropy(logits, target, **options, **flags)
+    want = reference.cross_entropy(logits.astype(np.longdouble), target, **options, **flags)
+    # Terms of either sign cancel: a tolerance for the terms is one for the sum.
+    size = 1 + np.abs(target).astype(float).sum() * 3e7 * (1 + options.get("z_loss", 0) * 3e7)
+    small = np.abs(np.where(np.isfinite(logits), logits, 0)).max() <= 30
+    for a, b in zip(got, want, strict=True):
+        b = np.asarray(b, np.asarray(a).dtype)
+        scale = np.abs(b[np.isfinite(b)]).max(initial=0)
+        limit = tolerance(logits) * (scale + target.size if small else size)
+        np.testing.assert_allclose(a, b, rtol=tolerance(logits), atol=limit)
+
+
+@given(calls())
+def test_one_hot_rows_are_their_indices(call):
+    """One-hot rows give loss and gradient of the class indices, whatever else is asked for."""
+    logits, labels, options = call
+    axis = options["axis"]
+    labels = np.maximum(labels, 0)
+    if options.get("reduction", "mean") == "mean":
+        options = options | {"reduction": "mean", "normalizer": 3.0}
+    if options.get("label_smoothing") and "weight" in options:
+        options = options | {"label_smoothing": 0.0}  # then w_y weighs the smoothing too
+    one_hot = np.moveaxis(np.arange(logits.shape[axis]) == labels[..., None], -1, axis)
+    got = fx.cross_entropy(logits, one_hot, return_grad=True, return_lse=True, **options)
+    want = fx.cross_entropy(logits, labels, return_grad=True, return_lse=True, **options)
+    for a, b in zip(got, want, strict=True):
+        scale = np.abs(b[np.isfinite(b)]).max(initial=0)
+        np.testing.assert_allclose(
+            a, b, rtol=tolerance(logits), atol=tolerance(logits, 1e-2) * (scale + 1)
+        )
+
+
+@given(logits_of(), st.data())
+def test_binary_losses_are_the_reference(given_logits, data):
+    """Any shape, layout and labels; weights of any shape that broadcasts; all reductions."""
+    logits, _ = given_logits
+    shape = logits.shape
+    target = data.draw(hnp.arrays("f4", shape, elements=st.sampled_from([0.0, 1.0, 0.5, 0.125])))
+    broadcast = st.sampled_from([shape, shape[-1:], (*shape[:-1], 1), ()])
+    positive = st.floats(0.125, 4, width=32) | st.just(0.0)
+    options = {
+        name: data.draw(hnp.arrays("f4", data.draw(broadcast), elements=positive))
+        for name in ("weight", "pos_weight")
+        if data.draw(st.booleans())
+    }
+    options["reduction"] = data.draw(st.sampled_from(["mean", "sum", "none"]))
+    flags = {f"return_{name}": True for name in ("grad", "probs", "hess")}
+    exact = logits.astype(np.longdouble)
+    pairs = [
+        (
+            fx.binary_cross_entropy_with_logits(logits, target, **options, **flags),
+            reference.binary_cross_entropy_with_logits(exact, target, **options, **flags),
+        )
+    ]
+    options.pop("pos_weight", None)
+    options["eps"] = data.draw(st.sampled_from([None, 1e-15, 0.01]))
+    probs = pairs[0][0][2]
+    pairs.append((fx.binary_cross_entropy(probs, target, return_grad=True, **options),
+                  reference.binary_cross_entropy(probs.astype(np.longdouble), target,
+                                                 return_grad=True, **options)))  # fmt: skip
+    for got, want in pairs:
+        for a, b in zip(got, want, strict=True):
+            # Soft labels: the gradient is a difference, whose terms are of the size of 1/p.
+            b = np.asarray(b, np.asarray(a).dtype)
+            finite = np.abs(b[np.isfinite(b)])
+            limit = 1e-6 if logits.dtype.itemsize == 4 else 1e-14
+            least = limit * finite.max(initial=0) + subnormal(a)
+            np.testing.assert_allclose(a, b, rtol=4 * limit, atol=least)
+
+
+@given(soft_calls(), st.sampled_from([None, 1e-15, 0.01]))
+def test_categorical_is_the_reference(call, eps):
+    """Losses of probabilities under soft rows, any axis, layout and weights."""
+    logits, target, options = call
+    axis = options["axis"]
+    probs = fx.softmax(logits, axis=axis)
+    kept = {k: v for k, v in options.items()
+            if k in ("axis", "weight", "sample_weight", "reduction")}  # fmt: skip
+    got = fx.categorical_cross_entropy(probs, target, eps=eps, return_grad=True, **kept)
+    want = reference.categorical_cross_entropy(
+        probs.astype(np.longdouble), target, eps=eps, return_grad=True, **kept
+    )
+    for a, b in zip(got, want, strict=True):
+        limit = 1e-6 if logits.dtype.itemsize == 4 else 1e-14
+        b = np.asarray(b, np.asarray(a).dtype)
+        size = 100 * np.abs(target).astype(float).sum() * limit if np.ndim(a) < logits.ndim else 0
+        np.testing.assert_allclose(a, b, rtol=4 * limit, atol=4 * size + subnormal(a))

@@ -50,6 +50,46 @@ def test_same_bits_for_one_to_four_threads(large, dtype, reduction):
         assert len(seen) == 1
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_same_bits_of_other_losses_and_targets(large, dtype, reduction):
+    """Likewise of probability targets, of probabilities, and of the binary losses."""
+    logits = large[0].astype(dtype)
+    soft = fx.softmax(logits[::-1].copy())
+    for laid in (np.ascontiguousarray, np.asfortranarray):
+        x, q = laid(logits), laid(soft)
+        seen = set()
+        for n in (1, 2, 3, 4, 1, 4):
+            with fx.num_threads(n):
+                results = [
+                    *fx.cross_entropy(x, q, reduction=reduction, weight=q[0], **ALL),
+                    *fx.categorical_cross_entropy(q, q, reduction=reduction, return_grad=True),
+                    *fx.binary_cross_entropy(q, q, reduction=reduction, return_grad=True),
+                    *fx.binary_cross_entropy_with_logits(
+                        x, q, reduction=reduction, pos_weight=q[0], return_grad=True
+                    ),
+                ]
+            seen.add(tuple(np.asarray(a).tobytes() for a in results))
+        assert len(seen) == 1
+
+
+@pytest.mark.parametrize("equal", [False, True])
+def test_a_binary_mean_over_many_elements(dtype, equal):
+    """10 million elements: within an ulp of the exact mean of the single losses."""
+    rng = np.random.default_rng(1)
+    x = np.full(10_000_000, 0.1, dtype)
+    y = np.zeros(x.shape, dtype)
+    if not equal:
+        x, y = rng.standard_normal(x.shape).astype(dtype), (rng.random(x.shape) < 0.3).astype(dtype)
+    probs = fx.binary_cross_entropy_with_logits(x, y, return_probs=True)[1]
+    for function, given in (
+        (fx.binary_cross_entropy_with_logits, x),
+        (fx.binary_cross_entropy, probs),
+    ):
+        single = function(given, y, reduction="none").astype(np.float64)
+        exact = math.fsum(single) / len(single)
+        assert abs(float(function(given, y)) - exact) <= np.spacing(dtype(exact))
+
+
 @pytest.mark.parametrize("equal", [False, True])
 def test_a_mean_over_many_rows_is_as_good_as_over_few(dtype, equal):
     """3 million rows: within an ulp of the exact mean, float64 too, and where all are equal."""

@@ -155,11 +155,8 @@ def sum_of_losses(term, args, n):
     full = n // width
     total = widen(term(args, full * width, n - full * width))
     lost = widen(zeros(args[0]))
-    for first in range(0, full, 32):
-        block = widen(zeros(args[0]))
-        for k in range(first, min(first + 32, full)):
-            block = block + widen(term(args, k * width, None))
-        total, lost = _add_block(total, lost, block)
+    for k in range(full):
+        total, lost = _add_block(total, lost, widen(term(args, k * width, None)))
     return _rounded(total, lost)
 
 
