@@ -498,14 +498,22 @@ def test_linear_layouts_and_types(rng):
                 np.testing.assert_allclose(part, want, atol=tolerance)
 
 
-def test_linear_accumulates(rng, dtype, monkeypatch):
+@pytest.mark.parametrize("shape", [(50,), (5, 10)])
+@pytest.mark.parametrize("soft", [False, True])
+def test_linear_accumulates(rng, dtype, monkeypatch, shape, soft):
     """Micro-batches with a normalizer add up to the whole, over several blocks and pieces too."""
     from fastxent.cpu import linear
 
-    x, w = rng.standard_normal((50, 6)).astype(dtype), rng.standard_normal((9, 6)).astype(dtype)
+    x = rng.standard_normal((*shape, 6)).astype(dtype)
+    w = rng.standard_normal((9, 6)).astype(dtype)
     b = rng.standard_normal(9).astype(dtype)
-    labels = rng.integers(0, 9, 50)
-    labels[7] = -100
+    labels = rng.integers(0, 9, shape)
+    labels[3] = -100
+    counted = np.count_nonzero(labels >= 0)
+    if soft:
+        # Strided, of another type: a block of it is all that is converted.
+        labels = rng.dirichlet(np.ones(18), shape).astype(np.float16)[..., ::2]
+        counted = 50
     loss, grad, lse, argmax = fx.linear_cross_entropy(
         x, w, labels, linear_bias=b, return_grad=True, return_lse=True, return_argmax=True
     )
@@ -517,10 +525,10 @@ def test_linear_accumulates(rng, dtype, monkeypatch):
     monkeypatch.setattr(linear, "_PIECE_BYTES", 6 * 8 * 4)
     sums = fx.LinearGrad(np.zeros_like(x), np.zeros_like(w), np.zeros_like(b))
     total = 0.0
-    for part in (slice(0, 20), slice(20, 50)):
+    for part in (slice(0, 2), slice(2, 50)):
         buffers = sums._replace(x=sums.x[part])
         share, returned = fx.linear_cross_entropy(
-            x[part], w, labels[part], linear_bias=b, normalizer=49, grad_out=buffers,
+            x[part], w, labels[part], linear_bias=b, normalizer=counted, grad_out=buffers,
             accumulate=True,
         )  # fmt: skip
         assert returned.linear_weight is sums.linear_weight
