@@ -79,7 +79,7 @@ def wanted(target, dtype):
 def agree(ours, loss, leaves, dtype, err_msg="", size=1):
     """Our loss and gradients are PyTorch's loss and what its autograd leaves behind.
 
-    Shape and type too; `size` is that of the terms that a gradient adds up.
+    Shape and type too; `size` is that of the terms that are added up.
     """
     for tensor in leaves:
         tensor.grad = None
@@ -306,7 +306,8 @@ def test_binary_cross_entropy_with_logits(rng, dtype, shape):
             logits, target, weight=weight, pos_weight=pos_weight, reduction=reduction,
             return_grad=True,
         )  # fmt: skip
-        agree(ours, theirs, [x], dtype, f"{target=}, {weight=}, {pos_weight=}, {reduction=}")
+        told = f"{target=}, {weight=}, {pos_weight=}, {reduction=}"
+        agree(ours, theirs, [x], dtype, told, size=10)  # of (1 - y)·x, which PyTorch adds up
 
 
 # ---- softmax, half precision, tensors -----------------------------------------------------------
@@ -345,9 +346,8 @@ def test_half_precision_losses(rng, half):
     """The gradient is PyTorch's of the float64 loss, rounded once; the loss is a float32."""
     kind, torch_kind, last_bit = half
     logits, weight = (rng.standard_normal((7, 5)) * 3).astype(kind), rng.uniform(0.5, 2, 5)
-    labels, given, smooth = (
-        indices(rng, (7, 5), 1), soft(rng, (7, 5), 1), {"label_smoothing": 0.3},
-    )  # fmt: skip
+    labels, smooth = indices(rng, (7, 5), 1), {"label_smoothing": 0.3}
+    given = soft(rng, (7, 5), 1).astype(np.float32)
     calls = [
         ("cross_entropy", labels, {}),
         ("cross_entropy", labels, smooth),
