@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numba import njit
 
-from fastxent.cpu import kernels, lanes, launch
-from fastxent.cpu.vector_math import exp, expm1
+from fastxent.cpu import binary, half, kernels, lanes, launch
+from fastxent.cpu.vector_math import exp, expm1, log, log1m, log1p
 
 
 def elementwise(function):
@@ -28,6 +28,7 @@ def elementwise(function):
 
 
 compiled_exp, compiled_expm1 = elementwise(exp), elementwise(expm1)
+compiled_log, compiled_log1p, compiled_log1m = map(elementwise, (log, log1p, log1m))
 
 
 @pytest.mark.parametrize("lowest", [-1e-6, -0.3, -0.7, -10.0, None])
@@ -54,9 +55,82 @@ def test_functions_for_compiled_code_say_so():
     """Called from Python they explain themselves."""
     from fastxent.cpu.row import rest_of_max
 
-    for function, args in ((exp, (1,)), (expm1, (1,)), (rest_of_max, (1, 2, 3, 4))):
+    one = [(function, (1,)) for function in (exp, expm1, log, log1p, log1m)]
+    for function, args in (*one, (rest_of_max, (1, 2, 3, 4))):
         with pytest.raises(NotImplementedError, match="compiled code only"):
             function(*args)
+
+
+@pytest.mark.parametrize("lowest", [1e-30, 1e-3])
+def test_logarithms(rng, dtype, lowest):
+    """Log of (0, 1], log1p on [0, 1] and -log(1 - x) on [0, ½]: 1.2 ulp, near their zeros too."""
+    x = (lowest ** rng.random(1 << 16)).astype(dtype)
+    one = np.concatenate([x, 1 - x / 16]).astype(dtype)
+    for call, given, want in (
+        (compiled_log, one, np.log),
+        (compiled_log1p, one, np.log1p),
+        (compiled_log1m, x / 2, lambda v: -np.log1p(-v)),
+    ):
+        exact = want(given.astype(np.longdouble))
+        error = np.abs(call(given) - exact)
+        assert np.all(error <= 1.2 * np.finfo(dtype).eps * np.abs(exact))
+
+
+def test_log_at_its_ends(dtype):
+    """0 → -inf, 1 → 0, nan → nan; subnormal numbers are taken as what they are."""
+    x = np.ones(16, dtype)
+    info = np.finfo(dtype)
+    x[:5] = [0, np.nan, info.smallest_subnormal, info.tiny / 3, info.tiny]
+    with np.errstate(divide="ignore"):
+        want = np.log(x.astype(np.longdouble)).astype(dtype)
+    np.testing.assert_allclose(compiled_log(x), want, rtol=info.eps)
+    x[:5] = [0, 1, np.nan, 0.25, 0.5]
+    assert compiled_log1p(x)[0] == compiled_log1m(x / 2)[0] == 0
+    assert np.isnan(compiled_log1p(x)[2])
+    assert np.isnan(compiled_log1m(x / 2)[2])
+
+
+def test_polynomials_and_choices(dtype):
+    """polynomial, where_less, first_equal, exponent and mantissa, and a minus sign."""
+    cubic = lanes.polynomial(1.0, -2.0, 0.0, 4.0)
+
+    @njit
+    def calls(x, value, out):
+        v = lanes.load(lanes.row(x, 0), 0)
+        lanes.store(lanes.row(out, 0), 0, cubic(v))
+        lanes.store(lanes.row(out, 1), 0, lanes.where_less(v, 3.0, -v, 0.5))
+        lanes.store(lanes.row(out, 2), 0, lanes.exponent(v))
+        lanes.store(lanes.row(out, 3), 0, lanes.mantissa(v))
+        return lanes.first_equal(v, value)
+
+    width = 64 // np.dtype(dtype).itemsize
+    x = np.arange(1, width + 1).astype(dtype)
+    out = np.empty((4, width), dtype)
+    for k, value in enumerate([*x, dtype(0.5)]):
+        assert calls(x[None], value, out) == k
+    np.testing.assert_array_equal(out[0], 1 - 2 * x + 4 * x**3)
+    np.testing.assert_array_equal(out[1], np.where(x < 3, -x, 0.5))
+    np.testing.assert_array_equal(out[3] * 2 ** out[2], x)
+    assert (out[3] >= np.sqrt(dtype(0.5))).all()
+    assert (out[3] < np.sqrt(dtype(2))).all()
+    x[3] = np.nan
+    calls(x[None], x[0], out)
+    assert out[1, 3] == 0.5  # a nan is not less
+
+
+def test_rounding_to_float16(rng):
+    """The bits of NumPy's conversion: each float16, what lies about it, and anything."""
+    bits = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32).view(np.uint32)
+    near = [bits + np.uint32(k) for k in (0, 1, 0x7FF, 0x800, 0xFFF, 0x1000, 0x1001, 2**32 - 1)]
+    near.append(rng.integers(0, 2**32, 1 << 18, dtype=np.uint32))
+    values = np.concatenate(near).view(np.float32)
+    with np.errstate(all="ignore"):
+        want = values.astype(np.float16)
+    got = np.empty(2 * values.size, np.float16)[::2]
+    half.round_into(got, values)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+    kept = ~np.isnan(want)
+    np.testing.assert_array_equal(got.copy().view(np.uint16)[kept], want.view(np.uint16)[kept])
 
 
 def loops(char, name):
@@ -64,13 +138,20 @@ def loops(char, name):
     kernel = {
         "softmax": lambda: launch._row_kernel(kernels.softmax_rows, char, 2),
         "cross_entropy": lambda: launch._cross_entropy_kernel(char, False, True, False, False),
+        "soft": lambda: launch._cross_entropy_kernel(char, True, True, False, False),
+        "categorical": lambda: launch._categorical_kernel(char, True, True),
+        "binary": lambda: binary._kernel(char, True, True, True, True),
+        "binary probs": lambda: binary._kernel(char, False, True),
     }[name]()
     fresh = njit(error_model="numpy", nogil=True)(kernel.py_func)
     fresh.compile(kernel.signatures[0])
     return fresh.inspect_llvm(kernel.signatures[0])
 
 
-@pytest.mark.parametrize("name", ["softmax", "cross_entropy"])
+KERNELS = ["softmax", "cross_entropy", "soft", "categorical", "binary", "binary probs"]
+
+
+@pytest.mark.parametrize("name", KERNELS)
 def test_float32_kernels_compute_in_float32(name):
     """A float32 kernel has doubles in sums of blocks only: no product, and no way back."""
     code = loops("f", name)
@@ -79,7 +160,7 @@ def test_float32_kernels_compute_in_float32(name):
     assert "fmul contract <8 x double>" in loops("d", name)
 
 
-@pytest.mark.parametrize("name", ["softmax", "cross_entropy"])
+@pytest.mark.parametrize("name", KERNELS)
 def test_no_unsafe_flags(name):
     """`contract` alone: nnan, ninf or reassoc would break what is promised of nan and exp."""
     for char in "fd":

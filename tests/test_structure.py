@@ -35,7 +35,8 @@ WITHIN_CPU = {
     "binary": {"binary_kernels", "launch", "jit", "blocks"},
     "linear": {"launch", "blocks"},
     "launch": {"kernels", "jit", "blocks"},
-    "blocks": {"threads"},
+    "blocks": {"half", "threads"},
+    "half": {"jit", "kernels"},
     "threads": set(),
 } | {name: set(KERNEL_FILES[k + 1 :]) for k, name in enumerate(KERNEL_FILES)}
 

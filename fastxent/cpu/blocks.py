@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fastxent.cpu import threads
+from fastxent.cpu import half, threads
 
 Array = NDArray[Any]
 Result = TypeVar("Result")
@@ -69,8 +69,16 @@ class Operand:
         """Put back what the kernel left in a block that was not the array itself."""
         if self.rows is None:
             part = self._part(box)
-            with np.errstate(all="ignore"):  # half precision may not hold a float32
-                np.copyto(part, block.reshape(part.shape), casting="unsafe")
+            put(part, block.reshape(part.shape))
+
+
+def put(out: Array, values: Array) -> None:
+    """Copy into an array of another type, which may hold less: what is too large is infinite."""
+    if half.is_rounding(out, values):
+        half.round_into(out, values)
+        return
+    with np.errstate(all="ignore"):
+        np.copyto(out, values, casting="unsafe")
 
 
 def as_rows(array: Array, dtype: DTypeLike) -> Array | None:

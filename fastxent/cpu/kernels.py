@@ -354,3 +354,17 @@ def categorical_rows(
         if loss.size:
             loss[i] = value
     return _sum(total, lost)
+
+
+# bits (N,) of float32 IN, out (N,) of float16, as its bits, OUT
+def round_to_half(bits, out):
+    for i in range(bits.size):
+        sign, x = (bits[i] >> 16) & 0x8000, bits[i] & 0x7FFFFFFF
+        # In steps of float16, ties to even: half a step less one, one more if the result is odd.
+        shift = 13 if x >= 0x38800000 else min(126 - (x >> 23), 25)  # else subnormal
+        significand = x - 0x38000000 if x >= 0x38800000 else (x & 0x7FFFFF) | 0x800000
+        odd = (significand >> shift) & 1
+        rounded = (significand + (1 << (shift - 1)) - 1 + odd) >> shift
+        if x >= 0x477FF000:  # 65520 and more
+            rounded = 0x7E00 if x > 0x7F800000 else 0x7C00
+        out[i] = sign | rounded

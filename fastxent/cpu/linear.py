@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastxent.cpu.blocks import Box, Operand, boxes, for_each_chunk
+from fastxent.cpu.blocks import Box, Operand, boxes, for_each_chunk, put
 from fastxent.cpu.launch import add_up, fill_cross_entropy
 from fastxent.terms import LinearGrad, Outputs, Target, Terms
 
@@ -151,7 +151,7 @@ class _Sums:
             if self.fresh:
                 array.fill(0)
             elif array is not total:
-                np.copyto(array, total, casting="unsafe")
+                put(array, total)
 
 
 def _add_product(out: Array, a: Array, b: Array, fresh: bool, idle: Array | None = None) -> None:
