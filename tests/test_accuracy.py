@@ -206,6 +206,16 @@ def test_confident_rows(dtype):
                 assert abs(soft[1][0, y] / exact[1][0, y] - 1) < tolerance
 
 
+@pytest.mark.parametrize("classes", [1, 2, 15, 33, 64, 100, 150])
+def test_the_maximum_is_found_wherever_it_is(dtype, classes):
+    """A logit that leads by 1e5 at every place of a row: any other shift would overflow."""
+    logits = np.zeros((classes, classes), dtype)
+    np.fill_diagonal(logits, 1e5)
+    np.testing.assert_array_equal(fx.softmax(logits), np.eye(classes))
+    for target in (np.arange(classes), np.eye(classes)):
+        assert (fx.cross_entropy(logits, target, reduction="none") == 0).all()
+
+
 @pytest.mark.parametrize("offset", [1e3, 1e7, -1e7])
 def test_shared_offset(rng, offset):
     """Logits + 1e7 give the loss of what the inputs still hold, in float32 to the last bits."""
@@ -237,9 +247,9 @@ def test_shared_offset_float64(rng):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_binary_logits(rng, dtype, spread, weighted):
     """Hard labels: 4 ulp plus the roundings of weights, for any size of the logit."""
-    logits = rng.uniform(-spread, spread, 40_003).astype(dtype)
+    logits = rng.uniform(-spread, spread, 150_001).astype(dtype)  # several chunks
     logits[:9] = [0, spread, -spread, 1e-3, -1e-3, 0.4142, -0.4142, 0.25, -0.25]
-    labels = rng.integers(0, 2, logits.size)
+    labels = rng.integers(0, 2, logits.size).astype(dtype)
     weights = {}
     if weighted:
         weights = {k: rng.uniform(0.5, 2, logits.size).astype(dtype) for k in WEIGHTS}
@@ -265,18 +275,22 @@ def near_the_ends(rng, dtype, n):
     return p.astype(dtype)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("eps", [None, 1e-15, 1e-3, 0.4])
-def test_binary_probabilities(rng, dtype, eps):
+def test_binary_probabilities(rng, dtype, eps, weighted):
     """Hard labels: 4 ulp, at p = 1 too, where eps = 1e-15 is below the rounding of 1."""
-    probs = near_the_ends(rng, dtype, 30_001)
+    probs = near_the_ends(rng, dtype, 150_001)
     probs[:4] = [0, 0, 1, 1]
-    labels = rng.integers(0, 2, probs.size)
+    labels = rng.integers(0, 2, probs.size).astype(dtype)
     labels[:4] = [0, 1, 0, 1]
+    weight = rng.uniform(0.5, 2, probs.size).astype(dtype) if weighted else dtype(1)
     flags = {"reduction": "none", "return_grad": True, "eps": eps}
     exact = probs.astype(np.longdouble)
-    got = fx.binary_cross_entropy(probs, labels, **flags)
-    want = reference.binary_cross_entropy(exact, labels, **flags)
-    bound = 4 * np.finfo(dtype).eps
+    got = fx.binary_cross_entropy(probs, labels, weight=weight, **flags)
+    want = reference.binary_cross_entropy(
+        exact, labels, weight=weight.astype(np.longdouble), **flags
+    )
+    bound = (4 + weighted) * np.finfo(dtype).eps
     for name, a, b in zip(("loss", "grad"), got, want, strict=True):
         assert worst(a, b, bound, normal(b, dtype)) <= 1, name
 

@@ -110,6 +110,17 @@ def test_layouts_of_probabilities_and_binary_targets(rng, dtype, name, shape):
             same_bits(got, want)
 
 
+def test_rows_keep_their_own_target_and_weight(rng, dtype):
+    """Blocks of converted rows take the labels and weights of their own place."""
+    x = fx.softmax(rng.standard_normal((600, 700)).astype(dtype))
+    u, labels = rng.uniform(0.5, 2, 600), rng.integers(0, 700, 600)
+    flags = {"sample_weight": u, "reduction": "none", "return_grad": True}
+    for function in (fx.cross_entropy, fx.categorical_cross_entropy):
+        for target in (labels, x[::-1].copy()):
+            want = function(x, target, **flags)
+            same_bits(function(np.asfortranarray(x), target, **flags), want)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2, -1, -3])
 def test_axes(rng, dtype, axis):
     """The class axis anywhere: as if it were moved to the end and back."""

@@ -170,6 +170,24 @@ def test_ignored_rows(dtype):
     np.testing.assert_array_equal(argmax, [0, 0, 0, 0])
 
 
+def test_rows_of_weight_0_do_not_count(dtype):
+    """Nor does a row of sample weight 0, whatever it holds and its class weighs."""
+    logits = np.array([[NAN, 1.0], [INF, 0.0], [0.5, 0.0]], dtype)
+    loss, grad, *_ = all_outputs(fx, logits, [0, 1, 1], sample_weight=[0, 0, 2.0])
+    assert (loss[:2] == 0).all()
+    assert (grad[:2] == 0).all()
+    assert loss[2] > 0
+    mean = fx.cross_entropy(logits, [0, 1, 1], sample_weight=[0, 0, 2.0], weight=[INF, 1.0])
+    np.testing.assert_allclose(mean, loss[2] / 2, rtol=1e-6)
+
+
+def test_large_weights_do_not_swallow_small_ones(dtype):
+    """Row losses of 1e100 that cancel leave the others as they are."""
+    u = [1, 1e100, 1, -1e100]
+    total = fx.cross_entropy(np.zeros((4, 2), dtype), [0] * 4, sample_weight=u, reduction="sum")
+    np.testing.assert_allclose(total, 2 * np.log(2), rtol=1e-6)
+
+
 def test_rows_without_sample_weight(dtype):
     """Under probabilities a row of weight 0 is silent, whatever it and its target hold."""
     logits = np.array([[NAN, 1.0], [INF, 0.0], [3.0, 1.0], [0.5, 0.0]], dtype)

@@ -138,10 +138,11 @@ def _log_core64(k, f):
 
 @inlined
 def _log(x, core, tiny, lift, lifted):
-    # A subnormal number is lifted into the normal range first. x - x is 0, but nan for nan.
+    # A subnormal number is lifted into the normal range first. x - x is 0, but nan for nan, of
+    # which the bits would make a number.
     normal = where_less(x, tiny, x * lift, x)
     k = exponent(normal) - where_less(x, tiny, lifted, x - x)
-    result = core(k, (mantissa(normal) - 1.0) + (x - x))
+    result = core(k, mantissa(normal) - 1.0)
     return where_less(0.0, x, result, where_less(x, tiny, -math.inf, x))
 
 
