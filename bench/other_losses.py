@@ -37,13 +37,13 @@ def one_hot(shape: tuple[int, int]) -> tuple[Any, Any]:
 
 def in_place(logits: Any, target: Any) -> Any:
     """Loss and gradient of `cross_entropy`, into one buffer call after call."""
-    global _buffer
-    if _buffer is None:
-        _buffer = np.empty_like(logits)
-    return fx.cross_entropy(logits, target, grad_out=_buffer)
+    return fx.cross_entropy(logits, target, grad_out=buffer(logits.shape))
 
 
-_buffer: Any = None
+@functools.cache
+def buffer(shape: tuple[int, int]) -> Any:
+    """The one buffer of a shape."""
+    return np.empty(shape, np.float32)
 
 
 def binary() -> tuple[Any, Any]:

@@ -23,8 +23,14 @@ def binary_cross_entropy(
 def binary_cross_entropy(
     probs: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None,
     eps: float | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
-    return_grad: bool = False, grad_out: Any = None,
+    return_grad: Literal[True], grad_out: Any = None,
 ) -> tuple[Any, Any]: ...  # fmt: skip
+@overload
+def binary_cross_entropy(
+    probs: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None,
+    eps: float | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
+    return_grad: bool = False, grad_out: Any = None,
+) -> Any: ...  # fmt: skip
 @dispatched
 def binary_cross_entropy(
     probs: Any,
@@ -58,6 +64,7 @@ def binary_cross_entropy(
         None: as PyTorch has it, logarithms are not less than -100, the gradient is divided by
         max(p·(1-p), 1e-12), and p outside 0 … 1 is nan. Between 0 and 0.5: p and 1 - p are each
         clipped to [eps, 1 - eps], and the gradient is taken there; 1e-15 works in float32 too.
+        It must be a normal number of the type that is computed in.
     reduction : {"mean", "sum", "none"}
         Of the losses. With "none" the gradient is that of their sum.
     return_grad : bool
@@ -124,7 +131,7 @@ def binary_cross_entropy_with_logits(
     pos_weight: ArrayLike | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
     return_grad: bool = False, return_probs: bool = False, return_hess: bool = False,
     grad_out: Any = None,
-) -> tuple[Any, ...]: ...  # fmt: skip
+) -> Any: ...  # fmt: skip
 @dispatched
 def binary_cross_entropy_with_logits(
     logits: Any,

@@ -45,7 +45,7 @@ def cross_entropy(
     check_target: bool = True, return_grad: bool = False, return_probs: bool = False,
     return_lse: bool = False, return_hess: bool = False, return_argmax: bool = False,
     grad_out: Any = None, probs_out: Any = None,
-) -> tuple[Any, ...]: ...  # fmt: skip
+) -> Any: ...  # fmt: skip
 @dispatched
 def cross_entropy(
     logits: Any,
@@ -182,7 +182,7 @@ def cross_entropy(
     shape = x.shape
     axis = inputs.class_axis(axis, shape, "logits")
     aim = read_target(
-        target, shape, axis, types.compute,
+        target, "logits", shape, axis, types.compute,
         weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         label_smoothing=label_smoothing, z_loss=z_loss, logit_scale=logit_scale, softcap=softcap,
         reduction=reduction, normalizer=normalizer,
@@ -228,8 +228,15 @@ def categorical_cross_entropy(
     probs: ArrayLike, target: ArrayLike, *, axis: int = -1, weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None, ignore_index: int | None = -100,
     eps: float | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
-    check_target: bool = True, return_grad: bool = False, grad_out: Any = None,
+    check_target: bool = True, return_grad: Literal[True], grad_out: Any = None,
 ) -> tuple[Any, Any]: ...  # fmt: skip
+@overload
+def categorical_cross_entropy(
+    probs: ArrayLike, target: ArrayLike, *, axis: int = -1, weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None, ignore_index: int | None = -100,
+    eps: float | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
+    check_target: bool = True, return_grad: bool = False, grad_out: Any = None,
+) -> Any: ...  # fmt: skip
 @dispatched
 def categorical_cross_entropy(
     probs: Any,
@@ -278,7 +285,8 @@ def categorical_cross_entropy(
     eps : float, optional
         None: as in PyTorch's BCELoss, logarithms are not less than -100, the gradient is divided
         by max(p, 1e-12), and p outside 0 … 1 is nan. Between 0 and 0.5: p is clipped to
-        [eps, 1 - eps], and the gradient is taken there; 1e-15 works in float32 too.
+        [eps, 1 - eps], and the gradient is taken there; 1e-15 works in float32 too. It must be a
+        normal number of the type that is computed in.
     reduction : {"mean", "sum", "none"}
         Of the row losses. With "none" the gradient is that of their sum.
     check_target : bool
@@ -324,7 +332,7 @@ def categorical_cross_entropy(
     shape = x.shape
     axis = inputs.class_axis(axis, shape, "probs")
     aim = read_target(
-        target, shape, axis, types.compute,
+        target, "probs", shape, axis, types.compute,
         weight=weight, sample_weight=sample_weight, ignore_index=ignore_index, reduction=reduction,
     )  # fmt: skip
     clip = inputs.clip(eps, types.compute)

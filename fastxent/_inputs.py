@@ -79,7 +79,7 @@ def precision(dtype: "np.dtype[Any]", name: str) -> Precision:
 def compute_type(name: Any) -> str:
     """The name of a type that is computed in."""
     try:
-        found = np.dtype(name).name
+        found = "" if name is None else np.dtype(name).name
     except TypeError:
         found = ""
     if found not in ("float32", "float64"):
@@ -114,7 +114,7 @@ def class_axis(axis: Any, shape: tuple[int, ...], name: str, *, empty: bool = Fa
     return position
 
 
-def target(value: Any, shape: tuple[int, ...], axis: int) -> Array:
+def target(value: Any, shape: tuple[int, ...], axis: int, of: str) -> Array:
     """Class indices or, of the whole shape, class probabilities; or the reason why neither."""
     found = array(value, "target")
     expected = (*shape[:axis], *shape[axis + 1 :])
@@ -125,7 +125,7 @@ def target(value: Any, shape: tuple[int, ...], axis: int) -> Array:
     elif found.shape != expected:
         raise ValueError(
             f"target must have shape {expected} (class indices) or {shape} (class probabilities) "
-            f"for logits of shape {shape} with axis={axis}, got {found.shape}"
+            f"for {of} of shape {shape} with axis={axis}, got {found.shape}"
         )
     elif found.dtype.kind not in "iu":
         raise TypeError(
@@ -195,7 +195,8 @@ def weights(value: Any, name: str, shape: tuple[int, ...], of: str) -> Array | N
     real_numbers(found, name)
     if found.shape != shape:
         raise ValueError(f"{name} must have shape {shape} ({of}), got {found.shape}")
-    return np.ascontiguousarray(found, np.float64)
+    with np.errstate(all="ignore"):  # float64 may not hold a longdouble
+        return np.ascontiguousarray(found, np.float64)
 
 
 def same_shape(value: Any, shape: tuple[int, ...], of: str) -> Array:

@@ -45,7 +45,7 @@ def linear_cross_entropy(
     normalizer: Any = None, check_target: bool = True, return_grad: bool = False,
     return_lse: bool = False, return_argmax: bool = False, grad_out: LinearGrad | None = None,
     accumulate: bool = False,
-) -> tuple[Any, ...]: ...  # fmt: skip
+) -> Any: ...  # fmt: skip
 @dispatched
 def linear_cross_entropy(
     x: Any,
@@ -143,7 +143,7 @@ normalizer, check_target
     compute = np.result_type(*(types.compute for types in own if types is not None))
     shape = (*features.shape[:-1], matrix.shape[0])
     aim = read_target(
-        target, shape, len(shape) - 1, compute,
+        target, "x @ linear_weight.T", shape, len(shape) - 1, compute,
         weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         label_smoothing=label_smoothing, z_loss=z_loss, logit_scale=logit_scale, softcap=softcap,
         reduction=reduction, normalizer=normalizer,

@@ -37,7 +37,7 @@ class Aim(NamedTuple):
             if self.divisor is not None:
                 return self.divisor
             u = self.terms.sample_weight
-            return float(math.prod(self.rows)) if u is None else float(backend.add_up(u))
+            return float(math.prod(self.rows)) if u is None else float(backend.total(u))
         if self.divisor is not None and not check:
             return self.divisor
         total, first_bad = backend.scan_labels(self.target.labels, n_classes, self.terms)
@@ -48,6 +48,7 @@ class Aim(NamedTuple):
 
 def read_target(
     target: Any,
+    of: str,
     shape: tuple[int, ...],
     axis: int,
     compute: "np.dtype[Any]",
@@ -62,10 +63,10 @@ def read_target(
     logit_scale: Any = 1.0,
     softcap: Any = None,
 ) -> Aim:
-    """Check the arguments that speak of rows and classes, for an input of this shape and axis."""
+    """Check the arguments that speak of rows and classes, for an input of this name and shape."""
     if ignore_index is not None and type(ignore_index) is not int:
         ignore_index = inputs.integer(ignore_index, "ignore_index")
-    found = inputs.target(target, shape, axis)
+    found = inputs.target(target, shape, axis, of)
     rows = (*shape[:axis], *shape[axis + 1 :])
     how = inputs.reduction(reduction)
     divisor = inputs.normalizer(normalizer, how)

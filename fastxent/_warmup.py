@@ -61,12 +61,13 @@ def warmup(
     >>> import fastxent as fx
     >>> fx.warmup("float32", functions=["softmax", "logsumexp"])
     """
-    names = list(_VARIANTS) if functions is None else functions
+    kinds = [dtypes] if isinstance(dtypes, (str, type, np.dtype)) else list(dtypes)
+    names = [functions] if isinstance(functions, str) else list(functions or _VARIANTS)
     calls = [
         call
-        for dtype in ([dtypes] if isinstance(dtypes, str) else dtypes)
-        for name in ([names] if isinstance(names, str) else names)
-        for call in _calls(inputs.one_of(name, "functions", _VARIANTS), inputs.compute_type(dtype))
+        for dtype in map(inputs.compute_type, kinds)
+        for name in names
+        for call in _calls(inputs.one_of(name, "functions", _VARIANTS), dtype)
     ]
     for done, call in enumerate(calls, 1):
         call()

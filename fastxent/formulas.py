@@ -1,8 +1,14 @@
 """The formulas that the CPU and the CUDA kernels share, each once, on the scalars of one row.
 
 Notation, here and in every kernel: x the logits of the row, m their maximum, `e_j = exp(x_j - m)`,
-y the target class, `rest = Σ_{j≠y} e_j`, `s = rest + e_y`, `lse = m + log s`, p = e / s;
-w the class weights, W = Σ w_j, ε the label smoothing, `keep = 1 - ε`, `spread = ε / C`.
+y the class set apart, `rest = Σ_{j≠y} e_j`, `s = rest + e_y`, `lse = m + log s`, p = e / s.
+
+Every target is coefficients of -log p_j, taken as `apart·[j = y] + share·a_j`:
+  - class index y, class weights w, smoothing ε: apart = (1-ε)·w_y, share = ε/C, a = w;
+  - probabilities q, w, ε: y the likeliest class, share = 1, a_j = w_j·((1-ε)·q_j + ε/C) but
+    a_y = 0, for apart is y's. So the one class that p may be as good as 1 of has formulas of its
+    own under both.
+`total` is Σ_j a_j.
 
 Losses of probabilities and binary ones: p a probability, r = 1 - p, e = exp(-|x|), y the target,
 `neg = w·(1 - y)` and `pos = w·pos_weight·y` the weights of the two classes. These are written for
@@ -29,38 +35,37 @@ def log_sum(rest, e_y, one):
 
 
 @njit(inline="always")
-def row_loss(keep_w, spread, z_loss, margin, log_s, smooth, lse):
-    """(1-ε)·w_y·(lse - x_y) + (ε/C)·Σ_c w_c·(lse - x_c) + z_loss·lse², before sample weights.
+def row_loss(apart, share, z_loss, margin, log_s, shared, lse):
+    """apart·(lse - x_y) + share·Σ_j a_j·(lse - x_j) + z_loss·lse², before sample weights.
 
-    `keep_w` is (1-ε)·w_y and `smooth` the sum over classes. lse - x_y is taken as
-    (m - x_y) + log s: an offset shared by the row must not reach the result. A term without
-    weight is exactly 0, also where its logit is -inf; a row that is nan stays nan, by log s.
+    `shared` is the sum. lse - x_y is taken as (m - x_y) + log s: an offset shared by the row must
+    not reach the result. A term without weight is exactly 0, also where its logit is -inf; a row
+    that is nan stays nan, by log s.
     """
-    loss = keep_w * (margin + log_s) if keep_w else keep_w * log_s
-    if spread:
-        loss += spread * smooth
+    loss = apart * (margin + log_s) if apart else apart * log_s
+    if share:
+        loss += share * shared
     if z_loss:
         loss += z_loss * lse * lse
     return loss
 
 
 @njit(inline="always")
-def shared_pull(spread, total_weight, z_loss, lse):
-    """The factor of p_j that smoothing and z-loss add to the gradient: (ε/C)·W + 2·z_loss·lse."""
-    pull = spread * total_weight
+def shared_pull(share, total, z_loss, lse):
+    """The factor of p_j beside `apart` in the gradient: share·Σ a_j + 2·z_loss·lse."""
+    pull = share * total
     if z_loss:  # lse may be infinite
         pull += (z_loss + z_loss) * lse
     return pull
 
 
 @njit(inline="always")
-def grad_at_target(keep_w, pull, spread, w_y, rest, e_y, inverse):
-    """∂loss/∂x_y = (1-ε)·w_y·(p_y - 1) + pull·p_y - (ε/C)·w_y.
+def grad_at_target(apart, pull, share, a_y, rest, e_y, inverse):
+    """∂loss/∂x_y = apart·(p_y - 1) + pull·p_y - share·a_y, `inverse` being 1 / s.
 
-    With `inverse` 1 / s; p_y - 1 is taken as -rest / s: the subtraction is 0 in float32 for a
-    confident row.
+    p_y - 1 is taken as -rest / s: the subtraction is 0 in float32 for a confident row.
     """
-    return pull * (e_y * inverse) - keep_w * (rest * inverse) - spread * w_y
+    return pull * (e_y * inverse) - apart * (rest * inverse) - share * a_y
 
 
 @njit(inline="always")

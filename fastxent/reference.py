@@ -353,7 +353,7 @@ def binary_cross_entropy_with_logits(
     x = _as_float(logits)
     y = np.asarray(target).astype(x.dtype)
     w = _or_ones(weight, (), x.dtype)
-    neg, pos = w * (1 - y), w * _or_ones(pos_weight, (), x.dtype) * y
+    neg, pos = _times(1 - y, w), _times(_or_ones(pos_weight, (), x.dtype) * y, w)
     e = np.exp(-np.abs(x))  # at most 1, so neither σ(x) nor σ(−x) is the difference of two
     sigma, sigma_neg = np.where(x >= 0, 1, e) / (1 + e), np.where(x >= 0, e, 1) / (1 + e)
     softplus, softplus_neg = np.maximum(x, 0) + np.log1p(e), np.maximum(-x, 0) + np.log1p(e)

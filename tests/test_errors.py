@@ -398,6 +398,17 @@ def test_linear_buffers_over_inputs():
         fx.linear_cross_entropy(X, w, Y, grad_out=fx.LinearGrad(both, both[:3], None))
 
 
+def test_what_is_wrong_is_named():
+    """The target's shape is wrong for an argument that was given, under its own name."""
+    for call, of in (
+        (lambda: fx.cross_entropy(X, Y[:3]), "logits"),
+        (lambda: fx.categorical_cross_entropy(X, Y[:3]), "probs"),
+        (lambda: fx.linear_cross_entropy(X, np.eye(3), Y[:3]), "x @ linear_weight.T"),
+    ):
+        with pytest.raises(ValueError, match=f"for {of} of shape"):
+            call()
+
+
 def test_first_bad_row_is_named(rng):
     """Of many bad labels, in many chunks and ranks, the first in row order, with its value."""
     labels = rng.integers(0, 3, 300_000)

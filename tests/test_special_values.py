@@ -317,6 +317,52 @@ def test_the_users_error_state_does_not_matter():
         flat = np.zeros((2, 2), np.float32)
         assert np.isfinite(fx.cross_entropy(flat, [0, 1], weight=[1e-46, 1], label_smoothing=0.1))
         assert np.isnan(fx.linear_cross_entropy(x, w, np.zeros(4000, int), linear_bias=bias))
+        # Targets and weights that float32 does not hold: 1e-50 is 0, 1e300 infinite.
+        tiny = np.array([[1, 1e-50], [1e-320, 1]])
+        huge = np.array([[1e300, 0], [0, 1]])
+        for target in (tiny, huge):
+            for function in (
+                fx.cross_entropy, fx.categorical_cross_entropy,
+                fx.binary_cross_entropy, fx.binary_cross_entropy_with_logits,
+            ):  # fmt: skip
+                loss = function(flat + np.float32(0.5), target)
+                assert np.isfinite(loss) or target is huge
+        for weight in (tiny, tiny[0], 1e-50):
+            assert np.isfinite(
+                fx.binary_cross_entropy_with_logits(flat, [[1, 0]] * 2, weight=weight)
+            )
+        heavy = np.array([1, np.finfo(np.longdouble).max])  # infinite in float64
+        assert fx.cross_entropy(flat, [0, 1], weight=heavy, reduction="sum") > 0
+
+
+def test_weights_beyond_the_type_leave_other_classes_alone(dtype):
+    """A target of 0 weighs exactly 0, however heavy its class is."""
+    heavy = 1e39 if dtype is np.float32 else 1e300
+    logits = np.array([[0, 1]], dtype)
+    for target in ([[1, 0]], [0]):
+        loss, grad = fx.cross_entropy(
+            logits, target, weight=[1, heavy], reduction="sum", return_grad=True
+        )
+        np.testing.assert_allclose(loss, np.log1p(np.e), rtol=1e-6)
+        np.testing.assert_allclose(grad, [[-0.7310586, 0.7310586]], rtol=1e-6)
+        probs = np.array([[0.1, 0.9]], dtype)
+        loss, grad = fx.categorical_cross_entropy(
+            probs, target, weight=[1, heavy], reduction="sum", return_grad=True
+        )
+        np.testing.assert_allclose(loss, np.log(10), rtol=1e-6)
+        np.testing.assert_allclose(grad, [[-10, 0]], rtol=1e-6)
+    # Of an index all is scaled before it is rounded.
+    _, grad = fx.categorical_cross_entropy(
+        np.array([[1e-30, 0.5]], dtype), [0], weight=[1e300, 1], return_grad=True
+    )
+    np.testing.assert_allclose(grad, [[-1e12, 0]], rtol=1e-6)
+    big = 1e30 if dtype is np.float32 else 1e200
+    run = fx.binary_cross_entropy_with_logits
+    for y, want in ((0, big * np.log1p(np.e)), (1 / big, big * np.log1p(np.e) + big * 0.3132617)):
+        loss = run(dtype(1), dtype(y), weight=big, pos_weight=big)
+        np.testing.assert_allclose(loss, want, rtol=1e-6)
+    loss, grad = run(dtype(1), 0, pos_weight=1e300, return_grad=True)
+    np.testing.assert_allclose([loss, grad], [np.log1p(np.e), 0.7310586], rtol=1e-6)
 
 
 def test_linear_ignored_and_nan_rows(rng, dtype):

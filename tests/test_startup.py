@@ -209,7 +209,12 @@ def test_warmup_of_some():
     fx.warmup([np.float32], functions=["softmax", "binary_cross_entropy"],
               progress=lambda done, total: steps.append(total))  # fmt: skip
     assert steps == [1] + [3] * 3
-    for bad in ("int8", "nonsense", [np.ones(2)]):
+    steps.clear()
+    fx.warmup(functions=(name for name in ["softmax"]),
+              progress=lambda done, total: steps.append(total))  # fmt: skip
+    fx.warmup(np.float64, functions="softmax", progress=lambda done, total: steps.append(total))
+    assert steps == [2, 2, 1]  # an iterator serves all types; a type need not be in a list
+    for bad in ("int8", "nonsense", [np.ones(2)], [None]):
         with pytest.raises(ValueError, match="dtypes must hold 'float32' or 'float64', got"):
             fx.warmup(bad, functions="softmax")
     for bad in ("argmax", [None]):

@@ -2,18 +2,17 @@
 
 from fastxent.cpu.binary import binary_logits, binary_probs
 from fastxent.cpu.launch import (
-    add_up,
     categorical_cross_entropy,
     cross_entropy,
     log_softmax,
     logsumexp,
     scan_labels,
     softmax,
+    total,
 )
 from fastxent.cpu.linear import linear_cross_entropy
 
 __all__ = [
-    "add_up",
     "binary_logits",
     "binary_probs",
     "categorical_cross_entropy",
@@ -23,4 +22,5 @@ __all__ = [
     "logsumexp",
     "scan_labels",
     "softmax",
+    "total",
 ]

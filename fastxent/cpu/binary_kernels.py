@@ -14,10 +14,12 @@ from fastxent.formulas import binary_slope, sigmoid_pair, softplus_pair
 
 @subroutine
 def _logit_term(args, j, part):
-    logits, target, weight, pos_weight, steps, scale, each, loss, grad, probs, hess = args
+    logits, target, weight, step, pos_weight, pos_step, scale, each, loss, grad, probs, hess = args
     x, y = load_part(logits, j, part, 0.0), load_part(target, j, part, 0.0)
-    w = load_part(weight, j * steps[0], part, 0.0)
-    neg, pos = w * (1.0 - y), w * load_part(pos_weight, j * steps[1], part, 0.0) * y
+    w = load_part(weight, j * step, part, 0.0)
+    # No label is exactly no weight, also where float32 does not hold what it is multiplied by.
+    not_y, heavy_y = 1.0 - y, zero_where_zero(y, load_part(pos_weight, j * pos_step, part, 0.0) * y)
+    neg, pos = zero_where_zero(not_y, w * not_y), zero_where_zero(heavy_y, w * heavy_y)
     e = exp(-fabs(x))
     softplus, softplus_neg = softplus_pair(x, log1p(e), 0.0, where_less)
     sigma, sigma_neg = sigmoid_pair(x, e, 0.0, 1.0, where_less)
@@ -34,25 +36,25 @@ def _logit_term(args, j, part):
     return value
 
 
-# logits, target (N,) IN; weight, pos_weight (N,) IN, or 64 bytes of one number with step 0;
+# logits, target (N,) IN; weight, pos_weight (N,) IN with step 1, or 64 bytes of one number with 0;
 # scale 1/D; loss (N,) OUT or empty; grad, probs, hess (N,) OUT or None. Returns Σ losses.
 def binary_logits(
-    logits, target, weight, pos_weight, steps, scale, loss, grad, probs, hess, lo, hi
+    logits, target, weight, step, pos_weight, pos_step, scale, loss, grad, probs, hess, lo, hi
 ):  # fmt: skip
     args = (
         row(logits, lo), row(target, lo),
-        row(weight, lo * steps[0]), row(pos_weight, lo * steps[1]), steps, scale, loss.size > 0,
-        row(loss, lo), row(grad, lo), row(probs, lo), row(hess, lo),
+        row(weight, lo * step), step, row(pos_weight, lo * pos_step), pos_step, scale,
+        loss.size > 0, row(loss, lo), row(grad, lo), row(probs, lo), row(hess, lo),
     )  # fmt: skip
     return sum_of_losses(_logit_term, args, hi - lo)
 
 
 @subroutine
 def _prob_term(args, j, part):
-    probs, target, weight, steps, scale, clip, each, loss, grad = args
+    probs, target, weight, step, scale, clip, each, loss, grad = args
     bounds, most, floor = clip
     p, r = clipped_pair(load_part(probs, j, part, 0.5), bounds)
-    y, w = load_part(target, j, part, 0.0), load_part(weight, j * steps[0], part, 0.0)
+    y, w = load_part(target, j, part, 0.0), load_part(weight, j * step, part, 0.0)
     # l = -w·[y·log p + (1-y)·log(1-p)], ∂l/∂p = w·(p - y) / (p·(1-p))
     cost_p, cost_r = lane_costs(p, r, most)
     value = w * (y * cost_p + (1.0 - y) * cost_r)
@@ -62,11 +64,11 @@ def _prob_term(args, j, part):
     return value
 
 
-# probs, target (N,) IN; weight (N,) IN, or 64 bytes of one number with step 0; scale 1/D; clip as
-# terms.Clip; loss (N,) OUT or empty; grad (N,) OUT or None. Returns Σ losses.
-def binary_probs(probs, target, weight, steps, scale, clip, loss, grad, lo, hi):
+# probs, target (N,) IN; weight (N,) IN with step 1, or 64 bytes of one number with 0; scale 1/D;
+# clip as terms.Clip; loss (N,) OUT or empty; grad (N,) OUT or None. Returns Σ losses.
+def binary_probs(probs, target, weight, step, scale, clip, loss, grad, lo, hi):
     args = (
-        row(probs, lo), row(target, lo), row(weight, lo * steps[0]), steps, scale, clip,
+        row(probs, lo), row(target, lo), row(weight, lo * step), step, scale, clip,
         loss.size > 0, row(loss, lo), row(grad, lo),
     )  # fmt: skip
     return sum_of_losses(_prob_term, args, hi - lo)

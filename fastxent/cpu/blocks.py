@@ -62,7 +62,7 @@ class Operand:
         block = self.block(box)
         if self.rows is None:
             part = self._part(box)
-            np.copyto(block.reshape(part.shape), part, casting="unsafe")
+            put(block.reshape(part.shape), part)
         return block
 
     def write(self, box: Box, block: Array) -> None:

@@ -153,14 +153,14 @@ def _write_hess(e, hess, n, s, rest, e_y, factor):
 
 
 @inlined
-def _write_grad(e, d, n, y, up, keep_w, pull, share, a, a_y, sums):
-    """d_j = up·[(keep_w + pull)·p_j - share·a_j], and d_y by its own formula."""
+def _write_grad(e, d, n, y, up, apart, pull, share, a, a_y, sums):
+    """d_j = up·[(apart + pull)·p_j - share·a_j], and d_y by its own formula."""
     rest, e_y, inverse = sums
     if share:
-        map_rows(times_minus, e, a, d, n, up * (keep_w + pull) * inverse, up * share)
+        map_rows(times_minus, e, a, d, n, up * (apart + pull) * inverse, up * share)
     else:
-        map_row(times, e, d, n, up * (keep_w + pull) * inverse, 0.0)
-    d[y] = up * grad_at_target(keep_w, pull, share, a_y, rest, e_y, inverse)
+        map_row(times, e, d, n, up * (apart + pull) * inverse, 0.0)
+    d[y] = up * grad_at_target(apart, pull, share, a_y, rest, e_y, inverse)
 
 
 @inlined
@@ -193,16 +193,10 @@ def _likely(target, ignoring, ignore_index, i):
 
 @subroutine
 def _coefficients(target, class_weight, lane_weight, total_weight, mix, keep, spread, z, m, y, i):
-    """What the row loss Σ_j a_j·(lse - x_j) and its gradient are made of.
-
-    One class y is set apart, by its own formulas: the one class that an index names; the likeliest
-    of probabilities, next to which the others may be as good as 0. With a_y = keep_w + share·w_y
-    and a_j = share·a_j of the others: y, keep_w, share, w_y, the row a, Σ of it without keep_w,
-    and the weight of the Hessian.
-    """
+    """The target as formulas.py has it: y, apart, share, a, a_y, Σ a; and the Hessian's weight."""
     if target.ndim == 1:
         w = class_weight[y] if class_weight.size else 1.0
-        return y, keep * w, spread, w, row(lane_weight, 0), total_weight, w
+        return y, keep * w, spread, row(lane_weight, 0), w, total_weight, w
     n = target.shape[1]
     a = row(target, i)
     if lane_weight.size:
@@ -210,8 +204,9 @@ def _coefficients(target, class_weight, lane_weight, total_weight, mix, keep, sp
         map_rows(mixed, a, row(lane_weight, 0), mix, n, keep, spread)
         a = mix
     y = find(z, m, n)
-    others, a_y = sum_apart(a, n, y)
-    return y, float(a_y), 1.0, 0.0, a, others, others + a_y
+    # The row still holds a_y, where m - x_y is 0 and the gradient is written anew: it adds nothing.
+    others, apart = sum_apart(a, n, y)
+    return y, float(apart), 1.0, a, 0.0, others, others + apart
 
 
 @inlined
@@ -260,7 +255,7 @@ def cross_entropy_rows(
                 m = ahead if ahead_of == i else row_max(x, n)
                 z, base, top = x, _lse_base(float(m), x, n), first_max(x, n) if argmax.size else 0
             # All that is read of x besides its exponentials, for with grad over logits it is gone.
-            y, keep_w, share, w_y, a, others, weight = _coefficients(
+            y, apart, share, a, a_y, total_a, weight = _coefficients(
                 target, class_weight, lane_weight, total_weight, row(scratch, 2), keep, spread,
                 z, m, y if counted else 0, i,
             )  # fmt: skip
@@ -285,12 +280,12 @@ def cross_entropy_rows(
                 map_row(times, e, row(probs, i), n, inverse, 0.0)
         if counted:
             log_s = log_sum(rest, e_y, 1.0)
-            smooth = below + others * log_s
-            value = u * row_loss(keep_w, share, z_loss, margin, log_s, smooth, row_lse)
+            shared = below + total_a * log_s
+            value = u * row_loss(apart, share, z_loss, margin, log_s, shared, row_lse)
             if grad is not None:
                 d, up, sums = row(grad, i), u * logit_scale / divisor, (rest, e_y, inverse)
-                pull = shared_pull(share, others, z_loss, row_lse)
-                _write_grad(e, d, n, y, up, keep_w, pull, share, a, w_y, sums)
+                pull = shared_pull(share, total_a, z_loss, row_lse)
+                _write_grad(e, d, n, y, up, apart, pull, share, a, a_y, sums)
                 if softcap > 0.0:
                     map_rows(times_lanes, d, row(scratch, 1), d, n, 0.0, 0.0)
         else:
@@ -312,15 +307,15 @@ def _log1m(x):
 
 
 @inlined
-def _class_cost(p_y, w, clip):
-    """w·(-log p_y) and w / p_y; a class without weight adds exactly 0."""
+def _class_cost(p_y, w, scale, clip):
+    """w·(-log p_y) and scale·w / p_y; a class without weight adds exactly 0."""
     if w == 0.0:
         return 0.0, 0.0
     bounds, most, floor = clip
     p = clipped(p_y, bounds, _where_less)
     r = clipped(1.0 - p_y, bounds, _where_less)
     value, _ = costs(p, r, most, math.log, _log1m, _where_less)
-    return w * value, w / at_least(p, floor, _where_less)
+    return w * value, scale * w / at_least(p, floor, _where_less)
 
 
 # probs (N, C) IN; target (N,) labels or (N, C) probabilities IN; class_weight (C,), sample_weight
@@ -345,11 +340,11 @@ def categorical_rows(
             )  # fmt: skip
         else:
             w = class_weight[y] if class_weight.size else 1.0
-            value, slope = _class_cost(float(probs[i, y]), w, clip)
+            value, slope = _class_cost(float(probs[i, y]), w, -u / divisor, clip)
             value *= u
             if grad is not None:
                 fill_row(row(grad, i), n, 0.0)
-                grad[i, y] = -u / divisor * slope
+                grad[i, y] = slope
         total, lost = _add(total, lost, value)
         if loss.size:
             loss[i] = value

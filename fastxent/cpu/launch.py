@@ -128,6 +128,17 @@ def scan_labels(labels: Array, n_classes: int, terms: Terms) -> tuple[float, int
     return add_up([total for total, _ in found]), first_bad
 
 
+def total(weights: Array) -> float:
+    """Σ of float64 weights, pairwise."""
+    with np.errstate(all="ignore"):
+        return float(weights.sum())
+
+
+def divided(total: float, divisor: float) -> float:
+    """A reduced loss; a mean over nothing (divisor 0) is nan."""
+    return total / divisor if divisor else math.nan
+
+
 def add_up(parts: Iterable[float]) -> float:
     """The sum, correctly rounded where it is a number."""
     try:
@@ -148,12 +159,8 @@ def _absent_as_empty(terms: Terms) -> tuple[Any, Any, bool, int]:
 def cross_entropy(
     x: Array, target: Target, terms: Terms, divisor: float, outputs: Outputs, compute: DType
 ) -> float:
-    """Fill the outputs; return Σ of the row losses / divisor.
-
-    A mean over nothing (divisor 0) is nan and has no gradient.
-    """
-    total = fill_cross_entropy(x, target, terms, divisor, outputs, compute)
-    return total / divisor if divisor else math.nan
+    """Fill the outputs; return Σ of the row losses / divisor."""
+    return divided(fill_cross_entropy(x, target, terms, divisor, outputs, compute), divisor)
 
 
 def fill_cross_entropy(
@@ -179,24 +186,28 @@ def fill_cross_entropy(
 
     def call(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
         logits, *arrays = arrays
-        aim, *wide = arrays if labels is None else (labels[base:], *arrays)
+        wanted, *wide = arrays if labels is None else (labels[base:], *arrays)
         exps = next((array for array in wide if array is not None), None)
-        total: float = kernel(
-            logits, aim, class_weight, lane_weight, sample_weight[base:], total_weight,
+        losses: float = kernel(
+            logits, wanted, class_weight, lane_weight, sample_weight[base:], total_weight,
             ignoring, ignore_index, 1.0 - smoothing, smoothing / n_classes, terms.z_loss,
             terms.logit_scale, terms.softcap or 0.0, divisor,
             loss[base:], lse[base:], argmax[base:], exps, *wide, lo, hi,
         )  # fmt: skip
-        return total
+        return losses
 
     given = [Operand(array, compute) for array in (x, target_probs) if array is not None]
     wide = [None if array is None else Operand(array, compute) for array in (grad, probs, hess)]
-    total = add_up(for_each_block(call, given, wide))
-    if not divisor:
-        for array in (grad, hess):
-            if array is not None:
-                array.fill(0)
-    return total
+    losses = add_up(for_each_block(call, given, wide))
+    _no_gradient_of_nothing(divisor, grad, hess)
+    return losses
+
+
+def _no_gradient_of_nothing(divisor: float, *arrays: Array | None) -> None:
+    """A mean over nothing does not move."""
+    for array in arrays:
+        if array is not None and not divisor:
+            array.fill(0)
 
 
 def categorical_cross_entropy(
@@ -217,19 +228,18 @@ def categorical_cross_entropy(
 
     def call(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
         probs, *arrays = arrays
-        aim, grad = arrays if labels is None else (labels[base:], *arrays)
-        total: float = kernel(
-            probs, aim, class_weight, lane_weight, int(varying), sample_weight[base:], ignoring,
+        wanted, grad = arrays if labels is None else (labels[base:], *arrays)
+        losses: float = kernel(
+            probs, wanted, class_weight, lane_weight, int(varying), sample_weight[base:], ignoring,
             ignore_index, tuple(clip), divisor, loss[base:], grad, lo, hi,
         )  # fmt: skip
-        return total
+        return losses
 
     given = [Operand(array, compute) for array in (x, target_probs) if array is not None]
     grad = None if outputs.grad is None else Operand(outputs.grad, compute)
-    total = add_up(for_each_block(call, given, [grad]))
-    if not divisor and outputs.grad is not None:
-        outputs.grad.fill(0)
-    return total / divisor if divisor else math.nan
+    losses = add_up(for_each_block(call, given, [grad]))
+    _no_gradient_of_nothing(divisor, outputs.grad)
+    return divided(losses, divisor)
 
 
 def constant_vector(number: float, compute: DType) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastxent.cpu.blocks import Box, Operand, boxes, for_each_chunk, put
-from fastxent.cpu.launch import add_up, fill_cross_entropy
+from fastxent.cpu.launch import add_up, divided, fill_cross_entropy
 from fastxent.terms import LinearGrad, Outputs, Target, Terms
 
 Array = NDArray[Any]
@@ -46,10 +46,10 @@ def linear_cross_entropy(
     buffer = np.empty((min(limit, n), n_classes), compute)
     sums = None if grads is None else _Sums(grads, accumulate, compute)
     rows = Operand(x, compute)
-    total = []
+    losses = []
     for box in boxes(x.shape[:-1], limit) if n else ():
         part = slice(*box[1:])
-        aim = _target_of(target, box)
+        wanted = _target_of(target, box)
         x_block = rows.read(box)
         logits = buffer[: len(x_block)]
         _fill_logits(logits, x_block, linear_weight, linear_bias)
@@ -58,13 +58,13 @@ def linear_cross_entropy(
         own = terms._replace(sample_weight=sample_weight)
         shaped = logits.reshape((*x[box[0]].shape[:-1], n_classes))  # as probabilities are
         filled = Outputs(*narrow)._replace(grad=shaped if sums is not None else None)
-        total.append(fill_cross_entropy(shaped, aim, own, divisor, filled, compute))
+        losses.append(fill_cross_entropy(shaped, wanted, own, divisor, filled, compute))
         if sums is not None and divisor:
-            idle = _idle_rows(aim.labels, own)
+            idle = _idle_rows(wanted.labels, own)
             sums.add(box, logits, x_block, linear_weight, idle)
     if sums is not None:
         sums.finish()
-    return add_up(total) / divisor if divisor else math.nan
+    return divided(add_up(losses), divisor)
 
 
 def _fill_logits(logits: Array, x: Array, weight: Array, bias: Array | None) -> None:

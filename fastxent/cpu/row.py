@@ -91,7 +91,11 @@ def has_nan(x, n):
 
 @subroutine
 def _add_block(total, lost, block):
-    """total + block, and what rounding has lost so far: Fast2Sum, for no block is negative."""
+    """total + block, and what rounding has lost so far, by Fast2Sum.
+
+    That is exact where the total is the larger, as it soon is where no term is negative; else the
+    error is within an ulp of the block.
+    """
     larger = total + block
     return larger, lost + ((larger - total) - block)
 
@@ -283,8 +287,9 @@ def times_lanes(v, w, a, b):
 
 @subroutine
 def mixed(v, w, a, b):
-    """w·(a·v + b)."""
-    return (v * a + b) * w
+    """w·(a·v + b), but exactly 0 where the second factor is: w may be infinite in float32."""
+    q = v * a + b
+    return zero_where_zero(q, q * w)
 
 
 @subroutine
@@ -332,7 +337,8 @@ def lane_costs(p, r, most):
 def _cost_term(args, j, part):
     p, q, weight, step, d, scale, clip = args
     bounds, most, floor = clip
-    a = load_part(q, j, part, 0.0) * load_part(weight, j * step, part, 0.0)
+    q_j = load_part(q, j, part, 0.0)
+    a = zero_where_zero(q_j, q_j * load_part(weight, j * step, part, 0.0))
     p_j, r = clipped_pair(load_part(p, j, part, 0.5), bounds)
     slope = zero_where_zero(a, (a * scale) / at_least(p_j, floor, where_less))
     store_part(d, j, part, slope)
