@@ -154,13 +154,19 @@ def _sum_row(term, args, n, skip):
 
 @subroutine
 def sum_of_losses(term, args, n):
-    """Σ term(args, j, part) over n losses, each widened to float64 before it is added."""
+    """Σ term(args, j, part) over n losses, each widened to float64 before it is added.
+
+    Eight vectors are as good as a sum of eight numbers; their sums give back what rounding lost.
+    """
     width = lanes_of(args[0])
     full = n // width
     total = widen(term(args, full * width, n - full * width))
     lost = widen(zeros(args[0]))
-    for k in range(full):
-        total, lost = _add_block(total, lost, widen(term(args, k * width, None)))
+    for first in range(0, full, 8):
+        block = widen(zeros(args[0]))
+        for k in range(first, min(first + 8, full)):
+            block = block + widen(term(args, k * width, None))
+        total, lost = _add_block(total, lost, block)
     return _rounded(total, lost)
 
 
