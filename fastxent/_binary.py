@@ -48,8 +48,8 @@ def binary_cross_entropy(
         l = -w \big[ y \log p + (1-y) \log(1-p) \big], \qquad
         \frac{\partial L}{\partial p} = \frac{w}{D}\, \frac{p - y}{p (1-p)}
 
-    where D is the number of elements for "mean", else 1. For logits
-    `binary_cross_entropy_with_logits` is both faster and more accurate.
+    where D is the number of elements for "mean", else 1. From logits,
+    `binary_cross_entropy_with_logits` needs no probabilities, and keeps the digits that they lose.
 
     Parameters
     ----------

@@ -262,7 +262,8 @@ def categorical_cross_entropy(
         \frac{\partial L}{\partial p_c} = -\frac{u}{D}\, \frac{w_c\, q_c}{p_c}
 
     where D is 1 for "sum" and "none", and for "mean" the sum of u·w_y over the counted rows, of u
-    where the target is probabilities. For logits `cross_entropy` is both faster and more accurate.
+    where the target is probabilities. From logits, `cross_entropy` needs no probabilities, and
+    keeps the digits that they lose.
 
     Parameters
     ----------

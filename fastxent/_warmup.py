@@ -39,7 +39,7 @@ def warmup(
     A kernel's variants are the first argument's type, the kind of target, and which of gradient,
     probabilities and Hessian are asked for; all other options, shapes and layouts share one. A
     second or some a variant where the cache is empty, some milliseconds where it is not; all of
-    them take minutes, so name the functions that you call.
+    them take a minute or two, so name the functions that you call.
 
     Parameters
     ----------

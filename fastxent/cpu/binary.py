@@ -16,7 +16,7 @@ from fastxent.cpu.launch import (
     NO_FLOATS,
     add_up,
     array_type,
-    constant_vector,
+    constant_weight,
     divided,
 )
 from fastxent.terms import Clip, Outputs
@@ -62,12 +62,8 @@ def _run(
     options: tuple[Any, ...], divisor: float, outs: list[Array | None], compute: DType,
 ) -> float:  # fmt: skip
     """The kernel over all elements; a weight that is one number stays one vector of it."""
-    varying = [w for w in weights if w is not None and w.size != 1]
-    numbers = [
-        None if w is not None and w.size != 1
-        else constant_vector(1.0 if w is None else w.item(), compute)
-        for w in weights
-    ]  # fmt: skip
+    numbers = [_number(w, compute) for w in weights]
+    varying = [w for w, k in zip(weights, numbers, strict=True) if w is not None and k is None]
 
     def call(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
         logits, labels, *rest = arrays
@@ -84,3 +80,10 @@ def _run(
     operands = [Operand(array, compute, inner=0) for array in given]
     written = [None if out is None else Operand(out, compute, inner=0) for out in outs]
     return divided(add_up(for_each_block(call, operands, written)) if x.size else 0.0, divisor)
+
+
+def _number(weight: Array | None, compute: DType) -> Array | None:
+    """What a kernel reads of a weight that is the same everywhere; None of one that varies."""
+    if weight is None:
+        return constant_weight(None, compute)
+    return constant_weight(weight.item(), compute) if weight.size == 1 else None

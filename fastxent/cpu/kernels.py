@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from fastxent.cpu.jit import inlined, subroutine
-from fastxent.cpu.lanes import row
+from fastxent.cpu.lanes import VECTOR_BYTES, row
 from fastxent.cpu.row import (
     below_max_sum,
     cost_sum,
@@ -43,6 +43,9 @@ from fastxent.formulas import (
     row_loss,
     shared_pull,
 )
+
+# How much is read of a weight that is one number, with step 0, at every place of a row.
+CONSTANT_BYTES = VECTOR_BYTES
 
 
 @inlined

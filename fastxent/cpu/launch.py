@@ -29,6 +29,8 @@ _LABEL_COST = 4
 
 # Absent arrays that kernels ask by their size.
 NO_FLOATS: dict[str, Any] = {"f": np.empty(0, np.float32), "d": np.empty(0, np.float64)}
+# A weight that is one number, and the weight of what has none.
+_ONES = {char: np.ones(kernels.CONSTANT_BYTES // np.dtype(char).itemsize, char) for char in "fd"}
 _NO_INTS = np.empty(0, np.int64)
 
 
@@ -55,11 +57,10 @@ def _scan_kernel() -> Callable[..., Any]:
 def _cross_entropy_kernel(
     char: str, soft: bool, grad: bool, probs: bool, hess: bool
 ) -> Callable[..., Any]:
-    floats, rows, wide_out = _row_types(char)
+    floats, per_row, rows, wide_out = _row_types(char)
     target = rows if soft else array_type(_I8, 1)
     outs = [wide_out if wanted else _NONE for wanted in (grad, probs, hess)]
     exps = wide_out if grad or probs or hess else _NONE
-    per_row = array_type(DTYPES[char], 1, out=True)
     signature = (
         rows, target, array_type(_F8, 1), floats, array_type(_F8, 1), _F8,
         _BOOL, _I8, _F8, _F8, _F8, _F8, _F8, _F8,
@@ -70,19 +71,19 @@ def _cross_entropy_kernel(
 
 @functools.cache
 def _categorical_kernel(char: str, soft: bool, grad: bool) -> Callable[..., Any]:
-    floats, rows, wide_out = _row_types(char)
+    floats, per_row, rows, wide_out = _row_types(char)
     signature = (
         rows, rows if soft else array_type(_I8, 1), array_type(_F8, 1), floats, _I8,
         array_type(_F8, 1), _BOOL, _I8, CLIP, _F8,
-        array_type(DTYPES[char], 1, out=True), wide_out if grad else _NONE, _I8, _I8,
+        per_row, wide_out if grad else _NONE, _I8, _I8,
     )  # fmt: skip
     return jit.specialise(kernels.categorical_rows, signature)
 
 
-def _row_types(char: str) -> tuple[Any, Any, Any]:
-    """Of an element type: one row or one number a row, many rows, many rows to write."""
+def _row_types(char: str) -> list[Any]:
+    """Of an element type: one row to read, one number a row to write, rows to read and to write."""
     element = DTYPES[char]
-    return array_type(element, 1), array_type(element, 2), array_type(element, 2, out=True)
+    return [array_type(element, ndim, out=out) for ndim in (1, 2) for out in (False, True)]
 
 
 def softmax(x: Array, out: Array, compute: DType) -> None:
@@ -134,9 +135,9 @@ def total(weights: Array) -> float:
         return float(weights.sum())
 
 
-def divided(total: float, divisor: float) -> float:
+def divided(losses: float, divisor: float) -> float:
     """A reduced loss; a mean over nothing (divisor 0) is nan."""
-    return total / divisor if divisor else math.nan
+    return losses / divisor if divisor else math.nan
 
 
 def add_up(parts: Iterable[float]) -> float:
@@ -221,7 +222,7 @@ def categorical_cross_entropy(
     lane_weight = (
         _lane_weight(terms.class_weight, x.shape[-1], compute)
         if varying
-        else constant_vector(1.0, compute)
+        else constant_weight(None, compute)
     )
     kernel = _categorical_kernel(compute.char, labels is None, outputs.grad is not None)
     loss: Any = NO_FLOATS[compute.char] if outputs.loss is None else outputs.loss
@@ -242,10 +243,12 @@ def categorical_cross_entropy(
     return divided(losses, divisor)
 
 
-def constant_vector(number: float, compute: DType) -> Array:
-    """One SIMD vector of a number that is the same everywhere."""
+def constant_weight(number: float | None, compute: DType) -> Array:
+    """What a kernel reads of a weight that is one number; 1 for None."""
+    if number is None:
+        return _ONES[compute.char]
     with np.errstate(all="ignore"):  # float32 may not hold it
-        return np.full(64 // compute.itemsize, number, compute)
+        return np.full_like(_ONES[compute.char], number)
 
 
 def _lane_weight(class_weight: Array | None, n_classes: int, compute: DType) -> Array:
