@@ -35,18 +35,18 @@ def log_sum(rest, e_y, one):
 
 
 @njit(inline="always")
-def row_loss(apart, share, z_loss, margin, log_s, shared, lse):
+def row_loss(apart, share, z_loss, margin, log_s, shared, lse, kept):
     """apart·(lse - x_y) + share·Σ_j a_j·(lse - x_j) + z_loss·lse², before sample weights.
 
     `shared` is the sum. lse - x_y is taken as (m - x_y) + log s: an offset shared by the row must
     not reach the result. A term without weight is exactly 0, also where its logit is -inf; a row
     that is nan stays nan, by log s.
     """
-    loss = apart * (margin + log_s) if apart else apart * log_s
+    loss = apart * (kept(apart, margin) + log_s)
     if share:
-        loss += share * shared
+        loss = loss + share * shared
     if z_loss:
-        loss += z_loss * lse * lse
+        loss = loss + z_loss * lse * lse
     return loss
 
 
@@ -55,7 +55,7 @@ def shared_pull(share, total, z_loss, lse):
     """The factor of p_j beside `apart` in the gradient: share·Σ a_j + 2·z_loss·lse."""
     pull = share * total
     if z_loss:  # lse may be infinite
-        pull += (z_loss + z_loss) * lse
+        pull = pull + (z_loss + z_loss) * lse
     return pull
 
 

@@ -396,7 +396,9 @@ def test_buffers_of_any_layout(rng, dtype, layout):
     np.testing.assert_array_equal(buffers[1], probs)
     inplace = make(logits)
     fx.cross_entropy(inplace, labels, grad_out=inplace)
-    np.testing.assert_array_equal(inplace, grad)
+    # Other outputs may be another kernel's: the same bits are promised for the same outputs.
+    alone = fx.cross_entropy(logits, labels, return_grad=True)[1]
+    np.testing.assert_array_equal(inplace, alone)
     inplace = make(logits)
     assert fx.softmax(inplace, out=inplace) is inplace
     np.testing.assert_array_equal(inplace, fx.softmax(logits))
@@ -404,12 +406,15 @@ def test_buffers_of_any_layout(rng, dtype, layout):
 
 @pytest.mark.parametrize("soft", [False, True])
 def test_every_combination_of_outputs(rng, dtype, soft):
-    """Whatever else is asked for, each output is the same; exponentials wait in one of them."""
-    logits = (rng.standard_normal((40, 21)) * 9).astype(dtype)
-    labels = rng.integers(0, 21, 40)
+    """Whatever else is asked for, each output is the same; exponentials wait in one of them.
+
+    Of rows that are not narrow: those have a kernel of their own for loss and gradient alone.
+    """
+    logits = (rng.standard_normal((40, 181)) * 9).astype(dtype)
+    labels = rng.integers(0, 181, 40)
     labels[::7] = -100
     if soft:
-        labels = rng.dirichlet(np.ones(21), 40)
+        labels = rng.dirichlet(np.ones(181), 40)
     names = ("grad", "probs", "lse", "hess", "argmax")
     whole = dict(zip(names, fx.cross_entropy(logits, labels, **ALL)[1:], strict=True))
     for wanted in itertools.product((False, True), repeat=5):

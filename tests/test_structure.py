@@ -28,13 +28,13 @@ LAYERS = [
     {"formulas", "terms", "reference", "_version"},
 ]
 # Within cpu: what a file may import of that package. Kernel files see nothing of threads or blocks.
-KERNEL_FILES = ["binary_kernels", "kernels", "row", "vector_math", "lanes", "jit"]
+KERNEL_FILES = ["narrow_kernels", "binary_kernels", "kernels", "row", "vector_math", "lanes", "jit"]
 WITHIN_CPU = {
     "__init__": set(),
     "backend": {"binary", "launch", "linear"},
     "binary": {"binary_kernels", "launch", "jit", "blocks"},
     "linear": {"launch", "blocks"},
-    "launch": {"kernels", "jit", "blocks"},
+    "launch": {"kernels", "narrow_kernels", "jit", "blocks"},
     "blocks": {"half", "threads"},
     "half": {"jit", "kernels"},
     "threads": set(),

@@ -57,7 +57,7 @@ def _small_log_sum(x, m, e, n, s):
 
 
 @inlined
-def _lse_base(peak, x, n):
+def lse_base(peak, x, n):
     """The m of m + log s: as SciPy has it, m where m is not finite, but nan if the row holds one.
 
     To be taken before the row is overwritten.
@@ -105,7 +105,7 @@ def logsumexp_rows(logits, out, lo, hi):
         x = row(logits, i)
         m = row_max(x, n)
         s, _ = exp_sum(x, m, None, n, n)
-        out[i] = _lse(_lse_base(float(m), x, n), x, m, None, n, s)
+        out[i] = _lse(lse_base(float(m), x, n), x, m, None, n, s)
 
 
 @inlined
@@ -145,6 +145,12 @@ def scan_labels(
 
 
 @inlined
+def _kept(coefficient, value):
+    """`value`, but exactly 0 under a coefficient of 0."""
+    return value if coefficient else 0.0
+
+
+@inlined
 def _write_hess(e, hess, n, s, rest, e_y, factor):
     """factor·p_j·(1 - p_j), where 1 - p of a dominant class is the sum of the others."""
     top = find(e, 1.0, n)
@@ -176,7 +182,7 @@ def _write_nothing(grad, hess, i, n, value):
 
 
 @subroutine
-def _counted(target, sample_weight, ignoring, ignore_index, n, i):
+def counted_row(target, sample_weight, ignoring, ignore_index, n, i):
     """A row's class y (0 of probabilities) and weight u, whether it counts, its loss if not."""
     u = sample_weight[i] if sample_weight.size else 1.0
     if target.ndim == 2:
@@ -190,7 +196,7 @@ def _counted(target, sample_weight, ignoring, ignore_index, n, i):
 
 @subroutine
 def _likely(target, ignoring, ignore_index, i):
-    """Whether row i seems to count. A look ahead to save work: `_counted` reads what is used."""
+    """Whether row i seems to count. A look ahead to save work: `counted_row` reads what is used."""
     return target.ndim == 2 or not ignoring or target[i] != ignore_index
 
 
@@ -225,9 +231,9 @@ def _transformed(x, scratch, logit_scale, softcap, n, want_top):
     top = first_max(z, n) if want_top else 0
     m = row_max(z, n)
     if not scaled:
-        return z, m, _lse_base(float(m), z, n), top
+        return z, m, lse_base(float(m), z, n), top
     # The shift before the scale: rounding then sees |z_j - m| and not |z_j|.
-    base = _lse_base(float(m) * abs(logit_scale), z, n)
+    base = lse_base(float(m) * abs(logit_scale), z, n)
     map_row(minus_times, z, z, n, m, abs(logit_scale))
     return z, row_max(z, n), base, top
 
@@ -249,14 +255,14 @@ def cross_entropy_rows(
     total = lost = 0.0
     ahead, ahead_of = row_max(row(logits, lo), n), lo
     for i in range(lo, hi):
-        y, u, counted, value = _counted(target, sample_weight, ignoring, ignore_index, n, i)
+        y, u, counted, value = counted_row(target, sample_weight, ignoring, ignore_index, n, i)
         if counted or every_row:
             x = row(logits, i)
             if transforming:
                 z, m, base, top = _transformed(x, scratch, logit_scale, softcap, n, argmax.size > 0)
             else:
                 m = ahead if ahead_of == i else row_max(x, n)
-                z, base, top = x, _lse_base(float(m), x, n), first_max(x, n) if argmax.size else 0
+                z, base, top = x, lse_base(float(m), x, n), first_max(x, n) if argmax.size else 0
             # All that is read of x besides its exponentials, for with grad over logits it is gone.
             y, apart, share, a, a_y, total_a, weight = _coefficients(
                 target, class_weight, lane_weight, total_weight, row(scratch, 2), keep, spread,
@@ -284,7 +290,7 @@ def cross_entropy_rows(
         if counted:
             log_s = log_sum(rest, e_y, 1.0)
             shared = below + total_a * log_s
-            value = u * row_loss(apart, share, z_loss, margin, log_s, shared, row_lse)
+            value = u * row_loss(apart, share, z_loss, margin, log_s, shared, row_lse, _kept)
             if grad is not None:
                 d, up, sums = row(grad, i), u * logit_scale / divisor, (rest, e_y, inverse)
                 pull = shared_pull(share, total_a, z_loss, row_lse)
@@ -332,7 +338,7 @@ def categorical_rows(
     n = probs.shape[1]
     total = lost = 0.0
     for i in range(lo, hi):
-        y, u, counted, value = _counted(target, sample_weight, ignoring, ignore_index, n, i)
+        y, u, counted, value = counted_row(target, sample_weight, ignoring, ignore_index, n, i)
         if not counted:
             _write_nothing(grad, None, i, n, value)
         elif target.ndim == 2:

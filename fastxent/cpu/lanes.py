@@ -194,6 +194,21 @@ def where_less(typingctx, x, y, a, b):
 
 
 @intrinsic
+def where_equal(typingctx, x, y, a, b):
+    """`a` in the lanes where x = y, else `b`; a nan equals nothing. Each a vector or a scalar."""
+    lanes = next(t for t in (x, y, a, b) if isinstance(t, Lanes))
+
+    def lower(context, builder, sig, args):
+        x, y, a, b = (
+            _as_lanes(context, builder, value, t, lanes)
+            for value, t in zip(args, sig.args, strict=True)
+        )
+        return builder.select(builder.fcmp_ordered("==", x, y), a, b)
+
+    return lanes(x, y, a, b), lower
+
+
+@intrinsic
 def zero_where_zero(typingctx, x, value):
     """`value`, but exactly 0 in the lanes where x is 0: a term of no weight adds nothing."""
 
@@ -217,7 +232,7 @@ def _constant(lanes, bits):
 
 @intrinsic
 def power_of_two(typingctx, shifted):
-    """2**n, read off the low bits of n + 1.5·2**23 (float64: 2**52); n must be an exponent.
+    """2**n, read off the low bits of n + 127 + 1.5·2**23 (float64: n + 1023 + 1.5·2**52).
 
     The sum was rounded to an integer by the addition itself. A conversion to integers would be
     undefined for the nan and inf that pass through here, and scalar for float64 before AVX-512.
@@ -225,9 +240,9 @@ def power_of_two(typingctx, shifted):
 
     def lower(context, builder, sig, args):
         lanes = sig.return_type
-        fraction, bias, *_ = _FORMAT[lanes.dtype]
-        biased = builder.add(builder.bitcast(args[0], lanes.bits), _constant(lanes, bias))
-        return builder.bitcast(builder.shl(biased, _constant(lanes, fraction)), lanes.vector)
+        fraction, *_ = _FORMAT[lanes.dtype]
+        bits = builder.bitcast(args[0], lanes.bits)
+        return builder.bitcast(builder.shl(bits, _constant(lanes, fraction)), lanes.vector)
 
     return shifted(shifted), lower
 
@@ -268,6 +283,17 @@ def mantissa(typingctx, x):
         return builder.bitcast(builder.add(kept, _constant(lanes, root)), lanes.vector)
 
     return x(x), lower
+
+
+@intrinsic
+def narrow(typingctx, x, pointer):
+    """x rounded to the pointer's element type, lane by lane."""
+    lanes = Lanes(pointer.dtype, x.width)
+
+    def lower(context, builder, sig, args):
+        return args[0] if x == lanes else builder.fptrunc(args[0], lanes.vector)
+
+    return lanes(x, pointer), lower
 
 
 @intrinsic
@@ -430,6 +456,17 @@ def load(typingctx, pointer, j):
 
 
 @intrinsic
+def load_wide(typingctx, pointer, like):
+    """As many float64 as there are lanes in a vector of the type that `like` points at."""
+    lanes = Lanes(types.float64, Lanes(like.dtype).width)
+
+    def lower(context, builder, sig, args):
+        return builder.load(_address(builder, args[0], _I64(0), lanes), align=_align(lanes))
+
+    return lanes(pointer, like), lower
+
+
+@intrinsic
 def store(typingctx, pointer, j, x):
     """Write the vector x from element j on; to None, nothing."""
 
@@ -462,6 +499,39 @@ def load_part(typingctx, pointer, j, n, fill):
     return lanes(pointer, types.int64, count, fill), read
 
 
+def _store_halves(builder, address, n, value, lanes):
+    """The first n lanes, n < all, as the vectors of half, quarter … the width that make up n.
+
+    A masked store is dozens of instructions before AVX-512; these branches take the same way in
+    every row.
+    """
+    half = lanes.width // 2
+    while half:
+        index = ir.VectorType(_I32, half)
+        low, high = (
+            builder.shuffle_vector(value, value, ir.Constant(index, list(range(k, k + half))))
+            for k in (0, half)
+        )
+        taken = builder.trunc(builder.lshr(n, _I64(half.bit_length() - 1)), _I1)
+        before = builder.block
+        with builder.if_then(taken):
+            target = builder.bitcast(address, low.type.as_pointer())
+            builder.store(low, target, align=_align(lanes))
+            behind = builder.gep(address, [_I64(half)])
+            inside = builder.block
+        value = _either(builder, (high, inside), (low, before))
+        address = _either(builder, (behind, inside), (address, before))
+        half //= 2
+
+
+def _either(builder, *ways):
+    """What has come from whichever block was taken."""
+    result = builder.phi(ways[0][0].type)
+    for value, block in ways:
+        result.add_incoming(value, block)
+    return result
+
+
 @intrinsic
 def store_part(typingctx, pointer, j, n, x):
     """Write the first n lanes of x (all, for n None) from element j on; to None, nothing."""
@@ -471,11 +541,173 @@ def store_part(typingctx, pointer, j, n, x):
         return context.get_dummy_value()
 
     def lower(context, builder, sig, args):
-        mask = _lane_is(builder, "<", args[2], x.width)
-        operands = [args[3], _address(builder, *args[:2], x), _I32(_align(x)), mask]
-        _call(builder, f"llvm.masked.store.{x.suffix}.p0", ir.VoidType(), operands)
+        pointer, j, n, value = args
+        with builder.if_else(builder.icmp_signed(">=", n, _I64(x.width))) as (whole, halves):
+            with whole:
+                builder.store(value, _address(builder, pointer, j, x), align=_align(x))
+            with halves:
+                _store_halves(builder, builder.gep(pointer, [j]), n, value, x)
         return context.get_dummy_value()
 
     count, write = (n, whole) if isinstance(n, types.NoneType) else (types.int64, lower)
     absent = isinstance(pointer, types.NoneType)
     return types.none(pointer, types.int64, count, x), _nothing if absent else write
+
+
+@intrinsic
+def gather_lanes(typingctx, columns, labels):
+    """Of each lane, the element of the column that `labels` names."""
+    lanes = Lanes(columns.dtype)
+
+    def lower(context, builder, sig, args):
+        columns, labels = args
+        value = ir.Constant(lanes.vector, ir.Undefined)
+        for k in range(lanes.width):
+            label = builder.load(builder.gep(labels, [_I64(k)]))
+            at = builder.add(builder.mul(label, _I64(lanes.width)), _I64(k))
+            value = builder.insert_element(value, builder.load(builder.gep(columns, [at])), _I32(k))
+        return value
+
+    return lanes(columns, types.CPointer(types.int64)), lower
+
+
+# --- rows turned over into columns ----------------------------------------------------------
+
+
+def _block(lanes):
+    """How many columns are turned over at once: those that a 128-bit load finds beside each other.
+
+    These, and unpacking within 128 bits, are cheap on every CPU; gathers are not.
+    """
+    return 128 // lanes.dtype.bitwidth
+
+
+def _unpack(builder, x, y, high, size, part):
+    """Interleave runs of `size` of the lower or upper halves of each 128-bit part of x and y."""
+    index = []
+    for first in range(0, x.type.count, part):
+        for k in range(part // 2 * high, part // 2 * (high + 1), size):
+            index += [first + k + i for i in range(size)]
+            index += [x.type.count + first + k + i for i in range(size)]
+    return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(_I32, len(index)), index))
+
+
+def _transposed(builder, vectors, part):
+    """Within each 128-bit part, the square of `part` vectors transposed; its own inverse."""
+    if part == 2:
+        x, y = vectors
+        return [_unpack(builder, x, y, high, 1, part) for high in (0, 1)]
+    a, b, c, d = vectors
+    pairs = [
+        (_unpack(builder, a, b, high, 1, part), _unpack(builder, c, d, high, 1, part))
+        for high in (0, 1)
+    ]
+    return [_unpack(builder, x, y, high, 2, part) for x, y in pairs for high in (0, 1)]
+
+
+def _joined(builder, vectors):
+    """Vectors one behind the other, as one; their number is a power of two."""
+    while len(vectors) > 1:
+        index = list(range(2 * vectors[0].type.count))
+        constant = ir.Constant(ir.VectorType(_I32, len(index)), index)
+        vectors = [
+            builder.shuffle_vector(x, y, constant)
+            for x, y in zip(vectors[::2], vectors[1::2], strict=True)
+        ]
+    return vectors[0]
+
+
+def _quarter(builder, x, k, part):
+    """The k-th 128 bits of a vector."""
+    index = [part * k + i for i in range(part)]
+    return builder.shuffle_vector(x, x, ir.Constant(ir.VectorType(_I32, part), index))
+
+
+@intrinsic
+def columns_at_once(typingctx, pointer):
+    """How many columns `read_columns` and `write_columns` turn over."""
+    block = _block(Lanes(pointer.dtype))
+
+    def lower(context, builder, sig, args):
+        return _I64(block)
+
+    return types.int64(pointer), lower
+
+
+@intrinsic
+def read_columns(typingctx, pointer, stride, j, columns):
+    """Turn the columns from j on of as many rows as there are lanes into vectors at `columns`."""
+    lanes = Lanes(pointer.dtype)
+
+    def lower(context, builder, sig, args):
+        pointer, stride, j, columns = args
+        part, bytes_ = _block(lanes), lanes.dtype.bitwidth // 8
+        kind = ir.VectorType(lanes.vector.element, part).as_pointer()
+        at, rows = builder.gep(pointer, [j]), []
+        for _ in range(lanes.width):
+            rows.append(builder.load(builder.bitcast(at, kind), align=bytes_))
+            at = builder.gep(at, [stride])
+        # Row i of the square in each 128-bit part: the rows i, i + part, i + 2·part …
+        square = [_joined(builder, rows[i::part]) for i in range(part)]
+        for k, column in enumerate(_transposed(builder, square, part)):
+            place = _address(builder, columns, builder.mul(
+                builder.add(j, _I64(k)), _I64(lanes.width)), lanes)  # fmt: skip
+            builder.store(column, place, align=bytes_)
+        return context.get_dummy_value()
+
+    return types.none(pointer, types.int64, types.int64, columns), lower
+
+
+@intrinsic
+def write_columns(typingctx, pointer, stride, j, columns):
+    """The inverse of `read_columns`: write to the rows what the vectors at `columns` hold."""
+    lanes = Lanes(pointer.dtype)
+
+    def lower(context, builder, sig, args):
+        pointer, stride, j, columns = args
+        part, bytes_ = _block(lanes), lanes.dtype.bitwidth // 8
+        kind = ir.VectorType(lanes.vector.element, part).as_pointer()
+        vectors = []
+        for k in range(part):
+            place = _address(builder, columns, builder.mul(
+                builder.add(j, _I64(k)), _I64(lanes.width)), lanes)  # fmt: skip
+            vectors.append(builder.load(place, align=bytes_))
+        square, at = _transposed(builder, vectors, part), builder.gep(pointer, [j])
+        for i in range(lanes.width):
+            piece = _quarter(builder, square[i % part], i // part, part)
+            builder.store(piece, builder.bitcast(at, kind), align=bytes_)
+            at = builder.gep(at, [stride])
+        return context.get_dummy_value()
+
+    return types.none(pointer, types.int64, types.int64, columns), lower
+
+
+@intrinsic
+def load_column(typingctx, pointer, stride, j):
+    """The elements j, stride + j, 2·stride + j …: one of each row of a group."""
+    lanes = Lanes(pointer.dtype)
+
+    def lower(context, builder, sig, args):
+        pointer, stride, j = args
+        value, at = ir.Constant(lanes.vector, ir.Undefined), builder.gep(pointer, [j])
+        for k in range(lanes.width):
+            value = builder.insert_element(value, builder.load(at), _I32(k))
+            at = builder.gep(at, [stride])
+        return value
+
+    return lanes(pointer, types.int64, types.int64), lower
+
+
+@intrinsic
+def store_column(typingctx, pointer, stride, j, x):
+    """Write the lanes of x to the elements j, stride + j, 2·stride + j … of a group."""
+
+    def lower(context, builder, sig, args):
+        pointer, stride, j, value = args
+        at = builder.gep(pointer, [j])
+        for k in range(x.width):
+            builder.store(builder.extract_element(value, _I32(k)), at)
+            at = builder.gep(at, [stride])
+        return context.get_dummy_value()
+
+    return types.none(pointer, types.int64, types.int64, x), lower

@@ -12,7 +12,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from fastxent.cpu import jit, kernels
+from fastxent.cpu import jit, kernels, narrow_kernels
 from fastxent.cpu.blocks import Operand, for_each_block, for_each_chunk
 from fastxent.terms import Clip, Outputs, Target, Terms
 
@@ -23,6 +23,9 @@ _F8, _I8, _BOOL, _NONE = types.float64, types.int64, types.boolean, types.none
 _tuple: Any = types.Tuple
 CLIP = _tuple((_tuple((_F8,) * 4), _F8, _F8))
 DTYPES = {"f": types.float32, "d": types.float64}
+
+# Up to how many classes a row is a lane of a vector, by what was measured to be faster.
+NARROW = {"f": 160, "d": 32}
 
 # The work of reading a label, in elements of a row of logits.
 _LABEL_COST = 4
@@ -70,6 +73,17 @@ def _cross_entropy_kernel(
 
 
 @functools.cache
+def _narrow_kernel(char: str, soft: bool, grad: bool) -> Callable[..., Any]:
+    floats, per_row, rows, wide_out = _row_types(char)
+    signature = (
+        rows, rows if soft else array_type(_I8, 1), array_type(_F8, 1), floats,
+        array_type(_F8, 1), _F8, _BOOL, _I8, _F8, _F8, _F8,
+        per_row, wide_out if grad else _NONE, _I8, _I8,
+    )  # fmt: skip
+    return jit.specialise(narrow_kernels.narrow_cross_entropy_rows, signature)
+
+
+@functools.cache
 def _categorical_kernel(char: str, soft: bool, grad: bool) -> Callable[..., Any]:
     floats, per_row, rows, wide_out = _row_types(char)
     signature = (
@@ -88,12 +102,18 @@ def _row_types(char: str) -> list[Any]:
 
 def softmax(x: Array, out: Array, compute: DType) -> None:
     """Fill out, shaped as x, with softmax over the last axis."""
-    _map_rows(_row_kernel(kernels.softmax_rows, compute.char, 2), x, out, compute)
+    source = _by_width(x, compute, kernels.softmax_rows, narrow_kernels.narrow_softmax_rows)
+    _map_rows(_row_kernel(source, compute.char, 2), x, out, compute)
 
 
 def log_softmax(x: Array, out: Array, compute: DType) -> None:
     """Fill out, shaped as x, with log-softmax over the last axis."""
-    _map_rows(_row_kernel(kernels.log_softmax_rows, compute.char, 2), x, out, compute)
+    source = _by_width(x, compute, kernels.log_softmax_rows, narrow_kernels.narrow_log_softmax_rows)
+    _map_rows(_row_kernel(source, compute.char, 2), x, out, compute)
+
+
+def _by_width(x: Array, compute: DType, wide: Any, narrow: Any) -> Any:
+    return narrow if x.shape[-1] <= NARROW[compute.char] else wide
 
 
 def _map_rows(kernel: Callable[..., Any], x: Array, out: Array, compute: DType) -> None:
@@ -106,7 +126,8 @@ def _map_rows(kernel: Callable[..., Any], x: Array, out: Array, compute: DType) 
 
 def logsumexp(x: Array, out: Array, compute: DType) -> None:
     """Fill out, (N,) of the compute type, with logsumexp over the last axis."""
-    kernel = _row_kernel(kernels.logsumexp_rows, compute.char, 1)
+    source = _by_width(x, compute, kernels.logsumexp_rows, narrow_kernels.narrow_logsumexp_rows)
+    kernel = _row_kernel(source, compute.char, 1)
     for_each_block(
         lambda arrays, base, lo, hi: kernel(arrays[0], out[base:], lo, hi),
         [Operand(x, compute)],
@@ -178,12 +199,19 @@ def fill_cross_entropy(
     if smoothing or (target_probs is not None and terms.class_weight is not None):
         lane_weight = _lane_weight(terms.class_weight, n_classes, compute)
         total_weight = float(lane_weight.sum(dtype=np.float64))
-    kernel = _cross_entropy_kernel(
-        char, labels is None, grad is not None, probs is not None, hess is not None
-    )
     loss: Any = NO_FLOATS[char] if outputs.loss is None else outputs.loss
     lse: Any = NO_FLOATS[char] if outputs.lse is None else outputs.lse
     argmax: Any = _NO_INTS if outputs.argmax is None else outputs.argmax
+    mix = (ignoring, ignore_index, 1.0 - smoothing, smoothing / n_classes)
+
+    def narrow_call(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
+        logits, *arrays = arrays
+        wanted, d = (labels[base:], arrays[0]) if labels is not None else arrays[:2]
+        losses: float = kernel(
+            logits, wanted, class_weight, lane_weight, sample_weight[base:], total_weight,
+            *mix, divisor, loss[base:], d, lo, hi,
+        )  # fmt: skip
+        return losses
 
     def call(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
         logits, *arrays = arrays
@@ -191,17 +219,29 @@ def fill_cross_entropy(
         exps = next((array for array in wide if array is not None), None)
         losses: float = kernel(
             logits, wanted, class_weight, lane_weight, sample_weight[base:], total_weight,
-            ignoring, ignore_index, 1.0 - smoothing, smoothing / n_classes, terms.z_loss,
-            terms.logit_scale, terms.softcap or 0.0, divisor,
+            *mix, terms.z_loss, terms.logit_scale, terms.softcap or 0.0, divisor,
             loss[base:], lse[base:], argmax[base:], exps, *wide, lo, hi,
         )  # fmt: skip
         return losses
 
+    if n_classes <= NARROW[char] and _is_plain(terms, outputs):
+        kernel, call = _narrow_kernel(char, labels is None, grad is not None), narrow_call
+    else:
+        kernel = _cross_entropy_kernel(
+            char, labels is None, grad is not None, probs is not None, hess is not None
+        )
     given = [Operand(array, compute) for array in (x, target_probs) if array is not None]
     wide = [None if array is None else Operand(array, compute) for array in (grad, probs, hess)]
     losses = add_up(for_each_block(call, given, wide))
     _no_gradient_of_nothing(divisor, grad, hess)
     return losses
+
+
+def _is_plain(terms: Terms, outputs: Outputs) -> bool:
+    """Whether a call is one of those that there are kernels for narrow rows for."""
+    moved = terms.z_loss or terms.logit_scale != 1.0 or terms.softcap is not None
+    others = (outputs.lse, outputs.argmax, outputs.probs, outputs.hess)
+    return not moved and all(array is None for array in others)
 
 
 def _no_gradient_of_nothing(divisor: float, *arrays: Array | None) -> None:

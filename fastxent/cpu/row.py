@@ -90,7 +90,7 @@ def has_nan(x, n):
 
 
 @subroutine
-def _add_block(total, lost, block):
+def add_block(total, lost, block):
     """total + block, and what rounding has lost so far, by Fast2Sum.
 
     That is exact where the total is the larger, as it soon is where no term is negative; else the
@@ -101,7 +101,7 @@ def _add_block(total, lost, block):
 
 
 @subroutine
-def _rounded(total, lost):
+def rounded(total, lost):
     """The sum of the lanes; an infinite one has no rounding to give back."""
     rounding = horizontal_sum(lost)
     exact = horizontal_sum(total)
@@ -117,39 +117,31 @@ def _sum_row(term, args, n, skip):
     afterwards: s - e_y has lost the small terms. skip = n leaves none out (it falls on a lane
     behind the end, which holds 0).
 
-    A block of 32 vectors is summed by four chains of eight additions each, then blocks in float64.
-    A single chain would drift with the length of the row, most where terms are equal.
+    Sixteen vectors are added up before their sum is widened to float64: a longer chain would drift
+    with the length of the row, most where terms are equal.
     """
     width = lanes_of(args[0])
     full = n // width
     at = skip // width
-    special = term(args, full * width, n - full * width)
-    total = widen(special)
-    if at == full:
-        total = widen(without_lane(special, skip - at * width))
+    special = zeros(args[0])
+    if n > full * width:
+        special = term(args, full * width, n - full * width)
     lost = widen(zeros(args[0]))
-    for first in range(0, full, 32):
-        last = min(first + 32, full)
-        a = b = c = d = zeros(args[0])
-        if first <= at < last:
-            for k in range(first, last):
-                v = term(args, k * width, None)
-                if k == at:
-                    special = v
-                    v = without_lane(v, skip - at * width)
-                a, b, c, d = b, c, d, a + v
-        else:
-            quads = (last - first) // 4
-            for q in range(quads):
-                j = (first + 4 * q) * width
-                a = a + term(args, j, None)
-                b = b + term(args, j + width, None)
-                c = c + term(args, j + 2 * width, None)
-                d = d + term(args, j + 3 * width, None)
-            for k in range(first + 4 * quads, last):
-                a = a + term(args, k * width, None)
-        total, lost = _add_block(total, lost, widen((a + b) + (c + d)))
-    return _rounded(total, lost), lane(special, skip - at * width)
+    if at < full:
+        total = widen(special)
+        special = term(args, at * width, None)
+        total, lost = add_block(total, lost, widen(without_lane(special, skip - at * width)))
+    else:
+        total = widen(without_lane(special, skip - at * width))
+    # The vectors before the one with the skipped term, then those behind it.
+    for run in range(2):
+        begin, end = (0, min(at, full)) if run == 0 else (at + 1, full)
+        for first in range(begin, end, 16):
+            block = zeros(args[0])
+            for k in range(first, min(first + 16, end)):
+                block = block + term(args, k * width, None)
+            total, lost = add_block(total, lost, widen(block))
+    return rounded(total, lost), lane(special, skip - at * width)
 
 
 @subroutine
@@ -166,8 +158,8 @@ def sum_of_losses(term, args, n):
         block = widen(zeros(args[0]))
         for k in range(first, min(first + 8, full)):
             block = block + widen(term(args, k * width, None))
-        total, lost = _add_block(total, lost, block)
-    return _rounded(total, lost)
+        total, lost = add_block(total, lost, block)
+    return rounded(total, lost)
 
 
 @subroutine

@@ -25,8 +25,9 @@ LOG2_E = 1.4426950408889634
 # ln 2 in two parts; the first has so few bits that n times it is exact, with or without fma.
 LN2_HI_32, LN2_LO_32 = 0.693359375, -2.12194440054690583e-4
 LN2_HI_64, LN2_LO_64 = 6.93145751953125e-1, 1.42860682030941723212e-6
-# Adding 1.5·2**(mantissa bits) rounds to an integer and leaves it in the low bits.
-SHIFT_32, SHIFT_64 = 12582912.0, 6755399441055744.0
+# Adding 1.5·2**(bits of the fraction) rounds to an integer and leaves it in the low bits; with the
+# bias of the exponent added too, these are the exponent field of 2**n.
+SHIFT_32, SHIFT_64 = 12582912.0 + 127.0, 6755399441055744.0 + 1023.0
 # ln of the smallest normal number: -126·ln 2 and -1022·ln 2.
 LOWEST_32, LOWEST_64 = -87.33654475055310, -708.3964185322641
 ROOT_HALF = 0.7071067811865476
