@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 
 from fastxent import _inputs as inputs
 from fastxent._dispatch import backend_of, dispatched
+from fastxent._plain import plain_cross_entropy
 from fastxent._targets import answer, read_target, scalar
 from fastxent.terms import Outputs
 
@@ -177,6 +178,18 @@ def cross_entropy(
     >>> round(float(fx.cross_entropy(logits, [[0.2, 0.8, 0], [1, 0, 0]])), 4)
     1.9185
     """
+    if (
+        weight is None and sample_weight is None and softcap is None and normalizer is None
+        and probs_out is None and not (return_probs or return_lse or return_hess or return_argmax)
+        and check_target is True and type(axis) is int and (axis == -1 or axis == 1)
+        and type(label_smoothing) is type(z_loss) is type(logit_scale) is float
+        and label_smoothing == z_loss == 0.0 and logit_scale == 1.0
+        and type(reduction) is str and (reduction == "mean" or reduction == "sum")
+    ):  # fmt: skip
+        mean = reduction == "mean"
+        found = plain_cross_entropy(logits, target, ignore_index, mean, return_grad, grad_out)
+        if found is not None:
+            return found
     x = inputs.array(logits, "logits")
     types = inputs.precision(x.dtype, "logits")
     shape = x.shape

@@ -21,7 +21,7 @@ LAYERS = [
     {"__main__", "cli"},
     {"integrations", "_warmup"},
     {"_softmax", "_cross_entropy", "_binary", "_linear"},
-    {"_targets"},
+    {"_targets", "_plain"},
     {"_inputs", "_dispatch"},
     {"arrays"},
     {"cpu", "cuda"},

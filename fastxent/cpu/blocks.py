@@ -42,7 +42,12 @@ class Operand:
     @property
     def cost(self) -> int:
         """The work of one row, or of one element of a binary loss, in elements of logits."""
-        return self.inner[0] + _ROW_COST if self.inner else _ELEMENT_COST
+        return self.row_cost(self.inner[0]) if self.inner else _ELEMENT_COST
+
+    @staticmethod
+    def row_cost(n_classes: int) -> int:
+        """The work of one row of logits."""
+        return n_classes + _ROW_COST
 
     def block(self, box: Box) -> Array:
         """The rows of the box, or an uninitialised array for them."""

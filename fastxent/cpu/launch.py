@@ -13,7 +13,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from fastxent.cpu import jit, kernels, narrow_kernels
-from fastxent.cpu.blocks import Operand, for_each_block, for_each_chunk
+from fastxent.cpu.blocks import Operand, chunk_rows, for_each_block, for_each_chunk
 from fastxent.terms import Clip, Outputs, Target, Terms
 
 Array = NDArray[Any]
@@ -235,6 +235,36 @@ def fill_cross_entropy(
     losses = add_up(for_each_block(call, given, wide))
     _no_gradient_of_nothing(divisor, grad, hess)
     return losses
+
+
+def plain_cross_entropy(
+    x: Array, labels: Array, ignore_index: int, mean: bool, grad: Array | None
+) -> float | None:
+    """Fill grad, return the loss of native rows without options, by the bits that they get above.
+
+    None, before anything is written, where there is more than one kernel call to do, where a label
+    is bad or none counts.
+    """
+    n, n_classes = x.shape
+    char = x.dtype.char
+    if n > chunk_rows(n, Operand.row_cost(n_classes)):
+        return None
+    empty, floats = NO_FLOATS["d"], NO_FLOATS[char]
+    counted, bad = _scan_kernel()(labels, n_classes, empty, empty, True, ignore_index, 0, n)
+    if bad >= 0 or not counted:
+        return None
+    divisor = counted if mean else 1.0
+    if n_classes <= NARROW[char]:
+        losses: float = _narrow_kernel(char, False, grad is not None)(
+            x, labels, empty, floats, empty, 0.0, True, ignore_index, 1.0, 0.0, divisor,
+            floats, grad, 0, n,
+        )  # fmt: skip
+    else:
+        losses = _cross_entropy_kernel(char, False, grad is not None, False, False)(
+            x, labels, empty, floats, empty, 0.0, True, ignore_index, 1.0, 0.0, 0.0, 1.0, 0.0,
+            divisor, floats, floats, _NO_INTS, grad, grad, None, None, 0, n,
+        )  # fmt: skip
+    return losses / divisor
 
 
 def _is_plain(terms: Terms, outputs: Outputs) -> bool:

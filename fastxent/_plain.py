@@ -1,0 +1,59 @@
+"""The short way of a plain call: small, nothing converted, no options.
+
+A small call costs what Python does before the kernel. So cross_entropy asks here first; the answer
+None means that the call has to go the long way, which knows all types, options and errors.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from fastxent._dispatch import backend_of
+
+# Byte orders are native: the characters of others are the same, but these are the types themselves.
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_LABELS = np.dtype(np.int64)
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def plain_cross_entropy(
+    logits: Any, target: Any, ignore_index: Any, mean: bool, wanted: bool, buffer: Any
+) -> Any:
+    """What `cross_entropy` returns for (N, C) logits and N labels; None if it is no plain call."""
+    if type(logits) is not np.ndarray or type(target) is not np.ndarray:
+        return None
+    dtype, shape = logits.dtype, logits.shape
+    if dtype not in _FLOATS or target.dtype != _LABELS or len(shape) != 2:
+        return None
+    if not _is_ready(logits) or not target.flags.aligned or target.shape != shape[:1]:
+        return None
+    if buffer is not None and not _is_free(buffer, logits, target):
+        return None
+    if type(ignore_index) is not int or not 0 < shape[0] * shape[1]:
+        return None
+    grad = np.empty(shape, dtype) if buffer is None and wanted else buffer
+    loss = backend_of(logits).plain_cross_entropy(logits, target, ignore_index, mean, grad)
+    if loss is None or abs(loss) > _LARGEST:
+        return None
+    value = dtype.type(loss)
+    return value if grad is None else (value, grad)
+
+
+def _is_ready(array: Any) -> bool:
+    flags = array.flags
+    return bool(flags.c_contiguous and flags.aligned)
+
+
+def _is_free(buffer: Any, logits: Any, target: Any) -> bool:
+    """Whether a gradient may be written there, at first sight."""
+    if buffer is logits:
+        return bool(buffer.flags.writeable) and not np.may_share_memory(buffer, target)
+    return (
+        type(buffer) is np.ndarray
+        and buffer.dtype == logits.dtype
+        and buffer.shape == logits.shape
+        and _is_ready(buffer)
+        and buffer.flags.writeable
+        and not np.may_share_memory(buffer, logits)
+        and not np.may_share_memory(buffer, target)
+    )
