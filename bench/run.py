@@ -1,0 +1,63 @@
+"""One complete run: `python bench/run.py --output bench/results/<name>.json`."""
+
+import argparse
+import dataclasses
+import itertools
+from pathlib import Path
+
+import fastxent as fx
+from fastxent.bench import record, startup
+from fastxent.bench.cases import GROUPS, Group
+from fastxent.bench.race import Race
+from fastxent.cli.output import progress
+
+STARTUP_ROUNDS = 5
+QUICK_SIZE = 100_000  # logits
+
+
+def quick(group: Group) -> Group:
+    """The same on small shapes alone, with numbers of no worth: to see that everything runs."""
+    heats = tuple(
+        tuple(
+            dataclasses.replace(entry, case=dataclasses.replace(case, rows=min(case.rows, most)))
+            for entry in heat
+            for case in [entry.case]
+            for most in [max(QUICK_SIZE // case.classes, 1)]
+        )
+        for heat in group.heats
+    )
+    return dataclasses.replace(group, heats=heats, rounds=2, seconds=0.001)
+
+
+def main() -> None:
+    """Run the groups that were asked for, and write what they show after each."""
+    names = [*GROUPS, "startup"]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=fx.get_num_threads())
+    parser.add_argument("--quick", action="store_true", help="small shapes, numbers of no worth")
+    parser.add_argument("--groups", nargs="+", choices=names, default=names)
+    args = parser.parse_args()
+    run = record.new(args.threads)
+    for name in args.groups:
+        with progress(name) as step:
+            ticks = itertools.count(1)
+            if name == "startup":
+                rounds = 1 if args.quick else STARTUP_ROUNDS
+                sides = startup.measure(rounds, lambda: step(next(ticks), rounds))
+                run["startup"] = {side: record.summary(times) for side, times in sides.items()}
+            else:
+                group = quick(GROUPS[name]) if args.quick else GROUPS[name]
+                total = len(group.heats) * group.rounds
+                with Race(args.threads) as race:  # anew, so that no peer drags old heats along
+                    for heat in group.heats:
+                        results = race.run(
+                            heat, group.rounds, group.seconds, lambda: step(next(ticks), total)
+                        )
+                        run["results"] += record.rows(name, results)
+                run["versions"] |= race.versions
+        record.save(run, args.output)
+
+
+if __name__ == "__main__":
+    main()
