@@ -1,32 +1,30 @@
 """One complete run: `python bench/run.py --output bench/results/<name>.json`."""
 
 import argparse
-import dataclasses
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import fastxent as fx
 from fastxent.bench import record, startup
-from fastxent.bench.cases import GROUPS, Group
+from fastxent.bench.cases import GROUPS, Case, Group
 from fastxent.bench.race import Race
 from fastxent.cli.output import progress
 
-STARTUP_ROUNDS = 5
+STARTUP_ROUNDS = 3
 QUICK_SIZE = 100_000  # logits
 
 
 def quick(group: Group) -> Group:
     """The same on small shapes alone, with numbers of no worth: to see that everything runs."""
     heats = tuple(
-        tuple(
-            dataclasses.replace(entry, case=dataclasses.replace(case, rows=min(case.rows, most)))
-            for entry in heat
-            for case in [entry.case]
-            for most in [max(QUICK_SIZE // case.classes, 1)]
-        )
-        for heat in group.heats
+        tuple(replace(entry, case=_small(entry.case)) for entry in heat) for heat in group.heats
     )
-    return dataclasses.replace(group, heats=heats, rounds=2, seconds=0.001)
+    return replace(group, heats=heats, rounds=2, seconds=0.001)
+
+
+def _small(case: Case) -> Case:
+    return replace(case, rows=min(case.rows, max(QUICK_SIZE // case.classes, 1)))
 
 
 def main() -> None:
@@ -39,24 +37,25 @@ def main() -> None:
     parser.add_argument("--groups", nargs="+", choices=names, default=names)
     args = parser.parse_args()
     run = record.new(args.threads)
-    for name in args.groups:
-        with progress(name) as step:
-            ticks = itertools.count(1)
-            if name == "startup":
-                rounds = 1 if args.quick else STARTUP_ROUNDS
-                sides = startup.measure(rounds, lambda: step(next(ticks), rounds))
-                run["startup"] = {side: record.summary(times) for side, times in sides.items()}
-            else:
+    with Race(args.threads) as race:
+        for name in args.groups:
+            with progress(name) as step:
+                ticks = itertools.count(1)
+                if name == "startup":
+                    rounds = 1 if args.quick else STARTUP_ROUNDS
+                    sides = startup.measure(rounds, lambda: step(next(ticks), rounds))
+                    run["startup"] = {side: record.summary(times) for side, times in sides.items()}
+                    continue
                 group = quick(GROUPS[name]) if args.quick else GROUPS[name]
                 total = len(group.heats) * group.rounds
-                with Race(args.threads) as race:  # anew, so that no peer drags old heats along
-                    for heat in group.heats:
-                        results = race.run(
-                            heat, group.rounds, group.seconds, lambda: step(next(ticks), total)
-                        )
-                        run["results"] += record.rows(name, results)
-                run["versions"] |= race.versions
-        record.save(run, args.output)
+                for heat in group.heats:
+                    results = race.run(
+                        heat, group.rounds, group.seconds, lambda: step(next(ticks), total)
+                    )
+                    run["results"] += record.rows(name, results)
+            run["versions"] = race.versions
+            record.save(run, args.output)
+    record.save(run, args.output)
 
 
 if __name__ == "__main__":

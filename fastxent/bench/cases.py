@@ -101,7 +101,8 @@ GROUPS = {
     ),
     "rows": Group(
         "Any number of rows",
-        heats([Case(n, c) for c in (10, 1000) for n in _SWEPT_ROWS], FAST),
+        heats([Case(n, c) for c in (10, 1000) for n in _SWEPT_ROWS],
+              ["copy", "fastxent", "fastxent_out", "numpy_tuned", "jax"]),
         rounds=5, seconds=0.05,
     ),
     "threads": Group(

@@ -10,14 +10,16 @@ _SHORTEST = 1e-4  # seconds between two looks at the clock, which takes a ten-th
 
 
 def seconds_per_call(call: Callable[[], Any], seconds: float) -> float:
-    """Median seconds of a call in a loop of that many seconds, or of one call if that is longer.
+    """Median seconds of a call in a loop of that many seconds, or of one call that takes longer.
 
     A loop, because that is how losses are computed; and after some idle milliseconds a virtual
     machine may run two threads on one CPU for longer than a call takes.
     """
     batch = 1
-    while _time(call, batch) < _SHORTEST:
+    while (first := _time(call, batch)) < _SHORTEST:
         batch *= 2
+    if first >= seconds:
+        return first / batch
     times: list[float] = []
     stop = time.perf_counter() + seconds
     while not times or time.perf_counter() < stop:
@@ -36,9 +38,9 @@ def extra_megabytes(call: Callable[[], Any]) -> float | None:
     """What the process holds at a call's peak and no longer when the answer is there.
 
     As Linux counts it, and so for every peer alike; None elsewhere. Allocators keep what they are
-    given back in pieces below some 32 MB, so it means something for large arrays alone.
+    given back in pieces below some 32 MB, so it means something for large arrays alone, and
+    after a call that has made what is made once.
     """
-    call()  # so that what is made once, threads and buffers, is there
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
     except OSError:
