@@ -12,26 +12,29 @@ from fastxent.bench.cases import GROUPS
 from fastxent.bench.peers import PEERS
 from fastxent.cli.bench import duration
 
+OURS = ["copy", "fastxent", "fastxent_out"]  # not rivals
 BEST_OF = ["torch", "torch_compile", "jax", "sklearn"]
 SIDES = ("rows", "classes", "dtype", "job", "logits", "target", "features")
 
 METHOD = """\
-Every peer runs in a process of its own with {threads} threads, NumPy's loops with the one they have. Before it is timed,
-its answer is compared with `fastxent.reference` in float64. Then all take turns: in each round each calls its function in
-a loop of a tenth of a second (a twentieth in the sweeps), and the round's number is the median call. A ratio is the
-median over rounds of the ratio within a round. "Copy" is `numpy.copyto` of the logits into a ready buffer, by one thread
-or by all, whichever is faster: it moves the bytes that a loss with gradient cannot avoid, `2·N·C·itemsize`, and does
-nothing else. "fastxent" makes a fresh gradient, as the peers do; "grad_out" writes into a ready one. Logits are normal
-with a standard deviation of 3, labels random.
+Every peer runs in a process of its own with {threads} threads, NumPy's loops with the one they
+have. Before it is timed, its answer is compared with `fastxent.reference` in float64. Then all
+take turns: in each round each calls its function in a loop of a tenth of a second (a twentieth in
+the sweeps), and the round's number is the median call. A ratio is the median over rounds of the
+ratio within a round. "Copy" is `numpy.copyto` of the logits into a ready buffer, by one thread or
+by all, whichever is faster: it moves the bytes that a loss with gradient cannot avoid,
+`2·N·C·itemsize`, and does nothing else. "fastxent" makes a fresh gradient, as the peers do;
+"grad_out" writes into a ready one. Logits are normal with a standard deviation of 3, labels
+random.
 
-With several runs, a number is the median of the runs and their range stands beside it. **Bold** is a loss: below 1,
-fastxent is the slower one.
+With several runs, a number is the median of the runs and their range stands beside it. **Bold**
+is a loss: below 1, fastxent is the slower one.
 """
 
 RERUN = """\
 ```sh
 pip install -e '.[bench,peers]'
-python bench/run.py --output bench/results/<name>.json       # minutes, on a machine that does nothing else
+python bench/run.py --output bench/results/<name>.json       # on an idle machine
 python bench/plot.py bench/results/*.json
 python bench/page.py bench/results/*.json
 ```
@@ -46,12 +49,17 @@ def table(header: Sequence[str], lines: list[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines)) + "\n"
 
 
+def against(value: Spread | None) -> str:
+    """A ratio to a peer with its range; bold where we lose."""
+    text = times(value)
+    return f"**{text}**" if value and value.median < 1 else text
+
+
 def times(value: Spread | None) -> str:
-    """A ratio with its range; bold where we lose."""
+    """A ratio with its range."""
     if value is None:
         return "–"
     text = f"{value.median:.2f}"
-    text = f"**{text}**" if value.median < 1 else text
     return text if value.low == value.high else f"{text} ({value.low:.2f}–{value.high:.2f})"
 
 
@@ -74,19 +82,19 @@ def headline(runs: list[Run], dtype: str) -> str:
     for case in cases(runs, "table", "rows", "classes", "dtype"):
         if case["dtype"] != dtype:
             continue
-        against = {
+        ratios = {
             peer: spread(runs, ratio("table", {"peer": peer, **case}, {"peer": "fastxent", **case}))
             for peer in PEERS
         }
         best = min(
-            (name for name in BEST_OF if against[name]),
-            key=lambda name: against[name].median, default=None,
+            (name for name in BEST_OF if ratios[name]),
+            key=lambda name: ratios[name].median, default=None,
         )  # fmt: skip
         share = spread(runs, number("share_of_copy", "table", peer="fastxent_out", **case))
-        named = f"{times(against[best])} {PEERS[best].name}" if best else "–"
+        named = f"{against(ratios[best])} {PEERS[best].name}" if best else "–"
         lines.append(
-            (shape(case), percent(share), times(against["numpy_idiom"]),
-             times(against["numpy_tuned"]), named)
+            (shape(case), percent(share), against(ratios["numpy_idiom"]),
+             against(ratios["numpy_tuned"]), named)
         )  # fmt: skip
     header = (
         dtype, "of the copy's speed (grad_out)", "× NumPy idiom", "× tuned NumPy",
@@ -110,7 +118,8 @@ def peers_side_by_side(runs: list[Run], group: str) -> str:
             extra = spread(runs, number("extra_mb", group, **row))
             lines.append(
                 (PEERS[side["peer"]].name, duration(median.median),
-                 times(spread(runs, ratio(group, row, ours))),
+                 (times if side["peer"] in OURS else against)(
+                     spread(runs, ratio(group, row, ours))),
                  f"{speed.median:.1f}" if speed else "–",
                  percent(spread(runs, number("share_of_copy", group, **row))),
                  f"{extra.median:.1f}" if extra else "–")
@@ -130,7 +139,7 @@ def swept(runs: list[Run], group: str) -> str:
         lines.append(
             (shape(case),
              percent(spread(runs, number("share_of_copy", group, peer="fastxent_out", **case))),
-             *(times(spread(runs, ratio(group, {"peer": peer, **case}, ours))) for peer in others))
+             *(against(spread(runs, ratio(group, {"peer": p, **case}, ours))) for p in others))
         )  # fmt: skip
     header = ("float32", "of the copy (grad_out)", *(f"× {PEERS[peer].name}" for peer in others))
     return table(header, lines)
@@ -173,7 +182,7 @@ def startup(runs: list[Run]) -> str:
             ) if run["startup"] else None,
         )  # fmt: skip
         seconds = spread(runs, lambda run, side=side: run["startup"][side]["median"])
-        lines.append((side, duration(seconds.median), times(value).replace("*", "")))
+        lines.append((side, duration(seconds.median), times(value)))
     return table(("in a fresh process", "time", "× import numba"), lines)
 
 
@@ -182,10 +191,11 @@ def machine(run: Run) -> str:
     cpu = run["cpu"]
     caches = ", ".join(f"{name} {size}" for name, size in cpu["caches"].items())
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-    state = f"{(run['commit'] or 'no checkout')[:12]}{', changed' if run['dirty'] else ''}"
+    commit = (run["commit"] or "no checkout")[:12] + ", changed" * run["dirty"]
     return (
-        f"- {run['date']}: {cpu['model']}, {cpu['cores']} cores, {' '.join(cpu['vectors'])}, {caches}; "
-        f"{run['os']}; Python {run['python']}, {versions}; fastxent {run['fastxent']} ({state})"
+        f"- {run['date']}: {cpu['model']}, {cpu['cores']} cores, {' '.join(cpu['vectors'])}, "
+        f"{caches}; {run['os']}; Python {run['python']}, {versions}; "
+        f"fastxent {run['fastxent']} ({commit})"
     )
 
 
@@ -230,7 +240,9 @@ def page(runs: list[Run]) -> str:
     held = {row["group"] for run in runs for row in run["results"]}
     parts = ["# Benchmarks\n\nWritten by `bench/page.py` from `bench/results`.\n"]
     parts += ["## How\n", METHOD.format(threads=runs[0]["threads"])]
-    parts += [f"## {GROUPS[name].title}\n\n{SECTIONS[name](runs)}" for name in GROUPS if name in held]
+    parts += [
+        f"## {GROUPS[name].title}\n\n{SECTIONS[name](runs)}" for name in GROUPS if name in held
+    ]
     if any(run["startup"] for run in runs):
         parts.append(f"## Start-up\n\n{startup(runs)}")
     if text := notes(runs):

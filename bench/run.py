@@ -38,24 +38,25 @@ def main() -> None:
     args = parser.parse_args()
     run = record.new(args.threads)
     with Race(args.threads) as race:
-        for name in args.groups:
-            with progress(name) as step:
-                ticks = itertools.count(1)
-                if name == "startup":
-                    rounds = 1 if args.quick else STARTUP_ROUNDS
-                    sides = startup.measure(rounds, lambda: step(next(ticks), rounds))
-                    run["startup"] = {side: record.summary(times) for side, times in sides.items()}
-                    continue
-                group = quick(GROUPS[name]) if args.quick else GROUPS[name]
-                total = len(group.heats) * group.rounds
-                for heat in group.heats:
-                    results = race.run(
-                        heat, group.rounds, group.seconds, lambda: step(next(ticks), total)
-                    )
-                    run["results"] += record.rows(name, results)
+        for name in filter(GROUPS.__contains__, args.groups):
+            group = quick(GROUPS[name]) if args.quick else GROUPS[name]
+            run["results"] += run_group(race, name, group)
             run["versions"] = race.versions
             record.save(run, args.output)
+    if "startup" in args.groups:  # when no worker is left to disturb it
+        sides = startup.measure(1 if args.quick else STARTUP_ROUNDS)
+        run["startup"] = {side: record.summary(seconds) for side, seconds in sides.items()}
     record.save(run, args.output)
+
+
+def run_group(race: Race, name: str, group: Group) -> list[record.Row]:
+    """Run all heats of a group, counting its rounds."""
+    rows, ticks, total = [], itertools.count(1), len(group.heats) * group.rounds
+    with progress(name) as step:
+        for heat in group.heats:
+            results = race.run(heat, group.rounds, group.seconds, lambda: step(next(ticks), total))
+            rows += record.rows(name, results)
+    return rows
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def _bars(panel: Any, shares: dict[str, float], peers: list[str]) -> None:
     ]
     panel.barh(heights, list(shares.values()), color=colours)
     for height, share in zip(heights, shares.values(), strict=True):
-        panel.text(share, height, f" {100 * share:.2g} %", va="center", fontsize=8)
+        panel.text(share, height, f" {share:.{0 if share >= 0.1 else 1}%}", va="center", fontsize=8)
     panel.set_yticks(range(len(peers)), [PEERS[name].name for name in peers], fontsize=9)
     panel.set_xlim(0, 1.2)
     panel.axvline(1, color="#999999", linewidth=0.8)

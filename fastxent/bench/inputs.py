@@ -37,7 +37,8 @@ def make(case: Case) -> tuple[Array, ...]:
 def _logits(case: Case, labels: Array, rng: np.random.Generator) -> Array:
     shape, dtype = (case.rows, case.classes), np.dtype(case.dtype).type
     if case.logits == "wide":
-        return (dtype(2 * WIDE) * rng.random(shape, dtype)) - dtype(WIDE)
+        logits: Array = dtype(2 * WIDE) * rng.random(shape, dtype) - dtype(WIDE)
+        return logits
     logits = dtype(SPREAD) * rng.standard_normal(shape, dtype)
     if case.logits == "confident":
         rows = np.arange(case.rows)
@@ -55,6 +56,6 @@ def _target(case: Case, labels: Array, rng: np.random.Generator) -> Array:
     if case.target == "one-hot":
         target[np.arange(case.rows), labels] = 1
     else:
-        np.exp(SPREAD * rng.standard_normal(target.shape, case.dtype), out=target)
+        np.exp(SPREAD * rng.standard_normal(target.shape), out=target, casting="same_kind")
         target /= target.sum(axis=1, keepdims=True)
     return target

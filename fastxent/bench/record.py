@@ -78,7 +78,7 @@ def summary(seconds: list[float]) -> Row:
 def ratio(theirs: Row, ours: Row) -> float:
     """How many times as long they take: the median over rounds, each round's two sides paired."""
     pairs = zip(theirs["seconds"], ours["seconds"], strict=True)
-    return statistics.median(their / our for their, our in pairs)
+    return float(statistics.median(their / our for their, our in pairs))
 
 
 def _bytes(result: Result) -> int:
@@ -125,6 +125,8 @@ def cpu() -> dict[str, Any]:
         flags = first.get("flags", first.get("Features", "")).split()
         info["vectors"] = [name for name in ("avx2", "avx512f", "asimd", "sve") if name in flags]
     for index in sorted(caches.glob("index*")):
-        level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
+        level, kind, size = (
+            (index / name).read_text().strip() for name in ("level", "type", "size")
+        )
         info["caches"][f"L{level} {kind.lower()}"] = size
     return info

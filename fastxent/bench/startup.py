@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 _CALL = "import fastxent; fastxent.cross_entropy([[1.0, 2.0]], [1], return_grad=True)"
@@ -23,8 +22,8 @@ print(time.perf_counter() - begin)
 """
 
 
-def measure(rounds: int, report: Callable[[], None] = lambda: None) -> dict[str, list[float]]:
-    """Seconds of each side by round, in turn; `report` is called after each round."""
+def measure(rounds: int) -> dict[str, list[float]]:
+    """Seconds of each side by round, in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in SIDES}
     with tempfile.TemporaryDirectory(prefix="fastxent-bench-") as root:
         warm = Path(root) / "warm"
@@ -32,7 +31,6 @@ def measure(rounds: int, report: Callable[[], None] = lambda: None) -> dict[str,
         for k in range(rounds):
             for name, (code, cached) in SIDES.items():
                 seconds[name].append(_run(code, warm if cached else Path(root) / str(k)))
-            report()
     return seconds
 
 

@@ -4,7 +4,6 @@ import argparse
 import itertools
 import sys
 from pathlib import Path
-from typing import Any
 
 import fastxent as fx
 from fastxent.bench import record
@@ -83,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     threads = args.threads or fx.get_num_threads()
     measured = record.new(threads)
     peers = ALWAYS + [name for name in OTHERS if name in args.peers]
-    races = heats([Case(*shape, args.dtype) for shape in args.shape], peers)
+    races = heats([Case(n, c, args.dtype) for n, c in args.shape], peers)
     ticks = itertools.count(1)
     with progress("racing", quiet=args.quiet) as step, Race(threads) as race:
         for heat in races:
@@ -112,7 +111,9 @@ def show(results: list[record.Row], per_shape: int, threads: int) -> None:
         head = f"({ours['rows']}, {ours['classes']}) {ours['dtype']}"
         timed = [row for row in heat if "note" not in row]
         show_table((head, "time", "x fastxent", "of copy"), [cells(row, ours) for row in timed])
-    notes = {f"{PEERS[row['peer']].name} left out: {row['note']}": 0 for row in results if "note" in row}
+    notes = {
+        f"{PEERS[row['peer']].name} left out: {row['note']}": 0 for row in results if "note" in row
+    }
     print(*notes, sep="\n", end="\n" * bool(notes))
 
 

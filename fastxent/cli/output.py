@@ -1,4 +1,4 @@
-"""What commands share: tables and progress, prettier where rich is installed and a terminal looks."""
+"""What commands share: tables and progress, prettier with rich and in a terminal."""
 
 import contextlib
 import importlib.util

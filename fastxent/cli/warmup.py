@@ -47,5 +47,6 @@ def run(args: argparse.Namespace) -> int:
     from fastxent.cpu.jit import cache_directory  # imports Numba, which by now is there
 
     place = cache_directory() or "none, for want of a folder"
-    print(f"{variants} variants of kernels ready after {seconds:.1f} s; cache: {place}")
+    plural = "s" * (variants != 1)
+    print(f"{variants} variant{plural} of kernels ready after {seconds:.1f} s; cache: {place}")
     return 0
