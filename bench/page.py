@@ -217,7 +217,7 @@ def picture(name: str) -> str:
 SECTIONS: dict[str, Callable[[list[Run]], str]] = {
     "table": lambda runs: "\n".join(
         [*(headline(runs, dtype) for dtype in ("float32", "float64")), picture("table"),
-         "All peers, with the memory that a call holds at its peak beyond its answer:\n",
+         "All peers. Extra MB is what the process holds at a call's peak beyond its answer.\n",
          peers_side_by_side(runs, "table")]
     ),
     "loss": lambda runs: peers_side_by_side(runs, "loss"),

@@ -32,6 +32,10 @@ class Case:
     features: int = 0
     threads: int | None = None
 
+    def __str__(self) -> str:
+        shape = f"{self.rows}x{self.classes}"
+        return "-".join((self.job, shape, self.dtype, self.logits, self.target))
+
     @property
     def size(self) -> int:
         """How many logits there are."""
@@ -88,6 +92,7 @@ GROUPS = {
         "Loss and gradient",
         heats([Case(*shape, dtype) for dtype in ("float32", "float64") for shape in SHAPES],
               EVERYBODY),
+        rounds=5,
     ),
     "loss": Group(
         "Loss alone",

@@ -1,5 +1,6 @@
 """Seconds and memory of a call, measured in the process that makes it."""
 
+import ctypes
 import statistics
 import time
 from collections.abc import Callable
@@ -37,17 +38,19 @@ def _time(call: Callable[[], Any], times: int) -> float:
 def extra_megabytes(call: Callable[[], Any]) -> float | None:
     """What the process holds at a call's peak and no longer when the answer is there.
 
-    As Linux counts it, and so for every peer alike; None elsewhere. Allocators keep what they are
-    given back in pieces below some 32 MB, so it means something for large arrays alone, and
-    after a call that has made what is made once.
+    As Linux counts it, and so for every peer alike; None elsewhere. The call must have been made
+    before, so that what is made once is there.
     """
     try:
+        trim = ctypes.CDLL(None).malloc_trim
+        trim(0)  # memory that was given back before must not hide what the call takes
         Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-    except OSError:
+    except (AttributeError, OSError, TypeError):  # not glibc, not Linux, not Unix
         return None
     answer = call()
+    trim(0)
     lines = Path("/proc/self/status").read_text().splitlines()
     del answer  # alive up to here
-    kilobytes = {name: int(rest.split()[0]) for name, _, rest in
+    kilobytes = {name: int(value.split()[0]) for name, _, value in
                  (line.partition(":") for line in lines) if name in ("VmHWM", "VmRSS")}  # fmt: skip
     return (kilobytes["VmHWM"] - kilobytes["VmRSS"]) * 1024 / 1e6
