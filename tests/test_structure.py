@@ -19,6 +19,7 @@ PACKAGE = Path(fx.__file__).parent
 LAYERS = [
     {"__init__"},
     {"__main__", "cli"},
+    {"bench"},
     {"integrations", "_warmup"},
     {"_softmax", "_cross_entropy", "_binary", "_linear"},
     {"_targets", "_plain"},
@@ -70,6 +71,8 @@ def test_imports_point_down():
             checked += 1
             if own[0] in ("cli", "__main__", "integrations") and parts[:1] != ["cpu"]:
                 continue  # they stand above the package and use its public names
+            if own[0] == "bench" and parts[:1] in ([], ["bench"]):
+                continue  # likewise, but it knows nothing of the command line
             assert parts, f"{own} imports the package it is part of"
             if parts[0] == own[0] == "cpu":
                 assert parts[1] in WITHIN_CPU[own[1]], (own, parts)
@@ -117,7 +120,7 @@ def test_public_names():
 
 def test_compile_options_stand_once():
     """Options of njit only in jit.py (and bare in formulas); never fastmath or parallel."""
-    for path in PACKAGE.rglob("*.py"):
+    for path in set(PACKAGE.rglob("*.py")) - set(PACKAGE.glob("bench/peers/*.py")):
         source = path.read_text()
         code = "\n".join(ast.unparse(node) for node in ast.parse(source).body[1:])
         assert not re.search(r"fastmath|prange|parallel=", code), path

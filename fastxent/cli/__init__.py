@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import fastxent as fx
-from fastxent.cli import demo
+from fastxent.cli import bench, demo, warmup
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended: 128 + SIGINT
 
@@ -27,7 +27,7 @@ class Command(Protocol):
 
 
 # A new command is a module beside this one and a line here.
-_COMMANDS: dict[str, Command] = {"demo": demo}
+_COMMANDS: dict[str, Command] = {"demo": demo, "bench": bench, "warmup": warmup}
 
 _DESCRIPTION = """\
 Cross-entropy kernels: loss, gradient and softmax in one pass over the logits.

@@ -9,7 +9,6 @@ scikit-learn is imported where it is used; so is rich, which only makes a termin
 import argparse
 import contextlib
 import importlib
-import importlib.util
 import math
 import sys
 import time
@@ -20,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastxent as fx
+from fastxent.cli.options import positive
+from fastxent.cli.output import installed, show_table
 
 Array = NDArray[Any]
 Report = Callable[[int, float, float], None]  # iteration, objective, norm of its gradient
@@ -52,32 +53,19 @@ ROUNDS, LARGE_ROUNDS = 101, 15
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `demo`."""
     parser.add_argument(
-        "--max-iter", type=_positive(int), default=10_000, metavar="N",
+        "--max-iter", type=positive(int), default=10_000, metavar="N",
         help="give up after N iterations (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--tol", type=_positive(float), default=1e-6, metavar="EPS",
+        "--tol", type=positive(float), default=1e-6, metavar="EPS",
         help="converged when the 2-norm of the gradient is below EPS (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
-def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
-    """Make the `type` of an option; argparse turns its ValueError and its name into a message."""
-
-    def positive(text: str) -> float:
-        value = kind(text)
-        if not 0 < value < math.inf:
-            raise ValueError
-        return value
-
-    positive.__name__ = f"positive {kind.__name__}"
-    return positive
-
-
 def run(args: argparse.Namespace) -> int:
     """Fit twice and compare; then evaluate twice and compare the times."""
-    if not _installed("sklearn"):
+    if not installed("sklearn"):
         sys.exit("fastxent demo needs scikit-learn: pip install 'fastxent[demo]'")
     digits = load_digits()
     # Matrix products of this size gain next to nothing from BLAS's threads, and where another
@@ -370,34 +358,13 @@ def show_speeds(speeds: Sequence[Speed]) -> None:
     print(f"Threads: fastxent at most {threads}, NumPy 1; matrix products of both 1.")
 
 
-def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Names in the first column, numbers in the others; plain ASCII unless a terminal shows it."""
-    if sys.stdout.isatty() and _installed("rich"):
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(box=box.SIMPLE_HEAD)
-        for k, name in enumerate(header):
-            table.add_column(name, justify="right" if k else "left")
-        for row in rows:
-            table.add_row(*row)
-        Console().print(table)
-        return
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for name, *cells in (header, *rows):
-        numbers = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
-        print(name.ljust(widths[0]), *numbers, sep="  ")
-    print()
-
-
 @contextlib.contextmanager
 def progress(tol: float, *, quiet: bool) -> Iterator[Report]:
     """A line on stderr that follows the descent, where that is a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda iteration, value, grad_norm: None
         return
-    with _bar(tol) if _installed("rich") else _line() as report:
+    with _bar(tol) if installed("rich") else _line() as report:
         yield report
 
 
@@ -448,7 +415,3 @@ def _line() -> Iterator[Report]:
         yield report
     finally:
         print(f"\r{status}", file=sys.stderr)
-
-
-def _installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None

@@ -1,0 +1,265 @@
+"""The page of numbers: `python bench/page.py bench/results/*.json --output docs/benchmarks.md`."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from results import Run, Spread, cases, number, ratio, spread
+
+from fastxent.bench import record
+from fastxent.bench.cases import GROUPS
+from fastxent.bench.peers import PEERS
+from fastxent.cli.bench import duration
+
+OURS = ["copy", "fastxent", "fastxent_out"]  # not rivals
+BEST_OF = ["torch", "torch_compile", "jax", "sklearn"]
+SIDES = ("rows", "classes", "dtype", "job", "logits", "target", "features")
+
+METHOD = """\
+Every peer runs in a process of its own with {threads} threads, NumPy's loops with the one they
+have. Before it is timed, its answer is compared with `fastxent.reference` in float64. Then all
+take turns: in each round each calls its function in a loop of a tenth of a second (a twentieth in
+the sweeps), and the round's number is the median call. A ratio is the median over rounds of the
+ratio within a round. "Copy" is `numpy.copyto` of the logits into a ready buffer, by one thread or
+by all, whichever is faster: it moves the bytes that a loss with gradient cannot avoid,
+`2·N·C·itemsize`, and does nothing else. "fastxent" makes a fresh gradient, as the peers do;
+"grad_out" writes into a ready one. Logits are normal with a standard deviation of 3, labels
+random.
+
+With several runs, a number is the median of the runs and their range stands beside it. **Bold**
+is a loss: below 1, fastxent is the slower one.
+"""
+
+RERUN = """\
+```sh
+pip install -e '.[bench,peers]'
+python bench/run.py --output bench/results/<name>.json       # on an idle machine
+python bench/plot.py bench/results/*.json
+python bench/page.py bench/results/*.json
+```
+
+`python -m fastxent bench` is the short version.
+"""
+
+
+def table(header: Sequence[str], lines: list[Sequence[str]]) -> str:
+    """A Markdown table, names to the left and numbers to the right."""
+    rule = ["---", *["--:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines)) + "\n"
+
+
+def against(value: Spread | None) -> str:
+    """A ratio to a peer with its range; bold where we lose."""
+    text = times(value)
+    return f"**{text}**" if value and value.median < 1 else text
+
+
+def times(value: Spread | None) -> str:
+    """A ratio with its range."""
+    if value is None:
+        return "–"
+    text = f"{value.median:.2f}"
+    return text if value.low == value.high else f"{text} ({value.low:.2f}–{value.high:.2f})"
+
+
+def percent(value: Spread | None) -> str:
+    """A share with its range."""
+    if value is None:
+        return "–"
+    text = f"{value.median:.0%}"
+    return text if value.low == value.high else f"{text} ({value.low:.0%}–{value.high:.0%})"
+
+
+def shape(case: dict[str, Any]) -> str:
+    """Rows and classes."""
+    return f"{case['rows']} × {case['classes']}"
+
+
+def headline(runs: list[Run], dtype: str) -> str:
+    """The table of the main job: the copy, NumPy, and the best of the compiled peers."""
+    lines = []
+    for case in cases(runs, "table", "rows", "classes", "dtype"):
+        if case["dtype"] != dtype:
+            continue
+        ratios = {
+            peer: spread(runs, ratio("table", {"peer": peer, **case}, {"peer": "fastxent", **case}))
+            for peer in PEERS
+        }
+        best = min(
+            (name for name in BEST_OF if ratios[name]),
+            key=lambda name: ratios[name].median, default=None,
+        )  # fmt: skip
+        share = spread(runs, number("share_of_copy", "table", peer="fastxent_out", **case))
+        named = f"{against(ratios[best])} {PEERS[best].name}" if best else "–"
+        lines.append(
+            (shape(case), percent(share), against(ratios["numpy_idiom"]),
+             against(ratios["numpy_tuned"]), named)
+        )  # fmt: skip
+    header = (
+        dtype, "of the copy's speed (grad_out)", "× NumPy idiom", "× tuned NumPy",
+        "× best of PyTorch, torch.compile, JAX, scikit-learn",
+    )  # fmt: skip
+    return table(header, lines)
+
+
+def peers_side_by_side(runs: list[Run], group: str) -> str:
+    """A table a heat: each peer's time, ratio, speed and memory."""
+    parts = []
+    for case in cases(runs, group, *SIDES):
+        ours = {"peer": "fastxent", **case}
+        lines = []
+        for side in cases(runs, group, "peer"):
+            row = side | case
+            median = spread(runs, number("median", group, **row))
+            if median is None:
+                continue
+            speed = spread(runs, number("gb_per_s", group, **row))
+            extra = spread(runs, number("extra_mb", group, **row))
+            lines.append(
+                (PEERS[side["peer"]].name, duration(median.median),
+                 (times if side["peer"] in OURS else against)(
+                     spread(runs, ratio(group, row, ours))),
+                 f"{speed.median:.1f}" if speed else "–",
+                 percent(spread(runs, number("share_of_copy", group, **row))),
+                 f"{extra.median:.1f}" if extra else "–")
+            )  # fmt: skip
+        head = f"{case['job']} {shape(case)} {case['dtype']}"
+        parts.append(table((head, "time", "× fastxent", "GB/s", "of the copy", "extra MB"), lines))
+    return "\n".join(parts)
+
+
+def swept(runs: list[Run], group: str) -> str:
+    """Ratios of each peer along a sweep."""
+    peers = [side["peer"] for side in cases(runs, group, "peer")]
+    others = [peer for peer in peers if peer not in ("copy", "fastxent", "fastxent_out")]
+    lines = []
+    for case in cases(runs, group, "rows", "classes"):
+        ours = {"peer": "fastxent", **case}
+        lines.append(
+            (shape(case),
+             percent(spread(runs, number("share_of_copy", group, peer="fastxent_out", **case))),
+             *(against(spread(runs, ratio(group, {"peer": p, **case}, ours))) for p in others))
+        )  # fmt: skip
+    header = ("float32", "of the copy (grad_out)", *(f"× {PEERS[peer].name}" for peer in others))
+    return table(header, lines)
+
+
+def against_first(runs: list[Run], group: str, field: str, scale: Callable[[str], float]) -> str:
+    """The speed of fastxent, grad_out, on a variant of a case over that on the first variant."""
+    variants = [side[field] for side in cases(runs, group, field)]
+    lines = []
+    for case in cases(runs, group, "rows", "classes"):
+        sides = [{"peer": "fastxent_out", field: variant, **case} for variant in variants]
+        speeds = [spread(runs, ratio(group, sides[0], side)) for side in sides]
+        lines.append(
+            (shape(case),
+             *(times(s and Spread(*(scale(v) * part for part in s)))
+               for v, s in zip(variants, speeds, strict=True)))
+        )  # fmt: skip
+    return table(("float32, speed", *map(str, variants)), lines)
+
+
+def threads(runs: list[Run]) -> str:
+    """Two threads over one, for us and for the copy."""
+    lines = []
+    for case in cases(runs, "threads", "rows", "classes"):
+        gains = []
+        for peer in ("fastxent_out", "copy"):
+            one, two = ({"peer": peer, "threads": n, **case} for n in (1, 2))
+            gains.append(times(spread(runs, ratio("threads", one, two))))
+        lines.append((shape(case), *gains))
+    return table(("float32, speed of two threads over one", "fastxent", "copy"), lines)
+
+
+def startup(runs: list[Run]) -> str:
+    """First calls in fresh processes, as multiples of importing Numba."""
+    lines = []
+    for side in runs[0]["startup"]:
+        value = spread(
+            runs, lambda run, side=side: record.ratio(
+                run["startup"][side], run["startup"]["import numba"]
+            ) if run["startup"] else None,
+        )  # fmt: skip
+        seconds = spread(runs, lambda run, side=side: run["startup"][side]["median"])
+        lines.append((side, duration(seconds.median), times(value)))
+    return table(("in a fresh process", "time", "× import numba"), lines)
+
+
+def machine(run: Run) -> str:
+    """Where a run was made, and with what."""
+    cpu = run["cpu"]
+    caches = ", ".join(f"{name} {size}" for name, size in cpu["caches"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    commit = (run["commit"] or "no checkout")[:12] + ", changed" * run["dirty"]
+    return (
+        f"- {run['date']}: {cpu['model']}, {cpu['cores']} cores, {' '.join(cpu['vectors'])}, "
+        f"{caches}; {run['os']}; Python {run['python']}, {versions}; "
+        f"fastxent {run['fastxent']} ({commit})"
+    )
+
+
+def notes(runs: list[Run]) -> str:
+    """Who could not be timed, and why."""
+    rows = [row for run in runs for row in run["results"] if "note" in row]
+    lines = dict.fromkeys(
+        f"- {PEERS[row['peer']].name}, {row['job']} {shape(row)} {row['dtype']}: {row['note']}"
+        for row in rows
+    )
+    return "\n".join(lines)
+
+
+def picture(name: str) -> str:
+    """A chart, if it has been drawn, with its path from docs/."""
+    return f"![{name}](img/{name}.png)\n\n"
+
+
+SECTIONS: dict[str, Callable[[list[Run]], str]] = {
+    "table": lambda runs: "\n".join(
+        [*(headline(runs, dtype) for dtype in ("float32", "float64")), picture("table"),
+         "All peers. Extra MB is what the process holds at a call's peak beyond its answer.\n",
+         peers_side_by_side(runs, "table")]
+    ),
+    "loss": lambda runs: peers_side_by_side(runs, "loss"),
+    "classes": lambda runs: picture("classes") + swept(runs, "classes"),
+    "rows": lambda runs: picture("rows") + swept(runs, "rows"),
+    "threads": lambda runs: picture("threads") + threads(runs),
+    "logits": lambda runs: against_first(runs, "logits", "logits", lambda _: 1),
+    "targets": lambda runs: (
+        "Speed per byte that must move: half as many again with probabilities.\n\n"
+        + against_first(runs, "targets", "target", lambda kind: 1 if kind == "index" else 1.5)
+    ),
+    "softmax": lambda runs: peers_side_by_side(runs, "softmax"),
+    "binary": lambda runs: peers_side_by_side(runs, "binary"),
+    "linear": lambda runs: peers_side_by_side(runs, "linear"),
+}  # fmt: skip
+
+
+def page(runs: list[Run]) -> str:
+    """All of it; groups that no run holds are left out."""
+    held = {row["group"] for run in runs for row in run["results"]}
+    parts = ["# Benchmarks\n\nWritten by `bench/page.py` from `bench/results`.\n"]
+    parts += ["## How\n", METHOD.format(threads=runs[0]["threads"])]
+    parts += [
+        f"## {GROUPS[name].title}\n\n{SECTIONS[name](runs)}" for name in GROUPS if name in held
+    ]
+    if any(run["startup"] for run in runs):
+        parts.append(f"## Start-up\n\n{startup(runs)}")
+    if text := notes(runs):
+        parts.append(f"## Left out\n\n{text}\n")
+    parts += ["## Where\n", "\n".join(map(machine, runs)) + "\n", f"## Again\n\n{RERUN}"]
+    return "\n".join(parts)
+
+
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path, nargs="+")
+    parser.add_argument("--output", type=Path, default=Path("docs/benchmarks.md"))
+    args = parser.parse_args()
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(page([record.load(path) for path in args.results]))
+
+
+if __name__ == "__main__":
+    main()

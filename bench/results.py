@@ -1,0 +1,60 @@
+"""What several complete runs say together: each number by run, then its median and range."""
+
+import statistics
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from fastxent.bench import record
+
+Run = dict[str, Any]
+
+
+class Spread(NamedTuple):
+    """A number over runs."""
+
+    median: float
+    low: float
+    high: float
+
+
+def spread(runs: list[Run], value: Callable[[Run], float | None]) -> Spread | None:
+    """A number of each run that has it."""
+    values = [v for run in runs if (v := value(run)) is not None]
+    return Spread(statistics.median(values), min(values), max(values)) if values else None
+
+
+def timed(run: Run, group: str, **wanted: Any) -> list[record.Row]:
+    """The rows of a group that were timed and hold these values."""
+    return [
+        row
+        for row in run["results"]
+        if row["group"] == group and "median" in row and wanted.items() <= row.items()
+    ]
+
+
+def number(field: str, group: str, **wanted: Any) -> Callable[[Run], float | None]:
+    """A field of the row that holds these values."""
+
+    def value(run: Run) -> float | None:
+        return next((row[field] for row in timed(run, group, **wanted) if row.get(field)), None)
+
+    return value
+
+
+def ratio(
+    group: str, theirs: dict[str, Any], ours: dict[str, Any]
+) -> Callable[[Run], float | None]:
+    """How many times as long one row takes as another, round by round."""
+
+    def value(run: Run) -> float | None:
+        pair = timed(run, group, **theirs)[:1] + timed(run, group, **ours)[:1]
+        return record.ratio(*pair) if len(pair) == 2 else None
+
+    return value
+
+
+def cases(runs: list[Run], group: str, *fields: str) -> list[dict[str, Any]]:
+    """The different values of these fields in a group, in the order of the table of cases."""
+    rows = [row for run in runs for row in run["results"] if row["group"] == group]
+    unique = dict.fromkeys(tuple(row[field] for field in fields) for row in rows)
+    return [dict(zip(fields, values, strict=True)) for values in unique]

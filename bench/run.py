@@ -1,0 +1,63 @@
+"""One complete run: `python bench/run.py --output bench/results/<name>.json`."""
+
+import argparse
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import fastxent as fx
+from fastxent.bench import record, startup
+from fastxent.bench.cases import GROUPS, Case, Group
+from fastxent.bench.race import Race
+from fastxent.cli.output import progress
+
+STARTUP_ROUNDS = 3
+QUICK_SIZE = 100_000  # logits
+
+
+def quick(group: Group) -> Group:
+    """The same on small shapes alone, with numbers of no worth: to see that everything runs."""
+    heats = tuple(
+        tuple(replace(entry, case=_small(entry.case)) for entry in heat) for heat in group.heats
+    )
+    return replace(group, heats=heats, rounds=2, seconds=0.001)
+
+
+def _small(case: Case) -> Case:
+    return replace(case, rows=min(case.rows, max(QUICK_SIZE // case.classes, 1)))
+
+
+def main() -> None:
+    """Run the groups that were asked for, and write what they show after each."""
+    names = [*GROUPS, "startup"]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=fx.get_num_threads())
+    parser.add_argument("--quick", action="store_true", help="small shapes, numbers of no worth")
+    parser.add_argument("--groups", nargs="+", choices=names, default=names)
+    args = parser.parse_args()
+    run = record.new(args.threads)
+    with Race(args.threads) as race:
+        for name in filter(GROUPS.__contains__, args.groups):
+            group = quick(GROUPS[name]) if args.quick else GROUPS[name]
+            run["results"] += run_group(race, name, group)
+            run["versions"] = race.versions
+            record.save(run, args.output)
+    if "startup" in args.groups:  # when no worker is left to disturb it
+        sides = startup.measure(1 if args.quick else STARTUP_ROUNDS)
+        run["startup"] = {side: record.summary(seconds) for side, seconds in sides.items()}
+    record.save(run, args.output)
+
+
+def run_group(race: Race, name: str, group: Group) -> list[record.Row]:
+    """Run all heats of a group, counting its rounds."""
+    rows, ticks, total = [], itertools.count(1), len(group.heats) * group.rounds
+    with progress(name) as step:
+        for heat in group.heats:
+            results = race.run(heat, group.rounds, group.seconds, lambda: step(next(ticks), total))
+            rows += record.rows(name, results)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""What a case's answer should be, by `fastxent.reference`, and how far a peer's is from it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastxent import reference
+from fastxent.bench.cases import Case
+
+Array = NDArray[Any]
+
+TOLERANCE = {"float32": 1e-4, "float64": 1e-10}
+_BLOCK = 1 << 16  # logits at a time, so that a dozen float64 arrays of them stay in cache
+
+
+def expected(case: Case, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    """The parts of the answer in float64: the loss where there is one, then each array."""
+    if case.job == "linear":
+        return _linear(*arrays)
+    if case.job == "binary":
+        loss, grad = reference.binary_cross_entropy_with_logits(*arrays, return_grad=True)
+        return np.asarray(loss), grad
+    blocks = [[array[rows] for array in arrays] for rows in _blocks(*arrays[0].shape)]
+    if case.job in ("softmax", "log_softmax"):
+        function = getattr(reference, case.job)
+        return (np.concatenate([function(*block) for block in blocks]),)
+    losses, grads = zip(
+        *(reference.cross_entropy(*block, reduction="sum", return_grad=True) for block in blocks),
+        strict=True,
+    )
+    loss = np.asarray(sum(losses) / case.rows)
+    return (loss,) if case.job == "loss" else (loss, np.concatenate(grads) / case.rows)
+
+
+def _linear(x: Array, weight: Array, target: Array) -> tuple[Array, ...]:
+    loss, grad_x, grad_weight = 0.0, np.empty(x.shape), np.zeros(weight.shape)
+    for rows in _blocks(len(x), len(weight), 1 << 22):  # large enough for the matrix products
+        part, grad = reference.linear_cross_entropy(
+            x[rows], weight, target[rows], reduction="sum", return_grad=True
+        )
+        loss += part
+        grad_x[rows] = grad.x
+        grad_weight += grad.linear_weight
+    return np.asarray(loss / len(x)), grad_x / len(x), grad_weight / len(x)
+
+
+def _blocks(rows: int, classes: int, size: int = _BLOCK) -> Iterator[slice]:
+    step = max(size // classes, 1)
+    return (slice(start, start + step) for start in range(0, rows, step))
+
+
+def error(answer: Any, wanted: tuple[Array, ...]) -> float:
+    """The largest error of a loss, relative, or of an array's row.
+
+    A row's error is the sum of its elements' errors over the sum of their sizes, and of a gradient
+    times N: all of a row's p together are 1, so that p - 1 may lose what it loses on a sure row.
+    """
+    parts = answer if isinstance(answer, tuple) else (answer,)
+    scale = len(wanted[-1]) if wanted[-1].ndim else 1
+    errors = [_error(np.asarray(a), want, scale) for a, want in zip(parts, wanted, strict=True)]
+    return float(np.max(errors))  # nan if any is
+
+
+def _error(got: Array, want: Array, scale: int) -> Any:
+    if got.shape != want.shape:
+        return np.inf
+    if not want.ndim:
+        return np.abs(got - want) / np.abs(want)
+    worst = []
+    for rows in _blocks(len(want), want.size // len(want)):
+        size = np.abs(want[rows]).sum(axis=-1)
+        difference = np.abs(got[rows] - want[rows]).sum(axis=-1)
+        worst.append(np.max(difference / np.maximum(size, 1 / scale)))
+    return np.max(worst)

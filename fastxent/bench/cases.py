@@ -1,0 +1,155 @@
+"""The one table of cases: what is raced, on which logits, by whom and for how long."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Job = Literal["cross_entropy", "loss", "softmax", "log_softmax", "binary", "linear"]
+Logits = Literal["random", "wide", "confident"]
+Target = Literal["index", "soft", "one-hot"]
+
+# Arrays as large as the logits that a job cannot but read or write; the linear loss holds none.
+_ARRAYS: dict[Job, int] = {
+    "cross_entropy": 2, "loss": 1, "softmax": 2, "log_softmax": 2, "binary": 3, "linear": 0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something to compute: N rows of C classes, and what is asked of them.
+
+    `job` is the name of the function that a peer offers for it, `logits` the model they are drawn
+    from (`inputs` tells of both), `features` the K of x (N, K) where the logits are x @ weight.T,
+    and `threads` how many may work, None for as many as the run is given.
+    """
+
+    rows: int
+    classes: int
+    dtype: str = "float32"
+    job: Job = "cross_entropy"
+    logits: Logits = "random"
+    target: Target = "index"
+    features: int = 0
+    threads: int | None = None
+
+    def __str__(self) -> str:
+        shape = f"{self.rows}x{self.classes}"
+        return "-".join((self.job, shape, self.dtype, self.logits, self.target))
+
+    @property
+    def size(self) -> int:
+        """How many logits there are."""
+        return self.rows * self.classes
+
+    @property
+    def floor_bytes(self) -> int:
+        """What must be read and written at least; O(N) beside it is not counted."""
+        arrays = _ARRAYS[self.job] + (self.target != "index")
+        return arrays * self.size * (4 if self.dtype == "float32" else 8)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One side of a heat."""
+
+    peer: str
+    case: Case
+
+
+Heat = tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Heats that answer one question; in a heat all sides take turns, `rounds` times `seconds`."""
+
+    title: str
+    heats: tuple[Heat, ...]
+    rounds: int = 7
+    seconds: float = 0.1
+
+
+def heats(cases: Iterable[Case], peers: Iterable[str]) -> tuple[Heat, ...]:
+    """A heat of all peers for each case."""
+    names = tuple(peers)
+    return tuple(tuple(Entry(peer, case) for peer in names) for case in cases)
+
+
+SHAPES = [(32, 10), (65536, 10), (16384, 100), (8192, 1000), (1024, 32000), (256, 128256)]
+MIDDLE = SHAPES[1:4]
+EVERYBODY = (
+    "copy", "fastxent", "fastxent_out", "numpy_idiom", "numpy_tuned", "scipy", "sklearn", "torch",
+    "torch_compile", "jax", "numba",
+)  # fmt: skip
+FAST = ("copy", "fastxent", "fastxent_out", "torch_compile", "jax")
+
+_SWEPT_SIZE = 4_000_000
+_SWEPT_CLASSES = [2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 32000, 128256]
+_SWEPT_ROWS = [1, 4, 16, 64, 256, 1024, 4096, 16384]
+
+GROUPS = {
+    "table": Group(
+        "Loss and gradient",
+        heats([Case(*shape, dtype) for dtype in ("float32", "float64") for shape in SHAPES],
+              EVERYBODY),
+        rounds=5,
+    ),
+    "loss": Group(
+        "Loss alone",
+        heats([Case(8192, 1000, job="loss")],
+              ["copy", "fastxent", "numpy_idiom", "scipy", "torch", "torch_compile", "jax"]),
+    ),
+    "classes": Group(
+        "Any number of classes, four million logits",
+        heats([Case(max(_SWEPT_SIZE // c, 1), c) for c in _SWEPT_CLASSES], FAST),
+        rounds=5, seconds=0.05,
+    ),
+    "rows": Group(
+        "Any number of rows",
+        heats([Case(n, c) for c in (10, 1000) for n in _SWEPT_ROWS],
+              ["copy", "fastxent", "fastxent_out", "numpy_tuned", "jax"]),
+        rounds=5, seconds=0.05,
+    ),
+    "threads": Group(
+        "One thread and two",
+        tuple(
+            tuple(Entry(peer, Case(*shape, threads=n))
+                  for n in (1, 2) for peer in ("copy", "fastxent_out"))
+            for shape in SHAPES
+        ),
+        rounds=5,
+    ),
+    "logits": Group(
+        "What the logits hold",
+        tuple(
+            tuple(Entry("fastxent_out", Case(*shape, logits=model))
+                  for model in ("random", "wide", "confident"))
+            for shape in MIDDLE
+        ),
+    ),
+    "targets": Group(
+        "Class probabilities as target",
+        tuple(
+            tuple(Entry("fastxent_out", Case(*shape, target=kind))
+                  for kind in ("index", "soft", "one-hot"))
+            for shape in SHAPES[1:5]
+        ),
+    ),
+    "softmax": Group(
+        "softmax and log_softmax",
+        heats([Case(8192, 1000, job="softmax"), Case(8192, 1000, job="log_softmax")],
+              ["copy", "fastxent", "fastxent_out", "scipy", "torch"]),
+    ),
+    "binary": Group(
+        "Binary cross-entropy of ten million logits",
+        heats([Case(10_000_000, 1, job="binary")],
+              ["copy", "fastxent", "fastxent_out", "numpy_idiom", "numpy_tuned", "torch"]),
+        rounds=5,
+    ),
+    "linear": Group(
+        "linear_cross_entropy",
+        heats([Case(4096, 32000, job="linear", features=256)],
+              ["fastxent", "numpy_idiom", "torch", "torch_chunked"]),
+        rounds=3,
+    ),
+}  # fmt: skip

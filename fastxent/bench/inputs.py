@@ -1,0 +1,61 @@
+"""The arrays of a case, the same at every run."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastxent.bench.cases import Case
+
+Array = NDArray[Any]
+
+SPREAD = 3.0  # standard deviation of random logits
+WIDE = 80.0  # wide logits lie in -80 .. 80
+LEAD = 10.0, 30.0  # of a confident row's first class over its second
+RIGHT = 0.95  # share of confident rows whose first class is the label
+
+
+def make(case: Case) -> tuple[Array, ...]:
+    """What the job's function takes: (logits, target), (logits,) or (x, weight, target)."""
+    rng = np.random.default_rng(0)
+    dtype = np.dtype(case.dtype).type
+    if case.job == "binary":
+        labels = rng.integers(0, 2, case.rows).astype(dtype)
+        return dtype(SPREAD) * rng.standard_normal(case.rows, dtype), labels
+    labels = rng.integers(0, case.classes, case.rows)
+    if case.job == "linear":
+        x = rng.standard_normal((case.rows, case.features), dtype)
+        weight = rng.standard_normal((case.classes, case.features), dtype)
+        weight *= dtype(SPREAD / case.features**0.5)
+        return x, weight, labels
+    logits = _logits(case, labels, rng)
+    if case.job in ("softmax", "log_softmax"):
+        return (logits,)
+    return logits, _target(case, labels, rng)
+
+
+def _logits(case: Case, labels: Array, rng: np.random.Generator) -> Array:
+    shape, dtype = (case.rows, case.classes), np.dtype(case.dtype).type
+    if case.logits == "wide":
+        logits: Array = dtype(2 * WIDE) * rng.random(shape, dtype) - dtype(WIDE)
+        return logits
+    logits = dtype(SPREAD) * rng.standard_normal(shape, dtype)
+    if case.logits == "confident":
+        rows = np.arange(case.rows)
+        guesses = rng.integers(0, case.classes, case.rows)
+        first = np.where(rng.random(case.rows) < RIGHT, labels, guesses)
+        logits[rows, first] = -np.inf
+        logits[rows, first] = logits.max(axis=1) + rng.uniform(*LEAD, case.rows).astype(dtype)
+    return logits
+
+
+def _target(case: Case, labels: Array, rng: np.random.Generator) -> Array:
+    if case.target == "index":
+        return labels
+    target = np.zeros((case.rows, case.classes), case.dtype)
+    if case.target == "one-hot":
+        target[np.arange(case.rows), labels] = 1
+    else:
+        np.exp(SPREAD * rng.standard_normal(target.shape), out=target, casting="same_kind")
+        target /= target.sum(axis=1, keepdims=True)
+    return target

@@ -1,0 +1,43 @@
+"""fastxent, with a fresh array for what it returns."""
+
+from collections.abc import Callable
+from typing import Any
+
+import fastxent as fx
+
+Call = Callable[[], Any]
+
+
+def cross_entropy(logits: Any, target: Any) -> Call:
+    """Mean loss and gradient."""
+    return lambda: fx.cross_entropy(logits, target, return_grad=True)
+
+
+def loss(logits: Any, target: Any) -> Call:
+    """Mean loss alone."""
+    return lambda: (fx.cross_entropy(logits, target),)
+
+
+def softmax(logits: Any) -> Call:
+    """Probabilities."""
+    return lambda: fx.softmax(logits)
+
+
+def log_softmax(logits: Any) -> Call:
+    """Their logarithms."""
+    return lambda: fx.log_softmax(logits)
+
+
+def binary(logits: Any, target: Any) -> Call:
+    """Mean loss and gradient."""
+    return lambda: fx.binary_cross_entropy_with_logits(logits, target, return_grad=True)
+
+
+def linear(x: Any, weight: Any, target: Any) -> Call:
+    """Mean loss and the gradients of x and of the weight."""
+
+    def call() -> Any:
+        loss, grad = fx.linear_cross_entropy(x, weight, target, return_grad=True)
+        return loss, grad.x, grad.linear_weight
+
+    return call

@@ -1,0 +1,34 @@
+"""fastxent, into a buffer that is there already."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import fastxent as fx
+
+Call = Callable[[], Any]
+
+
+def cross_entropy(logits: Any, target: Any) -> Call:
+    """Mean loss and gradient."""
+    buffer = np.empty_like(logits)
+    return lambda: fx.cross_entropy(logits, target, grad_out=buffer)
+
+
+def softmax(logits: Any) -> Call:
+    """Probabilities."""
+    buffer = np.empty_like(logits)
+    return lambda: fx.softmax(logits, out=buffer)
+
+
+def log_softmax(logits: Any) -> Call:
+    """Their logarithms."""
+    buffer = np.empty_like(logits)
+    return lambda: fx.log_softmax(logits, out=buffer)
+
+
+def binary(logits: Any, target: Any) -> Call:
+    """Mean loss and gradient."""
+    buffer = np.empty_like(logits)
+    return lambda: fx.binary_cross_entropy_with_logits(logits, target, grad_out=buffer)

@@ -1,0 +1,59 @@
+"""PyTorch as it is: forward, then backward into a fresh gradient."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+Call = Callable[[], Any]
+
+
+def loss_and_grads(function: Callable[..., Any], parameters: list[Any], target: Any) -> Call:
+    """A loss of the parameters, and their gradients as a training step makes them."""
+    leaves = [torch.from_numpy(array).requires_grad_() for array in parameters]
+    labels = torch.from_numpy(target)
+
+    def call() -> Any:
+        for leaf in leaves:
+            leaf.grad = None
+        loss = function(*leaves, labels)
+        loss.backward()
+        return loss.detach(), *(leaf.grad for leaf in leaves)
+
+    return call
+
+
+def cross_entropy(logits: Any, target: Any) -> Call:
+    """Mean loss and gradient."""
+    return loss_and_grads(F.cross_entropy, [logits], target)
+
+
+def loss(logits: Any, target: Any) -> Call:
+    """Mean loss alone, without what a backward pass would need."""
+    x, labels = torch.from_numpy(logits), torch.from_numpy(target)
+    return lambda: (F.cross_entropy(x, labels),)
+
+
+def softmax(logits: Any) -> Call:
+    """Probabilities."""
+    x = torch.from_numpy(logits)
+    return lambda: torch.softmax(x, dim=1)
+
+
+def log_softmax(logits: Any) -> Call:
+    """Their logarithms."""
+    x = torch.from_numpy(logits)
+    return lambda: torch.log_softmax(x, dim=1)
+
+
+def binary(logits: Any, target: Any) -> Call:
+    """Mean loss and gradient."""
+    return loss_and_grads(F.binary_cross_entropy_with_logits, [logits], target)
+
+
+def linear(x: Any, weight: Any, target: Any) -> Call:
+    """Mean loss and the gradients of x and of the weight, with all logits held."""
+    return loss_and_grads(
+        lambda x, weight, labels: F.cross_entropy(F.linear(x, weight), labels), [x, weight], target
+    )

@@ -1,0 +1,132 @@
+"""Results as data: a JSON file of one run, with all that is needed to judge its numbers."""
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import fastxent as fx
+from fastxent.bench.race import Result
+
+Row = dict[str, Any]
+
+
+def new(threads: int) -> dict[str, Any]:
+    """A record without results yet."""
+    commit, dirty = _commit()
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "fastxent": fx.__version__, "commit": commit, "dirty": dirty,
+        "python": platform.python_version(), "os": platform.platform(), "cpu": cpu(),
+        "threads": threads, "versions": {}, "results": [], "startup": {},
+    }  # fmt: skip
+
+
+def save(record: dict[str, Any], path: Path) -> None:
+    """Write a record, a result a line."""
+    head = {key: value for key, value in record.items() if key != "results"}
+    rows = ",\n".join("  " + json.dumps(row) for row in record["results"])
+    text = json.dumps(head, indent=1)
+    path.write_text(f'{text[:-2]},\n "results": [\n{rows}\n ]\n}}\n')
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a record."""
+    record: dict[str, Any] = json.loads(path.read_text())
+    return record
+
+
+def rows(group: str, results: Iterable[Result]) -> list[Row]:
+    """The rows of one heat, in the order of its sides."""
+    raced = list(results)
+    copies = {r.case.threads: r for r in raced if r.peer == "copy" and r.seconds and not r.note}
+    return [_row(group, result, copies.get(result.case.threads)) for result in raced]
+
+
+def _row(group: str, result: Result, copy: Result | None) -> Row:
+    row = {"group": group, "peer": result.peer, **asdict(result.case)}
+    if result.note:
+        return row | {"note": result.note}
+    row |= summary(result.seconds) | result.facts
+    row["ns_per_logit"] = _rounded(row["median"] / result.case.size * 1e9)
+    if moved := _bytes(result):
+        row["gb_per_s"] = _rounded(moved / row["median"] / 1e9)
+        if copy:
+            shares = (c / s for c, s in zip(copy.seconds, result.seconds, strict=True))
+            row["share_of_copy"] = _rounded(statistics.median(shares) * moved / _bytes(copy))
+    return row
+
+
+def summary(seconds: list[float]) -> Row:
+    """Median and quartiles, with the rounds that they are of."""
+    q25, median, q75 = (
+        statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
+    )
+    numbers = {"median": median, "q25": q25, "q75": q75}
+    return {
+        **{name: _rounded(value) for name, value in numbers.items()},
+        "seconds": [_rounded(value) for value in seconds],
+    }
+
+
+def ratio(theirs: Row, ours: Row) -> float:
+    """How many times as long they take: the median over rounds, each round's two sides paired."""
+    pairs = zip(theirs["seconds"], ours["seconds"], strict=True)
+    return float(statistics.median(their / our for their, our in pairs))
+
+
+def _bytes(result: Result) -> int:
+    if result.peer == "copy":  # whatever it stands beside
+        return replace(result.case, job="cross_entropy", target="index").floor_bytes
+    return result.case.floor_bytes
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+# --- where it ran ---------------------------------------------------------------------------
+
+
+def _commit() -> tuple[str | None, bool]:
+    """The checkout's commit, and whether its files differ from it; None outside of one."""
+    root = Path(fx.__file__).parent.parent
+    if not (root / ".git").exists():
+        return None, False
+    head, status = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain")
+    return head or None, bool(status)
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip()
+
+
+def cpu() -> dict[str, Any]:
+    """Model, cores, vector instructions and caches, as far as the system tells."""
+    info: dict[str, Any] = {
+        "model": platform.processor() or platform.machine(), "cores": os.cpu_count(),
+        "vectors": [], "caches": {},
+    }  # fmt: skip
+    proc, caches = Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu/cpu0/cache")
+    if proc.exists():
+        lines = (line.partition(":") for line in proc.read_text().splitlines())
+        first = {key.strip(): value.strip() for key, _, value in reversed(list(lines))}
+        info["model"] = first.get("model name", info["model"])
+        flags = first.get("flags", first.get("Features", "")).split()
+        info["vectors"] = [name for name in ("avx2", "avx512f", "asimd", "sve") if name in flags]
+    for index in sorted(caches.glob("index*")):
+        level, kind, size = (
+            (index / name).read_text().strip() for name in ("level", "type", "size")
+        )
+        info["caches"][f"L{level} {kind.lower()}"] = size
+    return info

@@ -1,0 +1,91 @@
+"""A peer in a process of its own: the child's side, which answers the parent's requests."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fastxent as fx
+from fastxent.bench import answers, measure
+from fastxent.bench.cases import Case
+from fastxent.bench.peers import PEERS
+
+_LARGE = 1 << 26  # bytes of an array from which on memory is measured
+
+
+class PeerFailed(Exception):
+    """A peer cannot do what it was asked; the message says why."""
+
+
+def serve(pipe: Any, peer: str, threads: int) -> None:
+    """Answer requests (a method's name, its arguments) until the parent is gone."""
+    fx.set_num_threads(threads)
+    server = _Server(peer)
+    try:
+        while True:
+            name, *arguments = pipe.recv()
+            pipe.send(_reply(getattr(server, name), arguments))
+    except (EOFError, OSError):
+        return
+
+
+def _reply(method: Callable[..., Any], arguments: list[Any]) -> Any:
+    try:
+        return method(*arguments)
+    except PeerFailed as failure:
+        return failure
+    except Exception as problem:
+        first_line = str(problem).partition("\n")[0]
+        return PeerFailed(f"{type(problem).__name__}: {first_line}")
+
+
+class _Server:
+    """A peer and the case that it has in hand."""
+
+    def __init__(self, peer: str) -> None:
+        self.name, self.peer = peer, PEERS[peer]
+        self.call: Callable[[], Any] | None = None
+
+    def versions(self) -> dict[str, str]:
+        packages = [importlib.import_module(name) for name in ("numpy", *self.peer.packages)]
+        return {package.__name__: str(package.__version__) for package in packages}
+
+    def prepare(self, case: Case, folder: Path) -> dict[str, Any]:
+        module = importlib.import_module(f"fastxent.bench.peers.{self.name}")
+        if not hasattr(module, case.job):
+            raise PeerFailed(f"does not do {case.job}")
+        given = load(folder, "given")
+        self.call = getattr(module, case.job)(*given)
+        answer = self.call()
+        if self.peer.computes:
+            error = answers.error(answer, load(folder, "expected", mmap_mode="r"))
+            if not error <= answers.TOLERANCE[case.dtype]:  # so that nan fails too
+                self.call = None
+                raise PeerFailed(f"wrong: {error:.1e} from the reference (relative)")
+        last = np.asarray(answer[-1] if isinstance(answer, tuple) else answer)
+        facts = {"logits_mod_64": given[0].ctypes.data % 64, "grad_mod_64": last.ctypes.data % 64}
+        del answer, last
+        extra = measure.extra_megabytes(self.call) if case.size * 4 >= _LARGE else None
+        return {**facts, "extra_mb": extra}
+
+    def time(self, seconds: float) -> float:
+        if self.call is None:
+            raise PeerFailed("no case is prepared")
+        return measure.seconds_per_call(self.call, seconds)
+
+    def release(self) -> None:
+        self.call = None
+
+
+def save(folder: Path, kind: str, arrays: tuple[Any, ...]) -> None:
+    """Put arrays where workers load them from."""
+    for k, array in enumerate(arrays):
+        np.save(folder / f"{kind}{k}.npy", array)
+
+
+def load(folder: Path, kind: str, mmap_mode: Any = None) -> tuple[Any, ...]:
+    """The arrays that were saved under that name."""
+    files = sorted(folder.glob(f"{kind}*.npy"))
+    return tuple(np.load(file, mmap_mode=mmap_mode) for file in files)

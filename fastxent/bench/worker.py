@@ -1,0 +1,97 @@
+"""A peer in a process of its own, so that no thread pool disturbs another's: the parent's side."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fastxent.bench.cases import Case
+from fastxent.bench.serve import PeerFailed, serve
+
+# What libraries ask for the number of their threads when they are imported.
+_THREADS = [
+    "FASTXENT_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS", "PJRT_NPROC",
+]  # fmt: skip
+
+
+class Worker:
+    """Ask it to prepare a case and to time it; then close it. Each raises `PeerFailed`."""
+
+    def __init__(self, peer: str, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, peer, threads), daemon=True)
+        with _environment(threads), _interrupts_ignored():
+            self._process.start()
+        theirs.close()
+
+    def versions(self) -> dict[str, str]:
+        """The versions of what the peer is made of."""
+        versions: dict[str, str] = self._ask("versions")
+        return versions
+
+    def prepare(self, case: Case, folder: Path) -> dict[str, Any]:
+        """Load a case from files, check the answer, and tell of buffers and memory."""
+        facts: dict[str, Any] = self._ask("prepare", case, folder)
+        return facts
+
+    def time(self, seconds: float) -> float:
+        """Median seconds of a call, in a loop of that many seconds."""
+        median: float = self._ask("time", seconds)
+        return median
+
+    def release(self) -> None:
+        """Forget the case and its arrays."""
+        self._ask("release")
+
+    def alive(self) -> bool:
+        """Whether there is a process to ask."""
+        return self._process.is_alive()
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        self._process.terminate()
+        self._process.join()
+        self._pipe.close()
+
+    def _ask(self, *request: Any) -> Any:
+        try:
+            self._pipe.send(request)
+            reply = self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            raise PeerFailed(f"its process ended with {self._process.exitcode}") from None
+        if isinstance(reply, PeerFailed):
+            raise reply
+        return reply
+
+
+@contextlib.contextmanager
+def _environment(threads: int) -> Iterator[None]:
+    """Let a child that is started here begin with that many threads."""
+    before = dict(os.environ)
+    # Inductor's own pool of compiling processes would outlive a worker that is ended.
+    os.environ.update(dict.fromkeys(_THREADS, str(threads)), TORCHINDUCTOR_COMPILE_THREADS="1")
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Let a child that is started here ignore Ctrl-C from its first moment: the parent ends it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,131 @@
+"""`bench`: fastxent beside its peers on this machine, the short version."""
+
+import argparse
+import itertools
+import sys
+from pathlib import Path
+
+import fastxent as fx
+from fastxent.bench import record
+from fastxent.bench.cases import Case, heats
+from fastxent.bench.peers import PEERS
+from fastxent.bench.race import Race
+from fastxent.cli.options import positive
+from fastxent.cli.output import installed, progress, show_table
+
+SUMMARY = "time loss and gradient beside the peers that are installed"
+
+DESCRIPTION = """\
+Times the mean cross-entropy of random logits and its gradient, and the same by
+the peers that are installed: NumPy, SciPy, scikit-learn, PyTorch, JAX, Numba.
+
+Each peer runs in a process of its own with the same number of threads; its
+answer is checked first; then all take turns. `x fastxent` is how many times as
+long a peer takes as fastxent with a fresh gradient: below 1 it is faster. `of
+copy` is the share of the speed of a plain copy of the logits, the most that
+memory allows. (N, C) are rows and classes.
+
+Peers come with:  pip install 'fastxent[peers]'
+"""
+
+ROUNDS = 5
+SHAPES = [(32, 10), (65536, 10), (8192, 1000)]
+ALWAYS = ["copy", "fastxent"]
+OTHERS = [
+    "fastxent_out", "numpy_idiom", "numpy_tuned", "scipy", "sklearn", "torch", "torch_compile",
+    "jax", "numba",
+]  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `bench`."""
+    shapes = "  ".join(f"{n},{c}" for n, c in SHAPES)
+    parser.add_argument(
+        "--shape", nargs="+", type=shape, default=SHAPES, metavar="N,C",
+        help=f"rows and classes of the logits (default: {shapes})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dtype", choices=["float32", "float64"], default="float32", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--threads", type=positive(int), default=None, metavar="N",
+        help="threads of every peer (default: as many as fastxent would take)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seconds", type=positive(float), default=0.1, metavar="S",
+        help=f"time for each peer in each of {ROUNDS} rounds (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--peers", nargs="*", choices=OTHERS, default=OTHERS, metavar="PEER",
+        help=f"beside fastxent and the copy, of {', '.join(OTHERS)} (default: all)",
+    )  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as data")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them (PNG, SVG or PDF)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def shape(text: str) -> tuple[int, int]:
+    """N,C as two numbers."""
+    rows, classes = map(int, text.split(","))
+    if rows < 1 or classes < 1:
+        raise ValueError
+    return rows, classes
+
+
+def run(args: argparse.Namespace) -> int:
+    """Race, show a table a shape, and write what was asked for."""
+    if args.plot and not installed("matplotlib"):
+        sys.exit("fastxent bench --plot needs matplotlib: pip install 'fastxent[bench]'")
+    for file in filter(None, (args.json, args.plot)):
+        if not file.parent.is_dir():
+            sys.exit(f"fastxent bench: there is no folder {file.parent}")
+    threads = args.threads or fx.get_num_threads()
+    measured = record.new(threads)
+    peers = ALWAYS + [name for name in OTHERS if name in args.peers]
+    races = heats([Case(n, c, args.dtype) for n, c in args.shape], peers)
+    ticks = itertools.count(1)
+    with progress("racing", quiet=args.quiet) as step, Race(threads) as race:
+        for heat in races:
+            results = race.run(
+                heat, ROUNDS, args.seconds, lambda: step(next(ticks), len(races) * ROUNDS)
+            )
+            measured["results"] += record.rows("bench", results)
+        measured["versions"] = race.versions
+    show(measured["results"], len(peers), threads)
+    if args.json:
+        record.save(measured, args.json)
+    if args.plot:
+        from fastxent.bench.chart import draw
+
+        draw(measured["results"], args.plot)
+    failed = [row for row in measured["results"] if row["peer"] in ALWAYS and "note" in row]
+    return 1 if failed else 0
+
+
+def show(results: list[record.Row], per_shape: int, threads: int) -> None:
+    """A table a shape, then a line for each peer that is left out."""
+    print(f"Mean loss and gradient, threads: {threads}, median of {ROUNDS} rounds.\n")
+    for first in range(0, len(results), per_shape):
+        heat = results[first : first + per_shape]
+        ours = next(row for row in heat if row["peer"] == "fastxent")
+        head = f"({ours['rows']}, {ours['classes']}) {ours['dtype']}"
+        timed = [row for row in heat if "note" not in row]
+        show_table((head, "time", "x fastxent", "of copy"), [cells(row, ours) for row in timed])
+    notes = {
+        f"{PEERS[row['peer']].name} left out: {row['note']}": 0 for row in results if "note" in row
+    }
+    print(*notes, sep="\n", end="\n" * bool(notes))
+
+
+def cells(row: record.Row, ours: record.Row) -> tuple[str, str, str, str]:
+    """A line of the table."""
+    times = f"{record.ratio(row, ours):.2f}" if "note" not in ours else ""
+    share = f"{row['share_of_copy']:.0%}" if "share_of_copy" in row else ""
+    return PEERS[row["peer"]].name, duration(row["median"]), times, share
+
+
+def duration(seconds: float) -> str:
+    """Three digits and a unit."""
+    unit, scale = ("s", 1) if seconds >= 1 else ("ms", 1e3) if seconds >= 1e-3 else ("us", 1e6)
+    number = seconds * scale
+    return f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f} {unit}"

@@ -1,0 +1,75 @@
+"""What commands share: tables and progress, prettier with rich and in a terminal."""
+
+import contextlib
+import importlib.util
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+Step = Callable[[int, int], None]  # how many are done, of how many
+
+
+def installed(package: str) -> bool:
+    """Whether a package can be imported, without importing it."""
+    return importlib.util.find_spec(package) is not None
+
+
+def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Names in the first column, numbers in the others; plain ASCII unless a terminal shows it."""
+    if sys.stdout.isatty() and installed("rich"):
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE_HEAD)
+        for k, name in enumerate(header):
+            table.add_column(name, justify="right" if k else "left")
+        for row in rows:
+            table.add_row(*row)
+        Console().print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for name, *cells in (header, *rows):
+        numbers = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        print(name.ljust(widths[0]), *numbers, sep="  ")
+    print()
+
+
+@contextlib.contextmanager
+def progress(what: str, *, quiet: bool = False) -> Iterator[Step]:
+    """A line on stderr that counts steps, where that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    with _bar(what) if installed("rich") else _line(what) as step:
+        yield step
+
+
+@contextlib.contextmanager
+def _bar(what: str) -> Iterator[Step]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeElapsedColumn as Elapsed
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Elapsed()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextlib.contextmanager
+def _line(what: str) -> Iterator[Step]:
+    status, shown = what, time.monotonic()
+    print(status, end="", file=sys.stderr, flush=True)
+
+    def step(done: int, total: int) -> None:
+        nonlocal status, shown
+        status = f"{what} {done}/{total}"
+        if time.monotonic() - shown > 0.1:  # a terminal is slower than a step may be
+            print(f"\r{status}", end="", file=sys.stderr, flush=True)
+            shown = time.monotonic()
+
+    try:
+        yield step
+    finally:
+        print(f"\r{status}", file=sys.stderr)

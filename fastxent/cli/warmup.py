@@ -1,0 +1,52 @@
+"""`warmup`: compile kernels ahead of the first call."""
+
+import argparse
+import time
+
+import fastxent as fx
+from fastxent import reference
+from fastxent.cli.output import progress
+
+SUMMARY = "compile kernels ahead of the first call"
+
+DESCRIPTION = """\
+Compiles kernels and keeps them in the cache, so that no later call has to wait
+for them. All of them take a minute or two, so name the functions that you call.
+
+FASTXENT_CACHE_DIR says where the cache is, if not in the user's cache folder.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `warmup`."""
+    parser.add_argument(
+        "--dtype", nargs="+", choices=["float32", "float64"], default=["float32", "float64"],
+        help="types of the first argument (default: both)",
+    )  # fmt: skip
+    functions = [name for name in reference.__all__ if name != "LinearGrad"]
+    parser.add_argument(
+        "--function", nargs="+", choices=functions, metavar="NAME",
+        help=f"functions to compile for, of {', '.join(functions)} (default: all)",
+    )  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compile, and say how much, how long and where."""
+    variants = 0
+    start = time.perf_counter()
+    with progress("compiling", quiet=args.quiet) as step:
+
+        def count(done: int, total: int) -> None:
+            nonlocal variants
+            variants = total
+            step(done, total)
+
+        fx.warmup(args.dtype, functions=args.function, progress=count)
+    seconds = time.perf_counter() - start
+    from fastxent.cpu.jit import cache_directory  # imports Numba, which by now is there
+
+    place = cache_directory() or "none, for want of a folder"
+    plural = "s" * (variants != 1)
+    print(f"{variants} variant{plural} of kernels ready after {seconds:.1f} s; cache: {place}")
+    return 0

@@ -1,0 +1,266 @@
+"""The benchmarks: peers are right or not timed, results become a page, commands say what is wrong.
+
+Peers with thread pools of their own run in workers alone: other tests fork this process.
+"""
+
+import importlib
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastxent import cli
+from fastxent.bench import answers, inputs, record, serve, startup
+from fastxent.bench.cases import EVERYBODY, GROUPS, Case, heats
+from fastxent.bench.peers import PEERS
+from fastxent.bench.race import Race
+
+BENCH = Path(__file__).parent.parent / "bench"
+SMALL = [
+    Case(7, 5),
+    Case(7, 5, "float64"),
+    Case(7, 5, job="loss"),
+    Case(7, 5, job="softmax"),
+    Case(7, 5, job="log_softmax"),
+    Case(7, 1, job="binary"),
+    Case(7, 5, job="linear", features=3),
+]
+
+
+def peer(name):
+    return importlib.import_module(f"fastxent.bench.peers.{name}")
+
+
+# --- cases and answers ----------------------------------------------------------------------
+
+
+def test_table_of_cases():
+    """Every side names a peer, no heat holds a side twice, and nothing outgrows a laptop."""
+    for group in GROUPS.values():
+        assert group.heats and group.rounds >= 3
+        for heat in group.heats:
+            assert len(set(heat)) == len(heat)
+            assert {entry.peer for entry in heat} <= set(PEERS)
+            assert all(entry.case.floor_bytes < 1 << 30 for entry in heat)
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_peers_agree_with_the_reference(case):
+    arrays = inputs.make(case)
+    for name in ("fastxent", "fastxent_out", "numpy_idiom", "numpy_tuned", "scipy"):
+        if hasattr(peer(name), case.job):
+            call = getattr(peer(name), case.job)(*arrays)
+            for _ in range(2):  # buffers are used again
+                error = answers.error(call(), answers.expected(case, arrays))
+                assert error <= answers.TOLERANCE[case.dtype], name
+
+
+@pytest.mark.parametrize("target", ["index", "soft", "one-hot"])
+@pytest.mark.parametrize("logits", ["wide", "confident"])
+def test_other_logits_and_targets(logits, target):
+    """Ours alone: where p underflows, NumPy's idiom gives an infinite loss."""
+    case = Case(7, 5, logits=logits, target=target)
+    arrays = inputs.make(case)
+    if target != "index":
+        np.testing.assert_allclose(arrays[1].sum(axis=1), 1, rtol=1e-6)
+    call = peer("fastxent").cross_entropy(*arrays)
+    assert answers.error(call(), answers.expected(case, arrays)) <= 1e-4
+
+
+def test_confident_logits_are_those_of_a_trained_model():
+    logits, labels = inputs.make(Case(2000, 10, logits="confident"))
+    ordered = np.sort(logits, axis=1)
+    lead = ordered[:, -1] - ordered[:, -2]
+    assert 9.9 < lead.min() and lead.max() < 30.1
+    assert 0.93 < (logits.argmax(axis=1) == labels).mean() < 0.98
+
+
+@pytest.mark.parametrize("spoil", [lambda g: g * 1.001, lambda g: g * np.nan, lambda g: g[1:]])
+def test_a_wrong_answer_is_an_error(spoil):
+    case = Case(70, 5)
+    arrays = inputs.make(case)
+    loss, grad = answers.expected(case, arrays)
+    assert not answers.error((loss, spoil(grad)), (loss, grad)) <= 1e-4
+    assert not answers.error((spoil(loss[None])[:1].sum(), grad), (loss, grad)) <= 1e-4
+
+
+# --- workers --------------------------------------------------------------------------------
+
+
+class Pipe:
+    """A parent's requests, and the replies to them."""
+
+    def __init__(self, *requests):
+        self.requests, self.replies = list(requests), []
+
+    def recv(self):
+        if not self.requests:
+            raise EOFError
+        return self.requests.pop(0)
+
+    def send(self, reply):
+        self.replies.append(reply)
+
+
+def test_a_wrong_peer_is_not_timed(tmp_path, monkeypatch):
+    """Served in this process: the right peer is timed, the wrong one is reported and is not."""
+    case = Case(7, 5)
+    arrays = inputs.make(case)
+    serve.save(tmp_path, "given", arrays)
+    serve.save(tmp_path, "expected", answers.expected(case, arrays))
+    requests = ("prepare", case, tmp_path), ("time", 0.001), ("release",), ("time", 0.001)
+    right = Pipe(("versions",), *requests)
+    serve.serve(right, "numpy_idiom", 1)
+    versions, facts, seconds, nothing, failed = right.replies
+    assert versions == {"numpy": np.__version__}
+    assert facts["logits_mod_64"] == facts["logits_mod_64"] // 8 * 8
+    assert 0 < seconds < 0.1 and nothing is None and isinstance(failed, serve.PeerFailed)
+
+    answer = np.float32(1), arrays[0]
+    monkeypatch.setattr(peer("numpy_idiom"), "cross_entropy", lambda *given: lambda: answer)
+    wrong = Pipe(*requests[:2], ("prepare", Case(7, 5, job="softmax"), tmp_path))
+    serve.serve(wrong, "numpy_idiom", 1)
+    assert [str(reply).partition(":")[0] for reply in wrong.replies] == [
+        "wrong", "no case is prepared", "does not do softmax",
+    ]  # fmt: skip
+
+
+def test_all_peers_that_are_installed(monkeypatch):
+    """One race of all on a tiny case: who is there is timed, who is not is noted."""
+    monkeypatch.setitem(sys.modules, "jax", None)
+    with Race(2) as race:
+        (heat,) = heats([Case(6, 5)], EVERYBODY)
+        results = race.run(heat, 2, 0.001)
+    for result in results:
+        if missing := PEERS[result.peer].missing():
+            assert result.note == f"needs {missing}"
+        else:
+            assert not result.note and len(result.seconds) == 2, result
+            assert all(0 < seconds < 1 for seconds in result.seconds)
+    assert {"numpy", "scipy", "numba", "sklearn"} <= set(race.versions)
+    assert not multiprocessing.active_children()
+
+
+def test_a_dead_worker_is_noted_and_replaced():
+    (heat,) = heats([Case(6, 5)], ["copy", "numpy_idiom"])
+
+    with Race(1) as race:
+        race.run(heat, 1, 0.001)
+        first = race._workers["copy", 1, 0]
+        dead, alive = race.run(heat, 2, 0.001, first._process.kill)
+        assert dead.note == "its process ended with -9"
+        assert len(alive.seconds) == 2
+        assert not any(result.note for result in race.run(heat, 1, 0.001))
+
+
+def test_ctrl_c_leaves_no_process(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(record, "rows", interrupted)
+    assert cli.main(["bench", "--shape", "6,5", "--seconds", "0.001", "--peers"]) == 130
+    assert capsys.readouterr().err == "\ninterrupted\n"
+    assert not multiprocessing.active_children()
+
+
+def test_first_calls_are_timed(monkeypatch):
+    monkeypatch.setattr(startup, "_CALL", "pass")
+    monkeypatch.setattr(startup, "SIDES", {"nothing": ("pass", True), "sum": ("sum([])", False)})
+    seconds = startup.measure(2)
+    assert [len(times) for times in seconds.values()] == [2, 2]
+
+
+# --- results --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The JSON file that a run of the command wrote."""
+    file = tmp_path_factory.mktemp("bench") / "run.json"
+    options = ["--shape", "6,5", "--seconds", "0.001", "--threads", "1", "--json", str(file)]
+    assert cli.main(["bench", *options, "--peers", "fastxent_out", "scipy"]) == 0
+    return file
+
+
+def test_a_record_says_what_was_measured_where(results):
+    run = record.load(results)
+    assert run["threads"] == 1 and run["cpu"]["cores"] and run["versions"]["scipy"]
+    copy, ours, *_ = run["results"]
+    assert ours["peer"] == "fastxent" and ours["q25"] <= ours["median"] <= ours["q75"]
+    assert ours["gb_per_s"] == pytest.approx(2 * 6 * 5 * 4 / ours["median"] / 1e9, rel=1e-2)
+    assert copy["share_of_copy"] == 1 and record.ratio(ours, ours) == 1
+    text = results.read_text()
+    assert os.uname().nodename not in text and str(Path.home()) not in text
+
+
+def test_page_and_plots_from_json(results, tmp_path, monkeypatch):
+    """Two runs that hold every group become a page with every section, and its charts."""
+    pytest.importorskip("matplotlib")
+    run = record.load(results)
+    run["results"] = [
+        row | {"group": name, "classes": classes, "threads": threads}
+        for name in GROUPS for classes, threads in ((10, 1), (1000, 2), (10, 2))
+        for row in run["results"]
+    ]  # fmt: skip
+    run["results"].append(run["results"][0] | {"peer": "jax", "note": "needs optax"})
+    run["startup"] = {side: {"median": 1.0, "seconds": [1.0]} for side in startup.SIDES}
+    file, images, text = tmp_path / "a.json", tmp_path / "img", tmp_path / "page.md"
+    record.save(run, file)
+    assert record.load(file) == run
+    monkeypatch.syspath_prepend(BENCH)
+    for script, output in (("plot", images), ("page", text)):
+        monkeypatch.setattr(sys, "argv", [script, str(file), str(file), "--output", str(output)])
+        importlib.import_module(script).main()
+    assert {image.stem for image in images.iterdir()} == {"table", "classes", "rows", "threads"}
+    for group in GROUPS.values():
+        assert f"## {group.title}\n" in text.read_text()
+    assert "needs optax" in text.read_text()
+
+
+# --- commands -------------------------------------------------------------------------------
+
+
+def test_bench_shows_a_table_a_shape(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    picture = tmp_path / "a.svg"
+    options = ["--shape", "6,5", "3,9", "--seconds", "0.001", "--plot", str(picture)]
+    assert cli.main(["bench", *options, "--peers", "numpy_idiom", "torch"]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("NumPy idiom") == 2 and "(3, 9) float32" in out
+    assert out.count("PyTorch left out: needs torch\n") == 1
+    assert err == "" and out.isascii() and max(map(len, out.splitlines())) <= 80
+    assert picture.read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--shape", "6"], ["--shape", "0,5"], ["--dtype", "int8"], ["--threads", "0"],
+     ["--seconds", "-1"], ["--peers", "abacus"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_bench_refuses_wrong_arguments(wrong, capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["bench", *wrong])
+    assert left.value.code == 2
+    assert f"argument {wrong[0]}: invalid" in capsys.readouterr().err
+
+
+def test_bench_says_what_is_missing_before_it_starts(monkeypatch):
+    with pytest.raises(SystemExit, match="there is no folder nowhere"):
+        cli.main(["bench", "--json", "nowhere/a.json"])
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SystemExit, match=r"pip install 'fastxent\[bench\]'"):
+        cli.main(["bench", "--plot", "a.png"])
+
+
+def test_warmup_says_what_is_ready(capsys):
+    assert cli.main(["warmup", "--dtype", "float32", "--function", "softmax"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("1 variant") and os.environ["FASTXENT_CACHE_DIR"] in out and err == ""
+    with pytest.raises(SystemExit) as left:
+        cli.main(["warmup", "--function", "hardmax"])
+    assert left.value.code == 2
