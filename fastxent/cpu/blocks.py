@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 Box = tuple[tuple[slice, ...], int, int]
 
 # Work is counted in elements; what a row costs besides its elements equals about this many.
-_ROW_COST = 64
+_ROW_COST = 24
 # And what an element of a binary loss costs.
 _ELEMENT_COST = 2
 # Below this much work waking a thread costs more than it saves.
@@ -26,7 +26,7 @@ _SERIAL_BELOW = 1 << 19
 # A chunk is what one kernel call does: long enough to hide its own cost, short enough to share
 # evenly and to let Ctrl-C through. It depends on the shape alone, so that sums over chunks have
 # the same bits whatever the number of threads.
-_SMALLEST_CHUNK, _LARGEST_CHUNK, _CHUNKS = 1 << 17, 1 << 21, 32
+_SMALLEST_CHUNK, _LARGEST_CHUNK, _CHUNKS = 1 << 18, 1 << 21, 16
 
 
 class Operand:

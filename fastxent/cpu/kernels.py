@@ -83,7 +83,7 @@ def softmax_rows(logits, out, lo, hi):
         p = row(out, i)
         m = row_max(x, n)
         # p_j = exp(x_j - m) / Σ exp(x_c - m)
-        s, _ = exp_sum(x, m, p, n, n)
+        s, _ = exp_sum(x, m, p, n, n, (row(logits, i + 1), row(out, i + 1)))
         map_row(times, p, p, n, 1.0 / s, 0.0)
 
 
@@ -94,7 +94,7 @@ def log_softmax_rows(logits, out, lo, hi):
         x = row(logits, i)
         m = row_max(x, n)
         # log p_j = (x_j - m) - log s, where log s has its own relative accuracy
-        s, _ = exp_sum(x, m, None, n, n)
+        s, _ = exp_sum(x, m, None, n, n, (row(logits, i + 1), row(out, i)))
         map_row(minus_minus, x, row(out, i), n, m, _small_log_sum(x, m, None, n, s))
 
 
@@ -104,7 +104,7 @@ def logsumexp_rows(logits, out, lo, hi):
     for i in range(lo, hi):
         x = row(logits, i)
         m = row_max(x, n)
-        s, _ = exp_sum(x, m, None, n, n)
+        s, _ = exp_sum(x, m, None, n, n, (row(logits, i + 1), None))
         out[i] = _lse(lse_base(float(m), x, n), x, m, None, n, s)
 
 
@@ -123,6 +123,18 @@ def _sum(total, lost):
     return total + lost if math.isfinite(lost) else total
 
 
+@subroutine
+def _count_labels(labels, n_classes, ignoring, ignore_index, n):
+    """How many of n labels are not ignored, and how many of these are no class, by vectors."""
+    counted = bad = 0
+    for i in range(n):
+        y = labels[i]
+        loud = (y != ignore_index) | (not ignoring)
+        counted += loud
+        bad += loud & ((y < 0) | (y >= n_classes))
+    return counted, bad
+
+
 # labels (N,) IN; class_weight (C,) or empty IN; sample_weight (N,) or empty IN
 def scan_labels(
     labels, n_classes, class_weight, sample_weight, ignoring, ignore_index, lo, hi
@@ -130,6 +142,10 @@ def scan_labels(
     """Σ counted·u·w_y, and the first row whose label is no class, or -1."""
     total = lost = 0.0
     first_bad = -1
+    if not class_weight.size and not sample_weight.size and labels.strides[0] == labels.itemsize:
+        counted, bad = _count_labels(row(labels, lo), n_classes, ignoring, ignore_index, hi - lo)
+        if not bad:
+            return float(counted), first_bad
     for i in range(lo, hi):
         y = labels[i]
         if ignoring and y == ignore_index:
@@ -142,6 +158,13 @@ def scan_labels(
         if u != 0.0:
             total, lost = _add(total, lost, u * w)
     return _sum(total, lost), first_bad
+
+
+@inlined
+def _put(out, i, value):
+    """Write one number of a row where it is asked for."""
+    if out.size:
+        out[i] = value
 
 
 @inlined
@@ -272,16 +295,15 @@ def cross_entropy_rows(
             below = below_max_sum(z, m, a, n) if share else 0.0
             # rest = Σ_{j≠y} exp(x_j - m), s = rest + exp(x_y - m)
             e = row(exps, i)
-            rest, e_y = exp_sum(z, m, e, n, y if counted else n)
+            skip, soon = y if counted else n, (row(logits, i + 1), row(exps, i + 1))
+            rest, e_y = exp_sum(z, m, e, n, skip, soon)
             s, inverse = rest + e_y, 1.0 / (rest + e_y)
             row_lse = _lse(base, z, m, e, n, s) if lse.size or z_loss else 0.0
             # The next row's maximum now: its loads fill the time that this row's sums take.
             if i + 1 < hi and not transforming and _likely(target, ignoring, ignore_index, i + 1):
                 ahead, ahead_of = row_max(row(logits, i + 1), n), i + 1
-            if lse.size:
-                lse[i] = row_lse
-            if argmax.size:
-                argmax[i] = top
+            _put(lse, i, row_lse)
+            _put(argmax, i, top)
             # From here on each output may overwrite e, so the one that holds it comes last.
             if hess is not None and counted:
                 _write_hess(e, row(hess, i), n, s, rest, e_y, u * weight / divisor)
@@ -300,8 +322,7 @@ def cross_entropy_rows(
         else:
             _write_nothing(grad, hess, i, n, value)
         total, lost = _add(total, lost, value)
-        if loss.size:
-            loss[i] = value
+        _put(loss, i, value)
     return _sum(total, lost)
 
 
@@ -355,8 +376,7 @@ def categorical_rows(
                 fill_row(row(grad, i), n, 0.0)
                 grad[i, y] = slope
         total, lost = _add(total, lost, value)
-        if loss.size:
-            loss[i] = value
+        _put(loss, i, value)
     return _sum(total, lost)
 
 

@@ -478,6 +478,29 @@ def store(typingctx, pointer, j, x):
     return types.none(pointer, types.int64, x), _nothing if absent else lower
 
 
+def _prefetching(to_write, text):
+    """An intrinsic that asks for the cache line of element j, early; of None, for nothing."""
+
+    def ask(typingctx, pointer, j):
+        def lower(context, builder, sig, args):
+            at = builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
+            # Into the nearest cache, as data; memory that is not there is no error.
+            _call(
+                builder, "llvm.prefetch.p0", ir.VoidType(), [at, _I32(to_write), _I32(3), _I32(1)]
+            )
+            return context.get_dummy_value()
+
+        absent = isinstance(pointer, types.NoneType)
+        return types.none(pointer, types.int64), _nothing if absent else lower
+
+    ask.__doc__ = text
+    return intrinsic(ask)
+
+
+prefetch = _prefetching(0, "Ask for the cache line of element j, which will be read.")
+prefetch_to_write = _prefetching(1, "Ask for the cache line of element j, which will be written.")
+
+
 @intrinsic
 def load_part(typingctx, pointer, j, n, fill):
     """The n elements from j on, then `fill`; memory behind the n is not touched.

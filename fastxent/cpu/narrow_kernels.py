@@ -21,6 +21,8 @@ from fastxent.cpu.lanes import (
     load_wide,
     maximum,
     narrow,
+    prefetch,
+    prefetch_to_write,
     read_columns,
     row,
     splat,
@@ -57,11 +59,14 @@ def _read_group(array, first, count, pad, columns):
     if count < lanes_of(x):
         _copy_rows(array, first, pad, 0, count)
         x, stride = row(pad, 0), n
-    whole = n - n % columns_at_once(x)
-    for j in range(0, whole, columns_at_once(x)):
-        read_columns(x, stride, j, columns)
-    for j in range(whole, n):
-        store(columns, j * lanes_of(x), load_column(x, stride, j))
+    block = columns_at_once(x)
+    for k in range(n // block):
+        read_columns(x, stride, k * block, columns)
+    if n >= block:
+        read_columns(x, stride, n - block, columns)  # the last block may overlap the one before
+    else:
+        for j in range(n):
+            store(columns, j * lanes_of(x), load_column(x, stride, j))
 
 
 @subroutine
@@ -71,11 +76,14 @@ def _write_group(columns, array, first, count, pad):
     out, stride = row(array, first), array.strides[0] // array.itemsize
     if count < lanes_of(out):
         out, stride = row(pad, 0), n
-    whole = n - n % columns_at_once(out)
-    for j in range(0, whole, columns_at_once(out)):
-        write_columns(out, stride, j, columns)
-    for j in range(whole, n):
-        store_column(out, stride, j, load(columns, j * lanes_of(out)))
+    block = columns_at_once(out)
+    for k in range(n // block):
+        write_columns(out, stride, k * block, columns)
+    if n >= block:
+        write_columns(out, stride, n - block, columns)
+    else:
+        for j in range(n):
+            store_column(out, stride, j, load(columns, j * lanes_of(out)))
     if count < lanes_of(out):
         _copy_rows(pad, 0, array, first, count)
 
@@ -126,9 +134,14 @@ def _sum_columns(term, args, n):
 
 @subroutine
 def _exp_term(args, j):
-    """exp(x_j - m), stored in out where that is not None."""
-    columns, m, out = args
+    """exp(x_j - m), stored in out where that is not None.
+
+    As many elements of the next group are asked for meanwhile, to be read and to be written.
+    """
+    columns, m, out, next_x, next_out = args
     at = j * lanes_of(columns)
+    prefetch(next_x, at)
+    prefetch_to_write(next_out, at)
     e = exp(load(columns, at) - m)
     store(out, at, e)
     return e
@@ -165,7 +178,8 @@ def narrow_softmax_rows(logits, out, lo, hi):
     for first in range(lo, hi, width):
         columns, count = row(scratch, 0), min(hi - first, width)
         _read_group(logits, first, count, pad, columns)
-        s = _sum_columns(_exp_term, (columns, _max_column(columns, n), columns), n)
+        soon = row(logits, first + width), row(out, first + width)
+        s = _sum_columns(_exp_term, (columns, _max_column(columns, n), columns, *soon), n)
         inverse = narrow(1.0 / s, columns)
         for j in range(n):
             store(columns, j * width, load(columns, j * width) * inverse)
@@ -173,11 +187,11 @@ def narrow_softmax_rows(logits, out, lo, hi):
 
 
 @subroutine
-def _rest_of_max(columns, m, n, spare, labels):
+def _rest_of_max(columns, m, n, spare, labels, soon):
     """Σ exp(x_j - m) over all but the first maximum, which the columns keep."""
     _find_column(columns, m, n, spare, labels)
     top = _set_apart(columns, labels, -math.inf)
-    rest = _sum_columns(_exp_term, (columns, m, None), n)
+    rest = _sum_columns(_exp_term, (columns, m, None, *soon), n)
     for k in range(lanes_of(columns)):
         columns[labels[k] * lanes_of(columns) + k] = lane(top, k)
     return rest, exp(top - m)
@@ -192,7 +206,8 @@ def narrow_log_softmax_rows(logits, out, lo, hi):
         columns, count = row(scratch, 0), min(hi - first, width)
         _read_group(logits, first, count, pad, columns)
         m = _max_column(columns, n)
-        rest, one = _rest_of_max(columns, m, n, row(scratch, n), row(labels, 0))
+        soon = row(logits, first + width), row(out, first + width)
+        rest, one = _rest_of_max(columns, m, n, row(scratch, n), row(labels, 0), soon)
         log_s = _log_sum(rest, one, columns)
         for j in range(n):
             store(columns, j * width, (load(columns, j * width) - m) - log_s)
@@ -208,7 +223,8 @@ def narrow_logsumexp_rows(logits, out, lo, hi):
         columns, count = row(scratch, 0), min(hi - first, width)
         _read_group(logits, first, count, pad, columns)
         m = _max_column(columns, n)
-        rest, one = _rest_of_max(columns, m, n, row(scratch, n), row(labels, 0))
+        soon = row(logits, first + width), None
+        rest, one = _rest_of_max(columns, m, n, row(scratch, n), row(labels, 0), soon)
         lse = m + _log_sum(rest, one, columns)
         for k in range(count):
             base = float(lane(m, k))
@@ -222,26 +238,34 @@ def narrow_logsumexp_rows(logits, out, lo, hi):
 
 
 @subroutine
-def _read_rows(
-    target, class_weight, sample_weight, ignoring, ignore_index, n, first, count, width, into
-):  # fmt: skip
-    """Labels and the weights u and w of a group's rows; returns how many do not count.
-
-    For these u is 0, or nan if the label is bad.
-    """
-    labels, us, ws = into
+def _read_labels(target, ignoring, ignore_index, n, first, count, labels):
+    """The classes of a group's rows, 0 where there is none; how many rows have none."""
     idle = 0
     for k in range(count):
-        y, u, counted, value = counted_row(
-            target, sample_weight, ignoring, ignore_index, n, first + k
-        )
-        labels[k] = y if counted else 0
-        us[k] = u if counted else value
-        ws[k] = class_weight[y] if counted and class_weight.size else 1.0
-        idle += not counted
-    for k in range(count, width):
-        labels[k], us[k], ws[k] = 0, 0.0, 0.0
+        # Read once: another thread may write into target, and only a checked label may be used.
+        y = target[first + k] if target.ndim == 1 else 0
+        good = y >= 0 and y < n and not (ignoring and y == ignore_index)
+        labels[k] = y if good else 0
+        idle += not good
     return idle
+
+
+@subroutine
+def _read_weights(
+    target, labels, class_weight, sample_weight, ignoring, ignore_index, n, first, count, width,
+    us, ws,
+):  # fmt: skip
+    """The weights u, w of a group's rows; u is 0 of rows that do not count, nan of bad ones."""
+    for k in range(width):
+        u = 0.0
+        if k < count:
+            _, u, counted, value = counted_row(
+                target, sample_weight, ignoring, ignore_index, n, first + k
+            )
+            if not counted:
+                u = value
+        us[k] = u
+        ws[k] = class_weight[labels[k]] if class_weight.size else 1.0
 
 
 @subroutine
@@ -256,11 +280,28 @@ def _read_shares(target, lane_weight, keep, spread, first, count, pad, shares):
 
 
 @subroutine
-def _mend_rows(grad, first, count, into, at_target, idle):
+def _scale(columns, shares, factor, push, n):
+    """d_j = factor·e_j - push·a_j in place of e_j; shares None: without the second term."""
+    for j in range(n):
+        at = j * lanes_of(columns)
+        d = load(columns, at) * factor
+        if shares is not None:
+            d = d - load(shares, at) * push
+        store(columns, at, d)
+
+
+@subroutine
+def _write_losses(loss, first, count, value):
+    if loss.size:
+        store_part(row(loss, 0), first, count, narrow(value, row(loss, 0)))
+
+
+@subroutine
+def _mend_rows(grad, first, count, labels, at_target, us, idle):
     """The gradient at the targets, and the zeros of rows that do not count."""
-    labels, us, ws = into
+    d, stride = row(grad, first), grad.strides[0] // grad.itemsize
     for k in range(count):
-        grad[first + k, labels[k]] = at_target[k]
+        d[k * stride + labels[k]] = at_target[k]
     if idle:
         for k in range(count):
             if us[k] == 0.0:
@@ -278,18 +319,22 @@ def narrow_cross_entropy_rows(
     sharing = target.ndim == 2 or spread != 0.0
     scratch = np.empty((n * (2 if sharing else 1) + 1, width), logits.dtype)
     pad = np.zeros((width, n), logits.dtype)
-    labels, weights = np.empty((1, width), np.int64), np.empty((2, width))
+    places, weights = np.zeros((1, width), np.int64), np.empty((2, width))
+    weighted = class_weight.size > 0 or sample_weight.size > 0
     total = lost = widen(zeros(row(scratch, 0)))
     for first in range(lo, hi, width):
         count = min(hi - first, width)
         # Pointers are taken here: an array is freed after its last use, whatever points into it.
         columns, spare, shares = row(scratch, 0), row(scratch, n), row(scratch, n + 1)
-        into = (row(labels, 0), row(weights, 0), row(weights, 1))
-        idle = _read_rows(
-            target, class_weight, sample_weight, ignoring, ignore_index, n, first, count, width,
-            into,
-        )  # fmt: skip
-        u, w = load_wide(into[1], columns), load_wide(into[2], columns)
+        labels, us, ws = row(places, 0), row(weights, 0), row(weights, 1)
+        u = w = widen(splat(columns, 1.0))
+        idle = _read_labels(target, ignoring, ignore_index, n, first, count, labels)
+        if weighted or idle or count < width:
+            _read_weights(
+                target, labels, class_weight, sample_weight, ignoring, ignore_index, n, first,
+                count, width, us, ws,
+            )  # fmt: skip
+            u, w = load_wide(us, columns), load_wide(ws, columns)
         _read_group(logits, first, count, pad, columns)
         m = _max_column(columns, n)
         apart, share, a_y, total_a = keep * w, spread, w, w * 0.0 + total_weight
@@ -297,29 +342,28 @@ def narrow_cross_entropy_rows(
             _read_shares(target, lane_weight, keep, spread, first, count, pad, shares)
             below = _sum_columns(_below_term, (columns, m, shares), n)
         if target.ndim == 2:
-            _find_column(columns, m, n, spare, into[0])
-            apart, share = widen(_set_apart(shares, into[0], 0.0)), 1.0
+            _find_column(columns, m, n, spare, labels)
+            apart, share = widen(_set_apart(shares, labels, 0.0)), 1.0
             a_y, total_a = 0.0 * w, _sum_columns(_share_term, (shares,), n)
-        x_y = _set_apart(columns, into[0], -math.inf)
-        rest, e_y = _sum_columns(_exp_term, (columns, m, columns), n), exp(x_y - m)
+        x_y = _set_apart(columns, labels, -math.inf)
+        soon = row(logits, first + width), row(grad, first + width)
+        rest, e_y = _sum_columns(_exp_term, (columns, m, columns, *soon), n), exp(x_y - m)
         log_s, inverse = widen(_log_sum(rest, e_y, columns)), 1.0 / (rest + widen(e_y))
         shared = below + total_a * log_s if sharing else log_s
         value = row_loss(apart, share, 0.0, widen(m - x_y), log_s, shared, 0.0, zero_where_zero)
         value = zero_where_zero(u, u * value)
         total, lost = add_block(total, lost, value)
-        if loss.size:
-            store_part(row(loss, 0), first, count, narrow(value, columns))
+        _write_losses(loss, first, count, value)
         if grad is not None:
             # d_j = up·[(apart + pull)·p_j - share·a_j], and d_y by its own formula
             up, pull = u / divisor, shared_pull(share, total_a, 0.0, 0.0)
             d_y = grad_at_target(apart, pull, share, a_y, rest, widen(e_y), inverse)
             store(spare, 0, narrow(up * d_y, columns))
             factor = narrow(up * (apart + pull) * inverse, columns)
-            for j in range(n):
-                d = load(columns, j * width) * factor
-                if sharing:
-                    d = d - load(shares, j * width) * narrow(up * share, columns)
-                store(columns, j * width, d)
+            if sharing:
+                _scale(columns, shares, factor, narrow(up * share, columns), n)
+            else:
+                _scale(columns, None, factor, factor, n)
             _write_group(columns, grad, first, count, pad)
-            _mend_rows(grad, first, count, into, spare, idle)
+            _mend_rows(grad, first, count, labels, spare, us, idle or weighted)
     return rounded(total, lost)

@@ -20,6 +20,8 @@ from fastxent.cpu.lanes import (
     load,
     load_part,
     maximum,
+    prefetch,
+    prefetch_to_write,
     splat,
     store,
     store_part,
@@ -164,16 +166,23 @@ def sum_of_losses(term, args, n):
 
 @subroutine
 def _exp_term(args, j, part):
-    x, m, e = args
+    x, m, e, soon = args
+    next_x, next_e = soon
+    prefetch(next_x, j)
+    prefetch_to_write(next_e, j)
     value = exp(load_part(x, j, part, -math.inf) - m)
     store_part(e, j, part, value)
     return value
 
 
 @inlined
-def exp_sum(x, m, e, n, skip):
-    """Σ_{j≠skip} exp(x_j - m) and exp(x_skip - m); each is stored in e where e is not None."""
-    return _sum_row(_exp_term, (x, m, e), n, skip)
+def exp_sum(x, m, e, n, skip, soon):
+    """Σ_{j≠skip} exp(x_j - m) and exp(x_skip - m); each is stored in e where e is not None.
+
+    `soon` are the rows that will be read and written next, or None. They are asked for meanwhile:
+    this is the long scan, and the next is one that would do nothing but wait for memory.
+    """
+    return _sum_row(_exp_term, (x, m, e, soon), n, skip)
 
 
 @subroutine
@@ -195,7 +204,7 @@ def rest_of_max(x, m, e, n):
 @overload(rest_of_max)
 def _rest_of_max(x, m, e, n):
     def again(x, m, e, n):
-        return exp_sum(x, m, None, n, find(x, m, n))[0]
+        return exp_sum(x, m, None, n, find(x, m, n), (None, None))[0]
 
     def stored(x, m, e, n):
         return sum_apart(e, n, find(e, 1.0, n))[0]
