@@ -16,16 +16,18 @@ OURS = ["copy", "fastxent", "fastxent_out"]  # not rivals
 BEST_OF = ["torch", "torch_compile", "jax", "sklearn"]
 SIDES = ("rows", "classes", "dtype", "job", "logits", "target", "features")
 
+MARKS = "<!-- measured: written by bench/page.py -->", "<!-- end -->"
+
 METHOD = """\
 Every peer runs in a process of its own with {threads} threads, NumPy's loops with the one they
 have. Before it is timed, its answer is compared with `fastxent.reference` in float64. Then all
 take turns: in each round each calls its function in a loop of a tenth of a second (a twentieth in
 the sweeps), and the round's number is the median call. A ratio is the median over rounds of the
-ratio within a round. "Copy" is `numpy.copyto` of the logits into a ready buffer, by one thread or
-by all, whichever is faster: it moves the bytes that a loss with gradient cannot avoid,
-`2·N·C·itemsize`, and does nothing else. "fastxent" makes a fresh gradient, as the peers do;
-"grad_out" writes into a ready one. Logits are normal with a standard deviation of 3, labels
-random.
+ratio within a round. "Copy" is `numpy.copyto` of the logits into a ready buffer, shared out among
+the threads: it moves the bytes that a loss with gradient cannot avoid, `2·N·C·itemsize`, and does
+nothing else. (Small arrays are copied faster by one thread: see "One thread and two".) "fastxent"
+makes a fresh gradient, as the peers do; "grad_out" writes into a ready one. Logits are normal with
+a standard deviation of 3, labels random.
 
 With several runs, a number is the median of the runs and their range stands beside it. **Bold**
 is a loss: below 1, fastxent is the slower one.
@@ -251,14 +253,37 @@ def page(runs: list[Run]) -> str:
     return "\n".join(parts)
 
 
+def measured(runs: list[Run]) -> str:
+    """GB/s of the loss with gradient beside the copy's, by the bytes that both must move."""
+    lines = []
+    for case in cases(runs, "table", "rows", "classes", "dtype"):
+        if case["dtype"] == "float32":
+            sides = [{"peer": peer, **case} for peer in ("fastxent_out", "copy", "numpy_idiom")]
+            speeds = [spread(runs, number("gb_per_s", "table", **side)) for side in sides]
+            lines.append((shape(case), *(f"{s.median:.1f}" if s else "–" for s in speeds)))
+    header = ("float32, GB/s by the floor", "fastxent, grad_out", "copy", "NumPy idiom")
+    return f"{table(header, lines)}\nOn {runs[0]['cpu']['model']}, {runs[0]['threads']} threads.\n"
+
+
+def insert(path: Path, text: str) -> None:
+    """Put text between the marks of a page that is otherwise written by hand."""
+    before, _, rest = path.read_text().partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    path.write_text("".join((before, MARKS[0], "\n", text, MARKS[1], after)))
+
+
 def main() -> None:
-    """Write the page."""
+    """Write the page, and the figures of docs/one-pass.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, default=Path("docs/benchmarks.md"))
     args = parser.parse_args()
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(page([record.load(path) for path in args.results]))
+    runs = [record.load(path) for path in args.results]
+    args.output.write_text(page(runs))
+    beside = args.output.with_name("one-pass.md")
+    if beside.exists():
+        insert(beside, measured(runs))
 
 
 if __name__ == "__main__":

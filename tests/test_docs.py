@@ -35,12 +35,13 @@ def test_every_public_function_has_an_example():
             assert "Raises\n" in doc, name
 
 
-def test_readme_examples():
-    """The README's Python block prints what it says."""
-    text = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize(("name", "least"), [("README.md", 5), ("docs/one-pass.md", 1)])
+def test_examples_of_documents(name, least):
+    """The Python blocks print what they say."""
+    text = (ROOT / name).read_text()
     examples = "\n".join(re.findall(r"```python\n(.*?)```", text, re.S))
-    test = doctest.DocTestParser().get_doctest(examples, {}, "README", "README.md", 0)
-    assert len(test.examples) > 5
+    test = doctest.DocTestParser().get_doctest(examples, {}, name, name, 0)
+    assert len(test.examples) > least
     assert doctest.DocTestRunner().run(test).failed == 0
 
 
