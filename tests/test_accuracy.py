@@ -61,10 +61,10 @@ def test_index_targets(rng, dtype, classes, spread, aim):
     where[at] = False
     # And without the probabilities, where narrow rows have a kernel of their own.
     alone = fx.cross_entropy(logits, labels, reduction="none", return_grad=True)
-    for loss, grad in ((loss, grad), alone):
-        assert worst(loss, want, bounds.log_probs()[at], here) <= 1
-        assert worst(grad[at], want_grad[at], bounds.grad_at_target()[at], here) <= 1
-        assert worst(grad, want_grad, bounds.probs(), where) <= 1
+    for value, d in ((loss, grad), alone):
+        assert worst(value, want, bounds.log_probs()[at], here) <= 1
+        assert worst(d[at], want_grad[at], bounds.grad_at_target()[at], here) <= 1
+        assert worst(d, want_grad, bounds.probs(), where) <= 1
 
 
 def make_probs(rng, dtype, shape, kind):
