@@ -13,8 +13,10 @@ from fastxent._cross_entropy import categorical_cross_entropy, cross_entropy
 from fastxent._linear import linear_cross_entropy
 from fastxent._softmax import log_softmax, logsumexp, softmax
 
-# For each function the targets of one row that compile different kernels, and the outputs that do.
-_INDEX, _SOFT = [0], [[0.5, 0.5]]
+# For each function the targets that compile different kernels, and the outputs that do.
+_INDEX, _SOFT = [0], "probabilities"
+# Rows of few classes have kernels of their own.
+_WIDTHS = (2, 1000)
 _VARIANTS: dict[str, tuple[Callable[..., Any], list[Any], list[str]]] = {
     "softmax": (softmax, [], []),
     "log_softmax": (log_softmax, [], []),
@@ -36,8 +38,9 @@ def warmup(
 ) -> None:
     """Compile kernels and keep them in the cache, so that no later call has to.
 
-    A kernel's variants are the first argument's type, the kind of target, and which of gradient,
-    probabilities and Hessian are asked for; all other options, shapes and layouts share one. A
+    A kernel's variants are the first argument's type, the kind of target, which of gradient,
+    probabilities and Hessian are asked for, and whether classes are few; all other options, shapes
+    and layouts share one. A
     second or some a variant where the cache is empty, some milliseconds where it is not; all of
     them take a minute or two, so name the functions that you call.
 
@@ -78,11 +81,13 @@ def warmup(
 def _calls(name: str, dtype: str) -> Iterator[Callable[[], object]]:
     """A call for each kernel of a function."""
     function, targets, outputs = _VARIANTS[name]
-    # float16 takes the kernels of float32, and one more that rounds.
-    row = np.full((1, 2), 0.5, np.float16 if dtype == "float32" else dtype)
-    given = [row, np.eye(2, dtype=dtype)] if name == "linear_cross_entropy" else [row]
-    for target in targets or [None]:
-        args = given if target is None else [*given, target]
-        for wanted in itertools.product((False, True), repeat=len(outputs)):
-            flags = {f"return_{output}": want for output, want in zip(outputs, wanted, strict=True)}
-            yield functools.partial(function, *args, **flags)
+    for classes in _WIDTHS:
+        # float16 takes the kernels of float32, and one more that rounds.
+        row = np.full((1, classes), 0.5, np.float16 if dtype == "float32" else dtype)
+        given = [row, np.eye(classes, dtype=dtype)] if name == "linear_cross_entropy" else [row]
+        for target in targets or [None]:
+            args = given if target is None else [*given, row if target is _SOFT else target]
+            for wanted in itertools.product((False, True), repeat=len(outputs)):
+                pairs = zip(outputs, wanted, strict=True)
+                flags = {f"return_{output}": want for output, want in pairs}
+                yield functools.partial(function, *args, **flags)

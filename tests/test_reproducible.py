@@ -9,12 +9,13 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
 
 import fastxent as fx
-from fastxent.cpu import threads
+from fastxent.cpu import helpers, threads
 
 ALL = dict(return_grad=True, return_probs=True, return_lse=True, return_argmax=True)
 
@@ -209,16 +210,15 @@ def test_the_first_exception_is_raised_and_nobody_works_on():
 
 def test_with_fewer_threads_than_asked_for(monkeypatch):
     """Where the third thread cannot be started, the first two help, and are waited for."""
-    module = concurrent.futures.thread
-    submit, started = module.ThreadPoolExecutor.submit, []
+    ask, started = helpers.ask, []
 
-    def reluctant(self, *args):
+    def reluctant(job):
         if len(started) == 2:
             raise RuntimeError("can't start new thread")
-        started.append(args)
-        return submit(self, *args)
+        started.append(job)
+        ask(job)
 
-    monkeypatch.setattr(module.ThreadPoolExecutor, "submit", reluctant)
+    monkeypatch.setattr(helpers, "ask", reluctant)
     active, done = [], []
 
     def work(k):
@@ -232,14 +232,14 @@ def test_with_fewer_threads_than_asked_for(monkeypatch):
     assert active == []
 
 
-def test_without_a_pool_the_caller_works_alone(monkeypatch):
+def test_without_helpers_the_caller_works_alone(monkeypatch):
     """Where no thread can be started (interpreter exit), all is done by the caller."""
-    import concurrent.futures.thread as module
 
     def refuse(*args, **kwargs):
-        raise RuntimeError("cannot schedule new futures after shutdown")
+        raise RuntimeError("can't create new thread at interpreter shutdown")
 
-    monkeypatch.setattr(module.ThreadPoolExecutor, "submit", refuse)
+    monkeypatch.setattr(helpers, "_idle", {})
+    monkeypatch.setattr(helpers.threading.Thread, "start", refuse)
     done = []
     threads.run(done.append, 5, 3)
     assert done == [0, 1, 2, 3, 4]
@@ -326,23 +326,39 @@ def test_interrupt_in_a_long_call():
     ]  # fmt: skip
 
 
-def test_interrupts_while_waiting_are_kept(monkeypatch):
+def test_interrupts_while_waiting_are_kept():
     """A second Ctrl-C while the helpers finish does not let them write on after the call."""
 
-    class Helper(concurrent.futures.Future):
+    class Interrupted(helpers.Job):
         waits = 0
 
-        def exception(self, timeout=None):
+        def wait(self):
             self.waits += 1
             if self.waits < 3:
                 raise KeyboardInterrupt
-            self.set_result(None)
+            super().wait()
 
-    helper = Helper()
-    helper.set_running_or_notify_cancel()
+    done = []
+    job = Interrupted(lambda: done.append(time.sleep(0.1)))
+    helpers.ask(job)
+    while job._call:
+        time.sleep(0.001)
     with pytest.raises(KeyboardInterrupt):
-        threads._finish([helper])
-    assert helper.done()
+        threads._finish([job])
+    assert done == [None]
+
+
+def test_an_idle_helper_holds_nothing():
+    """What a job worked on is free as soon as the call returns."""
+
+    def call():
+        array = np.zeros(3)
+        threads.run(lambda k: time.sleep(0.01 + array[0]), 4, 2)
+        return weakref.ref(array)
+
+    alive = call()
+    time.sleep(0.05)
+    assert alive() is None
 
 
 def test_nothing_spins_when_idle(large):

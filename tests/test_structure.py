@@ -38,7 +38,8 @@ WITHIN_CPU = {
     "launch": {"kernels", "narrow_kernels", "jit", "blocks"},
     "blocks": {"half", "threads"},
     "half": {"jit", "kernels"},
-    "threads": set(),
+    "threads": {"helpers"},
+    "helpers": set(),
 } | {name: set(KERNEL_FILES[k + 1 :]) for k, name in enumerate(KERNEL_FILES)}
 
 

@@ -46,6 +46,9 @@ from fastxent.formulas import (
 
 # How much is read of a weight that is one number, with step 0, at every place of a row.
 CONSTANT_BYTES = VECTOR_BYTES
+# Rows of up to so many classes are asked for before they are written; longer ones would only push
+# others out of the caches.
+WRITTEN_AHEAD = 8192
 
 
 @inlined
@@ -83,7 +86,7 @@ def softmax_rows(logits, out, lo, hi):
         p = row(out, i)
         m = row_max(x, n)
         # p_j = exp(x_j - m) / Σ exp(x_c - m)
-        s, _ = exp_sum(x, m, p, n, n, (row(logits, i + 1), row(out, i + 1)))
+        s, _ = exp_sum(x, m, p, n, n, (row(logits, i + 1), row(out, i + (n <= WRITTEN_AHEAD))))
         map_row(times, p, p, n, 1.0 / s, 0.0)
 
 
@@ -295,8 +298,8 @@ def cross_entropy_rows(
             below = below_max_sum(z, m, a, n) if share else 0.0
             # rest = Σ_{j≠y} exp(x_j - m), s = rest + exp(x_y - m)
             e = row(exps, i)
-            skip, soon = y if counted else n, (row(logits, i + 1), row(exps, i + 1))
-            rest, e_y = exp_sum(z, m, e, n, skip, soon)
+            soon = row(logits, i + 1), row(exps, i + (n <= WRITTEN_AHEAD))
+            rest, e_y = exp_sum(z, m, e, n, y if counted else n, soon)
             s, inverse = rest + e_y, 1.0 / (rest + e_y)
             row_lse = _lse(base, z, m, e, n, s) if lse.size or z_loss else 0.0
             # The next row's maximum now: its loads fill the time that this row's sums take.

@@ -1,31 +1,24 @@
 """How many threads, and how chunks of rows are shared among them.
 
-The caller works too; n - 1 threads of a lazily made pool help it. Not Numba's prange: its OpenMP
+The caller works too; n - 1 helpers join it. Not Numba's prange: its OpenMP
 layer dies in a forked child, its workqueue layer aborts when two Python threads call at once, and
 an exception inside is lost. Nothing here knows about kernels, and importing it imports no Numba.
 """
 
 import contextlib
+import functools
 import itertools
 import operator
 import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar, copy_context
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
+from fastxent.cpu import helpers
 
 _explicit: int | None = None
 _local: ContextVar[int | None] = ContextVar("fastxent_num_threads", default=None)
 _ENVIRONMENT = ("FASTXENT_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
-
-# Threads do not survive a fork, and a pool does not notice: a child that inherited it would have no
-# help for ever. So a pool belongs to a process.
-_pools: "dict[int, ThreadPoolExecutor]" = {}
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pools.clear)
 
 
 def set_num_threads(n: int) -> None:
@@ -174,50 +167,44 @@ def run(work: Callable[[int], None], chunks: int, threads: int) -> None:
     no thread may still write into buffers that the caller gets back.
     """
     numbers = itertools.count()  # next() of it is atomic
-    helpers: list[Future[None]] = []
+    jobs: list[helpers.Job] = []
 
     def loop() -> None:
         while (k := next(numbers)) < chunks:
             work(k)
 
     try:
-        _start(helpers, loop, min(threads, chunks) - 1)
+        _start(jobs, loop, min(threads, chunks) - 1)
         loop()
     finally:
         chunks = 0  # whoever is at work stops after the chunk in hand
-        _finish(helpers)
+        _finish(jobs)
 
 
-def _start(helpers: "list[Future[None]]", loop: Callable[[], None], n: int) -> None:
-    """Let up to n threads of the pool help; `helpers` holds whoever may have begun."""
-    if n < 1:
-        return
-    from concurrent.futures import ThreadPoolExecutor
-
-    pid = os.getpid()
-    # setdefault is atomic; a pool that loses the race has started no thread.
-    pool = _pools.get(pid) or _pools.setdefault(
-        pid, ThreadPoolExecutor(max_workers=1024, thread_name_prefix="fastxent")
-    )
+def _start(jobs: list[helpers.Job], loop: Callable[[], None], n: int) -> None:
+    """Let up to n helpers join; `jobs` holds what may have begun."""
     # No more threads to be had, or none at interpreter exit: then with those there are.
     with contextlib.suppress(RuntimeError):
         for _ in range(n):
             # In the caller's context, so that NumPy's error state is the caller's.
-            helpers.append(pool.submit(copy_context().run, loop))
+            jobs.append(helpers.Job(functools.partial(copy_context().run, loop)))
+            helpers.ask(jobs[-1])
 
 
-def _finish(helpers: "list[Future[None]]") -> None:
-    """Take back the helpers that have not begun, wait for the others, raise what they raised."""
+def _finish(jobs: list[helpers.Job]) -> None:
+    """Take back what has not begun, wait for the rest, raise what was raised there."""
     interrupt: BaseException | None = None
-    for helper in helpers:
-        helper.cancel()
-        while not helper.done():
+    begun = [job for job in jobs if not job.take_back()]
+    for job in begun:
+        waiting = True
+        while waiting:
             try:
-                helper.exception()
+                job.wait()
+                waiting = False
             except BaseException as error:  # a second Ctrl-C: remembered, while we wait on
                 interrupt = error
     if interrupt is not None:
         raise interrupt
-    for helper in helpers:
-        if not helper.cancelled():
-            helper.result()
+    for job in begun:
+        if job.error is not None:
+            raise job.error
