@@ -42,7 +42,7 @@ def warmup(
     probabilities and Hessian are asked for, and whether classes are few; all other options, shapes
     and layouts share one. A
     second or some a variant where the cache is empty, some milliseconds where it is not; all of
-    them take a minute or two, so name the functions that you call.
+    them take some minutes, so name the functions that you call.
 
     Parameters
     ----------
