@@ -33,9 +33,13 @@ def plain_cross_entropy(
         return None
     grad = np.empty(shape, dtype) if buffer is None and wanted else buffer
     loss = backend_of(logits).plain_cross_entropy(logits, target, ignore_index, mean, grad)
-    if loss is None or abs(loss) > _LARGEST:
+    if loss is None:
         return None
-    value = dtype.type(loss)
+    if abs(loss) > _LARGEST:
+        with np.errstate(all="ignore"):  # infinite in float32, without a warning
+            value = dtype.type(loss)
+    else:
+        value = dtype.type(loss)
     return value if grad is None else (value, grad)
 
 

@@ -375,6 +375,31 @@ def test_buffers_and_in_place_of_other_losses(rng, dtype, layout):
         np.testing.assert_array_equal(given, want[1])
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2), (37, 10), (9, 300), (700, 40)])
+def test_the_short_way_gives_the_same(rng, dtype, shape, reduction):
+    """A plain call skips what it does not need, and no bit of the answer changes."""
+    logits = rng.standard_normal(shape).astype(dtype)
+    labels = rng.integers(0, shape[1], shape[0])
+    labels[1::3] = -100
+    # An int for a float is as good, but nothing plain.
+    plain = {"reduction": reduction}
+    for given, kind in (
+        (logits, labels),
+        (logits * dtype(1e37), labels),
+        (logits, labels * 0 - 100),
+    ):
+        long = {**plain, "label_smoothing": 0}
+        want = fx.cross_entropy(given, kind, return_grad=True, **long)
+        same_bits(fx.cross_entropy(given, kind, return_grad=True, **plain), want)
+        same_bits([fx.cross_entropy(given, kind, **plain)], [want[0]])
+        assert isinstance(fx.cross_entropy(given, kind, **plain), dtype)
+        inplace = given.copy()
+        loss, grad = fx.cross_entropy(inplace, kind, grad_out=inplace, **plain)
+        assert grad is inplace
+        same_bits([loss, grad], want)
+
+
 @pytest.mark.parametrize("layout", ["plain", "strided", "fortran", "unaligned", "class axis first"])
 def test_buffers_of_any_layout(rng, dtype, layout):
     """Buffers of any stride and alignment are filled, returned, and in place where they lie so."""
