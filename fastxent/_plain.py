@@ -10,8 +10,6 @@ import numpy as np
 
 from fastxent._dispatch import backend_of
 
-# Byte orders are native: the characters of others are the same, but these are the types themselves.
-_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _LABELS = np.dtype(np.int64)
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -23,13 +21,13 @@ def plain_cross_entropy(
     if type(logits) is not np.ndarray or type(target) is not np.ndarray:
         return None
     dtype, shape = logits.dtype, logits.shape
-    if dtype not in _FLOATS or target.dtype != _LABELS or len(shape) != 2:
+    if dtype.char not in "fd" or not dtype.isnative or target.dtype != _LABELS or len(shape) != 2:
         return None
     if not _is_ready(logits) or not target.flags.aligned or target.shape != shape[:1]:
         return None
     if buffer is not None and not _is_free(buffer, logits, target):
         return None
-    if type(ignore_index) is not int or not 0 < shape[0] * shape[1]:
+    if type(ignore_index) is not int or not -(2**63) <= ignore_index < 2**63 or not logits.size:
         return None
     grad = np.empty(shape, dtype) if buffer is None and wanted else buffer
     loss = backend_of(logits).plain_cross_entropy(logits, target, ignore_index, mean, grad)

@@ -15,8 +15,8 @@ from fastxent._softmax import log_softmax, logsumexp, softmax
 
 # For each function the targets that compile different kernels, and the outputs that do.
 _INDEX, _SOFT = [0], "probabilities"
-# Rows of few classes have kernels of their own.
-_WIDTHS = (2, 1000)
+# Rows of few classes have kernels of their own in the functions of logits.
+_FEW, _MANY = 2, 1000
 _VARIANTS: dict[str, tuple[Callable[..., Any], list[Any], list[str]]] = {
     "softmax": (softmax, [], []),
     "log_softmax": (log_softmax, [], []),
@@ -28,6 +28,7 @@ _VARIANTS: dict[str, tuple[Callable[..., Any], list[Any], list[str]]] = {
     "binary_cross_entropy_with_logits": (
         binary_cross_entropy_with_logits, [_SOFT], ["grad", "probs", "hess"]),
 }  # fmt: skip
+_ONE_WIDTH = [name for name in _VARIANTS if name.startswith(("binary", "categorical"))]
 
 
 def warmup(
@@ -81,7 +82,7 @@ def warmup(
 def _calls(name: str, dtype: str) -> Iterator[Callable[[], object]]:
     """A call for each kernel of a function."""
     function, targets, outputs = _VARIANTS[name]
-    for classes in _WIDTHS:
+    for classes in (_FEW,) if name in _ONE_WIDTH else (_FEW, _MANY):
         # float16 takes the kernels of float32, and one more that rounds.
         row = np.full((1, classes), 0.5, np.float16 if dtype == "float32" else dtype)
         given = [row, np.eye(classes, dtype=dtype)] if name == "linear_cross_entropy" else [row]

@@ -260,7 +260,7 @@ def test_bench_says_what_is_missing_before_it_starts(monkeypatch):
 def test_warmup_says_what_is_ready(capsys):
     assert cli.main(["warmup", "--dtype", "float32", "--function", "softmax"]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("1 variant") and os.environ["FASTXENT_CACHE_DIR"] in out and err == ""
+    assert out.startswith("2 variants") and os.environ["FASTXENT_CACHE_DIR"] in out and err == ""
     with pytest.raises(SystemExit) as left:
         cli.main(["warmup", "--function", "hardmax"])
     assert left.value.code == 2

@@ -398,6 +398,10 @@ def test_the_short_way_gives_the_same(rng, dtype, shape, reduction):
         loss, grad = fx.cross_entropy(inplace, kind, grad_out=inplace, **plain)
         assert grad is inplace
         same_bits([loss, grad], want)
+    for outside in (2**63, -(2**70)):  # an ignore_index that no label is
+        want = fx.cross_entropy(logits, abs(labels) % shape[1], ignore_index=outside, **long)
+        got = fx.cross_entropy(logits, abs(labels) % shape[1], ignore_index=outside, **plain)
+        same_bits([got], [want])
 
 
 @pytest.mark.parametrize("layout", ["plain", "strided", "fortran", "unaligned", "class axis first"])
@@ -435,11 +439,11 @@ def test_every_combination_of_outputs(rng, dtype, soft):
 
     Of rows that are not narrow: those have a kernel of their own for loss and gradient alone.
     """
-    logits = (rng.standard_normal((40, 181)) * 9).astype(dtype)
-    labels = rng.integers(0, 181, 40)
+    logits = (rng.standard_normal((40, 301)) * 9).astype(dtype)
+    labels = rng.integers(0, 301, 40)
     labels[::7] = -100
     if soft:
-        labels = rng.dirichlet(np.ones(181), 40)
+        labels = rng.dirichlet(np.ones(301), 40)
     names = ("grad", "probs", "lse", "hess", "argmax")
     whole = dict(zip(names, fx.cross_entropy(logits, labels, **ALL)[1:], strict=True))
     for wanted in itertools.product((False, True), repeat=5):

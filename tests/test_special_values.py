@@ -196,6 +196,17 @@ def test_large_weights_do_not_swallow_small_ones(dtype):
         np.testing.assert_allclose(total, 2 * np.log(classes), rtol=1e-6)
 
 
+def test_an_infinite_class_weight_stays_in_its_class(dtype):
+    """Of a row of another class nothing is nan; of its own row the others are infinite."""
+    logits, weight = np.zeros((2, 5), dtype), [1, np.inf, 1, 1, 1]
+    _, grad = fx.cross_entropy(logits, [1, 2], weight=weight, reduction="sum", return_grad=True)
+    assert np.isinf(np.delete(grad[0], 1)).all()
+    assert np.isfinite(grad[1]).all()
+    soft = np.eye(5, dtype=dtype)[[2, 3]]
+    _, grad = fx.cross_entropy(logits, soft, weight=weight, reduction="sum", return_grad=True)
+    assert np.isfinite(grad).all()
+
+
 def test_rows_without_sample_weight(dtype):
     """Under probabilities a row of weight 0 is silent, whatever it and its target hold."""
     logits = np.array([[NAN, 1.0], [INF, 0.0], [3.0, 1.0], [0.5, 0.0]], dtype)

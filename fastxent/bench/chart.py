@@ -44,7 +44,8 @@ def _bars(panel: Any, shares: dict[str, float], peers: list[str]) -> None:
     ]
     panel.barh(heights, list(shares.values()), color=colours)
     for height, share in zip(heights, shares.values(), strict=True):
-        panel.text(share, height, f" {share:.{0 if share >= 0.1 else 1}%}", va="center", fontsize=8)
+        label = f" {share:.{0 if share >= 0.1 else 1}%}"
+        panel.text(min(share, 1), height, label, va="center", fontsize=8)  # small copies are slow
     panel.set_yticks(range(len(peers)), [PEERS[name].name for name in peers], fontsize=9)
     panel.set_xlim(0, 1.2)
     panel.axvline(1, color="#999999", linewidth=0.8)

@@ -12,40 +12,34 @@ from collections.abc import Callable
 
 
 class Job:
-    """A call that a helper takes, or that whoever asked for it takes back before."""
+    """A call that a helper makes, unless whoever asked for it has finished before it begins."""
 
     def __init__(self, call: Callable[[], object]) -> None:
-        self._call = [call]  # pop() is atomic: there is one who gets it
+        self._call = [call]  # who takes it out makes it; both ways to do so are atomic
+        self._begun = self._over = False
         self._running = threading.Lock()
         self._running.acquire()
         self.error: BaseException | None = None
 
     def do(self) -> None:
-        """Make the call, if it has not been taken back; what it raises is kept."""
+        """Make the call, if it is still there; what it raises is kept."""
+        self._begun = True  # before it is taken: `finish` must not overlook it
+        call: Callable[[], object] | None = None
         try:
             call = self._call.pop()
-        except IndexError:
-            return
-        try:
             call()
         except BaseException as error:
-            self.error = error
+            self.error = error if call else None
         finally:
             del call  # arrays must not live on with an idle helper
+            self._over = True
             self._running.release()
 
-    def take_back(self) -> bool:
-        """Whether nobody has begun the call, and nobody will."""
-        try:
-            self._call.pop()
-        except IndexError:
-            return False
-        return True
-
-    def wait(self) -> None:
-        """Until the call that has begun is over."""
-        with self._running:
-            pass
+    def finish(self) -> None:
+        """Call it off or, if it has begun, wait; after an interrupt it can be called again."""
+        self._call.clear()
+        while self._begun and not self._over:
+            self._running.acquire()
 
 
 class _Helper:

@@ -337,14 +337,15 @@ def narrow_cross_entropy_rows(
             u, w = load_wide(us, columns), load_wide(ws, columns)
         _read_group(logits, first, count, pad, columns)
         m = _max_column(columns, n)
-        apart, share, a_y, total_a = keep * w, spread, w, w * 0.0 + total_weight
+        nothing = widen(zeros(columns))
+        apart, share, a_y, total_a = keep * w, spread, w, nothing + total_weight
         if sharing:
             _read_shares(target, lane_weight, keep, spread, first, count, pad, shares)
             below = _sum_columns(_below_term, (columns, m, shares), n)
         if target.ndim == 2:
             _find_column(columns, m, n, spare, labels)
             apart, share = widen(_set_apart(shares, labels, 0.0)), 1.0
-            a_y, total_a = 0.0 * w, _sum_columns(_share_term, (shares,), n)
+            a_y, total_a = nothing, _sum_columns(_share_term, (shares,), n)
         x_y = _set_apart(columns, labels, -math.inf)
         soon = row(logits, first + width), row(grad, first + width)
         rest, e_y = _sum_columns(_exp_term, (columns, m, columns, *soon), n), exp(x_y - m)

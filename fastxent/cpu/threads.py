@@ -7,9 +7,9 @@ an exception inside is lost. Nothing here knows about kernels, and importing it 
 
 import contextlib
 import functools
-import itertools
 import operator
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar, copy_context
 from pathlib import Path
@@ -166,19 +166,26 @@ def run(work: Callable[[int], None], chunks: int, threads: int) -> None:
     Returns, or raises the first exception, only when nobody works any longer: after Ctrl-C too,
     no thread may still write into buffers that the caller gets back.
     """
-    numbers = itertools.count()  # next() of it is atomic
+    # Taken from both ends, atomically: so each thread works on neighbouring rows, and in a loop of
+    # calls mostly on those that its own caches hold.
+    left = deque(range(chunks))
     jobs: list[helpers.Job] = []
-
-    def loop() -> None:
-        while (k := next(numbers)) < chunks:
-            work(k)
-
     try:
-        _start(jobs, loop, min(threads, chunks) - 1)
-        loop()
+        _start(jobs, functools.partial(_take, work, left.pop), min(threads, chunks) - 1)
+        _take(work, left.popleft)
     finally:
-        chunks = 0  # whoever is at work stops after the chunk in hand
+        left.clear()  # whoever is at work stops after the chunk in hand
         _finish(jobs)
+
+
+def _take(work: Callable[[int], None], next_chunk: Callable[[], int]) -> None:
+    """Work on what is left until nothing is."""
+    while True:
+        try:
+            k = next_chunk()
+        except IndexError:
+            return
+        work(k)
 
 
 def _start(jobs: list[helpers.Job], loop: Callable[[], None], n: int) -> None:
@@ -194,17 +201,17 @@ def _start(jobs: list[helpers.Job], loop: Callable[[], None], n: int) -> None:
 def _finish(jobs: list[helpers.Job]) -> None:
     """Take back what has not begun, wait for the rest, raise what was raised there."""
     interrupt: BaseException | None = None
-    begun = [job for job in jobs if not job.take_back()]
-    for job in begun:
-        waiting = True
-        while waiting:
-            try:
-                job.wait()
-                waiting = False
-            except BaseException as error:  # a second Ctrl-C: remembered, while we wait on
-                interrupt = error
+    waiting = True
+    while waiting:
+        try:
+            for job in jobs:
+                job.finish()
+            waiting = False
+        except BaseException as error:  # a second Ctrl-C: remembered, while we wait on
+            interrupt = error
     if interrupt is not None:
         raise interrupt
-    for job in begun:
-        if job.error is not None:
-            raise job.error
+    for job in jobs:
+        raised, job.error = job.error, None  # else it would keep itself alive by its traceback
+        if raised is not None:
+            raise raised
