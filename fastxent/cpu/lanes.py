@@ -178,34 +178,27 @@ def maximum(typingctx, x, y):
     return x(x, x), lower
 
 
-@intrinsic
-def where_less(typingctx, x, y, a, b):
-    """`a` in the lanes where x < y, else `b`; a nan is not less. Each is a vector or a scalar."""
-    lanes = next(t for t in (x, y, a, b) if isinstance(t, Lanes))
+def _where(relation, text):
+    """An intrinsic that chooses by comparing lanes; each argument is a vector or a scalar."""
 
-    def lower(context, builder, sig, args):
-        x, y, a, b = (
-            _as_lanes(context, builder, value, t, lanes)
-            for value, t in zip(args, sig.args, strict=True)
-        )
-        return builder.select(builder.fcmp_ordered("<", x, y), a, b)
+    def choose(typingctx, x, y, a, b):
+        lanes = next(t for t in (x, y, a, b) if isinstance(t, Lanes))
 
-    return lanes(x, y, a, b), lower
+        def lower(context, builder, sig, args):
+            x, y, a, b = (
+                _as_lanes(context, builder, value, t, lanes)
+                for value, t in zip(args, sig.args, strict=True)
+            )
+            return builder.select(builder.fcmp_ordered(relation, x, y), a, b)
+
+        return lanes(x, y, a, b), lower
+
+    choose.__doc__ = text
+    return intrinsic(choose)
 
 
-@intrinsic
-def where_equal(typingctx, x, y, a, b):
-    """`a` in the lanes where x = y, else `b`; a nan equals nothing. Each a vector or a scalar."""
-    lanes = next(t for t in (x, y, a, b) if isinstance(t, Lanes))
-
-    def lower(context, builder, sig, args):
-        x, y, a, b = (
-            _as_lanes(context, builder, value, t, lanes)
-            for value, t in zip(args, sig.args, strict=True)
-        )
-        return builder.select(builder.fcmp_ordered("==", x, y), a, b)
-
-    return lanes(x, y, a, b), lower
+where_less = _where("<", "`a` in the lanes where x < y, else `b`; a nan is not less.")
+where_equal = _where("==", "`a` in the lanes where x = y, else `b`; a nan equals nothing.")
 
 
 @intrinsic
