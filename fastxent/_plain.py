@@ -1,6 +1,7 @@
-"""The short way of a plain call: small, nothing converted, no options.
+"""The short way of a plain call: nothing converted, no options.
 
-A small call costs what Python does before the kernel. So cross_entropy asks here first; the answer
+A small call costs what Python does before the kernel, and beside a large one Python's own code and
+data have left the caches. So cross_entropy asks here first; the answer
 None means that the call has to go the long way, which knows all types, options and errors.
 """
 

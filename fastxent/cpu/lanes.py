@@ -13,6 +13,7 @@ import operator
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
@@ -165,6 +166,27 @@ def _llvm(name, arity):
 
 fabs = _llvm("fabs", 1)
 copysign = _llvm("copysign", 2)
+
+
+def has_fma():
+    """Whether the CPU that is compiled for multiplies and adds in one instruction, rounding once."""
+    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
+    return not triple.startswith(("x86", "i686")) or "+fma" in features.split(",")
+
+
+@intrinsic
+def fma(typingctx, x, y, z):
+    """x·y + z, rounded once; y and z are vectors or scalars. A slow call where `has_fma` is not."""
+    lanes = x
+
+    def lower(context, builder, sig, args):
+        operands = [
+            _as_lanes(context, builder, value, t, lanes)
+            for value, t in zip(args, sig.args, strict=True)
+        ]
+        return _call(builder, f"llvm.fma.{lanes.suffix}", lanes.vector, operands)
+
+    return lanes(x, y, z), lower
 
 
 @intrinsic

@@ -242,29 +242,38 @@ def plain_cross_entropy(
 ) -> float | None:
     """Fill grad, return the loss of native rows without options, by the bits that they get above.
 
-    None, before anything is written, where there is more than one kernel call to do, where a label
-    is bad or none counts.
+    None, before anything is written, where a label is bad or none counts.
     """
     n, n_classes = x.shape
     char = x.dtype.char
-    if n > chunk_rows(n, Operand.row_cost(n_classes)):
-        return None
     empty, floats = NO_FLOATS["d"], NO_FLOATS[char]
-    counted, bad = _scan_kernel()(labels, n_classes, empty, empty, True, ignore_index, 0, n)
-    if bad >= 0 or not counted:
+    scan = _scan_kernel()
+    found = for_each_chunk(
+        lambda lo, hi: scan(labels, n_classes, empty, empty, True, ignore_index, lo, hi),
+        n,
+        _LABEL_COST,
+    )
+    counted = sum(part for part, _ in found)
+    if not counted or any(bad >= 0 for _, bad in found):
         return None
     divisor = counted if mean else 1.0
     if n_classes <= NARROW[char]:
-        losses: float = _narrow_kernel(char, False, grad is not None)(
-            x, labels, empty, floats, empty, 0.0, True, ignore_index, 1.0, 0.0, divisor,
-            floats, grad, 0, n,
-        )  # fmt: skip
+        kernel, options = _narrow_kernel(char, False, grad is not None), ()
+        outputs = floats, grad
     else:
-        losses = _cross_entropy_kernel(char, False, grad is not None, False, False)(
-            x, labels, empty, floats, empty, 0.0, True, ignore_index, 1.0, 0.0, 0.0, 1.0, 0.0,
-            divisor, floats, floats, _NO_INTS, grad, grad, None, None, 0, n,
-        )  # fmt: skip
-    return losses / divisor
+        kernel = _cross_entropy_kernel(char, False, grad is not None, False, False)
+        options = 0.0, 1.0, 0.0  # z_loss, logit_scale, softcap
+        outputs = floats, floats, _NO_INTS, grad, grad, None, None
+
+    losses = for_each_chunk(
+        lambda lo, hi: kernel(
+            x, labels, empty, floats, empty, 0.0, True, ignore_index, 1.0, 0.0, *options,
+            divisor, *outputs, lo, hi,
+        ),  # fmt: skip
+        n,
+        Operand.row_cost(n_classes),
+    )
+    return add_up(losses) / divisor
 
 
 def _is_plain(terms: Terms, outputs: Outputs) -> bool:

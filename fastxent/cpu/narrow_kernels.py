@@ -37,7 +37,7 @@ from fastxent.cpu.lanes import (
     zeros,
 )
 from fastxent.cpu.row import add_block, fill_row, mixed, rounded
-from fastxent.cpu.vector_math import exp, log, log1p
+from fastxent.cpu.vector_math import log, log1p, shifted_exp
 from fastxent.formulas import grad_at_target, row_loss, shared_pull
 
 # --- groups of rows -------------------------------------------------------------------------
@@ -142,7 +142,7 @@ def _exp_term(args, j):
     at = j * lanes_of(columns)
     prefetch(next_x, at)
     prefetch_to_write(next_out, at)
-    e = exp(load(columns, at) - m)
+    e = shifted_exp(load(columns, at) - m)
     store(out, at, e)
     return e
 
@@ -194,7 +194,7 @@ def _rest_of_max(columns, m, n, spare, labels, soon):
     rest = _sum_columns(_exp_term, (columns, m, None, *soon), n)
     for k in range(lanes_of(columns)):
         columns[labels[k] * lanes_of(columns) + k] = lane(top, k)
-    return rest, exp(top - m)
+    return rest, shifted_exp(top - m)
 
 
 # logits (N, C) IN, out (N, C) OUT
@@ -348,7 +348,7 @@ def narrow_cross_entropy_rows(
             a_y, total_a = nothing, _sum_columns(_share_term, (shares,), n)
         x_y = _set_apart(columns, labels, -math.inf)
         soon = row(logits, first + width), row(grad, first + width)
-        rest, e_y = _sum_columns(_exp_term, (columns, m, columns, *soon), n), exp(x_y - m)
+        rest, e_y = _sum_columns(_exp_term, (columns, m, columns, *soon), n), shifted_exp(x_y - m)
         log_s, inverse = widen(_log_sum(rest, e_y, columns)), 1.0 / (rest + widen(e_y))
         shared = below + total_a * log_s if sharing else log_s
         value = row_loss(apart, share, 0.0, widen(m - x_y), log_s, shared, 0.0, zero_where_zero)

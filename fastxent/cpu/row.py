@@ -31,7 +31,7 @@ from fastxent.cpu.lanes import (
     zero_where_zero,
     zeros,
 )
-from fastxent.cpu.vector_math import exp, expm1, log, log1m
+from fastxent.cpu.vector_math import exp, expm1, log, log1m, shifted_exp
 from fastxent.formulas import at_least, clipped, costs, softcap_parts
 
 
@@ -170,7 +170,7 @@ def _exp_term(args, j, part):
     next_x, next_e = soon
     prefetch(next_x, j)
     prefetch_to_write(next_e, j)
-    value = exp(load_part(x, j, part, -math.inf) - m)
+    value = shifted_exp(load_part(x, j, part, -math.inf) - m)
     store_part(e, j, part, value)
     return value
 
