@@ -1,13 +1,25 @@
 """The vector type and its mathematics: accuracy, constants of the right type, tails."""
 
+import os
 import re
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
 from numba import njit
 
 from fastxent.cpu import binary, half, kernels, lanes, launch
-from fastxent.cpu.vector_math import exp, expm1, log, log1m, log1p
+from fastxent.cpu.vector_math import (
+    exp,
+    expm1,
+    log,
+    log1m,
+    log1p,
+    log_above_one,
+    shifted_exp,
+)
 
 
 def elementwise(function):
@@ -28,6 +40,7 @@ def elementwise(function):
 
 
 compiled_exp, compiled_expm1 = elementwise(exp), elementwise(expm1)
+compiled_shifted_exp, compiled_log_above_one = elementwise(shifted_exp), elementwise(log_above_one)
 compiled_log, compiled_log1p, compiled_log1m = map(elementwise, (log, log1p, log1m))
 
 
@@ -41,12 +54,24 @@ def test_exp_and_expm1(rng, dtype, lowest):
         assert np.max(np.abs(call(x) - want) / np.abs(want)) < np.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("lowest", [-1e-6, -0.3, -0.7, -10.0, None])
+def test_exp_of_a_rounded_difference(rng, dtype, lowest):
+    """Within 1.5 ulp and |x|/40, of the |x|/2 that rounding x may have cost; 1 at 0, never more."""
+    limit = np.log(np.finfo(dtype).tiny)
+    x = (rng.random(1 << 16) * (lowest or limit)).astype(dtype)
+    want = np.exp(x.astype(np.longdouble))
+    got = compiled_shifted_exp(x)
+    assert np.all(np.abs(got - want) / want < (1.5 - x / 40) * np.finfo(dtype).eps)
+    assert got.max() <= 1
+
+
 def test_exp_at_its_ends(dtype):
     """0 → 1; what would be subnormal → 0; -inf → 0; nan → nan; expm1 likewise."""
     tiny = np.log(np.finfo(dtype).tiny)
     x = np.zeros(16, dtype)
     x[:6] = [0, tiny * 1.0001, tiny * 2, -1e30, -np.inf, np.nan]
     np.testing.assert_array_equal(compiled_exp(x)[:6], [1, 0, 0, 0, 0, np.nan])
+    np.testing.assert_array_equal(compiled_shifted_exp(x)[:6], [1, 0, 0, 0, 0, np.nan])
     np.testing.assert_array_equal(compiled_expm1(x)[:6], [0, -1, -1, -1, -1, np.nan])
     assert compiled_exp(np.full(16, tiny * 0.9999, dtype))[0] > 0
 
@@ -55,7 +80,9 @@ def test_functions_for_compiled_code_say_so():
     """Called from Python they explain themselves."""
     from fastxent.cpu.row import rest_of_max
 
-    one = [(function, (1,)) for function in (exp, expm1, log, log1p, log1m)]
+    one = [
+        (function, (1,)) for function in (exp, shifted_exp, expm1, log, log_above_one, log1p, log1m)
+    ]
     for function, args in (*one, (rest_of_max, (1, 2, 3, 4))):
         with pytest.raises(NotImplementedError, match="compiled code only"):
             function(*args)
@@ -68,6 +95,7 @@ def test_logarithms(rng, dtype, lowest):
     one = np.concatenate([x, 1 - x / 16]).astype(dtype)
     for call, given, want in (
         (compiled_log, one, np.log),
+        (compiled_log_above_one, 1 / one, np.log),
         (compiled_log1p, one, np.log1p),
         (compiled_log1m, x / 2, lambda v: -np.log1p(-v)),
     ):
@@ -200,3 +228,28 @@ def test_sums_over_lanes(rng, dtype):
     for k in range(width):
         want = (x.sum(), x.max(), x[0, k], x.sum() - x[0, k])
         assert all_of(x, k) == want
+
+
+def test_on_the_oldest_cpu():
+    """Compiled for a CPU without fma and AVX, the losses and gradients keep to the contract."""
+    script = """
+        import numpy as np
+        import fastxent as fx
+        from fastxent import reference
+        from fastxent.cpu.lanes import has_fma
+
+        assert not has_fma()
+        rng = np.random.default_rng(3)
+        for classes in 10, 300:
+            x = 30 * rng.standard_normal((40, classes), np.float32)
+            y = rng.integers(0, classes, 40)
+            loss, grad = fx.cross_entropy(x, y, return_grad=True)
+            wanted, exact = reference.cross_entropy(x.astype(np.longdouble), y, return_grad=True)
+            below = x.max(axis=1, keepdims=True) - x
+            bound = (8 + (below + below[np.arange(40), y, None] + np.log(classes)) / 2) * 2**-23
+            normal = abs(exact) > 2 * np.finfo(np.float32).tiny
+            assert np.all((abs(grad - exact) <= bound * abs(exact))[normal])
+            assert abs(loss - wanted) <= 8 * 2**-23 * wanted
+    """
+    environment = {**os.environ, "NUMBA_CPU_NAME": "generic"}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=environment, check=True)

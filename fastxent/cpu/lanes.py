@@ -169,7 +169,7 @@ copysign = _llvm("copysign", 2)
 
 
 def has_fma():
-    """Whether the CPU that is compiled for multiplies and adds in one instruction, rounding once."""
+    """Whether the CPU compiled for has an instruction that multiplies and adds, rounding once."""
     triple, _, features = cpu_target.target_context.codegen().magic_tuple()
     return not triple.startswith(("x86", "i686")) or "+fma" in features.split(",")
 
@@ -592,21 +592,66 @@ def store_part(typingctx, pointer, j, n, x):
     return types.none(pointer, types.int64, count, x), _nothing if absent else write
 
 
+def _places(builder, columns, places, width):
+    """The addresses, lane by lane, of the elements that `places` counts from `columns` on."""
+    for k in range(width):
+        place = builder.load(builder.gep(places, [_I64(k)]))
+        yield k, builder.gep(columns, [place])
+
+
 @intrinsic
-def gather_lanes(typingctx, columns, labels):
-    """Of each lane, the element of the column that `labels` names."""
+def place_labels(typingctx, labels, n, ignored, columns, places):
+    """Write where the classes of a group stand in its columns; how many rows have none.
+
+    Row k's is in lane k of the column that label k names, of column 0 where the label is not one of
+    the n classes or is `ignored`. The labels are read once, all at the same time.
+    """
+    width = Lanes(columns.dtype).width
+    vector = ir.VectorType(_I64, width)
+
+    def lower(context, builder, sig, args):
+        labels, n, ignored, _, places = args
+        y = builder.load(builder.bitcast(labels, vector.as_pointer()), align=8)
+        zero, lanes = (ir.Constant(vector, [k * i for i in range(width)]) for k in (0, 1))
+        inside = builder.icmp_unsigned("<", y, _splat(builder, n, vector))
+        loud = builder.icmp_signed("!=", y, _splat(builder, ignored, vector))
+        good = builder.and_(inside, loud)
+        column = builder.select(good, y, zero)
+        shift = ir.Constant(vector, [width.bit_length() - 1] * width)
+        place = builder.add(builder.shl(column, shift), lanes)
+        builder.store(place, builder.bitcast(places, vector.as_pointer()), align=8)
+        missing = builder.bitcast(builder.not_(good), ir.IntType(width))
+        return builder.zext(builder.ctpop(missing), _I64)
+
+    row_of = types.CPointer(types.int64)
+    return types.int64(row_of, types.int64, types.int64, columns, row_of), lower
+
+
+@intrinsic
+def gather_lanes(typingctx, columns, places):
+    """Of each lane, the element at its place, counted from `columns` on."""
     lanes = Lanes(columns.dtype)
 
     def lower(context, builder, sig, args):
-        columns, labels = args
         value = ir.Constant(lanes.vector, ir.Undefined)
-        for k in range(lanes.width):
-            label = builder.load(builder.gep(labels, [_I64(k)]))
-            at = builder.add(builder.mul(label, _I64(lanes.width)), _I64(k))
-            value = builder.insert_element(value, builder.load(builder.gep(columns, [at])), _I32(k))
+        for k, address in _places(builder, *args, lanes.width):
+            value = builder.insert_element(value, builder.load(address), _I32(k))
         return value
 
     return lanes(columns, types.CPointer(types.int64)), lower
+
+
+@intrinsic
+def scatter_lanes(typingctx, columns, places, x):
+    """Write each lane of x to its place, counted from `columns` on."""
+
+    def lower(context, builder, sig, args):
+        columns, places, value = args
+        for k, address in _places(builder, columns, places, x.width):
+            builder.store(builder.extract_element(value, _I32(k)), address)
+        return context.get_dummy_value()
+
+    return types.none(columns, types.CPointer(types.int64), x), lower
 
 
 # --- rows turned over into columns ----------------------------------------------------------

@@ -13,7 +13,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from fastxent.cpu import jit, kernels, narrow_kernels
-from fastxent.cpu.blocks import Operand, chunk_rows, for_each_block, for_each_chunk
+from fastxent.cpu.blocks import Operand, for_each_block, for_each_chunk
 from fastxent.terms import Clip, Outputs, Target, Terms
 
 Array = NDArray[Any]
@@ -257,19 +257,17 @@ def plain_cross_entropy(
     if not counted or any(bad >= 0 for _, bad in found):
         return None
     divisor = counted if mean else 1.0
+    rest: tuple[Any, ...]
     if n_classes <= NARROW[char]:
-        kernel, options = _narrow_kernel(char, False, grad is not None), ()
-        outputs = floats, grad
+        kernel, rest = _narrow_kernel(char, False, grad is not None), (divisor, floats, grad)
     else:
         kernel = _cross_entropy_kernel(char, False, grad is not None, False, False)
-        options = 0.0, 1.0, 0.0  # z_loss, logit_scale, softcap
-        outputs = floats, floats, _NO_INTS, grad, grad, None, None
-
+        # z_loss, logit_scale and softcap first; loss, lse, argmax; exps; grad, probs, hess
+        rest = 0.0, 1.0, 0.0, divisor, floats, floats, _NO_INTS, grad, grad, None, None
     losses = for_each_chunk(
         lambda lo, hi: kernel(
-            x, labels, empty, floats, empty, 0.0, True, ignore_index, 1.0, 0.0, *options,
-            divisor, *outputs, lo, hi,
-        ),  # fmt: skip
+            x, labels, empty, floats, empty, 0.0, True, ignore_index, 1.0, 0.0, *rest, lo, hi
+        ),
         n,
         Operand.row_cost(n_classes),
     )

@@ -21,71 +21,90 @@ from fastxent.cpu.lanes import (
     load_wide,
     maximum,
     narrow,
+    place_labels,
     prefetch,
     prefetch_to_write,
     read_columns,
     row,
+    scatter_lanes,
     splat,
     store,
     store_column,
     store_part,
     where_equal,
-    where_less,
     widen,
     write_columns,
     zero_where_zero,
     zeros,
 )
 from fastxent.cpu.row import add_block, fill_row, mixed, rounded
-from fastxent.cpu.vector_math import log, log1p, shifted_exp
+from fastxent.cpu.vector_math import log_above_one, shifted_exp
 from fastxent.formulas import grad_at_target, row_loss, shared_pull
 
 # --- groups of rows -------------------------------------------------------------------------
 
 
 @subroutine
-def _copy_rows(source, at, out, to, count):
-    """Copy `count` rows of one array into another."""
+def _copy_rows(source, step, out, out_step, n, count):
+    """Copy `count` rows of n elements; rows begin a step apart."""
     for i in range(count):
-        for j in range(source.shape[1]):
-            out[to + i, j] = source[at + i, j]
+        for j in range(n):
+            out[i * out_step + j] = source[i * step + j]
+
+
+@inlined
+def _group(array, first, count, pad):
+    """The first row of a group and the step to the next: in `pad` if there are not enough rows."""
+    n = array.shape[1]
+    if count == lanes_of(row(pad, 0)):
+        return row(array, first), array.strides[0] // array.itemsize
+    return row(pad, 0), n
 
 
 @subroutine
+def _turn(x, step, n, columns):
+    """Turn the rows of a group over into columns."""
+    block = columns_at_once(x)
+    for k in range(n // block):
+        read_columns(x, step, k * block, columns)
+    if n >= block:
+        read_columns(x, step, n - block, columns)  # the last block may overlap the one before
+    else:
+        for j in range(n):
+            store(columns, j * lanes_of(x), load_column(x, step, j))
+
+
+@subroutine
+def _turn_back(columns, out, step, n):
+    """Turn columns over into the rows of a group."""
+    block = columns_at_once(out)
+    for k in range(n // block):
+        write_columns(out, step, k * block, columns)
+    if n >= block:
+        write_columns(out, step, n - block, columns)
+    else:
+        for j in range(n):
+            store_column(out, step, j, load(columns, j * lanes_of(out)))
+
+
+@inlined
 def _read_group(array, first, count, pad, columns):
     """The rows from `first` on as columns; a group cut short is filled up with what `pad` holds."""
     n = array.shape[1]
-    x, stride = row(array, first), array.strides[0] // array.itemsize
-    if count < lanes_of(x):
-        _copy_rows(array, first, pad, 0, count)
-        x, stride = row(pad, 0), n
-    block = columns_at_once(x)
-    for k in range(n // block):
-        read_columns(x, stride, k * block, columns)
-    if n >= block:
-        read_columns(x, stride, n - block, columns)  # the last block may overlap the one before
-    else:
-        for j in range(n):
-            store(columns, j * lanes_of(x), load_column(x, stride, j))
+    x, step = _group(array, first, count, pad)
+    if count < lanes_of(columns):
+        _copy_rows(row(array, first), array.strides[0] // array.itemsize, x, n, n, count)
+    _turn(x, step, n, columns)
 
 
-@subroutine
+@inlined
 def _write_group(columns, array, first, count, pad):
     """Write the columns to the rows from `first` on, by way of `pad` if they are not all."""
     n = array.shape[1]
-    out, stride = row(array, first), array.strides[0] // array.itemsize
-    if count < lanes_of(out):
-        out, stride = row(pad, 0), n
-    block = columns_at_once(out)
-    for k in range(n // block):
-        write_columns(out, stride, k * block, columns)
-    if n >= block:
-        write_columns(out, stride, n - block, columns)
-    else:
-        for j in range(n):
-            store_column(out, stride, j, load(columns, j * lanes_of(out)))
-    if count < lanes_of(out):
-        _copy_rows(pad, 0, array, first, count)
+    out, step = _group(array, first, count, pad)
+    _turn_back(columns, out, step, n)
+    if count < lanes_of(columns):
+        _copy_rows(out, n, row(array, first), array.strides[0] // array.itemsize, n, count)
 
 
 @subroutine
@@ -97,26 +116,30 @@ def _max_column(columns, n):
     return m
 
 
+@inlined
+def _place(y, k, columns):
+    """Where the element of class y and row k stands among the columns."""
+    return y * lanes_of(columns) + k
+
+
 @subroutine
-def _find_column(columns, value, n, spare, labels):
-    """The first column that equals `value`, for each row; 0 if none does, as in a row of nan."""
+def _find_column(columns, value, n, places):
+    """The places of the first element that equals `value`, of column 0 if none does (of nan)."""
     at = zeros(columns)
     for j in range(n - 1, -1, -1):
         at = where_equal(load(columns, j * lanes_of(columns)), value, float(j), at)
-    store(spare, 0, at)
     for k in range(lanes_of(columns)):
-        labels[k] = int(spare[k])
+        places[k] = _place(int(lane(at, k)), k, columns)
 
 
 @subroutine
-def _set_apart(columns, labels, fill):
-    """The elements of the classes `labels`, in whose places the columns then hold `fill`.
+def _set_apart(columns, places, fill):
+    """The elements at `places`, where the columns then hold `fill`.
 
     What is summed then is the rest: s - e_y would have lost the small terms.
     """
-    apart = gather_lanes(columns, labels)
-    for k in range(lanes_of(columns)):
-        columns[labels[k] * lanes_of(columns) + k] = fill
+    apart = gather_lanes(columns, places)
+    scatter_lanes(columns, places, splat(columns, fill))
     return apart
 
 
@@ -162,10 +185,15 @@ def _below_term(args, j):
 
 @inlined
 def _log_sum(rest, e_y, like):
-    """`formulas.log_sum` by lanes: log1p of the rest where the class set apart is the maximum."""
-    r = narrow(rest, like)
-    log_s = log(narrow(rest + widen(e_y), like))
-    return where_equal(e_y, 1.0, where_less(r, 1.0, log1p(r), log_s), log_s)
+    """`formulas.log_sum` by lanes, and 1 / s: both in float64.
+
+    log s is the logarithm of s rounded to the precision of the lanes, and what the rounding lost,
+    over s: beside e_y = 1 that is all there is of a small rest. It is nan where s is, unlike the
+    first logarithm.
+    """
+    wide = rest + widen(e_y)
+    s, inverse = narrow(wide, like), 1.0 / wide
+    return widen(log_above_one(s)) + ((widen(e_y) - widen(s)) + rest) * inverse, inverse
 
 
 # --- softmax and its logarithms -------------------------------------------------------------
@@ -187,28 +215,27 @@ def narrow_softmax_rows(logits, out, lo, hi):
 
 
 @subroutine
-def _rest_of_max(columns, m, n, spare, labels, soon):
-    """Σ exp(x_j - m) over all but the first maximum, which the columns keep."""
-    _find_column(columns, m, n, spare, labels)
-    top = _set_apart(columns, labels, -math.inf)
+def _rest_of_max(columns, m, n, places, soon):
+    """Σ exp(x_j - m) over all but the first maximum, and that one's; the columns stay."""
+    _find_column(columns, m, n, places)
+    top = _set_apart(columns, places, -math.inf)
     rest = _sum_columns(_exp_term, (columns, m, None, *soon), n)
-    for k in range(lanes_of(columns)):
-        columns[labels[k] * lanes_of(columns) + k] = lane(top, k)
+    scatter_lanes(columns, places, top)
     return rest, shifted_exp(top - m)
 
 
 # logits (N, C) IN, out (N, C) OUT
 def narrow_log_softmax_rows(logits, out, lo, hi):
     n, width = logits.shape[1], lanes_of(row(logits, lo))
-    scratch, pad = np.empty((n + 1, width), logits.dtype), np.zeros((width, n), logits.dtype)
-    labels = np.empty((1, width), np.int64)
+    scratch, pad = np.empty((n, width), logits.dtype), np.zeros((width, n), logits.dtype)
+    places = np.empty((1, width), np.int64)
     for first in range(lo, hi, width):
         columns, count = row(scratch, 0), min(hi - first, width)
         _read_group(logits, first, count, pad, columns)
         m = _max_column(columns, n)
         soon = row(logits, first + width), row(out, first + width)
-        rest, one = _rest_of_max(columns, m, n, row(scratch, n), row(labels, 0), soon)
-        log_s = _log_sum(rest, one, columns)
+        rest, one = _rest_of_max(columns, m, n, row(places, 0), soon)
+        log_s = narrow(_log_sum(rest, one, columns)[0], columns)
         for j in range(n):
             store(columns, j * width, (load(columns, j * width) - m) - log_s)
         _write_group(columns, out, first, count, pad)
@@ -217,15 +244,15 @@ def narrow_log_softmax_rows(logits, out, lo, hi):
 # logits (N, C) IN, out (N,) OUT
 def narrow_logsumexp_rows(logits, out, lo, hi):
     n, width = logits.shape[1], lanes_of(row(logits, lo))
-    scratch, pad = np.empty((n + 1, width), logits.dtype), np.zeros((width, n), logits.dtype)
-    labels = np.empty((1, width), np.int64)
+    scratch, pad = np.empty((n, width), logits.dtype), np.zeros((width, n), logits.dtype)
+    places = np.empty((1, width), np.int64)
     for first in range(lo, hi, width):
         columns, count = row(scratch, 0), min(hi - first, width)
         _read_group(logits, first, count, pad, columns)
         m = _max_column(columns, n)
         soon = row(logits, first + width), None
-        rest, one = _rest_of_max(columns, m, n, row(scratch, n), row(labels, 0), soon)
-        lse = m + _log_sum(rest, one, columns)
+        rest, one = _rest_of_max(columns, m, n, row(places, 0), soon)
+        lse = m + narrow(_log_sum(rest, one, columns)[0], columns)
         for k in range(count):
             base = float(lane(m, k))
             if math.isfinite(base):
@@ -237,35 +264,30 @@ def narrow_logsumexp_rows(logits, out, lo, hi):
 # --- cross-entropy --------------------------------------------------------------------------
 
 
-@subroutine
-def _read_labels(target, ignoring, ignore_index, n, first, count, labels):
-    """The classes of a group's rows, 0 where there is none; how many rows have none."""
-    idle = 0
+@inlined
+def _labels(target, first, count, some):
+    """A group's labels beside each other: in `some`, then anything, unless they lie so already."""
+    if count == some.size and target.strides[0] == target.itemsize:
+        return row(target, first)
     for k in range(count):
-        # Read once: another thread may write into target, and only a checked label may be used.
-        y = target[first + k] if target.ndim == 1 else 0
-        good = y >= 0 and y < n and not (ignoring and y == ignore_index)
-        labels[k] = y if good else 0
-        idle += not good
-    return idle
+        some[k] = target[first + k]
+    return row(some, 0)
 
 
 @subroutine
 def _read_weights(
-    target, labels, class_weight, sample_weight, ignoring, ignore_index, n, first, count, width,
-    us, ws,
+    target, class_weight, sample_weight, ignoring, ignore_index, n, first, count, width, us, ws
 ):  # fmt: skip
     """The weights u, w of a group's rows; u is 0 of rows that do not count, nan of bad ones."""
     for k in range(width):
-        u = 0.0
+        us[k], ws[k] = 0.0, 1.0
         if k < count:
-            _, u, counted, value = counted_row(
+            y, u, counted, value = counted_row(
                 target, sample_weight, ignoring, ignore_index, n, first + k
             )
-            if not counted:
-                u = value
-        us[k] = u
-        ws[k] = class_weight[labels[k]] if class_weight.size else 1.0
+            us[k] = u if counted else value
+            if counted and class_weight.size:
+                ws[k] = class_weight[y]
 
 
 @subroutine
@@ -296,16 +318,28 @@ def _write_losses(loss, first, count, value):
         store_part(row(loss, 0), first, count, narrow(value, row(loss, 0)))
 
 
+@inlined
+def _outcome(u, apart, share, a_y, total_a, margin, shared, sums, divisor, kept):
+    """The loss before u, and of d_j = factor·e_j - (u/D)·share·a_j the factor, and d_y."""
+    log_s, rest, e_y, inverse = sums
+    value = row_loss(apart, share, 0.0, margin, log_s, shared, 0.0, kept)
+    # d_j = up·[(apart + pull)·p_j - share·a_j], and d_y by its own formula
+    up, pull = u / divisor, shared_pull(share, total_a, 0.0, 0.0)
+    d_y = up * grad_at_target(apart, pull, share, a_y, rest, e_y, inverse)
+    return value, up * (apart + pull) * inverse, d_y
+
+
+@inlined
+def _as_it_is(coefficient, value):
+    return value
+
+
 @subroutine
-def _mend_rows(grad, first, count, labels, at_target, us, idle):
-    """The gradient at the targets, and the zeros of rows that do not count."""
-    d, stride = row(grad, first), grad.strides[0] // grad.itemsize
+def _clear_rows(grad, first, count, us):
+    """Zeros for the rows that do not count, whatever their logits hold."""
     for k in range(count):
-        d[k * stride + labels[k]] = at_target[k]
-    if idle:
-        for k in range(count):
-            if us[k] == 0.0:
-                fill_row(row(grad, first + k), grad.shape[1], 0.0)
+        if us[k] == 0.0:
+            fill_row(row(grad, first + k), grad.shape[1], 0.0)
 
 
 # logits (N, C) IN; target (N,) labels or (N, C) probabilities IN; class_weight (C,),
@@ -317,54 +351,68 @@ def narrow_cross_entropy_rows(
 ):  # fmt: skip
     n, width = logits.shape[1], lanes_of(row(logits, lo))
     sharing = target.ndim == 2 or spread != 0.0
-    scratch = np.empty((n * (2 if sharing else 1) + 1, width), logits.dtype)
+    scratch = np.empty((n * (2 if sharing else 1), width), logits.dtype)
     pad = np.zeros((width, n), logits.dtype)
-    places, weights = np.zeros((1, width), np.int64), np.empty((2, width))
+    whole, weights = np.zeros((2, width), np.int64), np.empty((2, width))
     weighted = class_weight.size > 0 or sample_weight.size > 0
+    ignored = ignore_index if ignoring else -1
     total = lost = widen(zeros(row(scratch, 0)))
     for first in range(lo, hi, width):
-        count = min(hi - first, width)
+        count, idle = min(hi - first, width), 0
         # Pointers are taken here: an array is freed after its last use, whatever points into it.
-        columns, spare, shares = row(scratch, 0), row(scratch, n), row(scratch, n + 1)
-        labels, us, ws = row(places, 0), row(weights, 0), row(weights, 1)
-        u = w = widen(splat(columns, 1.0))
-        idle = _read_labels(target, ignoring, ignore_index, n, first, count, labels)
-        if weighted or idle or count < width:
-            _read_weights(
-                target, labels, class_weight, sample_weight, ignoring, ignore_index, n, first,
-                count, width, us, ws,
-            )  # fmt: skip
-            u, w = load_wide(us, columns), load_wide(ws, columns)
+        columns, shares, places = row(scratch, 0), row(scratch, n), row(whole, 0)
+        us, ws = row(weights, 0), row(weights, 1)
+        if target.ndim == 1:
+            labels = _labels(target, first, count, whole[1])
+            # Another thread may write into target: only what is checked here may be used.
+            idle = place_labels(labels, n, ignored, columns, places)
         _read_group(logits, first, count, pad, columns)
         m = _max_column(columns, n)
-        nothing = widen(zeros(columns))
-        apart, share, a_y, total_a = keep * w, spread, w, nothing + total_weight
+        apart = total_a = below = widen(zeros(columns))
         if sharing:
             _read_shares(target, lane_weight, keep, spread, first, count, pad, shares)
             below = _sum_columns(_below_term, (columns, m, shares), n)
         if target.ndim == 2:
-            _find_column(columns, m, n, spare, labels)
-            apart, share = widen(_set_apart(shares, labels, 0.0)), 1.0
-            a_y, total_a = nothing, _sum_columns(_share_term, (shares,), n)
-        x_y = _set_apart(columns, labels, -math.inf)
+            _find_column(columns, m, n, places)
+            apart = widen(_set_apart(shares, places, 0.0))
+            total_a = _sum_columns(_share_term, (shares,), n)
+        x_y = _set_apart(columns, places, -math.inf)
         soon = row(logits, first + width), row(grad, first + width)
         rest, e_y = _sum_columns(_exp_term, (columns, m, columns, *soon), n), shifted_exp(x_y - m)
-        log_s, inverse = widen(_log_sum(rest, e_y, columns)), 1.0 / (rest + widen(e_y))
-        shared = below + total_a * log_s if sharing else log_s
-        value = row_loss(apart, share, 0.0, widen(m - x_y), log_s, shared, 0.0, zero_where_zero)
-        value = zero_where_zero(u, u * value)
+        log_s, inverse = _log_sum(rest, e_y, columns)
+        margin, sums, share = widen(m - x_y), (log_s, rest, widen(e_y), inverse), spread
+        push = u = widen(splat(columns, 1.0))
+        special = weighted or idle or count < width
+        if special or sharing:
+            a_y = w = u
+            if special:
+                _read_weights(
+                    target, class_weight, sample_weight, ignoring, ignore_index, n, first, count,
+                    width, us, ws,
+                )  # fmt: skip
+                u, a_y = load_wide(us, columns), load_wide(ws, columns)
+            if target.ndim == 2:
+                share, a_y = 1.0, w - w
+            else:
+                apart, total_a = keep * a_y, total_a + total_weight
+            value, factor, d_y = _outcome(
+                u, apart, share, a_y, total_a, margin, below + total_a * log_s, sums, divisor,
+                zero_where_zero,
+            )  # fmt: skip
+            value, push = zero_where_zero(u, u * value), u / divisor * share
+        else:
+            value, factor, d_y = _outcome(
+                1.0, 1.0, 0.0, 0.0, 0.0, margin, log_s, sums, divisor, _as_it_is
+            )
         total, lost = add_block(total, lost, value)
         _write_losses(loss, first, count, value)
         if grad is not None:
-            # d_j = up·[(apart + pull)·p_j - share·a_j], and d_y by its own formula
-            up, pull = u / divisor, shared_pull(share, total_a, 0.0, 0.0)
-            d_y = grad_at_target(apart, pull, share, a_y, rest, widen(e_y), inverse)
-            store(spare, 0, narrow(up * d_y, columns))
-            factor = narrow(up * (apart + pull) * inverse, columns)
             if sharing:
-                _scale(columns, shares, factor, narrow(up * share, columns), n)
+                _scale(columns, shares, narrow(factor, columns), narrow(push, columns), n)
             else:
-                _scale(columns, None, factor, factor, n)
+                _scale(columns, None, narrow(factor, columns), m, n)
+            scatter_lanes(columns, places, narrow(d_y, columns))
             _write_group(columns, grad, first, count, pad)
-            _mend_rows(grad, first, count, labels, spare, us, idle or weighted)
+            if idle or weighted:
+                _clear_rows(grad, first, count, us)
     return rounded(total, lost)

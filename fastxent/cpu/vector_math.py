@@ -103,6 +103,11 @@ def log(x):
     raise NotImplementedError("log of lanes exists in compiled code only")
 
 
+def log_above_one(x):
+    """Natural logarithm of finite x >= 1 (Lanes); what it makes of a nan is a number."""
+    raise NotImplementedError("log_above_one of lanes exists in compiled code only")
+
+
 def log1p(x):
     """log(1 + x) for x in 0 .. 1 (Lanes), to its own relative accuracy."""
     raise NotImplementedError("log1p of lanes exists in compiled code only")
@@ -227,6 +232,12 @@ overload(log)(
     _by_type(
         lambda x: _log(x, _log_core32, 2.0**-126, 2.0**24, 24.0),
         lambda x: _log(x, _log_core64, 2.0**-1022, 2.0**53, 53.0),
+    )
+)
+overload(log_above_one)(
+    _by_type(
+        lambda x: _log_core32(exponent(x), mantissa(x) - 1.0),
+        lambda x: _log_core64(exponent(x), mantissa(x) - 1.0),
     )
 )
 overload(log1p)(
