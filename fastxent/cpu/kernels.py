@@ -130,6 +130,13 @@ def _sum(total, lost):
 def _count_labels(labels, n_classes, ignoring, ignore_index, n):
     """How many of n labels are not ignored, and how many of these are no class, by vectors."""
     counted = bad = 0
+    if not (ignoring and 0 <= ignore_index < n_classes):
+        # The usual case in half the time: every label is a class, so none is the one ignored.
+        classes, strange = np.uint64(n_classes), False
+        for i in range(n):
+            strange |= np.uint64(labels[i]) >= classes
+        if not strange:
+            return n, 0
     for i in range(n):
         y = labels[i]
         loud = (y != ignore_index) | (not ignoring)

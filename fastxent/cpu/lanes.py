@@ -190,12 +190,26 @@ def fma(typingctx, x, y, z):
 
 
 @intrinsic
+def scaled(typingctx, x, factor):
+    """x·factor, or x if factor is None."""
+
+    def lower(context, builder, sig, args):
+        return builder.fmul(*args) if isinstance(factor, Lanes) else args[0]
+
+    return x(x, factor), lower
+
+
+def _larger(builder, x, y):
+    # One vmaxps on x86; llvm.maximum would spend more instructions on keeping the nan.
+    return builder.select(builder.fcmp_ordered(">", x, y), x, y)
+
+
+@intrinsic
 def maximum(typingctx, x, y):
     """The larger of each pair. A nan may be lost: the row's sum brings it back."""
 
     def lower(context, builder, sig, args):
-        # One vmaxps on x86; llvm.maximum would spend more instructions on keeping the nan.
-        return builder.select(builder.fcmp_ordered(">", *args), *args)
+        return _larger(builder, *args)
 
     return x(x, x), lower
 
@@ -351,7 +365,7 @@ def _halving(build):
 
 
 horizontal_sum = _halving(lambda b, x, y: b.fadd(x, y))
-horizontal_max = _halving(lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
+horizontal_max = _halving(_larger)
 
 
 def _lane_is(builder, relation: str, index, width: int):
@@ -717,13 +731,21 @@ def columns_at_once(typingctx, pointer):
     return types.int64(pointer), lower
 
 
+def _column_address(builder, columns, j, k, lanes):
+    at = builder.mul(builder.add(j, _I64(k)), _I64(lanes.width))
+    return _address(builder, columns, at, lanes)
+
+
 @intrinsic
-def read_columns(typingctx, pointer, stride, j, columns):
-    """Turn the columns from j on of as many rows as there are lanes into vectors at `columns`."""
+def read_columns(typingctx, pointer, stride, j, columns, m):
+    """Turn the columns from j on of as many rows as there are lanes into vectors at `columns`.
+
+    Returns the maximum of m and these, as `maximum` has it.
+    """
     lanes = Lanes(pointer.dtype)
 
     def lower(context, builder, sig, args):
-        pointer, stride, j, columns = args
+        pointer, stride, j, columns, largest = args
         part, bytes_ = _block(lanes), lanes.dtype.bitwidth // 8
         kind = ir.VectorType(lanes.vector.element, part).as_pointer()
         at, rows = builder.gep(pointer, [j]), []
@@ -733,28 +755,31 @@ def read_columns(typingctx, pointer, stride, j, columns):
         # Row i of the square in each 128-bit part: the rows i, i + part, i + 2·part …
         square = [_joined(builder, rows[i::part]) for i in range(part)]
         for k, column in enumerate(_transposed(builder, square, part)):
-            place = _address(builder, columns, builder.mul(
-                builder.add(j, _I64(k)), _I64(lanes.width)), lanes)  # fmt: skip
-            builder.store(column, place, align=bytes_)
-        return context.get_dummy_value()
+            builder.store(column, _column_address(builder, columns, j, k, lanes), align=bytes_)
+            largest = _larger(builder, largest, column)
+        return largest
 
-    return types.none(pointer, types.int64, types.int64, columns), lower
+    return lanes(pointer, types.int64, types.int64, columns, lanes), lower
 
 
 @intrinsic
-def write_columns(typingctx, pointer, stride, j, columns):
-    """The inverse of `read_columns`: write to the rows what the vectors at `columns` hold."""
+def write_columns(typingctx, pointer, stride, j, columns, factor):
+    """The inverse of `read_columns`: write to the rows what the vectors at `columns` hold.
+
+    Times `factor`, a vector, unless that is None.
+    """
     lanes = Lanes(pointer.dtype)
 
     def lower(context, builder, sig, args):
-        pointer, stride, j, columns = args
+        pointer, stride, j, columns, factor = args
         part, bytes_ = _block(lanes), lanes.dtype.bitwidth // 8
         kind = ir.VectorType(lanes.vector.element, part).as_pointer()
         vectors = []
         for k in range(part):
-            place = _address(builder, columns, builder.mul(
-                builder.add(j, _I64(k)), _I64(lanes.width)), lanes)  # fmt: skip
+            place = _column_address(builder, columns, j, k, lanes)
             vectors.append(builder.load(place, align=bytes_))
+        if isinstance(sig.args[4], Lanes):
+            vectors = [builder.fmul(vector, factor) for vector in vectors]
         square, at = _transposed(builder, vectors, part), builder.gep(pointer, [j])
         for i in range(lanes.width):
             piece = _quarter(builder, square[i % part], i // part, part)
@@ -762,7 +787,28 @@ def write_columns(typingctx, pointer, stride, j, columns):
             at = builder.gep(at, [stride])
         return context.get_dummy_value()
 
-    return types.none(pointer, types.int64, types.int64, columns), lower
+    return types.none(pointer, types.int64, types.int64, columns, factor), lower
+
+
+@intrinsic
+def write_at_places(typingctx, pointer, stride, places, x):
+    """Write lane k of x to row k, at the class whose place among the columns `places` holds.
+
+    Nothing if x is None.
+    """
+
+    def lower(context, builder, sig, args):
+        at, stride, places, value = args
+        shift = _I64(x.width.bit_length() - 1)
+        for k in range(x.width):
+            place = builder.load(builder.gep(places, [_I64(k)]))
+            address = builder.gep(at, [builder.lshr(place, shift)])
+            builder.store(builder.extract_element(value, _I32(k)), address)
+            at = builder.gep(at, [stride])
+        return context.get_dummy_value()
+
+    absent = isinstance(x, types.NoneType)
+    return types.none(pointer, types.int64, places, x), _nothing if absent else lower
 
 
 @intrinsic

@@ -26,6 +26,7 @@ from fastxent.cpu.lanes import (
     prefetch_to_write,
     read_columns,
     row,
+    scaled,
     scatter_lanes,
     splat,
     store,
@@ -33,6 +34,7 @@ from fastxent.cpu.lanes import (
     store_part,
     where_equal,
     widen,
+    write_at_places,
     write_columns,
     zero_where_zero,
     zeros,
@@ -63,57 +65,59 @@ def _group(array, first, count, pad):
 
 @subroutine
 def _turn(x, step, n, columns):
-    """Turn the rows of a group over into columns."""
-    block = columns_at_once(x)
+    """Turn the rows of a group over into columns; their maximum.
+
+    m = max_j x_j. A nan may be lost here; it comes back in the sum of exponentials.
+    """
+    block, m = columns_at_once(x), splat(columns, -math.inf)
     for k in range(n // block):
-        read_columns(x, step, k * block, columns)
+        m = read_columns(x, step, k * block, columns, m)
     if n >= block:
-        read_columns(x, step, n - block, columns)  # the last block may overlap the one before
+        # The last block may overlap the one before.
+        m = read_columns(x, step, n - block, columns, m)
     else:
         for j in range(n):
-            store(columns, j * lanes_of(x), load_column(x, step, j))
+            column = load_column(x, step, j)
+            store(columns, j * lanes_of(x), column)
+            m = maximum(m, column)
+    return m
 
 
 @subroutine
-def _turn_back(columns, out, step, n):
-    """Turn columns over into the rows of a group."""
+def _turn_back(columns, factor, out, step, n):
+    """Turn columns over into the rows of a group, times `factor`."""
     block = columns_at_once(out)
     for k in range(n // block):
-        write_columns(out, step, k * block, columns)
+        write_columns(out, step, k * block, columns, factor)
     if n >= block:
-        write_columns(out, step, n - block, columns)
+        write_columns(out, step, n - block, columns, factor)
     else:
         for j in range(n):
-            store_column(out, step, j, load(columns, j * lanes_of(out)))
+            store_column(out, step, j, scaled(load(columns, j * lanes_of(out)), factor))
 
 
 @inlined
 def _read_group(array, first, count, pad, columns):
-    """The rows from `first` on as columns; a group cut short is filled up with what `pad` holds."""
+    """The rows from `first` on as columns, and their maximum; what `pad` holds fills a group up."""
     n = array.shape[1]
     x, step = _group(array, first, count, pad)
     if count < lanes_of(columns):
         _copy_rows(row(array, first), array.strides[0] // array.itemsize, x, n, n, count)
-    _turn(x, step, n, columns)
+    return _turn(x, step, n, columns)
 
 
 @inlined
-def _write_group(columns, array, first, count, pad):
-    """Write the columns to the rows from `first` on, by way of `pad` if they are not all."""
+def _write_group(columns, factor, places, special, array, first, count, pad):
+    """Write the columns, times `factor`, to the rows from `first` on; `special` at its places.
+
+    By way of `pad` if a group is cut short. factor and special may be None.
+    """
     n = array.shape[1]
     out, step = _group(array, first, count, pad)
-    _turn_back(columns, out, step, n)
+    _turn_back(columns, factor, out, step, n)
+    write_at_places(out, step, places, special)
     if count < lanes_of(columns):
         _copy_rows(out, n, row(array, first), array.strides[0] // array.itemsize, n, count)
-
-
-@subroutine
-def _max_column(columns, n):
-    """m = max_j x_j. A nan may be lost here; it comes back in the sum of exponentials."""
-    m = load(columns, 0)
-    for j in range(1, n):
-        m = maximum(m, load(columns, j * lanes_of(columns)))
-    return m
 
 
 @inlined
@@ -205,13 +209,11 @@ def narrow_softmax_rows(logits, out, lo, hi):
     scratch, pad = np.empty((n, width), logits.dtype), np.zeros((width, n), logits.dtype)
     for first in range(lo, hi, width):
         columns, count = row(scratch, 0), min(hi - first, width)
-        _read_group(logits, first, count, pad, columns)
+        m = _read_group(logits, first, count, pad, columns)
         soon = row(logits, first + width), row(out, first + width)
-        s = _sum_columns(_exp_term, (columns, _max_column(columns, n), columns, *soon), n)
+        s = _sum_columns(_exp_term, (columns, m, columns, *soon), n)
         inverse = narrow(1.0 / s, columns)
-        for j in range(n):
-            store(columns, j * width, load(columns, j * width) * inverse)
-        _write_group(columns, out, first, count, pad)
+        _write_group(columns, inverse, None, None, out, first, count, pad)
 
 
 @subroutine
@@ -231,14 +233,13 @@ def narrow_log_softmax_rows(logits, out, lo, hi):
     places = np.empty((1, width), np.int64)
     for first in range(lo, hi, width):
         columns, count = row(scratch, 0), min(hi - first, width)
-        _read_group(logits, first, count, pad, columns)
-        m = _max_column(columns, n)
+        m = _read_group(logits, first, count, pad, columns)
         soon = row(logits, first + width), row(out, first + width)
         rest, one = _rest_of_max(columns, m, n, row(places, 0), soon)
         log_s = narrow(_log_sum(rest, one, columns)[0], columns)
         for j in range(n):
             store(columns, j * width, (load(columns, j * width) - m) - log_s)
-        _write_group(columns, out, first, count, pad)
+        _write_group(columns, None, None, None, out, first, count, pad)
 
 
 # logits (N, C) IN, out (N,) OUT
@@ -248,8 +249,7 @@ def narrow_logsumexp_rows(logits, out, lo, hi):
     places = np.empty((1, width), np.int64)
     for first in range(lo, hi, width):
         columns, count = row(scratch, 0), min(hi - first, width)
-        _read_group(logits, first, count, pad, columns)
-        m = _max_column(columns, n)
+        m = _read_group(logits, first, count, pad, columns)
         soon = row(logits, first + width), None
         rest, one = _rest_of_max(columns, m, n, row(places, 0), soon)
         lse = m + narrow(_log_sum(rest, one, columns)[0], columns)
@@ -302,14 +302,11 @@ def _read_shares(target, lane_weight, keep, spread, first, count, pad, shares):
 
 
 @subroutine
-def _scale(columns, shares, factor, push, n):
-    """d_j = factor·e_j - push·a_j in place of e_j; shares None: without the second term."""
+def _mix(columns, factor, shares, push, n):
+    """d_j = factor·e_j - push·a_j in place of e_j."""
     for j in range(n):
         at = j * lanes_of(columns)
-        d = load(columns, at) * factor
-        if shares is not None:
-            d = d - load(shares, at) * push
-        store(columns, at, d)
+        store(columns, at, load(columns, at) * factor - load(shares, at) * push)
 
 
 @subroutine
@@ -366,8 +363,7 @@ def narrow_cross_entropy_rows(
             labels = _labels(target, first, count, whole[1])
             # Another thread may write into target: only what is checked here may be used.
             idle = place_labels(labels, n, ignored, columns, places)
-        _read_group(logits, first, count, pad, columns)
-        m = _max_column(columns, n)
+        m = _read_group(logits, first, count, pad, columns)
         apart = total_a = below = widen(zeros(columns))
         if sharing:
             _read_shares(target, lane_weight, keep, spread, first, count, pad, shares)
@@ -407,12 +403,12 @@ def narrow_cross_entropy_rows(
         total, lost = add_block(total, lost, value)
         _write_losses(loss, first, count, value)
         if grad is not None:
+            factor, d_y = narrow(factor, columns), narrow(d_y, columns)
             if sharing:
-                _scale(columns, shares, narrow(factor, columns), narrow(push, columns), n)
+                _mix(columns, factor, shares, narrow(push, columns), n)
+                _write_group(columns, None, places, d_y, grad, first, count, pad)
             else:
-                _scale(columns, None, narrow(factor, columns), m, n)
-            scatter_lanes(columns, places, narrow(d_y, columns))
-            _write_group(columns, grad, first, count, pad)
+                _write_group(columns, factor, places, d_y, grad, first, count, pad)
             if idle or weighted:
                 _clear_rows(grad, first, count, us)
     return rounded(total, lost)
