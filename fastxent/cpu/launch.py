@@ -13,7 +13,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from fastxent.cpu import jit, kernels, narrow_kernels
-from fastxent.cpu.blocks import Operand, for_each_block, for_each_chunk
+from fastxent.cpu.blocks import Operand, chunk_rows, for_each_block, for_each_chunk
 from fastxent.terms import Clip, Outputs, Target, Terms
 
 Array = NDArray[Any]
@@ -247,14 +247,16 @@ def plain_cross_entropy(
     n, n_classes = x.shape
     char = x.dtype.char
     empty, floats = NO_FLOATS["d"], NO_FLOATS[char]
-    scan = _scan_kernel()
-    found = for_each_chunk(
-        lambda lo, hi: scan(labels, n_classes, empty, empty, True, ignore_index, lo, hi),
-        n,
-        _LABEL_COST,
-    )
-    counted = sum(part for part, _ in found)
-    if not counted or any(bad >= 0 for _, bad in found):
+    cost = Operand.row_cost(n_classes)
+    # Then the labels, which cost less, are done in one piece too, and a small call is spared lists.
+    at_once = n <= chunk_rows(n, cost)
+    scan = functools.partial(_scan_kernel(), labels, n_classes, empty, empty, True, ignore_index)
+    if at_once:
+        counted, bad = scan(0, n)
+    else:
+        found = for_each_chunk(scan, n, _LABEL_COST)
+        counted, bad = sum(part for part, _ in found), max(bad for _, bad in found)
+    if bad >= 0 or not counted:
         return None
     divisor = counted if mean else 1.0
     rest: tuple[Any, ...]
@@ -264,14 +266,11 @@ def plain_cross_entropy(
         kernel = _cross_entropy_kernel(char, False, grad is not None, False, False)
         # z_loss, logit_scale and softcap first; loss, lse, argmax; exps; grad, probs, hess
         rest = 0.0, 1.0, 0.0, divisor, floats, floats, _NO_INTS, grad, grad, None, None
-    losses = for_each_chunk(
-        lambda lo, hi: kernel(
-            x, labels, empty, floats, empty, 0.0, True, ignore_index, 1.0, 0.0, *rest, lo, hi
-        ),
-        n,
-        Operand.row_cost(n_classes),
+    call = functools.partial(
+        kernel, x, labels, empty, floats, empty, 0.0, True, ignore_index, 1.0, 0.0, *rest
     )
-    return add_up(losses) / divisor
+    losses: float = call(0, n) if at_once else add_up(for_each_chunk(call, n, cost))
+    return losses / divisor
 
 
 def _is_plain(terms: Terms, outputs: Outputs) -> bool:
