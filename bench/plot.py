@@ -60,7 +60,7 @@ def threads(runs: list[Run]) -> Figure:
                 axis.bar(at + 0.4 * k, gain.median, width=0.38, color=colour, label=label)
                 axis.text(at + 0.4 * k, gain.median, f"{gain.median:.2f}", ha="center",
                           va="bottom", fontsize=8)  # fmt: skip
-    names = [f"{shape['rows']} × {shape['classes']}" for shape in shapes]
+    names = [f"{shape['rows']}\n× {shape['classes']}" for shape in shapes]
     axis.set_xticks([k + 0.2 for k in range(len(shapes))], names, fontsize=9)
     axis.axhline(1, color="black", linewidth=0.8)
     axis.set_ylabel("two threads over one")

@@ -6,7 +6,16 @@ vector of it, read with step 0 again and again.
 """
 
 from fastxent.cpu.jit import subroutine
-from fastxent.cpu.lanes import fabs, load_part, row, store_part, where_less, zero_where_zero
+from fastxent.cpu.lanes import (
+    fabs,
+    flush_subnormals,
+    load_part,
+    restore_mode,
+    row,
+    store_part,
+    where_less,
+    zero_where_zero,
+)
 from fastxent.cpu.row import clipped_pair, lane_costs, sum_of_losses
 from fastxent.cpu.vector_math import exp, log1p
 from fastxent.formulas import binary_slope, sigmoid_pair, softplus_pair
@@ -46,7 +55,10 @@ def binary_logits(
         row(weight, lo * step), step, row(pos_weight, lo * pos_step), pos_step, scale,
         loss.size > 0, row(loss, lo), row(grad, lo), row(probs, lo), row(hess, lo),
     )  # fmt: skip
-    return sum_of_losses(_logit_term, args, hi - lo)
+    mode = flush_subnormals()
+    total = sum_of_losses(_logit_term, args, hi - lo)
+    restore_mode(mode)
+    return total
 
 
 @subroutine

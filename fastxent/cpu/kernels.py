@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from fastxent.cpu.jit import inlined, subroutine
-from fastxent.cpu.lanes import VECTOR_BYTES, row
+from fastxent.cpu.lanes import VECTOR_BYTES, flush_subnormals, restore_mode, row
 from fastxent.cpu.row import (
     below_max_sum,
     cost_sum,
@@ -287,6 +287,7 @@ def cross_entropy_rows(
     every_row = probs is not None or lse.size or argmax.size
     total = lost = 0.0
     ahead, ahead_of = row_max(row(logits, lo), n), lo
+    mode = flush_subnormals()
     for i in range(lo, hi):
         y, u, counted, value = counted_row(target, sample_weight, ignoring, ignore_index, n, i)
         if counted or every_row:
@@ -333,6 +334,7 @@ def cross_entropy_rows(
             _write_nothing(grad, hess, i, n, value)
         total, lost = _add(total, lost, value)
         _put(loss, i, value)
+    restore_mode(mode)
     return _sum(total, lost)
 
 

@@ -168,10 +168,16 @@ fabs = _llvm("fabs", 1)
 copysign = _llvm("copysign", 2)
 
 
+def _target():
+    """Whether the CPU compiled for is an x86, and its features."""
+    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
+    return triple.startswith(("x86", "i686")), features.split(",")
+
+
 def has_fma():
     """Whether the CPU compiled for has an instruction that multiplies and adds, rounding once."""
-    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
-    return not triple.startswith(("x86", "i686")) or "+fma" in features.split(",")
+    is_x86, features = _target()
+    return not is_x86 or "+fma" in features
 
 
 @intrinsic
@@ -408,6 +414,51 @@ def without_lane(typingctx, x, index):
         return builder.select(here, ir.Constant(lanes.vector, [0.0] * lanes.width), args[0])
 
     return x(x, types.int64), lower
+
+
+# --- the mode of the floating-point unit ----------------------------------------------------
+
+_FLUSH_TO_ZERO = 1 << 15  # a bit of x86's MXCSR register
+
+
+def _mode_register(builder, name, room):
+    pointer = builder.bitcast(room, ir.IntType(8).as_pointer())
+    _call(builder, f"llvm.x86.sse.{name}mxcsr", ir.VoidType(), [pointer])
+
+
+@intrinsic
+def flush_subnormals(typingctx):
+    """Make subnormal results 0 in this thread, until what is returned is given to `restore_mode`.
+
+    Gradients of a mean are often subnormal where probabilities are not, and a CPU that stops for
+    each of them takes many times as long. Only x86 does; elsewhere nothing happens.
+    """
+
+    def lower(context, builder, sig, args):
+        if not _target()[0]:
+            return _I32(0)
+        room = cgutils.alloca_once(builder, _I32)
+        _mode_register(builder, "st", room)
+        found = builder.load(room)
+        builder.store(builder.or_(found, _I32(_FLUSH_TO_ZERO)), room)
+        _mode_register(builder, "ld", room)
+        return found
+
+    return types.int32(), lower
+
+
+@intrinsic
+def restore_mode(typingctx, mode):
+    """Undo `flush_subnormals`, given what that returned."""
+
+    def lower(context, builder, sig, args):
+        if _target()[0]:
+            room = cgutils.alloca_once(builder, _I32)
+            builder.store(args[0], room)
+            _mode_register(builder, "ld", room)
+        return context.get_dummy_value()
+
+    return types.none(types.int32), lower
 
 
 # --- memory ---------------------------------------------------------------------------------

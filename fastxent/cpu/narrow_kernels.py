@@ -13,6 +13,7 @@ from fastxent.cpu.jit import inlined, subroutine
 from fastxent.cpu.kernels import counted_row, lse_base
 from fastxent.cpu.lanes import (
     columns_at_once,
+    flush_subnormals,
     gather_lanes,
     lane,
     lanes_of,
@@ -25,6 +26,7 @@ from fastxent.cpu.lanes import (
     prefetch,
     prefetch_to_write,
     read_columns,
+    restore_mode,
     row,
     scaled,
     scatter_lanes,
@@ -353,6 +355,7 @@ def narrow_cross_entropy_rows(
     whole, weights = np.zeros((2, width), np.int64), np.empty((2, width))
     weighted = class_weight.size > 0 or sample_weight.size > 0
     ignored = ignore_index if ignoring else -1
+    mode = flush_subnormals()
     total = lost = widen(zeros(row(scratch, 0)))
     for first in range(lo, hi, width):
         count, idle = min(hi - first, width), 0
@@ -411,4 +414,5 @@ def narrow_cross_entropy_rows(
                 _write_group(columns, factor, places, d_y, grad, first, count, pad)
             if idle or weighted:
                 _clear_rows(grad, first, count, us)
+    restore_mode(mode)
     return rounded(total, lost)
