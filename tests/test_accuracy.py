@@ -185,7 +185,7 @@ def test_hessian_diagonal(rng, dtype, classes):
 def test_confident_rows(dtype):
     """p_y = 1 - δ down to δ = 1e-30: loss ≈ δ and gradient at the target ≈ -δ, never 0."""
     tolerance = 1e-5 if dtype is np.float32 else 1e-12
-    for classes in (2, 3, 16, 17, 40, 300):
+    for classes in (2, 3, 16, 17, 40, 400):
         for delta in (1e-3, 1e-8, 1e-16, 1e-26, 1e-30):
             for y in (0, classes // 2, classes - 1):
                 logits = np.full((1, classes), np.log(delta / (classes - 1)), dtype)
@@ -232,7 +232,7 @@ def test_shared_offset(rng, offset):
 
 def test_shared_offset_float64(rng):
     """Likewise 1e12 in float64."""
-    for classes in (50, 300):
+    for classes in (50, 400):
         logits = rng.integers(-20, 20, (32, classes)).astype(np.float64)
         labels = rng.integers(0, classes, 32)
         soft = rng.dirichlet(np.ones(classes), 32)

@@ -143,6 +143,9 @@ MUTATIONS = [
     Mutation("an infinite maximum is not what SciPy has it", NARROW,
              "if math.isfinite(base):", "if True:",
              SPECIAL + "logsumexp_corners[float32]"),
+    Mutation("subnormal results are 0 for good", KERNELS,
+             "    restore_mode(mode)\n", "",
+             REPRODUCIBLE + "subnormal_numbers_outlive_a_call"),
     # --- probability targets ----------------------------------------------------------------
     Mutation("class weight left out of probabilities", ROW,
              "return zero_where_zero(q, q * w)", "return q",
