@@ -194,8 +194,8 @@ def binary_cross_entropy_with_logits(
     Notes
     -----
     softplus(±x) = max(±x, 0) + log1p(exp(-\|x\|)), and σ of either sign is a quotient: so neither a
-    small loss nor a small gradient is the difference of two large numbers. A number too small for its
-    type's normal range may come out as 0.
+    small loss nor a small gradient is the difference of two large numbers. A number too small for
+    its type's normal range may come out as 0.
 
     References
     ----------

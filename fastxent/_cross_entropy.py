@@ -157,8 +157,8 @@ def cross_entropy(
     Notes
     -----
     lse - x_y is taken as (m - x_y) + log s, so that an offset shared by a row is harmless, and
-    p_y - 1 as minus the sum of the others, so that the gradient of a confident row is not 0. A number
-    too small for its type's normal range may come out as 0.
+    p_y - 1 as minus the sum of the others, so that the gradient of a confident row is not 0. A
+    number too small for its type's normal range may come out as 0.
 
     References
     ----------

@@ -267,21 +267,21 @@ def narrow_logsumexp_rows(logits, out, lo, hi):
 
 
 @inlined
-def _labels(target, first, count, some):
+def _labels(target, first, count, some, columns):
     """A group's labels beside each other: in `some`, then anything, unless they lie so already."""
-    if count == some.size and target.strides[0] == target.itemsize:
+    if count == lanes_of(columns) and target.strides[0] == target.itemsize:
         return row(target, first)
     for k in range(count):
         some[k] = target[first + k]
-    return row(some, 0)
+    return some
 
 
 @subroutine
 def _read_weights(
-    target, class_weight, sample_weight, ignoring, ignore_index, n, first, count, width, us, ws
+    target, class_weight, sample_weight, ignoring, ignore_index, n, first, count, columns, us, ws
 ):  # fmt: skip
     """The weights u, w of a group's rows; u is 0 of rows that do not count, nan of bad ones."""
-    for k in range(width):
+    for k in range(lanes_of(columns)):
         us[k], ws[k] = 0.0, 1.0
         if k < count:
             y, u, counted, value = counted_row(
@@ -290,6 +290,7 @@ def _read_weights(
             us[k] = u if counted else value
             if counted and class_weight.size:
                 ws[k] = class_weight[y]
+    return load_wide(us, columns), load_wide(ws, columns)
 
 
 @subroutine
@@ -363,7 +364,7 @@ def narrow_cross_entropy_rows(
         columns, shares, places = row(scratch, 0), row(scratch, n), row(whole, 0)
         us, ws = row(weights, 0), row(weights, 1)
         if target.ndim == 1:
-            labels = _labels(target, first, count, whole[1])
+            labels = _labels(target, first, count, row(whole, 1), columns)
             # Another thread may write into target: only what is checked here may be used.
             idle = place_labels(labels, n, ignored, columns, places)
         m = _read_group(logits, first, count, pad, columns)
@@ -380,18 +381,16 @@ def narrow_cross_entropy_rows(
         rest, e_y = _sum_columns(_exp_term, (columns, m, columns, *soon), n), shifted_exp(x_y - m)
         log_s, inverse = _log_sum(rest, e_y, columns)
         margin, sums, share = widen(m - x_y), (log_s, rest, widen(e_y), inverse), spread
-        push = u = widen(splat(columns, 1.0))
+        push = u = a_y = widen(splat(columns, 1.0))
         special = weighted or idle or count < width
+        if special:
+            u, a_y = _read_weights(
+                target, class_weight, sample_weight, ignoring, ignore_index, n, first, count,
+                columns, us, ws,
+            )  # fmt: skip
         if special or sharing:
-            a_y = w = u
-            if special:
-                _read_weights(
-                    target, class_weight, sample_weight, ignoring, ignore_index, n, first, count,
-                    width, us, ws,
-                )  # fmt: skip
-                u, a_y = load_wide(us, columns), load_wide(ws, columns)
             if target.ndim == 2:
-                share, a_y = 1.0, w - w
+                share, a_y = 1.0, widen(zeros(columns))
             else:
                 apart, total_a = keep * a_y, total_a + total_weight
             value, factor, d_y = _outcome(
