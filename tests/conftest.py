@@ -16,23 +16,6 @@ os.environ.setdefault("FASTXENT_CACHE_DIR", str(Path(tempfile.gettempdir()) / "f
 settings.register_profile("ours", deadline=None, max_examples=150, derandomize=True)
 settings.load_profile("ours")
 
-
-def _begins(item):
-    return hasattr(getattr(item, "module", None), "begin")
-
-
-def pytest_collection_modifyitems(items):
-    """Tests of modules with a function `begin` come last."""
-    items.sort(key=_begins)
-
-
-def pytest_collection_finish(session):
-    """Such modules begin now what they do beside the other tests."""
-    if not session.config.option.collectonly:
-        for module in {item.module for item in filter(_begins, session.items)}:
-            module.begin(session)
-
-
 FLOATS = [np.float32, np.float64]
 
 

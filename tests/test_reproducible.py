@@ -295,6 +295,8 @@ def test_interrupt_in_a_long_call():
         import os, signal, threading, time
         import numpy as np
         import fastxent as fx
+        # A shell lets what it starts in the background ignore Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         fx.set_num_threads(2)
         row = np.linspace(0, 1, 4000, dtype=np.float32)
         logits = np.broadcast_to(row, (4_000_000, 4000))

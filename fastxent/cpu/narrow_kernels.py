@@ -267,20 +267,27 @@ def narrow_logsumexp_rows(logits, out, lo, hi):
 
 
 @inlined
-def _labels(target, first, count, some, columns):
-    """A group's labels beside each other: in `some`, then anything, unless they lie so already."""
+def _place_classes(target, first, count, some, n, ignored, columns, places):
+    """The places of a group's classes, of the first where there is none; how many have none.
+
+    Labels that do not lie beside each other go by way of `some`, in which the rest is anything.
+    """
+    labels = some
     if count == lanes_of(columns) and target.strides[0] == target.itemsize:
-        return row(target, first)
-    for k in range(count):
-        some[k] = target[first + k]
-    return some
+        labels = row(target, first)
+    else:
+        for k in range(count):
+            some[k] = target[first + k]
+    # Another thread may write into target: only what is checked here may be used.
+    return place_labels(labels, n, ignored, columns, places)
 
 
 @subroutine
 def _read_weights(
-    target, class_weight, sample_weight, ignoring, ignore_index, n, first, count, columns, us, ws
+    target, class_weight, sample_weight, ignoring, ignore_index, n, first, count, columns, weights
 ):  # fmt: skip
     """The weights u, w of a group's rows; u is 0 of rows that do not count, nan of bad ones."""
+    us, ws = row(weights, 0), row(weights, 1)
     for k in range(lanes_of(columns)):
         us[k], ws[k] = 0.0, 1.0
         if k < count:
@@ -319,6 +326,15 @@ def _write_losses(loss, first, count, value):
 
 
 @inlined
+def _exp_sums(columns, m, n, places, soon):
+    """m - x_y; log s, rest = Σ_{j≠y} e_j, e_y, 1 / s: in float64. The columns then hold e."""
+    x_y = _set_apart(columns, places, -math.inf)
+    rest, e_y = _sum_columns(_exp_term, (columns, m, columns, *soon), n), shifted_exp(x_y - m)
+    log_s, inverse = _log_sum(rest, e_y, columns)
+    return widen(m - x_y), (log_s, rest, widen(e_y), inverse)
+
+
+@inlined
 def _outcome(u, apart, share, a_y, total_a, margin, shared, sums, divisor, kept):
     """The loss before u, and of d_j = factor·e_j - (u/D)·share·a_j the factor, and d_y."""
     log_s, rest, e_y, inverse = sums
@@ -334,11 +350,29 @@ def _as_it_is(coefficient, value):
     return value
 
 
+@inlined
+def _write_grad(columns, shares, sharing, parts, places, grad, first, count, pad):
+    """d_j = factor·e_j - push·a_j of a group's rows, and d_y in its place."""
+    factor, d_y, push = parts
+    factor, d_y = narrow(factor, columns), narrow(d_y, columns)
+    if sharing:
+        _mix(columns, factor, shares, narrow(push, columns), grad.shape[1])
+        _write_group(columns, None, places, d_y, grad, first, count, pad)
+    else:
+        _write_group(columns, factor, places, d_y, grad, first, count, pad)
+
+
+@inlined
+def _plain_outcome(margin, sums, divisor):
+    """The same of rows without weights and smoothing."""
+    return _outcome(1.0, 1.0, 0.0, 0.0, 0.0, margin, 0.0, sums, divisor, _as_it_is)
+
+
 @subroutine
-def _clear_rows(grad, first, count, us):
+def _clear_rows(grad, first, count, weights):
     """Zeros for the rows that do not count, whatever their logits hold."""
     for k in range(count):
-        if us[k] == 0.0:
+        if weights[0, k] == 0.0:
             fill_row(row(grad, first + k), grad.shape[1], 0.0)
 
 
@@ -350,7 +384,8 @@ def narrow_cross_entropy_rows(
     ignoring, ignore_index, keep, spread, divisor, loss, grad, lo, hi,
 ):  # fmt: skip
     n, width = logits.shape[1], lanes_of(row(logits, lo))
-    sharing = target.ndim == 2 or spread != 0.0
+    share = spread if target.ndim == 1 else 1.0
+    sharing = share != 0.0
     scratch = np.empty((n * (2 if sharing else 1), width), logits.dtype)
     pad = np.zeros((width, n), logits.dtype)
     whole, weights = np.zeros((2, width), np.int64), np.empty((2, width))
@@ -362,11 +397,9 @@ def narrow_cross_entropy_rows(
         count, idle = min(hi - first, width), 0
         # Pointers are taken here: an array is freed after its last use, whatever points into it.
         columns, shares, places = row(scratch, 0), row(scratch, n), row(whole, 0)
-        us, ws = row(weights, 0), row(weights, 1)
         if target.ndim == 1:
-            labels = _labels(target, first, count, row(whole, 1), columns)
-            # Another thread may write into target: only what is checked here may be used.
-            idle = place_labels(labels, n, ignored, columns, places)
+            some = row(whole, 1)
+            idle = _place_classes(target, first, count, some, n, ignored, columns, places)
         m = _read_group(logits, first, count, pad, columns)
         apart = total_a = below = widen(zeros(columns))
         if sharing:
@@ -376,42 +409,33 @@ def narrow_cross_entropy_rows(
             _find_column(columns, m, n, places)
             apart = widen(_set_apart(shares, places, 0.0))
             total_a = _sum_columns(_share_term, (shares,), n)
-        x_y = _set_apart(columns, places, -math.inf)
         soon = row(logits, first + width), row(grad, first + width)
-        rest, e_y = _sum_columns(_exp_term, (columns, m, columns, *soon), n), shifted_exp(x_y - m)
-        log_s, inverse = _log_sum(rest, e_y, columns)
-        margin, sums, share = widen(m - x_y), (log_s, rest, widen(e_y), inverse), spread
+        margin, sums = _exp_sums(columns, m, n, places, soon)
         push = u = a_y = widen(splat(columns, 1.0))
         special = weighted or idle or count < width
         if special:
             u, a_y = _read_weights(
                 target, class_weight, sample_weight, ignoring, ignore_index, n, first, count,
-                columns, us, ws,
+                columns, weights,
             )  # fmt: skip
         if special or sharing:
             if target.ndim == 2:
-                share, a_y = 1.0, widen(zeros(columns))
+                a_y = widen(zeros(columns))
             else:
                 apart, total_a = keep * a_y, total_a + total_weight
             value, factor, d_y = _outcome(
-                u, apart, share, a_y, total_a, margin, below + total_a * log_s, sums, divisor,
+                u, apart, share, a_y, total_a, margin, below + total_a * sums[0], sums, divisor,
                 zero_where_zero,
             )  # fmt: skip
             value, push = zero_where_zero(u, u * value), u / divisor * share
         else:
-            value, factor, d_y = _outcome(
-                1.0, 1.0, 0.0, 0.0, 0.0, margin, log_s, sums, divisor, _as_it_is
-            )
+            value, factor, d_y = _plain_outcome(margin, sums, divisor)
         total, lost = add_block(total, lost, value)
         _write_losses(loss, first, count, value)
         if grad is not None:
-            factor, d_y = narrow(factor, columns), narrow(d_y, columns)
-            if sharing:
-                _mix(columns, factor, shares, narrow(push, columns), n)
-                _write_group(columns, None, places, d_y, grad, first, count, pad)
-            else:
-                _write_group(columns, factor, places, d_y, grad, first, count, pad)
+            parts = factor, d_y, push
+            _write_grad(columns, shares, sharing, parts, places, grad, first, count, pad)
             if idle or weighted:
-                _clear_rows(grad, first, count, us)
+                _clear_rows(grad, first, count, weights)
     restore_mode(mode)
     return rounded(total, lost)

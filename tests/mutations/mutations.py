@@ -134,7 +134,7 @@ MUTATIONS = [
              "us[k], ws[k] = 0.0, 1.0", "us[k], ws[k] = 1.0, 1.0",
              SPECIAL + "large_weights_do_not_swallow_small_ones[float32]"),
     Mutation("gradient of ignored narrow rows not written", NARROW,
-             "if us[k] == 0.0:", "if us[k] < 0.0:",
+             "if weights[0, k] == 0.0:", "if weights[0, k] < 0.0:",
              SPECIAL + "ignored_rows[float32]"),
     Mutation("0 times -inf in a column", NARROW,
              "return zero_where_zero(a, a * (m - load(columns, j * lanes_of(columns))))",

@@ -16,7 +16,6 @@ import fastxent
 
 PACKAGE = Path(fastxent.__file__).parent
 ROOT = Path(__file__).parents[2]
-OUTCOMES = pytest.StashKey[dict]()
 
 # Options of this run are not for those inside it: the coverage of a copy is that of no file. And a
 # line of the summary that is cut would lose the kind of the failure.
@@ -50,25 +49,23 @@ def run(mutation):
     return done.returncode, done.stdout + done.stderr
 
 
-def begin(session):
-    """Start the selected mutations beside the tests before these: see `tests/conftest.py`.
-
-    Most of what either does is compile, which keeps one CPU busy.
-    """
+@pytest.fixture(scope="module")
+def outcomes(request):
+    """The outcomes of the selected mutations to be; a few run at once, for most of it compiles."""
     chosen = [
         item.callspec.params["mutation"]
-        for item in session.items
+        for item in request.session.items
         if getattr(item, "function", None) is test_each_mutation_is_caught
     ]
-    pool = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1))
-    session.stash[OUTCOMES] = {mutation: pool.submit(run, mutation) for mutation in chosen}
-    session.config.add_cleanup(lambda: pool.shutdown(cancel_futures=True))
+    pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
+    yield {mutation: pool.submit(run, mutation) for mutation in chosen}
+    pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=[mutation.name for mutation in MUTATIONS])
-def test_each_mutation_is_caught(request, mutation):
+def test_each_mutation_is_caught(outcomes, mutation):
     """The named test fails by an assertion: an error of import or compilation shows nothing."""
-    code, output = request.session.stash[OUTCOMES][mutation].result()
+    code, output = outcomes[mutation].result()
     assert code == pytest.ExitCode.TESTS_FAILED, output
     failed = rf"^FAILED {re.escape(mutation.test)} - (AssertionError|assert |Failed: DID NOT RAISE)"
     assert re.search(failed, output, re.MULTILINE), output
