@@ -1,8 +1,8 @@
 """The short way of a plain call: nothing converted, no options.
 
 A small call costs what Python does before the kernel, and beside a large one Python's own code and
-data have left the caches. So cross_entropy asks here first; the answer
-None means that the call has to go the long way, which knows all types, options and errors.
+data have left the caches. So cross_entropy asks here first; the answer None means that the call has
+to go the long way, which knows all types, options and errors.
 """
 
 from typing import Any

@@ -131,7 +131,7 @@ def _count_labels(labels, n_classes, ignoring, ignore_index, n):
     """How many of n labels are not ignored, and how many of these are no class, by vectors."""
     counted = bad = 0
     if not (ignoring and 0 <= ignore_index < n_classes):
-        # The usual case in half the time: every label is a class, so none is the one ignored.
+        # The usual case in a third of the time: every label is a class, so none is the one ignored.
         classes, strange = np.uint64(n_classes), False
         for i in range(n):
             strange |= np.uint64(labels[i]) >= classes

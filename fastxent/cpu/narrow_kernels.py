@@ -122,12 +122,6 @@ def _write_group(columns, factor, places, special, array, first, count, pad):
         _copy_rows(out, n, row(array, first), array.strides[0] // array.itemsize, n, count)
 
 
-@inlined
-def _place(y, k, columns):
-    """Where the element of class y and row k stands among the columns."""
-    return y * lanes_of(columns) + k
-
-
 @subroutine
 def _find_column(columns, value, n, places):
     """The places of the first element that equals `value`, of column 0 if none does (of nan)."""
@@ -135,7 +129,7 @@ def _find_column(columns, value, n, places):
     for j in range(n - 1, -1, -1):
         at = where_equal(load(columns, j * lanes_of(columns)), value, float(j), at)
     for k in range(lanes_of(columns)):
-        places[k] = _place(int(lane(at, k)), k, columns)
+        places[k] = int(lane(at, k)) * lanes_of(columns) + k
 
 
 @subroutine
@@ -388,7 +382,7 @@ def narrow_cross_entropy_rows(
     sharing = share != 0.0
     scratch = np.empty((n * (2 if sharing else 1), width), logits.dtype)
     pad = np.zeros((width, n), logits.dtype)
-    whole, weights = np.zeros((2, width), np.int64), np.empty((2, width))
+    integers, weights = np.zeros((2, width), np.int64), np.empty((2, width))
     weighted = class_weight.size > 0 or sample_weight.size > 0
     ignored = ignore_index if ignoring else -1
     mode = flush_subnormals()
@@ -396,9 +390,9 @@ def narrow_cross_entropy_rows(
     for first in range(lo, hi, width):
         count, idle = min(hi - first, width), 0
         # Pointers are taken here: an array is freed after its last use, whatever points into it.
-        columns, shares, places = row(scratch, 0), row(scratch, n), row(whole, 0)
+        columns, shares, places = row(scratch, 0), row(scratch, n), row(integers, 0)
         if target.ndim == 1:
-            some = row(whole, 1)
+            some = row(integers, 1)
             idle = _place_classes(target, first, count, some, n, ignored, columns, places)
         m = _read_group(logits, first, count, pad, columns)
         apart = total_a = below = widen(zeros(columns))
