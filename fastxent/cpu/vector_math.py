@@ -39,6 +39,8 @@ LN2_HI_64, LN2_LO_64 = 6.93145751953125e-1, 1.42860682030941723212e-6
 SHIFT_32, SHIFT_64 = 12582912.0 + 127.0, 6755399441055744.0 + 1023.0
 # ln of the smallest normal number: -126·ln 2 and -1022·ln 2.
 LOWEST_32, LOWEST_64 = -87.33654475055310, -708.3964185322641
+# A number of which n is -127.
+ZERO_FROM_32 = -88.0
 ROOT_HALF = 0.7071067811865476
 
 _exp_32 = polynomial(
@@ -46,7 +48,7 @@ _exp_32 = polynomial(
     0.00138145370820633531,
 )  # fmt: skip
 _shifted_exp_32 = polynomial(
-    1.0, 0.99999970197677612, 0.4999915063381195, 0.16667649149894714, 0.041897822171449661,
+    0.99999970197677612, 0.4999915063381195, 0.16667649149894714, 0.041897822171449661,
     0.0082895671948790550,
 )  # fmt: skip
 _exp_64 = polynomial(
@@ -86,9 +88,10 @@ def exp(x):
 
 
 def shifted_exp(x):
-    """e**x for x <= 0 (Lanes) that is a difference and was rounded; 0 where `exp` is.
+    """e**x for x <= 0 (Lanes) that is a difference and was rounded.
 
-    In float32 to 1.5 + |x|/40 ulp: the rounding of x may have cost |x|/2 already.
+    In float32 to 1.5 + |x|/40 ulp, as the rounding of x may have cost |x|/2 already; where the
+    result is below the normal range, it may be subnormal or 0. In float64 it is `exp`.
     """
     raise NotImplementedError("shifted_exp of lanes exists in compiled code only")
 
@@ -154,10 +157,23 @@ def _rest_in_two(x, n):
 
 
 @inlined
-def _shifted_exp32(x, rest):
+def _scaled_by_fma(t, q):
+    """2^n·(1 + q), without a register for the 1: the loop around this has none to spare."""
+    return fma(q, t, t)
+
+
+@inlined
+def _scaled_in_two(t, q):
+    return (q + 1.0) * t
+
+
+@inlined
+def _shifted_exp32(x, rest, scaled):
+    # No lower than where n is -127, of which 2^n is made 0: x is not needed to the end.
+    x = where_less(x, ZERO_FROM_32, ZERO_FROM_32, x)
     shifted = x * LOG2_E + SHIFT_32
-    e = _shifted_exp_32(rest(x, shifted - SHIFT_32))
-    return where_less(x, LOWEST_32, 0.0, e * power_of_two(shifted))
+    r = rest(x, shifted - SHIFT_32)
+    return scaled(power_of_two(shifted), _shifted_exp_32(r) * r)
 
 
 @inlined
@@ -219,9 +235,9 @@ overload(exp)(
 )
 overload(shifted_exp)(
     _by_type(
-        (lambda x: _shifted_exp32(x, _rest_by_fma))
+        (lambda x: _shifted_exp32(x, _rest_by_fma, _scaled_by_fma))
         if has_fma()
-        else (lambda x: _shifted_exp32(x, _rest_in_two)),
+        else (lambda x: _shifted_exp32(x, _rest_in_two, _scaled_in_two)),
         lambda x: exp(x),
     )
 )
