@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,23 +48,10 @@ def run(mutation):
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module")
-def outcomes(request):
-    """The outcomes of the selected mutations to be; a few run at once, for most of it compiles."""
-    chosen = [
-        item.callspec.params["mutation"]
-        for item in request.session.items
-        if getattr(item, "function", None) is test_each_mutation_is_caught
-    ]
-    pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
-    yield {mutation: pool.submit(run, mutation) for mutation in chosen}
-    pool.shutdown(cancel_futures=True)
-
-
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=[mutation.name for mutation in MUTATIONS])
-def test_each_mutation_is_caught(outcomes, mutation):
+def test_each_mutation_is_caught(mutation):
     """The named test fails by an assertion: an error of import or compilation shows nothing."""
-    code, output = outcomes[mutation].result()
+    code, output = run(mutation)
     assert code == pytest.ExitCode.TESTS_FAILED, output
     failed = rf"^FAILED {re.escape(mutation.test)} - (AssertionError|assert |Failed: DID NOT RAISE)"
     assert re.search(failed, output, re.MULTILINE), output
