@@ -23,6 +23,7 @@ import llvmlite
 import numba
 from numba.core import caching, compiler, config, serialize
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.runtime import rtsys
 
 # The options of all compiled code, here and nowhere else. Never fastmath: nnan and ninf break
 # what the contract says of nan and inf. numpy's error model: a division by 0 is no exception.
@@ -133,7 +134,9 @@ class _CheckedCache(caching._Cache):
         return place / f"{self._name}-{hashlib.sha256(identity).hexdigest()[:32]}.bin"
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        target_context.refresh()
+        # All that machine code refers to. What Numba knows of types and functions, half of a first
+        # call, with SciPy's linear algebra if there is any, is loaded when something is compiled.
+        rtsys.initialize(target_context)
         identity = _identity(self._name, sig, target_context.codegen())
         # Whatever is wrong with a file - absent, unreadable, cut off, of another Numba - the
         # kernel is compiled instead. Nothing is unpickled before its digest is found right.
