@@ -24,7 +24,7 @@ import llvmlite
 import numba
 from numba.core import caching, compiler, config, serialize
 from numba.core.compiler_lock import global_compiler_lock
-from numba.core.runtime import rtsys
+from numba.core.runtime.nrt import rtsys
 
 # The options of all compiled code, here and nowhere else. Never fastmath: nnan and ninf break
 # what the contract says of nan and inf. numpy's error model: a division by 0 is no exception.
