@@ -26,7 +26,13 @@ class Family(Protocol):
 
 # The top-level module that a type comes from -> the module with its family. A class of one's own
 # joins by `register`.
-_FAMILIES: dict[str, str] = {}
+_FAMILIES: dict[str, str] = {
+    "torch": "fastxent.arrays.torch",
+    "jax": "fastxent.arrays.jax",
+    "jaxlib": "fastxent.arrays.jax",
+}
+# The family of arrays from elsewhere that describe their memory to whoever asks.
+_ANY = "fastxent.arrays.dlpack"
 _known: dict[type, Family | None] = {np.ndarray: None}
 
 
@@ -44,7 +50,8 @@ def family_of(array: object) -> Family | None:
         return _known[kind]
     except KeyError:
         roots = (base.__module__.partition(".")[0] for base in kind.__mro__)
-        module = next((_FAMILIES[root] for root in roots if root in _FAMILIES), None)
+        others = None if issubclass(kind, np.ndarray) or not hasattr(kind, "__dlpack__") else _ANY
+        module = next((_FAMILIES[root] for root in roots if root in _FAMILIES), others)
         family = None if module is None else cast(Family, importlib.import_module(module))
         _known[kind] = family
         return family

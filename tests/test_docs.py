@@ -10,12 +10,20 @@ import pytest
 import fastxent as fx
 
 ROOT = Path(__file__).parent.parent
-MODULES = ["_softmax", "_cross_entropy", "_binary", "_linear", "_warmup", "cpu.threads"]
+MODULES = ["_softmax", "_cross_entropy", "_binary", "_linear", "_warmup", "cpu.threads",
+           "integrations.torch"]  # fmt: skip
+
+
+def wanted_by(name):
+    """Skip what shows a library that is not installed."""
+    if "integrations" in name:
+        pytest.importorskip("torch")
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name):
     """The examples of the public docstrings."""
+    wanted_by(name)
     module = importlib.import_module(f"fastxent.{name}")
     failed, tried = doctest.testmod(module)
     assert tried
@@ -35,9 +43,11 @@ def test_every_public_function_has_an_example():
             assert "Raises\n" in doc, name
 
 
-@pytest.mark.parametrize(("name", "least"), [("README.md", 5), ("docs/one-pass.md", 1)])
+@pytest.mark.parametrize(("name", "least"), [("README.md", 5), ("docs/one-pass.md", 1),
+                                              ("docs/integrations.md", 5)])  # fmt: skip
 def test_examples_of_documents(name, least):
     """The Python blocks print what they say."""
+    wanted_by(name)
     text = (ROOT / name).read_text()
     examples = "\n".join(re.findall(r"```python\n(.*?)```", text, re.S))
     test = doctest.DocTestParser().get_doctest(examples, {}, name, name, 0)

@@ -56,7 +56,8 @@ def test_numpy_arrays_import_no_optional_library():
         CALL
         + """
 import sys
-print(sorted({"torch", "jax", "sklearn", "dask", "cupy", "rich", "xgboost"} & set(sys.modules)))
+print(sorted({"torch", "jax", "sklearn", "dask", "cupy", "rich", "xgboost", "lightgbm"}
+             & set(sys.modules)))
 """
     )
     assert python(script) == ANSWER + "[]\n"

@@ -1,0 +1,1 @@
+"""Families of arrays: one file each, imported when its first array arrives."""

@@ -1,0 +1,60 @@
+"""Arrays of any library that speaks DLPack, in host memory; results by its array-API namespace."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from fastxent.arrays import views
+
+_CPU = 1  # kDLCPU in dlpack.h
+
+
+@runtime_checkable
+class Exporter(Protocol):
+    """What can hand its memory over."""
+
+    def __dlpack__(self, **how: Any) -> Any:
+        """A capsule that describes the memory."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """The kind of device and its number."""
+
+
+def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call `function` on NumPy's views of the arrays; give back the first one's kind."""
+    given = views.named(function, args, kwargs)
+    if given is None:
+        return function(*args, **kwargs)
+    for name, value in given.items():
+        for part in views.parts(value):
+            if isinstance(part, Exporter):
+                _check(name, part)
+    namespace = _namespace(given[views.positional(function)[0]])
+
+    def back(result: Any) -> Any:
+        array = np.asarray(result)
+        if hasattr(namespace, "from_dlpack"):
+            return namespace.from_dlpack(array)
+        return array if namespace is None else namespace.asarray(array)
+
+    return views.call(function, given, Exporter, _view, back)
+
+
+def _check(name: str, value: Exporter) -> None:
+    device, number = value.__dlpack_device__()
+    if device != _CPU:
+        raise TypeError(
+            f"{name} is on DLPack's device {int(device)}:{number}, "
+            "expected an array in host memory here"
+        )
+
+
+def _view(value: Any) -> Any:
+    return value if isinstance(value, np.ndarray) else np.from_dlpack(value)
+
+
+def _namespace(value: Any) -> Any:
+    """The library's functions, if the array names them."""
+    name = getattr(value, "__array_namespace__", None)
+    return None if name is None else name()

@@ -1,0 +1,32 @@
+"""JAX arrays on the CPU: read where they lie; what comes back is JAX's own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastxent.arrays import views
+
+
+def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call `function` on NumPy's views of the arrays; give back JAX arrays."""
+    given = views.named(function, args, kwargs)
+    if given is None:
+        return function(*args, **kwargs)
+    for name, value in given.items():
+        if name in views.BUFFERS and value is not None:
+            raise ValueError(f"{name} must be None, for JAX arrays cannot be written to")
+        if isinstance(value, jax.Array):
+            _check(name, value)
+    return views.call(function, given, jax.Array, np.asarray, jnp.asarray)
+
+
+def _check(name: str, value: Any) -> None:
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(
+            f"{name} is being traced by JAX (jit, grad, vmap), expected an array with numbers"
+        )
+    if any(device.platform != "cpu" for device in value.devices()):
+        raise TypeError(f"{name} is on {value.devices()}, expected an array in host memory here")

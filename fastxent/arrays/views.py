@@ -1,0 +1,66 @@
+"""What families share: arguments by name, arrays as NumPy sees them, results given back."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from fastxent.terms import LinearGrad
+
+Function = Callable[..., Any]
+Given = dict[str, Any]
+
+BUFFERS = ("out", "grad_out", "probs_out")
+
+
+@functools.cache
+def positional(function: Function) -> tuple[str, ...]:
+    """The names of the parameters that may be given by position."""
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+
+
+def named(function: Function, args: tuple[Any, ...], kwargs: Given) -> Given | None:
+    """The arguments by name; None where the function itself has to say what is wrong with them."""
+    names = positional(function)
+    if len(args) > len(names) or not kwargs.keys().isdisjoint(names[: len(args)]):
+        return None
+    return dict(zip(names, args, strict=False)) | kwargs
+
+
+def parts(value: Any) -> Iterator[Any]:
+    """The value, or the arrays of which it is a tuple."""
+    if isinstance(value, LinearGrad):
+        yield from value
+    else:
+        yield value
+
+
+def call(function: Function, given: Given, kind: Any, view: Function, back: Function) -> Any:
+    """Call with view(a) for each array a of this kind; results go `back`, buffers as they are."""
+    seen: dict[int, Any] = {}
+    buffers: dict[int, Any] = {}
+
+    def look(value: Any) -> Any:
+        if isinstance(value, LinearGrad):
+            return LinearGrad(*map(look, value))
+        if not isinstance(value, kind):
+            return value
+        if id(value) not in seen:  # the same object again: what is in place is known by that
+            seen[id(value)] = view(value)
+        return seen[id(value)]
+
+    def give(result: Any) -> Any:
+        if isinstance(result, tuple):
+            given_back = map(give, result)
+            return LinearGrad(*given_back) if isinstance(result, LinearGrad) else tuple(given_back)
+        if result is None:
+            return None
+        return buffers[id(result)] if id(result) in buffers else back(result)
+
+    views = {name: look(value) for name, value in given.items()}
+    for name in BUFFERS:
+        for part in parts(given.get(name)):
+            if isinstance(part, kind):
+                buffers[id(seen[id(part)])] = part
+    return give(function(**views))

@@ -1,0 +1,1 @@
+"""fastxent in other people's training loops: one file for each library."""

@@ -1,0 +1,141 @@
+"""The losses of `torch.nn`, computed by fastxent: one import replaced is the whole change.
+
+Constructors, parameters, buffers and saved states are PyTorch's own.
+"""
+
+from typing import Any
+
+import torch
+
+from fastxent import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    linear_cross_entropy,
+)
+
+__all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "LinearCrossEntropyLoss"]
+
+
+def _ignored(index: int | None, labels: bool) -> int:
+    """PyTorch's ignore_index as ours: beside probabilities its negative ones mean nothing."""
+    return -100 if index is None or (index < 0 and not labels) else index
+
+
+class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]
+    r"""`torch.nn.CrossEntropyLoss`, with loss and gradient made in one pass.
+
+    .. math::
+        l = w_y\,(\operatorname{lse}(x) - x_y), \qquad
+        \frac{\partial L}{\partial x} = \frac{w_y}{D}\,(p - e_y)
+
+    and with label smoothing or probabilities as target as `fastxent.cross_entropy` has it.
+
+    Parameters
+    ----------
+    weight, size_average, ignore_index, reduce, reduction, label_smoothing
+        As for `torch.nn.CrossEntropyLoss`.
+
+    Raises
+    ------
+    IndexError
+        A class index out of range.
+    TypeError
+        A target that requires grad; a tensor that is not in host memory.
+
+    Notes
+    -----
+    The gradient is made in the forward pass and held until the loss is gone. A second derivative
+    is refused.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastxent.integrations.torch import CrossEntropyLoss
+    >>> logits = torch.tensor([[2.0, 1.0, 0.1], [0.1, 2.0, 1.9]], requires_grad=True)
+    >>> loss = CrossEntropyLoss()(logits, torch.tensor([1, 0]))
+    >>> loss.backward()
+    >>> logits.grad.mul(1000).round().tolist()
+    [[330.0, -379.0, 49.0], [-464.0, 243.0, 220.0]]
+    """
+
+    def forward(self, input: Any, target: Any) -> Any:
+        """The loss of logits (N, C, …) or (C,), against class indices or probabilities."""
+        return cross_entropy(
+            input, target, axis=1 if input.ndim > 1 else 0, weight=self.weight,
+            ignore_index=_ignored(self.ignore_index, target.ndim < input.ndim),
+            reduction=self.reduction, label_smoothing=self.label_smoothing,
+        )  # fmt: skip
+
+
+class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):  # type: ignore[misc]
+    r"""`torch.nn.BCEWithLogitsLoss`, with loss and gradient made in one pass.
+
+    .. math::
+        l = w\,[(1 - y)\operatorname{softplus}(x) + \mathrm{pos\_weight}\,
+            y\operatorname{softplus}(-x)], \qquad
+        \frac{\partial l}{\partial x} = w\,[(1 - y)\,\sigma(x)
+            - \mathrm{pos\_weight}\,y\,\sigma(-x)]
+
+    Parameters
+    ----------
+    weight, size_average, reduce, reduction, pos_weight
+        As for `torch.nn.BCEWithLogitsLoss`.
+
+    Raises
+    ------
+    TypeError
+        A target that requires grad; a tensor that is not in host memory.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastxent.integrations.torch import BCEWithLogitsLoss
+    >>> round(BCEWithLogitsLoss()(torch.tensor([0.0, 2.0]), torch.tensor([1.0, 0.0])).item(), 4)
+    1.41
+    """
+
+    def forward(self, input: Any, target: Any) -> Any:
+        """The loss of logits of any shape, against targets of the same."""
+        return binary_cross_entropy_with_logits(
+            input, target, weight=self.weight, pos_weight=self.pos_weight, reduction=self.reduction
+        )
+
+
+class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):  # type: ignore[misc]
+    r"""`torch.nn.LinearCrossEntropyLoss` that never holds all logits.
+
+    With z = x·Wᵀ + b and d = ∂L/∂z, the gradients are d·W, dᵀ·x and the sum of d over rows.
+
+    Parameters
+    ----------
+    in_features, num_classes, out_features, bias, device, dtype, reduction, weight, ignore_index, \
+label_smoothing, options
+        As for `torch.nn.LinearCrossEntropyLoss`. `options` changes nothing here; with
+        `out_features` PyTorch computes.
+
+    Raises
+    ------
+    IndexError
+        A class index out of range.
+    TypeError
+        A target that requires grad; a tensor that is not in host memory.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastxent.integrations.torch import LinearCrossEntropyLoss
+    >>> head = LinearCrossEntropyLoss(4, 3)
+    >>> loss = head(torch.zeros(2, 4), torch.tensor([0, 2]))
+    >>> round(loss.item(), 4)  # log 3
+    1.0986
+    """
+
+    def forward(self, input: Any, target: Any) -> Any:
+        """The loss of features (N, in_features) or (in_features,)."""
+        if self.out_features:
+            return super().forward(input, target)
+        return linear_cross_entropy(
+            input, self.linear.weight, target, linear_bias=self.linear.bias, weight=self.weight,
+            ignore_index=_ignored(self.ignore_index, target.ndim < input.ndim),
+            reduction=self.reduction, label_smoothing=self.label_smoothing,
+        )  # fmt: skip

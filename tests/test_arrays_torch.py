@@ -1,0 +1,376 @@
+"""PyTorch tensors: the same kind out, memory shared, gradients connected or refused."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import fastxent as fx
+
+torch = pytest.importorskip("torch", reason="PyTorch is optional: pip install torch")
+from fastxent.integrations import torch as modules  # noqa: E402 - wants PyTorch
+
+X = torch.tensor([[2.0, 1.0, 0.1], [0.1, 2.0, 1.9], [-1.0, 0.5, 3.0], [0.3, 0.2, -0.4]])
+Y = torch.tensor([1, 0, 2, 2])
+SOFT = torch.tensor([[0.2, 0.8, 0.0], [1.0, 0.0, 0.0], [0.3, 0.3, 0.4], [0.1, 0.1, 0.1]])
+TYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+each_type = pytest.mark.parametrize("kind", TYPES, ids=str)
+W = torch.tensor([[0.5, -1.0, 2.0], [1.0, 0.0, -0.5], [0.2, 0.3, 0.4], [-1.0, 1.0, 0.1],
+                  [0.7, -0.7, 0.0]])  # fmt: skip
+B = torch.tensor([0.1, -0.2, 0.0, 0.3, 0.5])
+
+# Every public function of logits or probabilities, as a function of its first argument alone.
+LOSSES = {
+    "indices": lambda x, **how: fx.cross_entropy(x, Y, **how),
+    "soft": lambda x, **how: fx.cross_entropy(x, SOFT, **how),
+    "options": lambda x, **how: fx.cross_entropy(
+        x, Y, weight=[1.0, 2.0, 0.5], sample_weight=torch.tensor([1.0, 2.0, 0.0, 0.5]),
+        label_smoothing=0.1, z_loss=0.01, logit_scale=1.5, softcap=20.0, **how
+    ),
+    "other axis": lambda x, **how: fx.cross_entropy(x.T, Y, axis=0, **how),
+    "binary": lambda x, **how: fx.binary_cross_entropy_with_logits(
+        x, SOFT, weight=[1.0, 2.0, 3.0], pos_weight=2.0, **how
+    ),
+    "categorical of probabilities": lambda x, **how: fx.categorical_cross_entropy(
+        (x * 0.1 + 0.4), Y, **how
+    ),
+    "binary of probabilities": lambda x, **how: fx.binary_cross_entropy(
+        x * 0.1 + 0.4, SOFT, **how
+    ),
+    "linear": lambda x, **how: fx.linear_cross_entropy(
+        x, W.to(x.dtype), torch.tensor([1, 0, 4, 2]), linear_bias=B.to(x.dtype), **how
+    ),
+}  # fmt: skip
+each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+each_reduction = pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+
+
+def bits(result):
+    """Results as NumPy arrays that compare by their bits."""
+    if isinstance(result, tuple):
+        return [part for each in result for part in bits(each)]
+    if result is None:
+        return []
+    if isinstance(result, torch.Tensor):
+        result = result.detach()
+        whole = result.view(torch.int16) if result.dtype == torch.bfloat16 else result
+        return [whole.numpy()]
+    array = np.asarray(result)
+    return [array.view(np.int16) if array.dtype.name == "bfloat16" else array]
+
+
+def as_numpy(tensor):
+    """The tensor's numbers as an array of the same type."""
+    if tensor.dtype == torch.bfloat16:
+        ml_dtypes = pytest.importorskip("ml_dtypes")
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def same(got, want):
+    got, want = bits(got), bits(want)
+    assert len(got) == len(want)
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        np.testing.assert_array_equal(a, b)
+
+
+# --- the same kind out ----------------------------------------------------------------------
+
+
+@each_type
+def test_the_same_kind_out(kind):
+    """Tensors of the types and bits that NumPy arrays of the same numbers get."""
+    x = X.to(kind)
+    array = as_numpy(x)
+    everything = dict.fromkeys(
+        ["return_grad", "return_probs", "return_lse", "return_hess", "return_argmax"], True
+    )
+    for how in ("mean", "none"):
+        got = fx.cross_entropy(x, Y, reduction=how, **everything)
+        assert all(isinstance(part, torch.Tensor) for part in got)
+        same(got, fx.cross_entropy(array, Y.numpy(), reduction=how, **everything))
+        got = fx.binary_cross_entropy_with_logits(x, SOFT, reduction=how, return_grad=True)
+        want = fx.binary_cross_entropy_with_logits(
+            array, SOFT.numpy(), reduction=how, return_grad=True
+        )
+        same(got, want)
+    for name in ("softmax", "log_softmax", "logsumexp"):
+        same(getattr(fx, name)(x, axis=0), getattr(fx, name)(array, axis=0))
+    linear = W.to(kind)
+    got = fx.linear_cross_entropy(x, linear, Y, return_grad=True)
+    same(got, fx.linear_cross_entropy(array, as_numpy(linear), Y.numpy(), return_grad=True))
+    assert isinstance(got[1], fx.LinearGrad)
+    assert got[1].linear_bias is None
+
+
+def test_a_scalar_is_a_tensor_without_dimensions():
+    """Rank 1, one sample: everything reduced is 0-d."""
+    for result in (fx.cross_entropy(X[0], Y[0]), fx.logsumexp(X[0])):
+        assert isinstance(result, torch.Tensor)
+        assert result.shape == ()
+
+
+@each_type
+def test_buffers_are_written_and_returned(kind):
+    """Over the tensor's own memory, in place too, and the object that comes back is the buffer."""
+    x = X.to(kind)
+    want = fx.cross_entropy(x, Y, return_grad=True, return_probs=True)
+    grad, probs = torch.empty_like(x), torch.empty_like(x)
+    got = fx.cross_entropy(x, Y, grad_out=grad, probs_out=probs)
+    assert got[1] is grad
+    assert got[2] is probs
+    same(got, want)
+    softmax = fx.softmax(x)
+    inside = x.clone()
+    assert fx.softmax(inside, out=inside) is inside
+    same(inside, softmax)
+    inside = x.clone()
+    _, grad = fx.cross_entropy(inside, Y, grad_out=inside)
+    assert grad is inside
+    same(grad, fx.cross_entropy(x, Y, return_grad=True)[1])
+
+
+def test_buffers_of_a_linear_map():
+    """Three tensors, added to."""
+    want = fx.linear_cross_entropy(X, W, Y, linear_bias=B, return_grad=True)[1]
+    buffers = fx.LinearGrad(*(torch.ones_like(tensor) for tensor in (X, W, B)))
+    _, grads = fx.linear_cross_entropy(X, W, Y, linear_bias=B, grad_out=buffers, accumulate=True)
+    for grad, buffer, part in zip(grads, buffers, want, strict=True):
+        assert grad is buffer
+        torch.testing.assert_close(grad, part + 1)
+
+
+def test_what_does_not_fit_is_refused():
+    """Kinds that were mixed up, and tensors from elsewhere."""
+    with pytest.raises(ValueError, match="grad_out must be a torch.Tensor, got ndarray"):
+        fx.cross_entropy(X, Y, grad_out=np.empty((4, 3), np.float32))
+    with pytest.raises(ValueError, match="grad_out must be a numpy.ndarray, got Tensor"):
+        fx.cross_entropy(X.numpy(), Y, grad_out=torch.empty(4, 3))
+    with pytest.raises(ValueError, match="must have shape"):
+        fx.cross_entropy(X, Y, grad_out=torch.empty(3, 4))
+    with pytest.raises(ValueError, match="an element of its own"):
+        fx.softmax(X, out=torch.empty(1, 3).expand(4, 3))
+    with pytest.raises(TypeError, match="logits is on meta, expected a tensor in host memory"):
+        fx.softmax(X.to("meta"))
+    with pytest.raises(TypeError, match="target is on meta"):
+        fx.cross_entropy(X, Y.to("meta"))
+    with pytest.raises(TypeError, match="logits must be a dense tensor"):
+        fx.softmax(X.to_sparse())
+    with pytest.raises(TypeError, match="complex"):
+        fx.softmax(X.to(torch.complex64))
+    for transform in (torch.func.grad, torch.func.vmap):
+        with pytest.raises(TypeError, match="must have memory that can be read"):
+            transform(lambda x: fx.softmax(x).sum())(X)
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'target'"):
+        fx.cross_entropy(X)
+    with pytest.raises(TypeError, match="multiple values for argument 'target'"):
+        fx.cross_entropy(X, Y, target=Y)
+    with pytest.raises(TypeError, match="positional argument"):
+        fx.cross_entropy(X, Y, 1)
+
+
+# --- gradients ------------------------------------------------------------------------------
+
+
+@each_loss
+@each_reduction
+def test_gradients_of_losses(loss, reduction):
+    """By central differences in float64."""
+    x = X.double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: loss(x, reduction=reduction), (x,))
+
+
+@each_reduction
+def test_gradients_of_a_linear_map(reduction):
+    """With respect to all three of its inputs, and to those of them that require grad."""
+    leaves = [tensor.double() for tensor in (X, W, B)]
+
+    def loss(x, weight, bias):
+        return fx.linear_cross_entropy(
+            x, weight, torch.tensor([1, 0, 4, -100]), linear_bias=bias, reduction=reduction,
+            sample_weight=[1.0, 2.0, 0.5, 1.0],
+        )  # fmt: skip
+
+    for needed in itertools.product((False, True), repeat=3):
+        if any(needed):
+            given = [t.clone().requires_grad_(need) for t, need in zip(leaves, needed, strict=True)]
+            assert torch.autograd.gradcheck(loss, given)
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+def test_gradients_of_softmax_and_its_logarithms(axis):
+    """By central differences in float64."""
+    x = X.double().requires_grad_()
+    for function in (fx.softmax, fx.log_softmax, fx.logsumexp):
+        assert torch.autograd.gradcheck(lambda x, f=function: f(x, axis=axis), (x,))
+    assert torch.autograd.gradcheck(lambda x: fx.logsumexp(x, axis=axis, keepdims=True), (x,))
+    assert torch.autograd.gradcheck(fx.logsumexp, (x[0].detach().requires_grad_(),))
+
+
+@each_loss
+def test_a_graph_that_is_kept(loss):
+    """Each of three backward passes adds the same to the leaf's gradient, by any factor."""
+    x = X.clone().requires_grad_()
+    value = loss(x)
+    value.backward(retain_graph=True)
+    once = x.grad.clone()
+    value.backward(retain_graph=True)
+    torch.testing.assert_close(x.grad, 2 * once, rtol=0, atol=0)
+    value.backward(torch.tensor(4.0))
+    torch.testing.assert_close(x.grad, 6 * once)
+    assert once.abs().max() > 0
+
+
+@each_loss
+def test_what_comes_beside_the_loss_is_apart(loss):
+    """It has no graph, is the caller's to write to, and changes nothing in the gradient."""
+    x = X.clone().requires_grad_()
+    want = torch.autograd.grad(loss(x), x)[0]
+    value, grad = loss(x, return_grad=True)
+    for part in bits(grad):
+        part[...] = 7
+    parts = grad if isinstance(grad, tuple) else [grad]
+    assert not any(part.requires_grad for part in parts)
+    value.backward()
+    same(x.grad, want)
+
+
+def test_a_buffer_beside_the_graph():
+    """It may be written to again before backward."""
+    x = X.clone().requires_grad_()
+    want = torch.autograd.grad(fx.cross_entropy(x, Y), x)[0]
+    buffer = torch.empty_like(x)
+    loss, grad, lse = fx.cross_entropy(x, Y, grad_out=buffer, return_lse=True)
+    assert grad is buffer
+    torch.testing.assert_close(lse, fx.logsumexp(X))
+    torch.testing.assert_close(buffer, want)
+    buffer.zero_()
+    loss /= 2  # in place, as one does before adding up
+    loss.backward()
+    torch.testing.assert_close(x.grad, want / 2)
+
+
+def test_probabilities_beside_the_graph():
+    """Without the gradient being asked for, it is not among the results."""
+    x = X.clone().requires_grad_()
+    loss, probs, argmax = fx.cross_entropy(x, Y, return_probs=True, return_argmax=True)
+    assert loss.requires_grad
+    assert not probs.requires_grad
+    torch.testing.assert_close(probs, fx.softmax(X))
+    same(argmax, X.argmax(1))
+
+
+@each_loss
+def test_a_second_derivative_is_refused(loss):
+    """By an error, also where it is only one part of what is differentiated: never left out."""
+    for function in (loss, fx.softmax, fx.log_softmax, fx.logsumexp):
+        x = X.clone().requires_grad_()
+        with pytest.raises(RuntimeError, match="no second derivative"):
+            torch.autograd.grad(function(x).sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="no second derivative"):
+            (function(x).sum() + x.square().sum()).backward(create_graph=True)
+
+
+def test_no_gradient_is_dropped_in_silence():
+    """A target or weight that requires grad, and a buffer that does, are refused."""
+    with pytest.raises(TypeError, match="target must not require grad"):
+        fx.cross_entropy(X, SOFT.clone().requires_grad_())
+    for name, size in (("weight", 3), ("sample_weight", 4)):
+        with pytest.raises(TypeError, match=f"{name} must not require grad"):
+            fx.cross_entropy(X, Y, **{name: torch.ones(size, requires_grad=True)})
+    with pytest.raises(ValueError, match="grad_out must not require grad"):
+        fx.cross_entropy(X, Y, grad_out=torch.empty(4, 3, requires_grad=True))
+    with pytest.raises(TypeError, match="target must be an array or nested numbers"):
+        fx.cross_entropy(X.numpy(), SOFT.clone().requires_grad_())
+
+
+def test_without_grad_mode():
+    """Nothing is held and nothing is connected."""
+    x = X.clone().requires_grad_()
+    with torch.no_grad():
+        assert not fx.cross_entropy(x, Y).requires_grad
+        assert not fx.softmax(x).requires_grad
+    with torch.inference_mode():
+        assert not fx.cross_entropy(x, Y).requires_grad
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_under_a_scaled_loss(kind):
+    """A gradient too small for float16 comes through under the factor that AMP gives the loss."""
+    x = X.to(kind).requires_grad_()
+    tiny, factor = 1e-9, 2.0**20
+    loss = fx.cross_entropy(x, Y, reduction="sum") * tiny * factor
+    loss.backward()
+    want = fx.cross_entropy(x.detach().float(), Y, reduction="sum", return_grad=True)[1]
+    torch.testing.assert_close(x.grad.float(), want * tiny * factor, rtol=1e-2, atol=1e-7)
+    loss, grad = fx.cross_entropy(x, Y, normalizer=1e9, return_grad=True)
+    assert grad.dtype == kind
+    x.grad = None
+    (loss * 2.0**30).backward()
+    torch.testing.assert_close(x.grad.float(), want * 2.0**30 / 1e9, rtol=1e-2, atol=1e-4)
+
+
+# --- modules --------------------------------------------------------------------------------
+
+
+def both(ours, theirs, *args):
+    """Loss and gradient of both modules, for arguments of which the first requires grad."""
+    for module in (ours, theirs):
+        x = args[0].clone().requires_grad_()
+        loss = module(x, *args[1:])
+        loss.sum().backward()
+        yield loss.detach(), x.grad
+
+
+@each_reduction
+def test_cross_entropy_module(reduction):
+    """All constructor arguments, as PyTorch has them."""
+    images = torch.randn(2, 3, 4, 5, generator=torch.manual_seed(0))
+    labels = torch.randint(0, 3, (2, 4, 5), generator=torch.manual_seed(1))
+    labels[0, 0, 0] = -1
+    soft = images.flip(0).softmax(1)
+    for options in (
+        {}, {"ignore_index": -1}, {"weight": torch.tensor([1.0, 2.0, 0.5]), "ignore_index": -1},
+        {"label_smoothing": 0.1, "ignore_index": -1},
+    ):  # fmt: skip
+        pair = [kind(reduction=reduction, **options)
+                for kind in (modules.CrossEntropyLoss, torch.nn.CrossEntropyLoss)]  # fmt: skip
+        for x, target in ((images, labels), (images, soft), (images[0, :, 0, 0], labels[1, 0, 0])):
+            if target is labels and "ignore_index" not in options:
+                target = labels.clamp(0)
+            for ours, theirs in zip(*both(*pair, x, target), strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@each_reduction
+def test_binary_module(reduction):
+    """All constructor arguments, as PyTorch has them."""
+    x = torch.randn(4, 3, generator=torch.manual_seed(0))
+    for options in (
+        {},
+        {"weight": torch.rand(4, 1)},
+        {"pos_weight": torch.tensor([1.0, 2.0, 3.0])},
+    ):
+        pair = [kind(reduction=reduction, **options)
+                for kind in (modules.BCEWithLogitsLoss, torch.nn.BCEWithLogitsLoss)]  # fmt: skip
+        for ours, theirs in zip(*both(*pair, x, SOFT), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@each_reduction
+def test_linear_module(reduction):
+    """The same state, the same loss, the same gradients of features and parameters."""
+    x = torch.randn(6, 4, generator=torch.manual_seed(0))
+    for size, options in (((6,), {}), ((6,), {"bias": True, "label_smoothing": 0.1}),
+                          ((6,), {"weight": torch.rand(5), "ignore_index": 2}),
+                          ((6, 2), {"out_features": (2,)})):  # fmt: skip
+        y = torch.randint(0, 5, size, generator=torch.manual_seed(1))
+        ours = modules.LinearCrossEntropyLoss(4, 5, reduction=reduction, **options)
+        theirs = torch.nn.LinearCrossEntropyLoss(4, 5, reduction=reduction, **options)
+        theirs.load_state_dict(ours.state_dict())
+        for a, b in zip(*both(ours, theirs, x, y), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-6)
