@@ -23,7 +23,7 @@ _EXTRAS = ("grad", "probs", "lse", "hess", "argmax")
 
 
 def call(function: Function, *args: Any, **kwargs: Any) -> Any:
-    """Call `function` on NumPy's views of the tensors; give back tensors, in the graph if needed."""
+    """Call `function` on NumPy's views of the tensors; give back tensors, maybe in the graph."""
     given = views.named(function, args, kwargs)
     if given is None:
         return function(*args, **kwargs)
