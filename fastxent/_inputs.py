@@ -53,7 +53,7 @@ def array(value: Any, name: str) -> Array:
         )
     try:
         return np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:  # the last: a tensor that requires grad
+    except (ValueError, TypeError, RuntimeError, BufferError) as error:  # the last two: tensors
         raise TypeError(
             f"{name} must be an array or nested numbers, got {type(value).__name__}: {error}"
         ) from error

@@ -171,6 +171,15 @@ def test_what_does_not_fit_is_refused():
         fx.cross_entropy(X, Y, 1)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what PyTorch itself imports
+def test_forward_mode_is_refused():
+    """A tangent would be dropped in silence."""
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(X, torch.ones_like(X))
+        with pytest.raises(TypeError, match="logits must have no tangent"):
+            fx.softmax(dual)
+
+
 # --- gradients ------------------------------------------------------------------------------
 
 
@@ -221,6 +230,69 @@ def test_a_graph_that_is_kept(loss):
     value.backward(torch.tensor(4.0))
     torch.testing.assert_close(x.grad, 6 * once)
     assert once.abs().max() > 0
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        value.backward()
+
+
+def test_gradients_may_be_written_to():
+    """By optimisers, by clipping, and by autograd itself where a view lies between."""
+    x = X.flatten().clone().requires_grad_()
+    loss = fx.cross_entropy(x.view(4, 3), Y)
+    (want,) = torch.autograd.grad(loss, x, retain_graph=True)
+    want = want.clone()
+    for _ in range(3):
+        (grad,) = torch.autograd.grad(loss, x, retain_graph=True)
+        torch.testing.assert_close(grad, want, rtol=0, atol=0)
+        grad.mul_(10)
+    for k in (1, 2, 3):
+        loss.backward(retain_graph=True)
+        torch.testing.assert_close(x.grad, k * want)
+
+
+def test_autograd_knows_what_was_written():
+    """A buffer over what autograd has kept is noticed."""
+    x = X.clone().requires_grad_()
+    kept = x.exp()
+    fx.softmax(kept.detach(), out=kept.detach())
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        kept.sum().backward()
+    with pytest.raises(ValueError, match="out must be None where logits require grad"):
+        fx.softmax(x, out=torch.empty_like(x))
+
+
+def test_what_a_later_gradient_needs_is_kept():
+    """Losses by row of a linear map: arrays are copied, tensors are watched."""
+    x, numbers = X.clone().requires_grad_(), np.array([1.0, 2.0, 0.5, 3.0])[::-1]
+    labels = torch.tensor([1, 0, 4, 2])
+
+    def grad(weights, linear, spoil):
+        loss = fx.linear_cross_entropy(
+            x, linear, labels, linear_bias=B.numpy(), reduction="none", sample_weight=weights
+        )
+        spoil()
+        return torch.autograd.grad(loss.sum(), x)[0]
+
+    want = grad(numbers, W, lambda: None)
+    weights = numbers.copy()
+    same(grad(weights, W.numpy(), lambda: weights.fill(0)), want)
+    tensor = torch.tensor(numbers.copy())
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        grad(tensor, W, tensor.zero_)
+
+
+def test_only_what_is_needed_is_held():
+    """The gradient of a frozen matrix is not."""
+    x = X.clone().requires_grad_()
+    loss = fx.linear_cross_entropy(x, W, torch.tensor([1, 0, 4, 2]))
+    assert [grad is not None for grad in loss.grad_fn.saved_tensors] == [True, False, False]
+
+
+def test_gradients_of_logsumexp_by_the_input():
+    """Not by the rounded result: an offset shared by a row does no harm."""
+    for kind, offset in ((torch.bfloat16, 256.0), (torch.float32, 1e7)):
+        x = torch.full((3,), offset, dtype=kind, requires_grad=True)
+        fx.logsumexp(x).backward()
+        torch.testing.assert_close(x.grad, torch.full((3,), 1 / 3, dtype=kind))
 
 
 @each_loss
@@ -305,6 +377,11 @@ def test_half_precision_under_a_scaled_loss(kind):
     loss.backward()
     want = fx.cross_entropy(x.detach().float(), Y, reduction="sum", return_grad=True)[1]
     torch.testing.assert_close(x.grad.float(), want * tiny * factor, rtol=1e-2, atol=1e-7)
+    inside = x.detach().clone()
+    loss, grad = fx.cross_entropy(inside.requires_grad_(), Y, grad_out=inside.detach())
+    torch.testing.assert_close(loss.detach(), fx.cross_entropy(x.detach(), Y))
+    torch.testing.assert_close(torch.autograd.grad(loss, inside)[0].float(), want / 4, rtol=1e-2,
+                               atol=1e-7)  # fmt: skip
     loss, grad = fx.cross_entropy(x, Y, normalizer=1e9, return_grad=True)
     assert grad.dtype == kind
     x.grad = None

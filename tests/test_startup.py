@@ -1,6 +1,5 @@
 """Cheap to import; the compile cache is never an error and never a wrong number."""
 
-import gc
 import os
 import subprocess
 import sys
@@ -259,20 +258,6 @@ def test_processes_racing_on_an_empty_cache(tmp_path):
         ]
         assert [process.wait(timeout=240) for process in running] == [0] * 6
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".bin"]
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-def test_the_collector_is_left_as_it_was(enabled):
-    """Paused while Numba compiles, also if that fails; not switched on for who has it off."""
-    found = gc.isenabled()
-    try:
-        (gc.enable if enabled else gc.disable)()
-        with pytest.raises(KeyError), jit._collector_paused():
-            assert not gc.isenabled()
-            raise KeyError
-        assert gc.isenabled() == enabled
-    finally:
-        (gc.enable if found else gc.disable)()
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fastxent.arrays import views
@@ -20,7 +19,12 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             raise ValueError(f"{name} must be None, for JAX arrays cannot be written to")
         if isinstance(value, jax.Array):
             _check(name, value)
-    return views.call(function, given, jax.Array, np.asarray, jnp.asarray)
+    (device, *_) = given[views.positional(function)[0]].devices()
+
+    def back(result: Any) -> Any:
+        return jax.device_put(np.asarray(result), device)
+
+    return views.call(function, given, jax.Array, np.asarray, back)
 
 
 def _check(name: str, value: Any) -> None:

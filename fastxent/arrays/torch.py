@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd import forward_ad
 
 from fastxent.arrays import views
 from fastxent.terms import LinearGrad
@@ -60,6 +61,8 @@ def _check_memory(name: str, tensor: torch.Tensor) -> None:
         raise TypeError(f"{name} is on {tensor.device}, expected a tensor in host memory here")
     if tensor.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}")
+    if forward_ad.unpack_dual(tensor).tangent is not None:
+        raise TypeError(f"{name} must have no tangent: there is no derivative in forward mode")
 
 
 def _check_buffer(name: str, value: Any) -> None:
@@ -109,7 +112,12 @@ def _tensor(array: Any) -> torch.Tensor:
 
 def _detached(function: Function, given: Given) -> Any:
     """The results of a call as tensors apart from any graph."""
-    return views.call(function, given, torch.Tensor, _view, _tensor)
+    result = views.call(function, given, torch.Tensor, _view, _tensor)
+    for name in views.BUFFERS:
+        for part in views.parts(given.get(name)):
+            if part is not None and not part.is_inference():
+                torch.autograd.graph.increment_version(part)  # written to: autograd must know
+    return result
 
 
 def _first_derivative_only() -> None:
@@ -127,24 +135,30 @@ def _first_derivative_only() -> None:
 def _connected_loss(function: Function, given: Given, inputs: tuple[str, ...]) -> Any:
     """The results of a call, of which the loss is in the graph and the rest apart from it."""
     asked = [name for name in _EXTRAS if _is_asked(given, name)]
-    # Made apart from what is asked for: of float16, whose gradient would be 0 before the factor
-    # comes by which AMP keeps it from that, and where buffers hold something already.
-    apart = given.get("accumulate") or any(_is_float16(given.get(name)) for name in inputs)
     by_row = given.get("reduction") == "none"
     if by_row and len(inputs) > 1:
         return _connected_rows(function, given, inputs, bool(asked))
-    if asked and not apart:
+    others: list[Any] = []
+    # Made apart from what is asked for: of float16, whose gradient would be 0 before the factor
+    # comes by which AMP keeps it from that, and where buffers hold something already. First, for
+    # a buffer may lie over the input.
+    if not asked or given.get("accumulate") or any(_is_float16(given.get(n)) for n in inputs):
+        loss, grads = _detached(function, _without_extras(given, inputs) | {"return_grad": True})
+        if asked or given.get("accumulate"):
+            others = list(_detached(function, given)[1:])
+    else:
         loss, grads, *others = _detached(function, given | {"return_grad": True})
         if asked[0] == "grad":
             others = [grads, *others]
             grads = _copied(grads)  # the caller may write to the other
-    else:
-        others = list(_detached(function, given)[1:]) if asked else []
-        loss, grads = _detached(function, _without_extras(given, inputs) | {"return_grad": True})
     by_element = function.__name__.startswith("binary")
     axis = int(given.get("axis", -1)) if by_row and not by_element else None
     leaves = [given.get(name) for name in inputs]
-    loss = _Loss.apply([loss], tuple(views.parts(grads)), axis, *leaves)
+    held = [
+        grad if _requires_grad(leaf) else None
+        for grad, leaf in zip(views.parts(grads), leaves, strict=True)
+    ]
+    loss = _Loss.apply([loss], held, axis, *leaves)
     return (loss, *others) if others else loss
 
 
@@ -172,48 +186,44 @@ def _without_extras(given: Given, inputs: tuple[str, ...]) -> Given:
 
 
 class _Loss(torch.autograd.Function):  # type: ignore[misc]
-    """A loss that holds the gradients made with it."""
+    """A loss that holds the gradients made with it, until it has been differentiated."""
 
     @staticmethod
-    def forward(ctx: Any, made: list[Any], grads: Any, axis: int | None, *leaves: Any) -> Any:
-        # Held as they are, not saved: what is saved comes back as another tensor over the same
-        # memory, which autograd takes for the leaf's own gradient and adds the next one into.
-        ctx.grads, ctx.axis = grads, axis
+    def forward(ctx: Any, made: list[Any], held: Any, axis: int | None, *leaves: Any) -> Any:
+        ctx.save_for_backward(*held)
+        ctx.axis = axis
         ctx.dtypes = [leaf.dtype if isinstance(leaf, torch.Tensor) else None for leaf in leaves]
         return made.pop()  # in a list, for autograd makes a view of an argument that is returned
 
     @staticmethod
     def backward(ctx: Any, up: Any) -> Any:
         _first_derivative_only()
-        needed = ctx.needs_input_grad[3:]
+        factor = up if ctx.axis is None else up.unsqueeze(ctx.axis)
+        # Always a new tensor: who gets it may write to it, and what is held may be asked for again.
         return (
             None,
             None,
             None,
             *(
-                _scaled(grad, up, ctx.axis).to(dtype) if asked else None
-                for grad, dtype, asked in zip(ctx.grads, ctx.dtypes, needed, strict=True)
+                None if grad is None else (grad * factor).to(dtype)
+                for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
             ),
         )
-
-
-def _scaled(grad: Any, up: Any, axis: int | None) -> Any:
-    """A gradient by the one from above: a number, or with losses by row one for each of them."""
-    if axis is not None:
-        return grad * up.unsqueeze(axis)
-    if not up.ndim and up.item() == 1.0:
-        return grad
-    return grad * up
 
 
 def _connected_rows(function: Function, given: Given, inputs: tuple[str, ...], asked: bool) -> Any:
     """Losses by row of a linear map, whose gradients are sums over rows: they are made later."""
     result = _detached(function, given)
     loss, *others = result if asked else (result,)
-    leaves = [given.get(name) for name in inputs]
     rest = _without_extras(given, ())
-    rest = {name: value for name, value in rest.items() if name not in inputs}
-    loss = _Rows.apply([loss], function, rest, inputs, *leaves)
+    tensors = {name: value for name, value in rest.items() if isinstance(value, torch.Tensor)}
+    # Arrays are copied, for nobody would notice if they were written to before `backward`.
+    fixed = {
+        name: value.copy() if isinstance(value, np.ndarray) else value
+        for name, value in rest.items()
+        if name not in tensors
+    }
+    loss = _Rows.apply([loss], function, fixed, inputs, tuple(tensors), *tensors.values())
     return (loss, *others) if others else loss
 
 
@@ -222,77 +232,79 @@ class _Rows(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def forward(
-        ctx: Any, made: list[Any], function: Function, rest: Given, inputs: Any, *leaves: Any
-    ) -> Any:
-        ctx.save_for_backward(*leaves)
-        ctx.again = function, rest, inputs
+        ctx: Any, made: list[Any], function: Function, fixed: Given, inputs: Any, names: Any,
+        *tensors: Any,
+    ) -> Any:  # fmt: skip
+        ctx.save_for_backward(*tensors)
+        ctx.again = function, fixed, inputs, names
         return made.pop()
 
     @staticmethod
     def backward(ctx: Any, up: Any) -> Any:
         _first_derivative_only()
-        function, rest, inputs = ctx.again
-        weight = up.double()
-        if rest.get("sample_weight") is not None:
-            weight = weight * torch.as_tensor(rest["sample_weight"])
-        again = rest | dict(zip(inputs, ctx.saved_tensors, strict=True)) | {
-            "sample_weight": weight, "reduction": "sum", "return_grad": True,
-        }  # fmt: skip
-        _, grads = _detached(function, again)
-        needed = ctx.needs_input_grad[4:]
-        parts = (grad if asked else None for grad, asked in zip(grads, needed, strict=True))
-        return None, None, None, None, *parts
+        function, fixed, inputs, names = ctx.again
+        given = fixed | dict(zip(names, ctx.saved_tensors, strict=True))
+        weight, own = up.double(), given.get("sample_weight")
+        if own is not None:
+            own = own if isinstance(own, torch.Tensor) else torch.from_numpy(np.array(own, float))
+            weight = weight * own
+        given |= {"sample_weight": weight, "reduction": "sum", "return_grad": True}
+        grads = dict(zip(inputs, _detached(function, given)[1], strict=True))
+        needed = zip(names, ctx.needs_input_grad[5:], strict=True)
+        parts = (grads[name] if asked else None for name, asked in needed)
+        return None, None, None, None, None, *parts
 
 
 # --- softmax and its logarithms in the graph ------------------------------------------------
 
 
 def _connected_map(function: Function, given: Given, x: torch.Tensor) -> Any:
+    if given.get("out") is not None:
+        raise ValueError("out must be None where logits require grad")
     out = _detached(function, given)
     axis, keepdims = int(given.get("axis", -1)), bool(given.get("keepdims"))
     return _Map.apply([out], function.__name__, axis, keepdims, x)
 
 
 class _Map(torch.autograd.Function):  # type: ignore[misc]
-    """Softmax, log-softmax or logsumexp; the probabilities come from the result."""
+    """Softmax, log-softmax or logsumexp, with what the probabilities come from."""
 
     @staticmethod
     def forward(ctx: Any, made: list[Any], name: str, axis: int, keepdims: bool, x: Any) -> Any:
         out = made.pop()
         ctx.name, ctx.axis, ctx.keepdims, ctx.dtype = name, axis, keepdims, x.dtype
-        ctx.save_for_backward(out, x if name == "logsumexp" else None)
+        ctx.save_for_backward(x if name == "logsumexp" else out)
         return out
 
     @staticmethod
     def backward(ctx: Any, up: Any) -> Any:
         _first_derivative_only()
-        out, x = (_wide(tensor) for tensor in ctx.saved_tensors)
-        up = _wide(up)
+        (saved,), up = ctx.saved_tensors, _wide(up)
         if ctx.name == "logsumexp" and not ctx.keepdims:
-            out, up = out.unsqueeze(ctx.axis), up.unsqueeze(ctx.axis)
-        grad = _GRADIENTS[ctx.name](up, out, x, ctx.axis)
+            up = up.unsqueeze(ctx.axis)
+        grad = _GRADIENTS[ctx.name](up, _wide(saved), ctx.axis)
         return None, None, None, None, grad.to(ctx.dtype)
 
 
 def _wide(tensor: Any) -> Any:
     """Half precision as float32: what is a difference of sums is computed there."""
-    half = tensor is not None and tensor.dtype in (torch.float16, torch.bfloat16)
+    half = tensor.dtype in (torch.float16, torch.bfloat16)
     return tensor.float() if half else tensor
 
 
-def _softmax_gradient(up: Any, p: Any, x: Any, axis: int) -> Any:
+def _softmax_gradient(up: Any, p: Any, axis: int) -> Any:
     """p·(g - Σ p·g)."""
     return p * (up - (p * up).sum(axis, keepdim=True))
 
 
-def _log_softmax_gradient(up: Any, log_p: Any, x: Any, axis: int) -> Any:
+def _log_softmax_gradient(up: Any, log_p: Any, axis: int) -> Any:
     """g - p·Σ g."""
     return up - log_p.exp() * up.sum(axis, keepdim=True)
 
 
-def _logsumexp_gradient(up: Any, lse: Any, x: Any, axis: int) -> Any:
-    """g·p."""
-    return up * (x - lse).exp()
+def _logsumexp_gradient(up: Any, x: Any, axis: int) -> Any:
+    """g·p, of x: the result has been rounded, and exp would make that a factor."""
+    return up * torch.softmax(x, axis)
 
 
 _GRADIENTS = {

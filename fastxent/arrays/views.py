@@ -30,7 +30,7 @@ def named(function: Function, args: tuple[Any, ...], kwargs: Given) -> Given | N
 
 def parts(value: Any) -> Iterator[Any]:
     """The value, or the arrays of which it is a tuple."""
-    if isinstance(value, LinearGrad):
+    if isinstance(value, tuple):
         yield from value
     else:
         yield value
@@ -42,8 +42,9 @@ def call(function: Function, given: Given, kind: Any, view: Function, back: Func
     buffers: dict[int, Any] = {}
 
     def look(value: Any) -> Any:
-        if isinstance(value, LinearGrad):
-            return LinearGrad(*map(look, value))
+        if isinstance(value, tuple):
+            looked_at = map(look, value)
+            return LinearGrad(*looked_at) if isinstance(value, LinearGrad) else tuple(looked_at)
         if not isinstance(value, kind):
             return value
         if id(value) not in seen:  # the same object again: what is in place is known by that

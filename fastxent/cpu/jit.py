@@ -9,14 +9,13 @@ on, and whose content begins with a digest of that and of the rest. Any doubt me
 
 import contextlib
 import functools
-import gc
 import hashlib
 import os
 import pickle
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ def specialise(source: Callable[..., Any], signature: Any) -> Callable[..., Any]
         pass
     if _config.DISABLE_JIT:
         raise RuntimeError("NUMBA_DISABLE_JIT is set, but fastxent's kernels exist compiled only")
-    with global_compiler_lock, _collector_paused():
+    with global_compiler_lock:
         if (source, signature) not in _ready:
             dispatcher = kernel(source)
             dispatcher._cache = _CheckedCache(source.__qualname__)
@@ -60,19 +59,6 @@ def specialise(source: Callable[..., Any], signature: Any) -> Callable[..., Any]
             dispatcher.disable_compile()
             _ready[source, signature] = dispatcher
     return _ready[source, signature]
-
-
-@contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
-    """No search for cyclic garbage while Numba makes its million objects: a tenth of the time."""
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 # A child made while another thread compiles would inherit a locked lock without its owner.
