@@ -50,8 +50,9 @@ def family_of(array: object) -> Family | None:
         return _known[kind]
     except KeyError:
         roots = (base.__module__.partition(".")[0] for base in kind.__mro__)
-        others = None if issubclass(kind, np.ndarray) or not hasattr(kind, "__dlpack__") else _ANY
-        module = next((_FAMILIES[root] for root in roots if root in _FAMILIES), others)
+        foreign = hasattr(kind, "__dlpack__") and not issubclass(kind, np.ndarray)
+        anyone = _ANY if foreign else None
+        module = next((_FAMILIES[root] for root in roots if root in _FAMILIES), anyone)
         family = None if module is None else cast(Family, importlib.import_module(module))
         _known[kind] = family
         return family

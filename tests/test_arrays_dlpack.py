@@ -5,7 +5,7 @@ import pytest
 
 import fastxent as fx
 
-strict = pytest.importorskip("array_api_strict", reason="a library of nothing but the standard")
+strict = pytest.importorskip("array_api_strict", reason="optional: pip install array-api-strict")
 
 X = np.float32([[2.0, 1.0, 0.1], [0.1, 2.0, 1.9], [-1.0, 0.5, 3.0], [0.3, 0.2, -0.4]])
 Y = np.array([1, 0, 2, 2])

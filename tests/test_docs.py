@@ -60,6 +60,6 @@ def test_readme_commands():
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert [block.count("\n") for block in blocks[:2]] == [1, 1]
     assert blocks[0].rstrip().endswith("fastxent demo")
-    assert "-m pytest" in blocks[1]
+    assert blocks[1].rstrip().endswith("-m pytest -n auto --dist worksteal")
     for block in blocks[:2]:
         assert block.startswith("test -x .venv/bin/python || python3 -m venv .venv")

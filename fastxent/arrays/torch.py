@@ -13,7 +13,6 @@ import torch
 from torch.autograd import forward_ad
 
 from fastxent.arrays import views
-from fastxent.terms import LinearGrad
 
 Function = Callable[..., Any]
 Given = dict[str, Any]
@@ -105,7 +104,7 @@ def _view(tensor: torch.Tensor) -> Any:
 def _tensor(array: Any) -> torch.Tensor:
     """NumPy's result as a tensor over the same memory; a number as one without dimensions."""
     array = np.asarray(array)
-    if array.dtype.name == "bfloat16":
+    if array.dtype.kind == "V":  # bfloat16, which NumPy does not know; asking for a name is slow
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
@@ -139,6 +138,7 @@ def _connected_loss(function: Function, given: Given, inputs: tuple[str, ...]) -
     if by_row and len(inputs) > 1:
         return _connected_rows(function, given, inputs, bool(asked))
     others: list[Any] = []
+    shared = False
     # Made apart from what is asked for: of float16, whose gradient would be 0 before the factor
     # comes by which AMP keeps it from that, and where buffers hold something already. First, for
     # a buffer may lie over the input.
@@ -149,15 +149,14 @@ def _connected_loss(function: Function, given: Given, inputs: tuple[str, ...]) -
     else:
         loss, grads, *others = _detached(function, given | {"return_grad": True})
         if asked[0] == "grad":
-            others = [grads, *others]
-            grads = _copied(grads)  # the caller may write to the other
+            others, shared = [grads, *others], True  # the caller may write to it
     by_element = function.__name__.startswith("binary")
     axis = int(given.get("axis", -1)) if by_row and not by_element else None
     leaves = [given.get(name) for name in inputs]
-    held = [
-        grad if _requires_grad(leaf) else None
-        for grad, leaf in zip(views.parts(grads), leaves, strict=True)
-    ]
+    pairs = zip(views.parts(grads), leaves, strict=True)
+    held = [grad if _requires_grad(leaf) else None for grad, leaf in pairs]
+    if shared:
+        held = [None if grad is None else grad.clone() for grad in held]
     loss = _Loss.apply([loss], held, axis, *leaves)
     return (loss, *others) if others else loss
 
@@ -168,11 +167,6 @@ def _is_asked(given: Given, name: str) -> bool:
 
 def _is_float16(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype == torch.float16
-
-
-def _copied(grads: Any) -> Any:
-    parts = [None if part is None else part.clone() for part in views.parts(grads)]
-    return LinearGrad(*parts) if isinstance(grads, LinearGrad) else parts[0]
 
 
 def _without_extras(given: Given, inputs: tuple[str, ...]) -> Given:
@@ -200,15 +194,9 @@ class _Loss(torch.autograd.Function):  # type: ignore[misc]
         _first_derivative_only()
         factor = up if ctx.axis is None else up.unsqueeze(ctx.axis)
         # Always a new tensor: who gets it may write to it, and what is held may be asked for again.
-        return (
-            None,
-            None,
-            None,
-            *(
-                None if grad is None else (grad * factor).to(dtype)
-                for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-            ),
-        )
+        pairs = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        grads = (None if grad is None else (grad * factor).to(dtype) for grad, dtype in pairs)
+        return None, None, None, *grads
 
 
 def _connected_rows(function: Function, given: Given, inputs: tuple[str, ...], asked: bool) -> Any:

@@ -134,8 +134,8 @@ class _CheckedCache(caching._Cache):
         return place / f"{self._name}-{hashlib.sha256(identity).hexdigest()[:32]}.bin"
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        # All that machine code refers to. What Numba knows of types and functions, half of a first
-        # call, with SciPy's linear algebra if there is any, is loaded when something is compiled.
+        # All that machine code refers to. What Numba knows of types and functions, a third of a
+        # first call, with SciPy's linear algebra if there is any, is loaded when it compiles.
         rtsys.initialize(target_context)
         identity = _identity(self._name, sig, target_context.codegen())
         # Whatever is wrong with a file - absent, unreadable, cut off, of another Numba - the

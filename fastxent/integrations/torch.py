@@ -7,18 +7,20 @@ from typing import Any
 
 import torch
 
-from fastxent import (
-    binary_cross_entropy_with_logits,
-    cross_entropy,
-    linear_cross_entropy,
-)
+from fastxent import binary_cross_entropy_with_logits, cross_entropy, linear_cross_entropy
 
 __all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "LinearCrossEntropyLoss"]
 
 
-def _ignored(index: int | None, labels: bool) -> int:
-    """PyTorch's ignore_index as ours: beside probabilities its negative ones mean nothing."""
-    return -100 if index is None or (index < 0 and not labels) else index
+def _options(loss: Any, labels: bool) -> dict[str, Any]:
+    """A module's arguments as ours; beside probabilities a negative ignore_index means nothing."""
+    index = loss.ignore_index
+    return {
+        "weight": loss.weight,
+        "ignore_index": -100 if index is None or (index < 0 and not labels) else index,
+        "reduction": loss.reduction,
+        "label_smoothing": loss.label_smoothing,
+    }
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]
@@ -44,8 +46,8 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]
 
     Notes
     -----
-    The gradient is made in the forward pass and held until the loss is gone. A second derivative
-    is refused.
+    The gradient is made in the forward pass and held until `backward`. A second derivative is
+    refused.
 
     Examples
     --------
@@ -60,11 +62,8 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]
 
     def forward(self, input: Any, target: Any) -> Any:
         """The loss of logits (N, C, …) or (C,), against class indices or probabilities."""
-        return cross_entropy(
-            input, target, axis=1 if input.ndim > 1 else 0, weight=self.weight,
-            ignore_index=_ignored(self.ignore_index, target.ndim < input.ndim),
-            reduction=self.reduction, label_smoothing=self.label_smoothing,
-        )  # fmt: skip
+        axis = 1 if input.ndim > 1 else 0
+        return cross_entropy(input, target, axis=axis, **_options(self, target.ndim < input.ndim))
 
 
 class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):  # type: ignore[misc]
@@ -135,7 +134,6 @@ label_smoothing, options
         if self.out_features:
             return super().forward(input, target)
         return linear_cross_entropy(
-            input, self.linear.weight, target, linear_bias=self.linear.bias, weight=self.weight,
-            ignore_index=_ignored(self.ignore_index, target.ndim < input.ndim),
-            reduction=self.reduction, label_smoothing=self.label_smoothing,
+            input, self.linear.weight, target, linear_bias=self.linear.bias,
+            **_options(self, target.ndim < input.ndim),
         )  # fmt: skip
