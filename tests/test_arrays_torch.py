@@ -234,6 +234,21 @@ def test_a_graph_that_is_kept(loss):
         value.backward()
 
 
+@each_loss
+@pytest.mark.parametrize("factor", [1.0, 3.0, float("inf")])
+def test_a_graph_that_is_not_kept(loss, factor):
+    """Gives what it held away, multiplied where it lies, and it is the gradient of a kept one."""
+    x = X.clone().requires_grad_()
+    value = loss(x)
+    (want,) = torch.autograd.grad(value * factor, x, retain_graph=True)
+    held = value.grad_fn.saved_tensors[0].data_ptr()
+    given_away = []
+    value.grad_fn.register_hook(lambda grads, _: given_away.extend(grads))
+    (grad,) = torch.autograd.grad(value * factor, x)
+    torch.testing.assert_close(grad, want, rtol=0, atol=0, equal_nan=True)
+    assert held in {part.data_ptr() for part in given_away if part is not None}
+
+
 def test_gradients_may_be_written_to():
     """By optimisers, by clipping, and by autograd itself where a view lies between."""
     x = X.flatten().clone().requires_grad_()
@@ -387,6 +402,29 @@ def test_half_precision_under_a_scaled_loss(kind):
     x.grad = None
     (loss * 2.0**30).backward()
     torch.testing.assert_close(x.grad.float(), want * 2.0**30 / 1e9, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16], ids=str)
+def test_automatic_mixed_precision(kind):
+    """A step under autocast and GradScaler: PyTorch's loss and gradients, by half a type's digits.
+
+    The loss is float32, as PyTorch's, where the logits are not.
+    """
+    steps = []
+    for loss_of in (torch.nn.CrossEntropyLoss(), modules.CrossEntropyLoss()):
+        torch.manual_seed(3)
+        model = torch.nn.Linear(3, 5)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler("cpu")
+        with torch.autocast("cpu", dtype=kind):
+            logits = model(X)
+            assert logits.dtype == kind
+            loss = loss_of(logits, Y)
+        assert loss.dtype == torch.float32
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        steps.append([loss.detach(), model.weight.grad, model.bias.grad, model.weight.detach()])
+    torch.testing.assert_close(*steps, rtol=float(torch.finfo(kind).eps), atol=1e-3)
 
 
 # --- modules --------------------------------------------------------------------------------

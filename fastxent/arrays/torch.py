@@ -2,7 +2,8 @@
 
 Where a tensor requires grad, a loss makes its gradient with itself and holds it until `backward`,
 which multiplies it by what comes from above. So nothing is computed twice, and the graph holds one
-array shaped as the input, as it would hold the probabilities otherwise.
+array shaped as the input, as it would hold the probabilities otherwise. A graph that is not kept
+gives that very array away, so that a step of training makes no other.
 """
 
 from collections.abc import Callable
@@ -20,6 +21,7 @@ Given = dict[str, Any]
 # The parameters that a gradient flows to, where it is not the first one alone.
 _INPUTS = {"linear_cross_entropy": ("x", "linear_weight", "linear_bias")}
 _EXTRAS = ("grad", "probs", "lse", "hess", "argmax")
+_ASKING = {*(f"return_{name}" for name in _EXTRAS), *views.BUFFERS, "accumulate"}
 
 
 def call(function: Function, *args: Any, **kwargs: Any) -> Any:
@@ -27,40 +29,52 @@ def call(function: Function, *args: Any, **kwargs: Any) -> Any:
     given = views.named(function, args, kwargs)
     if given is None:
         return function(*args, **kwargs)
-    first = views.positional(function)[0]
-    inputs = _INPUTS.get(function.__name__, (first,))
-    _check(given, inputs)
-    if torch.is_grad_enabled() and any(_requires_grad(given.get(name)) for name in inputs):
-        if function.__name__ in _GRADIENTS:
-            return _connected_map(function, given, given[first])
+    name = function.__name__
+    inputs = _INPUTS.get(name) or views.positional(function)[:1]
+    arrays, connected = _read(given, inputs)
+    if not connected or not torch.is_grad_enabled():
+        return _detached(function, given)
+    x = given[inputs[0]]
+    if name in _GRADIENTS:
+        return _connected_map(function, given, x)
+    alone = len(inputs) == 1 and given.keys().isdisjoint(_ASKING)
+    if not alone or given.get("reduction") == "none" or x.dtype is torch.float16:
         return _connected_loss(function, given, inputs)
-    return _detached(function, given)
+    # A step of training: what Python does here costs as much as a small loss.
+    loss, grad = function(**arrays, return_grad=True)
+    return _apply_loss([_tensor(loss)], None, (_tensor(grad),), x)
 
 
 # --- what may come --------------------------------------------------------------------------
 
 
-def _requires_grad(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.requires_grad
+def _read(given: Given, inputs: tuple[str, ...]) -> tuple[Given, bool]:
+    """The arguments with tensors as NumPy's views, and whether a gradient is asked for.
 
-
-def _check(given: Given, inputs: tuple[str, ...]) -> None:
-    """No tensor from elsewhere, and no gradient asked for that would be dropped in silence."""
+    Not of what has none, and no tensor is from elsewhere.
+    """
+    arrays, connected = given.copy(), False
     for name, value in given.items():
         if name in views.BUFFERS:
             _check_buffer(name, value)
         elif isinstance(value, torch.Tensor):
             _check_memory(name, value)
-            if value.requires_grad and name not in inputs:
-                raise TypeError(f"{name} must not require grad: no gradient flows to it; detach it")
+            if value.requires_grad:
+                if name not in inputs:
+                    raise TypeError(
+                        f"{name} must not require grad: no gradient flows to it; detach it"
+                    )
+                connected = True
+            arrays[name] = _view(value)
+    return arrays, connected
 
 
 def _check_memory(name: str, tensor: torch.Tensor) -> None:
-    if tensor.device.type != "cpu":
+    if not tensor.is_cpu:
         raise TypeError(f"{name} is on {tensor.device}, expected a tensor in host memory here")
     if tensor.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}")
-    if forward_ad.unpack_dual(tensor).tangent is not None:
+    if tensor.is_floating_point() and forward_ad.unpack_dual(tensor).tangent is not None:
         raise TypeError(f"{name} must have no tangent: there is no derivative in forward mode")
 
 
@@ -72,6 +86,10 @@ def _check_buffer(name: str, value: Any) -> None:
                 raise ValueError(f"{name} must not require grad")
         elif part is not None:
             raise ValueError(f"{name} must be a torch.Tensor, got {type(part).__name__}")
+
+
+def _requires_grad(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.requires_grad
 
 
 # --- memory ---------------------------------------------------------------------------------
@@ -90,9 +108,10 @@ def _bfloat16() -> Any:
 
 def _view(tensor: torch.Tensor) -> Any:
     """The tensor's memory as a NumPy array."""
-    tensor = tensor.detach()
     try:
-        if tensor.dtype == torch.bfloat16:
+        if tensor.requires_grad:
+            tensor = tensor.detach()
+        if tensor.dtype is torch.bfloat16:
             return tensor.view(torch.int16).numpy().view(_bfloat16())
         return tensor.numpy()
     except RuntimeError as error:
@@ -103,7 +122,8 @@ def _view(tensor: torch.Tensor) -> Any:
 
 def _tensor(array: Any) -> torch.Tensor:
     """NumPy's result as a tensor over the same memory; a number as one without dimensions."""
-    array = np.asarray(array)
+    if type(array) is not np.ndarray:
+        array = np.asarray(array)
     if array.dtype.kind == "V":  # bfloat16, which NumPy does not know; asking for a name is slow
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
@@ -112,7 +132,7 @@ def _tensor(array: Any) -> torch.Tensor:
 def _detached(function: Function, given: Given) -> Any:
     """The results of a call as tensors apart from any graph."""
     result = views.call(function, given, torch.Tensor, _view, _tensor)
-    for name in views.BUFFERS:
+    for name in given.keys() & views.BUFFERS:
         for part in views.parts(given.get(name)):
             if part is not None and not part.is_inference():
                 torch.autograd.graph.increment_version(part)  # written to: autograd must know
@@ -128,11 +148,21 @@ def _first_derivative_only() -> None:
         raise RuntimeError("fastxent's functions have no second derivative (create_graph=True)")
 
 
+def _apply(node: type[torch.autograd.Function]) -> Function:
+    """The node's `apply` without the layer for torch.func, a third of its cost.
+
+    What torch.func transforms is refused before, for it has no memory to read.
+    """
+    apply: Function = super(torch.autograd.Function, node).apply
+    return apply
+
+
 # --- losses in the graph --------------------------------------------------------------------
 
 
 def _connected_loss(function: Function, given: Given, inputs: tuple[str, ...]) -> Any:
     """The results of a call, of which the loss is in the graph and the rest apart from it."""
+    leaves = [given.get(name) for name in inputs]
     asked = [name for name in _EXTRAS if _is_asked(given, name)]
     by_row = given.get("reduction") == "none"
     if by_row and len(inputs) > 1:
@@ -142,22 +172,21 @@ def _connected_loss(function: Function, given: Given, inputs: tuple[str, ...]) -
     # Made apart from what is asked for: of float16, whose gradient would be 0 before the factor
     # comes by which AMP keeps it from that, and where buffers hold something already. First, for
     # a buffer may lie over the input.
-    if not asked or given.get("accumulate") or any(_is_float16(given.get(n)) for n in inputs):
+    if given.get("accumulate") or any(map(_is_float16, leaves)):
         loss, grads = _detached(function, _without_extras(given, inputs) | {"return_grad": True})
-        if asked or given.get("accumulate"):
+        if asked:
             others = list(_detached(function, given)[1:])
     else:
         loss, grads, *others = _detached(function, given | {"return_grad": True})
-        if asked[0] == "grad":
+        if asked and asked[0] == "grad":
             others, shared = [grads, *others], True  # the caller may write to it
     by_element = function.__name__.startswith("binary")
     axis = int(given.get("axis", -1)) if by_row and not by_element else None
-    leaves = [given.get(name) for name in inputs]
     pairs = zip(views.parts(grads), leaves, strict=True)
     held = [grad if _requires_grad(leaf) else None for grad, leaf in pairs]
     if shared:
         held = [None if grad is None else grad.clone() for grad in held]
-    loss = _Loss.apply([loss], held, axis, *leaves)
+    loss = _apply_loss([loss], axis, held, *leaves)
     return (loss, *others) if others else loss
 
 
@@ -183,20 +212,38 @@ class _Loss(torch.autograd.Function):  # type: ignore[misc]
     """A loss that holds the gradients made with it, until it has been differentiated."""
 
     @staticmethod
-    def forward(ctx: Any, made: list[Any], held: Any, axis: int | None, *leaves: Any) -> Any:
+    def forward(ctx: Any, made: list[Any], axis: int | None, held: Any, *leaves: Any) -> Any:
         ctx.save_for_backward(*held)
         ctx.axis = axis
-        ctx.dtypes = [leaf.dtype if isinstance(leaf, torch.Tensor) else None for leaf in leaves]
         return made.pop()  # in a list, for autograd makes a view of an argument that is returned
 
     @staticmethod
     def backward(ctx: Any, up: Any) -> Any:
         _first_derivative_only()
         factor = up if ctx.axis is None else up.unsqueeze(ctx.axis)
-        # Always a new tensor: who gets it may write to it, and what is held may be asked for again.
-        pairs = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        grads = (None if grad is None else (grad * factor).to(dtype) for grad, dtype in pairs)
+        times = _new_product if _graph_is_kept() else _product
+        # Autograd turns them into their inputs' types.
+        grads = [None if grad is None else times(grad, factor) for grad in ctx.saved_tensors]
         return None, None, None, *grads
+
+
+_apply_loss = _apply(_Loss)
+
+# Whether another `backward` may come. PyTorch's own compiled graphs ask it the same; it is not
+# public, and where it is gone nothing is ever given away.
+_graph_is_kept = getattr(
+    torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True
+)  # fmt: skip
+
+
+def _new_product(grad: Any, factor: Any) -> Any:
+    """In new memory: who gets it may write to it, and what is held may be asked for again."""
+    return grad * factor
+
+
+def _product(grad: Any, factor: Any) -> Any:
+    """In the memory of what was held, which nobody asks for again."""
+    return grad if not factor.ndim and factor.item() == 1.0 else grad.mul_(factor)
 
 
 def _connected_rows(function: Function, given: Given, inputs: tuple[str, ...], asked: bool) -> Any:
@@ -211,7 +258,7 @@ def _connected_rows(function: Function, given: Given, inputs: tuple[str, ...], a
         for name, value in rest.items()
         if name not in tensors
     }
-    loss = _Rows.apply([loss], function, fixed, inputs, tuple(tensors), *tensors.values())
+    loss = _apply_rows([loss], function, fixed, inputs, tuple(tensors), *tensors.values())
     return (loss, *others) if others else loss
 
 
@@ -243,6 +290,9 @@ class _Rows(torch.autograd.Function):  # type: ignore[misc]
         return None, None, None, None, None, *parts
 
 
+_apply_rows = _apply(_Rows)
+
+
 # --- softmax and its logarithms in the graph ------------------------------------------------
 
 
@@ -251,7 +301,7 @@ def _connected_map(function: Function, given: Given, x: torch.Tensor) -> Any:
         raise ValueError("out must be None where logits require grad")
     out = _detached(function, given)
     axis, keepdims = int(given.get("axis", -1)), bool(given.get("keepdims"))
-    return _Map.apply([out], function.__name__, axis, keepdims, x)
+    return _apply_map([out], function.__name__, axis, keepdims, x)
 
 
 class _Map(torch.autograd.Function):  # type: ignore[misc]
@@ -272,6 +322,9 @@ class _Map(torch.autograd.Function):  # type: ignore[misc]
             up = up.unsqueeze(ctx.axis)
         grad = _GRADIENTS[ctx.name](up, _wide(saved), ctx.axis)
         return None, None, None, None, grad.to(ctx.dtype)
+
+
+_apply_map = _apply(_Map)
 
 
 def _wide(tensor: Any) -> Any:

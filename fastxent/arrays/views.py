@@ -23,9 +23,11 @@ def positional(function: Function) -> tuple[str, ...]:
 def named(function: Function, args: tuple[Any, ...], kwargs: Given) -> Given | None:
     """The arguments by name; None where the function itself has to say what is wrong with them."""
     names = positional(function)
-    if len(args) > len(names) or not kwargs.keys().isdisjoint(names[: len(args)]):
+    given = dict(zip(names, args, strict=False))
+    if len(args) > len(names) or not given.keys().isdisjoint(kwargs):
         return None
-    return dict(zip(names, args, strict=False)) | kwargs
+    given.update(kwargs)
+    return given
 
 
 def parts(value: Any) -> Iterator[Any]:
@@ -38,6 +40,9 @@ def parts(value: Any) -> Iterator[Any]:
 
 def call(function: Function, given: Given, kind: Any, view: Function, back: Function) -> Any:
     """Call with view(a) for each array a of this kind; results go `back`, buffers as they are."""
+    if given.keys().isdisjoint(BUFFERS):  # as most calls are: views of plain arguments will do
+        plain = {name: view(a) if isinstance(a, kind) else a for name, a in given.items()}
+        return given_back(function(**plain), back)
     seen: dict[int, Any] = {}
     buffers: dict[int, Any] = {}
 
@@ -52,11 +57,6 @@ def call(function: Function, given: Given, kind: Any, view: Function, back: Func
         return seen[id(value)]
 
     def give(result: Any) -> Any:
-        if isinstance(result, tuple):
-            given_back = map(give, result)
-            return LinearGrad(*given_back) if isinstance(result, LinearGrad) else tuple(given_back)
-        if result is None:
-            return None
         return buffers[id(result)] if id(result) in buffers else back(result)
 
     views = {name: look(value) for name, value in given.items()}
@@ -64,4 +64,12 @@ def call(function: Function, given: Given, kind: Any, view: Function, back: Func
         for part in parts(given.get(name)):
             if isinstance(part, kind):
                 buffers[id(seen[id(part)])] = part
-    return give(function(**views))
+    return given_back(function(**views), give)
+
+
+def given_back(result: Any, back: Function) -> Any:
+    """A result, or the tuple of them, each of its parts sent `back`."""
+    if not isinstance(result, tuple):
+        return None if result is None else back(result)
+    parts = [given_back(part, back) for part in result]
+    return LinearGrad(*parts) if isinstance(result, LinearGrad) else tuple(parts)
