@@ -33,6 +33,7 @@ _FAMILIES: dict[str, str] = {
 }
 # The family of arrays from elsewhere that describe their memory to whoever asks.
 _ANY = "fastxent.arrays.dlpack"
+_found: dict[type, Family | None] = {}
 _known: dict[type, Family | None] = {np.ndarray: None}
 
 
@@ -46,16 +47,24 @@ def register(root: str, module: str) -> None:
 def family_of(array: object) -> Family | None:
     """The family of an array; None for NumPy's own and for what NumPy turns into an array."""
     kind = type(array)
-    try:
-        return _known[kind]
-    except KeyError:
-        roots = (base.__module__.partition(".")[0] for base in kind.__mro__)
-        foreign = hasattr(kind, "__dlpack__") and not issubclass(kind, np.ndarray)
-        anyone = _ANY if foreign else None
-        module = next((_FAMILIES[root] for root in roots if root in _FAMILIES), anyone)
-        family = None if module is None else cast(Family, importlib.import_module(module))
-        _known[kind] = family
-        return family
+    if kind not in _known:
+        _find(kind)
+        _known[kind] = _found[kind]
+    return _known[kind]
+
+
+def _find(kind: type) -> None:
+    """Note the family of a type, imported with the first one of it."""
+    roots = (base.__module__.partition(".")[0] for base in kind.__mro__)
+    foreign = hasattr(kind, "__dlpack__") and not issubclass(kind, np.ndarray)
+    anyone = _ANY if foreign else None
+    module = next((_FAMILIES[root] for root in roots if root in _FAMILIES), anyone)
+    _found[kind] = None if module is None else cast(Family, importlib.import_module(module))
+
+
+# torch.compile cannot trace an import: it calls this while it traces the rest, which is why there
+# are two tables, and the one read first is not written here.
+_find._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def dispatched(function: Function) -> Function:

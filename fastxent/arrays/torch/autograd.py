@@ -1,4 +1,4 @@
-"""PyTorch tensors on the CPU: their memory as NumPy sees it, and their place in autograd's graph.
+"""The functions in autograd's graph: a node each for losses, losses by row, and softmax.
 
 Where a tensor requires grad, a loss makes its gradient with itself and holds it until `backward`,
 which multiplies it by what comes from above. So nothing is computed twice, and the graph holds one
@@ -6,140 +6,29 @@ array shaped as the input, as it would hold the probabilities otherwise. A graph
 gives that very array away, so that a step of training makes no other.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch.autograd import forward_ad
 
 from fastxent.arrays import views
-
-Function = Callable[..., Any]
-Given = dict[str, Any]
-
-# The parameters that a gradient flows to, where it is not the first one alone.
-_INPUTS = {"linear_cross_entropy": ("x", "linear_weight", "linear_bias")}
-_EXTRAS = ("grad", "probs", "lse", "hess", "argmax")
-_ASKING = {*(f"return_{name}" for name in _EXTRAS), *views.BUFFERS, "accumulate"}
+from fastxent.arrays.torch.memory import ASKING, EXTRAS, Function, Given, detached, tensor_of
 
 
-def call(function: Function, *args: Any, **kwargs: Any) -> Any:
-    """Call `function` on NumPy's views of the tensors; give back tensors, maybe in the graph."""
-    given = views.named(function, args, kwargs)
-    if given is None:
-        return function(*args, **kwargs)
-    name = function.__name__
-    inputs = _INPUTS.get(name) or views.positional(function)[:1]
-    arrays, connected = _read(given, inputs)
-    if not connected or not torch.is_grad_enabled():
-        return _detached(function, given)
+def connected(function: Function, given: Given, arrays: Given, inputs: tuple[str, ...]) -> Any:
+    """The results of a call some of whose inputs require grad; `arrays` are NumPy's views."""
     x = given[inputs[0]]
-    if name in _GRADIENTS:
+    if function.__name__ in GRADIENTS:
         return _connected_map(function, given, x)
-    alone = len(inputs) == 1 and given.keys().isdisjoint(_ASKING)
+    alone = len(inputs) == 1 and given.keys().isdisjoint(ASKING)
     if not alone or given.get("reduction") == "none" or x.dtype is torch.float16:
         return _connected_loss(function, given, inputs)
     # A step of training: what Python does here costs as much as a small loss.
     loss, grad = function(**arrays, return_grad=True)
-    return _apply_loss([_tensor(loss)], None, (_tensor(grad),), x)
+    return _apply_loss([tensor_of(loss)], None, (tensor_of(grad),), x)
 
 
-# --- what may come --------------------------------------------------------------------------
-
-
-def _read(given: Given, inputs: tuple[str, ...]) -> tuple[Given, bool]:
-    """The arguments with tensors as NumPy's views, and whether a gradient is asked for.
-
-    Not of what has none, and no tensor is from elsewhere.
-    """
-    arrays, connected = given.copy(), False
-    for name, value in given.items():
-        if name in views.BUFFERS:
-            _check_buffer(name, value)
-        elif isinstance(value, torch.Tensor):
-            _check_memory(name, value)
-            if value.requires_grad:
-                if name not in inputs:
-                    raise TypeError(
-                        f"{name} must not require grad: no gradient flows to it; detach it"
-                    )
-                connected = True
-            arrays[name] = _view(value)
-    return arrays, connected
-
-
-def _check_memory(name: str, tensor: torch.Tensor) -> None:
-    if not tensor.is_cpu:
-        raise TypeError(f"{name} is on {tensor.device}, expected a tensor in host memory here")
-    if tensor.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}")
-    if tensor.is_floating_point() and forward_ad.unpack_dual(tensor).tangent is not None:
-        raise TypeError(f"{name} must have no tangent: there is no derivative in forward mode")
-
-
-def _check_buffer(name: str, value: Any) -> None:
-    for part in views.parts(value):
-        if isinstance(part, torch.Tensor):
-            _check_memory(name, part)
-            if part.requires_grad:
-                raise ValueError(f"{name} must not require grad")
-        elif part is not None:
-            raise ValueError(f"{name} must be a torch.Tensor, got {type(part).__name__}")
-
-
-def _requires_grad(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.requires_grad
-
-
-# --- memory ---------------------------------------------------------------------------------
-
-
-def _bfloat16() -> Any:
-    try:
-        import ml_dtypes
-    except ImportError:
-        raise TypeError(
-            "tensors of bfloat16 need the package ml_dtypes, for NumPy has no such type: "
-            "pip install 'fastxent[torch]'"
-        ) from None
-    return np.dtype(ml_dtypes.bfloat16)
-
-
-def _view(tensor: torch.Tensor) -> Any:
-    """The tensor's memory as a NumPy array."""
-    try:
-        if tensor.requires_grad:
-            tensor = tensor.detach()
-        if tensor.dtype is torch.bfloat16:
-            return tensor.view(torch.int16).numpy().view(_bfloat16())
-        return tensor.numpy()
-    except RuntimeError as error:
-        raise TypeError(
-            f"a tensor must have memory that can be read, not as inside torch.func: {error}"
-        ) from error
-
-
-def _tensor(array: Any) -> torch.Tensor:
-    """NumPy's result as a tensor over the same memory; a number as one without dimensions."""
-    if type(array) is not np.ndarray:
-        array = np.asarray(array)
-    if array.dtype.kind == "V":  # bfloat16, which NumPy does not know; asking for a name is slow
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
-def _detached(function: Function, given: Given) -> Any:
-    """The results of a call as tensors apart from any graph."""
-    result = views.call(function, given, torch.Tensor, _view, _tensor)
-    for name in given.keys() & views.BUFFERS:
-        for part in views.parts(given.get(name)):
-            if part is not None and not part.is_inference():
-                torch.autograd.graph.increment_version(part)  # written to: autograd must know
-    return result
-
-
-def _first_derivative_only() -> None:
+def first_derivative_only() -> None:
     """Refuse a graph of the gradient: in it, what depends on the input by way of us is missing.
 
     `once_differentiable` says nothing where such a gradient is one of several parts of a loss.
@@ -157,13 +46,17 @@ def _apply(node: type[torch.autograd.Function]) -> Function:
     return apply
 
 
+def _requires_grad(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.requires_grad
+
+
 # --- losses in the graph --------------------------------------------------------------------
 
 
 def _connected_loss(function: Function, given: Given, inputs: tuple[str, ...]) -> Any:
     """The results of a call, of which the loss is in the graph and the rest apart from it."""
     leaves = [given.get(name) for name in inputs]
-    asked = [name for name in _EXTRAS if _is_asked(given, name)]
+    asked = [name for name in EXTRAS if _is_asked(given, name)]
     by_row = given.get("reduction") == "none"
     if by_row and len(inputs) > 1:
         return _connected_rows(function, given, inputs, bool(asked))
@@ -173,21 +66,27 @@ def _connected_loss(function: Function, given: Given, inputs: tuple[str, ...]) -
     # comes by which AMP keeps it from that, and where buffers hold something already. First, for
     # a buffer may lie over the input.
     if given.get("accumulate") or any(map(_is_float16, leaves)):
-        loss, grads = _detached(function, _without_extras(given, inputs) | {"return_grad": True})
+        alone = without_half(without_extras(given), inputs)
+        loss, grads = detached(function, alone | {"return_grad": True})
         if asked:
-            others = list(_detached(function, given)[1:])
+            others = list(detached(function, given)[1:])
     else:
-        loss, grads, *others = _detached(function, given | {"return_grad": True})
+        loss, grads, *others = detached(function, given | {"return_grad": True})
         if asked and asked[0] == "grad":
             others, shared = [grads, *others], True  # the caller may write to it
-    by_element = function.__name__.startswith("binary")
-    axis = int(given.get("axis", -1)) if by_row and not by_element else None
     pairs = zip(views.parts(grads), leaves, strict=True)
     held = [grad if _requires_grad(leaf) else None for grad, leaf in pairs]
     if shared:
         held = [None if grad is None else grad.clone() for grad in held]
-    loss = _apply_loss([loss], axis, held, *leaves)
+    loss = _apply_loss([loss], rows_axis(function, given), held, *leaves)
     return (loss, *others) if others else loss
+
+
+def rows_axis(function: Function, given: Given) -> int | None:
+    """The axis that losses lack and gradients have."""
+    if given.get("reduction") != "none" or function.__name__.startswith("binary"):
+        return None
+    return int(given.get("axis", -1))
 
 
 def _is_asked(given: Given, name: str) -> bool:
@@ -198,14 +97,15 @@ def _is_float16(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype == torch.float16
 
 
-def _without_extras(given: Given, inputs: tuple[str, ...]) -> Given:
-    """The arguments but for what is asked for besides the loss; float16 inputs as float32."""
-    extras = {"grad_out", "probs_out", "accumulate", *(f"return_{name}" for name in _EXTRAS)}
-    left = {name: value for name, value in given.items() if name not in extras}
-    for name in inputs:
-        if _is_float16(left.get(name)):
-            left[name] = left[name].detach().float()
-    return left
+def without_extras(given: Given) -> Given:
+    """The arguments but for what is asked for besides the loss."""
+    return {name: value for name, value in given.items() if name not in ASKING}
+
+
+def without_half(given: Given, inputs: tuple[str, ...]) -> Given:
+    """The arguments with float16 inputs as float32."""
+    half = [name for name in inputs if _is_float16(given.get(name))]
+    return given | {name: given[name].detach().float() for name in half}
 
 
 class _Loss(torch.autograd.Function):  # type: ignore[misc]
@@ -219,7 +119,7 @@ class _Loss(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def backward(ctx: Any, up: Any) -> Any:
-        _first_derivative_only()
+        first_derivative_only()
         factor = up if ctx.axis is None else up.unsqueeze(ctx.axis)
         times = _new_product if _graph_is_kept() else _product
         # Autograd turns them into their inputs' types.
@@ -248,9 +148,9 @@ def _product(grad: Any, factor: Any) -> Any:
 
 def _connected_rows(function: Function, given: Given, inputs: tuple[str, ...], asked: bool) -> Any:
     """Losses by row of a linear map, whose gradients are sums over rows: they are made later."""
-    result = _detached(function, given)
+    result = detached(function, given)
     loss, *others = result if asked else (result,)
-    rest = _without_extras(given, ())
+    rest = without_extras(given)
     tensors = {name: value for name, value in rest.items() if isinstance(value, torch.Tensor)}
     # Arrays are copied, for nobody would notice if they were written to before `backward`.
     fixed = {
@@ -276,15 +176,11 @@ class _Rows(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def backward(ctx: Any, up: Any) -> Any:
-        _first_derivative_only()
+        first_derivative_only()
         function, fixed, inputs, names = ctx.again
         given = fixed | dict(zip(names, ctx.saved_tensors, strict=True))
-        weight, own = up.double(), given.get("sample_weight")
-        if own is not None:
-            own = own if isinstance(own, torch.Tensor) else torch.from_numpy(np.array(own, float))
-            weight = weight * own
-        given |= {"sample_weight": weight, "reduction": "sum", "return_grad": True}
-        grads = dict(zip(inputs, _detached(function, given)[1], strict=True))
+        given = weighted_rows(given, up) | {"return_grad": True}
+        grads = dict(zip(inputs, detached(function, given)[1], strict=True))
         needed = zip(names, ctx.needs_input_grad[5:], strict=True)
         parts = (grads[name] if asked else None for name, asked in needed)
         return None, None, None, None, None, *parts
@@ -293,13 +189,22 @@ class _Rows(torch.autograd.Function):  # type: ignore[misc]
 _apply_rows = _apply(_Rows)
 
 
+def weighted_rows(given: Given, up: torch.Tensor) -> Given:
+    """The call whose loss is the sum of these losses by row, each times what is above it."""
+    weight, own = up.double(), given.get("sample_weight")
+    if own is not None:
+        own = own if isinstance(own, torch.Tensor) else torch.from_numpy(np.array(own, float))
+        weight = weight * own
+    return given | {"sample_weight": weight, "reduction": "sum"}
+
+
 # --- softmax and its logarithms in the graph ------------------------------------------------
 
 
 def _connected_map(function: Function, given: Given, x: torch.Tensor) -> Any:
     if given.get("out") is not None:
         raise ValueError("out must be None where logits require grad")
-    out = _detached(function, given)
+    out = detached(function, given)
     axis, keepdims = int(given.get("axis", -1)), bool(given.get("keepdims"))
     return _apply_map([out], function.__name__, axis, keepdims, x)
 
@@ -310,21 +215,29 @@ class _Map(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(ctx: Any, made: list[Any], name: str, axis: int, keepdims: bool, x: Any) -> Any:
         out = made.pop()
-        ctx.name, ctx.axis, ctx.keepdims, ctx.dtype = name, axis, keepdims, x.dtype
+        ctx.how = name, axis, keepdims
         ctx.save_for_backward(x if name == "logsumexp" else out)
         return out
 
     @staticmethod
     def backward(ctx: Any, up: Any) -> Any:
-        _first_derivative_only()
-        (saved,), up = ctx.saved_tensors, _wide(up)
-        if ctx.name == "logsumexp" and not ctx.keepdims:
-            up = up.unsqueeze(ctx.axis)
-        grad = _GRADIENTS[ctx.name](up, _wide(saved), ctx.axis)
-        return None, None, None, None, grad.to(ctx.dtype)
+        first_derivative_only()
+        name, axis, keepdims = ctx.how
+        (kept,) = ctx.saved_tensors
+        return None, None, None, None, map_gradient(name, axis, keepdims, up, kept)
 
 
 _apply_map = _apply(_Map)
+
+
+def map_gradient(name: str, axis: int, keepdims: bool, up: Any, kept: Any) -> Any:
+    """By the result, of logsumexp by the input; of half precision as float32.
+
+    Autograd turns it into its input's type.
+    """
+    if name == "logsumexp" and not keepdims:
+        up = up.unsqueeze(axis)
+    return GRADIENTS[name](_wide(up), _wide(kept), axis)
 
 
 def _wide(tensor: Any) -> Any:
@@ -348,7 +261,7 @@ def _logsumexp_gradient(up: Any, x: Any, axis: int) -> Any:
     return up * torch.softmax(x, axis)
 
 
-_GRADIENTS = {
+GRADIENTS = {
     "softmax": _softmax_gradient,
     "log_softmax": _log_softmax_gradient,
     "logsumexp": _logsumexp_gradient,

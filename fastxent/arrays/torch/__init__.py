@@ -1,0 +1,24 @@
+"""PyTorch tensors on the CPU: the same kind out, in autograd's graph or in torch.compile's."""
+
+from typing import Any
+
+import torch
+
+from fastxent.arrays import views
+from fastxent.arrays.torch import autograd, memory
+
+
+def call(function: memory.Function, *args: Any, **kwargs: Any) -> Any:
+    """Call `function` on NumPy's views of the tensors; give back tensors, maybe in the graph."""
+    if torch.compiler.is_compiling():
+        from fastxent.arrays.torch import operators
+
+        return operators.call(call, function, *args, **kwargs)
+    given = views.named(function, args, kwargs)
+    if given is None:
+        return function(*args, **kwargs)
+    inputs = memory.inputs_of(function)
+    arrays, connected = memory.read(given, inputs)
+    if not connected or not torch.is_grad_enabled():
+        return memory.detached(function, given)
+    return autograd.connected(function, given, arrays, inputs)

@@ -1,0 +1,108 @@
+"""Tensors in host memory as NumPy sees them, NumPy's results as tensors, and what may come."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.autograd import forward_ad
+
+from fastxent.arrays import views
+
+Function = Callable[..., Any]
+Given = dict[str, Any]
+
+# Where a gradient flows to more than the first parameter.
+_INPUTS = {"linear_cross_entropy": ("x", "linear_weight", "linear_bias")}
+# What may be asked for beside a loss.
+EXTRAS = ("grad", "probs", "lse", "hess", "argmax")
+ASKING = {*(f"return_{name}" for name in EXTRAS), *views.BUFFERS, "accumulate"}
+
+
+def inputs_of(function: Function) -> tuple[str, ...]:
+    """The parameters that a gradient flows to."""
+    return _INPUTS.get(function.__name__) or views.positional(function)[:1]
+
+
+def read(given: Given, inputs: tuple[str, ...]) -> tuple[Given, bool]:
+    """The arguments with tensors as NumPy's views, and whether a gradient is asked for.
+
+    Not of what has none, and no tensor is from elsewhere.
+    """
+    arrays, connected = given.copy(), False
+    for name, value in given.items():
+        if name in views.BUFFERS:
+            _check_buffer(name, value)
+        elif isinstance(value, torch.Tensor):
+            _check_memory(name, value)
+            if value.requires_grad:
+                if name not in inputs:
+                    raise TypeError(
+                        f"{name} must not require grad: no gradient flows to it; detach it"
+                    )
+                connected = True
+            arrays[name] = _view(value)
+    return arrays, connected
+
+
+def _check_memory(name: str, tensor: torch.Tensor) -> None:
+    if not tensor.is_cpu:
+        raise TypeError(f"{name} is on {tensor.device}, expected a tensor in host memory here")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}")
+    if tensor.is_floating_point() and forward_ad.unpack_dual(tensor).tangent is not None:
+        raise TypeError(f"{name} must have no tangent: there is no derivative in forward mode")
+
+
+def _check_buffer(name: str, value: Any) -> None:
+    for part in views.parts(value):
+        if isinstance(part, torch.Tensor):
+            _check_memory(name, part)
+            if part.requires_grad:
+                raise ValueError(f"{name} must not require grad")
+        elif part is not None:
+            raise ValueError(f"{name} must be a torch.Tensor, got {type(part).__name__}")
+
+
+def _bfloat16() -> Any:
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise TypeError(
+            "tensors of bfloat16 need the package ml_dtypes, for NumPy has no such type: "
+            "pip install 'fastxent[torch]'"
+        ) from None
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def _view(tensor: torch.Tensor) -> Any:
+    """The tensor's memory as a NumPy array."""
+    try:
+        if tensor.requires_grad:
+            tensor = tensor.detach()
+        if tensor.dtype is torch.bfloat16:
+            return tensor.view(torch.int16).numpy().view(_bfloat16())
+        return tensor.numpy()
+    except RuntimeError as error:
+        raise TypeError(
+            f"a tensor must have memory that can be read, not as inside torch.func: {error}"
+        ) from error
+
+
+def tensor_of(array: Any) -> torch.Tensor:
+    """NumPy's result as a tensor over the same memory; a number as one without dimensions."""
+    if type(array) is not np.ndarray:
+        array = np.asarray(array)
+    if array.dtype.kind == "V":  # bfloat16, which NumPy does not know; asking for a name is slow
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def detached(function: Function, given: Given) -> Any:
+    """The results of a call as tensors apart from any graph."""
+    result = views.call(function, given, torch.Tensor, _view, tensor_of)
+    for name in given.keys() & views.BUFFERS:
+        for part in views.parts(given.get(name)):
+            if part is not None and not part.is_inference():
+                torch.autograd.graph.increment_version(part)  # written to: autograd must know
+    return result

@@ -1,0 +1,155 @@
+"""torch.compile: a model that uses fastxent keeps one graph, and gives what it gave before."""
+
+import shutil
+
+import pytest
+
+import fastxent as fx
+
+torch = pytest.importorskip("torch", reason="PyTorch is optional: pip install torch")
+from fastxent.integrations import torch as modules  # noqa: E402 - wants PyTorch
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch's own imports
+
+X = torch.tensor([[2.0, 1.0, 0.1], [0.1, 2.0, 1.9], [-1.0, 0.5, 3.0], [0.3, 0.2, -0.4]])
+Y = torch.tensor([1, 0, 2, 2])
+SOFT = torch.tensor([[0.2, 0.8, 0.0], [1.0, 0.0, 0.0], [0.3, 0.3, 0.4], [0.1, 0.1, 0.1]])
+W = torch.linspace(-1, 2, 15).view(5, 3)
+LABELS = torch.tensor([1, 0, 4, 2])
+OPTIONS = {
+    "weight": [1.0, 2.0, 0.5], "sample_weight": torch.tensor([1.0, 2.0, 0.0, 0.5]),
+    "label_smoothing": 0.1, "z_loss": 0.01, "logit_scale": 1.5, "softcap": 20.0,
+}  # fmt: skip
+ALL = dict.fromkeys(["return_grad", "return_probs", "return_lse", "return_hess"], True)
+
+
+def linear(x, **how):
+    """Losses of a linear map of x, whose matrix has the type of x."""
+    return fx.linear_cross_entropy(x, W.to(x.dtype), LABELS, **how)
+
+
+FUNCTIONS = {
+    "indices": lambda x: fx.cross_entropy(x, Y),
+    "by row": lambda x: fx.cross_entropy(x.T, Y, axis=0, reduction="none"),
+    "soft": lambda x: fx.cross_entropy(x, SOFT),
+    "options": lambda x: fx.cross_entropy(x, Y, **OPTIONS),
+    "normalizer": lambda x: fx.cross_entropy(x, Y, normalizer=0.1),
+    "everything": lambda x: fx.cross_entropy(x, Y, return_argmax=True, **ALL),
+    "binary": lambda x: fx.binary_cross_entropy_with_logits(x, SOFT, pos_weight=2.0),
+    "binary by row": lambda x: fx.binary_cross_entropy_with_logits(x, SOFT, reduction="none"),
+    "binary of probabilities": lambda x: fx.binary_cross_entropy(x * 0.1 + 0.4, SOFT),
+    "categorical": lambda x: fx.categorical_cross_entropy(x * 0.1 + 0.4, Y, eps=0.1),
+    "linear": lambda x: linear(x, linear_bias=torch.ones(5)),
+    "linear by row": lambda x: linear(x, reduction="none", sample_weight=torch.arange(4.0)),
+    "everything linear": lambda x: linear(x, return_grad=True, return_lse=True),
+    "softmax": lambda x: fx.softmax(x, axis=0),
+    "log_softmax": fx.log_softmax,
+    "logsumexp": lambda x: fx.logsumexp(x, axis=0),
+    "logsumexp, dimensions kept": lambda x: fx.logsumexp(x, axis=0, keepdims=True),
+}
+each_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled_before():
+    torch._dynamo.reset()
+
+
+def results(function, x):
+    """What comes back, flat, and the gradient of a weighted sum of the first of it."""
+    x = x.clone().requires_grad_()
+    found = function(x)
+    parts = [found] if isinstance(found, torch.Tensor) else list(found)
+    weights = torch.linspace(1, 2, parts[0].numel()).view(parts[0].shape)
+    (parts[0] * weights).sum().backward()
+    flat = [p for part in parts for p in (part if isinstance(part, tuple) else [part])]
+    return [part.detach() for part in flat if part is not None], x.grad
+
+
+def same_compiled(function, x, backend="aot_eager"):
+    compiled = torch.compile(function, backend=backend, fullgraph=True)
+    torch.testing.assert_close(results(compiled, x), results(function, x))
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), function(x))
+
+
+@each_function
+def test_one_graph(function):
+    """Results and gradients of the eager call, in a graph that nothing breaks."""
+    same_compiled(function, X)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["everything", "linear", "linear by row", "logsumexp", "softmax"])
+def test_each_type(name, kind):
+    """The graph's idea of a type is what comes."""
+    same_compiled(FUNCTIONS[name], X.to(kind))
+
+
+def test_shapes_that_change():
+    """A batch of another size is no reason to compile a third time."""
+    seen = []
+
+    def backend(graph, inputs):
+        seen.append(graph)
+        return graph
+
+    compiled = torch.compile(fx.cross_entropy, backend=backend, fullgraph=True)
+    for n in (2, 3, 4, 5, 6):
+        x, y = torch.arange(5.0 * n).view(n, 5), torch.arange(n) % 5
+        torch.testing.assert_close(compiled(x, y), fx.cross_entropy(x, y))
+    assert len(seen) == 2
+
+
+def test_modules():
+    """A training step of each module, its parameters in the graph."""
+    for loss, target in (
+        (modules.CrossEntropyLoss(label_smoothing=0.1), LABELS),
+        (modules.BCEWithLogitsLoss(), torch.rand(4, 5)),
+        (modules.LinearCrossEntropyLoss(5, 7), LABELS),
+    ):
+        steps = []
+        for how in (lambda f: f, lambda f: torch.compile(f, backend="aot_eager", fullgraph=True)):
+            torch.manual_seed(0)
+            model = torch.nn.Linear(3, 5)
+            value = how(lambda x, m=model, f=loss, t=target: f(m(x), t))(X)
+            value.backward()
+            steps.append([value.detach(), model.weight.grad, model.bias.grad])
+        torch.testing.assert_close(*steps)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
+def test_inductor():
+    """The backend that people use."""
+    same_compiled(FUNCTIONS["options"], X, backend="inductor")
+
+
+def test_what_has_no_place_in_a_graph():
+    """Buffers break it, and errors are those of an eager call."""
+
+    def compiled(function, *args, **kwargs):
+        return torch.compile(function, backend="aot_eager")(*args, **kwargs)
+
+    out = torch.empty_like(X)
+    loss, grad = compiled(fx.cross_entropy, X, Y, grad_out=out)
+    torch.testing.assert_close((loss, grad), fx.cross_entropy(X, Y, return_grad=True))
+    torch.testing.assert_close(out, grad)
+    for error, words, arguments in (
+        (TypeError, "missing 1 required positional argument: 'target'", ((X,), {})),
+        (TypeError, "multiple values for argument 'target'", ((X, Y), {"target": Y})),
+        (TypeError, "unexpected keyword argument 'color'", ((X, Y), {"color": 1})),
+        (TypeError, "target must not require grad", ((X, SOFT.clone().requires_grad_()), {})),
+        (IndexError, "target.0. must be a class", ((X, Y + 10), {})),
+        (ValueError, "softcap must be greater than 0", ((X, Y), {"softcap": -1.0})),
+    ):
+        with pytest.raises(error, match=words):
+            compiled(fx.cross_entropy, *arguments[0], **arguments[1])
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_no_second_derivative(backend):
+    """It is refused here too."""
+    x = X.clone().requires_grad_()
+    loss = torch.compile(fx.cross_entropy, backend=backend, fullgraph=True)(x, Y)
+    with pytest.raises(RuntimeError, match="second derivative|double backward"):
+        torch.autograd.grad(loss, x, create_graph=True)[0].sum().backward()
