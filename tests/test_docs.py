@@ -11,13 +11,14 @@ import fastxent as fx
 
 ROOT = Path(__file__).parent.parent
 MODULES = ["_softmax", "_cross_entropy", "_binary", "_linear", "_warmup", "cpu.threads",
-           "integrations.torch"]  # fmt: skip
+           "integrations.torch", "integrations.jax"]  # fmt: skip
 
 
 def wanted_by(name):
     """Skip what shows a library that is not installed."""
-    if "integrations" in name:
-        pytest.importorskip("torch")
+    for library in ("torch", "jax"):
+        if name in ("docs/integrations.md", f"integrations.{library}"):
+            pytest.importorskip(library)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -35,6 +35,8 @@ WITHIN_CPU = {
     "backend": {"binary", "launch", "linear"},
     "binary": {"binary_kernels", "launch", "jit", "blocks"},
     "linear": {"launch", "blocks"},
+    "xla_kernels": {"c_interface", "launch", "kernels", "narrow_kernels", "jit", "blocks"},
+    "c_interface": set(),
     "launch": {"kernels", "narrow_kernels", "jit", "blocks"},
     "blocks": {"half", "threads"},
     "half": {"jit", "kernels"},

@@ -22,7 +22,7 @@ _ROW_COST = 24
 # And what an element of a binary loss costs.
 _ELEMENT_COST = 2
 # Below this much work waking a thread costs more than it saves.
-_SERIAL_BELOW = 1 << 19
+SERIAL_BELOW = 1 << 19
 # A chunk is what one kernel call does: long enough to hide its own cost, short enough to share
 # evenly and to let Ctrl-C through. It depends on the shape alone, so that sums over chunks have
 # the same bits whatever the number of threads.
@@ -183,5 +183,5 @@ def _collect(do: Callable[[int], Result], count: int, cost: int) -> list[Result]
     def work(k: int) -> None:
         results[k] = do(k)
 
-    threads.run(work, count, threads.get_num_threads() if cost >= _SERIAL_BELOW else 1)
+    threads.run(work, count, threads.get_num_threads() if cost >= SERIAL_BELOW else 1)
     return [results[k] for k in range(count)]

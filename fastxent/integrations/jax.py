@@ -1,0 +1,176 @@
+"""Cross-entropy for `jax.jit`, `jax.grad` and `jax.vmap` on the CPU, by compiled code."""
+
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.ffi
+import numpy as np
+from jax import numpy as jnp
+
+from fastxent.cpu import xla_kernels as xla
+
+__all__ = ["cross_entropy"]
+
+
+def cross_entropy(
+    logits: Any,
+    target: Any,
+    *,
+    axis: int = -1,
+    ignore_index: int | None = -100,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+    check_target: bool = True,
+) -> Any:
+    r"""Softmax cross-entropy of logits against class indices, as part of a JAX program.
+
+    .. math::
+        l = (1 - \epsilon)(\operatorname{lse}(x) - x_y)
+            + \frac{\epsilon}{C} \sum_c (\operatorname{lse}(x) - x_c), \qquad
+        \frac{\partial L}{\partial x} = \frac{1}{D}\,[\,p - (1 - \epsilon)\,e_y - \epsilon / C\,]
+
+    where D is the number of rows that count for "mean", and 1 for "sum" and "none".
+
+    Parameters
+    ----------
+    logits : jax.Array
+        Shape (N, C), or any rank ≥ 1 with the classes along `axis`: float32 or float64; float16 and
+        bfloat16 are computed in float32.
+    target : jax.Array
+        Integers of the shape of `logits` without `axis`: class indices in 0 … C-1, or
+        `ignore_index`.
+    axis : int
+        The class axis. Any but the last costs a copy.
+    ignore_index : int or None
+        Rows with this class index do not count: loss and gradient are exactly 0, whatever they
+        hold. None ignores nothing.
+    label_smoothing : float
+        ε between 0 and 1.
+    reduction : {"mean", "sum", "none"}
+        Of the row losses.
+    check_target : bool
+        Raise for class indices out of range; if not, such a row is nan.
+
+    Returns
+    -------
+    jax.Array
+        The loss, 0-d or with "none" one a row; float32 for half precision.
+
+    Raises
+    ------
+    TypeError
+        Logits that are no floats, a target that holds no integers.
+    ValueError
+        Shapes that do not fit, an option that means nothing.
+    ValueError or jax.errors.JaxRuntimeError
+        A class index out of range: seen when the program runs, so it is JAX that reports it, as
+        the one or the other.
+
+    Notes
+    -----
+    The gradient is made with the loss and multiplied in the backward pass, where XLA leaves out a
+    factor of 1. Without a gradient it is not made. The work is shared among XLA's own threads;
+    `fastxent.set_num_threads` is not asked. There is no derivative in forward mode and no second
+    one. A number too small for its type's normal range may count as 0.
+
+    References
+    ----------
+    C. M. Bishop, "Pattern Recognition and Machine Learning", 4.3.4.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from fastxent.integrations.jax import cross_entropy
+    >>> logits, target = jnp.array([[2.0, 1.0, 0.1], [0.1, 2.0, 1.9]]), jnp.array([1, 0])
+    >>> loss, grad = jax.jit(jax.value_and_grad(cross_entropy))(logits, target)
+    >>> round(float(loss), 4), (grad[0] * 1000).round().tolist()
+    (2.0185, [330.0, -379.0, 49.0])
+    """
+    x, y = jnp.asarray(logits), jnp.asarray(target)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"logits must hold floats, got {x.dtype}")
+    if not jnp.issubdtype(y.dtype, jnp.integer):
+        raise TypeError(f"target must hold integer class indices, got {y.dtype}")
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"axis must be in -{x.ndim} .. {x.ndim - 1}, got {axis}")
+    x = jnp.moveaxis(x, axis, -1)
+    if y.shape != x.shape[:-1] or not x.shape[-1]:
+        raise ValueError(
+            f"target must have shape {x.shape[:-1]} for at least one class along axis={axis} of "
+            f"logits of shape {jnp.shape(logits)}, got {y.shape}"
+        )
+    if reduction not in xla.MODES:
+        raise ValueError(f"reduction must be one of {(*xla.MODES,)}, got {reduction!r}")
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"label_smoothing must be in 0 .. 1, got {label_smoothing}")
+    if x.dtype.itemsize < 4:
+        x = x.astype(jnp.float32)
+    options = (reduction, ignore_index, float(label_smoothing), bool(check_target))
+    return _loss(x, _signed(y), options)
+
+
+def _signed(y: Any) -> Any:
+    """Labels as int32 or int64; an unsigned one too large for it becomes one that is no class."""
+    dtype = jnp.int64 if y.dtype.itemsize == 8 else jnp.int32
+    if jnp.issubdtype(y.dtype, jnp.unsignedinteger) and y.dtype.itemsize >= 4:
+        y = jnp.minimum(y, jnp.iinfo(dtype).max)
+    return y.astype(dtype)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _loss(x: Any, y: Any, options: tuple[Any, ...]) -> Any:
+    (loss,) = _call(False, x, y, options)
+    return loss
+
+
+def _forward(x: Any, y: Any, options: tuple[Any, ...]) -> tuple[Any, Any]:
+    loss, grad = _call(True, x, y, options)
+    return loss, grad
+
+
+def _backward(options: tuple[Any, ...], grad: Any, up: Any) -> tuple[Any, None]:
+    return grad * (up[..., None] if options[0] == "none" else up), None
+
+
+_loss.__wrapped__.defvjp(_forward, _backward)
+
+
+def _call(grad: bool, x: Any, y: Any, options: tuple[Any, ...]) -> Any:
+    """The handler's results; attributes are 64 bits wide, whether JAX's own types are or not."""
+    reduction, ignore_index, label_smoothing, check_target = options
+    results = [jax.ShapeDtypeStruct(x.shape[:-1] if reduction == "none" else (), x.dtype)]
+    if grad:
+        results.append(jax.ShapeDtypeStruct(x.shape, x.dtype))
+    char = x.dtype.char
+    name = _target(char, grad, xla.is_narrow(char, x.shape[-1]))
+    handler = jax.ffi.ffi_call(name, results, vmap_method="broadcast_all")
+    return handler(
+        x, y, check_target=np.int64(check_target), label_smoothing=np.float64(label_smoothing),
+        ignore_index=np.int64(-(2**63) if ignore_index is None else ignore_index),
+        mode=np.int64(xla.MODES[reduction]),
+    )  # fmt: skip
+
+
+@functools.cache
+def _target(char: str, grad: bool, narrow: bool) -> str:
+    """The name by which XLA finds a handler, compiled or loaded when it is first traced."""
+    name = f"fastxent_cross_entropy_{char}_{grad:d}_{narrow:d}"
+    # The backend first: one that begins with a handler that it refuses does not begin at all.
+    jax.devices("cpu")
+    address = xla.handler(char, grad, narrow, _interface_version())
+    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(address), platform="cpu")
+    return name
+
+
+@functools.cache
+def _interface_version() -> int:
+    """The minor version of XLA's interface, which a handler has to name."""
+    header = Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"
+    found = re.search(r"#define XLA_FFI_API_MINOR (\d+)", header.read_text())
+    if found is None:
+        raise RuntimeError(f"jax must state the version of its interface in {header}")
+    return int(found[1])

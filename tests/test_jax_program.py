@@ -1,0 +1,244 @@
+"""JAX programs: loss and gradient by a compiled handler under jit, grad and vmap."""
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import fastxent as fx
+from fastxent import reference
+
+jax = pytest.importorskip("jax", reason="JAX is optional: pip install jax")
+from fastxent.integrations.jax import cross_entropy  # noqa: E402 - wants JAX
+
+jnp = jax.numpy
+
+# Narrow rows and wide ones have handlers of their own; one shape is shared among threads.
+SHAPES = [(5, 7), (3, 400), (3000, 400)]
+each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+# What JAX makes of a program's error, before its call has returned or after.
+REPORTED = (ValueError, jax.errors.JaxRuntimeError)
+value_and_grad = jax.jit(
+    jax.value_and_grad(cross_entropy),
+    static_argnames=("axis", "ignore_index", "label_smoothing", "reduction", "check_target"),
+)
+
+
+def drawn(rng, shape, dtype=np.float32):
+    """Logits, and labels of which some are ignored."""
+    x = rng.normal(0, 3, shape).astype(dtype)
+    y = rng.integers(0, shape[-1], shape[:-1], dtype=np.int32)
+    return x, np.where(rng.random(y.shape) < 0.2, np.int32(-100), y)
+
+
+def close(got, want, dtype=np.float32):
+    """Equal to some ulp of the type, relative to the largest."""
+    got, want = np.asarray(got), np.asarray(want)
+    assert got.dtype == dtype
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, rtol=0, atol=8 * np.finfo(dtype).eps * np.abs(want).max())
+
+
+@each_shape
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_and_gradient(rng, shape, reduction, smoothing):
+    """Those of the reference; the loss alone is the same by another handler."""
+    x, y = drawn(rng, shape)
+    how = {"reduction": reduction, "label_smoothing": smoothing}
+    want = reference.cross_entropy(x, y, return_grad=True, **how)
+    loss, grad = value_and_grad(x, y, **how)
+    close(loss, want[0])
+    close(grad, want[1])
+    close(cross_entropy(jnp.asarray(x), jnp.asarray(y), **how), want[0])
+
+
+@each_shape
+def test_losses_by_row(rng, shape):
+    """Each is multiplied by what comes from above; an ignored row is exactly 0."""
+    x, y = drawn(rng, shape)
+    up = rng.normal(size=shape[0]).astype(np.float32)
+    want, grad = reference.cross_entropy(x, y, reduction="none", return_grad=True)
+    losses, back = jax.vjp(lambda x: cross_entropy(x, y, reduction="none"), jnp.asarray(x))
+    close(losses, want)
+    close(back(up)[0], up[:, None] * grad)
+    assert not np.asarray(losses)[y == -100].any()
+    assert not np.asarray(back(up)[0])[y == -100].any()
+
+
+@pytest.mark.parametrize("shape", SHAPES[:1], ids=str)
+def test_float64(rng, shape):
+    """Where JAX was told to have it, with labels of 64 bits."""
+    x, y = drawn(rng, shape, np.float64)
+    with jax.enable_x64(True):
+        want = reference.cross_entropy(x, y, return_grad=True)
+        for labels in (y, y.astype(np.int64)):
+            loss, grad = value_and_grad(jnp.asarray(x), jnp.asarray(labels))
+            close(loss, want[0], np.float64)
+            close(grad, want[1], np.float64)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+def test_half_precision(rng, kind):
+    """Computed in float32; the gradient has the logits' type."""
+    x, y = drawn(rng, (5, 7))
+    x = jnp.asarray(x, kind)
+    loss, grad = value_and_grad(x, y)
+    want = reference.cross_entropy(np.asarray(x, np.float32), y, return_grad=True)
+    close(loss, want[0])
+    assert grad.dtype == kind
+    eps = float(jnp.finfo(kind).eps)
+    np.testing.assert_allclose(np.asarray(grad, np.float64), want[1], rtol=eps, atol=1e-7)
+
+
+def test_other_axes_and_leading_dimensions(rng):
+    """Leading dimensions are rows; one sample without a batch has none."""
+    x, y = drawn(rng, (2, 3, 7))
+    want = reference.cross_entropy(x, y)
+    close(cross_entropy(x, y), want)
+    close(cross_entropy(np.moveaxis(x, -1, 1), y, axis=1), want)
+    grad = jax.grad(cross_entropy)(np.moveaxis(x, -1, 0), y, axis=0)
+    close(jnp.moveaxis(grad, 0, -1), reference.cross_entropy(x, y, return_grad=True)[1])
+    close(cross_entropy(x[0, 0], 3), reference.cross_entropy(x[0, 0], 3))
+
+
+def test_vmap(rng):
+    """Each group has a mean, and so a divisor, of its own; also where rows are one sample."""
+    x, y = drawn(rng, (4, 6, 7))
+    y[2] = -100
+    with np.errstate(invalid="ignore"):
+        want = [reference.cross_entropy(a, b, return_grad=True) for a, b in zip(x, y, strict=True)]
+    losses, grads = jax.jit(jax.vmap(jax.value_and_grad(cross_entropy)))(x, y)
+    assert np.isnan(losses[2])
+    np.testing.assert_allclose(losses, np.array([loss for loss, _ in want]), rtol=1e-6)
+    close(grads, np.array([grad for _, grad in want]))
+    by_sample = jax.vmap(jax.vmap(lambda a, b: cross_entropy(a, b, reduction="sum")))(x, y)
+    close(by_sample, reference.cross_entropy(x, y, reduction="none"))
+    same_logits = jax.vmap(cross_entropy, in_axes=(None, 0))(x[0], y[:2])
+    close(same_logits, [reference.cross_entropy(x[0], b) for b in y[:2]])
+
+
+def test_other_transforms(rng):
+    """scan and checkpoint go through; what has no derivative says so."""
+    x, y = drawn(rng, (3, 6, 7))
+    want = sum(reference.cross_entropy(a, b) for a, b in zip(x, y, strict=True))
+
+    def total(x):
+        return jax.lax.scan(lambda s, a: (s + cross_entropy(*a), None), 0.0, (x, y))[0]
+
+    close(jax.jit(total)(x), want)
+    scanned, remade = jax.grad(total)(x), jax.grad(jax.checkpoint(total))(x)
+    close(scanned, remade)
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jvp(lambda x: cross_entropy(x, y), (x,), (x,))
+    with pytest.raises(ValueError, match="cannot be differentiated"):
+        jax.hessian(lambda x: cross_entropy(x, y[0]))(jnp.asarray(x[0]))
+
+
+def test_targets(rng):
+    """Integers of any width, compared as integers and never wrapped."""
+    x, _ = drawn(rng, (5, 7))
+    y = np.array([0, 6, 3, 3, 1])
+    want = cross_entropy(x, y)
+    for kind in (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32):
+        assert cross_entropy(x, jnp.asarray(y, kind)) == want
+    wrapping = jnp.asarray([0, 6, 3, 3, 2**32 - 100], np.uint32)  # -100 in 32 bits
+    with pytest.raises(REPORTED, match="target must hold classes"):
+        jax.block_until_ready(cross_entropy(x, wrapping))
+    y[1] = 250
+    close(cross_entropy(x, y.astype(np.uint8), ignore_index=250),
+          reference.cross_entropy(x, y, ignore_index=250))  # fmt: skip
+    assert np.isfinite(cross_entropy(x, y % 7, ignore_index=None))
+
+
+@pytest.mark.parametrize("bad", [7, -1, -(2**31), 2**31 - 1])
+def test_labels_out_of_range(rng, bad):
+    """An error when the program runs; unchecked, that row is nan and no other."""
+    x, y = drawn(rng, (5, 7))
+    y[3] = bad
+    for call in (cross_entropy, value_and_grad):
+        with pytest.raises(REPORTED, match="OUT_OF_RANGE.*0 .. C-1"):
+            jax.block_until_ready(call(x, y))
+    loss, grad = value_and_grad(x, y, check_target=False)
+    assert np.isnan(loss)
+    np.testing.assert_array_equal(np.isnan(grad).any(1), np.arange(5) == 3)
+
+
+def test_no_rows():
+    """A mean over nothing is nan and does not move; a sum is 0."""
+    nothing, labels = jnp.zeros((0, 7)), jnp.zeros(0, int)
+    assert np.isnan(cross_entropy(nothing, labels))
+    assert cross_entropy(nothing, labels, reduction="sum") == 0
+    assert cross_entropy(nothing, labels, reduction="none").shape == (0,)
+    loss, grad = value_and_grad(jnp.ones((2, 7)), jnp.full(2, -100))
+    assert np.isnan(loss)
+    assert not np.asarray(grad).any()
+
+
+def test_what_is_refused():
+    """By name, when it is traced."""
+    x, y = jnp.ones((2, 3)), jnp.zeros(2, int)
+    for error, words, call in (
+        (TypeError, "logits must hold floats", lambda: cross_entropy(y, y[0])),
+        (TypeError, "target must hold integer", lambda: cross_entropy(x, x)),
+        (TypeError, "target must hold integer", lambda: cross_entropy(x, y == 0)),
+        (ValueError, "target must have shape", lambda: cross_entropy(x, y[:1])),
+        (ValueError, "at least one class", lambda: cross_entropy(x[:, :0], y)),
+        (ValueError, "axis must be in", lambda: cross_entropy(x, y, axis=2)),
+        (ValueError, "reduction must be", lambda: cross_entropy(x, y, reduction="all")),
+        (ValueError, "label_smoothing", lambda: cross_entropy(x, y, label_smoothing=1.5)),
+    ):
+        with pytest.raises(error, match=words):
+            call()
+
+
+def test_many_at_once(rng):
+    """Programs on many threads, and many losses in one program: the same bits, and an end."""
+    x, y = map(jnp.asarray, drawn(rng, SHAPES[-1]))
+    want = jax.block_until_ready(value_and_grad(x, y))
+    different = []
+
+    def run():
+        for _ in range(20):
+            loss, grad = value_and_grad(x, y)
+            if loss != want[0] or not bool((grad == want[1]).all()):
+                different.append(loss)
+
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not any(thread.is_alive() for thread in threads)
+    assert not different
+    several = jax.jit(jax.value_and_grad(lambda x: sum(cross_entropy(x * k, y) for k in range(9))))
+    loss, grad = several(x)
+    assert np.isfinite(loss)
+    assert bool(jnp.isfinite(grad).all())
+
+
+def test_the_program_of_another_process(rng, tmp_path):
+    """Handlers come from the cache; a program that JAX kept on disk finds them by name."""
+    code = """if True:
+        import sys, jax, numpy as np
+        from fastxent.integrations.jax import cross_entropy
+        jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        x = np.linspace(-3, 3, 35, dtype=np.float32).reshape(5, 7)
+        loss, grad = jax.jit(jax.value_and_grad(cross_entropy))(x, np.arange(5))
+        print(float(loss), float(abs(grad).sum()))
+    """
+    runs = [
+        subprocess.run(
+            [sys.executable, "-W", "error", "-c", code, str(tmp_path)],
+            capture_output=True, text=True, timeout=300, check=True,
+        ).stdout
+        for _ in range(2)
+    ]  # fmt: skip
+    assert runs[0] == runs[1]
+    x = np.linspace(-3, 3, 35, dtype=np.float32).reshape(5, 7)
+    loss, grad = fx.cross_entropy(x, np.arange(5), return_grad=True)
+    np.testing.assert_allclose([*map(float, runs[0].split())], [loss, abs(grad).sum()], rtol=1e-6)
