@@ -147,6 +147,30 @@ def swept(runs: list[Run], group: str) -> str:
     return table(header, lines)
 
 
+PAIRS = {"fastxent_torch": "torch_module", "fastxent_jax": "jax"}
+JOBS = {
+    "forward": "loss, gradient kept", "cross_entropy": "loss and gradient", "loss": "loss alone",
+}  # fmt: skip
+
+
+def programs(runs: list[Run]) -> str:
+    """Inside another library's program: our time, its own loss's, and NumPy's way beside."""
+    lines = []
+    for case in cases(runs, "programs", *SIDES):
+        for mine, theirs in PAIRS.items():
+            sides = [{"peer": peer, **case} for peer in (mine, theirs, "fastxent")]
+            ours, own, plain = (spread(runs, number("median", "programs", **s)) for s in sides)
+            if ours and own:
+                lines.append(
+                    (f"{PEERS[theirs].name}, {JOBS[case['job']]}", shape(case),
+                     duration(ours.median), duration(own.median),
+                     against(spread(runs, ratio("programs", sides[1], sides[0]))),
+                     duration(plain.median) if plain else "–")
+                )  # fmt: skip
+    header = ("float32", "(N, C)", "fastxent", "its own", "× fastxent", "fastxent on NumPy arrays")
+    return table(header, lines)
+
+
 def against_first(runs: list[Run], group: str, field: str, scale: Callable[[str], float]) -> str:
     """The speed of fastxent, grad_out, on a variant of a case over that on the first variant."""
     variants = [side[field] for side in cases(runs, group, field)]
@@ -176,12 +200,13 @@ def threads(runs: list[Run]) -> str:
 
 def startup(runs: list[Run]) -> str:
     """First calls in fresh processes, as multiples of importing Numba."""
+    runs = [run for run in runs if run["startup"]]
     lines = []
     for side in runs[0]["startup"]:
         value = spread(
             runs, lambda run, side=side: record.ratio(
                 run["startup"][side], run["startup"]["import numba"]
-            ) if run["startup"] else None,
+            ),
         )  # fmt: skip
         seconds = spread(runs, lambda run, side=side: run["startup"][side]["median"])
         lines.append((side, duration(seconds.median), times(value)))
@@ -234,6 +259,7 @@ SECTIONS: dict[str, Callable[[list[Run]], str]] = {
     "softmax": lambda runs: peers_side_by_side(runs, "softmax"),
     "binary": lambda runs: peers_side_by_side(runs, "binary"),
     "linear": lambda runs: peers_side_by_side(runs, "linear"),
+    "programs": lambda runs: programs(runs),
 }  # fmt: skip
 
 
@@ -273,7 +299,7 @@ def insert(path: Path, text: str) -> None:
 
 
 def main() -> None:
-    """Write the page, and the figures of docs/one-pass.md."""
+    """Write the page, and the figures of docs/one-pass.md and docs/integrations.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, default=Path("docs/benchmarks.md"))
@@ -284,6 +310,9 @@ def main() -> None:
     beside = args.output.with_name("one-pass.md")
     if beside.exists():
         insert(beside, measured(runs))
+    beside = args.output.with_name("integrations.md")
+    if beside.exists():
+        insert(beside, programs(runs))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ SMALL = [
     Case(7, 5),
     Case(7, 5, "float64"),
     Case(7, 5, job="loss"),
+    Case(7, 5, job="forward"),
     Case(7, 5, job="softmax"),
     Case(7, 5, job="log_softmax"),
     Case(7, 1, job="binary"),

@@ -4,13 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Job = Literal["cross_entropy", "loss", "softmax", "log_softmax", "binary", "linear"]
+Job = Literal["cross_entropy", "forward", "loss", "softmax", "log_softmax", "binary", "linear"]
 Logits = Literal["random", "wide", "confident"]
 Target = Literal["index", "soft", "one-hot"]
 
 # Arrays as large as the logits that a job cannot but read or write; the linear loss holds none.
 _ARRAYS: dict[Job, int] = {
-    "cross_entropy": 2, "loss": 1, "softmax": 2, "log_softmax": 2, "binary": 3, "linear": 0,
+    "cross_entropy": 2, "forward": 2, "loss": 1, "softmax": 2, "log_softmax": 2, "binary": 3,
+    "linear": 0,
 }  # fmt: skip
 
 
@@ -77,6 +78,7 @@ def heats(cases: Iterable[Case], peers: Iterable[str]) -> tuple[Heat, ...]:
 
 SHAPES = [(32, 10), (65536, 10), (16384, 100), (8192, 1000), (1024, 32000), (256, 128256)]
 MIDDLE = SHAPES[1:4]
+PROGRAM_SHAPES = [(32, 10), (8192, 1000), (1024, 32000)]
 EVERYBODY = (
     "copy", "fastxent", "fastxent_out", "numpy_idiom", "numpy_tuned", "scipy", "sklearn", "torch",
     "torch_compile", "jax", "numba",
@@ -151,5 +153,12 @@ GROUPS = {
         heats([Case(4096, 32000, job="linear", features=256)],
               ["fastxent", "numpy_idiom", "torch", "torch_chunked"]),
         rounds=3,
+    ),
+    "programs": Group(
+        "In programs of PyTorch and JAX",
+        heats([Case(32, 10, job="forward")], ["fastxent", "fastxent_torch", "torch_module"])
+        + heats([Case(*shape) for shape in PROGRAM_SHAPES],
+                ["fastxent", "fastxent_torch", "torch_module", "fastxent_jax", "jax"])
+        + heats([Case(*shape, job="loss") for shape in PROGRAM_SHAPES], ["fastxent_jax", "jax"]),
     ),
 }  # fmt: skip

@@ -34,5 +34,8 @@ PEERS = {
     "torch_compile": Peer("torch.compile", ("torch",)),
     "torch_chunked": Peer("PyTorch, chunked", ("torch",)),
     "jax": Peer("JAX", ("jax", "optax")),
+    "torch_module": Peer("torch.nn", ("torch",)),
+    "fastxent_torch": Peer("fastxent in PyTorch", ("torch",)),
+    "fastxent_jax": Peer("fastxent in JAX", ("jax",)),
     "numba": Peer("Numba, plain loops", ("numba",)),
 }

@@ -17,7 +17,8 @@ def _mean_loss(x: Any, labels: Any) -> Any:
     return optax.softmax_cross_entropy_with_integer_labels(x, labels).mean()
 
 
-def _ready(function: Any, logits: Any, target: Any) -> Call:
+def ready(function: Any, logits: Any, target: Any) -> Call:
+    """The call of a compiled function, until its results are there."""
     # int32 labels, as JAX makes them where 64-bit types are not asked for.
     x, labels = jnp.asarray(logits), jnp.asarray(target.astype(np.int32))
     compiled = jax.jit(function)
@@ -26,9 +27,9 @@ def _ready(function: Any, logits: Any, target: Any) -> Call:
 
 def cross_entropy(logits: Any, target: Any) -> Call:
     """Mean loss and gradient."""
-    return _ready(jax.value_and_grad(_mean_loss), logits, target)
+    return ready(jax.value_and_grad(_mean_loss), logits, target)
 
 
 def loss(logits: Any, target: Any) -> Call:
     """Mean loss alone."""
-    return _ready(lambda x, labels: (_mean_loss(x, labels),), logits, target)
+    return ready(lambda x, labels: (_mean_loss(x, labels),), logits, target)

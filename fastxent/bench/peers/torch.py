@@ -24,6 +24,12 @@ def loss_and_grads(function: Callable[..., Any], parameters: list[Any], target: 
     return call
 
 
+def loss_in_graph(function: Callable[..., Any], logits: Any, target: Any) -> Call:
+    """A loss that autograd could go back from."""
+    leaf, labels = torch.from_numpy(logits).requires_grad_(), torch.from_numpy(target)
+    return lambda: (function(leaf, labels).detach(),)
+
+
 def cross_entropy(logits: Any, target: Any) -> Call:
     """Mean loss and gradient."""
     return loss_and_grads(F.cross_entropy, [logits], target)
