@@ -24,8 +24,7 @@ def connected(function: Function, given: Given, arrays: Given, inputs: tuple[str
     if not alone or given.get("reduction") == "none" or x.dtype is torch.float16:
         return _connected_loss(function, given, inputs)
     # A step of training: what Python does here costs as much as a small loss.
-    loss, grad = function(**arrays, return_grad=True)
-    return _apply_loss([tensor_of(loss)], None, (tensor_of(grad),), x)
+    return _apply_loss(function(**arrays, return_grad=True), None, x)
 
 
 def first_derivative_only() -> None:
@@ -78,7 +77,7 @@ def _connected_loss(function: Function, given: Given, inputs: tuple[str, ...]) -
     held = [grad if _requires_grad(leaf) else None for grad, leaf in pairs]
     if shared:
         held = [None if grad is None else grad.clone() for grad in held]
-    loss = _apply_loss([loss], rows_axis(function, given), held, *leaves)
+    loss = _apply_loss((loss, *held), rows_axis(function, given), *leaves)
     return (loss, *others) if others else loss
 
 
@@ -112,10 +111,12 @@ class _Loss(torch.autograd.Function):  # type: ignore[misc]
     """A loss that holds the gradients made with it, until it has been differentiated."""
 
     @staticmethod
-    def forward(ctx: Any, made: list[Any], axis: int | None, held: Any, *leaves: Any) -> Any:
+    def forward(ctx: Any, made: tuple[Any, ...], axis: int | None, *leaves: Any) -> Any:
+        # In a tuple, for autograd makes a view of an argument that is returned.
+        loss, *held = map(tensor_of, made)
         ctx.save_for_backward(*held)
         ctx.axis = axis
-        return made.pop()  # in a list, for autograd makes a view of an argument that is returned
+        return loss
 
     @staticmethod
     def backward(ctx: Any, up: Any) -> Any:
@@ -124,7 +125,7 @@ class _Loss(torch.autograd.Function):  # type: ignore[misc]
         times = _new_product if _graph_is_kept() else _product
         # Autograd turns them into their inputs' types.
         grads = [None if grad is None else times(grad, factor) for grad in ctx.saved_tensors]
-        return None, None, None, *grads
+        return None, None, *grads
 
 
 _apply_loss = _apply(_Loss)

@@ -31,9 +31,7 @@ def read(given: Given, inputs: tuple[str, ...]) -> tuple[Given, bool]:
     """
     arrays, connected = given.copy(), False
     for name, value in given.items():
-        if name in views.BUFFERS:
-            _check_buffer(name, value)
-        elif isinstance(value, torch.Tensor):
+        if isinstance(value, torch.Tensor) and name not in views.BUFFERS:
             _check_memory(name, value)
             if value.requires_grad:
                 if name not in inputs:
@@ -42,6 +40,8 @@ def read(given: Given, inputs: tuple[str, ...]) -> tuple[Given, bool]:
                     )
                 connected = True
             arrays[name] = _view(value)
+    for name in given.keys() & views.BUFFERS:
+        _check_buffer(name, given[name])
     return arrays, connected
 
 
@@ -89,9 +89,11 @@ def _view(tensor: torch.Tensor) -> Any:
         ) from error
 
 
-def tensor_of(array: Any) -> torch.Tensor:
+def tensor_of(array: Any) -> Any:
     """NumPy's result as a tensor over the same memory; a number as one without dimensions."""
     if type(array) is not np.ndarray:
+        if array is None or isinstance(array, torch.Tensor):
+            return array
         array = np.asarray(array)
     if array.dtype.kind == "V":  # bfloat16, which NumPy does not know; asking for a name is slow
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
