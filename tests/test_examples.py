@@ -1,0 +1,63 @@
+"""The examples in docs/examples do what their documents say; how long they take is not tested."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
+
+pytest.importorskip("sklearn", reason="the data are scikit-learn's: pip install scikit-learn")
+
+
+def example(name):
+    """The module of an example; its `main` has not run."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def torch():
+    """PyTorch, whose number of threads the example sets."""
+    module = pytest.importorskip("torch", reason="PyTorch is optional: pip install torch")
+    found = module.get_num_threads()
+    yield module
+    module.set_num_threads(found)
+
+
+def test_torch_classifier(torch, monkeypatch, capsys):
+    """Both losses train the same classifier: losses step by step, and accuracy."""
+    module = example("torch_classifier")
+    monkeypatch.setattr(module, "ROUNDS", 1)
+    monkeypatch.setattr(module, "LARGE", (64, 100))
+    figures = module.main()
+    theirs, ours = (np.array(figures.losses[name]) for name in ("torch", "fastxent"))
+    assert len(theirs) > 400
+    assert theirs[-1] < theirs[0] / 20
+    differences = np.abs(ours - theirs) / np.maximum(1, theirs)
+    assert differences.max() <= 1e-6
+    assert figures.difference == differences.max()
+    # A digit between two classes may fall to either side.
+    assert abs(figures.accuracy["fastxent"] - figures.accuracy["torch"]) < 0.005
+    assert min(figures.accuracy.values()) > 0.93
+    printed = capsys.readouterr().out
+    assert f"{figures.difference:.1e}" in printed
+    assert "speed-up" in printed
+
+
+def test_scipy_logistic(capsys):
+    """Both ways to write the objective reach scikit-learn's coefficients."""
+    pytest.importorskip("scipy", reason="SciPy is optional: pip install scipy")
+    figures = example("scipy_logistic").main()
+    printed = capsys.readouterr().out
+    peer = figures.objective["scikit-learn"]
+    for name in ("by_logits", "by_linear"):
+        assert figures.weights[name] <= 1e-4
+        assert figures.intercepts[name] <= 1e-4
+        assert figures.objective[name] == pytest.approx(peer, rel=1e-9)
+        assert figures.accuracy[name] == figures.accuracy["scikit-learn"]
+        assert f"{figures.weights[name]:.1e}" in printed
+    assert figures.accuracy["by_logits"] > 0.95
