@@ -22,12 +22,9 @@ def positional(function: Function) -> tuple[str, ...]:
 
 def named(function: Function, args: tuple[Any, ...], kwargs: Given) -> Given | None:
     """The arguments by name; None where the function itself has to say what is wrong with them."""
-    names = positional(function)
-    given = dict(zip(names, args, strict=False))
-    if len(args) > len(names) or not given.keys().isdisjoint(kwargs):
-        return None
-    given.update(kwargs)
-    return given
+    given = dict(zip(positional(function), args, strict=False)) | kwargs
+    # Fewer than there were: one too many by position, or one given twice.
+    return given if len(given) == len(args) + len(kwargs) else None
 
 
 def parts(value: Any) -> Iterator[Any]:

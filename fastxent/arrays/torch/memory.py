@@ -1,5 +1,6 @@
 """Tensors in host memory as NumPy sees them, NumPy's results as tensors, and what may come."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,15 +14,17 @@ Function = Callable[..., Any]
 Given = dict[str, Any]
 
 # Where a gradient flows to more than the first parameter.
-_INPUTS = {"linear_cross_entropy": ("x", "linear_weight", "linear_bias")}
+_LINEAR_INPUTS = "x", "linear_weight", "linear_bias"
 # What may be asked for beside a loss.
 EXTRAS = ("grad", "probs", "lse", "hess", "argmax")
 ASKING = {*(f"return_{name}" for name in EXTRAS), *views.BUFFERS, "accumulate"}
 
 
+@functools.cache
 def inputs_of(function: Function) -> tuple[str, ...]:
     """The parameters that a gradient flows to."""
-    return _INPUTS.get(function.__name__) or views.positional(function)[:1]
+    linear = function.__name__ == "linear_cross_entropy"
+    return _LINEAR_INPUTS if linear else views.positional(function)[:1]
 
 
 def read(given: Given, inputs: tuple[str, ...]) -> tuple[Given, bool]:
@@ -40,8 +43,9 @@ def read(given: Given, inputs: tuple[str, ...]) -> tuple[Given, bool]:
                     )
                 connected = True
             arrays[name] = _view(value)
-    for name in given.keys() & views.BUFFERS:
-        _check_buffer(name, given[name])
+    if not given.keys().isdisjoint(views.BUFFERS):
+        for name in given.keys() & views.BUFFERS:
+            _check_buffer(name, given[name])
     return arrays, connected
 
 
@@ -50,8 +54,13 @@ def _check_memory(name: str, tensor: torch.Tensor) -> None:
         raise TypeError(f"{name} is on {tensor.device}, expected a tensor in host memory here")
     if tensor.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}")
-    if tensor.is_floating_point() and forward_ad.unpack_dual(tensor).tangent is not None:
+    # The level is -1 where nothing has a tangent; it is not public, and without it all are asked.
+    if getattr(forward_ad, "_current_level", 0) >= 0 and _has_tangent(tensor):
         raise TypeError(f"{name} must have no tangent: there is no derivative in forward mode")
+
+
+def _has_tangent(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() and forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def _check_buffer(name: str, value: Any) -> None:
