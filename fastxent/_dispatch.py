@@ -14,6 +14,8 @@ from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
+from fastxent.arrays import views
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -33,43 +35,48 @@ _FAMILIES: dict[str, str] = {
 }
 # The family of arrays from elsewhere that describe their memory to whoever asks.
 _ANY = "fastxent.arrays.dlpack"
-_found: dict[type, Family | None] = {}
-_known: dict[type, Family | None] = {np.ndarray: None}
+# Of each type that came, the module with its family, "" for none; and the modules.
+_named: dict[type, str] = {np.ndarray: ""}
+_loaded: dict[str, Family | None] = {"": None}
 
 
 def register(root: str, module: str) -> None:
     """Let the module `module` serve arrays whose type (or a base of it) is defined in `root`."""
     _FAMILIES[root] = module
-    _known.clear()
-    _known[np.ndarray] = None
+    _loaded.pop(module, None)
+    _named.clear()
+    _named[np.ndarray] = ""
 
 
 def family_of(array: object) -> Family | None:
     """The family of an array; None for NumPy's own and for what NumPy turns into an array."""
-    kind = type(array)
-    if kind not in _known:
-        _find(kind)
-        _known[kind] = _found[kind]
-    return _known[kind]
+    return _loaded[_module_of(type(array))]
 
 
-def _find(kind: type) -> None:
-    """Note the family of a type, imported with the first one of it."""
-    roots = (base.__module__.partition(".")[0] for base in kind.__mro__)
-    foreign = hasattr(kind, "__dlpack__") and not issubclass(kind, np.ndarray)
-    anyone = _ANY if foreign else None
-    module = next((_FAMILIES[root] for root in roots if root in _FAMILIES), anyone)
-    _found[kind] = None if module is None else cast(Family, importlib.import_module(module))
+def _module_of(kind: type) -> str:
+    """The name of the module with a type's family, imported with the first array of it."""
+    try:
+        return _named[kind]
+    except KeyError:
+        roots = (base.__module__.partition(".")[0] for base in kind.__mro__)
+        foreign = hasattr(kind, "__dlpack__") and not issubclass(kind, np.ndarray)
+        anyone = _ANY if foreign else ""
+        module = next((_FAMILIES[root] for root in roots if root in _FAMILIES), anyone)
+        if module not in _loaded:
+            _loaded[module] = cast(Family, importlib.import_module(module))
+        _named[kind] = module
+        return module
 
 
-# torch.compile cannot trace an import: it calls this while it traces the rest, which is why there
-# are two tables, and the one read first is not written here.
-_find._dynamo_marked_constant = True  # type: ignore[attr-defined]
+# For torch.compile, which cannot trace an import: what depends on a type alone is a constant to it,
+# asked for while it traces the rest, as by torch._dynamo.assume_constant_result.
+_module_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def dispatched(function: Function) -> Function:
     """Make a function of views a function of every family's arrays, chosen by the first one."""
     first = next(iter(inspect.signature(function).parameters))
+    views.FUNCTIONS.append(function)
 
     @functools.wraps(function)
     def public(*args: Any, **kwargs: Any) -> Any:

@@ -246,7 +246,60 @@ def test_a_graph_that_is_not_kept(loss, factor):
     value.grad_fn.register_hook(lambda grads, _: given_away.extend(grads))
     (grad,) = torch.autograd.grad(value * factor, x)
     torch.testing.assert_close(grad, want, rtol=0, atol=0, equal_nan=True)
-    assert held in {part.data_ptr() for part in given_away if part is not None}
+    same_memory = held in {part.data_ptr() for part in given_away if part is not None}
+    assert same_memory == np.isfinite(factor)  # else in new memory, where nothing else is nan
+
+
+def test_hooks_keep_what_they_saw():
+    """What they have kept is not written to, and what they give back need not be writable."""
+    kept = []
+    x = X.clone().requires_grad_()
+
+    def pack(tensor):
+        kept.append((tensor, tensor.clone()))
+        frozen = tensor.numpy().copy()
+        frozen.flags.writeable = False
+        return frozen
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda a: torch.from_numpy(a.copy())):
+        loss = fx.cross_entropy(x, Y) * 3
+    loss.backward()
+    torch.testing.assert_close(x.grad, 3 * fx.cross_entropy(X, Y, return_grad=True)[1])
+    assert len(kept) >= 1
+    for tensor, before in kept:
+        torch.testing.assert_close(tensor, before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_batch_of_factors(reduction):
+    """Several gradients at once, as Jacobians are made, of a graph that is not kept."""
+    x = X.clone().requires_grad_()
+    loss = fx.cross_entropy(x, Y, reduction=reduction)
+    ups = torch.arange(1.0, 3.0 * loss.numel() + 1).view(3, *loss.shape)
+    one_by_one = [torch.autograd.grad(loss, x, up, retain_graph=True)[0] for up in ups]
+    (grads,) = torch.autograd.grad(loss, x, ups, is_grads_batched=True)
+    torch.testing.assert_close(grads, torch.stack(one_by_one))
+
+
+def test_what_does_not_count_stays_zero():
+    """Whatever is above it: the root of a loss that is 0 has an infinite derivative."""
+    labels, weights = torch.tensor([1, -100, 2, 2]), torch.tensor([1.0, 1.0, 0.0, 2.0])
+    for loss in (
+        lambda x: fx.cross_entropy(x, labels, reduction="none"),
+        lambda x: fx.cross_entropy(x, labels, reduction="none", sample_weight=weights),
+        lambda x: fx.linear_cross_entropy(x, W, labels, reduction="none"),
+        lambda x: fx.linear_cross_entropy(x, W, labels, reduction="none", sample_weight=weights),
+    ):
+        x = X.clone().requires_grad_()
+        value = loss(x)
+        value.sqrt().sum().backward()
+        assert torch.isfinite(x.grad).all()
+        torch.testing.assert_close((x.grad == 0).all(1), value == 0)
+
+
+def test_negated_views():
+    """What PyTorch has not yet negated in memory."""
+    torch.testing.assert_close(fx.softmax(torch._neg_view(X)), fx.softmax(-X))
 
 
 def test_gradients_may_be_written_to():

@@ -1,7 +1,10 @@
 """torch.compile: a model that uses fastxent keeps one graph, and gives what it gave before."""
 
 import shutil
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
 import fastxent as fx
@@ -153,3 +156,118 @@ def test_no_second_derivative(backend):
     loss = torch.compile(fx.cross_entropy, backend=backend, fullgraph=True)(x, Y)
     with pytest.raises(RuntimeError, match="second derivative|double backward"):
         torch.autograd.grad(loss, x, create_graph=True)[0].sum().backward()
+
+
+# --- operators ------------------------------------------------------------------------------
+
+
+CALLS = {
+    "cross_entropy": (X, Y),
+    "categorical_cross_entropy": (X.softmax(1), Y),
+    "binary_cross_entropy_with_logits": (X, SOFT),
+    "binary_cross_entropy": (X.sigmoid(), SOFT),
+    "linear_cross_entropy": (X, W, LABELS),
+    "softmax": (X,),
+    "log_softmax": (X,),
+    "logsumexp": (X,),
+}
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("name", CALLS)
+def test_what_pytorch_asks_of_an_operator(name, held, reduction):
+    """Its schema, its shapes without numbers, and its derivative, asked for in time or not."""
+    from fastxent.arrays.torch import operators
+
+    known = operators._OPERATORS[name]
+    given = known.defaults | dict(zip(known.arrays, CALLS[name], strict=False))
+    if "reduction" in given:
+        given["reduction"] = reduction
+    for requires_grad in (False, True):
+        first = CALLS[name][0].clone().requires_grad_(requires_grad)
+        torch.library.opcheck(
+            getattr(torch.ops.fastxent, name).default,
+            (), given | {known.inputs[0]: first, "held": held},
+            test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"),
+        )  # fmt: skip
+
+
+def test_a_process_that_begins_with_a_graph():
+    """Two functions and types that no table holds yet, in one graph; others come without harm."""
+    code = """if True:
+        import torch, fastxent as fx
+        torch._dynamo.config.error_on_recompile = True
+        x, y = torch.randn(3, 6), torch.tensor([0, 1, 2])
+        w = torch.nn.Parameter(torch.randn(3, 6))
+        def f(x, y):
+            return fx.cross_entropy(x, y) + fx.softmax(x).sum() + fx.logsumexp(w).sum()
+        compiled = torch.compile(f, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x, y), f(x, y))
+        fx.softmax([1.0, 2.0]), fx.softmax((1.0, 2.0)), fx.softmax(1.0 * x.numpy())
+        torch.testing.assert_close(compiled(x, y), f(x, y))
+    """
+    subprocess.run(
+        [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", code],
+        check=True, timeout=300,
+    )  # fmt: skip
+
+
+def test_exported_programs(tmp_path):
+    """Their inputs may come to require grad; what was saved finds its operators again."""
+
+    class Loss(torch.nn.Module):
+        def forward(self, x, y):
+            return fx.cross_entropy(x, y)
+
+    program = torch.export.export(Loss(), (X, Y))
+    x = X.clone().requires_grad_()
+    program.module()(x, Y).backward()
+    torch.testing.assert_close(x.grad, fx.cross_entropy(X, Y, return_grad=True)[1])
+    torch.export.save(program, tmp_path / "loss.pt2")
+    code = """if True:
+        import sys, torch, fastxent.integrations.torch
+        program = torch.export.load(sys.argv[1])
+        print(program.module()(torch.eye(4, 3), torch.tensor([1, 0, 2, 2])).item())
+    """
+    loaded = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "loss.pt2")],
+        check=True, timeout=300, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    assert float(loaded) == pytest.approx(fx.cross_entropy(torch.eye(4, 3), Y).item())
+
+
+def test_forward_mode_is_refused():
+    """Here too: no tangent is dropped in silence."""
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(X, torch.ones_like(X))
+        with pytest.raises(TypeError, match="logits must have no tangent"):
+            torch.compile(fx.softmax, backend="eager")(dual)
+    jvp = torch.compile(lambda x: torch.func.jvp(fx.softmax, (x,), (x,)), backend="eager")
+    with pytest.raises((TypeError, RuntimeError)):
+        jvp(X)
+
+
+def test_kinds_of_arguments():
+    """What an eager call converts is converted, what it refuses is refused."""
+    softly = torch.compile(fx.cross_entropy, backend="eager")
+    for how in (
+        {"label_smoothing": np.float64(0.1)},
+        {"ignore_index": np.int64(2)},
+        {"axis": np.int64(1)},
+        {"return_grad": np.bool_(True)},
+        {"label_smoothing": 1},
+    ):
+        torch.testing.assert_close(softly(X, Y, **how), fx.cross_entropy(X, Y, **how))
+    torch.testing.assert_close(softly(X[:0], []), fx.cross_entropy(X[:0], []), equal_nan=True)
+    for error, words, how in (
+        (TypeError, "positional argument", {"args": (torch.ones(3),)}),
+        (TypeError, "axis must be an int, got bool", {"axis": True}),
+        (TypeError, "ignore_index must be an int", {"ignore_index": True}),
+        (ValueError, "axis must be in", {"axis": 5}),
+        (ValueError, "reduction must be one of", {"reduction": None}),
+        (ValueError, "grad_out must be a torch.Tensor", {"grad_out": False}),
+        (TypeError, "weight is on meta", {"weight": torch.ones(3, device="meta")}),
+    ):
+        with pytest.raises(error, match=words):
+            softly(X, Y, *how.pop("args", ()), **how)

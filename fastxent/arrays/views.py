@@ -10,6 +10,8 @@ from fastxent.terms import LinearGrad
 Function = Callable[..., Any]
 Given = dict[str, Any]
 
+# The bodies of all public functions, for families that have to know them beforehand.
+FUNCTIONS: list[Function] = []
 BUFFERS = ("out", "grad_out", "probs_out")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+import fastxent.arrays.torch.operators  # noqa: F401 - a saved program finds them by their names
 from fastxent import binary_cross_entropy_with_logits, cross_entropy, linear_cross_entropy
 
 __all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "LinearCrossEntropyLoss"]

@@ -6,6 +6,8 @@ array shaped as the input, as it would hold the probabilities otherwise. A graph
 gives that very array away, so that a step of training makes no other.
 """
 
+import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -115,36 +117,59 @@ class _Loss(torch.autograd.Function):  # type: ignore[misc]
         # In a tuple, for autograd makes a view of an argument that is returned.
         loss, *held = map(tensor_of, made)
         ctx.save_for_backward(*held)
-        ctx.axis = axis
+        ctx.axis, ctx.owned = axis, not _is_packed()
         return loss
 
     @staticmethod
     def backward(ctx: Any, up: Any) -> Any:
         first_derivative_only()
         factor = up if ctx.axis is None else up.unsqueeze(ctx.axis)
-        times = _new_product if _graph_is_kept() else _product
+        if _is_batch(up) or _is_transforming():  # a batch of factors, of which nothing can be asked
+            grads = [None if g is None else masked_product(g, factor) for g in ctx.saved_tensors]
+        else:
+            mine = ctx.owned and not _graph_is_kept()
+            grads = [None if g is None else _product(g, factor, mine) for g in ctx.saved_tensors]
         # Autograd turns them into their inputs' types.
-        grads = [None if grad is None else times(grad, factor) for grad in ctx.saved_tensors]
         return None, None, *grads
 
 
 _apply_loss = _apply(_Loss)
 
-# Whether another `backward` may come. PyTorch's own compiled graphs ask it the same; it is not
-# public, and where it is gone nothing is ever given away.
+# Three things that PyTorch's own modules ask it, though they are not public; where one is gone,
+# nothing is given away: whether another `backward` may come, whether somebody keeps or replaces
+# what is saved for it, and whether it is computed for a batch of factors at once.
 _graph_is_kept = getattr(
     torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True
 )  # fmt: skip
+_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: True)
+_is_batch = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda _: True)
+_is_transforming = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 
 
-def _new_product(grad: Any, factor: Any) -> Any:
-    """In new memory: who gets it may write to it, and what is held may be asked for again."""
-    return grad * factor
+def _is_packed() -> bool:
+    """Whether hooks see what is saved."""
+    return _hooks(True) is not None
 
 
-def _product(grad: Any, factor: Any) -> Any:
-    """In the memory of what was held, which nobody asks for again."""
-    return grad if not factor.ndim and factor.item() == 1.0 else grad.mul_(factor)
+def _product(grad: Any, factor: Any, mine: bool) -> Any:
+    """A gradient times what is above it, in its own memory if that is `mine` to give away.
+
+    Else in new memory: who gets it may write to it, and what is held may be asked for again.
+    """
+    number = None if factor.ndim else factor.item()
+    if not (torch.isfinite(factor).all() if number is None else math.isfinite(number)):
+        return masked_product(grad, factor)
+    if not mine:
+        return grad * factor
+    return grad if number == 1.0 else grad.mul_(factor)
+
+
+def masked_product(grad: Any, factor: Any) -> Any:
+    """The same in new memory, 0 where the gradient is: as for rows that do not count.
+
+    A factor that is inf or nan would make them nan.
+    """
+    return torch.where(grad == 0, 0.0, grad * factor)
 
 
 def _connected_rows(function: Function, given: Given, inputs: tuple[str, ...], asked: bool) -> Any:
@@ -153,12 +178,8 @@ def _connected_rows(function: Function, given: Given, inputs: tuple[str, ...], a
     loss, *others = result if asked else (result,)
     rest = without_extras(given)
     tensors = {name: value for name, value in rest.items() if isinstance(value, torch.Tensor)}
-    # Arrays are copied, for nobody would notice if they were written to before `backward`.
-    fixed = {
-        name: value.copy() if isinstance(value, np.ndarray) else value
-        for name, value in rest.items()
-        if name not in tensors
-    }
+    # Copied, for nobody would notice if arrays or lists were written to before `backward`.
+    fixed = {name: copy.deepcopy(a) for name, a in rest.items() if name not in tensors}
     loss = _apply_rows([loss], function, fixed, inputs, tuple(tensors), *tensors.values())
     return (loss, *others) if others else loss
 
@@ -195,7 +216,7 @@ def weighted_rows(given: Given, up: torch.Tensor) -> Given:
     weight, own = up.double(), given.get("sample_weight")
     if own is not None:
         own = own if isinstance(own, torch.Tensor) else torch.from_numpy(np.array(own, float))
-        weight = weight * own
+        weight = torch.where(own == 0, 0.0, weight * own)  # what does not count, whatever is above
     return given | {"sample_weight": weight, "reduction": "sum"}
 
 

@@ -28,9 +28,10 @@ def inputs_of(function: Function) -> tuple[str, ...]:
 
 
 def read(given: Given, inputs: tuple[str, ...]) -> tuple[Given, bool]:
-    """The arguments with tensors as NumPy's views, and whether a gradient is asked for.
+    """The arguments with tensors as NumPy's views, and whether an input requires grad.
 
-    Not of what has none, and no tensor is from elsewhere.
+    Raises for a tensor that is not in host memory, and where a gradient is asked for that there is
+    not: of a target or a weight, or in forward mode.
     """
     arrays, connected = given.copy(), False
     for name, value in given.items():
@@ -54,9 +55,14 @@ def _check_memory(name: str, tensor: torch.Tensor) -> None:
         raise TypeError(f"{name} is on {tensor.device}, expected a tensor in host memory here")
     if tensor.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}")
-    # The level is -1 where nothing has a tangent; it is not public, and without it all are asked.
-    if getattr(forward_ad, "_current_level", 0) >= 0 and _has_tangent(tensor):
+    if may_have_tangents() and _has_tangent(tensor):
         raise TypeError(f"{name} must have no tangent: there is no derivative in forward mode")
+
+
+def may_have_tangents() -> bool:
+    """Whether this is forward mode; its level is not public, and without it the answer is yes."""
+    level: int = getattr(forward_ad, "_current_level", 0)
+    return level >= 0
 
 
 def _has_tangent(tensor: torch.Tensor) -> bool:
@@ -93,6 +99,8 @@ def _view(tensor: torch.Tensor) -> Any:
             return tensor.view(torch.int16).numpy().view(_bfloat16())
         return tensor.numpy()
     except RuntimeError as error:
+        if tensor.is_neg():  # a view of negated numbers
+            return _view(tensor.resolve_neg())
         raise TypeError(
             f"a tensor must have memory that can be read, not as inside torch.func: {error}"
         ) from error

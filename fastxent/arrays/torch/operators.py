@@ -17,71 +17,37 @@ from fastxent.arrays.torch import autograd, memory
 from fastxent.arrays.torch.memory import Function, Given
 from fastxent.terms import LinearGrad
 
-# The annotation of a parameter -> its type in an operator's schema.
-_TYPES = {
-    Any: "Tensor?", int: "int", int | None: "int?", float: "float", float | None: "float?",
-    bool: "bool", str: "str",
-}  # fmt: skip
 _BUFFERS = (*views.BUFFERS, "accumulate")
-
-# Of each function that there is an operator for: the parameters that are arrays, those of them that
-# a gradient flows to, those that must be given, and the defaults of the others.
-_defined: dict[str, tuple[tuple[str, ...], tuple[str, ...], set[str], Given]] = {}
-
-
-def _define(function: Function) -> None:
-    """See that there is an operator for the function."""
-    name = function.__name__
-    if name not in _defined:
-        new = _Operator(function)
-        operator = torch.library.custom_op(
-            f"fastxent::{name}", new.compute, mutates_args=(), schema=new.schema()
-        )
-        operator.register_fake(new.fake)
-        operator.register_autograd(new.backward, setup_context=new.setup_context)
-        _defined[name] = new.arrays, new.inputs, new.required, new.defaults
-
-
-# Not traced, but called with a constant while a graph is made.
-_define._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def call(eager: Function, function: Function, *args: Any, **kwargs: Any) -> Any:
     """What eager(function, ...) gives, as operators in the graph that is being made."""
-    _define(function)
-    arrays, inputs, required, defaults = _defined[function.__name__]
-    given = dict(zip(arrays, args, strict=False)) | kwargs
-    buffers = [given.pop(name, None) for name in _BUFFERS]
-    twice = len(args) > len(arrays) or any(name in kwargs for name in arrays[: len(args)])
-    given = defaults | given
-    wrong = twice or given.keys() != required | defaults.keys()
-    if wrong or any(buffer is not None and buffer is not False for buffer in buffers):
-        return _outside(eager, function, *args, **kwargs)
-    for name in arrays:
+    known = _OPERATORS[function.__name__]
+    given = dict(zip(known.positional, args, strict=False)) | kwargs
+    buffers = [given.pop(name, None) for name in _BUFFERS if name in given]
+    wrong = len(given) + len(buffers) != len(args) + len(kwargs)
+    given = known.defaults | given
+    if wrong or any(buffer is not None for buffer in buffers) or not known.takes(given):
+        from fastxent.arrays.torch.outside import outside
+
+        return outside(eager, function, *args, **kwargs)
+    for name in known.arrays:
         given[name] = _as_tensor(given[name])
-    tensors = {name: given[name] for name in arrays if given[name] is not None}
-    asking = [name for name, tensor in tensors.items() if tensor.requires_grad]
-    if any(name not in inputs for name in asking):
-        return _outside(eager, function, *args, **kwargs)
     operator = getattr(torch.ops.fastxent, function.__name__)
     if function.__name__ in autograd.GRADIENTS:
         return operator(**given, held=False)[0]
     asked = [extra for extra in memory.EXTRAS if given.get(f"return_{extra}")]
-    if not asking or not torch.is_grad_enabled():
-        return _results(operator(**given, held=False), asked, given, inputs)
+    inputs = [given[name] for name in known.inputs if given[name] is not None]
+    if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in inputs):
+        return known.results(operator(**given, held=False), asked, given)
     # What stands beside the loss is made apart from it, for it is not in the graph.
-    loss = operator(**defaults | autograd.without_extras(given), held=True)[0]
+    alone = known.defaults | autograd.without_extras(given)
+    loss = operator(**alone, held=True)[0]
     if not asked:
         return loss
-    apart = {name: tensor.detach() for name, tensor in tensors.items()}
-    _, *beside = _results(operator(**given | apart, held=False), asked, given, inputs)
+    apart = {n: given[n].detach() for n in known.inputs if given[n] is not None}
+    _, *beside = known.results(operator(**given | apart, held=False), asked, given)
     return loss, *beside
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _outside(eager: Function, function: Function, *args: Any, **kwargs: Any) -> Any:
-    """A call with buffers, or one that is refused: not in a graph."""
-    return eager(function, *args, **kwargs)
 
 
 def _as_tensor(value: Any) -> torch.Tensor | None:
@@ -90,18 +56,20 @@ def _as_tensor(value: Any) -> torch.Tensor | None:
     return torch.as_tensor(np.asarray(value))
 
 
-def _results(found: list[Any], asked: list[str], given: Given, inputs: Any) -> Any:
-    """An operator's results as the function gives them."""
-    if not asked:
-        return found[0]
-    if asked[0] == "grad" and len(inputs) > 1:
-        n = len(inputs) - (given[inputs[-1]] is None)
-        parts = [*found[1 : n + 1], None][: len(inputs)]
-        found = [found[0], LinearGrad(*parts), *found[n + 1 :]]
-    return tuple(found)
-
-
 # --- operators ------------------------------------------------------------------------------
+
+
+# A parameter's annotation, which says what an operator takes for it -> its type in a schema, and
+# the types of what is given. Any is an array.
+_TYPES: dict[Any, tuple[str, tuple[type, ...]]] = {
+    Any: ("Tensor?", ()),
+    int: ("int", (int,)),
+    int | None: ("int?", (int, type(None))),
+    float: ("float", (float, int)),
+    float | None: ("float?", (float, int, type(None))),
+    bool: ("bool", (bool,)),
+    str: ("str", (str,)),
+}
 
 
 class _Operator:
@@ -111,18 +79,41 @@ class _Operator:
         every = inspect.signature(function).parameters.values()
         self.parameters = [p for p in every if p.name not in _BUFFERS]
         self.names = [*(p.name for p in self.parameters), "held"]
-        self.required = {p.name for p in self.parameters if p.default is p.empty}
-        self.defaults = {p.name: p.default for p in self.parameters if p.name not in self.required}
-        self.arrays = tuple(p.name for p in self.parameters if p.annotation is Any)
+        self.defaults = {p.name: p.default for p in self.parameters if p.default is not p.empty}
+        self.types = {p.name: _TYPES[p.annotation][1] for p in self.parameters}
+        self.arrays = tuple(name for name, types in self.types.items() if not types)
         self.function = function
+        self.positional = views.positional(function)
         self.inputs = memory.inputs_of(function)
+
+    def takes(self, given: Given) -> bool:
+        """Whether these arguments are all there are, and of kinds that the schema has.
+
+        What it does not take is either wrong, or converted by the function itself.
+        """
+        if given.keys() != self.types.keys() or memory.may_have_tangents() or _is_transformed():
+            return False
+        for name, types in self.types.items():
+            value = given[name]
+            if types:
+                if type(value) not in types:
+                    return False
+            elif isinstance(value, torch.Tensor):
+                if not value.is_cpu or value.layout != torch.strided:
+                    return False
+                if value.requires_grad and name not in self.inputs:
+                    return False
+            elif isinstance(value, (list, tuple)) and not len(value):
+                return False
+        axis, rank = given.get("axis", -1), given[self.inputs[0]].ndim
+        return bool(-rank <= axis < rank)
 
     def schema(self) -> str:
         """The function's own parameters, in torch.library's words.
 
         Without defaults: PyTorch leaves them out and then miscounts the gradients.
         """
-        described = (f"{_TYPES[p.annotation]} {p.name}" for p in self.parameters)
+        described = (f"{_TYPES[p.annotation][0]} {p.name}" for p in self.parameters)
         return f"({', '.join(described)}, bool held) -> Tensor[]"
 
     def bound(self, args: Any, kwargs: Given) -> tuple[Given, bool]:
@@ -131,15 +122,26 @@ class _Operator:
         They do not with losses by row of a linear map: their gradients are sums over rows.
         """
         given = dict(zip(self.names, args, strict=False)) | kwargs
-        held = given.pop("held")
-        return given, held and (len(self.inputs) == 1 or given["reduction"] != "none")
+        asked, how = given.pop("held"), given.get("reduction")
+        return given, asked and how is not None and (len(self.inputs) == 1 or how != "none")
 
     def compute(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
         """The results."""
         given, held = self.bound(args, kwargs)
         if held:
             given = autograd.without_half(given, self.inputs) | {"return_grad": True}
-        return list(_flat(memory.detached(self.function, given)))
+        arrays, _ = memory.read(given, self.inputs)
+        return [memory.tensor_of(array) for array in _flat(self.function(**arrays))]
+
+    def results(self, found: list[Any], asked: list[str], given: Given) -> Any:
+        """What was computed, as the function gives it."""
+        if not asked:
+            return found[0]
+        if asked[0] == "grad" and len(self.inputs) > 1:
+            n = len(self.inputs) - (given[self.inputs[-1]] is None)
+            parts = [*found[1 : n + 1], None][: len(self.inputs)]
+            found = [found[0], LinearGrad(*parts), *found[n + 1 :]]
+        return tuple(found)
 
     def fake(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
         """Tensors of the results' shapes and types."""
@@ -167,15 +169,18 @@ class _Operator:
         if self.function.__name__ in autograd.GRADIENTS:
             how = self.function.__name__, given["axis"], given.get("keepdims", False), up
             saved = {n: autograd.map_gradient(*how, kept) for n, kept in saved.items()}
-        elif ctx.held:
-            axis = autograd.rows_axis(self.function, given)
+        else:
+            if not ctx.held:  # made now
+                operator = getattr(torch.ops.fastxent, self.function.__name__)
+                call = self.defaults | autograd.without_extras(given | saved)
+                by_row = len(self.inputs) > 1 and given["reduction"] == "none"
+                if by_row:
+                    call, up = autograd.weighted_rows(call, up), torch.ones(())
+                _, *grads = operator(**call, held=True)
+                saved = dict(zip([n for n in self.inputs if n in saved], grads, strict=True))
+            axis = None if not up.ndim else autograd.rows_axis(self.function, given)
             factor = up if axis is None else up.unsqueeze(axis)
-            saved = {n: t * factor for n, t in saved.items()}
-        else:  # losses by row of a linear map
-            operator = getattr(torch.ops.fastxent, self.function.__name__)
-            whole = autograd.weighted_rows(given | saved, up)
-            _, *grads = operator(**whole, held=True)
-            saved = dict(zip([n for n in self.inputs if n in saved], grads, strict=True))
+            saved = {n: autograd.masked_product(grad, factor) for n, grad in saved.items()}
         return tuple(saved.get(n) for n in self.names)
 
 
@@ -221,3 +226,15 @@ def _own_type(tensor: torch.Tensor) -> torch.dtype:
 def _loss_type(inputs: list[Any]) -> torch.dtype:
     own = {_own_type(tensor) for tensor in inputs if tensor is not None}
     return torch.float64 if torch.float64 in own else torch.float32
+
+
+_OPERATORS = {function.__name__: _Operator(function) for function in views.FUNCTIONS}
+# Whether torch.func transforms what is being traced; not public.
+_is_transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+
+for _name, _new in _OPERATORS.items():
+    _operator = torch.library.custom_op(
+        f"fastxent::{_name}", _new.compute, mutates_args=(), schema=_new.schema()
+    )
+    _operator.register_fake(_new.fake)
+    _operator.register_autograd(_new.backward, setup_context=_new.setup_context)
