@@ -1,5 +1,6 @@
 """JAX programs: loss and gradient by a compiled handler under jit, grad and vmap."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -138,19 +139,24 @@ def test_other_transforms(rng):
 
 
 def test_targets(rng):
-    """Integers of any width, compared as integers and never wrapped."""
+    """Integers of any width, compared as integers and never wrapped, as of NumPy's functions."""
     x, _ = drawn(rng, (5, 7))
     y = np.array([0, 6, 3, 3, 1])
     want = cross_entropy(x, y)
-    for kind in (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32):
-        assert cross_entropy(x, jnp.asarray(y, kind)) == want
-    wrapping = jnp.asarray([0, 6, 3, 3, 2**32 - 100], np.uint32)  # -100 in 32 bits
-    with pytest.raises(REPORTED, match="target must hold classes"):
-        jax.block_until_ready(cross_entropy(x, wrapping))
-    y[1] = 250
-    close(cross_entropy(x, y.astype(np.uint8), ignore_index=250),
-          reference.cross_entropy(x, y, ignore_index=250))  # fmt: skip
-    assert np.isfinite(cross_entropy(x, y % 7, ignore_index=None))
+    for kind in (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64):
+        assert cross_entropy(x, y.astype(kind)) == want
+    for kind, label, ignored in (
+        (np.uint8, 250, 250), (np.uint32, 2**32 - 1, 2**32 - 1), (np.uint64, 2**64 - 1, 2**64 - 1),
+        (np.int64, 2**32 - 100, 2**32 - 100), (np.int32, -(2**31), -(2**31)),
+    ):  # fmt: skip
+        labels = np.array([0, label, 3, 3, 1], kind)
+        want = fx.cross_entropy(x, labels, ignore_index=ignored)
+        for target in (labels, jnp.asarray(labels)) if labels.itemsize < 8 else (labels,):
+            close(cross_entropy(x, target, ignore_index=ignored), want)
+            for other in (-100, None, 2**31 - 1, 2**63, -1, -2):
+                with pytest.raises(REPORTED, match="target must hold classes"):
+                    jax.block_until_ready(cross_entropy(x, target, ignore_index=other))
+    assert np.isfinite(cross_entropy(x, y, ignore_index=None))
 
 
 @pytest.mark.parametrize("bad", [7, -1, -(2**31), 2**31 - 1])
@@ -186,6 +192,20 @@ def test_what_is_refused():
         (TypeError, "target must hold integer", lambda: cross_entropy(x, y == 0)),
         (ValueError, "target must have shape", lambda: cross_entropy(x, y[:1])),
         (ValueError, "at least one class", lambda: cross_entropy(x[:, :0], y)),
+        (ValueError, "must have a class axis", lambda: cross_entropy(x[0, 0], y[0])),
+        (TypeError, "axis must be an int", lambda: cross_entropy(x, y, axis=1.0)),
+        (TypeError, "axis must be an int", lambda: cross_entropy(x, y, axis=True)),
+        (TypeError, "ignore_index must be an int", lambda: cross_entropy(x, y, ignore_index=1.0)),
+        (
+            TypeError,
+            "label_smoothing must be",
+            lambda: jax.jit(lambda e: cross_entropy(x, y, label_smoothing=e))(0.1),
+        ),
+        (
+            TypeError,
+            "ignore_index must be an int",
+            lambda: jax.jit(lambda i: cross_entropy(x, y, ignore_index=i))(1),
+        ),
         (ValueError, "axis must be in", lambda: cross_entropy(x, y, axis=2)),
         (ValueError, "reduction must be", lambda: cross_entropy(x, y, reduction="all")),
         (ValueError, "label_smoothing", lambda: cross_entropy(x, y, label_smoothing=1.5)),
@@ -219,8 +239,16 @@ def test_many_at_once(rng):
     assert bool(jnp.isfinite(grad).all())
 
 
-def test_the_program_of_another_process(rng, tmp_path):
-    """Handlers come from the cache; a program that JAX kept on disk finds them by name."""
+def run(code, *arguments, **environment):
+    """What a fresh process prints."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
+        capture_output=True, text=True, timeout=300, check=True, env=os.environ | environment,
+    ).stdout  # fmt: skip
+
+
+def test_handlers_of_several_processes(tmp_path):
+    """Compiled by one process each, they go together in a third; a program JAX kept finds them."""
     code = """if True:
         import sys, jax, numpy as np
         from fastxent.integrations.jax import cross_entropy
@@ -228,17 +256,45 @@ def test_the_program_of_another_process(rng, tmp_path):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         x = np.linspace(-3, 3, 35, dtype=np.float32).reshape(5, 7)
-        loss, grad = jax.jit(jax.value_and_grad(cross_entropy))(x, np.arange(5))
-        print(float(loss), float(abs(grad).sum()))
+        for function in sys.argv[2:]:
+            result = jax.jit({"loss": cross_entropy, "grad": jax.grad(cross_entropy)}[function])
+            print(float(abs(result(x, np.arange(5))).sum()))
     """
-    runs = [
-        subprocess.run(
-            [sys.executable, "-W", "error", "-c", code, str(tmp_path)],
-            capture_output=True, text=True, timeout=300, check=True,
-        ).stdout
-        for _ in range(2)
-    ]  # fmt: skip
-    assert runs[0] == runs[1]
+    cache = {"FASTXENT_CACHE_DIR": str(tmp_path / "kernels")}
+    runs = [run(code, tmp_path, *these, **cache)
+            for these in (["loss"], ["grad"], ["loss", "grad"], ["grad", "loss"])]  # fmt: skip
+    assert runs[2] == runs[0] + runs[1]
+    assert runs[3] == runs[1] + runs[0]
     x = np.linspace(-3, 3, 35, dtype=np.float32).reshape(5, 7)
     loss, grad = fx.cross_entropy(x, np.arange(5), return_grad=True)
-    np.testing.assert_allclose([*map(float, runs[0].split())], [loss, abs(grad).sum()], rtol=1e-6)
+    np.testing.assert_allclose([*map(float, runs[2].split())], [loss, abs(grad).sum()], rtol=1e-6)
+
+
+def test_several_devices():
+    """Under shard_map a loss differs by device, and the gradient of what is shared is a sum."""
+    code = """if True:
+        import jax, numpy as np
+        from jax import numpy as jnp
+        from jax.sharding import PartitionSpec as P
+        from fastxent.integrations.jax import cross_entropy
+        mesh = jax.make_mesh((4,), ("d",))
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 7)), jnp.float32)
+        y = jnp.arange(8) % 7
+        for shared, specs in ((x, (P("d"), P("d"))), (x[:2], (P(), P("d")))):
+            def total(x, y):
+                return jax.lax.pmean(cross_entropy(x, y), "d")
+            sharded = jax.shard_map(total, mesh=mesh, in_specs=specs, out_specs=P())
+            def plain(x, y):
+                rows = x if len(x) == 8 else jnp.concatenate([x] * 4)
+                return -jnp.take_along_axis(jax.nn.log_softmax(rows), y[:, None], 1).mean()
+            got = jax.jit(jax.value_and_grad(sharded))(shared, y)
+            want = jax.value_and_grad(plain)(shared, y)
+            for a, b in zip(got, want):
+                np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+        try:
+            jax.shard_map(cross_entropy, mesh=mesh, in_specs=(P("d"), P("d")), out_specs=P())(x, y)
+        except ValueError as error:
+            print("refused", "replicated" in str(error) or "varying" in str(error) or str(error))
+    """
+    printed = run(code, XLA_FLAGS="--xla_force_host_platform_device_count=4")
+    assert printed == "refused True\n"

@@ -50,7 +50,10 @@ def address_of(typingctx: Any, pointer: Any) -> Any:
 
 @intrinsic
 def struct(typingctx: Any, members: Any) -> Any:
-    """A tuple of int64 as a C struct, which lives as long as the call of this function's caller."""
+    """A tuple of int64 as a C struct, in the memory of the compiled function that this stands in.
+
+    It lives until that returns; in a loop it is the same memory again.
+    """
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place = cgutils.alloca_once_value(builder, args[0])
@@ -107,7 +110,8 @@ def release(typingctx: Any, words: Any) -> Any:
 def c_function(typingctx: Any, function: Any) -> Any:
     """The address of a C function void f(intptr_t) that calls a compiled function of one int64.
 
-    It lies in the module that is being compiled, so it is cached and moved with it.
+    It lies in the module that is being compiled, so it is cached and moved with it. There is nobody
+    to raise to: the function must not.
     """
     function.dispatcher.compile((types.int64,))
 

@@ -38,17 +38,21 @@ MODES = {"none": -1, "sum": 0, "mean": 1}
 # Words of the structs of c_api.h: of a call, of a buffer, of an extension and what it asks for,
 # and of the table of functions.
 _EXTENSION, _API, _CONTEXT, _ARGS, _RESULTS, _ATTRIBUTES, _FUTURE = 1, 2, 3, 9, 14, 20, 21
-_DTYPE, _DATA, _RANK, _DIMENSIONS = 2, 3, 4, 5
+_DATA, _RANK, _DIMENSIONS = 3, 4, 5
 _KIND, _METADATA, _VERSION, _TRAITS = 1, 3, 3, 4
-_CREATE_ERROR, _SCHEDULE, _COUNT_THREADS, _CREATE_FUTURE, _COMPLETE = 6, 17, 18, 19, 20
+_CREATE_ERROR, _DESTROY_ERROR = 6, 8
+_SCHEDULE, _COUNT_THREADS, _CREATE_FUTURE, _COMPLETE = 17, 18, 19, 20
+# The sizes of their arguments, which come first: to the end of the last member, which is an int in
+# that of an error.
+_ERROR_SIZE, _THREE_WORDS, _FOUR_WORDS, _FIVE_WORDS = 28, 24, 32, 40
 # Its enums.
-_ASKS_METADATA, _INT32, _OUT_OF_RANGE = 1, 4, 11
+_ASKS_METADATA, _OUT_OF_RANGE = 1, 11
 _ENUM = 0xFFFFFFFF
 
 # Words of what the threads of a call share. After them, as float64: the divisor of each group, and
 # the sum of each block.
-(_NEXT, _DONE, _USERS, _COMPLETING, _PROMISE, _X, _Y, _Y_BYTES, _LOSS, _GRAD, _ROWS, _CLASSES,
- _GROUPS, _MODE, _IGNORED, _SMOOTHING, _STEP, _PARTS, _NUMBERS) = range(19)  # fmt: skip
+(_NEXT, _DONE, _USERS, _COMPLETING, _PROMISE, _X, _Y, _LOSS, _GRAD, _ROWS, _CLASSES, _GROUPS,
+ _MODE, _IGNORED, _SMOOTHING, _STEP, _PARTS, _NUMBERS) = range(18)  # fmt: skip
 
 _MESSAGE = np.frombuffer(b"target must hold classes in 0 .. C-1, or ignore_index\0", np.uint8)
 _ROW_COST = Operand.row_cost(0)
@@ -95,8 +99,6 @@ def _attribute(frame, k):
 @jit.subroutine
 def _labels(state, lo, hi):
     """The labels of some rows as int64."""
-    if state[_Y_BYTES] == 8:
-        return numba.carray(pointer(state[_Y] + 8 * lo, types.int64), (hi - lo,))
     labels, given = np.empty(hi - lo, np.int64), pointer(state[_Y] + 4 * lo, types.int32)
     for i in range(hi - lo):
         labels[i] = given[i]
@@ -106,12 +108,8 @@ def _labels(state, lo, hi):
 @jit.subroutine
 def _scan(state, lo, hi):
     """How many of some rows count, and the first bad label, or -1."""
-    nothing, ignored, n = np.empty(0), state[_IGNORED], state[_CLASSES]
-    if state[_Y_BYTES] == 8:
-        labels = numba.carray(pointer(state[_Y], types.int64), (hi,))
-        return _scan_labels(labels, n, nothing, nothing, True, ignored, lo, hi)
-    given = numba.carray(pointer(state[_Y], types.int32), (hi,))
-    return _scan_labels(given, n, nothing, nothing, True, ignored, lo, hi)
+    given, nothing = numba.carray(pointer(state[_Y], types.int32), (hi,)), np.empty(0)
+    return _scan_labels(given, state[_CLASSES], nothing, nothing, True, state[_IGNORED], lo, hi)
 
 
 @jit.subroutine
@@ -119,12 +117,26 @@ def _numbers(state):
     return pointer(address_of(state) + 8 * _NUMBERS, types.float64)
 
 
+def _variant(char: str, grad: bool, narrow: bool) -> Any:
+    """Compile a function that is made anew for each handler, under a name of its own.
+
+    Cached code calls other code by name. Were these named alike, the handler loaded second would
+    call what belongs to the first.
+    """
+
+    def named(function: Any) -> Any:
+        function.__qualname__ += f"_{char}_{grad:d}_{narrow:d}"
+        return jit.subroutine(function)
+
+    return named
+
+
 @functools.cache
 def _block(char: str, grad: bool, narrow: bool) -> Any:
     """A function that does rows lo..hi of a call and returns the sum of their losses."""
     element, dtype, bytes_each = DTYPES[char], np.dtype(char), np.dtype(char).itemsize
 
-    @jit.subroutine
+    @_variant(char, grad, narrow)
     def block(state, lo, hi, divisor):
         n, count = state[_CLASSES], hi - lo
         start = bytes_each * lo
@@ -156,7 +168,7 @@ def _work(char: str, grad: bool, narrow: bool) -> Any:
     """A function that does blocks of a call until none is left."""
     block, element = _block(char, grad, narrow), DTYPES[char]
 
-    @jit.subroutine
+    @_variant(char, grad, narrow)
     def complete(state):
         numbers, groups, parts = _numbers(state), state[_GROUPS], state[_PARTS]
         for g in range(groups if state[_MODE] >= 0 else 0):
@@ -165,9 +177,9 @@ def _work(char: str, grad: bool, narrow: bool) -> Any:
                 losses += numbers[k]
             pointer(state[_LOSS], element)[g] = losses / numbers[g]
         if state[_PROMISE]:
-            call(state[_COMPLETING], struct((24, 0, state[_PROMISE])))
+            call(state[_COMPLETING], struct((_THREE_WORDS, 0, state[_PROMISE])))
 
-    @jit.subroutine
+    @_variant(char, grad, narrow)
     def work(address):
         state = words(address)
         numbers, rows, parts = _numbers(state), state[_ROWS], state[_PARTS]
@@ -187,26 +199,35 @@ def _work(char: str, grad: bool, narrow: bool) -> Any:
 
 
 @jit.subroutine
-def _asked_to_help(frame, state, task):
+def _failed(api, error):
+    """Whether a function of XLA's has returned an error, which is then done with."""
+    if error:
+        call(api[_DESTROY_ERROR], struct((_THREE_WORDS, 0, error)))
+    return error != 0
+
+
+@jit.subroutine
+def _ask_for_help(frame, state, task):
     """Give the work to XLA's threads too; if there are none, the caller does all by itself."""
-    api, helpers = words(frame[_API]), struct((0,))
-    if call(api[_COUNT_THREADS], struct((32, 0, frame[_CONTEXT], address_of(helpers)))):
+    api, threads = words(frame[_API]), struct((0,))
+    count = struct((_FOUR_WORDS, 0, frame[_CONTEXT], address_of(threads)))
+    if _failed(api, call(api[_COUNT_THREADS], count)):
         return
-    wanted = min(helpers[0], state[_GROUPS] * state[_PARTS]) - 1
-    future = struct((24, 0, 0))
-    if wanted < 1 or call(api[_CREATE_FUTURE], future):
+    wanted = min(threads[0], state[_GROUPS] * state[_PARTS]) - 1
+    future = struct((_THREE_WORDS, 0, 0))
+    if wanted < 1 or _failed(api, call(api[_CREATE_FUTURE], future)):
         return
     state[_PROMISE] = frame[_FUTURE] = future[2]
     state[_USERS] += wanted
     for _ in range(wanted):
-        what = struct((40, 0, frame[_CONTEXT], task, address_of(state)))
-        if call(api[_SCHEDULE], what):
+        what = struct((_FIVE_WORDS, 0, frame[_CONTEXT], task, address_of(state)))
+        if _failed(api, call(api[_SCHEDULE], what)):
             add_to(state, _USERS, -1)
 
 
 @jit.subroutine
 def _state(frame, grad):
-    """What the threads share; the first words, which they change, are those of the caller alone.
+    """What the threads share, as it is before any of them has begun.
 
     Attributes come in the order of their names: check_target, ignore_index, label_smoothing, mode.
     """
@@ -221,7 +242,6 @@ def _state(frame, grad):
     state[_NEXT], state[_DONE], state[_USERS], state[_PROMISE] = 0, 0, 1, 0
     state[_COMPLETING] = words(frame[_API])[_COMPLETE]
     state[_X], state[_Y], state[_LOSS] = x[_DATA], y[_DATA], loss[_DATA]
-    state[_Y_BYTES] = 4 if y[_DTYPE] & _ENUM == _INT32 else 8
     state[_GRAD] = _buffer(frame[_RESULTS], 1)[_DATA] if grad else 0
     state[_ROWS], state[_CLASSES], state[_GROUPS], state[_MODE] = rows, n, groups, mode
     state[_IGNORED], state[_SMOOTHING] = _attribute(frame, 1), _attribute(frame, 2)
@@ -247,8 +267,8 @@ def _divide(state, checking):
 def handler(char: str, grad: bool, narrow: bool, minor: int) -> int:
     """The address of the handler of logits of one type, for version 0.`minor` of the interface.
 
-    Its arguments are logits (…, C) and int32 or int64 labels (…), its results the loss and, with
-    `grad`, the gradient (…, C).
+    Its arguments are logits (…, C) and int32 labels (…), its results the loss and, with `grad`,
+    the gradient (…, C).
     """
     work, element, version = _work(char, grad, narrow), DTYPES[char], minor << 32
 
@@ -261,7 +281,7 @@ def handler(char: str, grad: bool, narrow: bool, minor: int) -> int:
         if not _divide(state, _attribute(frame, 0)):
             release(state)
             message = _MESSAGE.ctypes.data
-            error = struct((28, 0, message, _OUT_OF_RANGE))
+            error = struct((_ERROR_SIZE, 0, message, _OUT_OF_RANGE))
             return call(words(frame[_API])[_CREATE_ERROR], error)
         if not blocks:  # without rows the sum is 0, the mean is not a number
             for g in range(state[_GROUPS] if state[_MODE] >= 0 else 0):
@@ -270,7 +290,7 @@ def handler(char: str, grad: bool, narrow: bool, minor: int) -> int:
             return 0
         cost = state[_GROUPS] * state[_ROWS] * (state[_CLASSES] + _ROW_COST)
         if blocks > 1 and cost >= SERIAL_BELOW:
-            _asked_to_help(frame, state, c_function(work))
+            _ask_for_help(frame, state, c_function(work))
         work(address_of(state))
         return 0
 

@@ -36,6 +36,6 @@ PEERS = {
     "jax": Peer("JAX", ("jax", "optax")),
     "torch_module": Peer("torch.nn", ("torch",)),
     "fastxent_torch": Peer("fastxent in PyTorch", ("torch",)),
-    "fastxent_jax": Peer("fastxent in JAX", ("jax",)),
+    "fastxent_jax": Peer("fastxent in JAX", ("jax", "optax")),
     "numba": Peer("Numba, plain loops", ("numba",)),
 }
