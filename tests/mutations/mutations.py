@@ -15,10 +15,12 @@ class Mutation(NamedTuple):
 
 KERNELS, NARROW, ROW = "cpu/kernels.py", "cpu/narrow_kernels.py", "cpu/row.py"
 FORMULAS = "formulas.py"
-ACCURACY, SPECIAL, LAYOUTS, LANES, ERRORS, REPRODUCIBLE = (
+ACCURACY, SPECIAL, LAYOUTS, LANES, ERRORS, REPRODUCIBLE, JAX = (
     f"tests/test_{file}.py::test_"
-    for file in ("accuracy", "special_values", "layouts", "lanes", "errors", "reproducible")
-)
+    for file in (
+        "accuracy", "special_values", "layouts", "lanes", "errors", "reproducible", "jax_program"
+    )
+)  # fmt: skip
 
 # Tests were chosen to be quick: most of what a mutation costs is compiling its kernels.
 MUTATIONS = [
@@ -180,4 +182,11 @@ MUTATIONS = [
     Mutation("gradient divided by less than 1e-12", FORMULAS,
              "return where_less(p, floor, floor, p)", "return p",
              ACCURACY + "binary_probabilities[float32-None-False]"),
+    # --- programs of JAX --------------------------------------------------------------------
+    Mutation("JAX: a group of rows takes the divisor of the first", "cpu/xla_kernels.py",
+             "g * rows + hi, numbers[g])", "g * rows + hi, numbers[0])",
+             JAX + "vmap"),
+    Mutation("JAX: handlers call each other's code", "cpu/xla_kernels.py",
+             'function.__qualname__ += f"_{char}_{grad:d}_{narrow:d}"', "function.__qualname__",
+             JAX + "handlers_of_several_processes"),
 ]  # fmt: skip
