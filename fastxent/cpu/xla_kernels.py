@@ -55,9 +55,9 @@ _ENUM = 0xFFFFFFFF
  _MODE, _IGNORED, _SMOOTHING, _STEP, _PARTS, _NUMBERS) = range(18)  # fmt: skip
 
 _MESSAGE = np.frombuffer(b"target must hold classes in 0 .. C-1, or ignore_index\0", np.uint8)
-_ROW_COST = Operand.row_cost(0)
 
 _chunk_rows = jit.subroutine(chunk_rows)
+_row_cost = jit.subroutine(Operand.row_cost)
 _scan_labels = jit.subroutine(kernels.scan_labels)
 _wide_rows = jit.subroutine(kernels.cross_entropy_rows)
 _narrow_rows = jit.subroutine(narrow_kernels.narrow_cross_entropy_rows)
@@ -236,7 +236,7 @@ def _state(frame, grad):
     n, rows = words(x[_DIMENSIONS])[x[_RANK] - 1], _size(x, x[_RANK] - 1)
     groups = _size(loss, loss[_RANK]) if mode >= 0 else 1
     rows //= max(groups, 1)
-    step = _chunk_rows(rows, n + _ROW_COST)
+    step = _chunk_rows(rows, _row_cost(n))
     parts = -(-rows // step)
     state = allocate(_NUMBERS + groups + groups * parts)
     state[_NEXT], state[_DONE], state[_USERS], state[_PROMISE] = 0, 0, 1, 0
@@ -288,7 +288,7 @@ def handler(char: str, grad: bool, narrow: bool, minor: int) -> int:
                 pointer(state[_LOSS], element)[g] = np.nan if state[_MODE] > 0 else 0.0
             release(state)
             return 0
-        cost = state[_GROUPS] * state[_ROWS] * (state[_CLASSES] + _ROW_COST)
+        cost = state[_GROUPS] * state[_ROWS] * _row_cost(state[_CLASSES])
         if blocks > 1 and cost >= SERIAL_BELOW:
             _ask_for_help(frame, state, c_function(work))
         work(address_of(state))

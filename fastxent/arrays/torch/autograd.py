@@ -14,7 +14,15 @@ import numpy as np
 import torch
 
 from fastxent.arrays import views
-from fastxent.arrays.torch.memory import ASKING, EXTRAS, Function, Given, detached, tensor_of
+from fastxent.arrays.torch.memory import (
+    ASKING,
+    EXTRAS,
+    Function,
+    Given,
+    detached,
+    is_transforming,
+    tensor_of,
+)
 
 
 def connected(function: Function, given: Given, arrays: Given, inputs: tuple[str, ...]) -> Any:
@@ -124,7 +132,7 @@ class _Loss(torch.autograd.Function):  # type: ignore[misc]
     def backward(ctx: Any, up: Any) -> Any:
         first_derivative_only()
         factor = up if ctx.axis is None else up.unsqueeze(ctx.axis)
-        if _is_batch(up) or _is_transforming():  # a batch of factors, of which nothing can be asked
+        if _is_batch(up) or is_transforming():  # a batch of factors, of which nothing can be asked
             grads = [None if g is None else masked_product(g, factor) for g in ctx.saved_tensors]
         else:
             mine = ctx.owned and not _graph_is_kept()
@@ -135,15 +143,14 @@ class _Loss(torch.autograd.Function):  # type: ignore[misc]
 
 _apply_loss = _apply(_Loss)
 
-# Three things that PyTorch's own modules ask it, though they are not public; where one is gone,
-# nothing is given away: whether another `backward` may come, whether somebody keeps or replaces
-# what is saved for it, and whether it is computed for a batch of factors at once.
+# What PyTorch's own modules ask it, though it is not public; where one is gone, nothing is given
+# away: whether another `backward` may come, whether somebody keeps or replaces what is saved for
+# it, and whether it is computed for a batch of factors at once.
 _graph_is_kept = getattr(
     torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True
 )  # fmt: skip
 _hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: True)
 _is_batch = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda _: True)
-_is_transforming = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 
 
 def _is_packed() -> bool:

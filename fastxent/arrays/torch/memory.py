@@ -18,6 +18,8 @@ _LINEAR_INPUTS = "x", "linear_weight", "linear_bias"
 # What may be asked for beside a loss.
 EXTRAS = ("grad", "probs", "lse", "hess", "argmax")
 ASKING = {*(f"return_{name}" for name in EXTRAS), *views.BUFFERS, "accumulate"}
+# Whether torch.func transforms what is being called; not public, and without it the answer is yes.
+is_transforming = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 
 
 @functools.cache
@@ -44,9 +46,8 @@ def read(given: Given, inputs: tuple[str, ...]) -> tuple[Given, bool]:
                     )
                 connected = True
             arrays[name] = _view(value)
-    if not given.keys().isdisjoint(views.BUFFERS):
-        for name in given.keys() & views.BUFFERS:
-            _check_buffer(name, given[name])
+    for name in given.keys() & views.BUFFERS:
+        _check_buffer(name, given[name])
     return arrays, connected
 
 

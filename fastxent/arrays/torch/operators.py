@@ -91,7 +91,9 @@ class _Operator:
 
         What it does not take is either wrong, or converted by the function itself.
         """
-        if given.keys() != self.types.keys() or memory.may_have_tangents() or _is_transformed():
+        if given.keys() != self.types.keys():
+            return False
+        if memory.may_have_tangents() or memory.is_transforming():
             return False
         for name, types in self.types.items():
             value = given[name]
@@ -117,13 +119,14 @@ class _Operator:
         return f"({', '.join(described)}, bool held) -> Tensor[]"
 
     def bound(self, args: Any, kwargs: Given) -> tuple[Given, bool]:
-        """The arguments by name, and whether gradients come with the loss.
-
-        They do not with losses by row of a linear map: their gradients are sums over rows.
-        """
+        """The arguments by name, and whether gradients come with the loss."""
         given = dict(zip(self.names, args, strict=False)) | kwargs
-        asked, how = given.pop("held"), given.get("reduction")
-        return given, asked and how is not None and (len(self.inputs) == 1 or how != "none")
+        asked = given.pop("held") and self.function.__name__ not in autograd.GRADIENTS
+        return given, asked and not self.sums_rows(given)
+
+    def sums_rows(self, given: Given) -> bool:
+        """Whether gradients are sums over losses by row, and so wait for what is above these."""
+        return len(self.inputs) > 1 and given["reduction"] == "none"
 
     def compute(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
         """The results."""
@@ -173,8 +176,7 @@ class _Operator:
             if not ctx.held:  # made now
                 operator = getattr(torch.ops.fastxent, self.function.__name__)
                 call = self.defaults | autograd.without_extras(given | saved)
-                by_row = len(self.inputs) > 1 and given["reduction"] == "none"
-                if by_row:
+                if self.sums_rows(given):
                     call, up = autograd.weighted_rows(call, up), torch.ones(())
                 _, *grads = operator(**call, held=True)
                 saved = dict(zip([n for n in self.inputs if n in saved], grads, strict=True))
@@ -229,8 +231,6 @@ def _loss_type(inputs: list[Any]) -> torch.dtype:
 
 
 _OPERATORS = {function.__name__: _Operator(function) for function in views.FUNCTIONS}
-# Whether torch.func transforms what is being traced; not public.
-_is_transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 
 for _name, _new in _OPERATORS.items():
     _operator = torch.library.custom_op(
