@@ -237,6 +237,7 @@ def test_exported_programs(tmp_path):
     assert float(loaded) == pytest.approx(fx.cross_entropy(torch.eye(4, 3), Y).item())
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call")  # as it reads on after the refusal
 def test_forward_mode_is_refused():
     """Here too: no tangent is dropped in silence."""
     with torch.autograd.forward_ad.dual_level():
