@@ -258,10 +258,10 @@ class _Call(NamedTuple):
         """Arrays for what was asked for."""
         shape, own = self.x.shape, self.types.own
         return Outputs(
-            np.empty(shape, self.types.loss) if self.per_element else None,
-            grad=np.empty(shape, own) if grad and grad_out is None else grad_out,
-            probs=np.empty(shape, own) if probs else None,
-            hess=np.empty(shape, own) if hess else None,
+            inputs.new(self.x, shape, self.types.loss) if self.per_element else None,
+            grad=inputs.new(self.x, shape, own) if grad and grad_out is None else grad_out,
+            probs=inputs.new(self.x, shape, own) if probs else None,
+            hess=inputs.new(self.x, shape, own) if hess else None,
         )  # fmt: skip
 
     def answer(self, reduced: float, outputs: Outputs, grad_out: Any) -> Any:

@@ -208,15 +208,15 @@ def cross_entropy(
         kept = [*kept, ("logits", x), ("grad_out", grad_out)]
         probs_out = inputs.buffer(probs_out, "probs_out", shape, types.own, kept)
     backend = backend_of(x)
-    divisor = aim.scan(backend, shape[axis], check_target)
+    divisor = aim.scan(backend, shape[axis], check_target, types.compute)
 
-    grad = np.empty(shape, types.own) if return_grad and grad_out is None else grad_out
-    probs = np.empty(shape, types.own) if return_probs and probs_out is None else probs_out
-    hess = np.empty(shape, types.own) if return_hess else None
+    grad = inputs.new(x, shape, types.own) if return_grad and grad_out is None else grad_out
+    probs = inputs.new(x, shape, types.own) if return_probs and probs_out is None else probs_out
+    hess = inputs.new(x, shape, types.own) if return_hess else None
     rows = aim.rows
-    loss = np.empty(rows, types.loss) if aim.per_row else None
-    lse = np.empty(rows, types.loss) if return_lse else None
-    argmax = np.empty(rows, np.int64) if return_argmax else None
+    loss = inputs.new(x, rows, types.loss) if aim.per_row else None
+    lse = inputs.new(x, rows, types.loss) if return_lse else None
+    argmax = inputs.new(x, rows, inputs.INDEX) if return_argmax else None
     outputs = Outputs.flat(loss, lse, argmax)._replace(
         grad=inputs.classes_last(grad, axis),
         probs=inputs.classes_last(probs, axis),
@@ -354,10 +354,10 @@ def categorical_cross_entropy(
     if grad_out is not None:
         grad_out = inputs.buffer(grad_out, "grad_out", shape, types.own, aim.given, ("probs", x))
     backend = backend_of(x)
-    divisor = aim.scan(backend, shape[axis], check_target)
+    divisor = aim.scan(backend, shape[axis], check_target, types.compute)
 
-    grad = np.empty(shape, types.own) if return_grad and grad_out is None else grad_out
-    loss = np.empty(aim.rows, types.loss) if aim.per_row else None
+    grad = inputs.new(x, shape, types.own) if return_grad and grad_out is None else grad_out
+    loss = inputs.new(x, aim.rows, types.loss) if aim.per_row else None
     outputs = Outputs.flat(loss)._replace(grad=inputs.classes_last(grad, axis))
     reduced = backend.categorical_cross_entropy(
         inputs.classes_last(x, axis), aim.target, aim.terms, clip, divisor, outputs, types.compute

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar, cast
 import numpy as np
 
 from fastxent.arrays import views
+from fastxent.arrays.device import DeviceArray
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -32,9 +33,11 @@ _FAMILIES: dict[str, str] = {
     "torch": "fastxent.arrays.torch",
     "jax": "fastxent.arrays.jax",
     "jaxlib": "fastxent.arrays.jax",
+    "cupy": "fastxent.arrays.cupy",
+    "numba": "fastxent.arrays.numba_cuda",
 }
-# The family of arrays from elsewhere that describe their memory to whoever asks.
-_ANY = "fastxent.arrays.dlpack"
+# The families of arrays from elsewhere that describe their memory to whoever asks.
+_ANY_ON_GPU, _ANY = "fastxent.arrays.interface", "fastxent.arrays.dlpack"
 # Of each type that came, the module with its family, "" for none; and the modules.
 _named: dict[type, str] = {np.ndarray: ""}
 _loaded: dict[str, Family | None] = {"": None}
@@ -61,6 +64,8 @@ def _module_of(kind: type) -> str:
         roots = (base.__module__.partition(".")[0] for base in kind.__mro__)
         foreign = hasattr(kind, "__dlpack__") and not issubclass(kind, np.ndarray)
         anyone = _ANY if foreign else ""
+        if hasattr(kind, "__cuda_array_interface__"):
+            anyone = _ANY_ON_GPU
         module = next((_FAMILIES[root] for root in roots if root in _FAMILIES), anyone)
         if module not in _loaded:
             _loaded[module] = cast(Family, importlib.import_module(module))
@@ -89,11 +94,11 @@ def dispatched(function: Function) -> Function:
 
 
 @functools.cache
-def cpu() -> ModuleType:
-    """The CPU backend, loaded with the first call rather than with the package."""
-    return importlib.import_module("fastxent.cpu.backend")
+def _backend(name: str) -> ModuleType:
+    """A backend, loaded with the first call rather than with the package."""
+    return importlib.import_module(f"fastxent.{name}.backend")
 
 
 def backend_of(view: object) -> ModuleType:
     """The backend that computes on this view."""
-    return cpu()
+    return _backend("cuda" if type(view) is DeviceArray else "cpu")

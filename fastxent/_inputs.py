@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastxent.arrays.device import DeviceArray
 from fastxent.terms import Clip
 
 Array = NDArray[Any]
 
 REDUCTIONS = ("none", "mean", "sum")
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+INDEX = np.dtype(np.int64)  # of argmax
 
 
 class Precision(NamedTuple):
@@ -39,9 +41,9 @@ _PRECISION: dict[Any, Precision] = {
 # --- arrays ---------------------------------------------------------------------------------
 
 
-def array(value: Any, name: str) -> Array:
-    """The value as a NumPy array, sharing its memory where it is one."""
-    if type(value) is np.ndarray:
+def array(value: Any, name: str) -> Any:
+    """The value as a NumPy array, sharing its memory where it is one; a GPU's as it is."""
+    if type(value) is np.ndarray or type(value) is DeviceArray:
         return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array; ignore rows by ignore_index instead")
@@ -57,6 +59,11 @@ def array(value: Any, name: str) -> Array:
         raise TypeError(
             f"{name} must be an array or nested numbers, got {type(value).__name__}: {error}"
         ) from error
+
+
+def new(like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """Memory for a result, where the input is."""
+    return like.new(shape, dtype) if type(like) is DeviceArray else np.empty(shape, dtype)
 
 
 def precision(dtype: "np.dtype[Any]", name: str) -> Precision:
@@ -114,11 +121,11 @@ def class_axis(axis: Any, shape: tuple[int, ...], name: str, *, empty: bool = Fa
     return position
 
 
-def target(value: Any, shape: tuple[int, ...], axis: int, of: str) -> Array:
+def target(value: Any, shape: tuple[int, ...], axis: int, of: str) -> Any:
     """Class indices or, of the whole shape, class probabilities; or the reason why neither."""
     found = array(value, "target")
     expected = (*shape[:axis], *shape[axis + 1 :])
-    if not found.size and not isinstance(value, np.ndarray):
+    if not found.size and not isinstance(value, (np.ndarray, DeviceArray)):
         found = found.astype(np.int64)  # an empty list has no type of its own
     if found.shape == shape:
         real_numbers(found, "target")
@@ -144,12 +151,15 @@ def nothing_ignored(ignore_index: int | None) -> None:
         )
 
 
-def flat_labels(labels: Array, ignore_index: int | None) -> tuple[Array, int | None]:
+def flat_labels(labels: Any, ignore_index: int | None) -> tuple[Any, int | None]:
     """Labels as contiguous int64, and the ignore_index to compare them with.
 
     Compared as integers, never wrapped: an unsigned label above int64's range becomes a number
-    that is no class, and equals ignore_index only where it did before.
+    that is no class, and equals ignore_index only where it did before. A GPU compares them as they
+    come.
     """
+    if type(labels) is DeviceArray:
+        return labels, ignore_index
     if labels.dtype == np.uint64:
         large = labels > np.uint64(_INT64_MAX)
         if large.any():
@@ -163,13 +173,17 @@ def flat_labels(labels: Array, ignore_index: int | None) -> tuple[Array, int | N
     return np.ascontiguousarray(labels, np.int64).reshape(-1), ignore_index
 
 
-def bad_label(labels: Array, row: int, n_classes: int, ignore_index: int | None) -> IndexError:
-    """The error for the first label that is no class."""
+def bad_label(
+    labels: Any, row: int, label: int, n_classes: int, ignore_index: int | None
+) -> IndexError:
+    """The error for the first label that is no class; `label` is it, where NumPy cannot look."""
     where = ", ".join(map(str, np.unravel_index(row, labels.shape))) if labels.ndim else "()"
+    if type(labels) is not DeviceArray:
+        label = labels.reshape(-1)[row]
     otherwise = "" if ignore_index is None else " or ignore_index"
     return IndexError(
         f"target[{where}] must be a class in 0 .. {n_classes - 1}{otherwise}, "
-        f"got {labels.reshape(-1)[row]}"
+        f"got {label}"
     )
 
 
@@ -177,6 +191,8 @@ def classes_last(view: Any, axis: int) -> Any:
     """The same memory as a plain array with the class axis moved to the end; None of None."""
     if view is None:
         return None
+    if type(view) is DeviceArray:
+        return view.classes_last(axis)
     plain = view if type(view) is np.ndarray else view.view(np.ndarray)
     return plain if axis == plain.ndim - 1 else np.moveaxis(plain, axis, -1)
 
@@ -187,14 +203,16 @@ def real_numbers(found: Array, name: str) -> None:
         raise TypeError(f"{name} must hold real numbers, got {found.dtype}")
 
 
-def weights(value: Any, name: str, shape: tuple[int, ...], of: str) -> Array | None:
-    """Real weights of exactly the given shape, as contiguous float64."""
+def weights(value: Any, name: str, shape: tuple[int, ...], of: str) -> Any:
+    """Real weights of exactly the given shape, as contiguous float64; on a GPU as they come."""
     if value is None:
         return None
     found = array(value, name)
     real_numbers(found, name)
     if found.shape != shape:
         raise ValueError(f"{name} must have shape {shape} ({of}), got {found.shape}")
+    if type(found) is DeviceArray:
+        return found
     with np.errstate(all="ignore"):  # float64 may not hold a longdouble
         return np.ascontiguousarray(found, np.float64)
 
@@ -267,18 +285,20 @@ def buffer(
     dtype: "np.dtype[Any]",
     others: list[tuple[str, Any]],
     over: tuple[str, Array] | None = None,
-) -> Array:
+) -> Any:
     """A buffer that may be written: right in kind, shape and type, and apart from all `others`.
 
     It may lie exactly over the array `over`.
     """
-    if type(value) not in (np.ndarray, np.memmap):
+    if type(value) not in (np.ndarray, np.memmap, DeviceArray):
         raise ValueError(f"{name} must be a numpy.ndarray, got {type(value).__name__}")
-    out: Array = value
-    if out.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {out.shape}")
-    if out.dtype != dtype or not out.dtype.isnative:
-        raise ValueError(f"{name} must have dtype {dtype} in native byte order, got {out.dtype!r}")
+    if value.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {value.shape}")
+    if value.dtype != dtype or not value.dtype.isnative:
+        raise ValueError(
+            f"{name} must have dtype {dtype} in native byte order, got {value.dtype!r}"
+        )
+    out = _layout(value)
     if not out.flags.writeable:
         raise ValueError(f"{name} must be writeable, got a read-only array")
     if _overlaps_itself(out):
@@ -286,13 +306,18 @@ def buffer(
             f"{name} must have an element of its own for each result, got a broadcast or "
             f"overlapping view with strides {out.strides}"
         )
-    if over is not None and not _same_place(out, over[1]):
+    if over is not None and not (value is over[1] or _same_place(out, _layout(over[1]))):
         others = [*others, over]
     for other_name, other in others:
-        if isinstance(other, np.ndarray) and _overlap(out, other):
+        if isinstance(other, (np.ndarray, DeviceArray)) and _overlap(out, _layout(other)):
             may = f" (it may lie exactly over {over[0]})" if over else ""
             raise ValueError(f"{name} must not overlap {other_name}{may}")
-    return out
+    return value
+
+
+def _layout(array: Any) -> Array:
+    """What says where an array's elements lie: not to be read."""
+    return array.shadow() if type(array) is DeviceArray else array
 
 
 def no_buffer(value: Any, name: str, why: str) -> None:
@@ -302,7 +327,7 @@ def no_buffer(value: Any, name: str, why: str) -> None:
 
 
 def _same_place(a: Array, b: Array) -> bool:
-    return a is b or (
+    return (
         a.ctypes.data == b.ctypes.data
         and a.shape == b.shape
         and a.strides == b.strides
@@ -403,8 +428,11 @@ def reduction(value: Any) -> str:
     return value
 
 
-def normalizer(value: Any, how: str) -> float | None:
-    """What replaces the divisor of the mean: a number or an array without dimensions."""
+def normalizer(value: Any, how: str) -> Any:
+    """What replaces the divisor of the mean: a number or an array without dimensions.
+
+    An array on a GPU stays there.
+    """
     if value is None:
         return None
     if how != "mean":
@@ -416,4 +444,4 @@ def normalizer(value: Any, how: str) -> float | None:
         raise ValueError(f"normalizer must be a scalar or 0-d array, got shape {found.shape}")
     if found.dtype.kind not in "fiu":
         raise TypeError(f"normalizer must be a real number, got {found.dtype}")
-    return float(found)
+    return found if type(found) is DeviceArray else float(found)

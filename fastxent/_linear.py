@@ -158,22 +158,22 @@ normalizer, check_target
                 inputs.no_buffer(given, f"grad_out.{name}", f"without {name}")
                 parts.append(None)
             elif buffers is None:
-                parts.append(np.empty(a.shape, types.own))
+                parts.append(inputs.new(a, a.shape, types.own))
             else:
                 out = inputs.buffer(given, f"grad_out.{name}", a.shape, types.own, kept)
                 kept.append((f"grad_out.{name}", out))
                 parts.append(out)
         grads = LinearGrad(*parts)
     backend = backend_of(features)
-    divisor = aim.scan(backend, shape[-1], check_target)
+    divisor = aim.scan(backend, shape[-1], check_target, compute)
 
     rows = aim.rows
-    loss = np.empty(rows, compute) if aim.per_row else None
-    lse = np.empty(rows, compute) if return_lse else None
-    argmax = np.empty(rows, np.int64) if return_argmax else None
+    loss = inputs.new(features, rows, compute) if aim.per_row else None
+    lse = inputs.new(features, rows, compute) if return_lse else None
+    argmax = inputs.new(features, rows, inputs.INDEX) if return_argmax else None
     outputs = Outputs.flat(loss, lse, argmax)
     reduced = backend.linear_cross_entropy(
-        features, matrix, None if bias is None else np.ascontiguousarray(bias, compute), aim.target,
+        features, matrix, bias, aim.target,
         aim.terms, divisor, outputs, grads, accumulate, compute,
     )  # fmt: skip
     first = scalar(reduced, compute) if loss is None else loss[()]

@@ -1,6 +1,5 @@
 """softmax, log_softmax and logsumexp over one axis."""
 
-import math
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -149,13 +148,11 @@ def logsumexp(logits: Any, *, axis: int = -1, keepdims: bool = False) -> Any:
     types = inputs.precision(x.dtype, "logits")
     axis = inputs.class_axis(axis, x.shape, "logits", empty=True)
     shape = (*x.shape[:axis], *x.shape[axis + 1 :])
-    result = np.full(math.prod(shape), -np.inf, types.compute)
-    if x.size:
-        backend_of(x).logsumexp(inputs.classes_last(x, axis), result, types.compute)
     if keepdims:
         shape = (*shape[:axis], 1, *shape[axis:])
-    with np.errstate(all="ignore"):  # half precision may not hold it
-        return result.astype(types.own, copy=False).reshape(shape)[()]
+    result = inputs.new(x, shape, types.own)
+    backend_of(x).logsumexp(inputs.classes_last(x, axis), result.reshape(-1), types.compute)
+    return result[()]
 
 
 def _same_shape(name: str, logits: Any, axis: int, out: Any) -> Any:
@@ -163,7 +160,7 @@ def _same_shape(name: str, logits: Any, axis: int, out: Any) -> Any:
     types = inputs.precision(x.dtype, "logits")
     axis = inputs.class_axis(axis, x.shape, "logits")
     if out is None:
-        out = np.empty(x.shape, types.own)
+        out = inputs.new(x, x.shape, types.own)
     else:
         out = inputs.buffer(out, "out", x.shape, types.own, [], ("logits", x))
     operation = getattr(backend_of(x), name)

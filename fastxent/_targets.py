@@ -5,9 +5,9 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastxent import _inputs as inputs
+from fastxent.arrays.device import DeviceArray
 from fastxent.terms import Target, Terms
 
 
@@ -21,29 +21,38 @@ class Aim(NamedTuple):
     """
 
     rows: tuple[int, ...]
-    labels: NDArray[Any] | None
+    labels: Any
     target: Target
     terms: Terms
     per_row: bool
-    divisor: float | None
+    divisor: Any
     given: list[tuple[str, Any]]
 
-    def scan(self, backend: ModuleType, n_classes: int, check: bool) -> float:
+    def scan(
+        self, backend: ModuleType, n_classes: int, check: bool, compute: "np.dtype[Any]"
+    ) -> Any:
         """The divisor; raises IndexError for the first label that is no class, if asked to check.
 
-        One pass over the labels does both, before anything is written.
+        One pass over the labels does both, before anything is written. The backend of a GPU leaves
+        there what is there.
         """
+        divisor = self.divisor
+        if isinstance(divisor, DeviceArray):
+            divisor = backend.normalizer(divisor, compute)
         if self.labels is None:
-            if self.divisor is not None:
-                return self.divisor
+            if divisor is not None:
+                return divisor
             u = self.terms.sample_weight
-            return float(math.prod(self.rows)) if u is None else float(backend.total(u))
-        if self.divisor is not None and not check:
-            return self.divisor
-        total, first_bad = backend.scan_labels(self.target.labels, n_classes, self.terms)
+            return float(math.prod(self.rows)) if u is None else backend.total(u, compute)
+        if divisor is not None and not check:
+            return divisor
+        total, first_bad, label = backend.scan_labels(
+            self.target.labels, n_classes, self.terms, compute, check
+        )
         if check and first_bad >= 0:
-            raise inputs.bad_label(self.labels, first_bad, n_classes, self.terms.ignore_index)
-        return float(total) if self.divisor is None else self.divisor
+            ignored = self.terms.ignore_index
+            raise inputs.bad_label(self.labels, first_bad, label, n_classes, ignored)
+        return total if divisor is None else divisor
 
 
 def read_target(
@@ -70,7 +79,7 @@ def read_target(
     rows = (*shape[:axis], *shape[axis + 1 :])
     how = inputs.reduction(reduction)
     divisor = inputs.normalizer(normalizer, how)
-    labels: NDArray[Any] | None = None
+    labels = None
     if found.ndim == len(shape):
         inputs.nothing_ignored(ignore_index)
         ignored, read = None, Target(None, inputs.classes_last(found, axis))
@@ -84,7 +93,7 @@ def read_target(
     per_row = inputs.weights(given[2][1], "sample_weight", rows, "one for each row")
     terms = Terms(
         inputs.weights(given[1][1], "weight", (shape[axis],), "one for each class"),
-        per_row if per_row is None else per_row.reshape(-1),
+        per_row.reshape(-1) if isinstance(per_row, np.ndarray) else per_row,
         ignored,
         inputs.smoothing(label_smoothing),
         inputs.real(z_loss, "z_loss"),
@@ -96,8 +105,13 @@ def read_target(
     return Aim(rows, labels, read, terms, how == "none", divisor, given)
 
 
-def scalar(value: float, dtype: "np.dtype[Any]") -> Any:
-    """A reduced loss in its own type; beyond the type's range it is infinite, without a warning."""
+def scalar(value: Any, dtype: "np.dtype[Any]") -> Any:
+    """A reduced loss in its own type; beyond the type's range it is infinite, without a warning.
+
+    A GPU's stays there.
+    """
+    if isinstance(value, DeviceArray):
+        return value
     with np.errstate(all="ignore"):
         return dtype.type(value)
 

@@ -4,6 +4,13 @@ import math
 from typing import Any, NamedTuple
 
 
+class Place(NamedTuple):
+    """Where work is done: a GPU's number, and the handle of a stream on it."""
+
+    device: int
+    stream: int
+
+
 class Terms(NamedTuple):
     """Weights and options of the row loss, checked.
 

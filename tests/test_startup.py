@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import fastxent as fx
+from fastxent import kernel_files
 from fastxent.cpu import jit
 
 CALL = """
@@ -158,16 +159,16 @@ def test_places(monkeypatch, tmp_path):
         ("darwin", tmp_path / "Library" / "Caches"),
         ("win32", tmp_path / "AppData" / "Local"),
     ]:
-        monkeypatch.setattr(jit.sys, "platform", platform)
-        assert jit.cache_directory() == place / "fastxent"
-    monkeypatch.setattr(jit.sys, "platform", "linux")
+        monkeypatch.setattr(kernel_files.sys, "platform", platform)
+        assert kernel_files.directory() == place / "fastxent"
+    monkeypatch.setattr(kernel_files.sys, "platform", "linux")
     for name, place in [
         ("XDG_CACHE_HOME", tmp_path / "xdg" / "fastxent"),
         ("NUMBA_CACHE_DIR", tmp_path / "numba" / "fastxent"),
         ("FASTXENT_CACHE_DIR", tmp_path / "own"),
     ]:
         monkeypatch.setenv(name, str(place if name[0] == "F" else place.parent))
-        assert jit.cache_directory() == place
+        assert kernel_files.directory() == place
 
 
 def test_warmup_compiles_all_there_is():
@@ -266,9 +267,9 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(jit.os, "replace", full)
+    monkeypatch.setattr(kernel_files.os, "replace", full)
     with pytest.raises(OSError, match="No space"):
-        jit._write(tmp_path / "x.bin", b"content")
+        kernel_files._write(tmp_path / "x.bin", b"content")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -287,7 +288,7 @@ def test_the_key_knows_what_the_code_depends_on(monkeypatch):
     seen.add(jit._identity("kernel", ("other",), codegen))
     codegen.cpu = "two"
     seen.add(jit._identity("kernel", ("types",), codegen))
-    monkeypatch.setattr(jit, "_sources", lambda: "edited")
+    monkeypatch.setattr(kernel_files, "sources", lambda folder: "edited")
     seen.add(jit._identity("kernel", ("types",), codegen))
     monkeypatch.setattr(jit.config, "BOUNDSCHECK", 1)
     seen.add(jit._identity("kernel", ("types",), codegen))

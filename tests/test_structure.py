@@ -26,7 +26,7 @@ LAYERS = [
     {"_inputs", "_dispatch"},
     {"arrays"},
     {"cpu", "cuda"},
-    {"formulas", "terms", "reference", "_version"},
+    {"formulas", "terms", "reference", "kernel_files", "_version"},
 ]
 # Within cpu: what a file may import of that package. Kernel files see nothing of threads or blocks.
 KERNEL_FILES = ["narrow_kernels", "binary_kernels", "kernels", "row", "vector_math", "lanes", "jit"]
@@ -43,6 +43,26 @@ WITHIN_CPU = {
     "threads": {"helpers"},
     "helpers": set(),
 } | {name: set(KERNEL_FILES[k + 1 :]) for k, name in enumerate(KERNEL_FILES)}
+# Within cuda likewise.
+WITHIN_CUDA = {
+    "__init__": set(),
+    "backend": {"binary", "launch", "linear"},
+    "linear": {"launch"},
+    "binary": {"binary_kernels", "launch", "jit", "elements", "groups"},
+    "launch": {"array_kernels", "kernels", "driver", "jit", "elements", "groups"},
+    "driver": {"jit"},
+    "jit": set(),
+    "array_kernels": {"kernels", "groups", "elements", "intrinsics"},
+    "binary_kernels": {"kernels", "rows", "groups", "elements"},
+    "kernels": {"rows", "groups", "elements", "intrinsics"},
+    "rows": {"groups", "elements", "intrinsics"},
+    "groups": {"elements"},
+    "elements": {"intrinsics"},
+    "intrinsics": set(),
+}
+# What the families of GPU arrays may import beside what all of them have in common.
+DEVICES = {"device": [], "interface": ["device"], "cupy": ["device", "interface"],
+           "numba_cuda": ["device", "interface"]}  # fmt: skip
 # Within the family of PyTorch's tensors likewise.
 WITHIN_TORCH = {
     "__init__": ["operators", "autograd", "memory"],
@@ -85,14 +105,18 @@ def test_imports_point_down():
                 continue  # likewise, but it knows nothing of the command line
             assert parts, f"{own} imports the package it is part of"
             if parts[0] == own[0] == "arrays":
-                within = WITHIN_TORCH.get(own[-1], []) if own[1:2] == ("torch",) else []
-                assert parts[1:] == ["views"] != own[1:] or parts[2] in within, (own, parts)
+                torch = own[1:2] == ("torch",)
+                within = (WITHIN_TORCH if torch else DEVICES).get(own[-1], [])
+                other = parts[2] if torch and len(parts) > 2 else parts[1]
+                assert parts[1:] == ["views"] != own[1:] or other in within, (own, parts)
+            elif parts[0] == own[0] == "cuda":
+                assert parts[1] in WITHIN_CUDA[own[1]], (own, parts)
             elif parts[0] == own[0] == "cpu":
                 assert parts[1] in WITHIN_CPU[own[1]], (own, parts)
             else:
                 assert level(parts[0]) > level(own[0]), (own, parts)
             if own[0] == "cpu" and own[1] in KERNEL_FILES:
-                assert parts[0] in ("cpu", "formulas", "_version"), (own, parts)
+                assert parts[0] in ("cpu", "formulas", "kernel_files", "_version"), (own, parts)
     assert checked > 30
 
 
@@ -143,10 +167,15 @@ def test_compile_options_stand_once():
 
 def test_kernels_fit_on_a_screen():
     """No compiled function is longer than a screen of 60 lines."""
-    for name in ("kernels", "binary_kernels", "narrow_kernels", "row", "vector_math"):
-        for node in ast.parse((PACKAGE / "cpu" / f"{name}.py").read_text()).body:
-            if isinstance(node, ast.FunctionDef):
-                assert node.end_lineno - node.lineno < 60, node.name
+    names = ("kernels", "binary_kernels", "narrow_kernels", "row", "vector_math")
+    files = [PACKAGE / "cpu" / f"{name}.py" for name in names]
+    for path in [*files, *PACKAGE.glob("cuda/*kernels.py"), PACKAGE / "cuda" / "rows.py"]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            inner = isinstance(node, ast.FunctionDef) and not any(
+                isinstance(part, ast.FunctionDef) for part in ast.walk(node) if part is not node
+            )  # what makes a kernel holds several
+            if inner:
+                assert node.end_lineno - node.lineno < 60, (path.name, node.name)
 
 
 # --- a family joins -------------------------------------------------------------------------

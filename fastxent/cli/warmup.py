@@ -4,7 +4,7 @@ import argparse
 import time
 
 import fastxent as fx
-from fastxent import reference
+from fastxent import kernel_files, reference
 from fastxent.cli.output import progress
 
 SUMMARY = "compile kernels ahead of the first call"
@@ -44,9 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
         fx.warmup(args.dtype, functions=args.function, progress=count)
     seconds = time.perf_counter() - start
-    from fastxent.cpu.jit import cache_directory  # imports Numba, which by now is there
-
-    place = cache_directory() or "none, for want of a folder"
+    place = kernel_files.directory() or "none, for want of a folder"
     plural = "s" * (variants != 1)
     print(f"{variants} variant{plural} of kernels ready after {seconds:.1f} s; cache: {place}")
     return 0

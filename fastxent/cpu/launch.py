@@ -125,18 +125,27 @@ def _map_rows(kernel: Callable[..., Any], x: Array, out: Array, compute: DType) 
 
 
 def logsumexp(x: Array, out: Array, compute: DType) -> None:
-    """Fill out, (N,) of the compute type, with logsumexp over the last axis."""
+    """Fill out, (N,) of its own type, with logsumexp over the last axis."""
+    if not x.size:  # of no numbers
+        out.fill(-math.inf)
+        return
+    found = out if out.dtype == compute else np.empty(out.size, compute)
     source = _by_width(x, compute, kernels.logsumexp_rows, narrow_kernels.narrow_logsumexp_rows)
     kernel = _row_kernel(source, compute.char, 1)
     for_each_block(
-        lambda arrays, base, lo, hi: kernel(arrays[0], out[base:], lo, hi),
+        lambda arrays, base, lo, hi: kernel(arrays[0], found[base:], lo, hi),
         [Operand(x, compute)],
         [],
     )
+    if found is not out:
+        with np.errstate(all="ignore"):  # half precision may not hold it
+            out[:] = found
 
 
-def scan_labels(labels: Array, n_classes: int, terms: Terms) -> tuple[float, int]:
-    """Σ counted·u·w_y, the divisor of the mean, and the first row with a bad label, or -1."""
+def scan_labels(
+    labels: Array, n_classes: int, terms: Terms, compute: DType, check: bool
+) -> tuple[float, int, int]:
+    """Σ counted·u·w_y, the divisor of the mean; the first row with a bad label, or -1, and that."""
     kernel = _scan_kernel()
     class_weight, sample_weight, ignoring, ignore_index = _absent_as_empty(terms)
     found = for_each_chunk(
@@ -147,10 +156,10 @@ def scan_labels(labels: Array, n_classes: int, terms: Terms) -> tuple[float, int
         _LABEL_COST,
     )
     first_bad = next((bad for _, bad in found if bad >= 0), -1)
-    return add_up([total for total, _ in found]), first_bad
+    return add_up([total for total, _ in found]), first_bad, int(labels[first_bad]) if first_bad >= 0 else 0
 
 
-def total(weights: Array) -> float:
+def total(weights: Array, compute: DType) -> float:
     """Σ of float64 weights, pairwise."""
     with np.errstate(all="ignore"):
         return float(weights.sum())

@@ -39,6 +39,8 @@ def linear_cross_entropy(
 ) -> float:
     """Fill outputs and grads; return Σ of the row losses / divisor."""
     n_classes = linear_weight.shape[0]
+    if linear_bias is not None:
+        linear_bias = np.ascontiguousarray(linear_bias, compute)
     # Rows of x may have to be converted too, and there may be more features than classes.
     widest = max(n_classes, linear_weight.shape[1])
     limit = max(1, _BLOCK_BYTES // (widest * compute.itemsize))

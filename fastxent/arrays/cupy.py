@@ -1,0 +1,34 @@
+"""CuPy's arrays: CuPy's own out, on its current stream."""
+
+from collections.abc import Callable
+from typing import Any
+
+import cupy
+import numpy as np
+
+from fastxent.arrays import device, interface, views
+from fastxent.arrays.device import BFLOAT16, DeviceArray
+from fastxent.terms import Place
+
+
+def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call `function` on views of the arrays; give back CuPy's."""
+    given = views.named(function, args, kwargs)
+    return function(*args, **kwargs) if given is None else device.call(function, given, view)
+
+
+def view(value: Any) -> DeviceArray | None:
+    """What a CuPy array is, or another library's."""
+    if not isinstance(value, cupy.ndarray):
+        return interface.view(value)
+    number = value.device.id
+    place = Place(number, cupy.cuda.get_current_stream(number).ptr)
+    dtype: Any = BFLOAT16 if value.dtype.name == "bfloat16" else value.dtype
+    return DeviceArray(value, value.data.ptr, value.shape, value.strides, dtype, place, make)
+
+
+def make(shape: tuple[int, ...], dtype: Any, place: Place) -> DeviceArray:
+    """A new array from CuPy's pool."""
+    with cupy.cuda.Device(place.device):
+        array = cupy.empty(shape, "bfloat16" if dtype is BFLOAT16 else np.dtype(dtype))
+    return DeviceArray(array, array.data.ptr, shape, None, dtype, place, make)

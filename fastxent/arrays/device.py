@@ -1,0 +1,188 @@
+"""Arrays in a GPU's memory as the public functions see them: an address, a shape, a place.
+
+A `DeviceArray` answers what is asked of a NumPy array before a kernel starts, and its memory is
+never touched from here. What depends on the library - how more memory is had - is its `maker`.
+"""
+
+import functools
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from fastxent.arrays import views
+from fastxent.terms import Place
+
+Function = Callable[..., Any]
+Given = dict[str, Any]
+
+# The parameters that hold arrays; of those in the second set a number will do.
+_ARRAYS = {
+    "target", "weight", "sample_weight", "pos_weight", "linear_weight", "linear_bias", "normalizer",
+    *views.BUFFERS,
+}  # fmt: skip
+_OR_NUMBER = {"weight", "pos_weight", "normalizer"}
+
+
+class BFloat16:
+    """bfloat16, which NumPy does not know, with what is asked of a NumPy type here."""
+
+    name, kind, itemsize, isnative, char = "bfloat16", "V", 2, True, "E"
+
+    def newbyteorder(self, order: str) -> "BFloat16":
+        """The same: GPU arrays have the GPU's byte order."""
+        return self
+
+    def __repr__(self) -> str:
+        return self.name
+
+    __str__ = __repr__
+
+
+BFLOAT16 = BFloat16()
+
+
+class Maker(Protocol):
+    """How a library gives memory."""
+
+    def __call__(self, shape: tuple[int, ...], dtype: Any, place: Place) -> "DeviceArray":
+        """A new contiguous array there, whose memory is in order with the place's stream."""
+
+
+class DeviceArray:
+    """An array of a library as its address, shape, strides in bytes, dtype and place.
+
+    `owner` is the library's own array, which keeps the memory.
+    """
+
+    __slots__ = ("address", "dtype", "maker", "owner", "place", "shape", "strides", "writeable")
+
+    def __init__(
+        self, owner: Any, address: int, shape: tuple[int, ...], strides: tuple[int, ...] | None,
+        dtype: Any, place: Place, maker: Maker, writeable: bool = True,
+    ) -> None:  # fmt: skip
+        self.owner, self.address, self.shape, self.dtype = owner, address, shape, dtype
+        self.strides = contiguous(shape, dtype.itemsize) if strides is None else strides
+        self.place, self.maker, self.writeable = place, maker, writeable
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether elements lie side by side in C order."""
+        expected = contiguous(self.shape, self.dtype.itemsize)
+        pairs = zip(self.shape, self.strides, expected, strict=True)
+        return all(n == 1 or have == want for n, have, want in pairs) or not self.size
+
+    def new(self, shape: tuple[int, ...], dtype: Any) -> "DeviceArray":
+        """Memory of the same library at the same place."""
+        return self.maker(shape, dtype, self.place)
+
+    def classes_last(self, axis: int) -> "DeviceArray":
+        """The same memory with an axis moved to the end."""
+        if axis == self.ndim - 1:
+            return self
+
+        def moved(of: tuple[int, ...]) -> tuple[int, ...]:
+            return (*of[:axis], *of[axis + 1 :], of[axis])
+
+        return DeviceArray(
+            self.owner, self.address, moved(self.shape), moved(self.strides), self.dtype,
+            self.place, self.maker, self.writeable,
+        )  # fmt: skip
+
+    def reshape(self, *shape: Any) -> "DeviceArray":
+        """A new array in its only other shape here: flat."""
+        return DeviceArray(
+            self.owner, self.address, (self.size,), None, self.dtype, self.place, self.maker
+        )
+
+    def spread(self, shape: tuple[int, ...]) -> "DeviceArray":
+        """The same memory broadcast to a shape."""
+        missing = len(shape) - self.ndim
+        pairs = zip(shape[missing:], self.shape, self.strides, strict=True)
+        kept = (stride if have == n else 0 for n, have, stride in pairs)
+        return DeviceArray(
+            self.owner, self.address, shape, ((0,) * missing + tuple(kept)), self.dtype, self.place,
+            self.maker, False,
+        )  # fmt: skip
+
+    def __getitem__(self, index: tuple[()]) -> "DeviceArray":
+        """Itself, where NumPy would make a number of what has no dimensions."""
+        return self
+
+    def shadow(self) -> "np.ndarray[Any, Any]":
+        """A NumPy array of the same layout, to ask where memory overlaps; never to be read."""
+        kind = f"|V{self.dtype.itemsize}"
+        return np.asarray(_Interface({
+            "data": (self.address, not self.writeable), "shape": self.shape, "typestr": kind,
+            "strides": self.strides, "version": 3,
+        }))  # fmt: skip
+
+
+class _Interface:
+    def __init__(self, interface: Given) -> None:
+        self.__array_interface__ = interface
+
+
+@functools.lru_cache(maxsize=256)
+def contiguous(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """The strides of elements that lie side by side in C order."""
+    strides = []
+    for n in reversed(shape):
+        strides.append(itemsize)
+        itemsize *= n
+    return tuple(reversed(strides))
+
+
+def call(function: Function, given: Given, view: Callable[[Any], DeviceArray | None]) -> Any:
+    """Call on views of arrays that are all on one GPU; results are the library's own arrays.
+
+    view(value) is None for what is no array on a GPU.
+    """
+    name, first = next(iter(given.items()))
+    place = seen(name, first, view).place
+
+    def looked_at(name: str, value: Any) -> Any:
+        if isinstance(value, tuple) and name in views.BUFFERS:
+            return type(value)(*(looked_at(name, part) for part in value))
+        if value is None or name not in _ARRAYS and value is not first:
+            return value
+        if name in _OR_NUMBER and isinstance(value, numbers.Real):
+            return value
+        array = seen(name, value, view, place)
+        if array.place.device != place.device:
+            raise TypeError(
+                f"{name} is on GPU {array.place.device}, expected it on GPU {place.device}"
+            )
+        return array
+
+    looked = {name: looked_at(name, value) for name, value in given.items()}
+    return views.given_back(function(**looked), owner_of)
+
+
+def seen(name: str, value: Any, view: Function, place: Place | None = None) -> DeviceArray:
+    """A view of what has to be an array on a GPU."""
+    array = view(value)
+    if array is None:
+        where = "a GPU" if place is None else f"GPU {place.device}"
+        raise TypeError(
+            f"{name} is in host memory ({type(value).__name__}), expected an array on {where}, "
+            "where the first argument is: nothing is copied between them unasked"
+        )
+    return cast(DeviceArray, array)
+
+
+def owner_of(result: DeviceArray) -> Any:
+    """The library's own array."""
+    return result.owner

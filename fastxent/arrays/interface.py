@@ -1,0 +1,84 @@
+"""Arrays of any library that describes its GPU memory, by CUDA's array interface or DLPack.
+
+Results are made by the library's array-API namespace, where it has one, and else by Numba.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastxent.arrays import device, views
+from fastxent.arrays.device import BFLOAT16, DeviceArray, Maker
+from fastxent.cuda import driver
+from fastxent.terms import Place
+
+GPU = (2, 13)  # kDLCUDA and kDLCUDAManaged in dlpack.h
+
+
+def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call `function` on views of the arrays; give back what the first one's library makes."""
+    given = views.named(function, args, kwargs)
+    return function(*args, **kwargs) if given is None else device.call(function, given, view)
+
+
+def view(value: Any, maker: Maker | None = None) -> DeviceArray | None:
+    """What an array in GPU memory is; None for anything else."""
+    if hasattr(value, "__cuda_array_interface__"):
+        return _described(value, value.__cuda_array_interface__, maker)
+    if hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] in GPU:
+        return _exported(value, maker)
+    return None
+
+
+def _described(value: Any, said: dict[str, Any], maker: Maker | None) -> DeviceArray:
+    """An array by CUDA's array interface: 3, whose stream is that of the last writes."""
+    if said.get("mask") is not None:
+        raise TypeError("an array must not be masked; ignore rows by ignore_index instead")
+    address, read_only = said["data"]
+    number = driver.device_of(address) if address else 0
+    place = Place(number, said.get("stream") or 0)
+    strides, shape = said.get("strides"), tuple(said["shape"])
+    return DeviceArray(
+        value, address, shape, None if strides is None else tuple(strides),
+        np.dtype(said["typestr"]), place, maker or _maker_of(value), not read_only,
+    )  # fmt: skip
+
+
+def _exported(value: Any, maker: Maker | None) -> DeviceArray:
+    """An array by DLPack, made ready for the legacy default stream."""
+    from cuda.core.utils import StridedMemoryView
+
+    place = Place(int(value.__dlpack_device__()[1]), 0)
+    seen = StridedMemoryView.from_dlpack(value, stream_ptr=1)
+    dtype: Any = BFLOAT16 if str(seen.dtype) == "bfloat16" else np.dtype(seen.dtype)
+    strides = seen.strides
+    return DeviceArray(
+        value, seen.ptr, tuple(seen.shape),
+        None if strides is None else tuple(step * dtype.itemsize for step in strides),
+        dtype, place, maker or _maker_of(value), not seen.readonly,
+    )  # fmt: skip
+
+
+def _maker_of(value: Any) -> Maker:
+    namespace = getattr(value, "__array_namespace__", None)
+    if namespace is not None and hasattr(value, "device"):
+        return functools.partial(_make_by, namespace(), value.device)
+
+    def make(shape: tuple[int, ...], dtype: Any, place: Place) -> DeviceArray:
+        from fastxent.arrays import numba_cuda
+
+        return numba_cuda.make(shape, dtype, place)
+
+    return make
+
+
+def _make_by(
+    namespace: Any, where: Any, shape: tuple[int, ...], dtype: Any, place: Place
+) -> DeviceArray:
+    """A new array by the array API."""
+    array = namespace.empty(shape, dtype=getattr(namespace, dtype.name), device=where)
+    made = view(array, functools.partial(_make_by, namespace, where))
+    assert made is not None
+    return made

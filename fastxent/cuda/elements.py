@@ -1,0 +1,133 @@
+"""Types of elements: how rows of them are read, held in registers and written, and their exp.
+
+A kernel is written once for all: it gets an `Element` and calls its functions. Half precision is
+held as it lies in memory, two numbers in 32 bits, and computed in float32.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from numba import cuda, float32, float64, int32, uint32
+
+from fastxent.cuda.intrinsics import (
+    exp2_f32,
+    high_bfloat16,
+    high_float16,
+    load_f32,
+    load_f64,
+    load_u16,
+    low_bfloat16,
+    low_float16,
+    max_f32,
+    max_f64,
+    pack_bfloat16,
+    pack_float16,
+    store_f32,
+    store_f64,
+    store_u16,
+    store_vector,
+)
+
+Function = Callable[..., Any]
+
+device: Function = cuda.jit(device=True, inline="always")
+
+VECTOR_BYTES = 16
+_LOG2_E = float32(1.4426950408889634)
+
+
+class Element(NamedTuple):
+    """A type that rows may have.
+
+    `compute` is the type of the arithmetic, `word` that of the registers; a vector of 16 bytes is
+    `words` words with `width` elements. value(words, i) is the i-th element held, load(address)
+    and store(address, value) move one, write(address, values) a vector of them. `nothing` is a word
+    of -inf.
+    """
+
+    name: str
+    size: int
+    compute: Any
+    word: Any
+    words: int
+    width: int
+    nothing: Any
+    value: Function
+    load: Function
+    store: Function
+    write: Function
+    exp: Function
+    maximum: Function
+
+
+@device
+def _exp_f32(x):
+    """exp(x) for x <= 0, to 2 + 1.25·|x| ulp with the rounding of what x comes from."""
+    return exp2_f32(x * _LOG2_E)
+
+
+@device
+def _exp_f64(x):
+    return math.exp(x)
+
+
+@device
+def _held(words, i):
+    return words[i]
+
+
+@device
+def _write_held(address, values):
+    store_vector(address, values, int32(0))
+
+
+def _half(name: str, low: Function, high: Function, pack: Function, nothing: int) -> Element:
+    @device
+    def value(words, i):
+        word = words[i >> 1]
+        return high(word) if i & 1 else low(word)
+
+    @device
+    def load(address):
+        return low(uint32(load_u16(address)))
+
+    @device
+    def store(address, number):
+        store_u16(address, pack(number, number) & uint32(0xFFFF))
+
+    @device
+    def write(address, values):
+        packed = cuda.local.array(4, uint32)
+        for k in range(4):
+            packed[k] = pack(values[2 * k], values[2 * k + 1])
+        store_vector(address, packed, int32(0))
+
+    return Element(
+        name, 2, float32, uint32, 4, 8, uint32(nothing), value, load, store, write,
+        _exp_f32, max_f32,
+    )  # fmt: skip
+
+
+@functools.cache
+def element(name: str) -> Element:
+    """The element type of this name."""
+    if name == "float32":
+        return Element(
+            name, 4, float32, float32, 4, 4, float32(-math.inf), _held, load_f32, store_f32,
+            _write_held, _exp_f32, max_f32,
+        )  # fmt: skip
+    if name == "float64":
+        return Element(
+            name, 8, float64, float64, 2, 2, float64(-math.inf), _held, load_f64, store_f64,
+            _write_held, _exp_f64, max_f64,
+        )  # fmt: skip
+    if name == "float16":
+        return _half(name, low_float16, high_float16, pack_float16, 0xFC00FC00)
+    return _half(name, low_bfloat16, high_bfloat16, pack_bfloat16, 0xFF80FF80)
+
+
+def numbers(of: Element) -> Element:
+    """The type that is computed in: that of losses, weights and sums."""
+    return element("float64" if of.compute is float64 else "float32")

@@ -1,0 +1,160 @@
+"""Every piece of PTX and LLVM that kernels need beside Numba's own: memory, exp2, half precision.
+
+Addresses are plain uint64, as every library gives them. Kernels that count bytes have no code for
+negative indices, reach rows behind 2³¹ elements, and see bfloat16 as the bits that it is. Pointers
+are made in the global address space: 128 bits at a time come by one instruction only from there.
+
+Simulated kernels get these names from a module of the tests, so nothing else may stand here.
+"""
+
+from llvmlite import ir
+from numba.cuda import types
+from numba.cuda.extending import intrinsic
+
+_GLOBAL = 1  # the address space of device memory
+_I16, _I32 = ir.IntType(16), ir.IntType(32)
+_F32 = ir.FloatType()
+_VECTOR_BYTES = 16
+
+
+def _pointer(builder, address, kind):
+    return builder.inttoptr(address, ir.PointerType(kind, _GLOBAL))
+
+
+# --- memory ---------------------------------------------------------------------------------
+
+
+def _load_of(number, kind, n_bytes):
+    @intrinsic
+    def load(typing, address):
+        def build(context, builder, signature, args):
+            return builder.load(_pointer(builder, args[0], kind), align=n_bytes)
+
+        return number(types.uint64), build
+
+    return load
+
+
+def _store_of(number, kind, n_bytes):
+    @intrinsic
+    def store(typing, address, value):
+        def build(context, builder, signature, args):
+            builder.store(args[1], _pointer(builder, args[0], kind), align=n_bytes)
+            return context.get_dummy_value()
+
+        return types.void(types.uint64, number), build
+
+    return store
+
+
+load_f32, store_f32 = (make(types.float32, _F32, 4) for make in (_load_of, _store_of))
+load_f64, store_f64 = (make(types.float64, ir.DoubleType(), 8) for make in (_load_of, _store_of))
+load_u8, store_u8 = (make(types.uint8, ir.IntType(8), 1) for make in (_load_of, _store_of))
+load_u16, store_u16 = (make(types.uint16, _I16, 2) for make in (_load_of, _store_of))
+load_u32, store_u32 = (make(types.uint32, _I32, 4) for make in (_load_of, _store_of))
+load_i64, store_i64 = (make(types.int64, ir.IntType(64), 8) for make in (_load_of, _store_of))
+
+
+def _word(context, builder, array, value, at, k):
+    """The address of array[at + k]."""
+    data = context.make_array(array)(context, builder, value).data
+    return builder.gep(data, [builder.add(at, ir.Constant(at.type, k))], inbounds=True)
+
+
+def _vector(context, array):
+    kind = context.get_data_type(array.dtype)
+    return ir.VectorType(kind, _VECTOR_BYTES * 8 // array.dtype.bitwidth)
+
+
+@intrinsic
+def load_vector(typing, address, words, at):
+    """Fill words[at], words[at + 1], … with the 16 bytes at an address divisible by 16."""
+
+    def build(context, builder, signature, args):
+        vector = _vector(context, words)
+        whole = builder.load(_pointer(builder, args[0], vector), align=_VECTOR_BYTES)
+        for k in range(vector.count):
+            place = _word(context, builder, words, args[1], args[2], k)
+            builder.store(builder.extract_element(whole, ir.Constant(_I32, k)), place)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, words, types.int32), build
+
+
+@intrinsic
+def store_vector(typing, address, words, at):
+    """Write words[at], words[at + 1], … to the 16 bytes at an address divisible by 16."""
+
+    def build(context, builder, signature, args):
+        vector = _vector(context, words)
+        whole = ir.Constant(vector, ir.Undefined)
+        for k in range(vector.count):
+            value = builder.load(_word(context, builder, words, args[1], args[2], k))
+            whole = builder.insert_element(whole, value, ir.Constant(_I32, k))
+        builder.store(whole, _pointer(builder, args[0], vector), align=_VECTOR_BYTES)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, words, types.int32), build
+
+
+# --- arithmetic -----------------------------------------------------------------------------
+
+
+def _assembly(text, result, *arguments):
+    """A function of one PTX instruction, which has no effect but its result."""
+    letters = {types.float32: "f", types.float64: "d", types.uint32: "r"}
+    constraint = ",".join(["=" + letters[result], *(letters[kind] for kind in arguments)])
+
+    def build(context, builder, signature, args):
+        kinds = [context.get_data_type(kind) for kind in (result, *arguments)]
+        function = ir.FunctionType(kinds[0], kinds[1:])
+        return builder.call(ir.InlineAsm(function, text, constraint), args)
+
+    if len(arguments) == 1:
+
+        @intrinsic
+        def one(typing, a):
+            return result(*arguments), build
+
+        return one
+
+    @intrinsic
+    def two(typing, a, b):
+        return result(*arguments), build
+
+    return two
+
+
+# 2**x, to 2 ulp; numbers below the normal range are 0, and 2**0 is exactly 1.
+exp2_f32 = _assembly("ex2.approx.ftz.f32 $0, $1;", types.float32, types.float32)
+# The larger; of a nan and a number the number.
+max_f32 = _assembly("max.f32 $0, $1, $2;", types.float32, types.float32, types.float32)
+max_f64 = _assembly("max.f64 $0, $1, $2;", types.float64, types.float64, types.float64)
+# Two numbers rounded to half precision, the first in the lower half; from compute capability 8 on.
+pack_bfloat16 = _assembly(
+    "cvt.rn.bf16x2.f32 $0, $2, $1;", types.uint32, types.float32, types.float32
+)
+pack_float16 = _assembly("cvt.rn.f16x2.f32 $0, $2, $1;", types.uint32, types.float32, types.float32)
+
+
+def _of_bits(build):
+    @intrinsic
+    def value(typing, bits):
+        return types.float32(types.uint32), lambda context, builder, _, args: build(
+            builder, args[0]
+        )
+
+    return value
+
+
+def _from_float16(builder, bits):
+    return builder.fpext(builder.bitcast(builder.trunc(bits, _I16), ir.HalfType()), _F32)
+
+
+# The number in the lower or in the upper half of 32 bits.
+low_bfloat16 = _of_bits(lambda b, bits: b.bitcast(b.shl(bits, ir.Constant(_I32, 16)), _F32))
+high_bfloat16 = _of_bits(
+    lambda b, bits: b.bitcast(b.and_(bits, ir.Constant(_I32, 0xFFFF0000)), _F32)
+)
+low_float16 = _of_bits(_from_float16)
+high_float16 = _of_bits(lambda b, bits: _from_float16(b, b.lshr(bits, ir.Constant(_I32, 16))))

@@ -1,0 +1,118 @@
+"""Kernels made into machine code for one architecture, without a GPU, and kept on disk.
+
+Numba turns a kernel into PTX, and the linker of the same toolkit makes that machine code: so the
+driver, which may be older than the toolkit, never has to read PTX. A kernel is launched from what
+comes out, not by Numba's dispatcher, which takes ten times as long to launch one.
+"""
+
+import functools
+import importlib.metadata
+import platform
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from numba import cuda, types
+
+from fastxent import kernel_files
+
+# Older architectures have none of what half precision needs, and newer toolkits do not know them.
+OLDEST, OLDEST_HALF = (7, 5), (8, 0)
+
+_INSTALL = "pip install 'fastxent[cuda13]', or fastxent[cuda12] for a driver of CUDA 12"
+
+
+class Kernel(NamedTuple):
+    """A kernel to be compiled: its name, which says all that its source was made of, and types."""
+
+    name: str
+    source: Callable[..., Any]
+    types: tuple[Any, ...]
+    block: int
+    blocks: int  # of them a multiprocessor should hold, by which the registers are dealt out
+
+
+def kernel(
+    factory: Callable[..., Any], *args: Any, signature: str, compute: Any, block: int, blocks: int = 1
+) -> Kernel:
+    """The kernel that a factory makes of these; in its signature `a` is an address or a distance,
+    `i` an integer and `f` a number of the type that is computed in.
+    """  # noqa: D205
+    kinds = {"a": types.uint64, "i": types.int64, "f": compute, "d": types.float64}
+    said = "-".join(re.sub(r"\w+=|[^\w,()]", "", str(getattr(arg, "name", arg))) for arg in args)
+    name = f"{factory.__name__.removesuffix('_kernel')}-{said}"
+    return Kernel(name, factory(*args), tuple(map(kinds.get, signature)), block, blocks)
+
+
+def ptx(kernel: Kernel, capability: tuple[int, int]) -> str:
+    """What Numba makes of a kernel."""
+    supported(kernel, capability)
+    code, _ = cuda.compile(
+        kernel.source, types.void(*kernel.types), device=False, abi="numba", cc=capability,
+        launch_bounds=(kernel.block, kernel.blocks),
+    )  # fmt: skip
+    return str(code)
+
+
+def link(code: str, capability: tuple[int, int]) -> tuple[bytes, str]:
+    """Machine code of PTX, and what the assembler reports of registers and memory."""
+    from cuda.core import Linker, LinkerOptions, ObjectCode
+
+    options = LinkerOptions(
+        arch="sm_{}{}".format(*capability), ptxas_options=["-v"], verbose=True
+    )
+    linker = Linker(ObjectCode.from_ptx(code.encode()), options=options)
+    return bytes(linker.link("cubin").code), linker.get_info_log()
+
+
+def machine_code(kernel: Kernel, capability: tuple[int, int]) -> tuple[str, bytes]:
+    """A kernel's name in its machine code, and that: from disk, where it has been made before."""
+    identity = _identity(kernel, capability)
+    kept = kernel_files.load("cuda", identity)
+    if kept is None:
+        try:
+            code = ptx(kernel, capability)
+            name = re.search(r"\.entry (\w+)", code)
+            assert name is not None
+            kept = name[1].encode() + b"\0" + link(code, capability)[0]
+        except (ImportError, OSError, RuntimeError) as error:
+            raise RuntimeError(
+                f"the CUDA toolkit cannot compile for sm_{capability[0]}{capability[1]} "
+                f"({error}); {_INSTALL}"
+            ) from error
+        kernel_files.save("cuda", identity, kept)
+    entry, _, content = kept.partition(b"\0")
+    return entry.decode(), content
+
+
+def supported(kernel: Kernel, capability: tuple[int, int]) -> None:
+    """Raise where an architecture cannot run a kernel."""
+    half = "float16" in kernel.name
+    if capability < (OLDEST_HALF if half else OLDEST):
+        raise RuntimeError(
+            f"{'half precision' if half else 'fastxent'} needs a GPU of compute capability "
+            f"{OLDEST_HALF if half else OLDEST} or newer, this one has {capability}: copy the "
+            "arrays to the host, where they are computed on the CPU"
+        )
+
+
+@functools.cache
+def _versions() -> tuple[str, ...]:
+    from fastxent._version import __version__
+
+    found = [__version__, platform.python_version()]
+    for package in ("numba-cuda", "cuda-core", "nvidia-nvvm", "nvidia-nvjitlink",
+                    "nvidia-cuda-nvcc-cu12", "nvidia-nvjitlink-cu12"):  # fmt: skip
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return tuple(found)
+
+
+def _identity(kernel: Kernel, capability: tuple[int, int]) -> bytes:
+    """All that the machine code depends on."""
+    sources = kernel_files.sources(Path(__file__).parent)
+    kind = (kernel.name, kernel.types, kernel.block, kernel.blocks, capability)
+    return repr((kind, _versions(), sources)).encode()

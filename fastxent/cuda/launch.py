@@ -1,0 +1,584 @@
+"""Kernels chosen for a call and launched: rows as they lie, or by blocks where they must change.
+
+`x` is always the array with the class axis last. Shapes, types and options were checked before.
+Nothing here waits for the GPU but the check of labels; sums and divisors stay there.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastxent.cuda import array_kernels, driver, kernels
+from fastxent.cuda.elements import Element, element, numbers
+from fastxent.cuda.groups import Plan
+from fastxent.cuda.jit import Kernel, kernel
+from fastxent.terms import Clip, Outputs, Place, Target, Terms
+
+Array = Any  # fastxent.arrays.device.DeviceArray, which this layer does not know
+
+# Threads of a block of a sum, and how many numbers a block adds up: so many that few blocks are
+# left, and so few that a small array still has several.
+THREADS = 256
+CHUNK = 4096
+# What is converted on its way to a kernel is so much at a time: it stays in the L2 cache.
+BLOCK_BYTES = 16 << 20
+
+# Threads a row and vectors of 16 bytes a thread, from the shortest rows to those that do not fit.
+PLANS = ((8, 4), (32, 4), (32, 8), (128, 8), (256, 8), (256, 16), (512, 16))
+# The same of single elements, for short rows, which seldom begin at a multiple of 16 bytes, and for
+# those that do not lie like what is written.
+PLANS_OF_SINGLES = ((4, 8), (32, 8), (128, 8), (256, 16))
+SHORT = 32  # the classes up to which rows are read as single elements
+# How many elements a thread may hold, by how much a kernel makes of each: more would not fit its
+# registers, or its loops no longer be unrolled, so that what it holds went to memory.
+LITTLE, SOME, MUCH = 64, 16, 4
+# Threads on a multiprocessor, by vectors a thread: 65,536 registers are dealt out among them.
+RESIDENT = {1: 1024, 2: 768, 4: 768, 8: 768, 16: 512}
+SMALL_BLOCK = 128  # the threads of a block of rows that take less
+
+
+@functools.cache
+def plan_of(item: Element, n_classes: int, wide: bool, effort: int = LITTLE) -> Plan:
+    """How threads lie on rows of so many classes."""
+    wide = wide and n_classes > SHORT
+    width = item.width if wide else 1
+    limit = effort if item.size < 8 else min(effort, SOME // 2)  # a double takes two registers
+    table = [(t, min(v, max(1, limit // width))) for t, v in (PLANS if wide else PLANS_OF_SINGLES)]
+    # The edges of a row that is read by vectors are single elements, one a thread.
+    edges = 2 * (width - 1)
+    fitting = [(t, v) for t, v in table if t * v * width >= n_classes and t >= edges]
+    threads, vectors = fitting[0] if fitting else table[-1]
+    return Plan(threads, vectors, max(1, SMALL_BLOCK // threads), wide, not fitting)
+
+
+def _blocks(plan: Plan) -> int:
+    """Blocks that a multiprocessor should hold at once."""
+    return max(1, RESIDENT[plan.vectors] // plan.block)
+
+
+class Rows(NamedTuple):
+    """Rows as kernels take them: an address, the bytes from one to the next, their number."""
+
+    address: int
+    pitch: int
+    n: int
+
+
+def rows_of(array: Array) -> Rows | None:
+    """An array's rows, if they lie evenly and their elements side by side; None if not."""
+    size = array.dtype.itemsize
+    *outer, n_classes = array.shape
+    *steps, last = array.strides
+    if n_classes > 1 and last != size:
+        return None
+    n, pitch = 1, n_classes * size
+    for length, step in zip(reversed(outer), reversed(steps), strict=True):
+        if length == 1:
+            continue
+        if n == 1:
+            pitch = step
+        elif step != n * pitch:
+            return None
+        n *= length
+    if pitch < 0 or pitch % size or array.address % size:
+        return None
+    return Rows(array.address, pitch, n)
+
+
+def is_wide(first: Rows, *others: Rows | None) -> bool:
+    """Whether rows begin at the same distance from a multiple of 16 bytes in all arrays."""
+    return all(
+        o is None or (o.address - first.address) % 16 == 0 and (o.pitch - first.pitch) % 16 == 0
+        for o in others
+    )
+
+
+def run(prepared: Kernel, grid: int, place: Place, *args: Any) -> None:
+    """Launch, unless there is nothing to do."""
+    if grid:
+        with driver.current(place.device):
+            driver.launch(prepared, grid, place, *args)
+
+
+def _grid(n: int, block: int) -> int:
+    return -(-n // block)
+
+
+def _at(array: Array | None) -> int:
+    return 0 if array is None else int(array.address)
+
+
+def real(number: Element) -> Callable[[float], Any]:
+    """How a number of the type that is computed in is passed to a kernel."""
+    return driver.single if number.size == 4 else float
+
+
+def number_of(compute: Any) -> Element:
+    """The element type that is computed in."""
+    return element(str(compute.name))
+
+
+# --- sums, divisors, labels -----------------------------------------------------------------
+
+
+# What the kernels that are not about rows take; an array of rank 4 is nine arguments.
+_LAYOUT = "ai" + "iii" + "iiii"
+SIGNATURES = {
+    array_kernels.scan_kernel: "aiiiaaiiiaa",
+    array_kernels.sum_kernel: "aiia",
+    array_kernels.divisor_kernel: "aaiaiaaa",
+    array_kernels.mean_kernel: "aiada",
+    array_kernels.copy_labels_kernel: _LAYOUT + "iia",
+    array_kernels.gather_kernel: _LAYOUT + "iiffa",
+    array_kernels.chain_kernel: _LAYOUT + "iiffa",
+    array_kernels.scatter_kernel: "a" + _LAYOUT + "ii",
+}
+
+
+@functools.cache
+def _kernel(factory: Callable[..., Any], compute: str) -> Kernel:
+    number = element(compute)
+    return kernel(
+        factory, number, THREADS, signature=SIGNATURES[factory], compute=number.compute,
+        block=THREADS,
+    )  # fmt: skip
+
+
+class Divisor(NamedTuple):
+    """What losses are divided by, on the GPU: a float64, and its inverse as it is computed with."""
+
+    value: Array
+    inverse: Array
+
+
+class Labels(NamedTuple):
+    """Class indices as kernels take them: contiguous, of a kind, and which one is ignored."""
+
+    address: int
+    kind: int
+    ignoring: int
+    ignored: int
+    kept: Array
+
+    @classmethod
+    def of(cls, labels: Array, ignore_index: int | None) -> "Labels":
+        """As they come, but for those that do not lie side by side."""
+        kind = array_kernels.KINDS[labels.dtype.name]
+        if not labels.is_contiguous:
+            labels = _side_by_side(labels, kind)
+            kind = 6 | kind & 1
+        bits = 8 << (kind >> 1)
+        low, high = (0, 2**bits - 1) if kind & 1 else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        if ignore_index is None or not low <= ignore_index <= high:
+            return cls(labels.address, kind, 0, 0, labels)
+        ignored = ignore_index - 2**64 if ignore_index >= 2**63 else ignore_index
+        return cls(labels.address, kind, 1, ignored, labels)
+
+    def arguments(self) -> tuple[int, int, int, int]:
+        """What a kernel is given of them."""
+        return self.address, self.kind, self.ignoring, self.ignored
+
+
+def _side_by_side(labels: Array, kind: int) -> Array:
+    copy = labels.new((labels.size,), np.dtype(np.int64))
+    prepared = _kernel(array_kernels.copy_labels_kernel, "float32")
+    for layout, first, count in layouts(labels):
+        run(
+            prepared, _grid(count, THREADS), labels.place, layout[0], kind, *layout[1:],
+            0, count, copy.address + first * 8,
+        )  # fmt: skip
+    return copy
+
+
+def scan_labels(
+    labels: Array, n_classes: int, terms: Terms, compute: Any, check: bool
+) -> tuple[Divisor, int, int]:
+    """Σ counted·u·w_y, the divisor of the mean; the first row with a bad label, or -1, and that.
+
+    Where labels are checked this waits for the answer, once; not while the stream is recorded.
+    """
+    place, n = labels.place, labels.size
+    read, terms = Labels.of(labels, terms.ignore_index), converted_weights(terms, compute)
+    grid = max(1, _grid(n, CHUNK))
+    sums = labels.new((grid,), np.dtype(np.float64))
+    bad_rows = labels.new((grid,), np.dtype(np.int64))
+    run(
+        _kernel(array_kernels.scan_kernel, compute.name), grid, place,
+        *read.arguments(), _at(terms.class_weight), _at(terms.sample_weight), n_classes, n, CHUNK,
+        sums.address, bad_rows.address,
+    )  # fmt: skip
+    report = driver.report() if check and not driver.is_capturing(place) else None
+    divisor = _divisor(sums, bad_rows, read, compute, report)
+    if report is None:
+        return divisor, -1, 0
+    driver.wait(place)
+    row, label = report
+    return divisor, -1 if row == 2**63 - 1 else int(row), _as_unsigned(int(label), read.kind)
+
+
+def _as_unsigned(label: int, kind: int) -> int:
+    return label + 2**64 if kind == 7 and label < 0 else label
+
+
+def _divisor(
+    sums: Array, bad_rows: Array | None, labels: Labels | None, compute: Any, report: Any
+) -> Divisor:
+    found = Divisor(sums.new((), np.dtype(np.float64)), sums.new((), compute))
+    address, kind, *_ = (0, 0) if labels is None else labels.arguments()
+    run(
+        _kernel(array_kernels.divisor_kernel, compute.name), 1, sums.place,
+        sums.address, _at(bad_rows), sums.size, address, kind,
+        found.value.address, found.inverse.address,
+        0 if report is None else driver.address_of(report),
+    )  # fmt: skip
+    return found
+
+
+def total(weights: Array, compute: Any) -> Divisor:
+    """Σ of weights, as a divisor."""
+    return _divisor(_sums(as_numbers(weights, compute)), None, None, compute, None)
+
+
+def normalizer(value: Array, compute: Any) -> Divisor:
+    """A number on the GPU as a divisor."""
+    return _divisor(as_numbers(value, np.dtype(np.float64)), None, None, compute, None)
+
+
+def _sums(values: Array) -> Array:
+    """Sums of chunks, of numbers side by side."""
+    sums = values.new((max(1, _grid(values.size, CHUNK)),), np.dtype(np.float64))
+    run(
+        _kernel(array_kernels.sum_kernel, values.dtype.name), sums.size, values.place,
+        values.address, values.size, CHUNK, sums.address,
+    )  # fmt: skip
+    return sums
+
+
+def reduced(values: Array, divisor: float | Divisor) -> Array:
+    """Σ of losses / divisor, as a number on the GPU of the losses' type."""
+    return mean_of(_sums(values), divisor, values.dtype)
+
+
+def mean_of(sums: Array, divisor: float | Divisor, dtype: Any) -> Array:
+    """Σ of sums / divisor."""
+    out = sums.new((), dtype)
+    known, at = (0.0, divisor.value.address) if isinstance(divisor, Divisor) else (divisor, 0)
+    run(
+        _kernel(array_kernels.mean_kernel, dtype.name), 1, sums.place,
+        sums.address, sums.size, at, float(known), out.address,
+    )  # fmt: skip
+    return out
+
+
+def inverse_of(divisor: float | Divisor) -> tuple[int, float]:
+    """What kernels take of a divisor: where its inverse is, or that; 0 of 0."""
+    if isinstance(divisor, Divisor):
+        return divisor.inverse.address, 0.0
+    return 0, 1.0 / divisor if divisor else 0.0
+
+
+# --- other types and layouts ----------------------------------------------------------------
+
+
+def layouts(array: Array) -> Iterator[tuple[tuple[int, ...], int, int]]:
+    """An array as arrays of rank 4, which kernels take: of each (address, three sizes, four strides),
+    its first element's number, how many elements it has.
+    """  # noqa: D205
+    dims: list[tuple[int, int]] = []
+    for n, stride in zip(array.shape, array.strides, strict=True):
+        if n == 1:
+            continue
+        if dims and dims[-1][1] == n * stride:  # one dimension with the one before
+            dims[-1] = (dims[-1][0] * n, stride)
+        else:
+            dims.append((n, stride))
+    dims = [(1, 0)] * (4 - len(dims)) + dims
+    outer, inner = dims[:-4], dims[-4:]
+    count = math.prod(n for n, _ in inner)
+    (_, *sizes), strides = zip(*inner, strict=True)
+    for number, index in enumerate(np.ndindex(*(n for n, _ in outer))):
+        offset = sum(i * stride for i, (_, stride) in zip(index, outer, strict=True))
+        yield (array.address + offset, *sizes, *strides), number * count, count
+
+
+def converted(
+    array: Array, compute: Any, first: int, count: int, out: Array,
+    scale: float = 1.0, softcap: float = 0.0,
+) -> None:  # fmt: skip
+    """Elements first … of an array of any kind side by side, as logits are before the loss."""
+    number = number_of(compute)
+    prepared = _kernel(array_kernels.gather_kernel, compute.name)
+    _over(array, first, count, lambda layout, begin, n, done: (
+        prepared, layout[0], array_kernels.KINDS[array.dtype.name], *layout[1:], begin, n,
+        real(number)(scale), real(number)(softcap), out.address + done * number.size,
+    ))  # fmt: skip
+
+
+def chained(
+    array: Array, compute: Any, first: int, count: int, grad: Array, scale: float, softcap: float
+) -> None:
+    """Gradients with respect to what `converted` made, carried back to what it read."""
+    number = number_of(compute)
+    prepared = _kernel(array_kernels.chain_kernel, compute.name)
+    _over(array, first, count, lambda layout, begin, n, done: (
+        prepared, layout[0], array_kernels.KINDS[array.dtype.name], *layout[1:], begin, n,
+        real(number)(scale), real(number)(softcap), grad.address + done * number.size,
+    ))  # fmt: skip
+
+
+def put(values: Array, array: Array, first: int, count: int) -> None:
+    """Numbers side by side into elements first … of an array of any kind."""
+    prepared = _kernel(array_kernels.scatter_kernel, values.dtype.name)
+    size = values.dtype.itemsize
+    _over(array, first, count, lambda layout, begin, n, done: (
+        prepared, values.address + done * size, layout[0], array_kernels.KINDS[array.dtype.name],
+        *layout[1:], begin, n,
+    ))  # fmt: skip
+
+
+def _over(array: Array, first: int, count: int, call: Callable[..., Any]) -> None:
+    """Launch for each part of rank 4 of an array that elements first … first + count lie in."""
+    for layout, start, n in layouts(array):
+        begin, end = max(first, start), min(first + count, start + n)
+        if begin < end:
+            prepared, *args = call(layout, begin - start, end - begin, begin - first)
+            run(prepared, _grid(end - begin, THREADS), array.place, *args)
+
+
+def as_numbers(array: Array, compute: Any) -> Array:
+    """An array side by side in the type that is computed in: itself, if it is that."""
+    if array.dtype == compute and array.is_contiguous:
+        return array
+    out = array.new((array.size,), compute)
+    converted(array, compute, 0, array.size, out)
+    return out
+
+
+def converted_weights(terms: Terms, compute: Any) -> Terms:
+    """The weights as kernels read them."""
+    class_weight, sample_weight = (
+        None if weight is None else as_numbers(weight, compute)
+        for weight in (terms.class_weight, terms.sample_weight)
+    )
+    return terms._replace(class_weight=class_weight, sample_weight=sample_weight)
+
+
+# --- rows of a call, as they lie or by blocks -----------------------------------------------
+
+
+class Block(NamedTuple):
+    """Rows first … first + n of a call as a kernel takes them, None for what there is not."""
+
+    item: Element
+    wide: bool
+    first: int
+    n: int
+    x: Rows
+    probs: Rows | None
+    outs: tuple[Rows | None, ...]
+
+
+class Change(NamedTuple):
+    """What logits are multiplied by, and capped at (0: not), on their way to a kernel."""
+
+    scale: float = 1.0
+    softcap: float = 0.0
+
+
+def blocks_of(
+    x: Array, compute: Any, outs: tuple[Array | None, ...], probs: Array | None = None,
+    change: Change = Change(),  # noqa: B008 - a tuple
+) -> Iterator[Block]:  # fmt: skip
+    """All rows at once where kernels can take them as they lie; else a block at a time, converted.
+
+    The first of `outs` is a gradient, or may lie over x for another reason: in a block it does.
+    """
+    arrays = [a for a in (x, probs, *outs) if a is not None]
+    rows = [rows_of(a) for a in arrays] if change == Change() else [None]
+    if x.dtype.name in ROW_TYPES and None not in rows and len({a.dtype for a in arrays}) == 1:
+        found = iter(rows)
+        mine, its_probs, *its_outs = (
+            None if a is None else next(found) for a in (x, probs, *outs)
+        )
+        item = element(x.dtype.name)
+        wide = is_wide(mine, *its_outs)
+        yield Block(item, wide, 0, mine.n, mine, its_probs, tuple(its_outs))
+        return
+    number, n_classes = number_of(compute), x.shape[-1]
+    n = math.prod(x.shape[:-1])
+    limit = max(1, min(n, BLOCK_BYTES // max(1, n_classes * number.size)))
+    own = [x.new((limit, n_classes), compute)]
+    given = None if probs is None else x.new((limit, n_classes), compute)
+    for out in outs[1:]:
+        own.append(own[0] if out is None else x.new((limit, n_classes), compute))
+    for first in range(0, n, limit):
+        part = min(limit, n - first)
+        begin, count = first * n_classes, part * n_classes
+        converted(x, compute, begin, count, own[0], *change)
+        if given is not None:
+            converted(probs, compute, begin, count, given)
+        seen = [
+            None if out is None else rows_of(a)._replace(n=part)
+            for out, a in zip((x, *outs), (own[0], *own), strict=True)
+        ]
+        its_probs = None if given is None else rows_of(given)
+        yield Block(number, True, first, part, seen[0], its_probs, tuple(seen[1:]))
+        for k, (out, a) in enumerate(zip(outs, own, strict=True)):
+            if out is not None:
+                if k == 0 and change != Change():
+                    chained(x, compute, begin, count, a, *change)
+                put(a, out, begin, count)
+
+
+ROW_TYPES = ("float32", "float64", "float16", "bfloat16")
+
+
+def _address(rows: Rows | None) -> tuple[int, int]:
+    return (0, 0) if rows is None else (rows.address, rows.pitch)
+
+
+# --- softmax and its logarithms -------------------------------------------------------------
+
+
+@functools.cache
+def _row_kernel(
+    factory: Callable[..., Any], item: Element, plan: Plan, signature: str, *how: Any
+) -> Kernel:
+    return kernel(
+        factory, item, plan, *how, signature=signature, compute=item.compute, block=plan.block,
+        blocks=_blocks(plan),
+    )  # fmt: skip
+
+
+def map_effort(item: Element) -> int:
+    """Half precision, whose exponentials are not kept, takes registers for what it unpacks."""
+    return LITTLE if item.size > 2 else LITTLE // 2
+
+
+def softmax(x: Array, out: Array, compute: Any, log: bool = False) -> None:
+    """Fill out, shaped as x, with softmax over the last axis."""
+    n_classes = x.shape[-1]
+    for block in blocks_of(x, compute, (out,)):
+        plan = plan_of(block.item, n_classes, block.wide, map_effort(block.item))
+        run(
+            _row_kernel(kernels.softmax_kernel, block.item, plan, "aaaaii", log),
+            _grid(block.n, plan.rows), x.place,
+            *_address(block.x), *_address(block.outs[0]), block.n, n_classes,
+        )  # fmt: skip
+
+
+def log_softmax(x: Array, out: Array, compute: Any) -> None:
+    """Fill out, shaped as x, with log-softmax over the last axis."""
+    softmax(x, out, compute, log=True)
+
+
+def logsumexp(x: Array, out: Array, compute: Any) -> None:
+    """Fill out, (N,) of its own type, with logsumexp over the last axis."""
+    n_classes = x.shape[-1]
+    for block in blocks_of(x, compute, (None,)):
+        direct = block.item.name == out.dtype.name
+        found = out if direct else x.new((block.n,), compute)
+        plan = plan_of(block.item, n_classes, block.wide, map_effort(block.item))
+        run(
+            _row_kernel(kernels.logsumexp_kernel, block.item, plan, "aaaii"),
+            _grid(block.n, plan.rows), x.place, *_address(block.x),
+            _from(found, block.first if direct else 0), block.n, n_classes,
+        )  # fmt: skip
+        if not direct:
+            put(found, out, block.first, block.n)
+
+
+# --- cross-entropy --------------------------------------------------------------------------
+
+
+def _from(array: Array | None, first: int) -> int:
+    """The address of a row's number in an array with one a row; 0 without one."""
+    return 0 if array is None else int(array.address) + first * int(array.dtype.itemsize)
+
+
+def cross_entropy(
+    x: Array, target: Target, terms: Terms, divisor: float | Divisor, outputs: Outputs, compute: Any
+) -> Array | None:
+    """Fill the outputs; return Σ of the row losses / divisor, unless they are asked for."""
+    losses = fill_cross_entropy(x, target, terms, divisor, outputs, compute)
+    return None if outputs.loss is not None else reduced(losses, divisor)
+
+
+def effort_of(wants: kernels.Wants) -> int:
+    """What a kernel makes of each element."""
+    plain = wants._replace(scaled=False, grad=False) == kernels.Wants(grad=False)
+    return LITTLE if plain else SOME
+
+
+def fill_cross_entropy(
+    x: Array, target: Target, terms: Terms, divisor: float | Divisor, outputs: Outputs, compute: Any
+) -> Array:
+    """Fill the outputs; return the row losses."""
+    n_classes = x.shape[-1]
+    terms = converted_weights(terms, compute)
+    soft, smoothing, softcap = target.labels is None, terms.label_smoothing, terms.softcap
+    # A kernel takes a scale that is positive; a cap, a sign and 0 change the logits before it.
+    change, factor = Change(math.copysign(1.0, terms.logit_scale), 0.0), abs(terms.logit_scale)
+    if softcap is not None or not terms.logit_scale:
+        change, factor = Change(terms.logit_scale, softcap or 0.0), 1.0
+    labels = None if soft else Labels.of(target.labels, terms.ignore_index)
+    loss, lse, argmax, grad, probs, hess = outputs
+    if loss is None:
+        loss = x.new((math.prod(x.shape[:-1]),), compute)
+    top = soft or any(a is not None for a in (lse, argmax, hess))
+    given = (a is not None for a in (grad, probs, hess))
+    wants = kernels.Wants(soft, soft or smoothing != 0, factor != 1, top, *given)
+    effort = effort_of(wants)
+    single, (inverse_at, inverse) = real(number_of(compute)), inverse_of(divisor)
+    mix = (1.0 - smoothing, smoothing / n_classes, terms.z_loss, factor)
+    for block in blocks_of(x, compute, (grad, probs, hess), target.probs, change):
+        plan = plan_of(block.item, n_classes, block.wide, effort)
+        run(
+            _row_kernel(kernels.cross_entropy_kernel, block.item, plan, _CROSS_ENTROPY, wants),
+            _grid(block.n, plan.rows), x.place, *_address(block.x), *_aim(labels, block),
+            _at(terms.class_weight), _from(terms.sample_weight, block.first),
+            inverse_at, *map(single, (inverse, *mix)), block.n, n_classes,
+            *(_from(a, block.first) for a in (loss, lse, argmax)),
+            *(part for out in block.outs for part in _address(out)),
+        )  # fmt: skip
+    return loss
+
+
+_CROSS_ENTROPY = "aa" + "aiii" + "aaa" + "fffff" + "ii" + "aaa" + "aaaaaa"
+
+
+def categorical_cross_entropy(
+    x: Array, target: Target, terms: Terms, clip: Clip, divisor: float | Divisor, outputs: Outputs,
+    compute: Any,
+) -> Array | None:  # fmt: skip
+    """Fill loss and grad; return Σ of the row losses / divisor, for probabilities x."""
+    n_classes, terms = x.shape[-1], converted_weights(terms, compute)
+    labels = None if target.labels is None else Labels.of(target.labels, terms.ignore_index)
+    loss = x.new((math.prod(x.shape[:-1]),), compute) if outputs.loss is None else outputs.loss
+    single, (inverse_at, inverse) = real(number_of(compute)), inverse_of(divisor)
+    limits = (inverse, *clip.bounds, clip.most, clip.floor)
+    how = (labels is None, outputs.grad is not None)
+    effort = MUCH if labels is None else SOME
+    for block in blocks_of(x, compute, (outputs.grad,), target.probs):
+        plan = plan_of(block.item, n_classes, block.wide, effort)
+        run(
+            _row_kernel(kernels.categorical_kernel, block.item, plan, _CATEGORICAL, *how),
+            _grid(block.n, plan.rows), x.place, *_address(block.x), *_aim(labels, block),
+            _at(terms.class_weight), _from(terms.sample_weight, block.first),
+            inverse_at, *map(single, limits), block.n, n_classes, _from(loss, block.first),
+            *_address(block.outs[0]),
+        )  # fmt: skip
+    return None if outputs.loss is not None else reduced(loss, divisor)
+
+
+def _aim(labels: Labels | None, block: Block) -> tuple[int, int, int, int]:
+    """What a kernel is given of a block's targets."""
+    if labels is None:
+        return (*_address(block.probs), 0, 0)
+    return labels.address + (block.first << (labels.kind >> 1)), *labels.arguments()[1:]
+
+
+_CATEGORICAL = "aa" + "aiii" + "aaa" + "fffffff" + "ii" + "aaa"

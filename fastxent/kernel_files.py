@@ -1,0 +1,86 @@
+"""Compiled kernels on disk: one checked file for each, in a folder that the user may name.
+
+A file's name is a hash of all that its code depends on, and its content begins with a digest of
+that and of the rest. Whatever is wrong with a file - absent, unreadable, cut off, edited - means:
+compile. What cannot be written is not kept.
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+
+def directory() -> Path | None:
+    """Where compiled kernels are kept; None if there is no place for them.
+
+    `FASTXENT_CACHE_DIR`, else `NUMBA_CACHE_DIR`/fastxent, else the user's cache folder. The files
+    hold machine code: whoever can write there can make this process run theirs.
+    """
+    if place := os.environ.get("FASTXENT_CACHE_DIR"):
+        return Path(place)
+    if place := os.environ.get("NUMBA_CACHE_DIR"):
+        return Path(place) / "fastxent"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = home / "Library" / "Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or home / ".cache"
+    return Path(base) / "fastxent"
+
+
+@functools.cache
+def sources(folder: Path) -> str:
+    """A digest of a backend's source files: an edited helper must not leave stale callers."""
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.py"), folder.parent / "formulas.py"]):
+        with contextlib.suppress(OSError):  # a package without sources is known by its version
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def load(name: str, identity: bytes) -> bytes | None:
+    """What was kept for this identity; None unless its digest is right."""
+    with contextlib.suppress(OSError):
+        if path := _file(name, identity):
+            content = path.read_bytes()
+            digest, payload = content[:32], content[32:]
+            if digest == hashlib.sha256(identity + payload).digest():
+                return payload
+    return None
+
+
+def save(name: str, identity: bytes, payload: bytes) -> None:
+    """Keep it, if it can be."""
+    with contextlib.suppress(OSError):
+        if path := _file(name, identity):
+            _write(path, hashlib.sha256(identity + payload).digest() + payload)
+
+
+def _file(name: str, identity: bytes) -> Path | None:
+    place = directory()
+    if place is None:
+        return None
+    return place / f"{name}-{hashlib.sha256(identity).hexdigest()[:32]}.bin"
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Put a whole file in place at once, so that no reader meets half of one."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
