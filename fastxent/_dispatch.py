@@ -34,7 +34,6 @@ _FAMILIES: dict[str, str] = {
     "jax": "fastxent.arrays.jax",
     "jaxlib": "fastxent.arrays.jax",
     "cupy": "fastxent.arrays.cupy",
-    "numba": "fastxent.arrays.numba_cuda",
 }
 # The families of arrays from elsewhere that describe their memory to whoever asks.
 _ANY_ON_GPU, _ANY = "fastxent.arrays.interface", "fastxent.arrays.dlpack"

@@ -52,7 +52,7 @@ WITHIN_CUDA = {
     "launch": {"array_kernels", "kernels", "driver", "jit", "elements", "groups"},
     "driver": {"jit"},
     "jit": set(),
-    "array_kernels": {"kernels", "groups", "elements", "intrinsics"},
+    "array_kernels": {"kernels", "rows", "groups", "elements", "intrinsics"},
     "binary_kernels": {"kernels", "rows", "groups", "elements"},
     "kernels": {"rows", "groups", "elements", "intrinsics"},
     "rows": {"groups", "elements", "intrinsics"},
@@ -61,14 +61,15 @@ WITHIN_CUDA = {
     "intrinsics": set(),
 }
 # What the families of GPU arrays may import beside what all of them have in common.
-DEVICES = {"device": [], "interface": ["device"], "cupy": ["device", "interface"],
-           "numba_cuda": ["device", "interface"]}  # fmt: skip
+DEVICES = {"interface": ["device"], "cupy": ["device", "interface"], "dlpack": ["interface"]}
 # Within the family of PyTorch's tensors likewise.
 WITHIN_TORCH = {
     "__init__": ["operators", "autograd", "memory"],
     "operators": ["outside", "autograd", "memory"],
     "outside": ["memory"],
-    "autograd": ["memory"],
+    "autograd": ["memory", "gpu"],
+    "memory": ["gpu", "device"],
+    "gpu": ["device", "interface"],
 }
 
 
@@ -107,7 +108,7 @@ def test_imports_point_down():
             if parts[0] == own[0] == "arrays":
                 torch = own[1:2] == ("torch",)
                 within = (WITHIN_TORCH if torch else DEVICES).get(own[-1], [])
-                other = parts[2] if torch and len(parts) > 2 else parts[1]
+                other = parts[-1] if torch else parts[1]
                 assert parts[1:] == ["views"] != own[1:] or other in within, (own, parts)
             elif parts[0] == own[0] == "cuda":
                 assert parts[1] in WITHIN_CUDA[own[1]], (own, parts)

@@ -10,6 +10,9 @@ from fastxent.arrays import device, interface, views
 from fastxent.arrays.device import BFLOAT16, DeviceArray
 from fastxent.terms import Place
 
+# How much of a product is held before it is added.
+_PRODUCT_BYTES = 64 << 20
+
 
 def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call `function` on views of the arrays; give back CuPy's."""
@@ -24,11 +27,27 @@ def view(value: Any) -> DeviceArray | None:
     number = value.device.id
     place = Place(number, cupy.cuda.get_current_stream(number).ptr)
     dtype: Any = BFLOAT16 if value.dtype.name == "bfloat16" else value.dtype
-    return DeviceArray(value, value.data.ptr, value.shape, value.strides, dtype, place, make)
+    return DeviceArray(value, value.data.ptr, value.shape, value.strides, dtype, place, CuPy)
 
 
-def make(shape: tuple[int, ...], dtype: Any, place: Place) -> DeviceArray:
-    """A new array from CuPy's pool."""
-    with cupy.cuda.Device(place.device):
-        array = cupy.empty(shape, "bfloat16" if dtype is BFLOAT16 else np.dtype(dtype))
-    return DeviceArray(array, array.data.ptr, shape, None, dtype, place, make)
+class CuPy:
+    """What the library gives."""
+
+    @staticmethod
+    def new(shape: tuple[int, ...], dtype: Any, place: Place) -> DeviceArray:
+        """A new array from CuPy's pool."""
+        with cupy.cuda.Device(place.device):
+            array = cupy.empty(shape, "bfloat16" if dtype is BFLOAT16 else np.dtype(dtype))
+        return DeviceArray(array, array.data.ptr, shape, None, dtype, place, CuPy)
+
+    @staticmethod
+    def matmul(a: Any, b: Any, out: Any) -> None:
+        """Out = a @ b."""
+        cupy.matmul(a, b, out=out)
+
+    @staticmethod
+    def add_matmul(a: Any, b: Any, out: Any) -> None:
+        """Out += a @ b, a few rows at a time: there is no product that adds."""
+        step = max(1, _PRODUCT_BYTES // max(1, out[:1].nbytes))
+        for first in range(0, len(out), step):
+            out[first : first + step] += a[first : first + step] @ b

@@ -1,7 +1,8 @@
 """Arrays in a GPU's memory as the public functions see them: an address, a shape, a place.
 
 A `DeviceArray` answers what is asked of a NumPy array before a kernel starts, and its memory is
-never touched from here. What depends on the library - how more memory is had - is its `maker`.
+never touched from here. What depends on the library - how more memory is had - is its
+`library`.
 """
 
 import functools
@@ -44,11 +45,17 @@ class BFloat16:
 BFLOAT16 = BFloat16()
 
 
-class Maker(Protocol):
-    """How a library gives memory."""
+class Library(Protocol):
+    """What is asked of the library that an array comes from; all of it on its own arrays."""
 
-    def __call__(self, shape: tuple[int, ...], dtype: Any, place: Place) -> "DeviceArray":
+    def new(self, shape: tuple[int, ...], dtype: Any, place: Place) -> "DeviceArray":
         """A new contiguous array there, whose memory is in order with the place's stream."""
+
+    def matmul(self, a: Any, b: Any, out: Any) -> None:
+        """Out = a @ b."""
+
+    def add_matmul(self, a: Any, b: Any, out: Any) -> None:
+        """Out += a @ b."""
 
 
 class DeviceArray:
@@ -57,15 +64,15 @@ class DeviceArray:
     `owner` is the library's own array, which keeps the memory.
     """
 
-    __slots__ = ("address", "dtype", "maker", "owner", "place", "shape", "strides", "writeable")
+    __slots__ = ("address", "dtype", "library", "owner", "place", "shape", "strides", "writeable")
 
     def __init__(
         self, owner: Any, address: int, shape: tuple[int, ...], strides: tuple[int, ...] | None,
-        dtype: Any, place: Place, maker: Maker, writeable: bool = True,
+        dtype: Any, place: Place, library: Library, writeable: bool = True,
     ) -> None:  # fmt: skip
         self.owner, self.address, self.shape, self.dtype = owner, address, shape, dtype
         self.strides = contiguous(shape, dtype.itemsize) if strides is None else strides
-        self.place, self.maker, self.writeable = place, maker, writeable
+        self.place, self.library, self.writeable = place, library, writeable
 
     @property
     def ndim(self) -> int:
@@ -86,7 +93,14 @@ class DeviceArray:
 
     def new(self, shape: tuple[int, ...], dtype: Any) -> "DeviceArray":
         """Memory of the same library at the same place."""
-        return self.maker(shape, dtype, self.place)
+        return self.library.new(shape, dtype, self.place)
+
+    def part(self, first: int, shape: tuple[int, ...]) -> "DeviceArray":
+        """A contiguous array's elements from number `first` on, in a shape, without an owner."""
+        address = self.address + first * self.dtype.itemsize
+        return DeviceArray(
+            None, address, shape, None, self.dtype, self.place, self.library, self.writeable
+        )
 
     def classes_last(self, axis: int) -> "DeviceArray":
         """The same memory with an axis moved to the end."""
@@ -98,13 +112,13 @@ class DeviceArray:
 
         return DeviceArray(
             self.owner, self.address, moved(self.shape), moved(self.strides), self.dtype,
-            self.place, self.maker, self.writeable,
+            self.place, self.library, self.writeable,
         )  # fmt: skip
 
     def reshape(self, *shape: Any) -> "DeviceArray":
         """A new array in its only other shape here: flat."""
         return DeviceArray(
-            self.owner, self.address, (self.size,), None, self.dtype, self.place, self.maker
+            self.owner, self.address, (self.size,), None, self.dtype, self.place, self.library
         )
 
     def spread(self, shape: tuple[int, ...]) -> "DeviceArray":
@@ -114,7 +128,7 @@ class DeviceArray:
         kept = (stride if have == n else 0 for n, have, stride in pairs)
         return DeviceArray(
             self.owner, self.address, shape, ((0,) * missing + tuple(kept)), self.dtype, self.place,
-            self.maker, False,
+            self.library, False,
         )  # fmt: skip
 
     def __getitem__(self, index: tuple[()]) -> "DeviceArray":
@@ -146,16 +160,21 @@ def contiguous(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
 
 
 def call(function: Function, given: Given, view: Callable[[Any], DeviceArray | None]) -> Any:
-    """Call on views of arrays that are all on one GPU; results are the library's own arrays.
+    """Call on views of arrays that are all on one GPU; results are the library's own arrays."""
+    return views.given_back(function(**looked_at(given, view)), owner_of)
+
+
+def looked_at(given: Given, view: Callable[[Any], DeviceArray | None]) -> Given:
+    """The arguments with views of the arrays, which are all on one GPU.
 
     view(value) is None for what is no array on a GPU.
     """
     name, first = next(iter(given.items()))
     place = seen(name, first, view).place
 
-    def looked_at(name: str, value: Any) -> Any:
+    def look(name: str, value: Any) -> Any:
         if isinstance(value, tuple) and name in views.BUFFERS:
-            return type(value)(*(looked_at(name, part) for part in value))
+            return type(value)(*(look(name, part) for part in value))
         if value is None or name not in _ARRAYS and value is not first:
             return value
         if name in _OR_NUMBER and isinstance(value, numbers.Real):
@@ -167,8 +186,7 @@ def call(function: Function, given: Given, view: Callable[[Any], DeviceArray | N
             )
         return array
 
-    looked = {name: looked_at(name, value) for name, value in given.items()}
-    return views.given_back(function(**looked), owner_of)
+    return {name: look(name, value) for name, value in given.items()}
 
 
 def seen(name: str, value: Any, view: Function, place: Place | None = None) -> DeviceArray:

@@ -1,16 +1,17 @@
 """Arrays of any library that describes its GPU memory, by CUDA's array interface or DLPack.
 
-Results are made by the library's array-API namespace, where it has one, and else by Numba.
+Results are made by the library's array-API namespace, where it has one, and else by Numba, whose
+own device arrays come this way too.
 """
 
-import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from numba import cuda
 
 from fastxent.arrays import device, views
-from fastxent.arrays.device import BFLOAT16, DeviceArray, Maker
+from fastxent.arrays.device import BFLOAT16, DeviceArray, Library
 from fastxent.cuda import driver
 from fastxent.terms import Place
 
@@ -23,16 +24,16 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return function(*args, **kwargs) if given is None else device.call(function, given, view)
 
 
-def view(value: Any, maker: Maker | None = None) -> DeviceArray | None:
+def view(value: Any) -> DeviceArray | None:
     """What an array in GPU memory is; None for anything else."""
     if hasattr(value, "__cuda_array_interface__"):
-        return _described(value, value.__cuda_array_interface__, maker)
+        return _described(value, value.__cuda_array_interface__)
     if hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] in GPU:
-        return _exported(value, maker)
+        return _exported(value)
     return None
 
 
-def _described(value: Any, said: dict[str, Any], maker: Maker | None) -> DeviceArray:
+def _described(value: Any, said: dict[str, Any]) -> DeviceArray:
     """An array by CUDA's array interface: 3, whose stream is that of the last writes."""
     if said.get("mask") is not None:
         raise TypeError("an array must not be masked; ignore rows by ignore_index instead")
@@ -42,11 +43,11 @@ def _described(value: Any, said: dict[str, Any], maker: Maker | None) -> DeviceA
     strides, shape = said.get("strides"), tuple(said["shape"])
     return DeviceArray(
         value, address, shape, None if strides is None else tuple(strides),
-        np.dtype(said["typestr"]), place, maker or _maker_of(value), not read_only,
+        np.dtype(said["typestr"]), place, _library_of(value), not read_only,
     )  # fmt: skip
 
 
-def _exported(value: Any, maker: Maker | None) -> DeviceArray:
+def _exported(value: Any) -> DeviceArray:
     """An array by DLPack, made ready for the legacy default stream."""
     from cuda.core.utils import StridedMemoryView
 
@@ -57,28 +58,43 @@ def _exported(value: Any, maker: Maker | None) -> DeviceArray:
     return DeviceArray(
         value, seen.ptr, tuple(seen.shape),
         None if strides is None else tuple(step * dtype.itemsize for step in strides),
-        dtype, place, maker or _maker_of(value), not seen.readonly,
+        dtype, place, _library_of(value), not seen.readonly,
     )  # fmt: skip
 
 
-def _maker_of(value: Any) -> Maker:
+def _library_of(value: Any) -> Library:
     namespace = getattr(value, "__array_namespace__", None)
     if namespace is not None and hasattr(value, "device"):
-        return functools.partial(_make_by, namespace(), value.device)
-
-    def make(shape: tuple[int, ...], dtype: Any, place: Place) -> DeviceArray:
-        from fastxent.arrays import numba_cuda
-
-        return numba_cuda.make(shape, dtype, place)
-
-    return make
+        return _ByNamespace(namespace(), value.device)
+    return _ByNumba()
 
 
-def _make_by(
-    namespace: Any, where: Any, shape: tuple[int, ...], dtype: Any, place: Place
-) -> DeviceArray:
-    """A new array by the array API."""
-    array = namespace.empty(shape, dtype=getattr(namespace, dtype.name), device=where)
-    made = view(array, functools.partial(_make_by, namespace, where))
-    assert made is not None
-    return made
+class _NoProducts:
+    """A library of which nobody knows how it multiplies matrices."""
+
+    def matmul(self, a: Any, b: Any, out: Any) -> None:
+        raise TypeError(
+            "linear_cross_entropy needs arrays of a library with matrix products, as CuPy or "
+            f"PyTorch, got {type(a).__name__}"
+        )
+
+    add_matmul = matmul
+
+
+class _ByNumba(_NoProducts):
+    def new(self, shape: tuple[int, ...], dtype: Any, place: Place) -> DeviceArray:
+        """A new device array of Numba's."""
+        with cuda.gpus[place.device]:
+            return cast(DeviceArray, view(cuda.device_array(shape, dtype)))
+
+
+class _ByNamespace(_NoProducts):
+    """A library by the array API: there, products have nowhere to go but new memory."""
+
+    def __init__(self, namespace: Any, where: Any) -> None:
+        self.namespace, self.where = namespace, where
+
+    def new(self, shape: tuple[int, ...], dtype: Any, place: Place) -> DeviceArray:
+        """A new array of the library's."""
+        kind = getattr(self.namespace, dtype.name)
+        return cast(DeviceArray, view(self.namespace.empty(shape, dtype=kind, device=self.where)))

@@ -5,11 +5,13 @@ Sums are in float64, over chunks of a fixed length and then over these: the same
 
 import math
 
-from numba import cuda, float32, float64, int64, uint64
+from numba import cuda, float32, float64, int32, int64, uint32, uint64
 
-from fastxent.cuda.elements import device, element
+from fastxent.cuda.elements import device, element, numbers
 from fastxent.cuda.groups import WARP, add, reduction
 from fastxent.cuda.intrinsics import (
+    bits_f32,
+    float16_bits,
     load_f32,
     load_f64,
     load_i64,
@@ -19,8 +21,10 @@ from fastxent.cuda.intrinsics import (
     store_f32,
     store_f64,
     store_i64,
+    store_u16,
 )
-from fastxent.cuda.kernels import is_class, load_label, smaller
+from fastxent.cuda.kernels import aim_of, is_class, load_label, smaller
+from fastxent.cuda.rows import row_of
 from fastxent.formulas import softcap_parts
 
 _PLACES = WARP  # for one exchange
@@ -144,7 +148,6 @@ def mean_kernel(number, threads):
 
 _BFLOAT16, _FLOAT16 = element("bfloat16"), element("float16")
 _load_bfloat16, _load_float16 = _BFLOAT16.load, _FLOAT16.load
-_store_bfloat16, _store_float16 = _BFLOAT16.store, _FLOAT16.store
 
 # Types by what `load_any` and `store_any` call them; bool is uint8.
 KINDS = {
@@ -168,12 +171,20 @@ def load_any(address, kind):
 
 
 @device
+def _bfloat16_bits(x):
+    """The upper half of float32's bits, rounded to even: older GPUs have no instruction for it."""
+    bits = bits_f32(x)
+    rounded = (bits + uint32(0x7FFF) + ((bits >> uint32(16)) & uint32(1))) >> uint32(16)
+    return rounded if x == x else uint32(0x7FFF)
+
+
+@device
 def store_any(address, kind, value):
     """A number rounded once to a kind that results have."""
     if kind == 8:
-        _store_float16(address, float32(value))
+        store_u16(address, float16_bits(float32(value)))
     elif kind == 9:
-        _store_bfloat16(address, float32(value))
+        store_u16(address, _bfloat16_bits(float32(value)))
     elif kind == 10:
         store_f32(address, float32(value))
     else:
@@ -262,20 +273,76 @@ def chain_kernel(number, threads):
     return kernel
 
 
+def clear_kernel(number, threads):
+    """Rows that do not count as zeros, whatever they hold; all of them in a mean over nothing."""
+    aim, zero = aim_of(number, False), number.compute(0)
+    load, store, size = number.load, number.store, number.size
+
+    # rows (N, K) IN, OUT; labels of a kind IN or 0; sample_weight (N,) IN or 0; inverse_at as in
+    # `cross_entropy_kernel`
+    def kernel(
+        rows, n_columns, labels, kind, ignoring, ignored, sample_weight, inverse_at, inverse,
+        n_classes, count,
+    ):  # fmt: skip
+        i = int64(cuda.blockIdx.x) * threads + int64(cuda.threadIdx.x)
+        if i < count:
+            row, silent = i // n_columns, False
+            scale = load(inverse_at) if inverse_at else inverse
+            if labels:
+                _, _, counted, blank = aim(
+                    labels, kind, ignoring, ignored, sample_weight, row, n_classes, True
+                )
+                silent = not counted and blank == zero
+            elif sample_weight:
+                silent = load(sample_weight + uint64(row) * uint64(size)) == zero
+            if silent or scale == zero:
+                store(rows + uint64(i) * uint64(size), zero)
+
+    return kernel
+
+
 def scatter_kernel(number, threads):
-    """Numbers side by side to the elements of an array of any kind and layout."""
-    load, size = number.load, number.size
+    """Numbers side by side to the elements of an array of any kind and layout, or added to them."""
+    load, size, number_of = number.load, number.size, number.compute
 
     # values (count,) IN; out: an array of rank 4 of a kind, from element `first` on, OUT
     def kernel(
         values, out, kind, size_1, size_2, size_3, stride_0, stride_1, stride_2, stride_3,
-        first, count,
+        first, count, adding,
     ):  # fmt: skip
         i = int64(cuda.blockIdx.x) * threads + int64(cuda.threadIdx.x)
         if i < count:
             where = _place(
                 out, first + i, size_1, size_2, size_3, stride_0, stride_1, stride_2, stride_3
             )
-            store_any(where, kind, float64(load(values + uint64(i) * uint64(size))))
+            value = load(values + uint64(i) * uint64(size))
+            if adding:
+                value += number_of(load_any(where, kind))
+            store_any(where, kind, float64(value))
+
+    return kernel
+
+
+def scale_kernel(element, plan):
+    """Numbers times a number; what is 0 stays 0, as in rows that do not count."""
+    row, number, size = row_of(element, plan), numbers(element), element.size
+    place, read, _, _, held, word = row.parts()
+    load_number, zero, one = number.load, element.compute(0), element.compute(1)
+
+    @device
+    def scaled(x, column, factor):
+        return x * factor if x != zero else x
+
+    write = row.writer(scaled)
+
+    # values (n,) IN; factor (1,) IN; out (n,), which may be values, OUT
+    def kernel(values, factor_at, out, n, chunk):
+        i, thread = place()
+        buffer = cuda.local.array(held, word)
+        factor = load_number(factor_at)
+        on = uint64(i) * uint64(chunk) * uint64(size)
+        if factor != one or values != out:
+            line = read(values + on, int32(min(chunk, n - i * chunk)), thread, True, buffer)
+            write(out + on, buffer, line, thread, factor)
 
     return kernel

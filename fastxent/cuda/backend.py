@@ -1,4 +1,7 @@
-"""The names that the public functions find on a backend; the CPU offers the same signatures."""
+"""The names that the public functions find on a backend; the CPU offers the same signatures.
+
+`normalizer` and `scale` are for numbers that stay on the GPU.
+"""
 
 from fastxent.cuda.binary import binary_logits, binary_probs
 from fastxent.cuda.launch import (
@@ -7,19 +10,23 @@ from fastxent.cuda.launch import (
     log_softmax,
     logsumexp,
     normalizer,
+    scale,
     scan_labels,
     softmax,
     total,
 )
+from fastxent.cuda.linear import linear_cross_entropy
 
 __all__ = [
     "binary_logits",
     "binary_probs",
     "categorical_cross_entropy",
     "cross_entropy",
+    "linear_cross_entropy",
     "log_softmax",
     "logsumexp",
     "normalizer",
+    "scale",
     "scan_labels",
     "softmax",
     "total",

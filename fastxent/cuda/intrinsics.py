@@ -151,6 +151,22 @@ def _from_float16(builder, bits):
     return builder.fpext(builder.bitcast(builder.trunc(bits, _I16), ir.HalfType()), _F32)
 
 
+@intrinsic
+def bits_f32(typing, x):
+    """The bits of a float32."""
+    return types.uint32(types.float32), lambda context, b, _, args: b.bitcast(args[0], _I32)
+
+
+@intrinsic
+def float16_bits(typing, x):
+    """The bits of a float32 rounded to float16, on any architecture."""
+
+    def build(context, builder, signature, args):
+        return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), _I16)
+
+    return types.uint16(types.float32), build
+
+
 # The number in the lower or in the upper half of 32 bits.
 low_bfloat16 = _of_bits(lambda b, bits: b.bitcast(b.shl(bits, ir.Constant(_I32, 16)), _F32))
 high_bfloat16 = _of_bits(

@@ -206,21 +206,26 @@ def add_pairs(a, b):
     return a[0] + b[0], a[1] + b[1]
 
 
-def aim_of(compute, soft):
-    """A function of a row: its class, whether it counts, and its loss and gradient if not."""
-    zero, nan = compute(0), compute(math.nan)
+def aim_of(element, soft):
+    """A function of a row: its weight, class, whether it counts, and loss and gradient if not."""
+    compute, number = element.compute, numbers(element)
+    zero, one, nan = compute(0), compute(1), compute(math.nan)
+    load_number, number_size = number.load, number.size
 
     @device
-    def aim(target, kind, ignoring, ignored, u, i, n, live):
-        if soft:
-            return int32(0), live and u != zero, zero
+    def aim(target, kind, ignoring, ignored, sample_weight, i, n, live):
         if not live:
-            return int32(0), False, zero
+            return one, int32(0), False, zero
+        u = one
+        if sample_weight:
+            u = load_number(sample_weight + uint64(i) * uint64(number_size))
+        if soft:
+            return u, int32(0), u != zero, zero
         label = load_label(target, kind, i)
         silent = u == zero or (ignoring != 0 and label == ignored)
         if is_class(label, n):
-            return int32(label), not silent, zero
-        return int32(0), False, zero if silent else nan
+            return u, int32(label), not silent, zero
+        return u, int32(0), False, zero if silent else nan
 
     return aim
 
@@ -254,7 +259,7 @@ def cross_entropy_kernel(element, plan, wants):
     load, size, number = element.load, element.size, numbers(element)
     load_number, store_number, number_size = number.load, number.store, number.size
     first_top, lse_at = first_top_of(element, row, plan), lse_of(compute)
-    (weight_of, a_of), aim = coefficients_of(element, soft), aim_of(compute, soft)
+    (weight_of, a_of), aim = coefficients_of(element, soft), aim_of(element, soft)
     total = reduction(add, plan.threads)
     zero, one = compute(0), compute(1)
 
@@ -288,7 +293,32 @@ def cross_entropy_kernel(element, plan, wants):
         q = others * inverse if column == top else one - p
         return scale * (p * q) if counted else blank
 
+    @device
+    def set_apart(class_weight, q, y, keep, spread):
+        """Of the class set apart: its coefficient, weight and a_y; and the share of the others."""
+        weight = weight_of(class_weight, y)
+        if soft:
+            q_y = load(q + uint64(uint32(y)) * uint64(size)) * keep + spread
+            return kept(q_y, q_y * weight), weight, zero, one
+        return keep * weight, weight, weight, spread if sharing else zero
+
+    @device
+    def put(out, at, value):
+        """One number of a row where it is asked for."""
+        if out:
+            store_number(out + at * uint64(number_size), value)
+
     shared_sums = row.fold(shared_terms, add_pairs)
+
+    @device
+    def shares(buffer, line, thread, args, shared):
+        """Σ a_j·(m - x_j) and Σ a_j."""
+        below_a, all_a = zero, zero
+        if sharing:
+            below_a, all_a = shared_sums(buffer, line, thread, args, (zero, zero))
+            below_a, all_a = total(below_a, shared, 4), total(all_a, shared, 5)
+        return below_a, all_a
+
     write_slope, write_probs = row.writer(slope), row.writer(probability)
     write_hess = row.writer(curvature)
 
@@ -305,10 +335,9 @@ def cross_entropy_kernel(element, plan, wants):
         keys = cuda.shared.array(WARP, int32)
         buffer = cuda.local.array(held, word)
         live, at = i < n_rows, uint64(i)
-        u, q = one, uint64(0)
-        if live and sample_weight:
-            u = load_number(sample_weight + at * uint64(number_size))
-        y, counted, blank = aim(target, kind, ignoring, ignored, u, i, n, live)
+        q = target + at * uint64(kind) if soft else uint64(0)
+        aimed = aim(target, kind, ignoring, ignored, sample_weight, i, n, live)
+        u, y, counted, blank = aimed
         scale = load_number(inverse_at) if inverse_at else inverse
         counted = counted and scale != zero  # a mean over nothing does not move, and is nan anyway
         line = read(
@@ -319,56 +348,36 @@ def cross_entropy_kernel(element, plan, wants):
         if topped:
             top = first_top(buffer, line, thread, m, keys)
         if soft:
-            q = target + at * uint64(kind)
             y = top & int32(0x7FFFFFFF) if counted else int32(0)
-        # All that is read of x besides what is held, before the first barrier behind which a
+        # All that is read of x besides what is held, before the sums, behind whose barrier a
         # thread may write: with grad over x it is gone.
-        margin, apart, weight, a_y, all_a = zero, zero, zero, zero, zero
-        share = spread if sharing else zero
+        margin, apart, weight, a_y, share = zero, zero, zero, zero, zero
         if counted:
-            x_y = load(x + at * x_pitch + uint64(uint32(y)) * uint64(size))
-            margin = (m - x_y) * factor
-            weight = weight_of(class_weight, y)
-            apart, a_y = keep * weight, weight
-            if soft:
-                q_y = load(q + uint64(uint32(y)) * uint64(size)) * keep + spread
-                apart, a_y, share = kept(q_y, q_y * weight), zero, one
+            margin = (m - load(x + at * x_pitch + uint64(uint32(y)) * uint64(size))) * factor
+            apart, weight, a_y, share = set_apart(class_weight, q, y, keep, spread)
         terms = (class_weight, q, keep, spread, y)
-        below_a = zero
-        if sharing:
-            args = (m, factor, terms)
-            below_a, all_a = shared_sums(buffer, line, thread, args, (zero, zero))
-            below_a, all_a = total(below_a, shared, 4), total(all_a, shared, 5)
+        below_a, all_a = shares(buffer, line, thread, (m, factor, terms), shared)
         below, count = sums(buffer, line, m, behind, factor, shared)
         e_y, others = exp(-margin), below + (count - one)
         rest = others if e_y == one else (below - e_y) + count
         inverse_s = one / (rest + e_y)
         log_s = log_sum(rest, e_y, one)
-        row_lse = zero
-        if topped or z_loss != zero:
-            row_lse = lse_at(m * factor, top, math.log1p(others))
+        row_lse = lse_at(m * factor, top, math.log1p(others)) if topped or z_loss else zero
         if thread == 0 and live:
-            if topped:
-                if lse:
-                    store_number(lse + at * uint64(number_size), row_lse)
-                if argmax:
-                    store_i64(argmax + at * uint64(8), int64(top & int32(0x7FFFFFFF)))
-            if loss:
-                shared_loss = below_a + all_a * log_s
-                value = u * row_loss(
-                    apart, share, z_loss, margin, log_s, shared_loss, row_lse, kept
-                )
-                store_number(loss + at * uint64(number_size), value if counted else blank)
+            shared_loss = below_a + all_a * log_s
+            value = row_loss(apart, share, z_loss, margin, log_s, shared_loss, row_lse, kept)
+            put(loss, at, u * value if counted else blank)
+            put(lse, at, row_lse)
+            if argmax:
+                store_i64(argmax + at * uint64(8), int64(top & int32(0x7FFFFFFF)))
         if with_probs:
-            args_p = (m, factor, inverse_s)
-            write_probs(probs + at * probs_pitch, buffer, line, thread, args_p)
+            write_probs(probs + at * probs_pitch, buffer, line, thread, (m, factor, inverse_s))
         if with_hess:
             h = u * scale * (apart + all_a if soft else weight)
             args_h = (m, factor, inverse_s, others, top, h, counted, blank)
             write_hess(hess + at * hess_pitch, buffer, line, thread, args_h)
         if sloped:
-            up = u * scale * factor
-            pull = shared_pull(share, all_a, z_loss, row_lse)
+            up, pull = u * scale * factor, shared_pull(share, all_a, z_loss, row_lse)
             at_y = up * grad_at_target(apart, pull, share, a_y, rest, e_y, inverse_s)
             c = up * (apart + pull) * inverse_s
             if not counted:  # exp(-inf - 0)·blank is 0 or nan: what was not read is not looked at
@@ -388,7 +397,7 @@ def categorical_kernel(element, plan, soft, sloped):
     place, read, _, _, held, word = row.parts()
     number, total = numbers(element), reduction(add, plan.threads)
     load_number, store_number, number_size = number.load, number.store, number.size
-    (weight_of, a_of), aim = coefficients_of(element, soft), aim_of(compute, soft)
+    (weight_of, a_of), aim = coefficients_of(element, soft), aim_of(element, soft)
     zero, one = compute(0), compute(1)
 
     @device
@@ -433,10 +442,8 @@ def categorical_kernel(element, plan, soft, sloped):
         shared = cuda.shared.array(_PLACES, compute)
         buffer = cuda.local.array(held, word)
         live, at, bounds = i < n_rows, uint64(i), (low, high, below, above)
-        u = one
-        if live and sample_weight:
-            u = load_number(sample_weight + at * uint64(number_size))
-        y, counted, value = aim(target, kind, ignoring, ignored, u, i, n, live)
+        aimed = aim(target, kind, ignoring, ignored, sample_weight, i, n, live)
+        u, y, counted, value = aimed
         scale = load_number(inverse_at) if inverse_at else inverse
         length = int32(n) if live else int32(0)
         line = read(probs + at * probs_pitch, length, thread, soft and counted, buffer)

@@ -126,7 +126,7 @@ def number_of(compute: Any) -> Element:
 
 # What the kernels that are not about rows take; an array of rank 4 is nine arguments.
 _LAYOUT = "ai" + "iii" + "iiii"
-SIGNATURES = {
+SIGNATURES: dict[Callable[..., Any], str] = {
     array_kernels.scan_kernel: "aiiiaaiiiaa",
     array_kernels.sum_kernel: "aiia",
     array_kernels.divisor_kernel: "aaiaiaaa",
@@ -134,7 +134,8 @@ SIGNATURES = {
     array_kernels.copy_labels_kernel: _LAYOUT + "iia",
     array_kernels.gather_kernel: _LAYOUT + "iiffa",
     array_kernels.chain_kernel: _LAYOUT + "iiffa",
-    array_kernels.scatter_kernel: "a" + _LAYOUT + "ii",
+    array_kernels.scatter_kernel: "a" + _LAYOUT + "iii",
+    array_kernels.clear_kernel: "ai" + "aiii" + "aafii",
 }
 
 
@@ -183,7 +184,7 @@ class Labels(NamedTuple):
 
 
 def _side_by_side(labels: Array, kind: int) -> Array:
-    copy = labels.new((labels.size,), np.dtype(np.int64))
+    copy = labels.new((labels.size,), np.dtype(np.uint64 if kind & 1 else np.int64))
     prepared = _kernel(array_kernels.copy_labels_kernel, "float32")
     for layout, first, count in layouts(labels):
         run(
@@ -329,14 +330,27 @@ def chained(
     ))  # fmt: skip
 
 
-def put(values: Array, array: Array, first: int, count: int) -> None:
-    """Numbers side by side into elements first … of an array of any kind."""
+def put(values: Array, array: Array, first: int, count: int, adding: bool = False) -> None:
+    """Numbers side by side into elements first … of an array of any kind, or added to them."""
     prepared = _kernel(array_kernels.scatter_kernel, values.dtype.name)
     size = values.dtype.itemsize
     _over(array, first, count, lambda layout, begin, n, done: (
         prepared, values.address + done * size, layout[0], array_kernels.KINDS[array.dtype.name],
-        *layout[1:], begin, n,
+        *layout[1:], begin, n, int(adding),
     ))  # fmt: skip
+
+
+def clear_idle(
+    rows: Array, labels: "Labels | None", terms: Terms, divisor: "float | Divisor", n_classes: int
+) -> None:
+    """Write zeros into rows (N, K) that do not count; weights as `converted_weights` has them."""
+    inverse_at, inverse = inverse_of(divisor)
+    number = number_of(rows.dtype)
+    run(
+        _kernel(array_kernels.clear_kernel, rows.dtype.name), _grid(rows.size, THREADS), rows.place,
+        rows.address, rows.shape[1], *((0, 0, 0, 0) if labels is None else labels.arguments()),
+        _at(terms.sample_weight), inverse_at, real(number)(inverse), n_classes, rows.size,
+    )  # fmt: skip
 
 
 def _over(array: Array, first: int, count: int, call: Callable[..., Any]) -> None:
@@ -582,3 +596,21 @@ def _aim(labels: Labels | None, block: Block) -> tuple[int, int, int, int]:
 
 
 _CATEGORICAL = "aa" + "aiii" + "aaa" + "fffffff" + "ii" + "aaa"
+
+
+# --- gradients times what is above them -----------------------------------------------------
+
+
+def scale(values: Array, factor: Array, out: Array) -> None:
+    """Out = values times a number on the GPU; what is 0 stays 0, whatever the number is.
+
+    All lie side by side; out may be values: then nothing is done where the number is 1.
+    """
+    item, n = element(values.dtype.name), values.size
+    wide = is_wide(Rows(values.address, 0, 1), Rows(out.address, 0, 1))
+    plan = Plan(THREADS, max(1, SOME // item.width), 1, wide, False)
+    chunk = plan.threads * plan.vectors * (item.width if wide else 1)
+    run(
+        _row_kernel(array_kernels.scale_kernel, item, plan, "aaaii"), _grid(n, chunk), values.place,
+        values.address, factor.address, out.address, n, chunk,
+    )  # fmt: skip

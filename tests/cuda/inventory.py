@@ -1,8 +1,11 @@
 """The kernels that calls launch, each as it is launched: what is compiled and looked at."""
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
-from fastxent.cuda import binary, binary_kernels, kernels, launch
+from numba.cuda import compiler, dispatcher, types
+
+from fastxent.cuda import array_kernels, binary, binary_kernels, kernels, launch
 from fastxent.cuda.elements import element
 from fastxent.cuda.groups import Plan
 from fastxent.cuda.jit import Kernel
@@ -13,11 +16,14 @@ EVERYTHING = Wants(shared=True, scaled=True, top=True, probs=True, hess=True)
 
 
 class Entry(NamedTuple):
-    """A kernel, and what its code has to hold: vectors of 16 bytes, and no float64."""
+    """A kernel, and what its code has to hold: which accesses to 16 bytes, and no float64."""
 
     kernel: Kernel
-    wide: bool
+    vectors: tuple[str, ...]
     single: bool
+
+
+BOTH, LOADS, STORES = ("ld", "st"), ("ld",), ("st",)
 
 
 def cross_entropy(name, n_classes, wants=Wants(), wide=True):  # noqa: B008 - a tuple
@@ -25,29 +31,38 @@ def cross_entropy(name, n_classes, wants=Wants(), wide=True):  # noqa: B008 - a 
     item = element(name)
     plan = launch.plan_of(item, n_classes, wide, launch.effort_of(wants))
     how = (kernels.cross_entropy_kernel, item, plan, launch._CROSS_ENTROPY, wants)
-    return Entry(launch._row_kernel(*how), plan.wide, name != "float64")
+    vectors = BOTH if wants.grad or wants.probs else LOADS
+    return Entry(launch._row_kernel(*how), vectors if plan.wide else (), name != "float64")
 
 
-def row(factory, name, n_classes, signature, *how, effort=None):
+def row(factory, name, n_classes, signature, *how, effort=None, vectors=BOTH):
     """The kernel of another call."""
     item = element(name)
     plan = launch.plan_of(item, n_classes, True, effort or launch.map_effort(item))
     prepared = launch._row_kernel(factory, item, plan, signature, *how)
-    return Entry(prepared, plan.wide, name != "float64")
+    return Entry(prepared, vectors, name != "float64")
 
 
 def binary_loss(name, factory, signature, *wants):
     """The kernel of a binary loss."""
     item, plan = element(name), Plan(binary.THREADS, binary.VECTORS, 1, True, False)
     prepared = binary._kernel(factory, item, plan, binary_kernels.BinaryWants(*wants), signature)
-    return Entry(prepared, True, name != "float64")
+    return Entry(prepared, BOTH, name != "float64")
+
+
+def scaled(name):
+    """The kernel of a gradient times what is above it."""
+    item = element(name)
+    plan = Plan(launch.THREADS, launch.SOME // item.width, 1, True, False)
+    prepared = launch._row_kernel(array_kernels.scale_kernel, item, plan, "aaaii")
+    return Entry(prepared, BOTH, True)
 
 
 def others():
     """The kernels that are not about rows."""
     for compute in ("float32", "float64"):
         for factory in launch.SIGNATURES:
-            yield Entry(launch._kernel(factory, compute), False, False)
+            yield Entry(launch._kernel(factory, compute), (), False)
 
 
 def every():
@@ -69,11 +84,27 @@ def every():
     for name in ("float32", "bfloat16"):
         yield row(kernels.softmax_kernel, name, 8192, "aaaaii", False)
         yield row(kernels.softmax_kernel, name, 128256, "aaaaii", True)
-        yield row(kernels.logsumexp_kernel, name, 8192, "aaaii")
-        for soft, effort in ((False, launch.SOME), (True, launch.MUCH)):
-            how = (kernels.categorical_kernel, name, 8192, launch._CATEGORICAL, soft, True)
-            yield row(*how, effort=effort)
+        yield row(kernels.logsumexp_kernel, name, 8192, "aaaii", vectors=LOADS)
+        how = (kernels.categorical_kernel, name, 8192, launch._CATEGORICAL)
+        yield row(*how, False, True, effort=launch.SOME, vectors=STORES)
+        yield row(*how, True, True, effort=launch.MUCH)
+        yield scaled(name)
         wants = (False, True, True, True)
         yield binary_loss(name, binary_kernels.binary_logits_kernel, binary.LOGITS, *wants)
         yield binary_loss(name, binary_kernels.binary_probs_kernel, binary.PROBS, False, True)
     yield from others()
+
+
+# Functions of a device are compiled for the GPU that is there, though nothing of them depends on
+# it: so one is made up where there is none.
+dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=(8, 0))
+
+
+def compiled(kernel, capabilities):
+    """PTX for each architecture, from one translation to LLVM's language, which takes longest."""
+    library, _ = compiler._compile_pyfunc_with_fixup(
+        kernel.source, types.void(*kernel.types), debug=None, lineinfo=False, device=False,
+        fastmath=False, cc=capabilities[0], opt=None, abi="numba", abi_info=None,
+        forceinline=False, launch_bounds=(kernel.block, kernel.blocks), lto=False,
+    )  # fmt: skip
+    return {capability: library.get_asm_strs(cc=capability)[0] for capability in capabilities}

@@ -17,51 +17,115 @@ os.environ["NUMBA_DISABLE_JIT"] = "1"
 
 import numpy as np
 from numba import cuda
+from numba.cuda.np import numpy_support
 from numba.cuda.simulator import kernel as simulated
-from numba.cuda.simulator.kernelapi import FakeCUDAModule
+from numba.cuda.simulator.kernelapi import Dim3, FakeCUDALocal, FakeCUDAModule, FakeCUDAShared
 
 # --- threads --------------------------------------------------------------------------------
 
 # The simulator asks its threads in turns whether they wait at a barrier, and puts a lock around
-# each call of a device function: nearly all of the time of small kernels. So a block has a real
-# barrier here, device functions are plain ones, and `cuda` stands for whatever runs.
-_PATIENCE = 60  # seconds until a thread that others wait for has taken another branch
+# each call of a device function: nearly all of the time of small kernels. Here one thread runs at a
+# time, until it waits for others: all of a warp up to the block's barrier, then the next warp. So a
+# run is the same every time, and a barrier that is missing is seen: a warp is far ahead of another.
+backwards = False  # whether the last warp and its last thread come first
+
+# Another processor would only make it slow to hand over; test processes share them out.
+_processors = sorted(os.sched_getaffinity(0))
+_mine = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+os.sched_setaffinity(0, {_processors[_mine % len(_processors)]})
+
+
+class _Over(BaseException):
+    """What ends a thread that waits for one that has failed."""
+
+
+class _Thread(threading.Thread):
+    """Runs one thread of a block after another, each when it is its turn."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.turn = _closed()
+        self.start()
+
+    def begin(self, block, number, grid_point, args):
+        self.block, self.thread_id, self.args = block, number, args
+        self.blockIdx, self.threadIdx = Dim3(*grid_point), Dim3(number, 0, 0)
+        self.waits, self.error, self.shuffles = "its turn", None, 0
+
+    def run(self):
+        with np.errstate(all="ignore"):
+            while True:
+                self.turn.acquire()
+                try:
+                    self.block._f(*self.args)
+                except _Over:
+                    pass
+                except Exception as error:
+                    self.error = error
+                self.waits = "nothing"
+                self.block.back.release()
+
+    def wait(self, what):
+        self.waits = what
+        self.block.back.release()
+        self.turn.acquire()
+        if self.block.failed:
+            raise _Over
+
+    def syncthreads(self):
+        self.wait("the barrier")
+
+
+_threads: list[_Thread] = []
+
+
+def _closed():
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
 
 
 def _run_block(self, grid_point, *args):
-    size = int(np.prod(self._block_dim))
-    self.barrier = threading.Barrier(size)
-    self.warps = [
-        ([None] * min(32, size - first), threading.Barrier(min(32, size - first)))
-        for first in range(0, size, 32)
-    ]
-    threads = [
-        simulated.BlockThread(lambda: self._f(*args), self, grid_point, point, self._debug)
-        for point in np.ndindex(*self._block_dim)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    failed = [thread.exception for thread in threads if thread.exception]
-    for error, trace in sorted(failed, key=lambda f: isinstance(f[0], threading.BrokenBarrierError)):
-        raise error.with_traceback(trace)
-
-
-def _run_thread(self):
+    size, _, _ = self._block_dim
+    self.shared, self.values = {}, [[None] * size, [None] * size]
+    self.back, self.failed = _closed(), False
+    while len(_threads) < size:
+        _threads.append(_Thread())
+    threads = _threads[:size]
+    for number, thread in enumerate(threads):
+        thread.begin(self, number, grid_point, args)
+    warps = [threads[first : first + 32] for first in range(0, size, 32)]
     try:
-        with np.errstate(all="ignore"):
-            threading.Thread.run(self)
-    except Exception as error:
-        self.exception = error, error.__traceback__
-        self._manager.barrier.abort()
-        for _, barrier in self._manager.warps:
-            barrier.abort()
+        while threads[0].waits != "nothing":
+            for warp in reversed(warps) if backwards else warps:
+                _run_warp(self, warp[::-1] if backwards else warp)
+            _assert_together(threads)
+    finally:
+        self.failed = True
+        for thread in threads:
+            if thread.waits not in ("nothing", "its turn"):
+                thread.turn.release()
+                self.back.acquire()
+
+
+def _run_warp(block, threads):
+    while True:
+        for thread in threads:
+            thread.turn.release()
+            block.back.acquire()
+            if thread.error:
+                raise thread.error
+        _assert_together(threads)
+        if threads[0].waits != "a shuffle":
+            return
+
+
+def _assert_together(threads):
+    found = {thread.waits for thread in threads}
+    assert len(found) == 1, f"threads wait for each other forever: {' or '.join(sorted(found))}"
 
 
 simulated.BlockManager.run = _run_block
-simulated.BlockThread.run = _run_thread
-simulated.BlockThread.syncthreads = lambda self: self._manager.barrier.wait(_PATIENCE)
 
 
 class _Current:
@@ -81,27 +145,49 @@ def _shuffle_xor(self, mask, value, offset):
     """The value of another thread of the warp, all of whose threads take part."""
     assert mask == 0xFFFFFFFF
     thread = threading.current_thread()
-    number, lane = divmod(thread.thread_id, 32)
-    places, barrier = thread._manager.warps[number]
-    places[lane] = value
-    barrier.wait(_PATIENCE)
-    found = places[lane ^ int(offset)]
-    barrier.wait(_PATIENCE)
-    return found
+    # Two sets of places, in turns: all have read one before anybody writes to it again.
+    values = thread.block.values[thread.shuffles & 1]
+    thread.shuffles += 1
+    values[thread.thread_id] = value
+    thread.wait("a shuffle")
+    return values[thread.thread_id ^ int(offset)]
 
 
 FakeCUDAModule.shfl_xor_sync = _shuffle_xor
 
 # --- memory ---------------------------------------------------------------------------------
 
+
+def _unwritten(shape, dtype):
+    """An array of nan, or of -1."""
+    dtype = numpy_support.as_dtype(dtype)
+    return np.full(shape * dtype.itemsize, 0xFF, np.uint8).view(dtype)
+
+
+def _shared_array(self, shape, dtype):
+    """The block's array of this line, that nobody has written to when the block begins."""
+    shared, frame = threading.current_thread().block.shared, sys._getframe(1)
+    place = frame.f_code, frame.f_lineno
+    if place not in shared:
+        shared[place] = _unwritten(shape, dtype)
+    return shared[place]
+
+
+FakeCUDAShared.array = _shared_array
+FakeCUDALocal.array = lambda self, shape, dtype: _unwritten(shape, dtype)
+
+POISON = 0x4E
 _arrays: list[tuple[int, int]] = []  # where arrays begin and end
 
 
 def allocate(shape, dtype, misaligned=0):
-    """An array that kernels may touch, poisoned, its first byte `misaligned` from 16."""
+    """An array that kernels may touch, its first byte `misaligned` from 16.
+
+    Poisoned by numbers that are large in every type, so neither a result nor nan.
+    """
     dtype = np.dtype(dtype)
     n = int(np.prod(shape)) * dtype.itemsize
-    memory = np.full(n + 64, 0xA7, np.uint8)
+    memory = np.full(n + 64, POISON, np.uint8)
     offset = -memory.ctypes.data % 16 + misaligned
     array = memory[offset : offset + n].view(dtype).reshape(shape)
     _arrays.append((array.ctypes.data, array.ctypes.data + n))
@@ -191,6 +277,8 @@ intrinsics.load_vector, intrinsics.store_vector = _load_vector, _store_vector
 intrinsics.exp2_f32 = lambda x: np.exp2(np.float32(x))
 intrinsics.max_f32 = lambda a, b: np.fmax(np.float32(a), np.float32(b))
 intrinsics.max_f64 = lambda a, b: np.fmax(np.float64(a), np.float64(b))
+intrinsics.bits_f32 = lambda x: np.float32(x).view(np.uint32)
+intrinsics.float16_bits = lambda x: np.uint16(_to_float16(x))
 intrinsics.low_bfloat16 = lambda bits: _f32((int(bits) & 0xFFFF) << 16)
 intrinsics.high_bfloat16 = lambda bits: _f32(int(bits) & 0xFFFF0000)
 intrinsics.low_float16 = lambda bits: _from_float16(int(bits) & 0xFFFF)
@@ -211,6 +299,7 @@ from fastxent.cuda import (  # noqa: E402 - after the intrinsics
     kernels,
     rows,
 )
+from fastxent.terms import Place  # noqa: E402
 
 # A GPU's functions have the type of their argument, and raise nothing.
 _MATH = types.SimpleNamespace(
@@ -223,12 +312,14 @@ for _module in (array_kernels, binary_kernels, elements, kernels, rows, formulas
     _module.math = _MATH
 
 launched: list[str] = []  # the names of kernels, in order
-waited: list[object] = []
+places: list[Place] = []  # where each of them was launched
+waited: list[Place] = []
 _CASTS = {"float32": np.float32, "float64": np.float64, "int64": np.int64, "uint64": np.uint64}
 
 
 def _launch(kernel, grid, place, *args):
     launched.append(kernel.name)
+    places.append(place)
     assert len(args) == len(kernel.types), kernel.name
     values = [
         _CASTS[str(kind)](getattr(arg, "value", arg))
@@ -282,7 +373,8 @@ class Array:
 class Library:
     """The library's functions."""
 
-    float16, float32, float64, int64 = np.float16, np.float32, np.float64, np.int64
+    float16, float32, float64 = np.float16, np.float32, np.float64
+    int64, uint64 = np.int64, np.uint64
 
     @staticmethod
     def empty(shape, *, dtype, device):

@@ -20,6 +20,7 @@ from fastxent.arrays.torch.memory import (
     Function,
     Given,
     detached,
+    is_on_gpu,
     is_transforming,
     tensor_of,
 )
@@ -163,8 +164,14 @@ def _product(grad: Any, factor: Any, mine: bool) -> Any:
 
     Else in new memory: who gets it may write to it, and what is held may be asked for again.
     """
+    if is_on_gpu(grad) and not factor.ndim:
+        from fastxent.arrays.torch import gpu
+
+        return gpu.scaled(grad, factor, mine)
     number = None if factor.ndim else factor.item()
-    if not (torch.isfinite(factor).all() if number is None else math.isfinite(number)):
+    if is_on_gpu(grad) or not (
+        torch.isfinite(factor).all() if number is None else math.isfinite(number)
+    ):  # on a GPU nobody asks: that would wait for it
         return masked_product(grad, factor)
     if not mine:
         return grad * factor

@@ -1,4 +1,4 @@
-"""Tensors in host memory as NumPy sees them, NumPy's results as tensors, and what may come."""
+"""Tensors as the functions see them, results as tensors again, and what may come."""
 
 import functools
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import torch
 from torch.autograd import forward_ad
 
 from fastxent.arrays import views
+from fastxent.arrays.device import DeviceArray
 
 Function = Callable[..., Any]
 Given = dict[str, Any]
@@ -35,25 +36,40 @@ def read(given: Given, inputs: tuple[str, ...]) -> tuple[Given, bool]:
     Raises for a tensor that is not in host memory, and where a gradient is asked for that there is
     not: of a target or a weight, or in forward mode.
     """
-    arrays, connected = given.copy(), False
+    arrays, connected, first = given.copy(), False, next(iter(given.values()))
+    on_gpu = isinstance(first, torch.Tensor) and is_on_gpu(first)
     for name, value in given.items():
         if isinstance(value, torch.Tensor) and name not in views.BUFFERS:
-            _check_memory(name, value)
+            _check_memory(name, value, on_gpu)
             if value.requires_grad:
                 if name not in inputs:
                     raise TypeError(
                         f"{name} must not require grad: no gradient flows to it; detach it"
                     )
                 connected = True
-            arrays[name] = _view(value)
+            if not on_gpu:
+                arrays[name] = _view(value)
     for name in given.keys() & views.BUFFERS:
-        _check_buffer(name, given[name])
-    return arrays, connected
+        _check_buffer(name, given[name], on_gpu)
+    return _gpu().looked_at(given) if on_gpu else arrays, connected
 
 
-def _check_memory(name: str, tensor: torch.Tensor) -> None:
-    if not tensor.is_cpu:
-        raise TypeError(f"{name} is on {tensor.device}, expected a tensor in host memory here")
+def is_on_gpu(tensor: torch.Tensor) -> bool:
+    """Whether CUDA computes on it."""
+    return tensor.is_cuda
+
+
+def _gpu() -> Any:
+    """What knows of CUDA, imported with the first tensor there."""
+    from fastxent.arrays.torch import gpu
+
+    return gpu
+
+
+def _check_memory(name: str, tensor: torch.Tensor, on_gpu: bool) -> None:
+    if not (is_on_gpu(tensor) if on_gpu else tensor.is_cpu):
+        where = "on the GPU where the first argument is" if on_gpu else "in host memory here"
+        raise TypeError(f"{name} is on {tensor.device}, expected a tensor {where}")
     if tensor.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}")
     if may_have_tangents() and _has_tangent(tensor):
@@ -70,10 +86,10 @@ def _has_tangent(tensor: torch.Tensor) -> bool:
     return tensor.is_floating_point() and forward_ad.unpack_dual(tensor).tangent is not None
 
 
-def _check_buffer(name: str, value: Any) -> None:
+def _check_buffer(name: str, value: Any, on_gpu: bool) -> None:
     for part in views.parts(value):
         if isinstance(part, torch.Tensor):
-            _check_memory(name, part)
+            _check_memory(name, part, on_gpu)
             if part.requires_grad:
                 raise ValueError(f"{name} must not require grad")
         elif part is not None:
@@ -110,6 +126,8 @@ def _view(tensor: torch.Tensor) -> Any:
 def tensor_of(array: Any) -> Any:
     """NumPy's result as a tensor over the same memory; a number as one without dimensions."""
     if type(array) is not np.ndarray:
+        if type(array) is DeviceArray:
+            return array.owner
         if array is None or isinstance(array, torch.Tensor):
             return array
         array = np.asarray(array)
@@ -120,7 +138,11 @@ def tensor_of(array: Any) -> Any:
 
 def detached(function: Function, given: Given) -> Any:
     """The results of a call as tensors apart from any graph."""
-    result = views.call(function, given, torch.Tensor, _view, tensor_of)
+    first = next(iter(given.values()))
+    if isinstance(first, torch.Tensor) and is_on_gpu(first):
+        result = views.given_back(function(**_gpu().looked_at(given)), tensor_of)
+    else:
+        result = views.call(function, given, torch.Tensor, _view, tensor_of)
     for name in given.keys() & views.BUFFERS:
         for part in views.parts(given.get(name)):
             if part is not None and not part.is_inference():

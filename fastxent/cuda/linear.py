@@ -1,0 +1,147 @@
+"""linear_cross_entropy on the GPU: logits exist for one block of rows at a time.
+
+Matrix products are the array library's own; between them the cross-entropy kernel turns the block
+of logits into their gradient, in place.
+"""
+
+import math
+from typing import Any
+
+from fastxent.cuda.launch import (
+    Array,
+    Divisor,
+    Labels,
+    as_numbers,
+    clear_idle,
+    converted,
+    converted_weights,
+    fill_cross_entropy,
+    put,
+    reduced,
+)
+from fastxent.terms import LinearGrad, Outputs, Target, Terms
+
+# A block of logits: enough rows for products that fill the GPU.
+_BLOCK_BYTES = 256 << 20
+
+
+def linear_cross_entropy(
+    x: Array, linear_weight: Array, linear_bias: Array | None, target: Target, terms: Terms,
+    divisor: float | Divisor, outputs: Outputs, grads: LinearGrad | None, accumulate: bool,
+    compute: Any,
+) -> Array | None:  # fmt: skip
+    """Fill outputs and grads; return Σ of the row losses / divisor, unless they are asked for."""
+    n_classes, features = linear_weight.shape
+    n = math.prod(x.shape[:-1])
+    terms = converted_weights(terms, compute)
+    weight = _matrix(linear_weight, compute)
+    bias = None if linear_bias is None else as_numbers(linear_bias, compute)
+    loss, lse, argmax = outputs[:3]
+    losses = x.new((n,), compute) if loss is None else loss
+    limit = max(1, min(n, _BLOCK_BYTES // (max(n_classes, features) * compute.itemsize)))
+    sums = None if grads is None else _Sums(grads, weight, bias, accumulate, limit, compute)
+    for first in range(0, n, limit):
+        rows = min(limit, n - first)
+        x_block, logits = x.new((rows, features), compute), x.new((rows, n_classes), compute)
+        converted(x, compute, first * features, rows * features, x_block)
+        x.library.matmul(x_block.owner, weight.owner.T, logits.owner)
+        if bias is not None:
+            _add_to_rows(bias, logits)
+        own = terms
+        if terms.sample_weight is not None:
+            own = terms._replace(sample_weight=terms.sample_weight.part(first, (rows,)))
+        wanted = _targets(target, first, rows, n_classes, compute)
+        filled = Outputs(
+            losses.part(first, (rows,)),
+            *(None if a is None else a.part(first, (rows,)) for a in (lse, argmax)),
+            grad=None if sums is None else logits,
+        )  # fmt: skip
+        fill_cross_entropy(logits, wanted, own, divisor, filled, compute)
+        if sums is not None:
+            labels = None
+            if wanted.labels is not None:
+                labels = Labels.of(wanted.labels, terms.ignore_index)
+            clear_idle(x_block, labels, own, divisor, n_classes)
+            product = sums.add(logits, x_block)
+            clear_idle(product, labels, own, divisor, n_classes)
+            put(product, sums.grads.x, first * features, rows * features, accumulate)
+    if sums is not None:
+        sums.finish()
+    return None if loss is not None else reduced(losses, divisor)
+
+
+def _matrix(weight: Array, compute: Any) -> Array:
+    """The weights as the library multiplies them: of the type that is computed in."""
+    if weight.dtype == compute:
+        return weight
+    matrix = weight.new(weight.shape, compute)
+    converted(weight, compute, 0, weight.size, matrix)
+    return matrix
+
+
+def _ones(like: Array, shape: tuple[int, ...]) -> Array:
+    """Ones, as what scales nothing and shifts by one: there is no other way to fill memory here."""
+    ones = like.new(shape, like.dtype)
+    ones.owner[...] = 1
+    return ones
+
+
+def _add_to_rows(bias: Array, logits: Array) -> None:
+    ones = _ones(logits, (logits.shape[0], 1))
+    logits.library.add_matmul(ones.owner, bias.owner.reshape(1, -1), logits.owner)
+
+
+def _targets(target: Target, first: int, rows: int, n_classes: int, compute: Any) -> Target:
+    """The targets of a block of rows."""
+    if target.labels is not None:
+        labels = Labels.of(target.labels, None).kept
+        return Target(labels.reshape(-1).part(first, (rows,)), None)
+    if target.probs.dtype == compute and target.probs.is_contiguous:
+        return Target(None, target.probs.part(first * n_classes, (rows, n_classes)))
+    block = target.probs.new((rows, n_classes), compute)
+    converted(target.probs, compute, first * n_classes, rows * n_classes, block)
+    return Target(None, block)
+
+
+class _Sums:
+    """The gradients of weights and bias as they grow, in the type that is computed in."""
+
+    def __init__(
+        self, grads: LinearGrad, weight: Array, bias: Array | None, accumulate: bool, limit: int,
+        compute: Any,
+    ) -> None:  # fmt: skip
+        self.grads, self.matrix, self.accumulate = grads, weight, accumulate
+        self.weight = _accumulator(grads.linear_weight, accumulate, compute)
+        self.bias = None if bias is None else _accumulator(grads.linear_bias, accumulate, compute)
+
+    def add(self, d: Array, x: Array) -> Array:
+        """Add dᵀ @ x to the weights' gradient and Σ d to the bias's; give back d @ W."""
+        library = x.library
+        library.add_matmul(d.owner.T, x.owner, self.weight.owner)
+        if self.bias is not None:
+            ones = _ones(d, (1, d.shape[0]))
+            library.add_matmul(ones.owner, d.owner, self.bias.owner.reshape(1, -1))
+        product = x.new(x.shape, x.dtype)
+        library.matmul(d.owner, self.matrix.owner, product.owner)
+        return product
+
+    def finish(self) -> None:
+        """Round the sums into the user's arrays where they are others."""
+        pairs = ((self.grads.linear_weight, self.weight), (self.grads.linear_bias, self.bias))
+        for array, total in pairs:
+            if total is not None and total is not array:
+                put(total, array, 0, array.size)
+
+
+def _accumulator(array: Array, accumulate: bool, compute: Any) -> Array:
+    """The array itself where sums can be kept in it, else one that can, with what it holds."""
+    if array.dtype == compute and array.is_contiguous:
+        if not accumulate:
+            array.owner[...] = 0
+        return array
+    total = array.new(array.shape, compute)
+    if accumulate:
+        converted(array, compute, 0, array.size, total)
+    else:
+        total.owner[...] = 0
+    return total

@@ -1,0 +1,50 @@
+"""What the compiler makes of every kernel, for each architecture, without a GPU.
+
+It shows how wide accesses are, which types are computed in, and that nothing a thread holds goes to
+memory. It cannot show that the code is fast, or that it is right.
+"""
+
+import re
+
+import pytest
+
+pytest.importorskip("numba_cuda", reason="numba-cuda is optional: pip install 'fastxent[cuda13]'")
+
+import inventory
+
+from fastxent.cuda import jit
+
+ARCHITECTURES = [(7, 5), (8, 0), (9, 0), (10, 0)]
+REGISTERS = 65536  # of a multiprocessor
+ENTRIES = list(inventory.every())
+
+
+def test_every_kernel_has_a_name_of_its_own():
+    """By which it is known in the cache."""
+    kernels = [entry.kernel for entry in ENTRIES]
+    assert len({kernel.name for kernel in kernels}) == len(set(kernels))
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=[entry.kernel.name for entry in ENTRIES])
+def test_code(entry):
+    """Vectors of 128 bits, no float64 among float32, no local memory, registers within bounds."""
+    half = "float16" in entry.kernel.name
+    for capability, ptx in inventory.compiled(entry.kernel, ARCHITECTURES[half:]).items():
+        _, report = jit.link(ptx, capability)
+        assert ".local" not in ptx, capability
+        assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in report, report
+        registers = int(re.search(r"Used (\d+) registers", report)[1])
+        assert registers * entry.kernel.block * entry.kernel.blocks <= REGISTERS
+        vectors = set(re.findall(r"(ld|st)\.global\.(?:v4\.[fbu]32|v2\.[fbu]64)", ptx))
+        assert vectors >= set(entry.vectors), capability
+        if entry.single:
+            assert ".f64" not in ptx, capability
+
+
+def test_the_package_compiles_the_same():
+    """What `machine_code` makes, and keeps on disk, is a program that the linker accepts."""
+    entry = ENTRIES[0]
+    name, code = jit.machine_code(entry.kernel, (9, 0))
+    assert code[:4] == b"\x7fELF"
+    assert name.encode() in code
+    assert jit.machine_code(entry.kernel, (9, 0)) == (name, code)
