@@ -442,6 +442,6 @@ def normalizer(value: Any, how: str) -> Any:
     found = array(value, "normalizer")
     if found.ndim:
         raise ValueError(f"normalizer must be a scalar or 0-d array, got shape {found.shape}")
-    if found.dtype.kind not in "fiu":
+    if found.dtype.kind not in "fiu" and found.dtype.name != "bfloat16":
         raise TypeError(f"normalizer must be a real number, got {found.dtype}")
     return found if type(found) is DeviceArray else float(found)

@@ -9,7 +9,7 @@ import functools
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from fastxent.terms import Place
 
 Function = Callable[..., Any]
 Given = dict[str, Any]
+
+# Columns are counted in 32 bits, with room for those beyond the last.
+LONGEST = 2**31 - 2**17
 
 # The parameters that hold arrays; of those in the second set a number will do.
 _ARRAYS = {
@@ -46,16 +49,16 @@ BFLOAT16 = BFloat16()
 
 
 class Library(Protocol):
-    """What is asked of the library that an array comes from; all of it on its own arrays."""
+    """What is asked of the library that an array comes from; all of it on its own arrays.
+
+    matmul(a, b, out) is out = a @ b, add_matmul(a, b, out) is out += a @ b, or both are None.
+    """
+
+    matmul: Callable[[Any, Any, Any], None] | None
+    add_matmul: Callable[[Any, Any, Any], None] | None
 
     def new(self, shape: tuple[int, ...], dtype: Any, place: Place) -> "DeviceArray":
         """A new contiguous array there, whose memory is in order with the place's stream."""
-
-    def matmul(self, a: Any, b: Any, out: Any) -> None:
-        """Out = a @ b."""
-
-    def add_matmul(self, a: Any, b: Any, out: Any) -> None:
-        """Out += a @ b."""
 
 
 class DeviceArray:
@@ -184,12 +187,22 @@ def looked_at(given: Given, view: Callable[[Any], DeviceArray | None]) -> Given:
             raise TypeError(
                 f"{name} is on GPU {array.place.device}, expected it on GPU {place.device}"
             )
+        if array.place.stream not in (0, place.stream):  # what is still written there
+            _follow(place, array.place.stream)
         return array
 
     return {name: look(name, value) for name, value in given.items()}
 
 
-def seen(name: str, value: Any, view: Function, place: Place | None = None) -> DeviceArray:
+def _follow(place: Place, stream: int) -> None:
+    from fastxent.cuda.driver import follow
+
+    follow(place, stream)
+
+
+def seen(
+    name: str, value: Any, view: Callable[[Any], DeviceArray | None], place: Place | None = None
+) -> DeviceArray:
     """A view of what has to be an array on a GPU."""
     array = view(value)
     if array is None:
@@ -198,7 +211,12 @@ def seen(name: str, value: Any, view: Function, place: Place | None = None) -> D
             f"{name} is in host memory ({type(value).__name__}), expected an array on {where}, "
             "where the first argument is: nothing is copied between them unasked"
         )
-    return cast(DeviceArray, array)
+    size = array.dtype.itemsize
+    if array.address % size or any(step % size for step in array.strides):
+        raise ValueError(f"{name} must have its elements at multiples of their {size} bytes")
+    if max(array.shape, default=0) > LONGEST:
+        raise ValueError(f"{name} must have at most {LONGEST} elements along an axis here")
+    return array
 
 
 def owner_of(result: DeviceArray) -> Any:

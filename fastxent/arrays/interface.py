@@ -37,13 +37,16 @@ def _described(value: Any, said: dict[str, Any]) -> DeviceArray:
     """An array by CUDA's array interface: 3, whose stream is that of the last writes."""
     if said.get("mask") is not None:
         raise TypeError("an array must not be masked; ignore rows by ignore_index instead")
+    dtype = np.dtype(said["typestr"])
+    if not dtype.isnative:
+        raise TypeError(f"an array on a GPU must have the GPU's byte order, got {dtype!r}")
     address, read_only = said["data"]
     number = driver.device_of(address) if address else 0
     place = Place(number, said.get("stream") or 0)
     strides, shape = said.get("strides"), tuple(said["shape"])
     return DeviceArray(
         value, address, shape, None if strides is None else tuple(strides),
-        np.dtype(said["typestr"]), place, _library_of(value), not read_only,
+        dtype, place, _library_of(value), not read_only,
     )  # fmt: skip
 
 
@@ -70,15 +73,9 @@ def _library_of(value: Any) -> Library:
 
 
 class _NoProducts:
-    """A library of which nobody knows how it multiplies matrices."""
+    """A library of which nobody knows how it multiplies matrices into memory that is there."""
 
-    def matmul(self, a: Any, b: Any, out: Any) -> None:
-        raise TypeError(
-            "linear_cross_entropy needs arrays of a library with matrix products, as CuPy or "
-            f"PyTorch, got {type(a).__name__}"
-        )
-
-    add_matmul = matmul
+    matmul = add_matmul = None
 
 
 class _ByNumba(_NoProducts):
@@ -89,7 +86,7 @@ class _ByNumba(_NoProducts):
 
 
 class _ByNamespace(_NoProducts):
-    """A library by the array API: there, products have nowhere to go but new memory."""
+    """A library by the array API."""
 
     def __init__(self, namespace: Any, where: Any) -> None:
         self.namespace, self.where = namespace, where

@@ -94,7 +94,7 @@ def _loaded(kernel: Kernel, architecture: tuple[int, int]) -> Any:
     return ObjectCode.from_cubin(code).get_kernel(name)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def _stream(handle: int) -> Any:
     from cuda.core import LEGACY_DEFAULT_STREAM, PER_THREAD_DEFAULT_STREAM, Stream
 
@@ -125,26 +125,33 @@ def is_capturing(place: Place) -> bool:
     if place.stream in (0, 1):
         return False  # the legacy stream cannot be recorded
     driver = _bindings()
-    status = _checked(driver.cuStreamIsCapturing(driver.CUstream(place.stream)))
+    with current(place.device):
+        status = _checked(driver.cuStreamIsCapturing(driver.CUstream(place.stream)))
     return bool(status != driver.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE)
 
 
 def wait(place: Place) -> None:
     """Until all that is on the stream is done."""
     driver = _bindings()
-    _checked(driver.cuStreamSynchronize(driver.CUstream(place.stream)))
+    with current(place.device):
+        _checked(driver.cuStreamSynchronize(driver.CUstream(place.stream)))
 
 
 _own = threading.local()
 
 
-def report() -> Any:
-    """Two int64 of this thread in host memory that a kernel can write to."""
+def report(place: Place) -> Any:
+    """Two int64 of this thread in host memory that a kernel can write to.
+
+    They are kept for the next call, and not given back when the thread ends: another would have to
+    wait for the GPU then.
+    """
     found = getattr(_own, "report", None)
     if found is None:
         driver = _bindings()
         portable = driver.CU_MEMHOSTALLOC_PORTABLE
-        address = int(_checked(driver.cuMemHostAlloc(16, portable)))
+        with current(place.device):
+            address = int(_checked(driver.cuMemHostAlloc(16, portable)))
         _own.report = found = (ctypes.c_int64 * 2).from_address(address)
     return found
 
@@ -157,9 +164,10 @@ def address_of(report: Any) -> int:
 def follow(place: Place, stream: int) -> None:
     """Let the stream of `place` wait for what is on another one now."""
     driver = _bindings()
-    event = _checked(driver.cuEventCreate(driver.CUevent_flags.CU_EVENT_DISABLE_TIMING))
-    try:
-        _checked(driver.cuEventRecord(event, driver.CUstream(stream)))
-        _checked(driver.cuStreamWaitEvent(driver.CUstream(place.stream), event, 0))
-    finally:
-        _checked(driver.cuEventDestroy(event))
+    with current(place.device):
+        event = _checked(driver.cuEventCreate(driver.CUevent_flags.CU_EVENT_DISABLE_TIMING))
+        try:
+            _checked(driver.cuEventRecord(event, driver.CUstream(stream)))
+            _checked(driver.cuStreamWaitEvent(driver.CUstream(place.stream), event, 0))
+        finally:
+            _checked(driver.cuEventDestroy(event))

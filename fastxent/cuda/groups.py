@@ -24,7 +24,8 @@ class Plan(NamedTuple):
 
     `threads` a row, a power of 2; `rows` a block, 1 where a row takes more than a warp; `vectors`
     of 16 bytes that each thread holds, or single elements if not `wide`; whether there is a `tail`
-    that is not held.
+    that is not held; how many `blocks` a multiprocessor should have room for, by which registers
+    are dealt out.
     """
 
     threads: int
@@ -32,6 +33,7 @@ class Plan(NamedTuple):
     rows: int
     wide: bool
     tail: bool
+    blocks: int = 1
 
     @property
     def block(self) -> int:

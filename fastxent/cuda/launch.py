@@ -36,27 +36,33 @@ SHORT = 32  # the classes up to which rows are read as single elements
 # registers, or its loops no longer be unrolled, so that what it holds went to memory.
 LITTLE, SOME, MUCH = 64, 16, 4
 # Threads on a multiprocessor, by vectors a thread: 65,536 registers are dealt out among them.
-RESIDENT = {1: 1024, 2: 768, 4: 768, 8: 768, 16: 512}
+RESIDENT = {1: 768, 2: 768, 4: 768, 8: 768, 16: 512}
 SMALL_BLOCK = 128  # the threads of a block of rows that take less
 
 
 @functools.cache
-def plan_of(item: Element, n_classes: int, wide: bool, effort: int = LITTLE) -> Plan:
-    """How threads lie on rows of so many classes."""
+def plan_of(
+    item: Element, n_classes: int, wide: bool, effort: int = LITTLE, older: bool = False
+) -> Plan:
+    """How threads lie on rows of so many classes; on GPUs `older` than compute capability 9."""
     wide = wide and n_classes > SHORT
     width = item.width if wide else 1
     limit = effort if item.size < 8 else min(effort, SOME // 2)  # a double takes two registers
     table = [(t, min(v, max(1, limit // width))) for t, v in (PLANS if wide else PLANS_OF_SINGLES)]
+    if older:  # whose code takes more registers: a block of the largest would not have enough
+        table = [(t, v) for t, v in table if t * v < 512 * 16]
     # The edges of a row that is read by vectors are single elements, one a thread.
     edges = 2 * (width - 1)
     fitting = [(t, v) for t, v in table if t * v * width >= n_classes and t >= edges]
     threads, vectors = fitting[0] if fitting else table[-1]
-    return Plan(threads, vectors, max(1, SMALL_BLOCK // threads), wide, not fitting)
+    rows = max(1, SMALL_BLOCK // threads)
+    resident = RESIDENT[vectors] * 2 // 3 if older or item.size == 2 else RESIDENT[vectors]
+    return Plan(threads, vectors, rows, wide, not fitting, max(1, resident // (threads * rows)))
 
 
-def _blocks(plan: Plan) -> int:
-    """Blocks that a multiprocessor should hold at once."""
-    return max(1, RESIDENT[plan.vectors] // plan.block)
+def is_older(place: Place) -> bool:
+    """Whether a place's GPU is older than compute capability 9."""
+    return driver.capability(place.device) < (9, 0)
 
 
 class Rows(NamedTuple):
@@ -211,7 +217,7 @@ def scan_labels(
         *read.arguments(), _at(terms.class_weight), _at(terms.sample_weight), n_classes, n, CHUNK,
         sums.address, bad_rows.address,
     )  # fmt: skip
-    report = driver.report() if check and not driver.is_capturing(place) else None
+    report = driver.report(place) if check and not driver.is_capturing(place) else None
     divisor = _divisor(sums, bad_rows, read, compute, report)
     if report is None:
         return divisor, -1, 0
@@ -463,7 +469,7 @@ def _row_kernel(
 ) -> Kernel:
     return kernel(
         factory, item, plan, *how, signature=signature, compute=item.compute, block=plan.block,
-        blocks=_blocks(plan),
+        blocks=plan.blocks,
     )  # fmt: skip
 
 
@@ -474,9 +480,9 @@ def map_effort(item: Element) -> int:
 
 def softmax(x: Array, out: Array, compute: Any, log: bool = False) -> None:
     """Fill out, shaped as x, with softmax over the last axis."""
-    n_classes = x.shape[-1]
+    n_classes, older = x.shape[-1], is_older(x.place)
     for block in blocks_of(x, compute, (out,)):
-        plan = plan_of(block.item, n_classes, block.wide, map_effort(block.item))
+        plan = plan_of(block.item, n_classes, block.wide, map_effort(block.item), older)
         run(
             _row_kernel(kernels.softmax_kernel, block.item, plan, "aaaaii", log),
             _grid(block.n, plan.rows), x.place,
@@ -491,11 +497,11 @@ def log_softmax(x: Array, out: Array, compute: Any) -> None:
 
 def logsumexp(x: Array, out: Array, compute: Any) -> None:
     """Fill out, (N,) of its own type, with logsumexp over the last axis."""
-    n_classes = x.shape[-1]
+    n_classes, older = x.shape[-1], is_older(x.place)
     for block in blocks_of(x, compute, (None,)):
         direct = block.item.name == out.dtype.name
         found = out if direct else x.new((block.n,), compute)
-        plan = plan_of(block.item, n_classes, block.wide, map_effort(block.item))
+        plan = plan_of(block.item, n_classes, block.wide, map_effort(block.item), older)
         run(
             _row_kernel(kernels.logsumexp_kernel, block.item, plan, "aaaii"),
             _grid(block.n, plan.rows), x.place, *_address(block.x),
@@ -531,7 +537,7 @@ def fill_cross_entropy(
     x: Array, target: Target, terms: Terms, divisor: float | Divisor, outputs: Outputs, compute: Any
 ) -> Array:
     """Fill the outputs; return the row losses."""
-    n_classes = x.shape[-1]
+    n_classes, older = x.shape[-1], is_older(x.place)
     terms = converted_weights(terms, compute)
     soft, smoothing, softcap = target.labels is None, terms.label_smoothing, terms.softcap
     # A kernel takes a scale that is positive; a cap, a sign and 0 change the logits before it.
@@ -549,7 +555,7 @@ def fill_cross_entropy(
     single, (inverse_at, inverse) = real(number_of(compute)), inverse_of(divisor)
     mix = (1.0 - smoothing, smoothing / n_classes, terms.z_loss, factor)
     for block in blocks_of(x, compute, (grad, probs, hess), target.probs, change):
-        plan = plan_of(block.item, n_classes, block.wide, effort)
+        plan = plan_of(block.item, n_classes, block.wide, effort, older)
         run(
             _row_kernel(kernels.cross_entropy_kernel, block.item, plan, _CROSS_ENTROPY, wants),
             _grid(block.n, plan.rows), x.place, *_address(block.x), *_aim(labels, block),
@@ -569,7 +575,8 @@ def categorical_cross_entropy(
     compute: Any,
 ) -> Array | None:  # fmt: skip
     """Fill loss and grad; return Σ of the row losses / divisor, for probabilities x."""
-    n_classes, terms = x.shape[-1], converted_weights(terms, compute)
+    n_classes, older = x.shape[-1], is_older(x.place)
+    terms = converted_weights(terms, compute)
     labels = None if target.labels is None else Labels.of(target.labels, terms.ignore_index)
     loss = x.new((math.prod(x.shape[:-1]),), compute) if outputs.loss is None else outputs.loss
     single, (inverse_at, inverse) = real(number_of(compute)), inverse_of(divisor)
@@ -577,7 +584,7 @@ def categorical_cross_entropy(
     how = (labels is None, outputs.grad is not None)
     effort = MUCH if labels is None else SOME
     for block in blocks_of(x, compute, (outputs.grad,), target.probs):
-        plan = plan_of(block.item, n_classes, block.wide, effort)
+        plan = plan_of(block.item, n_classes, block.wide, effort, older)
         run(
             _row_kernel(kernels.categorical_kernel, block.item, plan, _CATEGORICAL, *how),
             _grid(block.n, plan.rows), x.place, *_address(block.x), *_aim(labels, block),

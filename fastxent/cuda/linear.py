@@ -31,6 +31,11 @@ def linear_cross_entropy(
     compute: Any,
 ) -> Array | None:  # fmt: skip
     """Fill outputs and grads; return Σ of the row losses / divisor, unless they are asked for."""
+    if x.library.matmul is None:
+        raise TypeError(
+            "linear_cross_entropy needs arrays of a library whose matrix products can be used "
+            f"here, as CuPy's or PyTorch's, got {type(x.owner).__name__}"
+        )
     n_classes, features = linear_weight.shape
     n = math.prod(x.shape[:-1])
     terms = converted_weights(terms, compute)

@@ -49,7 +49,7 @@ class Row(NamedTuple):
 @functools.cache
 def row_of(element: Element, plan: Plan) -> Row:
     """The functions for rows of these elements on threads that lie like this."""
-    threads, vectors_held, rows, wide, tail = plan
+    threads, vectors_held, rows, wide, tail, _ = plan
     compute, size = element.compute, element.size
     width, step = (element.width, VECTOR_BYTES) if wide else (1, size)
     words = element.words if wide else 1
@@ -61,6 +61,7 @@ def row_of(element: Element, plan: Plan) -> Row:
     minus_inf, zero, one = compute(-math.inf), compute(0), compute(1)
     largest, total = reduction(maximum, threads), reduction(add, threads)
     beyond, ahead_words = int32(threads * vectors_held), _AHEAD * words
+    stride = threads * step
 
     @device
     def place():
@@ -71,9 +72,15 @@ def row_of(element: Element, plan: Plan) -> Row:
         return int64(cuda.blockIdx.x) * rows + thread // threads, int32(thread % threads)
 
     @device
-    def fetch(address, at, buffer, v):
-        """Vector number `at` of a row into place v of a buffer."""
-        where = address + uint64(uint32(at)) * uint64(step)
+    def beside(address, at):
+        """The address of vector number `at`. From that of a thread's first, those of the others
+        are a constant away: each computed anew would take registers of its own.
+        """  # noqa: D205, D209
+        return address + uint64(uint32(at)) * uint64(step)
+
+    @device
+    def fetch(where, buffer, v):
+        """The vector there into place v of a buffer."""
         if wide:
             load_vector(where, buffer, int32(v * words))
         else:
@@ -94,9 +101,10 @@ def row_of(element: Element, plan: Plan) -> Row:
         vectors = (n - before) // int32(width)
         reach = vectors if wanted else int32(0)
         address = row + uint64(uint32(before)) * uint64(size)
+        mine = beside(address, thread)
         for v in range(vectors_held):
             if thread + v * threads < reach:
-                fetch(address, thread + v * threads, buffer, v)
+                fetch(mine + uint64(v * stride), buffer, v)
             else:
                 clear(buffer, v)
         edge_at, edge = int32(-1), minus_inf
@@ -117,9 +125,10 @@ def row_of(element: Element, plan: Plan) -> Row:
         below, count = zero, zero
         at = thread + beyond
         while at < reach:
+            mine = beside(address, at)
             for v in range(_AHEAD):
                 if at + v * threads < reach:
-                    fetch(address, at + v * threads, ahead, v)
+                    fetch(mine + uint64(v * stride), ahead, v)
                 else:
                     clear(ahead, v)
             new = m
@@ -188,7 +197,7 @@ def row_of(element: Element, plan: Plan) -> Row:
             if tail:
                 at = thread + beyond
                 while at < reach:
-                    fetch(address, at, again, 0)
+                    fetch(beside(address, at), again, 0)
                     for k in range(width):
                         x = value(again, k)
                         found = combine(found, formula(x, before + at * width + k, args))
@@ -220,20 +229,21 @@ def row_of(element: Element, plan: Plan) -> Row:
                     at += (vectors - int32(1) - at) // int32(threads) * int32(threads)
                 while at >= beyond and at < vectors:
                     if reach:
-                        fetch(address, at, again, 0)
+                        fetch(beside(address, at), again, 0)
                     else:
                         clear(again, 0)
                     for k in range(width):
                         values[k] = formula(value(again, k), before + at * width + k, args)
-                    put(start + uint64(uint32(at)) * uint64(step), values)
+                    put(beside(start, at), values)
                     at -= int32(threads)
+            mine = beside(start, thread)
             for v in range(vectors_held):
                 at = thread + v * threads
                 if at < vectors:
                     for k in range(width):
                         x = value(buffer, v * width + k)
                         values[k] = formula(x, before + at * width + k, args)
-                    put(start + uint64(uint32(at)) * uint64(step), values)
+                    put(mine + uint64(v * stride), values)
             if wide:
                 if edge_at >= 0:
                     store(

@@ -1,0 +1,102 @@
+"""PyTorch's tensors and autograd on a simulated GPU: tensors in host memory pass for CUDA's."""
+
+import numpy as np
+import pytest
+import simulator as sim
+import small  # noqa: F401 - few threads
+
+torch = pytest.importorskip("torch", reason="PyTorch is optional: pip install torch")
+
+import fastxent as fx
+from fastxent.arrays.torch import autograd, gpu, memory
+from fastxent.terms import Place
+
+
+@pytest.fixture(autouse=True)
+def pretence(monkeypatch):
+    """Every tensor is on a GPU; PyTorch allocates as ever, so nothing can be checked of addresses.
+
+    What waits for the GPU is refused.
+    """
+
+    def new(shape, dtype, place):
+        tensor = torch.empty(shape, dtype=gpu._OWN[dtype])
+        return gpu.DeviceArray(
+            tensor, tensor.data_ptr(), shape, None, dtype, place, gpu.PyTorch
+        )
+
+    def refused(tensor):
+        raise AssertionError("waits for the GPU")
+
+    for module in (memory, autograd):
+        monkeypatch.setattr(module, "is_on_gpu", lambda tensor: True)
+    monkeypatch.setattr(gpu, "place_of", lambda tensor: Place(0, 5))
+    monkeypatch.setattr(gpu.PyTorch, "new", staticmethod(new))
+    monkeypatch.setattr(sim, "_arrays", [(0, 2**63)])
+    monkeypatch.setattr(torch.Tensor, "item", refused)
+    sim.waited.clear()
+
+
+def close(actual, expected, tolerance):
+    expected = expected.detach().double().numpy()
+    np.testing.assert_allclose(actual.detach().double().numpy(), expected, tolerance, tolerance)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-6), ("bfloat16", 1e-2)])
+def test_training_step(dtype, tolerance):
+    """PyTorch's loss and gradient, each in its type, and twice from a graph that is kept."""
+    logits = torch.randn(3, 9).to(getattr(torch, dtype)).requires_grad_()
+    target = torch.tensor([0, -100, 8])
+    want = torch.nn.functional.cross_entropy(logits.double(), target)
+    (slope,) = torch.autograd.grad(3 * want, logits)
+    loss = fx.cross_entropy(logits, target)
+    assert loss.dtype == torch.float32 and loss.grad_fn is not None
+    close(loss, want, tolerance)
+    assert sim.waited == [Place(0, 5)]  # for labels, and for nothing else
+    for kept in (True, False):
+        (grad,) = torch.autograd.grad(3 * loss, logits, retain_graph=kept)
+        assert grad.dtype == logits.dtype
+        close(grad, slope, tolerance)
+
+
+def test_a_factor_of_one_or_inf_on_the_gpu():
+    """A gradient is given away as it is; what does not count stays 0 whatever is above it."""
+    for factor in (1.0, float("inf")):
+        logits = torch.randn(2, 7).requires_grad_()
+        loss = fx.cross_entropy(logits, torch.tensor([3, -100]), check_target=False)
+        (factor * loss).backward()
+        assert (logits.grad[1] == 0).all()
+        assert torch.isinf(logits.grad[0]).all() == (factor != 1)
+    assert sim.waited == []
+
+
+def test_losses_by_row_and_softmax_are_in_the_graph():
+    """As PyTorch's own are."""
+    logits, up = torch.randn(2, 5, dtype=torch.float64).requires_grad_(), torch.randn(2)
+    target = torch.tensor([4, 1])
+    plain = torch.nn.functional.cross_entropy(logits, target, reduction="none")
+    want = torch.autograd.grad((plain * up).sum() + logits.softmax(-1)[0, 0], logits)[0]
+    loss = fx.cross_entropy(logits, target, reduction="none")
+    got = torch.autograd.grad((loss * up).sum() + fx.softmax(logits)[0, 0], logits)[0]
+    close(got, want, 1e-12)
+
+
+def test_linear_map_in_place_and_by_buffers():
+    """Products by PyTorch; gradients for all three inputs."""
+    x, w, b = (torch.randn(shape).requires_grad_() for shape in ((3, 4), (6, 4), (6,)))
+    target = torch.tensor([5, 0, 2])
+    want = torch.nn.functional.cross_entropy(torch.nn.functional.linear(x, w, b), target)
+    slopes = torch.autograd.grad(want, (x, w, b))
+    loss = fx.linear_cross_entropy(x, w, target, linear_bias=b)
+    for got, slope in zip(torch.autograd.grad(loss, (x, w, b)), slopes, strict=True):
+        close(got, slope, 1e-5)
+    logits = torch.randn(2, 8)
+    want = torch.softmax(logits, -1)
+    assert fx.softmax(logits, out=logits) is logits
+    close(logits, want, 1e-6)
+
+
+def test_what_is_in_host_memory_is_refused():
+    """An array beside tensors on the GPU."""
+    with pytest.raises(TypeError, match="target is in host memory"):
+        fx.cross_entropy(torch.randn(2, 3), np.array([0, 1]))
