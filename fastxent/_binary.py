@@ -2,7 +2,6 @@
 
 from typing import Any, Literal, NamedTuple, overload
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from fastxent import _inputs as inputs

@@ -182,8 +182,7 @@ def bad_label(
         label = labels.reshape(-1)[row]
     otherwise = "" if ignore_index is None else " or ignore_index"
     return IndexError(
-        f"target[{where}] must be a class in 0 .. {n_classes - 1}{otherwise}, "
-        f"got {label}"
+        f"target[{where}] must be a class in 0 .. {n_classes - 1}{otherwise}, got {label}"
     )
 
 
@@ -217,7 +216,7 @@ def weights(value: Any, name: str, shape: tuple[int, ...], of: str) -> Any:
         return np.ascontiguousarray(found, np.float64)
 
 
-def same_shape(value: Any, shape: tuple[int, ...], of: str) -> Array:
+def same_shape(value: Any, shape: tuple[int, ...], of: str) -> Any:
     """A binary target: one number for each element."""
     found = array(value, "target")
     real_numbers(found, "target")
@@ -226,7 +225,7 @@ def same_shape(value: Any, shape: tuple[int, ...], of: str) -> Array:
     return found
 
 
-def spread_over(value: Any, name: str, shape: tuple[int, ...]) -> Array | None:
+def spread_over(value: Any, name: str, shape: tuple[int, ...]) -> Any:
     """Weights that broadcast against a shape without enlarging it."""
     if value is None:
         return None

@@ -7,7 +7,7 @@ import cupy
 import numpy as np
 
 from fastxent.arrays import device, interface, views
-from fastxent.arrays.device import BFLOAT16, DeviceArray
+from fastxent.arrays.device import BFLOAT16, DeviceArray, Library
 from fastxent.terms import Place
 
 # How much of a product is held before it is added.
@@ -27,27 +27,25 @@ def view(value: Any) -> DeviceArray | None:
     number = value.device.id
     place = Place(number, cupy.cuda.get_current_stream(number).ptr)
     dtype: Any = BFLOAT16 if value.dtype.name == "bfloat16" else value.dtype
-    return DeviceArray(value, value.data.ptr, value.shape, value.strides, dtype, place, CuPy)
+    return DeviceArray(value, value.data.ptr, value.shape, value.strides, dtype, place, LIBRARY)
 
 
-class CuPy:
-    """What the library gives."""
+def new(shape: tuple[int, ...], dtype: Any, place: Place) -> DeviceArray:
+    """A new array from CuPy's pool."""
+    with cupy.cuda.Device(place.device):
+        array = cupy.empty(shape, "bfloat16" if dtype is BFLOAT16 else np.dtype(dtype))
+    return DeviceArray(array, array.data.ptr, shape, None, dtype, place, LIBRARY)
 
-    @staticmethod
-    def new(shape: tuple[int, ...], dtype: Any, place: Place) -> DeviceArray:
-        """A new array from CuPy's pool."""
-        with cupy.cuda.Device(place.device):
-            array = cupy.empty(shape, "bfloat16" if dtype is BFLOAT16 else np.dtype(dtype))
-        return DeviceArray(array, array.data.ptr, shape, None, dtype, place, CuPy)
 
-    @staticmethod
-    def matmul(a: Any, b: Any, out: Any) -> None:
-        """Out = a @ b."""
-        cupy.matmul(a, b, out=out)
+def _matmul(a: Any, b: Any, out: Any) -> None:
+    cupy.matmul(a, b, out=out)
 
-    @staticmethod
-    def add_matmul(a: Any, b: Any, out: Any) -> None:
-        """Out += a @ b, a few rows at a time: there is no product that adds."""
-        step = max(1, _PRODUCT_BYTES // max(1, out[:1].nbytes))
-        for first in range(0, len(out), step):
-            out[first : first + step] += a[first : first + step] @ b
+
+def _add_matmul(a: Any, b: Any, out: Any) -> None:
+    """A few rows at a time: there is no product that adds."""
+    step = max(1, _PRODUCT_BYTES // max(1, out[:1].nbytes))
+    for first in range(0, len(out), step):
+        out[first : first + step] += a[first : first + step] @ b
+
+
+LIBRARY = Library(new, _matmul, _add_matmul)

@@ -9,7 +9,7 @@ import functools
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,17 +48,17 @@ class BFloat16:
 BFLOAT16 = BFloat16()
 
 
-class Library(Protocol):
-    """What is asked of the library that an array comes from; all of it on its own arrays.
+class Library(NamedTuple):
+    """What is asked of the library that an array comes from; matrices are its own arrays.
 
-    matmul(a, b, out) is out = a @ b, add_matmul(a, b, out) is out += a @ b, or both are None.
+    new(shape, dtype, place) is a new contiguous array there, whose memory is in order with the
+    place's stream; matmul(a, b, out) is out = a @ b, add_matmul(a, b, out) is out += a @ b, None
+    where nobody knows how.
     """
 
-    matmul: Callable[[Any, Any, Any], None] | None
-    add_matmul: Callable[[Any, Any, Any], None] | None
-
-    def new(self, shape: tuple[int, ...], dtype: Any, place: Place) -> "DeviceArray":
-        """A new contiguous array there, whose memory is in order with the place's stream."""
+    new: Callable[[tuple[int, ...], Any, Place], "DeviceArray"]
+    matmul: Callable[[Any, Any, Any], Any] | None = None
+    add_matmul: Callable[[Any, Any, Any], Any] | None = None
 
 
 class DeviceArray:

@@ -4,6 +4,7 @@ Results are made by the library's array-API namespace, where it has one, and els
 own device arrays come this way too.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -68,30 +69,19 @@ def _exported(value: Any) -> DeviceArray:
 def _library_of(value: Any) -> Library:
     namespace = getattr(value, "__array_namespace__", None)
     if namespace is not None and hasattr(value, "device"):
-        return _ByNamespace(namespace(), value.device)
-    return _ByNumba()
+        return Library(functools.partial(_new_by, namespace(), value.device))
+    return Library(_new_by_numba)
 
 
-class _NoProducts:
-    """A library of which nobody knows how it multiplies matrices into memory that is there."""
-
-    matmul = add_matmul = None
-
-
-class _ByNumba(_NoProducts):
-    def new(self, shape: tuple[int, ...], dtype: Any, place: Place) -> DeviceArray:
-        """A new device array of Numba's."""
-        with cuda.gpus[place.device]:
-            return cast(DeviceArray, view(cuda.device_array(shape, dtype)))
+def _new_by_numba(shape: tuple[int, ...], dtype: Any, place: Place) -> DeviceArray:
+    """A new device array of Numba's."""
+    with cuda.gpus[place.device]:
+        return cast(DeviceArray, view(cuda.device_array(shape, dtype)))
 
 
-class _ByNamespace(_NoProducts):
-    """A library by the array API."""
-
-    def __init__(self, namespace: Any, where: Any) -> None:
-        self.namespace, self.where = namespace, where
-
-    def new(self, shape: tuple[int, ...], dtype: Any, place: Place) -> DeviceArray:
-        """A new array of the library's."""
-        kind = getattr(self.namespace, dtype.name)
-        return cast(DeviceArray, view(self.namespace.empty(shape, dtype=kind, device=self.where)))
+def _new_by(
+    namespace: Any, where: Any, shape: tuple[int, ...], dtype: Any, place: Place
+) -> DeviceArray:
+    """A new array by the array API."""
+    kind = getattr(namespace, dtype.name)
+    return cast(DeviceArray, view(namespace.empty(shape, dtype=kind, device=where)))

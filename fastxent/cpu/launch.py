@@ -156,7 +156,11 @@ def scan_labels(
         _LABEL_COST,
     )
     first_bad = next((bad for _, bad in found if bad >= 0), -1)
-    return add_up([total for total, _ in found]), first_bad, int(labels[first_bad]) if first_bad >= 0 else 0
+    return (
+        add_up([total for total, _ in found]),
+        first_bad,
+        int(labels[first_bad]) if first_bad >= 0 else 0,
+    )
 
 
 def total(weights: Array, compute: DType) -> float:

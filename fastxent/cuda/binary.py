@@ -37,7 +37,7 @@ def binary_logits(
     x: Array, target: Array, weight: Any, pos_weight: Any, divisor: float, outputs: Outputs,
     compute: Any,
 ) -> Array | None:  # fmt: skip
-    """Fill loss, grad, probs and hess; return Σ of the losses / divisor, unless they are asked for."""
+    """Fill loss, grad, probs, hess; return Σ of the losses / divisor, unless they are asked for."""
     return _binary(
         binary_kernels.binary_logits_kernel, LOGITS, x, target, (weight, pos_weight), (), divisor,
         outputs, compute,
@@ -59,13 +59,13 @@ def _binary(
     factory: Callable[..., Any], signature: str, x: Array, target: Array, weights: tuple[Any, ...],
     limits: tuple[float, ...], divisor: float, outputs: Outputs, compute: Any,
 ) -> Array | None:  # fmt: skip
-    loss, outs = outputs.loss, outputs[3:]
+    loss = outputs.loss
+    outs: tuple[Any, ...] = outputs[3:]
     wants = binary_kernels.BinaryWants(loss is not None, *(out is not None for out in outs))
     if limits:
         outs = outs[:1]  # probabilities have no others
     single = real(number_of(compute))
-    numbers = map(single, (1.0 / divisor if divisor else 0.0, *limits))
-    last = [*numbers]
+    last = [single(number) for number in (1.0 / divisor if divisor else 0.0, *limits)]
     sums, done = None, 0
     for block in _blocks(x, target, weights, (loss, *outs), compute):
         chunk = THREADS * VECTORS * (block.item.width if block.wide else 1)
@@ -73,11 +73,11 @@ def _binary(
             sums = x.new((2 * -(-x.size // chunk),), compute)
         plan = Plan(THREADS, VECTORS, 1, block.wide, False)
         grid = -(-block.n // chunk)
+        sums_at = 0 if sums is None else sums.address + 2 * done * compute.itemsize
         run(
             _kernel(factory, block.item, plan, wants, signature), grid, x.place,
             block.x, block.target, *(part for w in block.weights for part in _weight(w, single)),
-            *last, block.n, chunk, 0 if sums is None else sums.address + 2 * done * compute.itemsize,
-            *block.outs,
+            *last, block.n, chunk, sums_at, *block.outs,
         )  # fmt: skip
         done += grid
     if loss is not None:
@@ -128,7 +128,9 @@ def _blocks(
     if alike and x.dtype.name in ROW_TYPES and all(
         w.dtype == compute and w.is_contiguous for w in numbers_only
     ):  # fmt: skip
-        first, *rest = (Rows(a.address, 0, 1) for a in (x, *(out for out in outs if out is not None)))
+        first, *rest = (
+            Rows(a.address, 0, 1) for a in (x, *(out for out in outs if out is not None))
+        )
         at = [w if isinstance(w, float) else w.address for w in spread]
         wide = is_wide(first, *rest)
         addresses = [0 if out is None else out.address for out in outs]

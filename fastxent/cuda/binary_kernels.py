@@ -29,7 +29,7 @@ class BinaryWants(NamedTuple):
 
 def binary_logits_kernel(element, plan, wants):
     """Binary cross-entropy of logits."""
-    row, compute, size = row_of(element, plan), element.compute, element.size
+    compute, size = element.compute, element.size
     load, number = element.load, numbers(element)
     load_number, number_size = number.load, number.size
     zero, one = compute(0), compute(1)

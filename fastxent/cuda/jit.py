@@ -34,7 +34,12 @@ class Kernel(NamedTuple):
 
 
 def kernel(
-    factory: Callable[..., Any], *args: Any, signature: str, compute: Any, block: int, blocks: int = 1
+    factory: Callable[..., Any],
+    *args: Any,
+    signature: str,
+    compute: Any,
+    block: int,
+    blocks: int = 1,
 ) -> Kernel:
     """The kernel that a factory makes of these; in its signature `a` is an address or a distance,
     `i` an integer and `f` a number of the type that is computed in.
@@ -59,9 +64,7 @@ def link(code: str, capability: tuple[int, int]) -> tuple[bytes, str]:
     """Machine code of PTX, and what the assembler reports of registers and memory."""
     from cuda.core import Linker, LinkerOptions, ObjectCode
 
-    options = LinkerOptions(
-        arch="sm_{}{}".format(*capability), ptxas_options=["-v"], verbose=True
-    )
+    options = LinkerOptions(arch="sm_{}{}".format(*capability), ptxas_options=["-v"], verbose=True)
     linker = Linker(ObjectCode.from_ptx(code.encode()), options=options)
     return bytes(linker.link("cubin").code), linker.get_info_log()
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastxent.cuda import array_kernels, driver, kernels
-from fastxent.cuda.elements import Element, element, numbers
+from fastxent.cuda.elements import Element, element
 from fastxent.cuda.groups import Plan
 from fastxent.cuda.jit import Kernel, kernel
 from fastxent.terms import Clip, Outputs, Place, Target, Terms
@@ -291,9 +291,10 @@ def inverse_of(divisor: float | Divisor) -> tuple[int, float]:
 
 
 def layouts(array: Array) -> Iterator[tuple[tuple[int, ...], int, int]]:
-    """An array as arrays of rank 4, which kernels take: of each (address, three sizes, four strides),
-    its first element's number, how many elements it has.
-    """  # noqa: D205
+    """An array as arrays of rank 4, which kernels take, and where their elements are in it.
+
+    Of each: (address, three sizes, four strides); its first element's number; how many it has.
+    """
     dims: list[tuple[int, int]] = []
     for n, stride in zip(array.shape, array.strides, strict=True):
         if n == 1:
@@ -418,13 +419,12 @@ def blocks_of(
     """
     arrays = [a for a in (x, probs, *outs) if a is not None]
     rows = [rows_of(a) for a in arrays] if change == Change() else [None]
-    if x.dtype.name in ROW_TYPES and None not in rows and len({a.dtype for a in arrays}) == 1:
-        found = iter(rows)
-        mine, its_probs, *its_outs = (
-            None if a is None else next(found) for a in (x, probs, *outs)
-        )
-        item = element(x.dtype.name)
+    mine = rows[0]
+    if x.dtype.name in ROW_TYPES and mine and all(rows) and len({a.dtype for a in arrays}) == 1:
+        found = iter(rows[1:])
+        its_probs, *its_outs = (None if a is None else next(found) for a in (probs, *outs))
         wide = is_wide(mine, *its_outs)
+        item = element(x.dtype.name)
         yield Block(item, wide, 0, mine.n, mine, its_probs, tuple(its_outs))
         return
     number, n_classes = number_of(compute), x.shape[-1]
@@ -440,12 +440,11 @@ def blocks_of(
         converted(x, compute, begin, count, own[0], *change)
         if given is not None:
             converted(probs, compute, begin, count, given)
-        seen = [
-            None if out is None else rows_of(a)._replace(n=part)
-            for out, a in zip((x, *outs), (own[0], *own), strict=True)
-        ]
-        its_probs = None if given is None else rows_of(given)
-        yield Block(number, True, first, part, seen[0], its_probs, tuple(seen[1:]))
+        pitch = n_classes * number.size
+        lying = [Rows(a.address, pitch, part) for a in own]
+        its_outs = [None if out is None else rows for out, rows in zip(outs, lying, strict=True)]
+        its_probs = None if given is None else Rows(given.address, pitch, part)
+        yield Block(number, True, first, part, lying[0], its_probs, tuple(its_outs))
         for k, (out, a) in enumerate(zip(outs, own, strict=True)):
             if out is not None:
                 if k == 0 and change != Change():

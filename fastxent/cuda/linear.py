@@ -56,11 +56,8 @@ def linear_cross_entropy(
         if terms.sample_weight is not None:
             own = terms._replace(sample_weight=terms.sample_weight.part(first, (rows,)))
         wanted = _targets(target, first, rows, n_classes, compute)
-        filled = Outputs(
-            losses.part(first, (rows,)),
-            *(None if a is None else a.part(first, (rows,)) for a in (lse, argmax)),
-            grad=None if sums is None else logits,
-        )  # fmt: skip
+        narrow = (None if a is None else a.part(first, (rows,)) for a in (losses, lse, argmax))
+        filled = Outputs(*narrow)._replace(grad=None if sums is None else logits)
         fill_cross_entropy(logits, wanted, own, divisor, filled, compute)
         if sums is not None:
             labels = None
@@ -134,7 +131,7 @@ class _Sums:
         """Round the sums into the user's arrays where they are others."""
         pairs = ((self.grads.linear_weight, self.weight), (self.grads.linear_bias, self.bias))
         for array, total in pairs:
-            if total is not None and total is not array:
+            if array is not None and total is not array:
                 put(total, array, 0, array.size)
 
 

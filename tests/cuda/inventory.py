@@ -16,38 +16,49 @@ EVERYTHING = Wants(shared=True, scaled=True, top=True, probs=True, hess=True)
 
 
 class Entry(NamedTuple):
-    """A kernel, and what its code has to hold: which accesses to 16 bytes, and no float64."""
+    """A kernel for some architectures, and what its code has to hold: which accesses to 16 bytes,
+    and no float64.
+    """  # noqa: D205
 
     kernel: Kernel
+    capabilities: list[tuple[int, int]]
     vectors: tuple[str, ...]
     single: bool
 
 
 BOTH, LOADS, STORES = ("ld", "st"), ("ld",), ("st",)
+OLD, NEW = [(7, 5), (8, 0)], [(9, 0), (10, 0)]
 
 
-def cross_entropy(name, n_classes, wants=Wants(), wide=True):  # noqa: B008 - a tuple
+def of(name, older=None):
+    """The architectures that rows of a type are computed on."""
+    old = OLD[1:] if "float16" in name else OLD
+    return [*(old if older in (True, None) else []), *(NEW if older in (False, None) else [])]
+
+
+def cross_entropy(name, n_classes, older, wants=Wants(), wide=True):  # noqa: B008 - a tuple
     """The kernel of a call on rows of so many classes."""
     item = element(name)
-    plan = launch.plan_of(item, n_classes, wide, launch.effort_of(wants))
+    plan = launch.plan_of(item, n_classes, wide, launch.effort_of(wants), older)
     how = (kernels.cross_entropy_kernel, item, plan, launch._CROSS_ENTROPY, wants)
     vectors = BOTH if wants.grad or wants.probs else LOADS
-    return Entry(launch._row_kernel(*how), vectors if plan.wide else (), name != "float64")
+    vectors = vectors if plan.wide else ()
+    return Entry(launch._row_kernel(*how), of(name, older), vectors, name != "float64")
 
 
-def row(factory, name, n_classes, signature, *how, effort=None, vectors=BOTH):
+def row(factory, name, n_classes, older, signature, *how, effort=None, vectors=BOTH):
     """The kernel of another call."""
     item = element(name)
-    plan = launch.plan_of(item, n_classes, True, effort or launch.map_effort(item))
+    plan = launch.plan_of(item, n_classes, True, effort or launch.map_effort(item), older)
     prepared = launch._row_kernel(factory, item, plan, signature, *how)
-    return Entry(prepared, vectors, name != "float64")
+    return Entry(prepared, of(name, older), vectors, name != "float64")
 
 
 def binary_loss(name, factory, signature, *wants):
     """The kernel of a binary loss."""
     item, plan = element(name), Plan(binary.THREADS, binary.VECTORS, 1, True, False)
     prepared = binary._kernel(factory, item, plan, binary_kernels.BinaryWants(*wants), signature)
-    return Entry(prepared, BOTH, name != "float64")
+    return Entry(prepared, of(name), BOTH, name != "float64")
 
 
 def scaled(name):
@@ -55,39 +66,50 @@ def scaled(name):
     item = element(name)
     plan = Plan(launch.THREADS, launch.SOME // item.width, 1, True, False)
     prepared = launch._row_kernel(array_kernels.scale_kernel, item, plan, "aaaii")
-    return Entry(prepared, BOTH, True)
+    return Entry(prepared, of(name), BOTH, True)
 
 
 def others():
     """The kernels that are not about rows."""
     for compute in ("float32", "float64"):
         for factory in launch.SIGNATURES:
-            yield Entry(launch._kernel(factory, compute), (), False)
+            yield Entry(launch._kernel(factory, compute), of(compute), (), False)
+
+
+def of_rows(older):
+    """The kernels of rows, on GPUs older than compute capability 9 or others."""
+    for n_classes in (10, 100, 1000, 4096, 8192, 16384, 32768, 128256):
+        yield cross_entropy("float32", n_classes, older)
+    for n_classes in (1000, 16384, 32768, 128256):
+        yield cross_entropy("bfloat16", n_classes, older)
+    yield cross_entropy("float16", 16384, older)
+    yield cross_entropy("float32", 1000, older, wide=False)
+    yield cross_entropy("float32", 50000, older, wide=False)
+    yield cross_entropy("float64", 1000, older)
+    yield cross_entropy("float64", 128256, older)
+    yield cross_entropy("float32", 16384, older, Wants(grad=False))
+    for name in ("float32", "bfloat16"):
+        for wants in (SOFT, EVERYTHING, Wants(shared=True)):
+            for n_classes in (8192, 50000):
+                yield cross_entropy(name, n_classes, older, wants)
+        yield row(kernels.softmax_kernel, name, 8192, older, "aaaaii", False)
+        yield row(kernels.softmax_kernel, name, 128256, older, "aaaaii", True)
+        yield row(kernels.logsumexp_kernel, name, 8192, older, "aaaii", vectors=LOADS)
+        how = (kernels.categorical_kernel, name, 8192, older, launch._CATEGORICAL)
+        yield row(*how, False, True, effort=launch.SOME, vectors=STORES)
+        yield row(*how, True, True, effort=launch.MUCH)
 
 
 def every():
-    """All kernels, of each kind those that differ."""
-    for n_classes in (10, 100, 1000, 4096, 8192, 16384, 32768, 128256):
-        yield cross_entropy("float32", n_classes)
-    for name in ("bfloat16", "float16"):
-        for n_classes in (1000, 16384, 32768, 128256):
-            yield cross_entropy(name, n_classes)
-    yield cross_entropy("float32", 1000, wide=False)
-    yield cross_entropy("float32", 50000, wide=False)
-    yield cross_entropy("float64", 1000)
-    yield cross_entropy("float64", 128256)
-    yield cross_entropy("float32", 32768, Wants(grad=False))
+    """All kernels, of each kind those that differ, for the architectures that they are for."""
+    found = {}
+    for older in (True, False):
+        for entry in of_rows(older):
+            if entry.kernel in found:
+                entry.capabilities.extend(found[entry.kernel].capabilities)
+            found[entry.kernel] = entry
+    yield from found.values()
     for name in ("float32", "bfloat16"):
-        for wants in (SOFT, EVERYTHING, Wants(shared=True)):
-            yield cross_entropy(name, 8192, wants)
-            yield cross_entropy(name, 50000, wants)
-    for name in ("float32", "bfloat16"):
-        yield row(kernels.softmax_kernel, name, 8192, "aaaaii", False)
-        yield row(kernels.softmax_kernel, name, 128256, "aaaaii", True)
-        yield row(kernels.logsumexp_kernel, name, 8192, "aaaii", vectors=LOADS)
-        how = (kernels.categorical_kernel, name, 8192, launch._CATEGORICAL)
-        yield row(*how, False, True, effort=launch.SOME, vectors=STORES)
-        yield row(*how, True, True, effort=launch.MUCH)
         yield scaled(name)
         wants = (False, True, True, True)
         yield binary_loss(name, binary_kernels.binary_logits_kernel, binary.LOGITS, *wants)

@@ -11,7 +11,7 @@ import small  # noqa: F401 - few threads
 import fastxent as fx
 from fastxent import _dispatch, reference
 from fastxent.arrays import device
-from fastxent.arrays.device import DeviceArray
+from fastxent.arrays.device import DeviceArray, Library
 from fastxent.cuda import linear
 from fastxent.terms import LinearGrad, Place
 
@@ -22,35 +22,35 @@ class Matrix(np.ndarray):
     """An array of a library on the GPU that has matrix products."""
 
 
-class Library(ModuleType):
+def view(value):
+    if not isinstance(value, Matrix):
+        return None
+    return DeviceArray(
+        value, value.ctypes.data, value.shape, value.strides, value.dtype, HERE, LIBRARY
+    )
+
+
+def add_matmul(a, b, out):
+    out += a @ b
+
+
+LIBRARY = Library(
+    lambda shape, dtype, place: view(sim.allocate(shape, dtype).view(Matrix)),
+    lambda a, b, out: np.matmul(a, b, out=out),
+    add_matmul,
+)
+
+
+class Family(ModuleType):
     """That library as a family of arrays."""
 
-    matmul = staticmethod(lambda a, b, out: np.matmul(a, b, out=out))
-
-    @staticmethod
-    def add_matmul(a, b, out):
-        out += a @ b
-
-    @staticmethod
-    def new(shape, dtype, place):
-        return Library.view(sim.allocate(shape, dtype).view(Matrix))
-
-    @staticmethod
-    def view(value):
-        if not isinstance(value, Matrix):
-            return None
-        return DeviceArray(
-            value, value.ctypes.data, value.shape, value.strides, value.dtype, HERE, Library
-        )
-
     def call(self, function, *args, **kwargs):
-        names = device.views.positional(function)
-        return device.call(function, dict(zip(names, args, strict=False)) | kwargs, self.view)
+        return device.call(function, device.views.named(function, args, kwargs), view)
 
 
 @pytest.fixture(autouse=True)
 def library(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matrix_library", Library("matrix_library"))
+    monkeypatch.setitem(sys.modules, "matrix_library", Family("matrix_library"))
     monkeypatch.setattr(_dispatch, "_FAMILIES", dict(_dispatch._FAMILIES))
     monkeypatch.setattr(_dispatch, "_named", {np.ndarray: ""})
     _dispatch.register(__name__.partition(".")[0], "matrix_library")

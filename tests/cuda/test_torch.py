@@ -1,15 +1,20 @@
 """PyTorch's tensors and autograd on a simulated GPU: tensors in host memory pass for CUDA's."""
 
+import importlib
+
 import numpy as np
 import pytest
 import simulator as sim
 import small  # noqa: F401 - few threads
 
-torch = pytest.importorskip("torch", reason="PyTorch is optional: pip install torch")
-
 import fastxent as fx
-from fastxent.arrays.torch import autograd, gpu, memory
 from fastxent.terms import Place
+
+torch = pytest.importorskip("torch", reason="PyTorch is optional: pip install torch")
+autograd, gpu, memory = (
+    importlib.import_module(f"fastxent.arrays.torch.{name}")
+    for name in ("autograd", "gpu", "memory")
+)
 
 
 @pytest.fixture(autouse=True)
@@ -21,9 +26,7 @@ def pretence(monkeypatch):
 
     def new(shape, dtype, place):
         tensor = torch.empty(shape, dtype=gpu._OWN[dtype])
-        return gpu.DeviceArray(
-            tensor, tensor.data_ptr(), shape, None, dtype, place, gpu.PyTorch
-        )
+        return gpu.DeviceArray(tensor, tensor.data_ptr(), shape, None, dtype, place, LIBRARY)
 
     def refused(tensor):
         raise AssertionError("waits for the GPU")
@@ -31,7 +34,8 @@ def pretence(monkeypatch):
     for module in (memory, autograd):
         monkeypatch.setattr(module, "is_on_gpu", lambda tensor: True)
     monkeypatch.setattr(gpu, "place_of", lambda tensor: Place(0, 5))
-    monkeypatch.setattr(gpu.PyTorch, "new", staticmethod(new))
+    LIBRARY = gpu.LIBRARY._replace(new=new)
+    monkeypatch.setattr(gpu, "LIBRARY", LIBRARY)
     monkeypatch.setattr(sim, "_arrays", [(0, 2**63)])
     monkeypatch.setattr(torch.Tensor, "item", refused)
     sim.waited.clear()

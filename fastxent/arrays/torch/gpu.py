@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from fastxent.arrays import device, interface
-from fastxent.arrays.device import BFLOAT16, DeviceArray
+from fastxent.arrays.device import BFLOAT16, DeviceArray, Library
 from fastxent.terms import Place
 
 _TYPES: dict[torch.dtype, Any] = {
@@ -41,9 +41,7 @@ def view(value: Any) -> DeviceArray | None:
         raise TypeError(f"a tensor must hold real numbers, got {value.dtype}")
     step = dtype.itemsize
     strides = tuple(stride * step for stride in value.stride())
-    return DeviceArray(
-        value, value.data_ptr(), tuple(value.shape), strides, dtype, place, PyTorch
-    )
+    return DeviceArray(value, value.data_ptr(), tuple(value.shape), strides, dtype, place, LIBRARY)
 
 
 def place_of(tensor: torch.Tensor) -> Place | None:
@@ -70,21 +68,18 @@ def _compute(grad: torch.Tensor) -> torch.dtype:
     return torch.float64 if grad.dtype == torch.float64 else torch.float32
 
 
-class PyTorch:
-    """What the library gives."""
+def new(shape: tuple[int, ...], dtype: Any, place: Place) -> DeviceArray:
+    """A new tensor from PyTorch's pool."""
+    tensor = torch.empty(shape, dtype=_OWN[dtype], device=f"cuda:{place.device}")
+    return DeviceArray(tensor, tensor.data_ptr(), shape, None, dtype, place, LIBRARY)
 
-    @staticmethod
-    def new(shape: tuple[int, ...], dtype: Any, place: Place) -> DeviceArray:
-        """A new tensor from PyTorch's pool."""
-        tensor = torch.empty(shape, dtype=_OWN[dtype], device=f"cuda:{place.device}")
-        return DeviceArray(tensor, tensor.data_ptr(), shape, None, dtype, place, PyTorch)
 
-    @staticmethod
-    def matmul(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
-        """Out = a @ b."""
-        torch.matmul(a, b, out=out)
+def _matmul(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
+    torch.matmul(a, b, out=out)
 
-    @staticmethod
-    def add_matmul(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
-        """Out += a @ b."""
-        torch.addmm(out, a, b, out=out)
+
+def _add_matmul(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
+    torch.addmm(out, a, b, out=out)
+
+
+LIBRARY = Library(new, _matmul, _add_matmul)

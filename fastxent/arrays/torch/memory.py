@@ -56,7 +56,7 @@ def read(given: Given, inputs: tuple[str, ...]) -> tuple[Given, bool]:
 
 def is_on_gpu(tensor: torch.Tensor) -> bool:
     """Whether CUDA computes on it."""
-    return tensor.is_cuda
+    return bool(tensor.is_cuda)
 
 
 def _gpu() -> Any:
