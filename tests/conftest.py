@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,14 @@ from fastxent.cpu import threads
 
 # Compiled kernels of a test run go where nothing else looks, and are shared with its subprocesses.
 os.environ.setdefault("FASTXENT_CACHE_DIR", str(Path(tempfile.gettempdir()) / "fastxent-tests"))
+
+# Simulated kernels need a process of their own, in which nothing is compiled:
+#     NUMBA_ENABLE_CUDASIM=1 NUMBA_DISABLE_JIT=1 python -m pytest tests/cuda
+# Anywhere else these tests are not there; nor is, in that one, what compiles kernels.
+_cuda = {path.name for path in Path(__file__).parent.glob("cuda/test_*.py")}
+_simulated = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1" and find_spec("numba_cuda") is not None
+_other = {"test_codegen.py"} if _simulated else _cuda - {"test_codegen.py"}
+collect_ignore = [f"cuda/{name}" for name in sorted(_other)]
 
 settings.register_profile("ours", deadline=None, max_examples=150, derandomize=True)
 settings.load_profile("ours")

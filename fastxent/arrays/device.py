@@ -189,6 +189,7 @@ def looked_at(given: Given, view: Callable[[Any], DeviceArray | None]) -> Given:
             )
         if array.place.stream not in (0, place.stream):  # what is still written there
             _follow(place, array.place.stream)
+        array.place = place
         return array
 
     return {name: look(name, value) for name, value in given.items()}

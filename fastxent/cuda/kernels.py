@@ -349,8 +349,8 @@ def cross_entropy_kernel(element, plan, wants):
             top = first_top(buffer, line, thread, m, keys)
         if soft:
             y = top & int32(0x7FFFFFFF) if counted else int32(0)
-        # All that is read of x besides what is held, before the sums, behind whose barrier a
-        # thread may write: with grad over x it is gone.
+        # All that is read of x besides what is held, before `sums`, behind which a thread may
+        # write: with grad over x it is gone.
         margin, apart, weight, a_y, share = zero, zero, zero, zero, zero
         if counted:
             margin = (m - load(x + at * x_pitch + uint64(uint32(y)) * uint64(size))) * factor

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from numba import cuda, int32, int64, uint32, uint64
 
 from fastxent.cuda.elements import VECTOR_BYTES, Element, device
-from fastxent.cuda.groups import Plan, add, reduction
+from fastxent.cuda.groups import WARP, Plan, add, reduction
 from fastxent.cuda.intrinsics import load_vector
 
 Function = Callable[..., Any]
@@ -162,7 +162,8 @@ def row_of(element: Element, plan: Plan) -> Row:
         """Σ exp(x_j - m) over what is below the maximum, and how often the maximum occurs.
 
         Apart, for beside 1 the small numbers of a confident row would be lost. Four sums a thread:
-        a longer chain would drift with the length of the row.
+        a longer chain would drift with the length of the row. What any of the row's threads has
+        read before, none has overwritten yet.
         """
         parts = cuda.local.array(4, compute)
         for k in range(4):
@@ -180,7 +181,10 @@ def row_of(element: Element, plan: Plan) -> Row:
             parts[i & 3] += zero if e == one else e
             count += one if e == one else zero
         below += (parts[0] + parts[1]) + (parts[2] + parts[3])
-        return total(below, shared, 2), total(count, shared, 3)
+        found = total(below, shared, 2), total(count, shared, 3)
+        if threads <= WARP:
+            cuda.syncwarp()  # shuffles promise no order of memory, as the barrier of a block does
+        return found
 
     def fold(formula, combine):
         @device

@@ -154,6 +154,7 @@ def _shuffle_xor(self, mask, value, offset):
 
 
 FakeCUDAModule.shfl_xor_sync = _shuffle_xor
+FakeCUDAModule.syncwarp = lambda self: threading.current_thread().wait("a shuffle")
 
 # --- memory ---------------------------------------------------------------------------------
 
@@ -328,7 +329,7 @@ def _launch(kernel, grid, place, *args):
     _jit(kernel.source)[grid, kernel.block](*values)
 
 
-def _report():
+def _report(place):
     array = allocate(2, np.int64)
     return array
 
@@ -337,6 +338,7 @@ driver.launch = _launch
 driver.report = _report
 driver.address_of = lambda report: report.ctypes.data
 driver.wait = waited.append
+driver.follow = lambda place, stream: followed.append((place, stream))
 driver.is_capturing = lambda place: place.stream == 77
 driver.current = lambda device: contextlib.nullcontext()
 driver.device_of = lambda address: 0
