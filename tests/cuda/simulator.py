@@ -315,6 +315,7 @@ for _module in (array_kernels, binary_kernels, elements, kernels, rows, formulas
 launched: list[str] = []  # the names of kernels, in order
 places: list[Place] = []  # where each of them was launched
 waited: list[Place] = []
+followed: list[tuple[Place, int]] = []  # which waits on the GPU for which other stream
 _CASTS = {"float32": np.float32, "float64": np.float64, "int64": np.int64, "uint64": np.uint64}
 
 
