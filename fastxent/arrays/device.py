@@ -96,7 +96,9 @@ class DeviceArray:
 
     def new(self, shape: tuple[int, ...], dtype: Any) -> "DeviceArray":
         """Memory of the same library at the same place."""
-        return self.library.new(shape, dtype, self.place)
+        made = self.library.new(shape, dtype, self.place)
+        made.place = self.place  # whatever stream the library calls current
+        return made
 
     def part(self, first: int, shape: tuple[int, ...]) -> "DeviceArray":
         """A contiguous array's elements from number `first` on, in a shape, without an owner."""

@@ -29,15 +29,19 @@ _NO_ROW = int64(2**63 - 1)
 _ZERO, _ONE = float64(0), float64(1)
 
 
-def scan_kernel(number, threads):
-    """Σ u·w_y over the rows of a chunk that count, and its first row whose label is no class."""
-    total, least = reduction(add, threads), reduction(smaller, threads)
+def scan_kernel(number, threads, alone):
+    """Σ u·w_y over the rows of a chunk that count, and its first row whose label is no class.
+
+    A block that is `alone` writes what `divisor_kernel` makes of the sums of several.
+    """
+    total, least, put = reduction(add, threads), reduction(smaller, threads), _put_of(number)
     load, size = number.load, number.size
 
-    # labels (N,) of a kind IN; class_weight (C,), sample_weight (N,) IN or 0; sums, bad_rows OUT
+    # labels (N,) of a kind IN; class_weight (C,), sample_weight (N,) IN or 0; sums, bad_rows, or
+    # divisor, inverse, report as in `divisor_kernel` OUT
     def kernel(
         labels, kind, ignoring, ignored, class_weight, sample_weight, n_classes, n_rows, chunk,
-        sums, bad_rows,
+        sums, bad_rows, divisor, inverse, report,
     ):  # fmt: skip
         shared = cuda.shared.array(_PLACES, float64)
         rows = cuda.shared.array(_PLACES, int64)
@@ -60,9 +64,50 @@ def scan_kernel(number, threads):
             i += threads
         found, bad = total(found, shared, 0), least(bad, rows, 0)
         if cuda.threadIdx.x == 0:
-            block = uint64(cuda.blockIdx.x)
-            store_f64(sums + block * uint64(8), found)
-            store_i64(bad_rows + block * uint64(8), bad)
+            if alone:
+                put(found, bad, labels, kind, divisor, inverse, report)
+            else:
+                block = uint64(cuda.blockIdx.x)
+                store_f64(sums + block * uint64(8), found)
+                store_i64(bad_rows + block * uint64(8), bad)
+
+    return kernel
+
+
+def _put_of(number):
+    """A function that writes a divisor, its inverse, and the first bad row for whoever asks."""
+    store, compute = number.store, number.compute
+
+    @device
+    def put(found, bad, labels, kind, divisor, inverse, report):
+        store_f64(divisor, found)
+        store(inverse, compute(_ONE / found if found != _ZERO else _ZERO))
+        if report:
+            store_i64(report, bad)
+            if bad != _NO_ROW:
+                store_i64(report + uint64(8), load_label(labels, kind, bad))
+
+    return put
+
+
+def divisor_kernel(number, threads):
+    """The divisor D of a mean and 1 / D (0 if D is 0); the first bad row, for whoever asks."""
+    total, least, put = reduction(add, threads), reduction(smaller, threads), _put_of(number)
+
+    # sums, bad_rows (n,) IN or 0 without; labels of a kind IN; divisor (1,), inverse (1,) OUT;
+    # report (2,): a row, or the largest int64, and its label OUT or 0
+    def kernel(sums, bad_rows, n, labels, kind, divisor, inverse, report):
+        shared = cuda.shared.array(_PLACES, float64)
+        rows = cuda.shared.array(_PLACES, int64)
+        found, bad, i = _ZERO, _NO_ROW, int64(cuda.threadIdx.x)
+        while i < n:
+            found += load_f64(sums + uint64(i) * uint64(8))
+            if bad_rows:
+                bad = min(bad, load_i64(bad_rows + uint64(i) * uint64(8)))
+            i += threads
+        found, bad = total(found, shared, 0), least(bad, rows, 0)
+        if cuda.threadIdx.x == 0:
+            put(found, bad, labels, kind, divisor, inverse, report)
 
     return kernel
 
@@ -88,51 +133,20 @@ def sum_kernel(number, threads):
     return kernel
 
 
-@device
-def _sum_of(sums, n, shared, total, threads):
-    found, i = _ZERO, int64(cuda.threadIdx.x)
-    while i < n:
-        found += load_f64(sums + uint64(i) * uint64(8))
-        i += threads
-    return total(found, shared, 0)
-
-
-def divisor_kernel(number, threads):
-    """The divisor D of a mean and 1 / D (0 if D is 0); the first bad row, for whoever asks."""
-    total, least = reduction(add, threads), reduction(smaller, threads)
-    store, compute = number.store, number.compute
-
-    # sums, bad_rows (n,) IN or 0 without; labels of a kind IN; divisor (1,), inverse (1,) OUT;
-    # report (2,): a row, or the largest int64, and its label OUT or 0
-    def kernel(sums, bad_rows, n, labels, kind, divisor, inverse, report):
-        shared = cuda.shared.array(_PLACES, float64)
-        rows = cuda.shared.array(_PLACES, int64)
-        found = _sum_of(sums, n, shared, total, threads)
-        bad, i = _NO_ROW, int64(cuda.threadIdx.x)
-        while bad_rows and i < n:
-            bad = min(bad, load_i64(bad_rows + uint64(i) * uint64(8)))
-            i += threads
-        bad = least(bad, rows, 0)
-        if cuda.threadIdx.x == 0:
-            store_f64(divisor, found)
-            store(inverse, compute(_ONE / found if found != _ZERO else _ZERO))
-            if report:
-                store_i64(report, bad)
-                if bad != _NO_ROW:
-                    store_i64(report + uint64(8), load_label(labels, kind, bad))
-
-    return kernel
-
-
-def mean_kernel(number, threads):
-    """Σ of sums over the divisor; nan where that is 0."""
+def mean_kernel(number, threads, alone):
+    """Σ of sums over the divisor; nan where that is 0. A block that is `alone` adds up numbers."""
     total = reduction(add, threads)
     store, compute = number.store, number.compute
+    load, size = (number.load, number.size) if alone else (load_f64, 8)
 
-    # sums (n,) IN; divisor (1,) IN, or 0 if it is `known`; out (1,) OUT
+    # sums, or the numbers of one chunk, (n,) IN; divisor (1,) IN, or 0 if it is `known`; out OUT
     def kernel(sums, n, divisor, known, out):
         shared = cuda.shared.array(_PLACES, float64)
-        found = _sum_of(sums, n, shared, total, threads)
+        found, i = _ZERO, int64(cuda.threadIdx.x)
+        while i < n:
+            found += float64(load(sums + uint64(i) * uint64(size)))
+            i += threads
+        found = total(found, shared, 0)
         if cuda.threadIdx.x == 0:
             by = load_f64(divisor) if divisor else known
             store(out, compute(found / by if by != _ZERO else math.nan))

@@ -15,6 +15,7 @@ from fastxent.cuda.launch import (
     Rows,
     converted,
     is_wide,
+    name_of,
     number_of,
     put,
     real,
@@ -125,7 +126,7 @@ def _blocks(
     own = [a for a in (x, target, *outs) if a is not None]
     numbers_only = [w for w in spread if not isinstance(w, float)]
     alike = {(a.dtype, a.is_contiguous) for a in own} == {(x.dtype, True)}
-    if alike and x.dtype.name in ROW_TYPES and all(
+    if alike and name_of(x.dtype) in ROW_TYPES and all(
         w.dtype == compute and w.is_contiguous for w in numbers_only
     ):  # fmt: skip
         first, *rest = (
@@ -134,7 +135,7 @@ def _blocks(
         at = [w if isinstance(w, float) else w.address for w in spread]
         wide = is_wide(first, *rest)
         addresses = [0 if out is None else out.address for out in outs]
-        yield _Block(element(x.dtype.name), wide, n, x.address, target.address, at, addresses)
+        yield _Block(element(name_of(x.dtype)), wide, n, x.address, target.address, at, addresses)
         return
     number, limit = number_of(compute), min(n, ELEMENTS)
     arrays = [x, target, *numbers_only]

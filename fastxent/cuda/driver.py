@@ -68,16 +68,19 @@ def device_of(address: int) -> int:
 @contextlib.contextmanager
 def current(device: int) -> Iterator[None]:
     """Make a GPU's primary context this thread's, and put back what was."""
-    driver = _bindings()
-    context = _context(device)
-    if int(_checked(driver.cuCtxGetCurrent())) == int(context):
+    if _is_current(device):
         yield
         return
-    _checked(driver.cuCtxPushCurrent(context))
+    driver = _bindings()
+    _checked(driver.cuCtxPushCurrent(_context(device)))
     try:
         yield
     finally:
         _checked(driver.cuCtxPopCurrent())
+
+
+def _is_current(device: int) -> bool:
+    return int(_checked(_bindings().cuCtxGetCurrent())) == int(_context(device))
 
 
 @functools.cache
@@ -109,12 +112,22 @@ def _configuration(grid: int, block: int) -> Any:
     return LaunchConfig(grid=grid, block=block)
 
 
-def launch(kernel: Kernel, grid: int, place: Place, *args: Any) -> None:
-    """Put a kernel on a stream of the current context; numbers of float32 come as `single`."""
+@functools.cache
+def _launcher() -> Any:
     from cuda.core import launch
 
+    return launch
+
+
+def launch(kernel: Kernel, grid: int, place: Place, *args: Any) -> None:
+    """Put a kernel on a stream; numbers of float32 come as `single`."""
     ready = _loaded(kernel, capability(place.device))
-    launch(_stream(place.stream), _configuration(grid, kernel.block), ready, *args)
+    configuration, stream = _configuration(grid, kernel.block), _stream(place.stream)
+    if _is_current(place.device):  # as it is most often, and then nothing has to be put back
+        _launcher()(stream, configuration, ready, *args)
+    else:
+        with current(place.device):
+            _launcher()(stream, configuration, ready, *args)
 
 
 single = ctypes.c_float

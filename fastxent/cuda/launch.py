@@ -105,8 +105,7 @@ def is_wide(first: Rows, *others: Rows | None) -> bool:
 def run(prepared: Kernel, grid: int, place: Place, *args: Any) -> None:
     """Launch, unless there is nothing to do."""
     if grid:
-        with driver.current(place.device):
-            driver.launch(prepared, grid, place, *args)
+        driver.launch(prepared, grid, place, *args)
 
 
 def _grid(n: int, block: int) -> int:
@@ -122,18 +121,27 @@ def real(number: Element) -> Callable[[float], Any]:
     return driver.single if number.size == 4 else float
 
 
+@functools.cache
+def name_of(dtype: Any) -> str:
+    """A type's name, which NumPy puts together anew each time it is asked."""
+    return str(dtype.name)
+
+
+@functools.cache
 def number_of(compute: Any) -> Element:
     """The element type that is computed in."""
-    return element(str(compute.name))
+    return element(name_of(compute))
 
 
 # --- sums, divisors, labels -----------------------------------------------------------------
 
 
+_DOUBLE, _LONG = np.dtype(np.float64), np.dtype(np.int64)
+
 # What the kernels that are not about rows take; an array of rank 4 is nine arguments.
 _LAYOUT = "ai" + "iii" + "iiii"
 SIGNATURES: dict[Callable[..., Any], str] = {
-    array_kernels.scan_kernel: "aiiiaaiiiaa",
+    array_kernels.scan_kernel: "aiiiaaiiiaaaaa",
     array_kernels.sum_kernel: "aiia",
     array_kernels.divisor_kernel: "aaiaiaaa",
     array_kernels.mean_kernel: "aiada",
@@ -146,10 +154,10 @@ SIGNATURES: dict[Callable[..., Any], str] = {
 
 
 @functools.cache
-def _kernel(factory: Callable[..., Any], compute: str) -> Kernel:
-    number = element(compute)
+def _kernel(factory: Callable[..., Any], compute: Any, *how: Any) -> Kernel:
+    number = number_of(compute)
     return kernel(
-        factory, number, THREADS, signature=SIGNATURES[factory], compute=number.compute,
+        factory, number, THREADS, *how, signature=SIGNATURES[factory], compute=number.compute,
         block=THREADS,
     )  # fmt: skip
 
@@ -173,7 +181,7 @@ class Labels(NamedTuple):
     @classmethod
     def of(cls, labels: Array, ignore_index: int | None) -> "Labels":
         """As they come, but for those that do not lie side by side."""
-        kind = array_kernels.KINDS[labels.dtype.name]
+        kind = array_kernels.KINDS[name_of(labels.dtype)]
         if not labels.is_contiguous:
             labels = _side_by_side(labels, kind)
             kind = 6 | kind & 1
@@ -191,7 +199,7 @@ class Labels(NamedTuple):
 
 def _side_by_side(labels: Array, kind: int) -> Array:
     copy = labels.new((labels.size,), np.dtype(np.uint64 if kind & 1 else np.int64))
-    prepared = _kernel(array_kernels.copy_labels_kernel, "float32")
+    prepared = _kernel(array_kernels.copy_labels_kernel, _DOUBLE)
     for layout, first, count in layouts(labels):
         run(
             prepared, _grid(count, THREADS), labels.place, layout[0], kind, *layout[1:],
@@ -209,56 +217,70 @@ def scan_labels(
     """
     place, n = labels.place, labels.size
     read, terms = Labels.of(labels, terms.ignore_index), converted_weights(terms, compute)
-    grid = max(1, _grid(n, CHUNK))
-    sums = labels.new((grid,), np.dtype(np.float64))
-    bad_rows = labels.new((grid,), np.dtype(np.int64))
-    run(
-        _kernel(array_kernels.scan_kernel, compute.name), grid, place,
-        *read.arguments(), _at(terms.class_weight), _at(terms.sample_weight), n_classes, n, CHUNK,
-        sums.address, bad_rows.address,
-    )  # fmt: skip
     report = driver.report(place) if check and not driver.is_capturing(place) else None
-    divisor = _divisor(sums, bad_rows, read, compute, report)
+    report_at = 0 if report is None else driver.address_of(report)
+    given = (
+        *read.arguments(),
+        _at(terms.class_weight),
+        _at(terms.sample_weight),
+        n_classes,
+        n,
+        CHUNK,
+    )
+    found = Divisor(labels.new((), _DOUBLE), labels.new((), compute))
+    written = (found.value.address, found.inverse.address, report_at)
+    if n <= CHUNK:
+        run(_kernel(array_kernels.scan_kernel, compute, True), 1, place, *given, 0, 0, *written)
+    else:
+        grid = _grid(n, CHUNK)
+        sums, bad_rows = labels.new((grid,), _DOUBLE), labels.new((grid,), _LONG)
+        scan = _kernel(array_kernels.scan_kernel, compute, False)
+        run(scan, grid, place, *given, sums.address, bad_rows.address, 0, 0, 0)
+        _fill_divisor(sums, bad_rows, read, compute, written)
     if report is None:
-        return divisor, -1, 0
+        return found, -1, 0
     driver.wait(place)
     row, label = report
-    return divisor, -1 if row == 2**63 - 1 else int(row), _as_unsigned(int(label), read.kind)
+    return found, -1 if row == 2**63 - 1 else int(row), _as_unsigned(int(label), read.kind)
 
 
 def _as_unsigned(label: int, kind: int) -> int:
     return label + 2**64 if kind == 7 and label < 0 else label
 
 
-def _divisor(
-    sums: Array, bad_rows: Array | None, labels: Labels | None, compute: Any, report: Any
-) -> Divisor:
-    found = Divisor(sums.new((), np.dtype(np.float64)), sums.new((), compute))
+def _fill_divisor(
+    sums: Array, bad_rows: Array | None, labels: Labels | None, compute: Any,
+    written: tuple[int, int, int],
+) -> None:  # fmt: skip
     address, kind, *_ = (0, 0) if labels is None else labels.arguments()
     run(
-        _kernel(array_kernels.divisor_kernel, compute.name), 1, sums.place,
-        sums.address, _at(bad_rows), sums.size, address, kind,
-        found.value.address, found.inverse.address,
-        0 if report is None else driver.address_of(report),
+        _kernel(array_kernels.divisor_kernel, compute), 1, sums.place,
+        sums.address, _at(bad_rows), sums.size, address, kind, *written,
     )  # fmt: skip
+
+
+def _divisor(sums: Array, compute: Any) -> Divisor:
+    """The sum of sums as a divisor."""
+    found = Divisor(sums.new((), _DOUBLE), sums.new((), compute))
+    _fill_divisor(sums, None, None, compute, (found.value.address, found.inverse.address, 0))
     return found
 
 
 def total(weights: Array, compute: Any) -> Divisor:
     """Σ of weights, as a divisor."""
-    return _divisor(_sums(as_numbers(weights, compute)), None, None, compute, None)
+    return _divisor(_sums(as_numbers(weights, compute)), compute)
 
 
 def normalizer(value: Array, compute: Any) -> Divisor:
     """A number on the GPU as a divisor."""
-    return _divisor(as_numbers(value, np.dtype(np.float64)), None, None, compute, None)
+    return _divisor(as_numbers(value, _DOUBLE), compute)
 
 
 def _sums(values: Array) -> Array:
     """Sums of chunks, of numbers side by side."""
-    sums = values.new((max(1, _grid(values.size, CHUNK)),), np.dtype(np.float64))
+    sums = values.new((max(1, _grid(values.size, CHUNK)),), _DOUBLE)
     run(
-        _kernel(array_kernels.sum_kernel, values.dtype.name), sums.size, values.place,
+        _kernel(array_kernels.sum_kernel, values.dtype), sums.size, values.place,
         values.address, values.size, CHUNK, sums.address,
     )  # fmt: skip
     return sums
@@ -266,15 +288,11 @@ def _sums(values: Array) -> Array:
 
 def reduced(values: Array, divisor: float | Divisor) -> Array:
     """Σ of losses / divisor, as a number on the GPU of the losses' type."""
-    return mean_of(_sums(values), divisor, values.dtype)
-
-
-def mean_of(sums: Array, divisor: float | Divisor, dtype: Any) -> Array:
-    """Σ of sums / divisor."""
-    out = sums.new((), dtype)
+    alone = values.size <= CHUNK
+    sums, out = values if alone else _sums(values), values.new((), values.dtype)
     known, at = (0.0, divisor.value.address) if isinstance(divisor, Divisor) else (divisor, 0)
     run(
-        _kernel(array_kernels.mean_kernel, dtype.name), 1, sums.place,
+        _kernel(array_kernels.mean_kernel, values.dtype, alone), 1, sums.place,
         sums.address, sums.size, at, float(known), out.address,
     )  # fmt: skip
     return out
@@ -318,9 +336,9 @@ def converted(
 ) -> None:  # fmt: skip
     """Elements first … of an array of any kind side by side, as logits are before the loss."""
     number = number_of(compute)
-    prepared = _kernel(array_kernels.gather_kernel, compute.name)
+    prepared = _kernel(array_kernels.gather_kernel, compute)
     _over(array, first, count, lambda layout, begin, n, done: (
-        prepared, layout[0], array_kernels.KINDS[array.dtype.name], *layout[1:], begin, n,
+        prepared, layout[0], array_kernels.KINDS[name_of(array.dtype)], *layout[1:], begin, n,
         real(number)(scale), real(number)(softcap), out.address + done * number.size,
     ))  # fmt: skip
 
@@ -330,20 +348,19 @@ def chained(
 ) -> None:
     """Gradients with respect to what `converted` made, carried back to what it read."""
     number = number_of(compute)
-    prepared = _kernel(array_kernels.chain_kernel, compute.name)
+    prepared = _kernel(array_kernels.chain_kernel, compute)
     _over(array, first, count, lambda layout, begin, n, done: (
-        prepared, layout[0], array_kernels.KINDS[array.dtype.name], *layout[1:], begin, n,
+        prepared, layout[0], array_kernels.KINDS[name_of(array.dtype)], *layout[1:], begin, n,
         real(number)(scale), real(number)(softcap), grad.address + done * number.size,
     ))  # fmt: skip
 
 
 def put(values: Array, array: Array, first: int, count: int, adding: bool = False) -> None:
     """Numbers side by side into elements first … of an array of any kind, or added to them."""
-    prepared = _kernel(array_kernels.scatter_kernel, values.dtype.name)
-    size = values.dtype.itemsize
+    prepared = _kernel(array_kernels.scatter_kernel, values.dtype)
+    size, kind = values.dtype.itemsize, array_kernels.KINDS[name_of(array.dtype)]
     _over(array, first, count, lambda layout, begin, n, done: (
-        prepared, values.address + done * size, layout[0], array_kernels.KINDS[array.dtype.name],
-        *layout[1:], begin, n, int(adding),
+        prepared, values.address + done * size, layout[0], kind, *layout[1:], begin, n, int(adding),
     ))  # fmt: skip
 
 
@@ -354,7 +371,7 @@ def clear_idle(
     inverse_at, inverse = inverse_of(divisor)
     number = number_of(rows.dtype)
     run(
-        _kernel(array_kernels.clear_kernel, rows.dtype.name), _grid(rows.size, THREADS), rows.place,
+        _kernel(array_kernels.clear_kernel, rows.dtype), _grid(rows.size, THREADS), rows.place,
         rows.address, rows.shape[1], *((0, 0, 0, 0) if labels is None else labels.arguments()),
         _at(terms.sample_weight), inverse_at, real(number)(inverse), n_classes, rows.size,
     )  # fmt: skip
@@ -420,11 +437,11 @@ def blocks_of(
     arrays = [a for a in (x, probs, *outs) if a is not None]
     rows = [rows_of(a) for a in arrays] if change == Change() else [None]
     mine = rows[0]
-    if x.dtype.name in ROW_TYPES and mine and all(rows) and len({a.dtype for a in arrays}) == 1:
+    if name_of(x.dtype) in ROW_TYPES and mine and all(rows) and len({a.dtype for a in arrays}) == 1:
         found = iter(rows[1:])
         its_probs, *its_outs = (None if a is None else next(found) for a in (probs, *outs))
         wide = is_wide(mine, *its_outs)
-        item = element(x.dtype.name)
+        item = element(name_of(x.dtype))
         yield Block(item, wide, 0, mine.n, mine, its_probs, tuple(its_outs))
         return
     number, n_classes = number_of(compute), x.shape[-1]
@@ -498,7 +515,7 @@ def logsumexp(x: Array, out: Array, compute: Any) -> None:
     """Fill out, (N,) of its own type, with logsumexp over the last axis."""
     n_classes, older = x.shape[-1], is_older(x.place)
     for block in blocks_of(x, compute, (None,)):
-        direct = block.item.name == out.dtype.name
+        direct = block.item.name == name_of(out.dtype)
         found = out if direct else x.new((block.n,), compute)
         plan = plan_of(block.item, n_classes, block.wide, map_effort(block.item), older)
         run(
@@ -612,7 +629,7 @@ def scale(values: Array, factor: Array, out: Array) -> None:
 
     All lie side by side; out may be values: then nothing is done where the number is 1.
     """
-    item, n = element(values.dtype.name), values.size
+    item, n = element(name_of(values.dtype)), values.size
     wide = is_wide(Rows(values.address, 0, 1), Rows(out.address, 0, 1))
     plan = Plan(THREADS, max(1, SOME // item.width), 1, wide, False)
     chunk = plan.threads * plan.vectors * (item.width if wide else 1)

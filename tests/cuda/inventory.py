@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import numpy as np
 from numba.cuda import compiler, dispatcher, types
 
 from fastxent.cuda import array_kernels, binary, binary_kernels, kernels, launch
@@ -71,9 +72,12 @@ def scaled(name):
 
 def others():
     """The kernels that are not about rows."""
+    two = (array_kernels.scan_kernel, array_kernels.mean_kernel)  # of one chunk, of several
     for compute in ("float32", "float64"):
         for factory in launch.SIGNATURES:
-            yield Entry(launch._kernel(factory, compute), of(compute), (), False)
+            for how in [(True,), (False,)] if factory in two else [()]:
+                prepared = launch._kernel(factory, np.dtype(compute), *how)
+                yield Entry(prepared, of(compute), (), False)
 
 
 def of_rows(older):
