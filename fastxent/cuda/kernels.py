@@ -13,7 +13,7 @@ from numba import cuda, int32, int64, uint32, uint64
 from fastxent.cuda.elements import device, numbers
 from fastxent.cuda.groups import WARP, add, reduction
 from fastxent.cuda.intrinsics import load_i64, load_u8, load_u16, load_u32, store_i64
-from fastxent.cuda.rows import row_of
+from fastxent.cuda.rows import row_of, split_sum_of
 from fastxent.formulas import (
     at_least,
     clipped,
@@ -25,7 +25,7 @@ from fastxent.formulas import (
 )
 
 _NOT_THERE, _OF_NAN = int32(2**31 - 1), int32(-(2**31))
-_PLACES = 8 * WARP  # for the exchanges of a block
+PLACES = 8 * WARP  # for the exchanges of a block
 
 
 @device
@@ -73,7 +73,7 @@ def softmax_kernel(element, plan, log):
     # x, out (N, C) IN, OUT
     def kernel(x, x_pitch, out, out_pitch, n_rows, n):
         i, thread = place()
-        shared = cuda.shared.array(_PLACES, compute)
+        shared = cuda.shared.array(PLACES, compute)
         buffer = cuda.local.array(held, word)
         n = int32(n) if i < n_rows else int32(0)
         line = read(x + uint64(i) * x_pitch, n, thread, True, buffer)
@@ -132,7 +132,7 @@ def logsumexp_kernel(element, plan):
     # x (N, C) IN, out (N,) OUT
     def kernel(x, x_pitch, out, n_rows, n):
         i, thread = place()
-        shared = cuda.shared.array(_PLACES, compute)
+        shared = cuda.shared.array(PLACES, compute)
         keys = cuda.shared.array(WARP, int32)
         buffer = cuda.local.array(held, word)
         live = i < n_rows
@@ -260,7 +260,7 @@ def cross_entropy_kernel(element, plan, wants):
     load_number, store_number, number_size = number.load, number.store, number.size
     first_top, lse_at = first_top_of(element, row, plan), lse_of(compute)
     (weight_of, a_of), aim = coefficients_of(element, soft), aim_of(element, soft)
-    total = reduction(add, plan.threads)
+    total, split_sum = reduction(add, plan.threads), split_sum_of(element)
     zero, one = compute(0), compute(1)
 
     @device
@@ -331,7 +331,7 @@ def cross_entropy_kernel(element, plan, wants):
         grad, grad_pitch, probs, probs_pitch, hess, hess_pitch,
     ):  # fmt: skip
         i, thread = place()
-        shared = cuda.shared.array(_PLACES, compute)
+        shared = cuda.shared.array(PLACES, compute)
         keys = cuda.shared.array(WARP, int32)
         buffer = cuda.local.array(held, word)
         live, at = i < n_rows, uint64(i)
@@ -358,9 +358,7 @@ def cross_entropy_kernel(element, plan, wants):
         terms = (class_weight, q, keep, spread, y)
         below_a, all_a = shares(buffer, line, thread, (m, factor, terms), shared)
         below, count = sums(buffer, line, m, behind, factor, shared)
-        e_y, others = exp(-margin), below + (count - one)
-        rest = others if e_y == one else (below - e_y) + count
-        inverse_s = one / (rest + e_y)
+        rest, e_y, others, inverse_s = split_sum(margin, below, count)
         log_s = log_sum(rest, e_y, one)
         row_lse = lse_at(m * factor, top, math.log1p(others)) if topped or z_loss else zero
         if thread == 0 and live:
@@ -439,7 +437,7 @@ def categorical_kernel(element, plan, soft, sloped):
         grad_pitch,
     ):  # fmt: skip
         i, thread = place()
-        shared = cuda.shared.array(_PLACES, compute)
+        shared = cuda.shared.array(PLACES, compute)
         buffer = cuda.local.array(held, word)
         live, at, bounds = i < n_rows, uint64(i), (low, high, below, above)
         aimed = aim(target, kind, ignoring, ignored, sample_weight, i, n, live)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastxent.cuda import array_kernels, driver, kernels
+from fastxent.cuda import array_kernels, driver, kernels, split_kernels
 from fastxent.cuda.elements import Element, element
 from fastxent.cuda.groups import Plan
 from fastxent.cuda.jit import Kernel, kernel
@@ -38,6 +38,7 @@ LITTLE, SOME, MUCH = 64, 16, 4
 # Threads on a multiprocessor, by vectors a thread: 65,536 registers are dealt out among them.
 RESIDENT = {1: 768, 2: 768, 4: 768, 8: 768, 16: 512}
 SMALL_BLOCK = 128  # the threads of a block of rows that take less
+PART = 16384  # the elements of a part, at most, where a row is on several blocks
 
 
 @functools.cache
@@ -545,8 +546,12 @@ def cross_entropy(
 
 def effort_of(wants: kernels.Wants) -> int:
     """What a kernel makes of each element."""
-    plain = wants._replace(scaled=False, grad=False) == kernels.Wants(grad=False)
-    return LITTLE if plain else SOME
+    return LITTLE if is_plain(wants._replace(scaled=False)) else SOME
+
+
+def is_plain(wants: kernels.Wants) -> bool:
+    """Whether it is loss, and gradient or not, of class indices."""
+    return wants._replace(grad=True) == kernels.Wants()
 
 
 def fill_cross_entropy(
@@ -572,6 +577,12 @@ def fill_cross_entropy(
     mix = (1.0 - smoothing, smoothing / n_classes, terms.z_loss, factor)
     for block in blocks_of(x, compute, (grad, probs, hess), target.probs, change):
         plan = plan_of(block.item, n_classes, block.wide, effort, older)
+        parts = _parts(plan, block, n_classes, x.place) if is_plain(wants) else (1, n_classes)
+        if parts[0] > 1 and labels is not None:
+            z_loss = single(terms.z_loss)
+            by = inverse_at, single(inverse)
+            _split_rows(x, block, labels, terms, parts, by, z_loss, loss)
+            continue
         run(
             _row_kernel(kernels.cross_entropy_kernel, block.item, plan, _CROSS_ENTROPY, wants),
             _grid(block.n, plan.rows), x.place, *_address(block.x), *_aim(labels, block),
@@ -583,6 +594,49 @@ def fill_cross_entropy(
     return loss
 
 
+def plan_of_parts(item: Element, wide: bool, older: bool) -> Plan:
+    """How threads lie on parts of rows: each as much as they hold."""
+    return plan_of(item, PART, wide, map_effort(item), older)._replace(tail=False)
+
+
+def _parts(plan: Plan, block: Block, n_classes: int, place: Place) -> tuple[int, int]:
+    """On how many blocks a row is, and how long its parts are.
+
+    On several only where it is so long that it would be read twice, and the GPU idle.
+    """
+    if not plan.tail or 2 * block.n > driver.processors(place.device):
+        return 1, n_classes
+    of_part = plan_of_parts(block.item, block.wide, is_older(place))
+    held = of_part.threads * of_part.vectors * (block.item.width if of_part.wide else 1)
+    length = -(-n_classes // -(-n_classes // held) // 64) * 64  # 16 bytes in every type
+    return -(-n_classes // length), length
+
+
+def _split_rows(
+    x: Array, block: Block, labels: Labels, terms: Terms, parts: tuple[int, int],
+    inverse: tuple[int, Any], z_loss: Any, loss: Array,
+) -> None:  # fmt: skip
+    """Rows on several blocks each, by two kernels."""
+    (n_parts, length), n_classes = parts, x.shape[-1]
+    plan = plan_of_parts(block.item, block.wide, is_older(x.place))
+    aim, x_rows, grid = _aim(labels, block), _address(block.x), block.n * n_parts
+    found = x.new((grid, 3), loss.dtype)
+    at_target = x.new((block.n,), loss.dtype)
+    how, made = (length, n_parts, n_classes), (found.address, at_target.address)
+    run(
+        _row_kernel(split_kernels.split_sums_kernel, block.item, plan, SPLIT_SUMS), grid, x.place,
+        *x_rows, *aim[:2], *how, *made,
+    )  # fmt: skip
+    run(
+        _row_kernel(split_kernels.split_rows_kernel, block.item, plan, SPLIT_ROWS), grid, x.place,
+        *x_rows, *aim, _at(terms.class_weight), _from(terms.sample_weight, block.first),
+        *inverse, z_loss, *how, *made, _from(loss, block.first),
+        *_address(block.outs[0]),
+    )  # fmt: skip
+
+
+SPLIT_SUMS = "aa" + "ai" + "iii" + "aa"
+SPLIT_ROWS = "aa" + "aiii" + "aaa" + "ff" + "iii" + "aa" + "aaa"
 _CROSS_ENTROPY = "aa" + "aiii" + "aaa" + "fffff" + "ii" + "aaa" + "aaaaaa"
 
 

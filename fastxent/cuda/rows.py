@@ -263,3 +263,20 @@ def row_of(element: Element, plan: Plan) -> Row:
 @device
 def _itself(words, i):
     return words[i]
+
+
+@functools.cache
+def split_sum_of(element: Element) -> Function:
+    """A function of m - x_y and of what `sums` found: Σ_{j≠y} e_j, e_y, Σ_{j≠max} e_j, 1 / s.
+
+    Where y is a maximum, its 1 is one of those that were counted; else it is below them.
+    """
+    exp, one = element.exp, element.compute(1)
+
+    @device
+    def split_sum(margin, below, count):
+        e_y, others = exp(-margin), below + (count - one)
+        rest = others if e_y == one else (below - e_y) + count
+        return rest, e_y, others, one / (rest + e_y)
+
+    return split_sum

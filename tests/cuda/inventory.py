@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numba.cuda import compiler, dispatcher, types
 
-from fastxent.cuda import array_kernels, binary, binary_kernels, kernels, launch
+from fastxent.cuda import array_kernels, binary, binary_kernels, kernels, launch, split_kernels
 from fastxent.cuda.elements import element
 from fastxent.cuda.groups import Plan
 from fastxent.cuda.jit import Kernel
@@ -62,6 +62,16 @@ def binary_loss(name, factory, signature, *wants):
     return Entry(prepared, of(name), BOTH, name != "float64")
 
 
+def split(name, older):
+    """The kernels of rows on several blocks."""
+    item = element(name)
+    plan = launch.plan_of_parts(item, True, older)
+    sums = (split_kernels.split_sums_kernel, item, plan, launch.SPLIT_SUMS)
+    rows = (split_kernels.split_rows_kernel, item, plan, launch.SPLIT_ROWS)
+    for how, vectors in ((sums, LOADS), (rows, BOTH)):
+        yield Entry(launch._row_kernel(*how), of(name, older), vectors, name != "float64")
+
+
 def scaled(name):
     """The kernel of a gradient times what is above it."""
     item = element(name)
@@ -99,6 +109,7 @@ def of_rows(older):
         yield row(kernels.softmax_kernel, name, 8192, older, "aaaaii", False)
         yield row(kernels.softmax_kernel, name, 128256, older, "aaaaii", True)
         yield row(kernels.logsumexp_kernel, name, 8192, older, "aaaii", vectors=LOADS)
+        yield from split(name, older)
         how = (kernels.categorical_kernel, name, 8192, older, launch._CATEGORICAL)
         yield row(*how, False, True, effort=launch.SOME, vectors=STORES)
         yield row(*how, True, True, effort=launch.MUCH)

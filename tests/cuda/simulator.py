@@ -299,6 +299,7 @@ from fastxent.cuda import (  # noqa: E402 - after the intrinsics
     groups,
     kernels,
     rows,
+    split_kernels,
 )
 from fastxent.terms import Place  # noqa: E402
 
@@ -307,9 +308,9 @@ _MATH = types.SimpleNamespace(
     log=np.log, log1p=np.log1p, exp=np.exp, expm1=np.expm1, copysign=np.copysign,
     inf=np.inf, nan=np.nan,
 )  # fmt: skip
-for _module in (array_kernels, binary_kernels, elements, groups, kernels, rows):
+for _module in (array_kernels, binary_kernels, elements, groups, kernels, rows, split_kernels):
     _module.cuda = _Current()
-for _module in (array_kernels, binary_kernels, elements, kernels, rows, formulas):
+for _module in (array_kernels, binary_kernels, elements, kernels, rows, split_kernels, formulas):
     _module.math = _MATH
 
 launched: list[str] = []  # the names of kernels, in order
@@ -344,7 +345,7 @@ driver.is_capturing = lambda place: place.stream == 77
 driver.current = lambda device: contextlib.nullcontext()
 driver.device_of = lambda address: 0
 driver.capability = lambda device: (9, 0)
-driver.processors = lambda device: 4
+driver.processors = lambda device: 1
 
 
 # --- an array library -----------------------------------------------------------------------

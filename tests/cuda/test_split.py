@@ -1,0 +1,72 @@
+"""Rows that are few and long, on several blocks each."""
+
+import numpy as np
+import pytest
+import simulator as sim
+import small  # noqa: F401 - few threads
+
+import fastxent as fx
+from fastxent import reference
+from fastxent.cuda import driver
+
+OPTIONS = {"ignore_index": 7, "z_loss": 0.01, "reduction": "sum"}
+
+
+@pytest.fixture(autouse=True)
+def many_processors(monkeypatch):
+    monkeypatch.setattr(driver, "processors", lambda device: 100)
+    yield
+    sim.forget()
+
+
+def kinds():
+    return [name.partition("-")[0] for name in sim.launched]
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("f4", 2e-6), ("f8", 1e-13), ("f2", 1e-3)])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_long_rows(rng, dtype, tolerance, in_place):
+    """The reference's numbers; targets in the first, a middle and the last part, or ignored."""
+    n_classes = 1601
+    x = (4 * rng.standard_normal((4, n_classes))).astype(dtype)
+    y, w = np.array([0, n_classes - 1, 7, 600]), rng.random(n_classes).astype(dtype)
+    x[2, 5] = np.nan  # in the row that is ignored
+    given, sim.launched[:] = sim.on_gpu(x), []
+    out = given if in_place else sim.on_gpu(np.full_like(x, np.nan))
+    loss, grad = fx.cross_entropy(
+        given, sim.on_gpu(y), weight=sim.on_gpu(w), grad_out=out, **OPTIONS
+    )
+    assert {"split_sums", "split_rows"} <= set(kinds()) and "cross_entropy" not in kinds()
+    want = reference.cross_entropy(x, y, weight=w, return_grad=True, **OPTIONS)
+    np.testing.assert_allclose(sim.host(loss), want[0], tolerance)
+    np.testing.assert_allclose(sim.host(grad), want[1], tolerance, tolerance)
+
+
+def test_special_parts():
+    """A part of -inf alone, one with nan, +inf, all -inf, a confident row, a shared offset."""
+    x = np.zeros((6, 1100), np.float32)
+    x[0, 512:] = -np.inf
+    x[1, 600] = np.nan
+    x[2, 1000] = np.inf
+    x[3] = -np.inf
+    x[4] = -60
+    x[4, 1] = 0
+    x[5] += 2**20
+    y = np.array([3, 0, 1000, 5, 1, 9])
+    loss, grad = fx.cross_entropy(sim.on_gpu(x), sim.on_gpu(y), reduction="none", return_grad=True)
+    assert "split_rows" in kinds()
+    want = reference.cross_entropy(x, y, reduction="none", return_grad=True)
+    np.testing.assert_allclose(sim.host(loss), want[0], 1e-5)
+    np.testing.assert_allclose(sim.host(grad), want[1], 1e-5, 1e-30)
+
+
+def test_bad_labels_are_nan_where_nobody_checks():
+    """Loss and gradient of that row, in all of its parts, and of no other."""
+    x, y = np.zeros((2, 1100), np.float32), np.array([1100, -1])
+    y[1] = 4
+    loss, grad = fx.cross_entropy(
+        sim.on_gpu(x), sim.on_gpu(y), reduction="none", return_grad=True, check_target=False
+    )
+    assert np.isnan(sim.host(loss)).tolist() == [True, False]
+    assert np.isnan(sim.host(grad)).all(1).tolist() == [True, False]
+    assert np.isfinite(sim.host(grad)[1]).all()
