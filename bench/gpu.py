@@ -166,7 +166,7 @@ class Dry:
             "launch": launch, "wait": lambda place: None, "is_capturing": lambda place: False,
             "current": lambda device: contextlib.nullcontext(), "capability": lambda device: (9, 0),
             "processors": lambda device: 100, "device_of": lambda address: 0,
-            "report": lambda: (2**63 - 1, 0), "address_of": id,
+            "report": lambda place: (2**63 - 1, 0), "address_of": id,
         }  # fmt: skip
         before = {name: getattr(driver, name) for name in instead}
         for name, value in instead.items():
@@ -460,9 +460,10 @@ def plans_for(dtype, classes):
     from fastxent.cuda import launch
     from fastxent.cuda.elements import element
     from fastxent.cuda.groups import Plan
+    from fastxent.terms import Place
 
-    item = element(dtype)
-    taken = launch.plan_of(item, classes, True, launch.LITTLE)
+    item, older = element(dtype), launch.is_older(Place(0, 0))
+    taken = launch.plan_of(item, classes, True, launch.LITTLE, older)
     plans = {taken: None}
     for threads, vectors in launch.PLANS:
         held = min(vectors, max(1, launch.LITTLE // item.width))
@@ -471,7 +472,8 @@ def plans_for(dtype, classes):
         # What idles for the most part, or re-reads nearly all of a row, is nobody's choice.
         if threads >= edges and (room <= 16 * classes if fits else threads >= 128):
             rows = max(1, launch.SMALL_BLOCK // threads)
-            plans[Plan(threads, held, rows, True, not fits)] = None
+            blocks = launch.blocks_for(item, held, threads * rows, older)
+            plans[Plan(threads, held, rows, True, not fits, blocks)] = None
     return list(plans)
 
 

@@ -57,8 +57,14 @@ def plan_of(
     fitting = [(t, v) for t, v in table if t * v * width >= n_classes and t >= edges]
     threads, vectors = fitting[0] if fitting else table[-1]
     rows = max(1, SMALL_BLOCK // threads)
+    blocks = blocks_for(item, vectors, threads * rows, older)
+    return Plan(threads, vectors, rows, wide, not fitting, blocks)
+
+
+def blocks_for(item: Element, vectors: int, block: int, older: bool) -> int:
+    """How many blocks of threads with so many vectors a multiprocessor should have room for."""
     resident = RESIDENT[vectors] * 2 // 3 if older or item.size == 2 else RESIDENT[vectors]
-    return Plan(threads, vectors, rows, wide, not fitting, max(1, resident // (threads * rows)))
+    return max(1, resident // block)
 
 
 def is_older(place: Place) -> bool:
