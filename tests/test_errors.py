@@ -1,5 +1,7 @@
 """Bad input: the documented type of error, a message that names the argument, nothing written."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 
@@ -33,7 +35,6 @@ LOGITS = {
     "dates": (X.astype("M8[s]"), TypeError, "logits must be"),
     "ragged": ([[1.0, 2.0], [1.0]], TypeError, "logits must be an array"),
     "none": (None, TypeError, "logits must be"),
-    "gpu": (OnGpu(), TypeError, "logits is on a GPU"),
     "scalar": (1.0, ValueError, "logits must have a class axis"),
     "no classes": (np.empty((4, 0)), ValueError, r"logits must have at least one class, got .*0\)"),
 }
@@ -431,3 +432,11 @@ def test_messages_come_from_one_file():
         raised = re.findall(r"raise (\S+)\(", source)
         assert set(raised) <= {"inputs.bad_label"}, name
     assert "raise ValueError" in inspect.getsource(_inputs)
+
+
+@pytest.mark.skipif(find_spec("numba_cuda") is not None, reason="is about its absence")
+@pytest.mark.parametrize("function", [fx.softmax, fx.logsumexp, fx.binary_cross_entropy])
+def test_a_gpu_array_without_numba_cuda(function):
+    """The error says what to install."""
+    with pytest.raises(ImportError, match=r"pip install 'fastxent\[cuda13\]'"):
+        function(*(OnGpu(),) * (1 + (function is fx.binary_cross_entropy)))

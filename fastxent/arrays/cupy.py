@@ -17,7 +17,11 @@ _PRODUCT_BYTES = 64 << 20
 def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call `function` on views of the arrays; give back CuPy's."""
     given = views.named(function, args, kwargs)
-    return function(*args, **kwargs) if given is None else device.call(function, given, view)
+    if given is None:
+        return function(*args, **kwargs)
+    first = given[views.positional(function)[0]]
+    with first.device:  # where CuPy's own products are computed too
+        return device.call(function, given, view)
 
 
 def view(value: Any) -> DeviceArray | None:

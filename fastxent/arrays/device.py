@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastxent.arrays import views
-from fastxent.terms import Place
+from fastxent.terms import LinearGrad, Place
 
 Function = Callable[..., Any]
 Given = dict[str, Any]
@@ -101,10 +101,13 @@ class DeviceArray:
         return made
 
     def part(self, first: int, shape: tuple[int, ...]) -> "DeviceArray":
-        """A contiguous array's elements from number `first` on, in a shape, without an owner."""
+        """A contiguous array's elements from number `first` on, in a shape.
+
+        Its owner is the whole array, which keeps the memory; there is no library's array of it.
+        """
         address = self.address + first * self.dtype.itemsize
         return DeviceArray(
-            None, address, shape, None, self.dtype, self.place, self.library, self.writeable
+            self.owner, address, shape, None, self.dtype, self.place, self.library, self.writeable
         )
 
     def classes_last(self, axis: int) -> "DeviceArray":
@@ -179,13 +182,14 @@ def looked_at(given: Given, view: Callable[[Any], DeviceArray | None]) -> Given:
 
     def look(name: str, value: Any) -> Any:
         if isinstance(value, tuple) and name in views.BUFFERS:
-            return type(value)(*(look(name, part) for part in value))
+            parts = [look(name, part) for part in value]
+            return LinearGrad(*parts) if isinstance(value, LinearGrad) else tuple(parts)
         if value is None or name not in _ARRAYS and value is not first:
             return value
         if name in _OR_NUMBER and isinstance(value, numbers.Real):
             return value
         array = seen(name, value, view, place)
-        if array.place.device != place.device:
+        if array.place.device != place.device and array.size:
             raise TypeError(
                 f"{name} is on GPU {array.place.device}, expected it on GPU {place.device}"
             )

@@ -1,4 +1,7 @@
-"""Arrays of any library that speaks DLPack, in host memory; results by its array-API namespace."""
+"""Arrays of any library that speaks DLPack, in host memory; results by its array-API namespace.
+
+On a GPU they are handed on to `interface`.
+"""
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -8,6 +11,7 @@ import numpy as np
 from fastxent.arrays import views
 
 _CPU = 1  # kDLCPU in dlpack.h
+_GPU = (2, 13)  # kDLCUDA, kDLCUDAManaged
 
 
 @runtime_checkable
@@ -26,6 +30,10 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     given = views.named(function, args, kwargs)
     if given is None:
         return function(*args, **kwargs)
+    if given[views.positional(function)[0]].__dlpack_device__()[0] in _GPU:
+        from fastxent.arrays import interface
+
+        return interface.call(function, **given)
     for name, value in given.items():
         for part in views.parts(value):
             if isinstance(part, Exporter):

@@ -55,7 +55,7 @@ def _exported(value: Any) -> DeviceArray:
     """An array by DLPack, made ready for the legacy default stream."""
     from cuda.core.utils import StridedMemoryView
 
-    place = Place(int(value.__dlpack_device__()[1]), 0)
+    place = Place(int(value.__dlpack_device__()[1]), 1)
     seen = StridedMemoryView.from_dlpack(value, stream_ptr=1)
     dtype: Any = BFLOAT16 if str(seen.dtype) == "bfloat16" else np.dtype(seen.dtype)
     strides = seen.strides
@@ -75,6 +75,8 @@ def _library_of(value: Any) -> Library:
 
 def _new_by_numba(shape: tuple[int, ...], dtype: Any, place: Place) -> DeviceArray:
     """A new device array of Numba's."""
+    if dtype is BFLOAT16:
+        raise TypeError("arrays of bfloat16 must be CuPy's or PyTorch's: Numba has none")
     with cuda.gpus[place.device]:
         return cast(DeviceArray, view(cuda.device_array(shape, dtype)))
 

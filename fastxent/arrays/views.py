@@ -23,10 +23,16 @@ def positional(function: Function) -> tuple[str, ...]:
 
 
 def named(function: Function, args: tuple[Any, ...], kwargs: Given) -> Given | None:
-    """The arguments by name; None where the function itself has to say what is wrong with them."""
-    given = dict(zip(positional(function), args, strict=False)) | kwargs
+    """The arguments by name; None where the function itself has to say what is wrong with them.
+
+    The function's first parameter comes first, for it decides.
+    """
+    names = positional(function)
+    given = dict(zip(names, args, strict=False)) | kwargs
     # Fewer than there were: one too many by position, or one given twice.
-    return given if len(given) == len(args) + len(kwargs) else None
+    if len(given) != len(args) + len(kwargs):
+        return None
+    return given if args or names[0] not in given else {names[0]: given[names[0]]} | given
 
 
 def parts(value: Any) -> Iterator[Any]:

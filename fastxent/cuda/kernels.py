@@ -278,7 +278,7 @@ def cross_entropy_kernel(element, plan, wants):
         if sharing:
             g -= share * a_of(column, terms)
         g = at_y if column == y else g
-        return blank if reads_all and not counted else g
+        return blank if (reads_all or sharing) and not counted else g
 
     @device
     def probability(x, column, args):

@@ -41,6 +41,8 @@ def linear_cross_entropy(
     terms = converted_weights(terms, compute)
     weight = _matrix(linear_weight, compute)
     bias = None if linear_bias is None else as_numbers(linear_bias, compute)
+    if target.labels is not None:  # side by side, and kept until the last block has read them
+        target = Target(Labels.of(target.labels, None).kept, None)
     loss, lse, argmax = outputs[:3]
     losses = x.new((n,), compute) if loss is None else loss
     limit = max(1, min(n, _BLOCK_BYTES // (max(n_classes, features) * compute.itemsize)))
@@ -96,8 +98,7 @@ def _add_to_rows(bias: Array, logits: Array) -> None:
 def _targets(target: Target, first: int, rows: int, n_classes: int, compute: Any) -> Target:
     """The targets of a block of rows."""
     if target.labels is not None:
-        labels = Labels.of(target.labels, None).kept
-        return Target(labels.reshape(-1).part(first, (rows,)), None)
+        return Target(target.labels.part(first, (rows,)), None)
     if target.probs.dtype == compute and target.probs.is_contiguous:
         return Target(None, target.probs.part(first * n_classes, (rows, n_classes)))
     block = target.probs.new((rows, n_classes), compute)

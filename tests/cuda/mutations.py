@@ -101,7 +101,7 @@ MUTATIONS = [
              "return _OF_NAN + column", "return _NOT_THERE",
              TEST + "two_equal_maxima"),
     Mutation("gradient of an ignored row not blank beside its probabilities", KERNELS,
-             "return blank if reads_all and not counted else g", "return g",
+             "return blank if (reads_all or sharing) and not counted else g", "return g",
              TEST + "ignored_rows[float32-37-]"),
     Mutation("gradient of an ignored row not blank", KERNELS,
              "m, c, at_y = zero, blank, blank", "at_y = blank",

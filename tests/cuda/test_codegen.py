@@ -46,3 +46,15 @@ def test_the_package_compiles_the_same():
     assert code[:4] == b"\x7fELF"
     assert name.encode() in code
     assert jit.machine_code(entry.kernel, (9, 0)) == (name, code)
+
+
+def test_a_toolkit_that_does_not_fit_says_what_to_install(monkeypatch):
+    """Whatever its linker makes of what its compiler gave."""
+
+    def refused(code, capability):
+        raise ValueError("Unsupported .version 9.9")
+
+    monkeypatch.setattr(jit, "link", refused)
+    monkeypatch.setattr(jit.kernel_files, "load", lambda name, identity: None)
+    with pytest.raises(RuntimeError, match=r"sm_90 \(Unsupported .*\[cuda13\]"):
+        jit.machine_code(ENTRIES[0].kernel, (9, 0))

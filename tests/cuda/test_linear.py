@@ -87,6 +87,24 @@ def test_gradients_in_several_blocks(rng, monkeypatch, dtype, tolerance, soft):
         close(part, expected, tolerance)
 
 
+def test_labels_apart_and_by_name(rng):
+    """Labels that do not lie side by side are copied, and kept as long as blocks read them.
+
+    The order of keywords means nothing, nor does it that the buffers are a plain tuple.
+    """
+    x, w = rng.standard_normal((5, 3)), rng.standard_normal((6, 3))
+    y = np.stack([[0, 5, -100, 2, 2], [9, 9, 9, 9, 9]], 1)
+    buffers = there(np.empty((5, 3))), there(np.empty((6, 3))), None
+    options = {"softcap": 3.0, "reduction": "sum"}
+    loss, grad = fx.linear_cross_entropy(
+        grad_out=buffers, target=there(y)[:, 0], linear_weight=there(w), **options, x=there(x)
+    )
+    want = reference.linear_cross_entropy(x, w, y[:, 0], return_grad=True, **options)
+    close(loss, want[0], 1e-12)
+    close(grad.x, want[1].x, 1e-12)
+    close(buffers[1], want[1].linear_weight, 1e-12)
+
+
 def test_accumulating(rng):
     """Gradients are added to what the buffers hold, and losses by row have lse and argmax."""
     x, w, y = rng.standard_normal((4, 3)), rng.standard_normal((5, 3)), np.array([0, 4, 2, 2])

@@ -70,3 +70,14 @@ def test_bad_labels_are_nan_where_nobody_checks():
     assert np.isnan(sim.host(loss)).tolist() == [True, False]
     assert np.isnan(sim.host(grad)).all(1).tolist() == [True, False]
     assert np.isfinite(sim.host(grad)[1]).all()
+
+
+def test_rows_that_do_not_count_are_0_whatever_their_weights_are():
+    """Under smoothing and an infinite class weight: 0·inf would be nan."""
+    x, y = np.zeros((2, 5), np.float32), np.array([-100, 1])
+    w = np.float32([np.inf, 1, 1, 1, 1])
+    _, grad = fx.cross_entropy(
+        sim.on_gpu(x), sim.on_gpu(y), weight=sim.on_gpu(w), label_smoothing=0.1, return_grad=True,
+        reduction="sum",
+    )  # fmt: skip
+    assert (sim.host(grad)[0] == 0).all()
