@@ -11,7 +11,6 @@ import numpy as np
 from fastxent.arrays import views
 
 _CPU = 1  # kDLCPU in dlpack.h
-_GPU = (2, 13)  # kDLCUDA, kDLCUDAManaged
 
 
 @runtime_checkable
@@ -30,7 +29,7 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     given = views.named(function, args, kwargs)
     if given is None:
         return function(*args, **kwargs)
-    if given[views.positional(function)[0]].__dlpack_device__()[0] in _GPU:
+    if given[views.positional(function)[0]].__dlpack_device__()[0] in views.ON_GPU:
         from fastxent.arrays import interface
 
         return interface.call(function, **given)

@@ -16,8 +16,6 @@ from fastxent.arrays.device import BFLOAT16, DeviceArray, Library
 from fastxent.cuda import driver
 from fastxent.terms import Place
 
-GPU = (2, 13)  # kDLCUDA and kDLCUDAManaged in dlpack.h
-
 
 def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call `function` on views of the arrays; give back what the first one's library makes."""
@@ -29,7 +27,7 @@ def view(value: Any) -> DeviceArray | None:
     """What an array in GPU memory is; None for anything else."""
     if hasattr(value, "__cuda_array_interface__"):
         return _described(value, value.__cuda_array_interface__)
-    if hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] in GPU:
+    if hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] in views.ON_GPU:
         return _exported(value)
     return None
 

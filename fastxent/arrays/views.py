@@ -13,6 +13,7 @@ Given = dict[str, Any]
 # The bodies of all public functions, for families that have to know them beforehand.
 FUNCTIONS: list[Function] = []
 BUFFERS = ("out", "grad_out", "probs_out")
+ON_GPU = (2, 13)  # kDLCUDA and kDLCUDAManaged in dlpack.h
 
 
 @functools.cache

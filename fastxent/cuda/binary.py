@@ -1,13 +1,11 @@
 """The binary losses on the GPU: arrays of any shape as flat ones, weights that broadcast."""
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from fastxent.cuda import binary_kernels
 from fastxent.cuda.elements import Element, element
 from fastxent.cuda.groups import Plan
-from fastxent.cuda.jit import Kernel, kernel
 from fastxent.cuda.launch import (
     BLOCK_BYTES,
     ROW_TYPES,
@@ -20,6 +18,7 @@ from fastxent.cuda.launch import (
     put,
     real,
     reduced,
+    row_kernel,
     run,
 )
 from fastxent.terms import Clip, Outputs
@@ -76,7 +75,7 @@ def _binary(
         grid = -(-block.n // chunk)
         sums_at = 0 if sums is None else sums.address + 2 * done * compute.itemsize
         run(
-            _kernel(factory, block.item, plan, wants, signature), grid, x.place,
+            row_kernel(factory, block.item, plan, signature, wants), grid, x.place,
             block.x, block.target, *(part for w in block.weights for part in _weight(w, single)),
             *last, block.n, chunk, sums_at, *block.outs,
         )  # fmt: skip
@@ -84,15 +83,6 @@ def _binary(
     if loss is not None:
         return None
     return reduced(x.new((0,), compute) if sums is None else sums, divisor)
-
-
-@functools.cache
-def _kernel(
-    factory: Callable[..., Any], item: Element, plan: Plan, wants: Any, signature: str
-) -> Kernel:
-    return kernel(
-        factory, item, plan, wants, signature=signature, compute=item.compute, block=plan.block
-    )
 
 
 def _weight(weight: Any, single: Callable[[float], Any]) -> tuple[int, Any]:

@@ -49,9 +49,9 @@ def _store_of(number, kind, n_bytes):
 
 load_f32, store_f32 = (make(types.float32, _F32, 4) for make in (_load_of, _store_of))
 load_f64, store_f64 = (make(types.float64, ir.DoubleType(), 8) for make in (_load_of, _store_of))
-load_u8, store_u8 = (make(types.uint8, ir.IntType(8), 1) for make in (_load_of, _store_of))
+load_u8 = _load_of(types.uint8, ir.IntType(8), 1)
 load_u16, store_u16 = (make(types.uint16, _I16, 2) for make in (_load_of, _store_of))
-load_u32, store_u32 = (make(types.uint32, _I32, 4) for make in (_load_of, _store_of))
+load_u32 = _load_of(types.uint32, _I32, 4)
 load_i64, store_i64 = (make(types.int64, ir.IntType(64), 8) for make in (_load_of, _store_of))
 
 

@@ -336,8 +336,7 @@ def cross_entropy_kernel(element, plan, wants):
         buffer = cuda.local.array(held, word)
         live, at = i < n_rows, uint64(i)
         q = target + at * uint64(kind) if soft else uint64(0)
-        aimed = aim(target, kind, ignoring, ignored, sample_weight, i, n, live)
-        u, y, counted, blank = aimed
+        u, y, counted, blank = aim(target, kind, ignoring, ignored, sample_weight, i, n, live)
         scale = load_number(inverse_at) if inverse_at else inverse
         counted = counted and scale != zero  # a mean over nothing does not move, and is nan anyway
         line = read(
@@ -440,8 +439,7 @@ def categorical_kernel(element, plan, soft, sloped):
         shared = cuda.shared.array(PLACES, compute)
         buffer = cuda.local.array(held, word)
         live, at, bounds = i < n_rows, uint64(i), (low, high, below, above)
-        aimed = aim(target, kind, ignoring, ignored, sample_weight, i, n, live)
-        u, y, counted, value = aimed
+        u, y, counted, value = aim(target, kind, ignoring, ignored, sample_weight, i, n, live)
         scale = load_number(inverse_at) if inverse_at else inverse
         length = int32(n) if live else int32(0)
         line = read(probs + at * probs_pitch, length, thread, soft and counted, buffer)

@@ -342,23 +342,25 @@ def converted(
     scale: float = 1.0, softcap: float = 0.0,
 ) -> None:  # fmt: skip
     """Elements first … of an array of any kind side by side, as logits are before the loss."""
-    number = number_of(compute)
-    prepared = _kernel(array_kernels.gather_kernel, compute)
-    _over(array, first, count, lambda layout, begin, n, done: (
-        prepared, layout[0], array_kernels.KINDS[name_of(array.dtype)], *layout[1:], begin, n,
-        real(number)(scale), real(number)(softcap), out.address + done * number.size,
-    ))  # fmt: skip
+    _change(array_kernels.gather_kernel, array, compute, first, count, out, scale, softcap)
 
 
 def chained(
     array: Array, compute: Any, first: int, count: int, grad: Array, scale: float, softcap: float
 ) -> None:
     """Gradients with respect to what `converted` made, carried back to what it read."""
-    number = number_of(compute)
-    prepared = _kernel(array_kernels.chain_kernel, compute)
+    _change(array_kernels.chain_kernel, array, compute, first, count, grad, scale, softcap)
+
+
+def _change(
+    factory: Callable[..., Any], array: Array, compute: Any, first: int, count: int, out: Array,
+    *change: float,
+) -> None:  # fmt: skip
+    number, kind = number_of(compute), array_kernels.KINDS[name_of(array.dtype)]
+    prepared, (scale, softcap) = _kernel(factory, compute), map(real(number), change)
     _over(array, first, count, lambda layout, begin, n, done: (
-        prepared, layout[0], array_kernels.KINDS[name_of(array.dtype)], *layout[1:], begin, n,
-        real(number)(scale), real(number)(softcap), grad.address + done * number.size,
+        prepared, layout[0], kind, *layout[1:], begin, n, scale, softcap,
+        out.address + done * number.size,
     ))  # fmt: skip
 
 
@@ -487,9 +489,10 @@ def _address(rows: Rows | None) -> tuple[int, int]:
 
 
 @functools.cache
-def _row_kernel(
+def row_kernel(
     factory: Callable[..., Any], item: Element, plan: Plan, signature: str, *how: Any
 ) -> Kernel:
+    """The kernel of a factory for rows of these elements on threads that lie like this."""
     return kernel(
         factory, item, plan, *how, signature=signature, compute=item.compute, block=plan.block,
         blocks=plan.blocks,
@@ -507,7 +510,7 @@ def softmax(x: Array, out: Array, compute: Any, log: bool = False) -> None:
     for block in blocks_of(x, compute, (out,)):
         plan = plan_of(block.item, n_classes, block.wide, map_effort(block.item), older)
         run(
-            _row_kernel(kernels.softmax_kernel, block.item, plan, "aaaaii", log),
+            row_kernel(kernels.softmax_kernel, block.item, plan, "aaaaii", log),
             _grid(block.n, plan.rows), x.place,
             *_address(block.x), *_address(block.outs[0]), block.n, n_classes,
         )  # fmt: skip
@@ -526,7 +529,7 @@ def logsumexp(x: Array, out: Array, compute: Any) -> None:
         found = out if direct else x.new((block.n,), compute)
         plan = plan_of(block.item, n_classes, block.wide, map_effort(block.item), older)
         run(
-            _row_kernel(kernels.logsumexp_kernel, block.item, plan, "aaaii"),
+            row_kernel(kernels.logsumexp_kernel, block.item, plan, "aaaii"),
             _grid(block.n, plan.rows), x.place, *_address(block.x),
             _from(found, block.first if direct else 0), block.n, n_classes,
         )  # fmt: skip
@@ -590,7 +593,7 @@ def fill_cross_entropy(
             _split_rows(x, block, labels, terms, parts, by, z_loss, loss)
             continue
         run(
-            _row_kernel(kernels.cross_entropy_kernel, block.item, plan, _CROSS_ENTROPY, wants),
+            row_kernel(kernels.cross_entropy_kernel, block.item, plan, _CROSS_ENTROPY, wants),
             _grid(block.n, plan.rows), x.place, *_address(block.x), *_aim(labels, block),
             _at(terms.class_weight), _from(terms.sample_weight, block.first),
             inverse_at, *map(single, (inverse, *mix)), block.n, n_classes,
@@ -630,11 +633,11 @@ def _split_rows(
     at_target = x.new((block.n,), loss.dtype)
     how, made = (length, n_parts, n_classes), (found.address, at_target.address)
     run(
-        _row_kernel(split_kernels.split_sums_kernel, block.item, plan, SPLIT_SUMS), grid, x.place,
+        row_kernel(split_kernels.split_sums_kernel, block.item, plan, SPLIT_SUMS), grid, x.place,
         *x_rows, *aim[:2], *how, *made,
     )  # fmt: skip
     run(
-        _row_kernel(split_kernels.split_rows_kernel, block.item, plan, SPLIT_ROWS), grid, x.place,
+        row_kernel(split_kernels.split_rows_kernel, block.item, plan, SPLIT_ROWS), grid, x.place,
         *x_rows, *aim, _at(terms.class_weight), _from(terms.sample_weight, block.first),
         *inverse, z_loss, *how, *made, _from(loss, block.first),
         *_address(block.outs[0]),
@@ -662,7 +665,7 @@ def categorical_cross_entropy(
     for block in blocks_of(x, compute, (outputs.grad,), target.probs):
         plan = plan_of(block.item, n_classes, block.wide, effort, older)
         run(
-            _row_kernel(kernels.categorical_kernel, block.item, plan, _CATEGORICAL, *how),
+            row_kernel(kernels.categorical_kernel, block.item, plan, _CATEGORICAL, *how),
             _grid(block.n, plan.rows), x.place, *_address(block.x), *_aim(labels, block),
             _at(terms.class_weight), _from(terms.sample_weight, block.first),
             inverse_at, *map(single, limits), block.n, n_classes, _from(loss, block.first),
@@ -694,6 +697,6 @@ def scale(values: Array, factor: Array, out: Array) -> None:
     plan = Plan(THREADS, max(1, SOME // item.width), 1, wide, False)
     chunk = plan.threads * plan.vectors * (item.width if wide else 1)
     run(
-        _row_kernel(array_kernels.scale_kernel, item, plan, "aaaii"), _grid(n, chunk), values.place,
+        row_kernel(array_kernels.scale_kernel, item, plan, "aaaii"), _grid(n, chunk), values.place,
         values.address, factor.address, out.address, n, chunk,
     )  # fmt: skip

@@ -46,7 +46,7 @@ def linear_cross_entropy(
     loss, lse, argmax = outputs[:3]
     losses = x.new((n,), compute) if loss is None else loss
     limit = max(1, min(n, _BLOCK_BYTES // (max(n_classes, features) * compute.itemsize)))
-    sums = None if grads is None else _Sums(grads, weight, bias, accumulate, limit, compute)
+    sums = None if grads is None else _Sums(grads, weight, bias, accumulate, compute)
     for first in range(0, n, limit):
         rows = min(limit, n - first)
         x_block, logits = x.new((rows, features), compute), x.new((rows, n_classes), compute)
@@ -110,10 +110,9 @@ class _Sums:
     """The gradients of weights and bias as they grow, in the type that is computed in."""
 
     def __init__(
-        self, grads: LinearGrad, weight: Array, bias: Array | None, accumulate: bool, limit: int,
-        compute: Any,
-    ) -> None:  # fmt: skip
-        self.grads, self.matrix, self.accumulate = grads, weight, accumulate
+        self, grads: LinearGrad, weight: Array, bias: Array | None, accumulate: bool, compute: Any
+    ) -> None:
+        self.grads, self.matrix = grads, weight
         self.weight = _accumulator(grads.linear_weight, accumulate, compute)
         self.bias = None if bias is None else _accumulator(grads.linear_bias, accumulate, compute)
 

@@ -44,21 +44,21 @@ def cross_entropy(name, n_classes, older, wants=Wants(), wide=True):  # noqa: B0
     how = (kernels.cross_entropy_kernel, item, plan, launch._CROSS_ENTROPY, wants)
     vectors = BOTH if wants.grad or wants.probs else LOADS
     vectors = vectors if plan.wide else ()
-    return Entry(launch._row_kernel(*how), of(name, older), vectors, name != "float64")
+    return Entry(launch.row_kernel(*how), of(name, older), vectors, name != "float64")
 
 
 def row(factory, name, n_classes, older, signature, *how, effort=None, vectors=BOTH):
     """The kernel of another call."""
     item = element(name)
     plan = launch.plan_of(item, n_classes, True, effort or launch.map_effort(item), older)
-    prepared = launch._row_kernel(factory, item, plan, signature, *how)
+    prepared = launch.row_kernel(factory, item, plan, signature, *how)
     return Entry(prepared, of(name, older), vectors, name != "float64")
 
 
 def binary_loss(name, factory, signature, *wants):
     """The kernel of a binary loss."""
     item, plan = element(name), Plan(binary.THREADS, binary.VECTORS, 1, True, False)
-    prepared = binary._kernel(factory, item, plan, binary_kernels.BinaryWants(*wants), signature)
+    prepared = launch.row_kernel(factory, item, plan, signature, binary_kernels.BinaryWants(*wants))
     return Entry(prepared, of(name), BOTH, name != "float64")
 
 
@@ -69,14 +69,14 @@ def split(name, older):
     sums = (split_kernels.split_sums_kernel, item, plan, launch.SPLIT_SUMS)
     rows = (split_kernels.split_rows_kernel, item, plan, launch.SPLIT_ROWS)
     for how, vectors in ((sums, LOADS), (rows, BOTH)):
-        yield Entry(launch._row_kernel(*how), of(name, older), vectors, name != "float64")
+        yield Entry(launch.row_kernel(*how), of(name, older), vectors, name != "float64")
 
 
 def scaled(name):
     """The kernel of a gradient times what is above it."""
     item = element(name)
     plan = Plan(launch.THREADS, launch.SOME // item.width, 1, True, False)
-    prepared = launch._row_kernel(array_kernels.scale_kernel, item, plan, "aaaii")
+    prepared = launch.row_kernel(array_kernels.scale_kernel, item, plan, "aaaii")
     return Entry(prepared, of(name), BOTH, True)
 
 
