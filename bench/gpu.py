@@ -137,7 +137,8 @@ class HostArray:
     def __array_namespace__(self):
         return HostArray
 
-    float16, float32, float64, int64 = np.float16, np.float32, np.float64, np.int64
+    float16, float32, float64 = np.float16, np.float32, np.float64
+    int64, uint8 = np.int64, np.uint8
 
     @staticmethod
     def empty(shape, *, dtype, device):
@@ -159,11 +160,15 @@ class Dry:
         """The package's driver, doing nothing, for as long as this lasts."""
         from fastxent.cuda import driver
 
-        def launch(*_):
-            self.launches += 1
+        class Call:
+            def __init__(self, kernel, grid, device, args):
+                self.values = list(args)
+
+            def launch(_, stream):
+                self.launches += 1
 
         instead = {
-            "launch": launch, "wait": lambda place: None, "is_capturing": lambda place: False,
+            "Call": Call, "wait": lambda place: None, "is_capturing": lambda place: False,
             "current": lambda device: contextlib.nullcontext(), "capability": lambda device: (9, 0),
             "processors": lambda device: 100, "device_of": lambda address: 0,
             "report": lambda place: (2**63 - 1, 0), "address_of": id,
@@ -479,15 +484,19 @@ def plans_for(dtype, classes):
 
 @contextlib.contextmanager
 def planned(plan):
-    """Calls take this plan, whatever they would."""
+    """Calls take this plan, whatever they would; those like one before, of this plan alone."""
+    from fastxent.arrays import replay
     from fastxent.cuda import launch
 
-    before = launch.plan_of
-    launch.plan_of = lambda *_: plan
+    before = launch.plan_of, replay._idle
+    launch.plan_of, replay._idle = lambda *_: plan, _known.setdefault(plan, {})
     try:
         yield
     finally:
-        launch.plan_of = before
+        launch.plan_of, replay._idle = before
+
+
+_known = {}  # what is kept of calls, by the plan that they took
 
 
 def plans(gpu, rows, classes, dtype, rounds):

@@ -704,6 +704,40 @@ def test_same_bits_on_every_run(kind, rng):
         same_bits(lib, first, fx.binary_cross_entropy_with_logits(x, hard, return_grad=True))
 
 
+def test_small_a_call_like_one_before(lib, rng):
+    """Its launches are told again: on other arrays, and with bad labels."""
+    from fastxent.arrays import replay
+
+    def called(x, y, q, u):
+        return (
+            fx.softmax(x),
+            *fx.cross_entropy(x, y, sample_weight=u, return_grad=True, return_lse=True),
+            *fx.cross_entropy(x, q, label_smoothing=0.1, reduction="none", return_argmax=True),
+            *fx.binary_cross_entropy_with_logits(x, q, return_grad=True),
+        )
+
+    def put():
+        x, q = rng.standard_normal((50, 301)), rng.dirichlet(np.ones(301), 50)
+        y, u = rng.integers(0, 301, 50), rng.uniform(0, 2, 50)
+        return lib.put(x, "float32"), lib.put(y), lib.put(q, "float32"), lib.put(u, "float32")
+
+    replay.forget()
+    sets = [put() for _ in range(3)]
+    again = [called(*arrays) for arrays in sets]
+    assert replay._idle
+    for arrays, got in zip(sets, again, strict=True):
+        replay.forget()
+        same_bits(lib, called(*arrays), got)
+    x, y = sets[0][:2]
+    for bad in (301, 0, -1):
+        y[7:8] = lib.put(np.array([bad]))
+        if bad:
+            with pytest.raises(IndexError, match=r"target\[7\]"):
+                fx.cross_entropy(x, y, return_grad=True)
+        else:
+            fx.cross_entropy(x, y, return_grad=True)
+
+
 def test_work_follows_its_producer_on_each_stream(torch, rng):
     """Two streams whose inputs are still being made: each result is of what was made there."""
     lib = made("torch")

@@ -49,8 +49,18 @@ WITHIN_CUDA = {
     "backend": {"binary", "launch", "linear"},
     "linear": {"launch"},
     "binary": {"binary_kernels", "launch", "jit", "elements", "groups"},
-    "launch": {"array_kernels", "kernels", "split_kernels", "driver", "jit", "elements", "groups"},
+    "launch": {
+        "array_kernels",
+        "kernels",
+        "split_kernels",
+        "driver",
+        "addresses",
+        "jit",
+        "elements",
+        "groups",
+    },
     "driver": {"jit"},
+    "addresses": set(),
     "jit": set(),
     "split_kernels": {"kernels", "rows", "elements"},
     "array_kernels": {"kernels", "rows", "groups", "elements", "intrinsics"},
@@ -62,7 +72,12 @@ WITHIN_CUDA = {
     "intrinsics": set(),
 }
 # What the families of GPU arrays may import beside what all of them have in common.
-DEVICES = {"interface": ["device"], "cupy": ["device", "interface"], "dlpack": ["interface"]}
+DEVICES = {
+    "replay": ["device"],
+    "interface": ["device", "replay"],
+    "cupy": ["device", "interface", "replay"],
+    "dlpack": ["interface"],
+}
 # Within the family of PyTorch's tensors likewise.
 WITHIN_TORCH = {
     "__init__": ["operators", "autograd", "memory"],
@@ -70,7 +85,7 @@ WITHIN_TORCH = {
     "outside": ["memory"],
     "autograd": ["memory", "gpu"],
     "memory": ["gpu", "device"],
-    "gpu": ["device", "interface"],
+    "gpu": ["device", "interface", "replay"],
 }
 
 

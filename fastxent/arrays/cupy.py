@@ -6,7 +6,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from fastxent.arrays import device, interface, views
+from fastxent.arrays import device, interface, replay, views
 from fastxent.arrays.device import BFLOAT16, DeviceArray, Library
 from fastxent.terms import Place
 
@@ -20,25 +20,40 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if given is None:
         return function(*args, **kwargs)
     first = given[views.positional(function)[0]]
+    place = _place_of(first)
+    sight = replay.sight_of(function, given, place.device, _look)
+    results = None if sight is None else replay.again(sight, place, new)
+    if results is not None:
+        return results
     with first.device:  # where CuPy's own products are computed too
-        return device.call(function, given, view)
+        return replay.computed(function, device.looked_at(given, view), sight)
+
+
+def _look(array: Any, number: int) -> tuple[int, tuple[int, ...], Any] | None:
+    if type(array) is not cupy.ndarray or array.device.id != number:
+        return None
+    return (array.data.ptr, array.shape, array.dtype) if array.flags.c_contiguous else None
+
+
+def _place_of(array: Any) -> Place:
+    number = array.device.id
+    return Place(number, cupy.cuda.get_current_stream(number).ptr)
 
 
 def view(value: Any) -> DeviceArray | None:
     """What a CuPy array is, or another library's."""
     if not isinstance(value, cupy.ndarray):
         return interface.view(value)
-    number = value.device.id
-    place = Place(number, cupy.cuda.get_current_stream(number).ptr)
+    place = _place_of(value)
     dtype: Any = BFLOAT16 if value.dtype.name == "bfloat16" else value.dtype
     return DeviceArray(value, value.data.ptr, value.shape, value.strides, dtype, place, LIBRARY)
 
 
-def new(shape: tuple[int, ...], dtype: Any, place: Place) -> DeviceArray:
-    """A new array from CuPy's pool."""
+def new(shape: tuple[int, ...], dtype: Any, place: Place) -> tuple[Any, int]:
+    """A new array from CuPy's pool, and its address."""
     with cupy.cuda.Device(place.device):
         array = cupy.empty(shape, "bfloat16" if dtype is BFLOAT16 else np.dtype(dtype))
-    return DeviceArray(array, array.data.ptr, shape, None, dtype, place, LIBRARY)
+    return array, array.data.ptr
 
 
 def _matmul(a: Any, b: Any, out: Any) -> None:

@@ -51,12 +51,12 @@ BFLOAT16 = BFloat16()
 class Library(NamedTuple):
     """What is asked of the library that an array comes from; matrices are its own arrays.
 
-    new(shape, dtype, place) is a new contiguous array there, whose memory is in order with the
-    place's stream; matmul(a, b, out) is out = a @ b, add_matmul(a, b, out) is out += a @ b, None
-    where nobody knows how.
+    new(shape, dtype, place) is a new contiguous array there and its address; its memory is in order
+    with the place's stream. matmul(a, b, out) is out = a @ b, add_matmul(a, b, out) is
+    out += a @ b, None where nobody knows how.
     """
 
-    new: Callable[[tuple[int, ...], Any, Place], "DeviceArray"]
+    new: Callable[[tuple[int, ...], Any, Place], tuple[Any, int]]
     matmul: Callable[[Any, Any, Any], Any] | None = None
     add_matmul: Callable[[Any, Any, Any], Any] | None = None
 
@@ -64,18 +64,25 @@ class Library(NamedTuple):
 class DeviceArray:
     """An array of a library as its address, shape, strides in bytes, dtype and place.
 
-    `owner` is the library's own array, which keeps the memory.
+    Its address is an int, or one that belongs to a recording: see `fastxent.cuda.replay`.
     """
 
-    __slots__ = ("address", "dtype", "library", "owner", "place", "shape", "strides", "writeable")
+    __slots__ = ("_owner", "address", "dtype", "library", "place", "shape", "strides", "writeable")
 
     def __init__(
-        self, owner: Any, address: int, shape: tuple[int, ...], strides: tuple[int, ...] | None,
+        self, owner: Any, address: Any, shape: tuple[int, ...], strides: tuple[int, ...] | None,
         dtype: Any, place: Place, library: Library, writeable: bool = True,
     ) -> None:  # fmt: skip
-        self.owner, self.address, self.shape, self.dtype = owner, address, shape, dtype
+        self._owner, self.address, self.shape, self.dtype = owner, address, shape, dtype
         self.strides = contiguous(shape, dtype.itemsize) if strides is None else strides
         self.place, self.library, self.writeable = place, library, writeable
+
+    @property
+    def owner(self) -> Any:
+        """The library's own array, which keeps the memory; what is done with it is not recorded."""
+        if type(self.address) is not int:
+            self.address.recording.miss()
+        return self._owner
 
     @property
     def ndim(self) -> int:
@@ -88,6 +95,12 @@ class DeviceArray:
         return math.prod(self.shape)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether strides are those of an array in C order, and the address one of an element's."""
+        size = self.dtype.itemsize
+        return self.strides == contiguous(self.shape, size) and not self.address % size
+
+    @property
     def is_contiguous(self) -> bool:
         """Whether elements lie side by side in C order."""
         expected = contiguous(self.shape, self.dtype.itemsize)
@@ -96,8 +109,10 @@ class DeviceArray:
 
     def new(self, shape: tuple[int, ...], dtype: Any) -> "DeviceArray":
         """Memory of the same library at the same place."""
-        made = self.library.new(shape, dtype, self.place)
-        made.place = self.place  # whatever stream the library calls current
+        owner, address = self.library.new(shape, dtype, self.place)
+        made = DeviceArray(owner, address, shape, None, dtype, self.place, self.library)
+        if type(self.address) is not int:
+            self.address.recording.make(made)
         return made
 
     def part(self, first: int, shape: tuple[int, ...]) -> "DeviceArray":
@@ -107,7 +122,7 @@ class DeviceArray:
         """
         address = self.address + first * self.dtype.itemsize
         return DeviceArray(
-            self.owner, address, shape, None, self.dtype, self.place, self.library, self.writeable
+            self._owner, address, shape, None, self.dtype, self.place, self.library, self.writeable
         )
 
     def classes_last(self, axis: int) -> "DeviceArray":
@@ -119,14 +134,14 @@ class DeviceArray:
             return (*of[:axis], *of[axis + 1 :], of[axis])
 
         return DeviceArray(
-            self.owner, self.address, moved(self.shape), moved(self.strides), self.dtype,
+            self._owner, self.address, moved(self.shape), moved(self.strides), self.dtype,
             self.place, self.library, self.writeable,
         )  # fmt: skip
 
     def reshape(self, *shape: Any) -> "DeviceArray":
         """A new array in its only other shape here: flat."""
         return DeviceArray(
-            self.owner, self.address, (self.size,), None, self.dtype, self.place, self.library
+            self._owner, self.address, (self.size,), None, self.dtype, self.place, self.library
         )
 
     def spread(self, shape: tuple[int, ...]) -> "DeviceArray":
@@ -135,8 +150,8 @@ class DeviceArray:
         pairs = zip(shape[missing:], self.shape, self.strides, strict=True)
         kept = (stride if have == n else 0 for n, have, stride in pairs)
         return DeviceArray(
-            self.owner, self.address, shape, ((0,) * missing + tuple(kept)), self.dtype, self.place,
-            self.library, False,
+            self._owner, self.address, shape, ((0,) * missing + tuple(kept)), self.dtype,
+            self.place, self.library, False,
         )  # fmt: skip
 
     def __getitem__(self, index: tuple[()]) -> "DeviceArray":
@@ -167,38 +182,27 @@ def contiguous(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def call(function: Function, given: Given, view: Callable[[Any], DeviceArray | None]) -> Any:
-    """Call on views of arrays that are all on one GPU; results are the library's own arrays."""
-    return views.given_back(function(**looked_at(given, view)), owner_of)
-
-
 def looked_at(given: Given, view: Callable[[Any], DeviceArray | None]) -> Given:
     """The arguments with views of the arrays, which are all on one GPU.
 
     view(value) is None for what is no array on a GPU.
     """
-    name, first = next(iter(given.items()))
-    place = seen(name, first, view).place
-
-    def look(name: str, value: Any) -> Any:
-        if isinstance(value, tuple) and name in views.BUFFERS:
-            parts = [look(name, part) for part in value]
-            return LinearGrad(*parts) if isinstance(value, LinearGrad) else tuple(parts)
-        if value is None or name not in _ARRAYS and value is not first:
-            return value
-        if name in _OR_NUMBER and isinstance(value, numbers.Real):
-            return value
-        array = seen(name, value, view, place)
-        if array.place.device != place.device and array.size:
-            raise TypeError(
-                f"{name} is on GPU {array.place.device}, expected it on GPU {place.device}"
-            )
-        if array.place.stream not in (0, place.stream):  # what is still written there
-            _follow(place, array.place.stream)
-        array.place = place
-        return array
-
-    return {name: look(name, value) for name, value in given.items()}
+    place = None
+    seen: Given = {}
+    for name, value in given.items():
+        if place is None:  # the first argument, which decides
+            array = _seen(name, value, view)
+            place, seen[name] = array.place, array
+        elif value is None or name not in _ARRAYS:
+            seen[name] = value
+        elif isinstance(value, tuple) and name in views.BUFFERS:
+            parts = [part if part is None else _seen(name, part, view, place) for part in value]
+            seen[name] = LinearGrad(*parts) if isinstance(value, LinearGrad) else tuple(parts)
+        elif name in _OR_NUMBER and isinstance(value, numbers.Real):
+            seen[name] = value
+        else:
+            seen[name] = _seen(name, value, view, place)
+    return seen
 
 
 def _follow(place: Place, stream: int) -> None:
@@ -207,10 +211,10 @@ def _follow(place: Place, stream: int) -> None:
     follow(place, stream)
 
 
-def seen(
+def _seen(
     name: str, value: Any, view: Callable[[Any], DeviceArray | None], place: Place | None = None
 ) -> DeviceArray:
-    """A view of what has to be an array on a GPU."""
+    """A view of what has to be an array on a GPU, at a place if one is given."""
     array = view(value)
     if array is None:
         where = "a GPU" if place is None else f"GPU {place.device}"
@@ -218,14 +222,18 @@ def seen(
             f"{name} is in host memory ({type(value).__name__}), expected an array on {where}, "
             "where the first argument is: nothing is copied between them unasked"
         )
-    size = array.dtype.itemsize
-    if array.address % size or any(step % size for step in array.strides):
-        raise ValueError(f"{name} must have its elements at multiples of their {size} bytes")
-    if max(array.shape, default=0) > LONGEST:
+    if not array.is_plain:
+        size = array.dtype.itemsize
+        if array.address % size or any(step % size for step in array.strides):
+            raise ValueError(f"{name} must have its elements at multiples of their {size} bytes")
+    if array.shape and max(array.shape) > LONGEST:
         raise ValueError(f"{name} must have at most {LONGEST} elements along an axis here")
+    if place is not None and array.place != place:
+        if array.place.device != place.device and array.size:
+            raise TypeError(
+                f"{name} is on GPU {array.place.device}, expected it on GPU {place.device}"
+            )
+        if array.place.stream not in (0, place.stream):  # what is still written there
+            _follow(place, array.place.stream)
+        array.place = place
     return array
-
-
-def owner_of(result: DeviceArray) -> Any:
-    """The library's own array."""
-    return result.owner

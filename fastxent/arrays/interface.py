@@ -6,12 +6,12 @@ own device arrays come this way too.
 
 import functools
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numba import cuda
 
-from fastxent.arrays import device, views
+from fastxent.arrays import device, replay, views
 from fastxent.arrays.device import BFLOAT16, DeviceArray, Library
 from fastxent.cuda import driver
 from fastxent.terms import Place
@@ -20,7 +20,9 @@ from fastxent.terms import Place
 def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call `function` on views of the arrays; give back what the first one's library makes."""
     given = views.named(function, args, kwargs)
-    return function(*args, **kwargs) if given is None else device.call(function, given, view)
+    if given is None:
+        return function(*args, **kwargs)
+    return replay.computed(function, device.looked_at(given, view))
 
 
 def view(value: Any) -> DeviceArray | None:
@@ -71,17 +73,23 @@ def _library_of(value: Any) -> Library:
     return Library(_new_by_numba)
 
 
-def _new_by_numba(shape: tuple[int, ...], dtype: Any, place: Place) -> DeviceArray:
-    """A new device array of Numba's."""
+def _new_by_numba(shape: tuple[int, ...], dtype: Any, place: Place) -> tuple[Any, int]:
+    """A new device array of Numba's, and its address."""
     if dtype is BFLOAT16:
         raise TypeError("arrays of bfloat16 must be CuPy's or PyTorch's: Numba has none")
     with cuda.gpus[place.device]:
-        return cast(DeviceArray, view(cuda.device_array(shape, dtype)))
+        return _with_address(cuda.device_array(shape, dtype))
 
 
 def _new_by(
     namespace: Any, where: Any, shape: tuple[int, ...], dtype: Any, place: Place
-) -> DeviceArray:
-    """A new array by the array API."""
+) -> tuple[Any, int]:
+    """A new array by the array API, and its address."""
     kind = getattr(namespace, dtype.name)
-    return cast(DeviceArray, view(namespace.empty(shape, dtype=kind, device=where)))
+    return _with_address(namespace.empty(shape, dtype=kind, device=where))
+
+
+def _with_address(array: Any) -> tuple[Any, int]:
+    seen = view(array)
+    assert seen is not None
+    return array, seen.address

@@ -25,7 +25,8 @@ from fastxent.cuda.rows import row_of
 from fastxent.formulas import softcap_parts
 
 _PLACES = WARP  # for one exchange
-_NO_ROW = int64(2**63 - 1)
+NONE_BAD = 2**63 - 1  # the row that a report names where all labels are classes
+_NO_ROW = int64(NONE_BAD)
 _ZERO, _ONE = float64(0), float64(1)
 
 

@@ -16,7 +16,6 @@ from fastxent.cuda.launch import (
     name_of,
     number_of,
     put,
-    real,
     reduced,
     row_kernel,
     run,
@@ -64,8 +63,7 @@ def _binary(
     wants = binary_kernels.BinaryWants(loss is not None, *(out is not None for out in outs))
     if limits:
         outs = outs[:1]  # probabilities have no others
-    single = real(number_of(compute))
-    last = [single(number) for number in (1.0 / divisor if divisor else 0.0, *limits)]
+    last = (1.0 / divisor if divisor else 0.0, *limits)
     sums, done = None, 0
     for block in _blocks(x, target, weights, (loss, *outs), compute):
         chunk = THREADS * VECTORS * (block.item.width if block.wide else 1)
@@ -76,7 +74,7 @@ def _binary(
         sums_at = 0 if sums is None else sums.address + 2 * done * compute.itemsize
         run(
             row_kernel(factory, block.item, plan, signature, wants), grid, x.place,
-            block.x, block.target, *(part for w in block.weights for part in _weight(w, single)),
+            block.x, block.target, *(part for w in block.weights for part in _weight(w)),
             *last, block.n, chunk, sums_at, *block.outs,
         )  # fmt: skip
         done += grid
@@ -85,9 +83,9 @@ def _binary(
     return reduced(x.new((0,), compute) if sums is None else sums, divisor)
 
 
-def _weight(weight: Any, single: Callable[[float], Any]) -> tuple[int, Any]:
+def _weight(weight: int | float) -> tuple[int, float]:
     """An address, or 0 and a number."""
-    return (weight, single(1.0)) if isinstance(weight, int) else (0, single(weight))
+    return (weight, 1.0) if isinstance(weight, int) else (0, weight)
 
 
 class _Block(NamedTuple):

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from numba import types
+
 from fastxent.cuda.jit import Kernel, machine_code
 from fastxent.terms import Place
 
@@ -65,12 +67,16 @@ def device_of(address: int) -> int:
     return int(_checked(driver.cuPointerGetAttribute(ordinal, address)))
 
 
-@contextlib.contextmanager
-def current(device: int) -> Iterator[None]:
+def current(device: int) -> contextlib.AbstractContextManager[None]:
     """Make a GPU's primary context this thread's, and put back what was."""
-    if _is_current(device):
-        yield
-        return
+    return _NOTHING if _is_current(device) else _pushed(device)
+
+
+_NOTHING = contextlib.nullcontext()  # to be done where it is current, as it is most often
+
+
+@contextlib.contextmanager
+def _pushed(device: int) -> Iterator[None]:
     driver = _bindings()
     _checked(driver.cuCtxPushCurrent(_context(device)))
     try:
@@ -91,46 +97,57 @@ def _context(device: int) -> Any:
 
 @functools.cache
 def _loaded(kernel: Kernel, architecture: tuple[int, int]) -> Any:
+    """A kernel as the driver launches it, on any GPU of an architecture."""
     from cuda.core import ObjectCode
 
     name, code = machine_code(kernel, architecture)
-    return ObjectCode.from_cubin(code).get_kernel(name)
+    ready = ObjectCode.from_cubin(code).get_kernel(name)
+    return ready, _bindings().CUfunction(int(ready.handle))  # the first keeps the second loaded
 
 
 @functools.lru_cache(maxsize=256)
 def _stream(handle: int) -> Any:
-    from cuda.core import LEGACY_DEFAULT_STREAM, PER_THREAD_DEFAULT_STREAM, Stream
-
-    known = {0: LEGACY_DEFAULT_STREAM, 1: LEGACY_DEFAULT_STREAM, 2: PER_THREAD_DEFAULT_STREAM}
-    return known[handle] if handle in known else Stream.from_handle(handle)
+    """A stream; no handle is the legacy default one, whatever the bindings were told to take."""
+    return _bindings().CUstream(handle or 1)
 
 
-@functools.lru_cache(maxsize=1024)
-def _configuration(grid: int, block: int) -> Any:
-    from cuda.core import LaunchConfig
+class Call:
+    """A kernel and its arguments, to be launched any number of times on GPUs of a kind.
 
-    return LaunchConfig(grid=grid, block=block)
+    `values` are the arguments in eight bytes each; an address may be changed there.
+    """
+
+    def __init__(self, kernel: Kernel, grid: int, device: int, args: tuple[Any, ...]) -> None:
+        values = (ctypes.c_uint64 * len(args))()
+        for position, (kind, value) in enumerate(zip(kernel.types, args, strict=True)):
+            if kind is types.float32:
+                ctypes.c_float.from_buffer(values, 8 * position).value = value
+            elif kind is types.float64:
+                ctypes.c_double.from_buffer(values, 8 * position).value = value
+            else:
+                values[position] = value
+        first = ctypes.addressof(values)
+        pointers = (ctypes.c_void_p * len(args))(*range(first, first + 8 * len(args), 8))
+        self.values, self._pointers, self._at = values, pointers, ctypes.addressof(pointers)
+        self._driver, self._done = _bindings(), _bindings().CUresult.CUDA_SUCCESS
+        self._function = _loaded(kernel, capability(device))[1]
+        self._grid, self._block = grid, kernel.block
+
+    def launch(self, stream: int) -> None:
+        """Put it on a stream of the GPU whose context is current."""
+        (error,) = self._driver.cuLaunchKernel(
+            self._function, self._grid, 1, 1, self._block, 1, 1, 0, _stream(stream), self._at, 0
+        )
+        if error is not self._done:
+            _checked((error,))
 
 
-@functools.cache
-def _launcher() -> Any:
-    from cuda.core import launch
-
-    return launch
-
-
-def launch(kernel: Kernel, grid: int, place: Place, *args: Any) -> None:
-    """Put a kernel on a stream; numbers of float32 come as `single`."""
-    ready = _loaded(kernel, capability(place.device))
-    configuration, stream = _configuration(grid, kernel.block), _stream(place.stream)
-    if _is_current(place.device):  # as it is most often, and then nothing has to be put back
-        _launcher()(stream, configuration, ready, *args)
-    else:
-        with current(place.device):
-            _launcher()(stream, configuration, ready, *args)
-
-
-single = ctypes.c_float
+def launch(kernel: Kernel, grid: int, place: Place, *args: Any) -> Call:
+    """Put a kernel on a stream."""
+    call = Call(kernel, grid, place.device, args)
+    with current(place.device):
+        call.launch(place.stream)
+    return call
 
 
 def is_capturing(place: Place) -> bool:

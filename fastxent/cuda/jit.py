@@ -29,6 +29,7 @@ class Kernel(NamedTuple):
     name: str
     source: Callable[..., Any]
     types: tuple[Any, ...]
+    addresses: tuple[int, ...]  # which of its arguments are such
     block: int
     blocks: int  # of them a multiprocessor should hold, by which the registers are dealt out
 
@@ -44,13 +45,18 @@ def kernel(
     block: int,
     blocks: int = 1,
 ) -> Kernel:
-    """The kernel that a factory makes of these; in its signature `a` is an address or a distance,
-    `i` an integer and `f` a number of the type that is computed in.
-    """  # noqa: D205
-    kinds = {"a": types.uint64, "i": types.int64, "f": compute, "d": types.float64}
+    """The kernel that a factory makes of these.
+
+    In its signature `a` is an address or 0, `s` a step of addresses, `i` an integer, `f` a number
+    of the type that is computed in, and `d` a float64.
+    """
+    kinds = {
+        "a": types.uint64, "s": types.uint64, "i": types.int64, "f": compute, "d": types.float64,
+    }  # fmt: skip
     said = "-".join(re.sub(r"\w+=|[^\w,()]", "", str(getattr(arg, "name", arg))) for arg in args)
     name = f"{factory.__name__.removesuffix('_kernel')}-{said}"
-    return Kernel(name, factory(*args), tuple(map(kinds.get, signature)), block, blocks)
+    addresses = tuple(position for position, kind in enumerate(signature) if kind == "a")
+    return Kernel(name, factory(*args), tuple(map(kinds.get, signature)), addresses, block, blocks)
 
 
 def ptx(kernel: Kernel, capability: tuple[int, int]) -> str:

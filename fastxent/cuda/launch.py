@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastxent.cuda import array_kernels, driver, kernels, split_kernels
+from fastxent.cuda.addresses import noted
 from fastxent.cuda.elements import Element, element
 from fastxent.cuda.groups import Plan
 from fastxent.cuda.jit import Kernel, kernel
@@ -112,7 +113,7 @@ def is_wide(first: Rows, *others: Rows | None) -> bool:
 def run(prepared: Kernel, grid: int, place: Place, *args: Any) -> None:
     """Launch, unless there is nothing to do."""
     if grid:
-        driver.launch(prepared, grid, place, *args)
+        noted(driver.launch(prepared, grid, place, *args), prepared.addresses, args)
 
 
 def _grid(n: int, block: int) -> int:
@@ -120,12 +121,8 @@ def _grid(n: int, block: int) -> int:
 
 
 def _at(array: Array | None) -> int:
-    return 0 if array is None else int(array.address)
-
-
-def real(number: Element) -> Callable[[float], Any]:
-    """How a number of the type that is computed in is passed to a kernel."""
-    return driver.single if number.size == 4 else float
+    address: int = 0 if array is None else array.address
+    return address
 
 
 @functools.cache
@@ -247,8 +244,9 @@ def scan_labels(
     if report is None:
         return found, -1, 0
     driver.wait(place)
-    row, label = report
-    return found, -1 if row == 2**63 - 1 else int(row), _as_unsigned(int(label), read.kind)
+    row, label = map(int, report)
+    bad = -1 if row == array_kernels.NONE_BAD else row
+    return found, bad, _as_unsigned(label, read.kind)
 
 
 def _as_unsigned(label: int, kind: int) -> int:
@@ -357,10 +355,9 @@ def _change(
     *change: float,
 ) -> None:  # fmt: skip
     number, kind = number_of(compute), array_kernels.KINDS[name_of(array.dtype)]
-    prepared, (scale, softcap) = _kernel(factory, compute), map(real(number), change)
+    prepared = _kernel(factory, compute)
     _over(array, first, count, lambda layout, begin, n, done: (
-        prepared, layout[0], kind, *layout[1:], begin, n, scale, softcap,
-        out.address + done * number.size,
+        prepared, layout[0], kind, *layout[1:], begin, n, *change, out.address + done * number.size,
     ))  # fmt: skip
 
 
@@ -378,11 +375,10 @@ def clear_idle(
 ) -> None:
     """Write zeros into rows (N, K) that do not count; weights as `converted_weights` has them."""
     inverse_at, inverse = inverse_of(divisor)
-    number = number_of(rows.dtype)
     run(
         _kernel(array_kernels.clear_kernel, rows.dtype), _grid(rows.size, THREADS), rows.place,
         rows.address, rows.shape[1], *((0, 0, 0, 0) if labels is None else labels.arguments()),
-        _at(terms.sample_weight), inverse_at, real(number)(inverse), n_classes, rows.size,
+        _at(terms.sample_weight), inverse_at, inverse, n_classes, rows.size,
     )  # fmt: skip
 
 
@@ -510,7 +506,7 @@ def softmax(x: Array, out: Array, compute: Any, log: bool = False) -> None:
     for block in blocks_of(x, compute, (out,)):
         plan = plan_of(block.item, n_classes, block.wide, map_effort(block.item), older)
         run(
-            row_kernel(kernels.softmax_kernel, block.item, plan, "aaaaii", log),
+            row_kernel(kernels.softmax_kernel, block.item, plan, "asasii", log),
             _grid(block.n, plan.rows), x.place,
             *_address(block.x), *_address(block.outs[0]), block.n, n_classes,
         )  # fmt: skip
@@ -529,7 +525,7 @@ def logsumexp(x: Array, out: Array, compute: Any) -> None:
         found = out if direct else x.new((block.n,), compute)
         plan = plan_of(block.item, n_classes, block.wide, map_effort(block.item), older)
         run(
-            row_kernel(kernels.logsumexp_kernel, block.item, plan, "aaaii"),
+            row_kernel(kernels.logsumexp_kernel, block.item, plan, "asaii"),
             _grid(block.n, plan.rows), x.place, *_address(block.x),
             _from(found, block.first if direct else 0), block.n, n_classes,
         )  # fmt: skip
@@ -542,7 +538,7 @@ def logsumexp(x: Array, out: Array, compute: Any) -> None:
 
 def _from(array: Array | None, first: int) -> int:
     """The address of a row's number in an array with one a row; 0 without one."""
-    return 0 if array is None else int(array.address) + first * int(array.dtype.itemsize)
+    return 0 if array is None else _at(array) + first * int(array.dtype.itemsize)
 
 
 def cross_entropy(
@@ -582,21 +578,19 @@ def fill_cross_entropy(
     given = (a is not None for a in (grad, probs, hess))
     wants = kernels.Wants(soft, soft or smoothing != 0, factor != 1, top, *given)
     effort = effort_of(wants)
-    single, (inverse_at, inverse) = real(number_of(compute)), inverse_of(divisor)
+    inverse_at, inverse = inverse_of(divisor)
     mix = (1.0 - smoothing, smoothing / n_classes, terms.z_loss, factor)
     for block in blocks_of(x, compute, (grad, probs, hess), target.probs, change):
         plan = plan_of(block.item, n_classes, block.wide, effort, older)
         parts = _parts(plan, block, n_classes, x.place) if is_plain(wants) else (1, n_classes)
         if parts[0] > 1 and labels is not None:
-            z_loss = single(terms.z_loss)
-            by = inverse_at, single(inverse)
-            _split_rows(x, block, labels, terms, parts, by, z_loss, loss)
+            _split_rows(x, block, labels, terms, parts, (inverse_at, inverse), loss)
             continue
         run(
             row_kernel(kernels.cross_entropy_kernel, block.item, plan, _CROSS_ENTROPY, wants),
             _grid(block.n, plan.rows), x.place, *_address(block.x), *_aim(labels, block),
             _at(terms.class_weight), _from(terms.sample_weight, block.first),
-            inverse_at, *map(single, (inverse, *mix)), block.n, n_classes,
+            inverse_at, inverse, *mix, block.n, n_classes,
             *(_from(a, block.first) for a in (loss, lse, argmax)),
             *(part for out in block.outs for part in _address(out)),
         )  # fmt: skip
@@ -623,7 +617,7 @@ def _parts(plan: Plan, block: Block, n_classes: int, place: Place) -> tuple[int,
 
 def _split_rows(
     x: Array, block: Block, labels: Labels, terms: Terms, parts: tuple[int, int],
-    inverse: tuple[int, Any], z_loss: Any, loss: Array,
+    inverse: tuple[int, float], loss: Array,
 ) -> None:  # fmt: skip
     """Rows on several blocks each, by two kernels."""
     (n_parts, length), n_classes = parts, x.shape[-1]
@@ -639,14 +633,14 @@ def _split_rows(
     run(
         row_kernel(split_kernels.split_rows_kernel, block.item, plan, SPLIT_ROWS), grid, x.place,
         *x_rows, *aim, _at(terms.class_weight), _from(terms.sample_weight, block.first),
-        *inverse, z_loss, *how, *made, _from(loss, block.first),
+        *inverse, terms.z_loss, *how, *made, _from(loss, block.first),
         *_address(block.outs[0]),
     )  # fmt: skip
 
 
-SPLIT_SUMS = "aa" + "ai" + "iii" + "aa"
-SPLIT_ROWS = "aa" + "aiii" + "aaa" + "ff" + "iii" + "aa" + "aaa"
-_CROSS_ENTROPY = "aa" + "aiii" + "aaa" + "fffff" + "ii" + "aaa" + "aaaaaa"
+SPLIT_SUMS = "as" + "ai" + "iii" + "aa"
+SPLIT_ROWS = "as" + "aiii" + "aaa" + "ff" + "iii" + "aa" + "aas"
+_CROSS_ENTROPY = "as" + "aiii" + "aaa" + "fffff" + "ii" + "aaa" + "asasas"
 
 
 def categorical_cross_entropy(
@@ -658,7 +652,7 @@ def categorical_cross_entropy(
     terms = converted_weights(terms, compute)
     labels = None if target.labels is None else Labels.of(target.labels, terms.ignore_index)
     loss = x.new((math.prod(x.shape[:-1]),), compute) if outputs.loss is None else outputs.loss
-    single, (inverse_at, inverse) = real(number_of(compute)), inverse_of(divisor)
+    inverse_at, inverse = inverse_of(divisor)
     limits = (inverse, *clip.bounds, clip.most, clip.floor)
     how = (labels is None, outputs.grad is not None)
     effort = MUCH if labels is None else SOME
@@ -668,7 +662,7 @@ def categorical_cross_entropy(
             row_kernel(kernels.categorical_kernel, block.item, plan, _CATEGORICAL, *how),
             _grid(block.n, plan.rows), x.place, *_address(block.x), *_aim(labels, block),
             _at(terms.class_weight), _from(terms.sample_weight, block.first),
-            inverse_at, *map(single, limits), block.n, n_classes, _from(loss, block.first),
+            inverse_at, *limits, block.n, n_classes, _from(loss, block.first),
             *_address(block.outs[0]),
         )  # fmt: skip
     return None if outputs.loss is not None else reduced(loss, divisor)
@@ -681,7 +675,7 @@ def _aim(labels: Labels | None, block: Block) -> tuple[int, int, int, int]:
     return labels.address + (block.first << (labels.kind >> 1)), *labels.arguments()[1:]
 
 
-_CATEGORICAL = "aa" + "aiii" + "aaa" + "fffffff" + "ii" + "aaa"
+_CATEGORICAL = "as" + "aiii" + "aaa" + "fffffff" + "ii" + "aas"
 
 
 # --- gradients times what is above them -----------------------------------------------------

@@ -106,9 +106,9 @@ def of_rows(older):
         for wants in (SOFT, EVERYTHING, Wants(shared=True)):
             for n_classes in (8192, 50000):
                 yield cross_entropy(name, n_classes, older, wants)
-        yield row(kernels.softmax_kernel, name, 8192, older, "aaaaii", False)
-        yield row(kernels.softmax_kernel, name, 128256, older, "aaaaii", True)
-        yield row(kernels.logsumexp_kernel, name, 8192, older, "aaaii", vectors=LOADS)
+        yield row(kernels.softmax_kernel, name, 8192, older, "asasii", False)
+        yield row(kernels.softmax_kernel, name, 128256, older, "asasii", True)
+        yield row(kernels.logsumexp_kernel, name, 8192, older, "asaii", vectors=LOADS)
         yield from split(name, older)
         how = (kernels.categorical_kernel, name, 8192, older, launch._CATEGORICAL)
         yield row(*how, False, True, effort=launch.SOME, vectors=STORES)

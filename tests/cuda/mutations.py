@@ -19,7 +19,9 @@ ARRAYS, BINARY, ELEMENTS, GROUPS, KERNELS, LAUNCH, ROWS = (
         "array_kernels", "binary_kernels", "elements", "groups", "kernels", "launch", "rows"
     )
 )  # fmt: skip
+REPLAY = "arrays/replay.py"
 TEST = "tests/cuda/test_simulated.py::test_"
+AGAIN = "tests/cuda/test_replay.py::test_"
 
 # Tests were chosen to be quick, and to fail on every run: by the order of warps that they ask for.
 MUTATIONS = [
@@ -157,4 +159,31 @@ MUTATIONS = [
     Mutation("0 times inf in binary", BINARY,
              "return kept(neg, neg * softplus) +", "return neg * softplus +",
              TEST + "binary_labels_at_the_ends"),
+    # --- calls like one before --------------------------------------------------------------
+    Mutation("how an address lies forgotten", REPLAY,
+             "kind += name, shape, dtype, address & 15", "kind += name, shape, dtype",
+             AGAIN + "another_kind[alignment]"),
+    Mutation("where a buffer lies forgotten", REPLAY,
+             "kind.append((buffer, number))", "pass", AGAIN + "where_a_buffer_lies"),
+    Mutation("an overlap not seen", REPLAY,
+             "elif address < end and addresses[buffer] < address + _bytes(array):", "elif False:",
+             AGAIN + "where_a_buffer_lies"),
+    Mutation("a distance from an array's beginning forgotten", REPLAY,
+             "values[position] = addresses[array] + offset", "values[position] = addresses[array]",
+             AGAIN + "block_by_block"),
+    Mutation("a launch with an address of unknown origin kept", REPLAY,
+             "            elif address:\n                self.complete = False",
+             "            elif address:\n                pass",
+             AGAIN + "an_address_of_unknown_origin_is_not_told_again"),
+    Mutation("a program shared by calls at once", REPLAY,
+             "program = idle.pop()", "program = idle[-1]", AGAIN + "a_call_within_a_call"),
+    Mutation("a bad label not looked for again", REPLAY,
+             "if report[0] != NONE_BAD:", "if False:", AGAIN + "bad_labels"),
+    Mutation("a call kept that did not check", REPLAY,
+             "_idle.get(sight.kind, ()) is None or driver.is_capturing(place):",
+             "_idle.get(sight.kind, ()) is None:",
+             AGAIN + "while_a_stream_is_recorded_labels_are_not_checked"),
+    Mutation("what a library does not seen", "arrays/device.py",
+             "            self.address.recording.miss()", "            pass",
+             "tests/cuda/test_linear.py::test_products_are_made_at_every_call"),
 ]  # fmt: skip

@@ -198,6 +198,8 @@ def allocate(shape, dtype, misaligned=0):
 def forget():
     """Arrays of before are no longer there."""
     _arrays.clear()
+    _reports.clear()
+    replay.forget()
 
 
 def _checked(address, size):
@@ -291,6 +293,7 @@ sys.modules["fastxent.cuda.intrinsics"] = intrinsics
 # --- a driver that launches here ------------------------------------------------------------
 
 from fastxent import formulas  # noqa: E402
+from fastxent.arrays import replay  # noqa: E402
 from fastxent.cuda import (  # noqa: E402 - after the intrinsics
     array_kernels,
     binary_kernels,
@@ -320,23 +323,35 @@ followed: list[tuple[Place, int]] = []  # which waits on the GPU for which other
 _CASTS = {"float32": np.float32, "float64": np.float64, "int64": np.int64, "uint64": np.uint64}
 
 
-def _launch(kernel, grid, place, *args):
-    launched.append(kernel.name)
-    places.append(place)
-    assert len(args) == len(kernel.types), kernel.name
-    values = [
-        _CASTS[str(kind)](getattr(arg, "value", arg))
-        for kind, arg in zip(kernel.types, args, strict=True)
-    ]
-    _jit(kernel.source)[grid, kernel.block](*values)
+class _Call:
+    """A kernel and its arguments, as the driver has them."""
+
+    def __init__(self, kernel, grid, device, args):
+        assert len(args) == len(kernel.types), kernel.name
+        self.kernel, self.grid, self.device, self.values = kernel, grid, device, list(args)
+
+    def launch(self, stream):
+        launched.append(self.kernel.name)
+        places.append(Place(self.device, stream))
+        values = [
+            _CASTS[str(kind)](value)
+            for kind, value in zip(self.kernel.types, self.values, strict=True)
+        ]
+        _jit(self.kernel.source)[self.grid, self.kernel.block](*values)
+
+
+_reports: list[np.ndarray] = []
 
 
 def _report(place):
-    array = allocate(2, np.int64)
-    return array
+    """The same at each call, until arrays are forgotten."""
+    if not _reports:
+        _reports.append(allocate(2, np.int64))
+    _reports[0][:] = POISON
+    return _reports[0]
 
 
-driver.launch = _launch
+driver.Call = _Call
 driver.report = _report
 driver.address_of = lambda report: report.ctypes.data
 driver.wait = waited.append
@@ -378,7 +393,7 @@ class Library:
     """The library's functions."""
 
     float16, float32, float64 = np.float16, np.float32, np.float64
-    int64, uint64 = np.int64, np.uint64
+    uint8, int64, uint64 = np.uint8, np.int64, np.uint64
 
     @staticmethod
     def empty(shape, *, dtype, device):

@@ -10,7 +10,7 @@ import small  # noqa: F401 - few threads
 
 import fastxent as fx
 from fastxent import _dispatch, reference
-from fastxent.arrays import device
+from fastxent.arrays import device, replay
 from fastxent.arrays.device import DeviceArray, Library
 from fastxent.cuda import linear
 from fastxent.terms import LinearGrad, Place
@@ -34,8 +34,13 @@ def add_matmul(a, b, out):
     out += a @ b
 
 
+def new(shape, dtype, place):
+    array = sim.allocate(shape, dtype).view(Matrix)
+    return array, array.ctypes.data
+
+
 LIBRARY = Library(
-    lambda shape, dtype, place: view(sim.allocate(shape, dtype).view(Matrix)),
+    new,
     lambda a, b, out: np.matmul(a, b, out=out),
     add_matmul,
 )
@@ -45,7 +50,8 @@ class Family(ModuleType):
     """That library as a family of arrays."""
 
     def call(self, function, *args, **kwargs):
-        return device.call(function, device.views.named(function, args, kwargs), view)
+        given = device.views.named(function, args, kwargs)
+        return replay.computed(function, device.looked_at(given, view))
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +91,15 @@ def test_gradients_in_several_blocks(rng, monkeypatch, dtype, tolerance, soft):
     for part, expected, given in zip(grad, want[1], (x, w, b), strict=True):
         assert type(part) is Matrix and part.dtype == given.dtype
         close(part, expected, tolerance)
+
+
+def test_products_are_made_at_every_call(rng):
+    """A call like one before is not just its launches."""
+    w, y = rng.standard_normal((6, 3)), np.array([0, 5, 1])
+    for _ in range(3):
+        x = rng.standard_normal((3, 3))
+        loss = fx.linear_cross_entropy(there(x), there(w), there(y))
+        close(loss, reference.linear_cross_entropy(x, w, y), 1e-12)
 
 
 def test_labels_apart_and_by_name(rng):

@@ -8,6 +8,7 @@ import simulator as sim
 import small  # noqa: F401 - few threads
 
 import fastxent as fx
+from fastxent.arrays import replay
 from fastxent.terms import Place
 
 torch = pytest.importorskip("torch", reason="PyTorch is optional: pip install torch")
@@ -26,7 +27,7 @@ def pretence(monkeypatch):
 
     def new(shape, dtype, place):
         tensor = torch.empty(shape, dtype=gpu._OWN[dtype])
-        return gpu.DeviceArray(tensor, tensor.data_ptr(), shape, None, dtype, place, LIBRARY)
+        return tensor, tensor.data_ptr()
 
     def refused(tensor):
         raise AssertionError("waits for the GPU")
@@ -34,8 +35,9 @@ def pretence(monkeypatch):
     for module in (memory, autograd):
         monkeypatch.setattr(module, "is_on_gpu", lambda tensor: True)
     monkeypatch.setattr(gpu, "place_of", lambda tensor: Place(0, 5))
-    LIBRARY = gpu.LIBRARY._replace(new=new)
-    monkeypatch.setattr(gpu, "LIBRARY", LIBRARY)
+    monkeypatch.setattr(gpu, "number_of", lambda tensor: 0)
+    monkeypatch.setattr(gpu, "LIBRARY", gpu.LIBRARY._replace(new=new))
+    replay.forget()
     monkeypatch.setattr(sim, "_arrays", [(0, 2**63)])
     monkeypatch.setattr(torch.Tensor, "item", refused)
     sim.waited.clear()
@@ -98,6 +100,33 @@ def test_linear_map_in_place_and_by_buffers():
     want = torch.softmax(logits, -1)
     assert fx.softmax(logits, out=logits) is logits
     close(logits, want, 1e-6)
+
+
+def test_calls_like_one_before():
+    """PyTorch's numbers for other tensors, in its graph and apart from it, in buffers too."""
+    for number in range(3):
+        logits, target = torch.randn(4, 9, dtype=torch.float64), torch.randint(9, (4,))
+        want = torch.nn.functional.cross_entropy(logits, target)
+        close(fx.cross_entropy(logits, target), want, 1e-12)
+        slope = (torch.softmax(logits, -1) - torch.nn.functional.one_hot(target, 9)) / 4
+        leaf = logits.clone().requires_grad_()
+        fx.cross_entropy(leaf, target).backward()
+        close(leaf.grad, slope, 1e-12)
+        version = logits._version
+        loss, grad = fx.cross_entropy(logits, target, grad_out=logits)
+        assert grad is logits and logits._version == version + 1, number
+        close(loss, want, 1e-12)
+        close(grad, slope, 1e-12)
+
+
+def test_what_is_not_kept_is_refused_as_ever():
+    """After a call that was fine."""
+    logits, target, weight = torch.randn(4, 9), torch.randint(9, (4,)), torch.rand(9)
+    fx.cross_entropy(logits, target, weight=weight)
+    with pytest.raises(TypeError, match="weight must not require grad"):
+        fx.cross_entropy(logits, target, weight=weight.requires_grad_())
+    with pytest.raises(TypeError, match="target must be a dense tensor"):
+        fx.cross_entropy(logits, target.to_sparse())
 
 
 def test_what_is_in_host_memory_is_refused():

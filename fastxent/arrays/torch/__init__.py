@@ -1,4 +1,4 @@
-"""PyTorch tensors on the CPU: the same kind out, in autograd's graph or in torch.compile's."""
+"""PyTorch tensors: the same kind out, in autograd's graph or in torch.compile's."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from fastxent.arrays.torch import autograd, memory
 
 
 def call(function: memory.Function, *args: Any, **kwargs: Any) -> Any:
-    """Call `function` on NumPy's views of the tensors; give back tensors, maybe in the graph."""
+    """Call `function` on views of the tensors; give back tensors, maybe in the graph."""
     if torch.compiler.is_compiling():
         from fastxent.arrays.torch import operators
 
@@ -17,10 +17,20 @@ def call(function: memory.Function, *args: Any, **kwargs: Any) -> Any:
     given = views.named(function, args, kwargs)
     if given is None:
         return function(*args, **kwargs)
+    first, sight = next(iter(given.values()), None), None
+    if (
+        isinstance(first, torch.Tensor)
+        and memory.is_on_gpu(first)
+        and not memory.may_have_tangents()
+    ):
+        results, sight = memory.gpu().again(function, given, first)
+        if results is not None:
+            memory.tell_written(given)
+            return results
     inputs = memory.inputs_of(function)
     arrays, connected = memory.read(given, inputs)
     if not connected or not torch.is_grad_enabled():
         if given.keys().isdisjoint(views.BUFFERS):
-            return views.given_back(function(**arrays), memory.tensor_of)
-        return memory.detached(function, given)
+            return views.given_back(memory.computed(function, arrays, sight), memory.tensor_of)
+        return memory.detached(function, given, arrays, sight)
     return autograd.connected(function, given, arrays, inputs)

@@ -19,6 +19,7 @@ from fastxent.arrays.torch.memory import (
     EXTRAS,
     Function,
     Given,
+    computed,
     detached,
     is_on_gpu,
     is_transforming,
@@ -35,7 +36,7 @@ def connected(function: Function, given: Given, arrays: Given, inputs: tuple[str
     if not alone or given.get("reduction") == "none" or x.dtype is torch.float16:
         return _connected_loss(function, given, inputs)
     # A step of training: what Python does here costs as much as a small loss.
-    return _apply_loss(function(**arrays, return_grad=True), None, x)
+    return _apply_loss(computed(function, arrays | {"return_grad": True}), None, x)
 
 
 def first_derivative_only() -> None:

@@ -51,7 +51,7 @@ def read(given: Given, inputs: tuple[str, ...]) -> tuple[Given, bool]:
                 arrays[name] = _view(value)
     for name in given.keys() & views.BUFFERS:
         _check_buffer(name, given[name], on_gpu)
-    return _gpu().looked_at(given) if on_gpu else arrays, connected
+    return gpu().looked_at(given) if on_gpu else arrays, connected
 
 
 def is_on_gpu(tensor: torch.Tensor) -> bool:
@@ -59,7 +59,8 @@ def is_on_gpu(tensor: torch.Tensor) -> bool:
     return bool(tensor.is_cuda)
 
 
-def _gpu() -> Any:
+@functools.cache
+def gpu() -> Any:
     """What knows of CUDA, imported with the first tensor there."""
     from fastxent.arrays.torch import gpu
 
@@ -136,15 +137,30 @@ def tensor_of(array: Any) -> Any:
     return torch.from_numpy(array)
 
 
-def detached(function: Function, given: Given) -> Any:
-    """The results of a call as tensors apart from any graph."""
+def computed(function: Function, arrays: Given, sight: Any = None) -> Any:
+    """What a function makes of views: views, or tensors on a GPU, by which the call is `sight`."""
+    if type(next(iter(arrays.values()))) is DeviceArray:
+        return gpu().replay.computed(function, arrays, sight)
+    return function(**arrays)
+
+
+def detached(
+    function: Function, given: Given, arrays: Given | None = None, sight: Any = None
+) -> Any:
+    """The results of a call as tensors apart from any graph; `arrays` are views, if there are."""
     first = next(iter(given.values()))
     if isinstance(first, torch.Tensor) and is_on_gpu(first):
-        result = views.given_back(function(**_gpu().looked_at(given)), tensor_of)
+        seen = gpu().looked_at(given) if arrays is None else arrays
+        result = views.given_back(computed(function, seen, sight), tensor_of)
     else:
         result = views.call(function, given, torch.Tensor, _view, tensor_of)
+    tell_written(given)
+    return result
+
+
+def tell_written(given: Given) -> None:
+    """Let autograd know which buffers have been written to."""
     for name in given.keys() & views.BUFFERS:
         for part in views.parts(given.get(name)):
             if part is not None and not part.is_inference():
-                torch.autograd.graph.increment_version(part)  # written to: autograd must know
-    return result
+                torch.autograd.graph.increment_version(part)

@@ -1,0 +1,262 @@
+"""A call like one before launches the same kernels on other arrays, and nothing else is."""
+
+import threading
+
+import numpy as np
+import pytest
+import simulator as sim
+import small  # noqa: F401 - few threads
+
+import fastxent as fx
+from fastxent.arrays import replay
+from fastxent.cuda import launch
+
+ROWS, CLASSES = 5, 9
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_before():
+    sim.forget()
+    sim.launched.clear()
+
+
+@pytest.fixture
+def bodies(monkeypatch):
+    """The names of the functions that went the long way."""
+    names = []
+    recorded = replay.recorded
+
+    def noted(function, given, sight):
+        names.append(function.__name__)
+        return recorded(function, given, sight)
+
+    monkeypatch.setattr(replay, "recorded", noted)
+    return names
+
+
+def arrays(seed, misaligned=0):
+    """Arrays of a call, other numbers for each seed."""
+    rng = np.random.default_rng(seed)
+    made = {
+        "x": rng.standard_normal((ROWS, CLASSES)).astype(np.float32),
+        "half": rng.standard_normal((ROWS, CLASSES)).astype(np.float16),
+        "p": rng.random((ROWS, CLASSES)).astype(np.float32),
+        "q": rng.dirichlet(np.ones(CLASSES), ROWS).astype(np.float32),
+        "y": rng.integers(0, CLASSES, ROWS),
+        "many": rng.integers(0, CLASSES, 3 * launch.CHUNK),
+        "tall": rng.standard_normal((3 * launch.CHUNK, CLASSES)),
+        "u": rng.random(ROWS),
+        "w": rng.random(CLASSES).astype(np.float32),
+        "d": np.array(rng.random()),
+        "out": np.zeros((ROWS, CLASSES), np.float32),
+        "long": rng.standard_normal((1, 700)).astype(np.float32),
+    }
+    return {name: sim.on_gpu(value, misaligned) for name, value in made.items()}
+
+
+CALLS = {
+    "softmax": lambda a: fx.softmax(a["x"]),
+    "softmax of half precision": lambda a: fx.softmax(a["half"]),
+    "log_softmax over rows": lambda a: fx.log_softmax(a["x"], axis=0),
+    "softmax in place": lambda a: fx.softmax(a["x"], out=a["x"]),
+    "softmax into a buffer": lambda a: fx.softmax(a["x"], out=a["out"]),
+    "logsumexp": lambda a: fx.logsumexp(a["x"], keepdims=True),
+    "loss": lambda a: fx.cross_entropy(a["x"], a["y"]),
+    "loss of many rows": lambda a: fx.cross_entropy(a["tall"], a["many"], return_grad=True),
+    "unchecked": lambda a: fx.cross_entropy(a["x"], a["y"], check_target=False, return_grad=True),
+    "in place": lambda a: fx.cross_entropy(a["x"], a["y"], grad_out=a["x"]),
+    "all that may be asked": lambda a: fx.cross_entropy(
+        a["x"], a["q"], return_grad=True, return_probs=True, return_lse=True, return_hess=True,
+        return_argmax=True, reduction="none",
+    ),
+    "all options": lambda a: fx.cross_entropy(
+        a["half"], a["y"], weight=a["w"], sample_weight=a["u"], label_smoothing=0.25, z_loss=0.1,
+        logit_scale=0.5, softcap=2.0, normalizer=a["d"], return_grad=True,
+    ),
+    "a long row": lambda a: fx.logsumexp(a["long"]),
+    "in place across rows": lambda a: fx.softmax(a["half"], out=a["half"], axis=0),
+    "categorical": lambda a: fx.categorical_cross_entropy(a["p"], a["y"], return_grad=True),
+    "binary": lambda a: fx.binary_cross_entropy(a["p"], a["q"], return_grad=True),
+    "binary with a weight that is spread": lambda a: fx.binary_cross_entropy_with_logits(
+        a["x"], a["q"], pos_weight=a["w"], return_grad=True
+    ),
+}  # fmt: skip
+
+
+def contents(results):
+    several = results if isinstance(results, tuple) else (results,)
+    return [np.array(sim.host(result)) for result in several]
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_other_arrays(name, bodies):
+    """The same bits as the long way gives, by the same kernels, also after an array has moved."""
+    call = CALLS[name]
+    kept = [contents(call(arrays(seed))) for seed in (1, 2, 1)]
+    assert len(bodies) == 1
+    launched = sim.launched.copy()
+    assert launched == launched[: len(launched) // 3] * 3
+    replay.forget()
+    sim.launched.clear()
+    want = contents(call(arrays(2)))
+    assert len(bodies) == 2 and sim.launched * 3 == launched
+    for index, expected in ((0, contents(call(arrays(1)))), (1, want), (2, kept[0])):
+        for a, b in zip(kept[index], expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert any((a != b).any() for a, b in zip(kept[0], kept[1], strict=True))
+
+
+def test_block_by_block(bodies, monkeypatch):
+    """Launches on parts of arrays find the same parts of others."""
+    monkeypatch.setattr(launch, "BLOCK_BYTES", 4 * ROWS * 4)  # four columns
+    for seed in (1, 2):
+        x = arrays(seed)["x"]
+        found = sim.host(fx.logsumexp(x, axis=0))
+        want = np.log(np.exp(x.array.astype(float)).sum(0))
+        np.testing.assert_allclose(found, want, 1e-6)
+    assert len(bodies) == 1
+
+
+def test_results_do_not_share_memory():
+    """What two calls made, and what one made for two results, lies apart."""
+    call = CALLS["all that may be asked"]
+    call(arrays(1))
+    made = [sim.host(result) for _ in range(2) for result in call(arrays(1))]
+    for k, a in enumerate(made):
+        assert not any(np.may_share_memory(a, b) for b in made[:k])
+
+
+def test_a_buffer_is_what_is_returned():
+    """And not a new array."""
+    for seed in (1, 2):
+        a = arrays(seed)
+        assert fx.softmax(a["x"], out=a["out"]) is a["out"]
+        _, grad = fx.cross_entropy(a["x"], a["y"], grad_out=a["x"])
+        assert grad is a["x"]
+
+
+def test_bad_labels():
+    """A call like one without bad labels finds them, before anything is written."""
+    fx.cross_entropy(*(arrays(1)[name] for name in "xy"), return_grad=True)
+    a = arrays(2)
+    a["y"].array[3] = CLASSES
+    before = a["x"].array.copy()
+    fx.cross_entropy(arrays(1)["x"], arrays(1)["y"], grad_out=arrays(1)["out"])
+    for _ in range(2):
+        with pytest.raises(IndexError, match=r"target\[3\] must be a class in 0 \.\. 8.*, got 9"):
+            fx.cross_entropy(a["x"], a["y"], grad_out=a["out"])
+        assert not a["out"].array.any()
+        np.testing.assert_array_equal(a["x"].array, before)
+    a["y"].array[3] = -100
+    loss, grad = fx.cross_entropy(a["x"], a["y"], grad_out=a["out"])
+    assert np.isfinite(loss.array) and not grad.array[3].any() and grad.array[2].any()
+
+
+def test_while_a_stream_is_recorded_labels_are_not_checked(bodies):
+    """Neither is such a call kept, nor is one that checks told again."""
+    recorded = 77  # that the simulated driver says is being captured
+    for stream, waits in ((recorded, 0), (5, 1), (recorded, 0), (5, 1)):
+        sim.waited.clear()
+        a = arrays(1)
+        fx.cross_entropy(sim.Array(a["x"].array, stream), a["y"])
+        assert len(sim.waited) == waits
+    assert len(bodies) == 3  # all but the last
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: fx.softmax(arrays(2, misaligned=4)["x"]),
+        lambda: fx.softmax(sim.on_gpu(np.zeros((ROWS, CLASSES)))),
+        lambda: fx.softmax(sim.on_gpu(np.zeros((CLASSES, ROWS), np.float32))),
+        lambda: fx.softmax(sim.on_gpu(np.zeros((ROWS, CLASSES, 1), np.float32)), axis=1),
+        lambda: fx.softmax(arrays(2)["x"], axis=0),
+        lambda: fx.softmax(arrays(2)["x"], out=arrays(2)["out"]),
+        lambda: fx.log_softmax(arrays(2)["x"]),
+    ],
+    ids=["alignment", "type", "shape", "rank", "option", "buffer", "function"],
+)
+def test_another_kind(bodies, other):
+    """What the launches depend on makes a call another one."""
+    fx.softmax(arrays(1)["x"])
+    other()
+    assert len(bodies) == 2
+
+
+def test_where_a_buffer_lies(bodies):
+    """In place and apart are two kinds, and an overlap is refused as ever."""
+    for _ in range(2):
+        a = arrays(1)
+        fx.softmax(a["x"], out=a["out"])
+        fx.softmax(a["x"], out=a["x"])
+        a = arrays(1)
+        fx.cross_entropy(a["x"], a["q"], grad_out=a["x"], probs_out=a["out"])
+        fx.cross_entropy(a["x"], a["q"], grad_out=a["out"], probs_out=a["p"])
+    assert len(bodies) == 4
+    room = sim.allocate(2 * ROWS * CLASSES, np.float32)
+    n = ROWS * CLASSES
+    for shift in (1, n - 1):
+        x, out = (sim.Array(room[k : k + n].reshape(ROWS, CLASSES)) for k in (0, shift))
+        with pytest.raises(ValueError, match="out must not overlap"):
+            fx.softmax(x, out=out)
+
+
+def test_equal_options_of_other_types(bodies):
+    """True is no label to be ignored, though it equals 1."""
+    a = arrays(1)
+    fx.cross_entropy(a["x"], a["y"], ignore_index=1)
+    with pytest.raises(TypeError, match="ignore_index must be an int, got bool"):
+        fx.cross_entropy(a["x"], a["y"], ignore_index=True)
+
+
+def test_what_is_not_kept(bodies, monkeypatch):
+    """Elements that do not lie side by side, arguments of any type, and calls of many launches."""
+    for _ in range(2):
+        a = arrays(1)
+        fx.softmax(sim.Array(a["x"].array[:, ::2]))
+        fx.cross_entropy(a["x"], a["y"], label_smoothing=np.float64(0.5))
+    assert len(bodies) == 4
+    monkeypatch.setattr(replay, "LAUNCHES", 1)
+    for _ in range(2):
+        fx.cross_entropy(a["x"], a["y"])
+    assert len(bodies) == 6
+
+
+def test_an_address_of_unknown_origin_is_not_told_again(bodies, monkeypatch):
+    """One that lost by what it was computed from where it lies: of class weights, here."""
+    monkeypatch.setattr(launch, "_at", lambda array: 0 if array is None else int(array.address))
+    got = []
+    for seed in (1, 2):
+        a = arrays(seed)
+        got.append(contents(fx.cross_entropy(a["x"], a["y"], weight=a["w"])))
+    assert len(bodies) == 2 and got[0] != got[1]
+
+
+def test_no_more_kinds_than_there_is_room_for(monkeypatch):
+    """Old ones go."""
+    monkeypatch.setattr(replay, "KINDS", 3)
+    for n in range(1, 9):
+        fx.softmax(sim.on_gpu(np.zeros((1, n), np.float32)))
+        assert len(replay._idle) <= 3
+
+
+def test_a_call_within_a_call(monkeypatch):
+    """Who calls while a call of the kind is being launched takes nothing from it."""
+    first, second = arrays(1), arrays(2)
+    want = [contents(fx.softmax(a["x"])) for a in (arrays(1), arrays(2))]
+    launch_one, inner = sim.driver.Call.launch, []
+
+    def launch_both(call, stream):
+        if not inner:
+            inner.append(None)
+            thread = threading.Thread(
+                target=lambda: inner.append(contents(fx.softmax(second["x"])))
+            )
+            thread.start()
+            thread.join()
+        launch_one(call, stream)
+
+    monkeypatch.setattr(sim.driver.Call, "launch", launch_both)
+    outer = contents(fx.softmax(first["x"]))
+    np.testing.assert_array_equal(outer, want[0])
+    np.testing.assert_array_equal(inner[1], want[1])
