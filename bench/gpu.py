@@ -468,8 +468,8 @@ def plans_for(dtype, classes):
     from fastxent.terms import Place
 
     item, older = element(dtype), launch.is_older(Place(0, 0))
-    taken = launch.plan_of(item, classes, True, launch.LITTLE, older)
-    plans = {taken: None}
+    alone = launch.plan_of(item, classes, True, launch.LITTLE, older)
+    plans = {launch.clustered(alone, item, classes, older): None, alone: None}
     for threads, vectors in launch.PLANS:
         held = min(vectors, max(1, launch.LITTLE // item.width))
         room = threads * held * item.width
@@ -479,6 +479,11 @@ def plans_for(dtype, classes):
             rows = max(1, launch.SMALL_BLOCK // threads)
             blocks = launch.blocks_for(item, held, threads * rows, older)
             plans[Plan(threads, held, rows, True, not fits, blocks)] = None
+        for cluster in launch.CLUSTERS:
+            fits = classes <= cluster * room
+            if not older and threads >= 256 and classes > room and (fits or cluster == 8):
+                blocks = launch.blocks_for(item, held, threads, older)
+                plans[Plan(threads, held, 1, True, not fits, blocks, cluster)] = None
     return list(plans)
 
 
@@ -488,12 +493,13 @@ def planned(plan):
     from fastxent.arrays import replay
     from fastxent.cuda import launch
 
-    before = launch.plan_of, replay._idle
-    launch.plan_of, replay._idle = lambda *_: plan, _known.setdefault(plan, {})
+    before = launch.plan_of, launch.clustered, replay._idle
+    launch.plan_of = launch.clustered = lambda *_: plan
+    replay._idle = _known.setdefault(plan, {})
     try:
         yield
     finally:
-        launch.plan_of, replay._idle = before
+        launch.plan_of, launch.clustered, replay._idle = before
 
 
 _known = {}  # what is kept of calls, by the plan that they took
@@ -520,6 +526,7 @@ def plans(gpu, rows, classes, dtype, rounds):
 
     for number, plan in enumerate(candidates):
         name = f"{plan.threads}x{plan.vectors}" + "+tail" * plan.tail
+        name += f" on {plan.cluster} blocks" if plan.cluster > 1 else ""
         found[name] = base | {"peer": name, "taken": number == 0}
         try:
             found[name] |= check_plan(gpu, classes, dtype, plan)

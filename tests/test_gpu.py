@@ -373,6 +373,52 @@ def test_rows_within_bounds(kind, classes, rng):
     assert np.all(error <= to_lse + rounding * np.abs(want_lse))
 
 
+@pytest.mark.parametrize("clusters", [True, False])
+@pytest.mark.parametrize("classes", [20000, 32769, 50257, 128256, 300_001])
+def test_many_long_rows(kind, classes, clusters, rng, monkeypatch):
+    """So many that none has several blocks but those of a cluster: each as its like, within bounds.
+
+    Over the logits too, where blocks must not write before others have read.
+    """
+    long_rows(kind, classes, 20, clusters, rng, monkeypatch)
+
+
+@pytest.mark.parametrize("clusters", [True, False])
+def test_small_long_rows(clusters, rng, monkeypatch):
+    """The same of few elements."""
+    long_rows("float32", 32769, 9, clusters, rng, monkeypatch)
+
+
+def long_rows(kind, classes, times, clusters, rng, monkeypatch):
+    from fastxent.arrays import replay
+    from fastxent.cuda import launch
+
+    replay.forget()
+    monkeypatch.setattr(launch, "_parts", lambda plan, block, n, place: (1, n))
+    if not clusters:
+        monkeypatch.setattr(launch, "clustered", lambda plan, *_: plan)
+    lib, compute = library_of(kind), COMPUTE[kind]
+    rows = some_rows(rng, classes)
+    x = lib.put(np.tile(rows, (times, 1)), kind)
+    exact = lib.host(x)[: len(rows)].astype(np.longdouble)
+    labels = np.where(np.arange(len(rows)) % 2, exact.argmax(-1), rng.integers(0, classes, 8))
+    y, at = lib.put(np.tile(labels, times)), (np.arange(len(rows)), labels)
+    ask = {"reduction": "none", "return_grad": True}
+    want, want_grad = reference.cross_entropy(exact, labels, **ask)
+    bounds, rounding = GpuBounds(exact, compute), ROUNDING[kind]
+    m = exact.max(-1, keepdims=True)
+    others = normal(want_grad, OWN[kind]) & normal(np.exp(exact - m), compute)
+    others[at] = False
+    for result in (fx.cross_entropy(x, y, **ask), fx.cross_entropy(x, y, **ask, grad_out=x)):
+        loss, grad = (a.reshape(times, len(rows), -1) for a in hosted(lib, result))
+        assert (loss == loss[:1]).all() and (grad == grad[:1]).all()
+        assert worst(loss[0, :, 0], want, bounds.log_probs()[at], normal(want, compute)) <= 1
+        assert worst(grad[0], want_grad, bounds.probs() + rounding, others) <= 1
+        here = normal(want_grad[at], OWN[kind])
+        assert worst(grad[0][at], want_grad[at], bounds.grad_at_target()[at] + rounding, here) <= 1
+    replay.forget()
+
+
 OPTIONS = {
     "weights": {"weight": True, "sample_weight": True},
     "smoothing": {"weight": True, "label_smoothing": 0.1},

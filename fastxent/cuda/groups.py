@@ -25,7 +25,7 @@ class Plan(NamedTuple):
     `threads` a row, a power of 2; `rows` a block, 1 where a row takes more than a warp; `vectors`
     of 16 bytes that each thread holds, or single elements if not `wide`; whether there is a `tail`
     that is not held; how many `blocks` a multiprocessor should have room for, by which registers
-    are dealt out.
+    are dealt out; of how many blocks a `cluster` is, all of them on one row.
     """
 
     threads: int
@@ -34,6 +34,7 @@ class Plan(NamedTuple):
     wide: bool
     tail: bool
     blocks: int = 1
+    cluster: int = 1
 
     @property
     def block(self) -> int:

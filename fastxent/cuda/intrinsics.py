@@ -12,7 +12,7 @@ from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
 _GLOBAL = 1  # the address space of device memory
-_I16, _I32 = ir.IntType(16), ir.IntType(32)
+_I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _F32 = ir.FloatType()
 _VECTOR_BYTES = 16
 
@@ -95,6 +95,47 @@ def store_vector(typing, address, words, at):
         return context.get_dummy_value()
 
     return types.void(types.uint64, words, types.int32), build
+
+
+# --- clusters of blocks, from compute capability 9 on ----------------------------------------
+
+
+def _order(text):
+    """A function of one PTX instruction, across which no memory is read or written."""
+
+    @intrinsic
+    def order(typing):
+        def build(context, builder, signature, args):
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(ir.InlineAsm(kind, text, "~{memory}", side_effect=True), [])
+            return context.get_dummy_value()
+
+        return types.void(), build
+
+    return order
+
+
+# A barrier of all threads of a cluster in two halves: what stands before the one is seen behind
+# the other, by all of them.
+cluster_arrive = _order("barrier.cluster.arrive.release;")
+cluster_wait = _order("barrier.cluster.wait.acquire;")
+
+
+@intrinsic
+def store_beside(typing, array, at, value, block):
+    """array[at] = value in the shared memory of another block of the cluster, by its number."""
+    letter, suffix = {types.float32: ("f", "f32"), types.float64: ("d", "f64")}[array.dtype]
+    text = f"{{ .reg .u64 there; mapa.u64 there, $0, $1; st.{suffix} [there], $2; }}"
+
+    def build(context, builder, signature, args):
+        place = builder.ptrtoint(_word(context, builder, array, args[0], args[1], 0), _I64)
+        kinds = [_I64, _I32, context.get_data_type(array.dtype)]
+        function = ir.FunctionType(ir.VoidType(), kinds)
+        code = ir.InlineAsm(function, text, f"l,r,{letter},~{{memory}}", side_effect=True)
+        builder.call(code, [place, args[3], args[2]])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int32, array.dtype, types.int32), build
 
 
 # --- arithmetic -----------------------------------------------------------------------------

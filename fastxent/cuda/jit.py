@@ -32,6 +32,7 @@ class Kernel(NamedTuple):
     addresses: tuple[int, ...]  # which of its arguments are such
     block: int
     blocks: int  # of them a multiprocessor should hold, by which the registers are dealt out
+    cluster: int  # how many blocks can reach into each other's shared memory
 
     def __hash__(self) -> int:
         return hash(self.name)  # asked at every launch, and the types' are not kept
@@ -44,6 +45,7 @@ def kernel(
     compute: Any,
     block: int,
     blocks: int = 1,
+    cluster: int = 1,
 ) -> Kernel:
     """The kernel that a factory makes of these.
 
@@ -56,7 +58,8 @@ def kernel(
     said = "-".join(re.sub(r"\w+=|[^\w,()]", "", str(getattr(arg, "name", arg))) for arg in args)
     name = f"{factory.__name__.removesuffix('_kernel')}-{said}"
     addresses = tuple(position for position, kind in enumerate(signature) if kind == "a")
-    return Kernel(name, factory(*args), tuple(map(kinds.get, signature)), addresses, block, blocks)
+    found = tuple(map(kinds.get, signature))
+    return Kernel(name, factory(*args), found, addresses, block, blocks, cluster)
 
 
 def ptx(kernel: Kernel, capability: tuple[int, int]) -> str:
@@ -66,7 +69,15 @@ def ptx(kernel: Kernel, capability: tuple[int, int]) -> str:
         kernel.source, types.void(*kernel.types), device=False, abi="numba", cc=capability,
         launch_bounds=(kernel.block, kernel.blocks),
     )  # fmt: skip
-    return str(code)
+    return clustered(str(code), kernel.cluster)
+
+
+def clustered(code: str, cluster: int) -> str:
+    """PTX of a kernel whose blocks are in clusters, for which Numba has no option."""
+    if cluster == 1:
+        return code
+    said = rf"\1\n.explicitcluster\n.reqnctapercluster {cluster}, 1, 1"
+    return re.sub(r"^(\.maxntid .*)$", said, code, count=1, flags=re.MULTILINE)
 
 
 def link(code: str, capability: tuple[int, int]) -> tuple[bytes, str]:
@@ -126,5 +137,5 @@ def _versions() -> tuple[str, ...]:
 def _identity(kernel: Kernel, capability: tuple[int, int]) -> bytes:
     """All that the machine code depends on."""
     sources = kernel_files.sources(Path(__file__).parent)
-    kind = (kernel.name, kernel.types, kernel.block, kernel.blocks, capability)
+    kind = (kernel.name, kernel.types, *kernel[4:], capability)
     return repr((kind, _versions(), sources)).encode()

@@ -39,7 +39,8 @@ LITTLE, SOME, MUCH = 64, 16, 4
 # Threads on a multiprocessor, by vectors a thread: 65,536 registers are dealt out among them.
 RESIDENT = {1: 768, 2: 768, 4: 768, 8: 768, 16: 512}
 SMALL_BLOCK = 128  # the threads of a block of rows that take less
-PART = 16384  # the elements of a part, at most, where a row is on several blocks
+PART = 16384  # the elements of a part, at most, where a row is on several blocks by two kernels
+CLUSTERS = (2, 4, 8)  # how many blocks may be a cluster, on every GPU that has clusters
 
 
 @functools.cache
@@ -491,7 +492,7 @@ def row_kernel(
     """The kernel of a factory for rows of these elements on threads that lie like this."""
     return kernel(
         factory, item, plan, *how, signature=signature, compute=item.compute, block=plan.block,
-        blocks=plan.blocks,
+        blocks=plan.blocks, cluster=plan.cluster,
     )  # fmt: skip
 
 
@@ -582,10 +583,15 @@ def fill_cross_entropy(
     mix = (1.0 - smoothing, smoothing / n_classes, terms.z_loss, factor)
     for block in blocks_of(x, compute, (grad, probs, hess), target.probs, change):
         plan = plan_of(block.item, n_classes, block.wide, effort, older)
-        parts = _parts(plan, block, n_classes, x.place) if is_plain(wants) else (1, n_classes)
-        if parts[0] > 1 and labels is not None:
-            _split_rows(x, block, labels, terms, parts, (inverse_at, inverse), loss)
-            continue
+        if is_plain(wants) and labels is not None:
+            parts = _parts(plan, block, n_classes, x.place)
+            if parts[0] > 1:
+                _split_rows(x, block, labels, terms, parts, (inverse_at, inverse), loss)
+                continue
+            plan = clustered(plan, block.item, n_classes, older)
+            if plan.cluster > 1:
+                _cluster_rows(x, block, labels, terms, plan, (inverse_at, inverse), loss)
+                continue
         run(
             row_kernel(kernels.cross_entropy_kernel, block.item, plan, _CROSS_ENTROPY, wants),
             _grid(block.n, plan.rows), x.place, *_address(block.x), *_aim(labels, block),
@@ -602,6 +608,26 @@ def plan_of_parts(item: Element, wide: bool, older: bool) -> Plan:
     return plan_of(item, PART, wide, map_effort(item), older)._replace(tail=False)
 
 
+@functools.cache
+def clustered(plan: Plan, item: Element, n_classes: int, older: bool) -> Plan:
+    """On clusters of blocks what a single one would read twice, where there are clusters."""
+    if not plan.tail or older:
+        return plan
+    held = _held(plan, item)
+    cluster = next((k for k in CLUSTERS if k * held >= n_classes), CLUSTERS[-1])
+    return plan._replace(cluster=cluster, tail=cluster * held < n_classes)
+
+
+def _held(plan: Plan, item: Element) -> int:
+    """How many elements of a row a block holds."""
+    return plan.threads * plan.vectors * (item.width if plan.wide else 1)
+
+
+def _length(n_classes: int, n_parts: int) -> int:
+    """The length of a part of a row."""
+    return -(-n_classes // n_parts // 64) * 64  # 16 bytes in every type
+
+
 def _parts(plan: Plan, block: Block, n_classes: int, place: Place) -> tuple[int, int]:
     """On how many blocks a row is, and how long its parts are.
 
@@ -610,8 +636,7 @@ def _parts(plan: Plan, block: Block, n_classes: int, place: Place) -> tuple[int,
     if not plan.tail or 2 * block.n > driver.processors(place.device):
         return 1, n_classes
     of_part = plan_of_parts(block.item, block.wide, is_older(place))
-    held = of_part.threads * of_part.vectors * (block.item.width if of_part.wide else 1)
-    length = -(-n_classes // -(-n_classes // held) // 64) * 64  # 16 bytes in every type
+    length = _length(n_classes, -(-n_classes // _held(of_part, block.item)))
     return -(-n_classes // length), length
 
 
@@ -638,6 +663,22 @@ def _split_rows(
     )  # fmt: skip
 
 
+def _cluster_rows(
+    x: Array, block: Block, labels: Labels, terms: Terms, plan: Plan, inverse: tuple[int, float],
+    loss: Array,
+) -> None:  # fmt: skip
+    """Rows on a cluster of blocks each."""
+    n_classes = x.shape[-1]
+    run(
+        row_kernel(split_kernels.cluster_rows_kernel, block.item, plan, CLUSTER_ROWS),
+        block.n * plan.cluster, x.place, *_address(block.x), *_aim(labels, block),
+        _at(terms.class_weight), _from(terms.sample_weight, block.first), *inverse, terms.z_loss,
+        _length(n_classes, plan.cluster), n_classes, _from(loss, block.first),
+        *_address(block.outs[0]),
+    )  # fmt: skip
+
+
+CLUSTER_ROWS = "as" + "aiii" + "aaa" + "ff" + "ii" + "aas"
 SPLIT_SUMS = "as" + "ai" + "iii" + "aa"
 SPLIT_ROWS = "as" + "aiii" + "aaa" + "ff" + "iii" + "aa" + "aas"
 _CROSS_ENTROPY = "as" + "aiii" + "aaa" + "fffff" + "ii" + "aaa" + "asasas"

@@ -49,7 +49,7 @@ class Row(NamedTuple):
 @functools.cache
 def row_of(element: Element, plan: Plan) -> Row:
     """The functions for rows of these elements on threads that lie like this."""
-    threads, vectors_held, rows, wide, tail, _ = plan
+    threads, vectors_held, rows, wide, tail, *_ = plan
     compute, size = element.compute, element.size
     width, step = (element.width, VECTOR_BYTES) if wide else (1, size)
     words = element.words if wide else 1

@@ -9,7 +9,7 @@ from numba.cuda import compiler, dispatcher, types
 from fastxent.cuda import array_kernels, binary, binary_kernels, kernels, launch, split_kernels
 from fastxent.cuda.elements import element
 from fastxent.cuda.groups import Plan
-from fastxent.cuda.jit import Kernel
+from fastxent.cuda.jit import Kernel, clustered
 from fastxent.cuda.kernels import Wants
 
 SOFT = Wants(soft=True, shared=True, top=True)
@@ -72,6 +72,15 @@ def split(name, older):
         yield Entry(launch.row_kernel(*how), of(name, older), vectors, name != "float64")
 
 
+def cluster(name, n_classes):
+    """The kernel of long rows on clusters of blocks."""
+    item = element(name)
+    plan = launch.plan_of(item, n_classes, True, launch.LITTLE)
+    plan = launch.clustered(plan, item, n_classes, False)
+    prepared = launch.row_kernel(split_kernels.cluster_rows_kernel, item, plan, launch.CLUSTER_ROWS)
+    return Entry(prepared, list(NEW), BOTH, name != "float64")
+
+
 def scaled(name):
     """The kernel of a gradient times what is above it."""
     item = element(name)
@@ -124,6 +133,9 @@ def every():
                 entry.capabilities.extend(found[entry.kernel].capabilities)
             found[entry.kernel] = entry
     yield from found.values()
+    for n_classes in (50257, 262144, 1 << 20):
+        yield cluster("float32", n_classes)
+    yield cluster("bfloat16", 128256)
     for name in ("float32", "bfloat16"):
         yield scaled(name)
         wants = (False, True, True, True)
@@ -144,4 +156,7 @@ def compiled(kernel, capabilities):
         fastmath=False, cc=capabilities[0], opt=None, abi="numba", abi_info=None,
         forceinline=False, launch_bounds=(kernel.block, kernel.blocks), lto=False,
     )  # fmt: skip
-    return {capability: library.get_asm_strs(cc=capability)[0] for capability in capabilities}
+    return {
+        capability: clustered(library.get_asm_strs(cc=capability)[0], kernel.cluster)
+        for capability in capabilities
+    }

@@ -19,9 +19,10 @@ ARRAYS, BINARY, ELEMENTS, GROUPS, KERNELS, LAUNCH, ROWS = (
         "array_kernels", "binary_kernels", "elements", "groups", "kernels", "launch", "rows"
     )
 )  # fmt: skip
-REPLAY = "arrays/replay.py"
+REPLAY, SPLIT = "arrays/replay.py", "cuda/split_kernels.py"
 TEST = "tests/cuda/test_simulated.py::test_"
 AGAIN = "tests/cuda/test_replay.py::test_"
+CLUSTERS = "tests/cuda/test_split.py::test_"
 
 # Tests were chosen to be quick, and to fail on every run: by the order of warps that they ask for.
 MUTATIONS = [
@@ -159,6 +160,21 @@ MUTATIONS = [
     Mutation("0 times inf in binary", BINARY,
              "return kept(neg, neg * softplus) +", "return neg * softplus +",
              TEST + "binary_labels_at_the_ends"),
+    # --- clusters ---------------------------------------------------------------------------
+    Mutation("blocks of a cluster not waited for", SPLIT,
+             "cluster_wait()  # for all blocks", "pass  # for all blocks",
+             CLUSTERS + "special_parts[clusters]"),
+    Mutation("the cluster's barrier dropped", SPLIT,
+             "        cluster_arrive()\n        cluster_wait()\n        end(", "        end(",
+             CLUSTERS + "special_parts[clusters]"),
+    Mutation("target logit read behind the cluster's barrier", SPLIT,
+             "merge(found, n_parts), (u, y, counted, blank),\n            class_weight, x_y,",
+             "merge(found, n_parts), (u, y, counted, blank),\n            class_weight,"
+             " load(address + uint64(uint32(y)) * uint64(size)) if counted else zero,",
+             CLUSTERS + "long_rows[clusters-True-f4-2e-06]"),
+    Mutation("a part written where another belongs", SPLIT,
+             "own = int32(3 * (first // length))", "own = int32(0)",
+             CLUSTERS + "special_parts[clusters]"),
     # --- calls like one before --------------------------------------------------------------
     Mutation("how an address lies forgotten", REPLAY,
              "kind += name, shape, dtype, address & 15", "kind += name, shape, dtype",

@@ -51,6 +51,7 @@ class _Thread(threading.Thread):
         self.block, self.thread_id, self.args = block, number, args
         self.blockIdx, self.threadIdx = Dim3(*grid_point), Dim3(number, 0, 0)
         self.waits, self.error, self.shuffles = "its turn", None, 0
+        self.met, self.arrived = 0, False  # how often the cluster has, and whether it is to again
 
     def run(self):
         with np.errstate(all="ignore"):
@@ -85,27 +86,49 @@ def _closed():
     return lock
 
 
+_cluster = 1  # of how many blocks a cluster is
+_begun: list[tuple] = []  # the blocks of one, until it is complete
+
+
 def _run_block(self, grid_point, *args):
+    """Run a cluster with its last block, one of its blocks after another up to its barrier."""
+    _begun.append((self, grid_point))
+    if len(_begun) < _cluster:
+        return
+    blocks = [block for block, _ in _begun]
     size, _, _ = self._block_dim
-    self.shared, self.values = {}, [[None] * size, [None] * size]
-    self.back, self.failed = _closed(), False
-    while len(_threads) < size:
+    while len(_threads) < size * _cluster:
         _threads.append(_Thread())
-    threads = _threads[:size]
-    for number, thread in enumerate(threads):
-        thread.begin(self, number, grid_point, args)
-    warps = [threads[first : first + 32] for first in range(0, size, 32)]
+    for number, (block, point) in enumerate(_begun):
+        block.shared, block.values = {}, [[None] * size, [None] * size]
+        block.back, block.failed, block.cluster = _closed(), False, blocks
+        block.threads = _threads[number * size : (number + 1) * size]
+        for k, thread in enumerate(block.threads):
+            thread.begin(block, k, point, args)
+    _begun.clear()
     try:
-        while threads[0].waits != "nothing":
-            for warp in reversed(warps) if backwards else warps:
-                _run_warp(self, warp[::-1] if backwards else warp)
-            _assert_together(threads)
+        while blocks[0].threads[0].waits != "nothing":
+            for block in reversed(blocks) if backwards else blocks:
+                _run_to_cluster(block)
+            _assert_together([block.threads[0] for block in blocks])
     finally:
-        self.failed = True
-        for thread in threads:
-            if thread.waits not in ("nothing", "its turn"):
-                thread.turn.release()
-                self.back.acquire()
+        for block in blocks:
+            block.failed = True
+            for thread in block.threads:
+                if thread.waits not in ("nothing", "its turn"):
+                    thread.turn.release()
+                    block.back.acquire()
+
+
+def _run_to_cluster(block):
+    threads = block.threads
+    warps = [threads[first : first + 32] for first in range(0, len(threads), 32)]
+    while True:
+        for warp in reversed(warps) if backwards else warps:
+            _run_warp(block, warp[::-1] if backwards else warp)
+        _assert_together(threads)
+        if threads[0].waits != "the barrier":
+            return
 
 
 def _run_warp(block, threads):
@@ -155,6 +178,32 @@ def _shuffle_xor(self, mask, value, offset):
 
 FakeCUDAModule.shfl_xor_sync = _shuffle_xor
 FakeCUDAModule.syncwarp = lambda self: threading.current_thread().wait("a shuffle")
+
+# --- clusters -------------------------------------------------------------------------------
+
+
+def _cluster_arrive():
+    thread = threading.current_thread()
+    assert not thread.arrived, "arrived at the cluster's barrier twice"
+    thread.arrived = True
+
+
+def _cluster_wait():
+    thread = threading.current_thread()
+    assert thread.arrived, "waits at the cluster's barrier without having arrived"
+    thread.wait("the cluster")
+    thread.arrived, thread.met = False, thread.met + 1
+
+
+def _store_beside(array, at, value, block):
+    thread = threading.current_thread()
+    assert thread.met, "the other block may not have begun"
+    assert not thread.arrived, "what is stored now is not behind the barrier"
+    other, own = thread.block.cluster[block], thread.block.shared
+    (place,) = (place for place, shared in own.items() if shared is array)
+    assert other.threads[0].waits != "nothing", "the other block has ended"
+    other.shared[place][at] = value
+
 
 # --- memory ---------------------------------------------------------------------------------
 
@@ -288,6 +337,8 @@ intrinsics.low_float16 = lambda bits: _from_float16(int(bits) & 0xFFFF)
 intrinsics.high_float16 = lambda bits: _from_float16(int(bits) >> 16)
 intrinsics.pack_bfloat16 = lambda a, b: np.uint32(_to_bfloat16(a) | _to_bfloat16(b) << 16)
 intrinsics.pack_float16 = lambda a, b: np.uint32(_to_float16(a) | _to_float16(b) << 16)
+intrinsics.cluster_arrive, intrinsics.cluster_wait = _cluster_arrive, _cluster_wait
+intrinsics.store_beside = _store_beside
 sys.modules["fastxent.cuda.intrinsics"] = intrinsics
 
 # --- a driver that launches here ------------------------------------------------------------
@@ -331,6 +382,10 @@ class _Call:
         self.kernel, self.grid, self.device, self.values = kernel, grid, device, list(args)
 
     def launch(self, stream):
+        global _cluster
+        _cluster = self.kernel.cluster
+        assert self.grid % _cluster == 0
+        _begun.clear()
         launched.append(self.kernel.name)
         places.append(Place(self.device, stream))
         values = [
@@ -359,7 +414,7 @@ driver.follow = lambda place, stream: followed.append((place, stream))
 driver.is_capturing = lambda place: place.stream == 77
 driver.current = lambda device: contextlib.nullcontext()
 driver.device_of = lambda address: 0
-driver.capability = lambda device: (9, 0)
+driver.capability = lambda device: (8, 0)
 driver.processors = lambda device: 1
 
 

@@ -35,6 +35,8 @@ def test_code(entry):
         assert registers * entry.kernel.block * entry.kernel.blocks <= REGISTERS
         vectors = set(re.findall(r"(ld|st)\.global\.(?:v4\.[fbu]32|v2\.[fbu]64)", ptx))
         assert vectors >= set(entry.vectors), capability
+        blocks = re.findall(r"^\.reqnctapercluster (\d+), 1, 1$", ptx, re.MULTILINE)
+        assert blocks == ([str(entry.kernel.cluster)] if entry.kernel.cluster > 1 else [])
         if entry.single:
             assert ".f64" not in ptx, capability
 

@@ -1,4 +1,4 @@
-"""Rows that are few and long, on several blocks each."""
+"""Long rows on several blocks each: few of them by two kernels, many on clusters."""
 
 import numpy as np
 import pytest
@@ -12,21 +12,27 @@ from fastxent.cuda import driver
 OPTIONS = {"ignore_index": 7, "z_loss": 0.01, "reduction": "sum"}
 
 
-@pytest.fixture(autouse=True)
-def many_processors(monkeypatch):
-    monkeypatch.setattr(driver, "processors", lambda device: 100)
+@pytest.fixture(autouse=True, params=["two kernels", "clusters"])
+def kernels(request, monkeypatch):
+    """Many processors, all of which few rows should keep busy; or few, and clusters."""
+    clusters = request.param == "clusters"
+    monkeypatch.setattr(driver, "processors", lambda device: 1 if clusters else 100)
+    if clusters:
+        monkeypatch.setattr(driver, "capability", lambda device: (9, 0))
     sim.launched.clear()  # what other tests have launched is no sign of what these do
-    yield
+    yield {"cluster_rows"} if clusters else {"split_sums", "split_rows"}
     sim.forget()
+    sim.backwards = False
 
 
-def kinds():
-    return [name.partition("-")[0] for name in sim.launched]
+def launched():
+    """The kinds of kernels, but for those that losses and converted weights need."""
+    return {name.partition("-")[0] for name in sim.launched} - {"scan", "mean", "gather"}
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("f4", 2e-6), ("f8", 1e-13), ("f2", 1e-3)])
 @pytest.mark.parametrize("in_place", [False, True])
-def test_long_rows(rng, dtype, tolerance, in_place):
+def test_long_rows(rng, kernels, dtype, tolerance, in_place):
     """The reference's numbers; targets in the first, a middle and the last part, or ignored."""
     n_classes = 1601
     x = (4 * rng.standard_normal((4, n_classes))).astype(dtype)
@@ -34,16 +40,17 @@ def test_long_rows(rng, dtype, tolerance, in_place):
     x[2, 5] = np.nan  # in the row that is ignored
     given = sim.on_gpu(x)
     out = given if in_place else sim.on_gpu(np.full_like(x, np.nan))
+    sim.backwards = in_place  # then the last part is written before the first has read its target
     loss, grad = fx.cross_entropy(
         given, sim.on_gpu(y), weight=sim.on_gpu(w), grad_out=out, **OPTIONS
     )
-    assert {"split_sums", "split_rows"} <= set(kinds()) and "cross_entropy" not in kinds()
+    assert launched() == kernels
     want = reference.cross_entropy(x, y, weight=w, return_grad=True, **OPTIONS)
     np.testing.assert_allclose(sim.host(loss), want[0], tolerance)
     np.testing.assert_allclose(sim.host(grad), want[1], tolerance, tolerance)
 
 
-def test_special_parts():
+def test_special_parts(kernels):
     """A part of -inf alone, one with nan, +inf, all -inf, a confident row, a shared offset."""
     x = np.zeros((6, 1100), np.float32)
     x[0, 512:] = -np.inf
@@ -55,10 +62,26 @@ def test_special_parts():
     x[5] += 2**20
     y = np.array([3, 0, 1000, 5, 1, 9])
     loss, grad = fx.cross_entropy(sim.on_gpu(x), sim.on_gpu(y), reduction="none", return_grad=True)
-    assert "split_rows" in kinds()
+    assert launched() == kernels
     want = reference.cross_entropy(x, y, reduction="none", return_grad=True)
     np.testing.assert_allclose(sim.host(loss), want[0], 1e-5)
     np.testing.assert_allclose(sim.host(grad), want[1], 1e-5, 1e-30)
+
+
+@pytest.mark.parametrize(
+    "n_classes, shift, backwards", [(513, 0, True), (1100, 4, True), (4099, 0, False)]
+)
+def test_lengths_and_alignment(rng, kernels, n_classes, shift, backwards):
+    """Parts that are full and parts that are not, tails, rows that lie anywhere, loss alone."""
+    x = rng.standard_normal((1, n_classes)).astype(np.float32)
+    y = np.array([n_classes - 1])
+    want = reference.cross_entropy(x, y, return_grad=True)
+    sim.backwards = backwards
+    loss = fx.cross_entropy(sim.on_gpu(x, shift), sim.on_gpu(y))
+    _, grad = fx.cross_entropy(sim.on_gpu(x, shift), sim.on_gpu(y), return_grad=True)
+    assert launched() == kernels
+    np.testing.assert_allclose(sim.host(loss), want[0], 1e-6)
+    np.testing.assert_allclose(sim.host(grad), want[1], 2e-6, 1e-12)
 
 
 def test_bad_labels_are_nan_where_nobody_checks():
