@@ -497,15 +497,21 @@ def row_kernel(
 
 
 def map_effort(item: Element) -> int:
-    """Half precision, whose exponentials are not kept, takes registers for what it unpacks."""
+    """Of sums: half precision, whose numbers are unpacked twice, takes registers for that."""
     return LITTLE if item.size > 2 else LITTLE // 2
+
+
+def softmax_effort(item: Element, older: bool) -> int:
+    """In a softmax the code for newer GPUs does without: as much is held as by a loss."""
+    return map_effort(item) if older else LITTLE
 
 
 def softmax(x: Array, out: Array, compute: Any, log: bool = False) -> None:
     """Fill out, shaped as x, with softmax over the last axis."""
     n_classes, older = x.shape[-1], is_older(x.place)
     for block in blocks_of(x, compute, (out,)):
-        plan = plan_of(block.item, n_classes, block.wide, map_effort(block.item), older)
+        effort = softmax_effort(block.item, older)
+        plan = plan_of(block.item, n_classes, block.wide, effort, older)
         run(
             row_kernel(kernels.softmax_kernel, block.item, plan, "asasii", log),
             _grid(block.n, plan.rows), x.place,

@@ -115,8 +115,10 @@ def of_rows(older):
         for wants in (SOFT, EVERYTHING, Wants(shared=True)):
             for n_classes in (8192, 50000):
                 yield cross_entropy(name, n_classes, older, wants)
-        yield row(kernels.softmax_kernel, name, 8192, older, "asasii", False)
-        yield row(kernels.softmax_kernel, name, 128256, older, "asasii", True)
+        most = launch.softmax_effort(element(name), older)
+        for n_classes, log in ((8192, False), (32768, True), (128256, True)):
+            how = (kernels.softmax_kernel, name, n_classes, older, "asasii", log)
+            yield row(*how, effort=most)
         yield row(kernels.logsumexp_kernel, name, 8192, older, "asaii", vectors=LOADS)
         yield from split(name, older)
         how = (kernels.categorical_kernel, name, 8192, older, launch._CATEGORICAL)
