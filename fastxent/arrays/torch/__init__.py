@@ -23,14 +23,17 @@ def call(function: memory.Function, *args: Any, **kwargs: Any) -> Any:
         and memory.is_on_gpu(first)
         and not memory.may_have_tangents()
     ):
-        results, sight = memory.gpu().again(function, given, first)
-        if results is not None:
-            memory.tell_written(given)
-            return results
+        in_graph = first.requires_grad and torch.is_grad_enabled()
+        if not in_graph or autograd.is_step(function, given, first):
+            asked = given | {"return_grad": True} if in_graph else given
+            results, sight = memory.gpu().again(function, asked, first)
+            if results is not None:
+                memory.tell_written(given)
+                return autograd.apply_loss(results, None, first) if in_graph else results
     inputs = memory.inputs_of(function)
     arrays, connected = memory.read(given, inputs)
     if not connected or not torch.is_grad_enabled():
         if given.keys().isdisjoint(views.BUFFERS):
             return views.given_back(memory.computed(function, arrays, sight), memory.tensor_of)
         return memory.detached(function, given, arrays, sight)
-    return autograd.connected(function, given, arrays, inputs)
+    return autograd.connected(function, given, arrays, inputs, sight)

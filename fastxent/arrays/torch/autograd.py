@@ -21,22 +21,40 @@ from fastxent.arrays.torch.memory import (
     Given,
     computed,
     detached,
+    inputs_of,
     is_on_gpu,
     is_transforming,
     tensor_of,
 )
 
 
-def connected(function: Function, given: Given, arrays: Given, inputs: tuple[str, ...]) -> Any:
-    """The results of a call some of whose inputs require grad; `arrays` are NumPy's views."""
+def connected(
+    function: Function, given: Given, arrays: Given, inputs: tuple[str, ...], sight: Any = None
+) -> Any:
+    """The results of a call some of whose inputs require grad; `arrays` are views.
+
+    On a GPU a step of training, with the gradient, has been seen as `sight`.
+    """
     x = given[inputs[0]]
     if function.__name__ in GRADIENTS:
         return _connected_map(function, given, x)
-    alone = len(inputs) == 1 and given.keys().isdisjoint(ASKING)
-    if not alone or given.get("reduction") == "none" or x.dtype is torch.float16:
+    if not is_step(function, given, x):
         return _connected_loss(function, given, inputs)
-    # A step of training: what Python does here costs as much as a small loss.
-    return _apply_loss(computed(function, arrays | {"return_grad": True}), None, x)
+    return apply_loss(computed(function, arrays | {"return_grad": True}, sight), None, x)
+
+
+def is_step(function: Function, given: Given, x: torch.Tensor) -> bool:
+    """Whether a call is one of a step of training: a loss of one input, and nothing beside it.
+
+    What Python does there costs as much as a small loss.
+    """
+    return (
+        len(inputs_of(function)) == 1
+        and function.__name__ not in GRADIENTS
+        and given.keys().isdisjoint(ASKING)
+        and given.get("reduction") != "none"
+        and x.dtype is not torch.float16
+    )
 
 
 def first_derivative_only() -> None:
@@ -89,7 +107,7 @@ def _connected_loss(function: Function, given: Given, inputs: tuple[str, ...]) -
     held = [grad if _requires_grad(leaf) else None for grad, leaf in pairs]
     if shared:
         held = [None if grad is None else grad.clone() for grad in held]
-    loss = _apply_loss((loss, *held), rows_axis(function, given), *leaves)
+    loss = apply_loss((loss, *held), rows_axis(function, given), *leaves)
     return (loss, *others) if others else loss
 
 
@@ -143,7 +161,7 @@ class _Loss(torch.autograd.Function):  # type: ignore[misc]
         return None, None, *grads
 
 
-_apply_loss = _apply(_Loss)
+apply_loss = _apply(_Loss)
 
 # What PyTorch's own modules ask it, though it is not public; where one is gone, nothing is given
 # away: whether another `backward` may come, whether somebody keeps or replaces what is saved for

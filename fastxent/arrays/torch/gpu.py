@@ -29,21 +29,22 @@ _OWN = {dtype: own for own, dtype in _TYPES.items()}
 def again(function: Function, given: Given, first: torch.Tensor) -> tuple[Any, Sight | None]:
     """The results of a call like one before, None for another; and what is seen of the call.
 
-    `first` is on a GPU.
+    `first` is on a GPU, and alone may require grad.
     """
     place = place_of(first)
     assert place is not None
-    sight = replay.sight_of(function, given, place.device, _look)
+
+    def look(tensor: Any, number: int) -> tuple[int, tuple[int, ...], Any] | None:
+        if (
+            type(tensor) is torch.Tensor and number_of(tensor) == number
+            and (tensor is first or not tensor.requires_grad)
+            and tensor.layout is torch.strided and tensor.is_contiguous() and not tensor.is_neg()
+        ):  # fmt: skip
+            return tensor.data_ptr(), tensor.shape, tensor.dtype
+        return None
+
+    sight = replay.sight_of(function, given, place.device, look)
     return None if sight is None else replay.again(sight, place, LIBRARY.new), sight
-
-
-def _look(tensor: Any, number: int) -> tuple[int, tuple[int, ...], Any] | None:
-    if (
-        type(tensor) is torch.Tensor and number_of(tensor) == number and not tensor.requires_grad
-        and tensor.layout is torch.strided and tensor.is_contiguous() and not tensor.is_neg()
-    ):  # fmt: skip
-        return tensor.data_ptr(), tensor.shape, tensor.dtype
-    return None
 
 
 def looked_at(given: Given) -> Given:
