@@ -62,7 +62,7 @@ WITHIN_CUDA = {
     "driver": {"jit"},
     "addresses": set(),
     "jit": set(),
-    "split_kernels": {"kernels", "rows", "elements"},
+    "split_kernels": {"kernels", "rows", "elements", "intrinsics"},
     "array_kernels": {"kernels", "rows", "groups", "elements", "intrinsics"},
     "binary_kernels": {"kernels", "rows", "groups", "elements"},
     "kernels": {"rows", "groups", "elements", "intrinsics"},
