@@ -187,13 +187,13 @@ def test_rows_of_weight_0_do_not_count(dtype):
     np.testing.assert_allclose(mean, loss[2] / 2, rtol=1e-6)
 
 
-def test_large_weights_do_not_swallow_small_ones(dtype):
+@pytest.mark.parametrize("classes", [2, 400])
+def test_large_weights_do_not_swallow_small_ones(dtype, classes):
     """Row losses of 1e100 that cancel leave the others as they are."""
     u = [1, 1e100, 1, -1e100]
-    for classes in (2, 400):
-        logits = np.zeros((4, classes), dtype)
-        total = fx.cross_entropy(logits, [0] * 4, sample_weight=u, reduction="sum")
-        np.testing.assert_allclose(total, 2 * np.log(classes), rtol=1e-6)
+    logits = np.zeros((4, classes), dtype)
+    total = fx.cross_entropy(logits, [0] * 4, sample_weight=u, reduction="sum")
+    np.testing.assert_allclose(total, 2 * np.log(classes), rtol=1e-6)
 
 
 def test_an_infinite_class_weight_stays_in_its_class(dtype):

@@ -1,17 +1,6 @@
 """The table: breaks of one line each in the CUDA kernels, and the simulated test each one fails."""
 
-from typing import NamedTuple
-
-
-class Mutation(NamedTuple):
-    """What goes wrong; the file in the package; text that stands there once; the new; the test."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-    test: str
-
+from mutants import Mutation
 
 ARRAYS, BINARY, ELEMENTS, GROUPS, KERNELS, LAUNCH, ROWS = (
     f"cuda/{file}.py"

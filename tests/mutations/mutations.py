@@ -1,17 +1,6 @@
 """The table: breaks of one line each in kernels and formulas, and the test that each one fails."""
 
-from typing import NamedTuple
-
-
-class Mutation(NamedTuple):
-    """What goes wrong; the file in the package; text that stands there once; the new; the test."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-    test: str
-
+from mutants import Mutation
 
 KERNELS, NARROW, ROW = "cpu/kernels.py", "cpu/narrow_kernels.py", "cpu/row.py"
 FORMULAS = "formulas.py"
@@ -35,21 +24,21 @@ MUTATIONS = [
              ACCURACY + "shared_offset_float64"),
     Mutation("log(1 + rest) for log1p(rest)", FORMULAS,
              "math.log1p(rest) if", "math.log(rest + e_y) if",
-             ACCURACY + "confident_rows[float32]"),
+             ACCURACY + "confident_rows[float32-400-index]"),
     Mutation("nan row without class weight is 0", FORMULAS,
              "(kept(apart, margin) + log_s)", "kept(apart, margin + log_s)",
              SPECIAL + "a_bad_row_is_nan_even_without_class_weight[float32-row0]"),
     Mutation("0 times -inf under smoothing", ROW,
              "return zero_where_zero(w, w * (m - load_part(x, j, part, m)))",
              "return w * (m - load_part(x, j, part, m))",
-             SPECIAL + "every_row_of_special_values_under_probabilities[float32-options0]"),
+             SPECIAL + "masked_classes_in_long_rows[float32-700]"),
     Mutation("class weight left out of the mean's divisor", KERNELS,
              "_add(total, lost, u * w)", "_add(total, lost, u)",
              SPECIAL + "mean_over_nothing[float32-labels2-options2]"),
     # --- the gradient -----------------------------------------------------------------------
     Mutation("gradient at the target as p - 1", FORMULAS,
              "apart * (rest * inverse)", "apart * (1.0 - e_y * inverse)",
-             ACCURACY + "index_targets[float32-largest-2-30]"),
+             ACCURACY + "confident_rows[float32-2-index]"),
     Mutation("smoothing forgets the target's own share", FORMULAS,
              "(rest * inverse) - share * a_y", "(rest * inverse)",
              ACCURACY + "smoothing_and_z_loss[float32-17]"),
@@ -89,7 +78,7 @@ MUTATIONS = [
     Mutation("lane beside the target left out", ROW,
              "widen(without_lane(special, skip - at * width)))",
              "widen(without_lane(special, skip - at * width + 1)))",
-             ACCURACY + "index_targets[float32-random-1000-1]"),
+             ACCURACY + "smoothing_and_z_loss[float32-1000]"),
     Mutation("rounding of long rows lost", ROW,
              "return larger, lost + ((larger - total) - block)", "return larger, lost",
              ACCURACY + "softmax_family[float64-128256-1]"),
@@ -98,7 +87,7 @@ MUTATIONS = [
              REPRODUCIBLE + "a_mean_over_many_rows_is_as_good_as_over_few[float64-False]"),
     Mutation("a large row loss swallows small ones", KERNELS,
              "return larger, lost + ((value - larger) + total)", "return larger, lost",
-             SPECIAL + "large_weights_do_not_swallow_small_ones[float32]"),
+             SPECIAL + "large_weights_do_not_swallow_small_ones[float32-400]"),
     Mutation("a block takes the weights of the first rows", "cpu/launch.py",
              "int(varying), sample_weight[base:], ignoring,",
              "int(varying), sample_weight, ignoring,",
@@ -123,7 +112,7 @@ MUTATIONS = [
     # --- rows of few classes ----------------------------------------------------------------
     Mutation("log of the rounded sum for log1p of the rest", NARROW,
              " + ((widen(e_y) - widen(s)) + rest) * inverse, inverse", ", inverse",
-             ACCURACY + "index_targets[float32-largest-2-30]"),
+             ACCURACY + "confident_rows[float32-2-index]"),
     Mutation("columns behind the last whole block not written", NARROW,
              "write_columns(out, step, n - block, columns, factor)",
              "write_columns(out, step, 0, columns, factor)",
@@ -131,10 +120,10 @@ MUTATIONS = [
     Mutation("last row of a group cut short not written", NARROW,
              "_copy_rows(out, n, row(array, first), array.strides[0] // array.itemsize, n, count)",
              "_copy_rows(out, n, row(array, first), array.strides[0] // array.itemsize, n, 0)",
-             SPECIAL + "ignored_rows[float32]"),
+             SPECIAL + "a_bad_row_is_nan_even_without_class_weight[float32-row0]"),
     Mutation("rows that fill up a group have losses", NARROW,
              "us[k], ws[k] = 0.0, 1.0", "us[k], ws[k] = 1.0, 1.0",
-             SPECIAL + "large_weights_do_not_swallow_small_ones[float32]"),
+             SPECIAL + "large_weights_do_not_swallow_small_ones[float32-2]"),
     Mutation("gradient of ignored narrow rows not written", NARROW,
              "if weights[0, k] == 0.0:", "if weights[0, k] < 0.0:",
              SPECIAL + "ignored_rows[float32]"),
@@ -147,14 +136,14 @@ MUTATIONS = [
              SPECIAL + "logsumexp_corners[float32]"),
     Mutation("subnormal results are 0 for good", KERNELS,
              "    restore_mode(mode)\n", "",
-             REPRODUCIBLE + "subnormal_numbers_outlive_a_call"),
+             REPRODUCIBLE + "subnormal_numbers_outlive_a_call[shape1]"),
     # --- probability targets ----------------------------------------------------------------
     Mutation("class weight left out of probabilities", ROW,
              "return zero_where_zero(q, q * w)", "return q",
              ACCURACY + "probability_targets[float32-options1-soft-1000-1]"),
     Mutation("the class set apart is the first, not the likeliest", KERNELS,
              "y = find(z, m, n)", "y = 0",
-             ACCURACY + "confident_rows[float32]"),
+             ACCURACY + "confident_rows[float32-400-one-hot]"),
     Mutation("class without weight counts in categorical", ROW,
              "return zero_where_zero(a, a * lane_costs(p_j, r, most)[0])",
              "return a * lane_costs(p_j, r, most)[0]",
