@@ -1,5 +1,6 @@
 """The vector type and its mathematics: accuracy, constants of the right type, tails."""
 
+import functools
 import os
 import re
 import subprocess
@@ -163,6 +164,7 @@ def test_rounding_to_float16(rng):
     np.testing.assert_array_equal(got.copy().view(np.uint16)[kept], want.view(np.uint16)[kept])
 
 
+@functools.cache  # two tests read it
 def loops(char, name):
     """The LLVM code of a kernel's compiled variant."""
     kernel = {
