@@ -1,6 +1,8 @@
 """Fixtures shared by all tests, and the one table of tolerances: the contract's bounds."""
 
+import functools
 import os
+import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import settings
+from numba.core import compiler
 
 from fastxent.cpu import threads
 
@@ -21,6 +24,33 @@ _cuda = {path.name for path in Path(__file__).parent.glob("cuda/test_*.py")}
 _simulated = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1" and find_spec("numba_cuda") is not None
 _other = {"test_codegen.py"} if _simulated else _cuda - {"test_codegen.py"}
 collect_ignore = [f"cuda/{name}" for name in sorted(_other)]
+
+
+_compiled = set()
+
+
+def seldom_traced(compile_function):
+    """Let coverage watch the first compilation of a kernel in this process, and no other.
+
+    Numba's compiler is Python, and takes half as long again under a tracer; of the package it runs
+    the same lines for each of a kernel's signatures.
+    """
+
+    @functools.wraps(compile_function)
+    def call(typing, target, function, *args, **kwargs):
+        tracer = sys.gettrace()
+        if function in _compiled:
+            sys.settrace(None)
+        _compiled.add(function)
+        try:
+            return compile_function(typing, target, function, *args, **kwargs)
+        finally:
+            sys.settrace(tracer)
+
+    return call
+
+
+compiler.compile_extra = seldom_traced(compiler.compile_extra)
 
 settings.register_profile("ours", deadline=None, max_examples=150, derandomize=True)
 settings.load_profile("ours")

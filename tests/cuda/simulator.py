@@ -54,6 +54,7 @@ class _Thread(threading.Thread):
         self.met, self.arrived = 0, False  # how often the cluster has, and whether it is to again
 
     def run(self):
+        sys.settrace(None)  # coverage leaves out the kernels' files, but takes its time to do so
         with np.errstate(all="ignore"):
             while True:
                 self.turn.acquire()
