@@ -30,6 +30,7 @@ def run(place, test):
     # And a line of the summary that is cut would lose the kind of the failure.
     os.environ |= {"PYTEST_ADDOPTS": "", "COLUMNS": "999"}
     sys.path.insert(0, place)
+    os.environ["PYTHONPATH"] = place  # of processes that the test starts
     import fastxent
 
     assert fastxent.__file__ == f"{place}/fastxent/__init__.py", fastxent.__file__
