@@ -1,5 +1,6 @@
 """The binary losses on the GPU: arrays of any shape as flat ones, weights that broadcast."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from fastxent.cuda.launch import (
     ROW_TYPES,
     Array,
     Rows,
+    as_numbers,
     converted,
     is_wide,
     name_of,
@@ -28,8 +30,8 @@ THREADS, VECTORS = 256, 1
 ELEMENTS = BLOCK_BYTES // 4
 
 # What the kernels take: x, target, weights, the scale and limits, n and chunk, sums, outputs.
-LOGITS = "aa" + "afaf" + "f" + "ii" + "aaaaa"
-PROBS = "aa" + "af" + "fffffff" + "ii" + "aaa"
+LOGITS = "aa" + "afiiafii" + "f" + "ii" + "aaaaa"
+PROBS = "aa" + "afii" + "fffffff" + "ii" + "aaa"
 
 
 def binary_logits(
@@ -74,7 +76,7 @@ def _binary(
         sums_at = 0 if sums is None else sums.address + 2 * done * compute.itemsize
         run(
             row_kernel(factory, block.item, plan, signature, wants), grid, x.place,
-            block.x, block.target, *(part for w in block.weights for part in _weight(w)),
+            block.x, block.target, *(part for weight in block.weights for part in weight[:4]),
             *last, block.n, chunk, sums_at, *block.outs,
         )  # fmt: skip
         done += grid
@@ -83,23 +85,25 @@ def _binary(
     return reduced(x.new((0,), compute) if sums is None else sums, divisor)
 
 
-def _weight(weight: int | float) -> tuple[int, float]:
-    """An address, or 0 and a number."""
-    return (weight, 1.0) if isinstance(weight, int) else (0, weight)
+class _Weight(NamedTuple):
+    """A weight as `binary_kernels.weight_of` takes it, and the array that keeps it."""
+
+    address: int = 0
+    number: float = 1.0
+    inner: int = 1
+    period: int = 0
+    kept: Array = None
 
 
 class _Block(NamedTuple):
-    """Some elements of a call as a kernel takes them: addresses, 0 of what there is not.
-
-    A weight is an address, or a float.
-    """
+    """Some elements of a call as a kernel takes them: addresses, 0 of what there is not."""
 
     item: Element
     wide: bool
     n: int
     x: int
     target: int
-    weights: list[Any]
+    weights: list[_Weight]
     outs: list[int]
 
 
@@ -110,40 +114,59 @@ def _blocks(
     n = x.size
     if not n:
         return
-    spread = [_spread(w, x.shape) for w in weights]
     own = [a for a in (x, target, *outs) if a is not None]
-    numbers_only = [w for w in spread if not isinstance(w, float)]
     alike = {(a.dtype, a.is_contiguous) for a in own} == {(x.dtype, True)}
-    if alike and name_of(x.dtype) in ROW_TYPES and all(
-        w.dtype == compute and w.is_contiguous for w in numbers_only
-    ):  # fmt: skip
+    runs = [_of_one_run(w, x.shape, compute) for w in weights]
+    seen = [run for run in runs if run is not None]
+    if alike and name_of(x.dtype) in ROW_TYPES and len(seen) == len(runs):
         first, *rest = (
             Rows(a.address, 0, 1) for a in (x, *(out for out in outs if out is not None))
         )
-        at = [w if isinstance(w, float) else w.address for w in spread]
         wide = is_wide(first, *rest)
         addresses = [0 if out is None else out.address for out in outs]
-        yield _Block(element(name_of(x.dtype)), wide, n, x.address, target.address, at, addresses)
+        yield _Block(element(name_of(x.dtype)), wide, n, x.address, target.address, seen, addresses)
         return
     number, limit = number_of(compute), min(n, ELEMENTS)
-    arrays = [x, target, *numbers_only]
+    spread = [w.spread(x.shape) if _is_array(w) else w for w in weights]
+    arrays = [x, target, *filter(_is_array, spread)]
     scratch = [x.new((limit,), compute) for _ in arrays]
     made = [None if out is None else x.new((limit,), compute) for out in outs]
     for begin in range(0, n, limit):
         count = min(limit, n - begin)
         for array, part in zip(arrays, scratch, strict=True):
             converted(array, compute, begin, count, part)
-        ready = iter(scratch[2:])
-        at = [w if isinstance(w, float) else next(ready).address for w in spread]
+        parts = iter(scratch[2:])
+        ready = [_Weight(next(parts).address) if _is_array(w) else _number(w) for w in spread]
         addresses = [0 if a is None else a.address for a in made]
-        yield _Block(number, True, count, scratch[0].address, scratch[1].address, at, addresses)
+        yield _Block(number, True, count, scratch[0].address, scratch[1].address, ready, addresses)
         for out, part in zip(outs, made, strict=True):
             if out is not None:
                 put(part, out, begin, count)
 
 
-def _spread(weight: Any, shape: tuple[int, ...]) -> Any:
-    """A weight as a float, or as an array of the whole shape."""
-    if weight is None:
-        return 1.0
-    return weight.spread(shape) if hasattr(weight, "place") else float(weight)
+def _is_array(weight: Any) -> bool:
+    return hasattr(weight, "place")
+
+
+def _number(weight: float | None) -> _Weight:
+    return _Weight() if weight is None else _Weight(number=float(weight))
+
+
+def _of_one_run(weight: Any, shape: tuple[int, ...], compute: Any) -> _Weight | None:
+    """A number, or an array that is spread over axes around its own; None of others.
+
+    What is as large as the whole has to be of the type that is computed in: no copy is made of it.
+    """
+    if not _is_array(weight):
+        return _number(weight)
+    own = (1,) * (len(shape) - weight.ndim) + weight.shape
+    axes = [k for k, n in enumerate(own) if n != 1]
+    first, end = (axes[0], axes[-1] + 1) if axes else (len(shape), len(shape))
+    whole = own == shape
+    if own[first:end] != shape[first:end]:
+        return None
+    if whole and not (weight.dtype == compute and weight.is_contiguous):
+        return None
+    kept = as_numbers(weight, compute)
+    period = 0 if whole else math.prod(shape[first:end])
+    return _Weight(kept.address, 1.0, math.prod(shape[end:]), period, kept)

@@ -18,6 +18,26 @@ from fastxent.formulas import binary_slope, clipped, costs, sigmoid_pair, softpl
 _PLACES = 2 * WARP  # for one exchange of two numbers
 
 
+def weight_of(number):
+    """A function of (address, number, inner, period): the weight of an element, by its index.
+
+    That at (index // inner) % period of an array, at index itself for a period of 0; the number for
+    an address of 0. So an array of one axis is spread over others without a copy.
+    """
+    load, size = number.load, number.size
+
+    @device
+    def weight(spread, index):
+        address, alone, inner, period = spread
+        if not address:
+            return alone
+        if period:
+            index = index // inner % period
+        return load(address + uint64(index) * uint64(size))
+
+    return weight
+
+
 class BinaryWants(NamedTuple):
     """What a call needs; the rest is gone from its kernel."""
 
@@ -30,18 +50,16 @@ class BinaryWants(NamedTuple):
 def binary_logits_kernel(element, plan, wants):
     """Binary cross-entropy of logits."""
     compute, size = element.compute, element.size
-    load, number = element.load, numbers(element)
-    load_number, number_size = number.load, number.size
+    load, weight_at = element.load, weight_of(numbers(element))
     zero, one = compute(0), compute(1)
 
     @device
     def weights(column, args):
         """w·(1 - y) and w·pos_weight·y, exactly 0 where the label is not that class."""
-        target, weight_at, weight, pos_at, pos, _ = args
-        at = uint64(uint32(column))
-        y = load(target + at * uint64(size))
-        w = load_number(weight_at + at * uint64(number_size)) if weight_at else weight
-        p = load_number(pos_at + at * uint64(number_size)) if pos_at else pos
+        target, first, weight, pos, _ = args
+        index = first + uint64(uint32(column))
+        y = load(target + index * uint64(size))
+        w, p = weight_at(weight, index), weight_at(pos, index)
         not_y, heavy_y = one - y, kept(y, p * y)
         return kept(not_y, w * not_y), kept(heavy_y, w * heavy_y)
 
@@ -59,7 +77,7 @@ def binary_logits_kernel(element, plan, wants):
     def slope(x, column, args):
         neg, pos = weights(column, args)
         sigma, sigma_neg = sigmoid_pair(x, math.exp(-abs(x)), zero, one, where_less)
-        return (kept(neg, neg * sigma) - kept(pos, pos * sigma_neg)) * args[5]
+        return (kept(neg, neg * sigma) - kept(pos, pos * sigma_neg)) * args[4]
 
     @device
     def probability(x, column, args):
@@ -70,22 +88,20 @@ def binary_logits_kernel(element, plan, wants):
         neg, pos = weights(column, args)
         sigma, sigma_neg = sigmoid_pair(x, math.exp(-abs(x)), zero, one, where_less)
         both = neg + pos
-        return kept(both, both * (sigma * sigma_neg) * args[5])
+        return kept(both, both * (sigma * sigma_neg) * args[4])
 
     finish = _finish(element, plan, wants, loss_of, (slope, probability, curvature))
 
-    # logits, target (N,) IN; weights: an address of (N,) numbers IN, or 0 and one number; scale
-    # 1 / D; sums (blocks, 2): Σ losses and what rounding lost OUT; loss, grad, probs, hess (N,) OUT
+    # logits, target (N,) IN; weights as `weight_of` takes them IN; scale 1 / D; sums (blocks, 2):
+    # Σ losses and what rounding lost OUT; loss, grad, probs, hess (N,) OUT
     def kernel(
-        logits, target, weight_at, weight, pos_at, pos, scale, n, chunk,
-        sums, loss, grad, probs, hess,
+        logits, target, weight, weight_number, weight_inner, weight_period, pos, pos_number,
+        pos_inner, pos_period, scale, n, chunk, sums, loss, grad, probs, hess,
     ):  # fmt: skip
         first = uint64(cuda.blockIdx.x) * uint64(chunk)
-        numbers_on = first * uint64(number_size)
         args = (
-            target + first * uint64(size),
-            weight_at + numbers_on if weight_at else weight_at, weight,
-            pos_at + numbers_on if pos_at else pos_at, pos, scale,
+            target, first, (weight, weight_number, uint64(weight_inner), uint64(weight_period)),
+            (pos, pos_number, uint64(pos_inner), uint64(pos_period)), scale,
         )  # fmt: skip
         finish(logits, n, chunk, args, sums, loss, grad, probs, hess)
 
@@ -95,17 +111,15 @@ def binary_logits_kernel(element, plan, wants):
 def binary_probs_kernel(element, plan, wants):
     """Binary cross-entropy of probabilities."""
     compute, size = element.compute, element.size
-    load, number = element.load, numbers(element)
-    load_number, number_size = number.load, number.size
+    load, weight_at = element.load, weight_of(numbers(element))
     zero, one = compute(0), compute(1)
 
     @device
     def read_one(x, column, args):
         """p and 1 - p, each clipped by itself; y, w."""
-        target, weight_at, weight, _, bounds, _, _ = args
-        at = uint64(uint32(column))
-        y = load(target + at * uint64(size))
-        w = load_number(weight_at + at * uint64(number_size)) if weight_at else weight
+        target, first, weight, _, bounds, _, _ = args
+        index = first + uint64(uint32(column))
+        y, w = load(target + index * uint64(size)), weight_at(weight, index)
         return clipped(x, bounds, where_less), clipped(one - x, bounds, where_less), y, w
 
     @device
@@ -121,17 +135,16 @@ def binary_probs_kernel(element, plan, wants):
 
     finish = _finish(element, plan, wants, loss_of, (slope, slope, slope))
 
-    # probs, target (N,) IN; weight: an address of (N,) numbers IN, or 0 and one number; scale
-    # 1 / D; low … floor as terms.Clip; sums (blocks, 2) as above OUT; loss, grad (N,) OUT
+    # probs, target (N,) IN; weight as `weight_of` takes it IN; scale 1 / D; low … floor as
+    # terms.Clip; sums (blocks, 2) as above OUT; loss, grad (N,) OUT
     def kernel(
-        probs, target, weight_at, weight, scale, low, high, below, above, most, floor, n, chunk,
-        sums, loss, grad,
+        probs, target, weight, weight_number, weight_inner, weight_period, scale, low, high, below,
+        above, most, floor, n, chunk, sums, loss, grad,
     ):  # fmt: skip
         first = uint64(cuda.blockIdx.x) * uint64(chunk)
         args = (
-            target + first * uint64(size),
-            weight_at + first * uint64(number_size) if weight_at else weight_at, weight, scale,
-            (low, high, below, above), most, floor,
+            target, first, (weight, weight_number, uint64(weight_inner), uint64(weight_period)),
+            scale, (low, high, below, above), most, floor,
         )  # fmt: skip
         finish(probs, n, chunk, args, sums, loss, grad, uint64(0), uint64(0))
 

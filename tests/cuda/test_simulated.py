@@ -996,6 +996,21 @@ def test_binary_weights(rng, weights, reduction):
     compare("float32", "binary_cross_entropy", p, y, **given)
 
 
+@pytest.mark.parametrize(
+    "shape, converted",
+    [((3, 1), 0), ((2, 1, 1), 0), ((4,), 0), ((1, 3, 4), 0), ((), 0), ((2, 3, 4), 0),
+     ((2, 1, 4), 3), ((1, 1, 1), 0)],
+)  # fmt: skip
+def test_binary_weights_that_are_spread(rng, shape, converted):
+    """Over the axes around their own nothing is copied; with axes between them all of it is."""
+    x, y = (rng.random((2, 3, 4)).astype(np.float32) for _ in range(2))
+    given = BINARY | {"pos_weight": rng.integers(1, 9, shape).astype(np.float32)}
+    sim.launched.clear()
+    alike(call_binary(x, y, **given), expected("binary_cross_entropy_with_logits", x, y, **given),
+          "float32")  # fmt: skip
+    assert sum(name.startswith("gather") for name in sim.launched) == converted
+
+
 @pytest.mark.parametrize("function", ["binary_cross_entropy", "binary_cross_entropy_with_logits"])
 def test_binary_layouts_and_types(rng, function):
     """Strided, of integers, targets of another type: converted in several parts; in place."""
