@@ -23,7 +23,7 @@ Given = dict[str, Any]
 LONGEST = 2**31 - 2**17
 
 # The parameters that hold arrays; of those in the second set a number will do.
-_ARRAYS = {
+ARRAYS = {
     "target", "weight", "sample_weight", "pos_weight", "linear_weight", "linear_bias", "normalizer",
     *views.BUFFERS,
 }  # fmt: skip
@@ -193,7 +193,7 @@ def looked_at(given: Given, view: Callable[[Any], DeviceArray | None]) -> Given:
         if place is None:  # the first argument, which decides
             array = _seen(name, value, view)
             place, seen[name] = array.place, array
-        elif value is None or name not in _ARRAYS:
+        elif value is None or name not in ARRAYS:
             seen[name] = value
         elif isinstance(value, tuple) and name in views.BUFFERS:
             parts = [part if part is None else _seen(name, part, view, place) for part in value]
@@ -222,6 +222,8 @@ def _seen(
             f"{name} is in host memory ({type(value).__name__}), expected an array on {where}, "
             "where the first argument is: nothing is copied between them unasked"
         )
+    if not array.address and array.size:
+        raise TypeError(f"{name} has no memory that can be read ({type(value).__name__})")
     if not array.is_plain:
         size = array.dtype.itemsize
         if array.address % size or any(step % size for step in array.strides):

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastxent.arrays import views
-from fastxent.arrays.device import DeviceArray
+from fastxent.arrays.device import ARRAYS, DeviceArray
 from fastxent.cuda import driver
-from fastxent.cuda.addresses import Address
+from fastxent.cuda.addresses import Address, here
 from fastxent.cuda.array_kernels import NONE_BAD
 from fastxent.terms import Place
 
@@ -31,8 +31,9 @@ New = Callable[[tuple[int, ...], Any, Place], tuple[Any, int]]
 
 # Kinds of calls that are kept, and launches of one: a call of more is not short of time.
 KINDS, LAUNCHES = 512, 16
-# How far apart the arrays of a call lie at least in the memory that they share.
-_APART = 256
+# How far apart the arrays of a call lie at least in the memory that they share; to a multiple of
+# what the kernels take new arrays to begin.
+_APART, _EVEN = 256, 16
 _BYTE = np.dtype(np.uint8)
 
 # (position among a launch's arguments, number of an array, distance from its beginning)
@@ -45,9 +46,9 @@ class _Recording:
     """What a call does, as long as all of it is seen."""
 
     def __init__(self, place: Place) -> None:
+        self.place = place
         self.complete = True
         self.steps: list[tuple[driver.Call, list[_Use]]] = []
-        self.report = driver.address_of(driver.report(place))
         self.checked: int | None = None
         # By their numbers, in which the report stands first; those given come before those made.
         self.arrays: list[Any] = [None]
@@ -74,7 +75,7 @@ class _Recording:
             address = args[position]
             if type(address) is Address:
                 uses.append((position, address.array, address.offset))
-            elif address == self.report:
+            elif address and address == driver.address_of(driver.report(self.place)):
                 uses.append((position, _REPORT, 0))
                 self.checked = len(self.steps)
             elif address:
@@ -91,12 +92,20 @@ class _Recording:
         made: list[tuple[tuple[int, ...], Any, int | None]] = []
         end = 0
         for array in self.arrays[1 + self.given :]:
+            if array.address % _EVEN:
+                return None
             at = None if number_of[id(array)] in numbers else end
             made.append((array.shape, array.dtype, at))
             if at is not None:
                 end += -(-array.size * array.dtype.itemsize // _APART) * _APART
         results = tuple(numbers) if isinstance(results, tuple) else numbers[0]
         return _Program(self.steps, self.checked, made, end, results)
+
+    def forget(self) -> None:
+        """Arrays and this know nothing of each other any more, or they would outlive the call."""
+        for array in self.arrays[1:]:
+            array.address = int(array.address)
+        self.arrays.clear()
 
 
 class _Program(NamedTuple):
@@ -113,7 +122,10 @@ class _Program(NamedTuple):
     results: int | tuple[int, ...]
 
     def run(self, sight: "Sight", place: Place, new: New) -> Any:
-        """Launch all of it on other arrays; None, and no more is done, at a bad label."""
+        """Launch all of it on other arrays; None at a bad label, and where new ones lie unevenly.
+
+        Then nothing has been written but what was made here.
+        """
         report: Any = None
         room, shared = None, 0
         if self.shared:
@@ -125,6 +137,8 @@ class _Program(NamedTuple):
         addresses = [0 if report is None else driver.address_of(report), *sight.addresses]
         for shape, dtype, at in self.made:
             array, address = new(shape, dtype, place) if at is None else (room, shared + at)
+            if address % _EVEN:
+                return None
             arrays.append(array)
             addresses.append(address)
         with driver.current(place.device):
@@ -164,10 +178,11 @@ def sight_of(function: Function, given: Given, device: int, look: Look) -> Sight
     addresses, buffers = [], []
     for name, value in given.items():
         if type(value) in _SIMPLE:
-            kind += name, type(value), value
+            kind += name, type(value), value or repr(value)  # -0.0 is another option than 0.0
             continue
-        found = look(value, device)
-        if found is None:
+        # Elsewhere an array is an option, whose value matters.
+        found = look(value, device) if name in ARRAYS or not arrays else None
+        if found is None or not found[0]:
             return None
         address, shape, dtype = found
         kind += name, shape, dtype, address & 15
@@ -201,7 +216,7 @@ def forget() -> None:
 
 
 def again(sight: Sight, place: Place, new: New) -> Any:
-    """The results of a call of a kind that is known; None if it is not, or there is a bad label."""
+    """The results of a call of a kind that is known; None where it has to go the long way."""
     idle = _idle.get(sight.kind)
     if not idle:
         return None
@@ -225,8 +240,13 @@ def recorded(function: Function, given: Given, sight: Sight | None) -> Any:
     for value in given.values():
         if type(value) is DeviceArray:
             recording.give(value)
-    results = function(**given)
-    program = recording.ended(results)
+    before, here.recording = here.recording, recording
+    try:
+        results = function(**given)
+        program = recording.ended(results)
+    finally:
+        here.recording = before
+        recording.forget()
     if len(_idle) >= KINDS:
         _idle.clear()
     if program is None:

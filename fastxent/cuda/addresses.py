@@ -1,10 +1,10 @@
 """Addresses that know where they come from, so that a launch can be told again with others.
 
 Everything here takes and gives addresses as integers, and some of them are these: whoever records a
-call gives its arrays such ones. An addition keeps what they know, and `noted` tells the recording
-of a launch that has one.
+call gives its arrays such ones. An addition keeps what they know.
 """
 
+import threading
 from typing import Any
 
 
@@ -29,9 +29,16 @@ class Address(int):
     __radd__ = __add__
 
 
+class _Here(threading.local):
+    """What records the launches of this thread, or None."""
+
+    recording: Any = None
+
+
+here = _Here()
+
+
 def noted(call: Any, places: tuple[int, ...], args: tuple[Any, ...]) -> None:
-    """Tell of a launch, whose arguments at these places are addresses, if it is recorded."""
-    for place in places:
-        if type(args[place]) is Address:
-            args[place].recording.launch(call, places, args)
-            return
+    """Tell of a launch, whose arguments at these places are addresses."""
+    if here.recording is not None:
+        here.recording.launch(call, places, args)

@@ -156,7 +156,7 @@ def is_capturing(place: Place) -> bool:
         return False  # the legacy stream cannot be recorded
     driver = _bindings()
     with current(place.device):
-        status = _checked(driver.cuStreamIsCapturing(driver.CUstream(place.stream)))
+        status = _checked(driver.cuStreamIsCapturing(_stream(place.stream)))
     return bool(status != driver.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE)
 
 
@@ -164,7 +164,7 @@ def wait(place: Place) -> None:
     """Until all that is on the stream is done."""
     driver = _bindings()
     with current(place.device):
-        _checked(driver.cuStreamSynchronize(driver.CUstream(place.stream)))
+        _checked(driver.cuStreamSynchronize(_stream(place.stream)))
 
 
 _own = threading.local()
@@ -197,7 +197,7 @@ def follow(place: Place, stream: int) -> None:
     with current(place.device):
         event = _checked(driver.cuEventCreate(driver.CUevent_flags.CU_EVENT_DISABLE_TIMING))
         try:
-            _checked(driver.cuEventRecord(event, driver.CUstream(stream)))
-            _checked(driver.cuStreamWaitEvent(driver.CUstream(place.stream), event, 0))
+            _checked(driver.cuEventRecord(event, _stream(stream)))
+            _checked(driver.cuStreamWaitEvent(_stream(place.stream), event, 0))
         finally:
             _checked(driver.cuEventDestroy(event))

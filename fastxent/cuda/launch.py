@@ -594,7 +594,7 @@ def fill_cross_entropy(
             if parts[0] > 1:
                 _split_rows(x, block, labels, terms, parts, (inverse_at, inverse), loss)
                 continue
-            plan = clustered(plan, block.item, n_classes, older)
+            plan = clustered(plan, block.item, n_classes, largest_cluster(x.place))
             if plan.cluster > 1:
                 _cluster_rows(x, block, labels, terms, plan, (inverse_at, inverse), loss)
                 continue
@@ -615,13 +615,19 @@ def plan_of_parts(item: Element, wide: bool, older: bool) -> Plan:
 
 
 @functools.cache
-def clustered(plan: Plan, item: Element, n_classes: int, older: bool) -> Plan:
-    """On clusters of blocks what a single one would read twice, where there are clusters."""
-    if not plan.tail or older:
+def clustered(plan: Plan, item: Element, n_classes: int, most: int) -> Plan:
+    """On clusters, of at most so many blocks, what a single one would read twice."""
+    sizes = [k for k in CLUSTERS if k <= most]
+    if not plan.tail or not sizes:
         return plan
     held = _held(plan, item)
-    cluster = next((k for k in CLUSTERS if k * held >= n_classes), CLUSTERS[-1])
+    cluster = next((k for k in sizes if k * held >= n_classes), sizes[-1])
     return plan._replace(cluster=cluster, tail=cluster * held < n_classes)
+
+
+def largest_cluster(place: Place) -> int:
+    """How many blocks may be a cluster: a part of a GPU may have fewer multiprocessors."""
+    return 1 if is_older(place) else driver.processors(place.device)
 
 
 def _held(plan: Plan, item: Element) -> int:

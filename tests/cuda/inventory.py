@@ -76,7 +76,7 @@ def cluster(name, n_classes):
     """The kernel of long rows on clusters of blocks."""
     item = element(name)
     plan = launch.plan_of(item, n_classes, True, launch.LITTLE)
-    plan = launch.clustered(plan, item, n_classes, False)
+    plan = launch.clustered(plan, item, n_classes, launch.CLUSTERS[-1])
     prepared = launch.row_kernel(split_kernels.cluster_rows_kernel, item, plan, launch.CLUSTER_ROWS)
     return Entry(prepared, list(NEW), BOTH, name != "float64")
 

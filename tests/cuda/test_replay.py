@@ -1,6 +1,9 @@
 """A call like one before launches the same kernels on other arrays, and nothing else is."""
 
+import contextlib
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import small  # noqa: F401 - few threads
 import fastxent as fx
 from fastxent.arrays import replay
 from fastxent.cuda import launch
+from fastxent.terms import Place
 
 ROWS, CLASSES = 5, 9
 
@@ -18,6 +22,7 @@ ROWS, CLASSES = 5, 9
 def nothing_of_before():
     sim.forget()
     sim.launched.clear()
+    sim.places.clear()
 
 
 @pytest.fixture
@@ -238,6 +243,78 @@ def test_no_more_kinds_than_there_is_room_for(monkeypatch):
     for n in range(1, 9):
         fx.softmax(sim.on_gpu(np.zeros((1, n), np.float32)))
         assert len(replay._idle) <= 3
+
+
+def test_on_its_own_stream_and_gpu(bodies, monkeypatch):
+    """Whichever the call before was on; each GPU has kinds of its own, and is made current."""
+    current = []
+
+    def made_current(device):
+        current.append(device)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(sim.driver, "current", made_current)
+    for stream in (5, 9, 5):
+        fx.softmax(sim.Array(arrays(1)["x"].array, stream))
+    assert sim.places == [Place(0, 5), Place(0, 9), Place(0, 5)]
+    assert len(bodies) == 1
+    monkeypatch.setattr(sim.driver, "device_of", lambda address: 1)
+    for _ in range(2):
+        fx.softmax(arrays(1)["x"])
+    assert sim.places[3:] == [Place(1, 0), Place(1, 0)]
+    assert len(bodies) == 2 and current == [0, 0, 0, 1, 1]
+
+
+def test_labels_are_checked_in_the_report_of_the_thread(bodies):
+    """Not in that of the thread in which the call was first computed."""
+    fx.cross_entropy(arrays(1)["x"], arrays(1)["y"])
+    found = []
+
+    def call():
+        found.append(contents(fx.cross_entropy(arrays(2)["x"], arrays(2)["y"])))
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    assert len(found) == 1 and len(bodies) == 1
+
+
+def test_nothing_outlives_a_call():
+    """Neither arguments nor results nor what was made on the way, whether kept or an error."""
+    gc.collect()
+    gc.disable()
+    try:
+        for seed in (1, 2):
+            given = arrays(seed)["x"]
+            result = fx.softmax(given)
+            seen = [weakref.ref(given), weakref.ref(result)]
+            del given, result
+            assert not any(ref() for ref in seen)
+        bad = arrays(1)["y"]
+        bad.array[0] = CLASSES
+        for seed in (1, 2):
+            given = arrays(seed)["x"]
+            with pytest.raises(IndexError):
+                fx.cross_entropy(given, bad)
+            seen = weakref.ref(given)
+            del given
+            assert seen() is None
+    finally:
+        gc.enable()
+
+
+def test_new_arrays_that_lie_unevenly(bodies, monkeypatch):
+    """Kernels were chosen for results at multiples of 16 bytes."""
+    allocate, shift = sim.allocate, [0]
+    monkeypatch.setattr(
+        sim, "allocate", lambda shape, dtype, misaligned=0: allocate(shape, dtype, shift[0])
+    )
+    want = contents(fx.softmax(arrays(1)["x"]))
+    x = arrays(1)["x"]
+    shift[0] = 4
+    for _ in range(2):
+        np.testing.assert_allclose(contents(fx.softmax(x)), want, 1e-6)
+    assert len(bodies) == 3
 
 
 def test_a_call_within_a_call(monkeypatch):

@@ -7,18 +7,19 @@ import small  # noqa: F401 - few threads
 
 import fastxent as fx
 from fastxent import reference
-from fastxent.cuda import driver
+from fastxent.cuda import driver, launch
 
 OPTIONS = {"ignore_index": 7, "z_loss": 0.01, "reduction": "sum"}
 
 
 @pytest.fixture(autouse=True, params=["two kernels", "clusters"])
 def kernels(request, monkeypatch):
-    """Many processors, all of which few rows should keep busy; or few, and clusters."""
+    """Few rows for many processors; or clusters, as if there were more rows."""
     clusters = request.param == "clusters"
-    monkeypatch.setattr(driver, "processors", lambda device: 1 if clusters else 100)
+    monkeypatch.setattr(driver, "processors", lambda device: 100)
     if clusters:
         monkeypatch.setattr(driver, "capability", lambda device: (9, 0))
+        monkeypatch.setattr(launch, "_parts", lambda plan, block, n, place: (1, n))
     sim.launched.clear()  # what other tests have launched is no sign of what these do
     yield {"cluster_rows"} if clusters else {"split_sums", "split_rows"}
     sim.forget()

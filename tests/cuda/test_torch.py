@@ -119,6 +119,43 @@ def test_calls_like_one_before():
         close(grad, slope, 1e-12)
 
 
+def test_options_as_tensors():
+    """Their values matter, and nothing is written to them."""
+    logits, target = torch.randn(4, 9), torch.tensor([0, 1, 2, 3])
+    for ignored in (1, 2):
+        option = torch.tensor(ignored)
+        loss = fx.cross_entropy(logits, target, ignore_index=option, reduction="none")
+        assert (loss == 0).nonzero().tolist() == [[ignored]] and option == ignored
+    for asked in (True, False):
+        result = fx.cross_entropy(logits, target, return_grad=torch.tensor(asked))
+        assert isinstance(result, tuple) == asked
+        assert fx.logsumexp(logits, keepdims=torch.tensor(asked)).ndim == 1 + asked
+
+
+def test_a_leaf_twice_is_refused_as_ever():
+    """As target, weight or buffer it must not require grad, after a call of the kind too."""
+    logits, probs = torch.randn(4, 9), torch.rand(4, 9)
+    leaf = logits.clone().requires_grad_()
+    fx.cross_entropy(leaf, probs)
+    with pytest.raises(TypeError, match="target must not require grad"):
+        fx.cross_entropy(leaf, leaf)
+    other = logits.clone()
+    fx.softmax(other, out=other)
+    with torch.no_grad(), pytest.raises(ValueError, match="out must not require grad"):
+        fx.softmax(leaf, out=leaf)
+    assert torch.equal(leaf, logits)
+
+
+def test_memory_that_is_not_there_is_refused():
+    """A tensor without storage, and a buffer that is seen through a minus."""
+    with pytest.raises(TypeError, match="logits has no memory"):
+        fx.softmax(torch._efficientzerotensor((4, 9)))
+    negated = torch.imag(torch.zeros(4, 9, dtype=torch.complex64).conj())
+    assert negated.is_neg()
+    with pytest.raises(ValueError, match="out must not be a view of negated numbers"):
+        fx.softmax(torch.randn(4, 9), out=negated)
+
+
 def test_what_is_not_kept_is_refused_as_ever():
     """After a call that was fine."""
     logits, target, weight = torch.randn(4, 9), torch.randint(9, (4,)), torch.rand(9)

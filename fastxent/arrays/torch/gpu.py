@@ -33,6 +33,8 @@ def again(function: Function, given: Given, first: torch.Tensor) -> tuple[Any, S
     """
     place = place_of(first)
     assert place is not None
+    if first.requires_grad and sum(value is first for value in given.values()) > 1:
+        return None, None  # a target, a weight or a buffer must not
 
     def look(tensor: Any, number: int) -> tuple[int, tuple[int, ...], Any] | None:
         if (

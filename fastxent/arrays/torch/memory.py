@@ -93,6 +93,8 @@ def _check_buffer(name: str, value: Any, on_gpu: bool) -> None:
             _check_memory(name, part, on_gpu)
             if part.requires_grad:
                 raise ValueError(f"{name} must not require grad")
+            if part.is_neg():  # what is written to would be a copy
+                raise ValueError(f"{name} must not be a view of negated numbers")
         elif part is not None:
             raise ValueError(f"{name} must be a torch.Tensor, got {type(part).__name__}")
 
