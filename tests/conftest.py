@@ -1,6 +1,7 @@
 """Fixtures shared by all tests, and the one table of tolerances: the contract's bounds."""
 
 import functools
+import gc
 import os
 import sys
 import tempfile
@@ -25,6 +26,10 @@ _simulated = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1" and find_spec("numba_
 _other = {"test_codegen.py"} if _simulated else _cuda - {"test_codegen.py"}
 collect_ignore = [f"cuda/{name}" for name in sorted(_other)]
 
+
+# Numba's compiler makes many objects, few of them garbage: looking through them as often as Python
+# does by itself is a tenth of its time.
+gc.set_threshold(100_000, 20, 20)
 
 _compiled = set()
 
