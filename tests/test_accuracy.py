@@ -182,43 +182,46 @@ def test_hessian_diagonal(rng, dtype, classes):
     assert worst(hess, want, bound, normal(want, dtype)) <= 1
 
 
-@pytest.mark.parametrize("kind", ["index", "one-hot"])
-@pytest.mark.parametrize("classes", [2, 3, 16, 17, 40, 400])
-def test_confident_rows(dtype, classes, kind):
-    """p_y = 1 - δ down to δ = 1e-30: loss ≈ δ and gradient at the target ≈ -δ, never 0."""
-    tolerance = 1e-5 if dtype is np.float32 else 1e-12
+CONFIDENT = [2, 3, 16, 17, 40, 400]  # classes of rows that are all but sure
+
+
+def confident_rows(dtype, classes):
+    """Rows with p_y = 1 - δ down to δ = 1e-30, y, their exact loss and gradient, and δ."""
     for delta in (1e-3, 1e-8, 1e-16, 1e-26, 1e-30):
         for y in (0, classes // 2, classes - 1):
             logits = np.full((1, classes), np.log(delta / (classes - 1)), dtype)
             logits[0, y] = 0
-            exact = reference.cross_entropy(
+            loss, grad = reference.cross_entropy(
                 logits.astype(np.longdouble), [y], reduction="sum", return_grad=True
             )
-            assert abs(exact[0] / delta - 1) < max(2 * delta, 40 * tolerance)
-            target = [y] if kind == "index" else np.arange(classes)[None] == y
-            loss, grad = fx.cross_entropy(logits, target, reduction="sum", return_grad=True)
-            assert abs(loss / exact[0] - 1) < tolerance
-            assert abs(grad[0, y] / exact[1][0, y] - 1) < tolerance
+            yield logits, y, loss, grad[0, y], delta
 
 
-@pytest.mark.parametrize("classes", [2, 3, 16, 17, 40, 400])
+@pytest.mark.parametrize("kind", ["index", "one-hot"])
+@pytest.mark.parametrize("classes", CONFIDENT)
+def test_confident_rows(dtype, classes, kind):
+    """Loss ≈ δ and gradient at the target ≈ -δ, never 0."""
+    tolerance = 1e-5 if dtype is np.float32 else 1e-12
+    for logits, y, exact, slope, delta in confident_rows(dtype, classes):
+        assert abs(exact / delta - 1) < max(2 * delta, 40 * tolerance)
+        target = [y] if kind == "index" else np.arange(classes)[None] == y
+        loss, grad = fx.cross_entropy(logits, target, reduction="sum", return_grad=True)
+        assert abs(loss / exact - 1) < tolerance
+        assert abs(grad[0, y] / slope - 1) < tolerance
+
+
+@pytest.mark.parametrize("classes", CONFIDENT)
 def test_lse_and_log_softmax_of_confident_rows(dtype, classes):
     """Likewise: what is not the gradient's kernel for narrow rows, and log_softmax."""
     tolerance = 1e-5 if dtype is np.float32 else 1e-12
-    for delta in (1e-3, 1e-8, 1e-16, 1e-26, 1e-30):
-        for y in (0, classes // 2, classes - 1):
-            logits = np.full((1, classes), np.log(delta / (classes - 1)), dtype)
-            logits[0, y] = 0
-            exact = reference.cross_entropy(
-                logits.astype(np.longdouble), [y], reduction="sum", return_grad=True
-            )
-            loss, grad, lse = fx.cross_entropy(
-                logits, [y], reduction="sum", return_grad=True, return_lse=True
-            )
-            assert abs(loss / exact[0] - 1) < tolerance
-            assert abs(grad[0, y] / exact[1][0, y] - 1) < tolerance
-            assert abs(lse[0] / exact[0] - 1) < tolerance
-            assert abs(fx.log_softmax(logits)[0, y] / -exact[0] - 1) < tolerance
+    for logits, y, exact, slope, _ in confident_rows(dtype, classes):
+        loss, grad, lse = fx.cross_entropy(
+            logits, [y], reduction="sum", return_grad=True, return_lse=True
+        )
+        assert abs(loss / exact - 1) < tolerance
+        assert abs(grad[0, y] / slope - 1) < tolerance
+        assert abs(lse[0] / exact - 1) < tolerance
+        assert abs(fx.log_softmax(logits)[0, y] / -exact - 1) < tolerance
 
 
 @pytest.mark.parametrize("classes", [1, 2, 15, 33, 64, 100, 150, 350])
