@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import functools
+import os
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -12,10 +13,18 @@ from numba import types
 from fastxent.cuda.jit import Kernel, machine_code
 from fastxent.terms import Place
 
+_FORKED = (
+    "CUDA cannot be used in a process that was forked after its first use: start processes by "
+    "spawn or forkserver, or use CUDA in the child alone"
+)
+_was_used_before_fork = False
+
 
 @functools.cache
 def _bindings() -> Any:
     """CUDA's driver interface, initialised."""
+    if _was_used_before_fork:
+        raise RuntimeError(_FORKED)
     try:
         from cuda.bindings import driver
 
@@ -25,12 +34,24 @@ def _bindings() -> Any:
             f"there is no CUDA driver ({missing}): install NVIDIA's, and see that nvidia-smi "
             "lists the GPU"
         ) from missing
+    if error == driver.CUresult.CUDA_ERROR_NOT_INITIALIZED:  # another library has used it
+        raise RuntimeError(_FORKED)
     if error != driver.CUresult.CUDA_SUCCESS:
         raise RuntimeError(
             f"the CUDA driver does not start ({error.name}): see that nvidia-smi lists the GPU, "
             "and that the driver is as new as the toolkit"
         )
     return driver
+
+
+def _after_fork() -> None:
+    global _was_used_before_fork
+    _was_used_before_fork |= _bindings.cache_info().currsize > 0
+    _bindings.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _checked(result: tuple[Any, ...]) -> Any:

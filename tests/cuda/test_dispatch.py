@@ -321,3 +321,46 @@ def test_without_a_driver():
     for done, n in ((python(text), 3), (python(ON_GPU), 1)):
         assert done.stdout.count("driver") >= n, done.stderr
         assert done.stdout.count("nvidia-smi") == n, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_in_a_forked_process(used):
+    """After a first use the error says what to do; before it the child may use the GPU."""
+    done = python(f"""
+        import os
+        from cuda.bindings import driver as bindings
+        from fastxent.cuda import driver
+        bindings.cuInit = lambda flags: (bindings.CUresult.CUDA_SUCCESS,)
+        bindings.cuStreamSynchronize = lambda stream: (bindings.CUresult.CUDA_SUCCESS,)
+        driver._is_current = lambda device: driver._bindings() is not None
+        if {used}:
+            driver.wait(driver.Place(0, 1))
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+        try:
+            driver.wait(driver.Place(0, 1))
+            print("waited")
+        except RuntimeError as error:
+            print(error)
+    """)
+    lines = sorted(done.stdout.splitlines())
+    refused = "CUDA cannot be used in a process that was forked after its first use: start"
+    if used:
+        assert lines[0].startswith(refused) and lines[1:] == ["waited"], done.stdout + done.stderr
+    else:
+        assert lines == ["waited"] * 2, done.stdout + done.stderr
+
+
+def test_in_a_process_forked_by_another_library():
+    """Which had used CUDA before: the driver says that it is not initialised."""
+    done = python("""
+        from cuda.bindings import driver as bindings
+        from fastxent.cuda import driver
+        bindings.cuInit = lambda flags: (bindings.CUresult.CUDA_ERROR_NOT_INITIALIZED,)
+        try:
+            driver.wait(driver.Place(0, 1))
+        except RuntimeError as error:
+            print(error)
+    """)
+    assert "forked after its first use" in done.stdout, done.stdout + done.stderr
