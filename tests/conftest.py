@@ -27,8 +27,8 @@ _other = {"test_codegen.py"} if _simulated else _cuda - {"test_codegen.py"}
 collect_ignore = [f"cuda/{name}" for name in sorted(_other)]
 
 
-# Numba's compiler makes many objects, few of them garbage: looking through them as often as Python
-# does by itself is a tenth of its time.
+# Numba's compiler makes many objects, few of them garbage: time is lost by looking through them as
+# often as Python does by itself.
 gc.set_threshold(100_000, 20, 20)
 
 _compiled = set()
@@ -37,8 +37,8 @@ _compiled = set()
 def seldom_traced(compile_function):
     """Let coverage watch the first compilation of a kernel in this process, and no other.
 
-    Numba's compiler is Python, and takes half as long again under a tracer; of the package it runs
-    the same lines for each of a kernel's signatures.
+    Numba's compiler is Python, and much slower under a tracer; of the package it runs the same
+    lines for each of a kernel's signatures.
     """
 
     @functools.wraps(compile_function)

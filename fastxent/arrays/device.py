@@ -16,7 +16,6 @@ import numpy as np
 from fastxent.arrays import views
 from fastxent.terms import LinearGrad, Place
 
-Function = Callable[..., Any]
 Given = dict[str, Any]
 
 # Columns are counted in 32 bits, with room for those beyond the last.
@@ -64,7 +63,7 @@ class Library(NamedTuple):
 class DeviceArray:
     """An array of a library as its address, shape, strides in bytes, dtype and place.
 
-    Its address is an int, or one that belongs to a recording: see `fastxent.cuda.replay`.
+    Its address is an int, or one that belongs to a recording: see `fastxent.arrays.replay`.
     """
 
     __slots__ = ("_owner", "address", "dtype", "library", "place", "shape", "strides", "writeable")

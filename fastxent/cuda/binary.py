@@ -116,9 +116,10 @@ def _blocks(
         return
     own = [a for a in (x, target, *outs) if a is not None]
     alike = {(a.dtype, a.is_contiguous) for a in own} == {(x.dtype, True)}
-    runs = [_of_one_run(w, x.shape, compute) for w in weights]
+    readable = alike and name_of(x.dtype) in ROW_TYPES
+    runs = [_of_one_run(w, x.shape, compute) if readable else None for w in weights]
     seen = [run for run in runs if run is not None]
-    if alike and name_of(x.dtype) in ROW_TYPES and len(seen) == len(runs):
+    if len(seen) == len(weights):
         first, *rest = (
             Rows(a.address, 0, 1) for a in (x, *(out for out in outs if out is not None))
         )

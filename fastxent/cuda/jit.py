@@ -77,7 +77,9 @@ def clustered(code: str, cluster: int) -> str:
     if cluster == 1:
         return code
     said = rf"\1\n.explicitcluster\n.reqnctapercluster {cluster}, 1, 1"
-    return re.sub(r"^(\.maxntid .*)$", said, code, count=1, flags=re.MULTILINE)
+    found, n = re.subn(r"^(\.maxntid .*)$", said, code, count=1, flags=re.MULTILINE)
+    assert n == 1, "without its clusters it would reach for blocks that are not there"
+    return found
 
 
 def link(code: str, capability: tuple[int, int]) -> tuple[bytes, str]:
@@ -137,5 +139,6 @@ def _versions() -> tuple[str, ...]:
 def _identity(kernel: Kernel, capability: tuple[int, int]) -> bytes:
     """All that the machine code depends on."""
     sources = kernel_files.sources(Path(__file__).parent)
-    kind = (kernel.name, kernel.types, *kernel[4:], capability)
+    shape = kernel.block, kernel.blocks, kernel.cluster
+    kind = (kernel.name, kernel.types, shape, capability)
     return repr((kind, _versions(), sources)).encode()

@@ -224,14 +224,8 @@ def scan_labels(
     read, terms = Labels.of(labels, terms.ignore_index), converted_weights(terms, compute)
     report = driver.report(place) if check and not driver.is_capturing(place) else None
     report_at = 0 if report is None else driver.address_of(report)
-    given = (
-        *read.arguments(),
-        _at(terms.class_weight),
-        _at(terms.sample_weight),
-        n_classes,
-        n,
-        CHUNK,
-    )
+    weights = _at(terms.class_weight), _at(terms.sample_weight)
+    given = (*read.arguments(), *weights, n_classes, n, CHUNK)
     found = Divisor(labels.new((), _DOUBLE), labels.new((), compute))
     written = (found.value.address, found.inverse.address, report_at)
     if n <= CHUNK:
