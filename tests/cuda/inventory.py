@@ -101,17 +101,18 @@ def others():
 
 def of_rows(older):
     """The kernels of rows, on GPUs older than compute capability 9 or others."""
-    for n_classes in (10, 100, 1000, 8192, 32768, 128256):
+    for n_classes in (10, 100, 1000, 4096, 8192, 16384, 32768, 128256):
         yield cross_entropy("float32", n_classes, older)
-    for n_classes in (1000, 32768, 128256):
+    for n_classes in (1000, 16384, 32768, 128256):
         yield cross_entropy("bfloat16", n_classes, older)
     yield cross_entropy("float16", 16384, older)
+    yield cross_entropy("float32", 1000, older, wide=False)
     yield cross_entropy("float32", 50000, older, wide=False)
     yield cross_entropy("float64", 1000, older)
     yield cross_entropy("float64", 128256, older)
     yield cross_entropy("float32", 16384, older, Wants(grad=False))
     for name in ("float32", "bfloat16"):
-        for wants in (SOFT, EVERYTHING):
+        for wants in (SOFT, EVERYTHING, Wants(shared=True)):
             for n_classes in (8192, 50000):
                 yield cross_entropy(name, n_classes, older, wants)
         for n_classes, log in ((16384, False), (32768, True), (128256, True)):
