@@ -1,0 +1,61 @@
+"""Counts what the tests here try, and makes the table of docs/reliability.md of it.
+
+    python -m pytest -n auto --dist worksteal tests/reliability --full --page docs/reliability.md
+"""
+
+import pytest
+from page import ROWS, render
+
+COUNT = "reliability"  # the name under which a test's counts travel in its report
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="as often as docs/reliability.md says")
+    parser.addoption("--page", metavar="FILE", help="write the page of the counts")
+
+
+@pytest.fixture
+def effort(request):
+    """Which of two numbers: that of every run of the tests, or that of the page."""
+    full = request.config.getoption("--full", False)
+    return lambda short, complete: complete if full else short
+
+
+@pytest.fixture
+def count(record_property):
+    """Add `good` of `tried` to a row of the table, and fail unless they are the same."""
+
+    def add(row, good, tried):
+        assert row in ROWS
+        record_property(COUNT, (row, good, tried))
+        assert good == tried, f"{row}: {good} of {tried}"
+
+    return add
+
+
+def totals(reporter):
+    """What the tests have counted, by row; and the outcomes that are not a pass."""
+    sums, others = {}, []
+    for outcome, reports in reporter.stats.items():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if name == COUNT and report.when == "call":
+                    row, good, tried = value
+                    before = sums.get(row, (0, 0))
+                    sums[row] = (before[0] + good, before[1] + tried)
+            if outcome in ("failed", "error", "skipped") and "reliability" in report.nodeid:
+                others.append((outcome, report))
+    return sums, others
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    sums, others = totals(terminalreporter)
+    if not sums:
+        return
+    terminalreporter.section("reliability")
+    for row in ROWS:
+        if row in sums:
+            good, tried = sums[row]
+            terminalreporter.write_line(f"{good:>9,} of {tried:<9,} {row}")
+    if page := config.getoption("--page", None):
+        render(page, sums, others, config.getoption("--full"))
