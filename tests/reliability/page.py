@@ -82,3 +82,28 @@ def machine():
         f"{platform.python_implementation()} {platform.python_version()}, "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
     )
+
+
+def missing(sums, others):
+    """What is not a full score, and why."""
+    lines = [f"- {what}: not run" for row, (_, what) in ROWS.items() if row not in sums]
+    for outcome, report in others:
+        why = report.longrepr[2] if outcome == "skipped" else str(report.longrepr).splitlines()[-1]
+        lines.append(f"- `{report.nodeid.rpartition('/')[2]}` {outcome}: {why}")
+    return "\n".join(lines) or "Nothing is missing."
+
+
+def render(path, sums, others, full):
+    """Write the page."""
+    parts = "\n\n".join(f"## {part}\n\n{text.strip()}" for part, text in PARTS.items())
+    how = "" if full else "**A short run**, as in every run of the tests.\n\n"
+    Path(path).write_text(
+        f"{HEAD.strip()}\n\n{how}{machine()}\n\n{table(sums)}\n\n## Not a full score\n\n"
+        f"{missing(sums, others)}\n\n{parts}\n"
+    )
+
+
+HEAD = """
+# Reliability, counted
+
+"""

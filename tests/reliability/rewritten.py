@@ -1,0 +1,79 @@
+"""Calls while another thread rewrites their labels; prints how many there were, and how they ended.
+
+Run by test_memory_safety.py in a process of its own: `rewritten.py CALLS`.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+
+import fence
+import numpy as np
+
+import fastxent as fx
+
+N = 4096
+WILD = [-1, 2**40, -(2**62), 2**63 - 1]
+
+
+def main(calls):
+    """Only labels of odd rows change: the others must come out as if nothing were."""
+    rng = np.random.default_rng(0)
+    fence.install()
+    endings = {"refused": 0, "changed in between": 0, "undisturbed": 0}
+    for c, name, options in [
+        (5, "cross_entropy", {}),
+        (5, "cross_entropy", {"label_smoothing": 0.1}),
+        (5, "cross_entropy", {"weight": np.ones(5)}),
+        (500, "cross_entropy", {}),
+        (70, "cross_entropy", {"return_hess": True}),
+        (70, "categorical_cross_entropy", {}),
+    ]:
+        function = getattr(fx, name)
+        x = rng.random((N, c), dtype=np.float32)
+        # One class too many is the next row's memory.
+        for wild in [*WILD, c]:
+            attack(function, x, rng.integers(0, c, N), options, wild, calls // 30, endings)
+    print(json.dumps(endings), flush=True)
+    os._exit(0)
+
+
+def attack(function, x, labels, options, wild, calls, endings):
+    """Calls with labels that are wild now and then; at least one in which they change midway."""
+    options = dict(options, reduction="sum")
+    want = function(x, labels, return_grad=True, **options)[1]
+    good, grad, over = labels[1::2].copy(), np.empty_like(x), threading.Event()
+
+    def rewrite():
+        while not over.is_set():
+            labels[1::2] = wild
+            labels[1::2] = good
+            time.sleep(1e-4)
+
+    thread = threading.Thread(target=rewrite)
+    thread.start()
+    seen, limit = 0, time.monotonic() + 20
+    try:
+        while calls > 0 or not seen and time.monotonic() < limit:
+            grad.fill(7)
+            try:
+                function(x, labels, grad_out=grad, **options)
+            except IndexError:
+                assert (grad == 7).all(), "written before the error"
+                endings["refused"] += 1
+            else:
+                assert (grad[::2] == want[::2]).all(), "a wild label changed another row"
+                changed = bool((grad[1::2] != want[1::2]).any())
+                endings["changed in between" if changed else "undisturbed"] += 1
+                seen += changed
+            calls -= 1
+    finally:
+        over.set()
+        thread.join()
+    assert seen, "no label changed between the check and the use"
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,75 @@
+"""No read or write outside of an array, whatever its size, and whatever another thread does to it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scripts import python
+
+HERE = Path(__file__).parent
+TESTS = HERE.parent
+
+# Every number of classes up to a few vectors; then around vectors, narrow rows' end (160, 320), and
+# the length from which the next row's gradient is no longer fetched ahead (8192).
+CLASSES = [*range(1, 71), *(edge + k for edge in (128, 160, 192, 256, 320, 512, 1024, 8192)
+                            for k in (-1, 0, 1))]  # fmt: skip
+# Around the lanes of a vector of rows, and around two of them.
+ROWS = {"narrow": (1, 2, 7, 8, 9, 15, 16, 17, 33), "wide": (1, 2, 7)}
+
+
+def run(script, *args):
+    """The last line that a script of this folder prints in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, HERE / script, *args],
+        capture_output=True, text=True, timeout=300,
+        env=os.environ | {"PYTHONMALLOC": "debug", "PYTHONFAULTHANDLER": "1"},
+    )  # fmt: skip
+    last = done.stdout.rstrip().rpartition("\n")[2]
+    assert done.returncode == 0, f"{last}, exit {done.returncode}: {done.stderr[-2000:]}"
+    return last
+
+
+def joined(numbers):
+    return ",".join(map(str, numbers))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for pages")
+@pytest.mark.parametrize("width", ["narrow", "wide"])
+@pytest.mark.parametrize("side", ["begin", "end"])
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_arrays_between_inaccessible_pages(kind, side, width, effort, count):
+    """Every kernel at every size: all arrays that are given, made and returned are fenced in."""
+    rows = effort(ROWS[width][-2:-1], ROWS[width])
+    last = run("guarded.py", kind, side, width, joined(rows), joined(CLASSES))
+    count("guarded", int(last), int(last))
+
+
+def test_labels_that_another_thread_rewrites(effort, count):
+    """Wild labels that come after the check make no wild access, and change no other row."""
+    endings = json.loads(run("rewritten.py", effort("1500", "15000")))
+    count("rewritten labels", sum(endings.values()), sum(endings.values()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for pages")
+@pytest.mark.parametrize(("side", "offset"), [("begin", -1), ("end", 20)])
+def test_the_fence_is_where_it_should_be(side, offset):
+    """One byte outside of five float32 is the end; the bytes inside are not."""
+    script = f"""
+        import sys, ctypes
+        sys.path.insert(0, {str(HERE)!r})
+        import numpy as np, fence
+        fence.install().at_end = {side == "end"}
+        array = np.zeros(5, np.float32)
+        ctypes.string_at(array.ctypes.data, 20)
+        ctypes.string_at(array.ctypes.data + int(sys.argv[1]), 1)
+    """
+    done = [
+        subprocess.run([sys.executable, "-c", re.sub("^        ", "", script, flags=re.M), str(k)])
+        for k in (19, offset)
+    ]
+    assert [process.returncode for process in done] == [0, -signal.SIGSEGV]
