@@ -9,9 +9,11 @@ import contextlib
 import functools
 import hashlib
 import os
+import secrets
 import sys
-import tempfile
 from pathlib import Path
+
+_BINARY = getattr(os, "O_BINARY", 0)  # of Windows
 
 
 def directory() -> Path | None:
@@ -74,8 +76,10 @@ def _file(name: str, identity: bytes) -> Path | None:
 
 def _write(path: Path, content: bytes) -> None:
     """Put a whole file in place at once, so that no reader meets half of one."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    # Others may read what one user has compiled, in a container's image for example, and not write.
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o644)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

@@ -1,6 +1,6 @@
 """Counts what the tests here try, and makes the table of docs/reliability.md of it.
 
-    python -m pytest -n auto --dist worksteal tests/reliability --full --page docs/reliability.md
+python -m pytest -n auto --dist worksteal tests/reliability --full --page docs/reliability.md
 """
 
 import pytest

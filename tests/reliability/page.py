@@ -24,14 +24,20 @@ ROWS = {
     "interrupts": Row("Interrupts", "calls that Ctrl-C ended, and nobody wrote afterwards"),
     "faults": Row("Compile cache", "faults of files and folders survived, with right numbers"),
     "races": Row("Compile cache", "processes making first calls at once on an empty folder, right"),
-    "race files": Row("Compile cache", "files that these left, whole and right for the next process"),
-    "rewritten labels": Row("Memory", "calls while another thread rewrites their labels: no wild access"),
+    "race files": Row(
+        "Compile cache", "files that these left, whole and right for the next process"
+    ),
+    "rewritten labels": Row(
+        "Memory", "calls while another thread rewrites their labels: no wild access"
+    ),
     "guarded": Row("Memory", "calls on buffers between inaccessible pages: no access outside"),
     "bounds": Row("Memory", "tests of the suite passed with NUMBA_BOUNDSCHECK=1 on an empty cache"),
     "bad": Row("Bad input", "bad calls refused as documented, nothing written"),
     "odd": Row("Bad input", "odd calls with the documented result, nothing else written"),
     "fuzzed": Row("Bad input", "calls of a coverage-guided fuzzer answered as documented"),
-    "stateful": Row("Bad input", "random sequences of calls, buffers, threads and forks, all right"),
+    "stateful": Row(
+        "Bad input", "random sequences of calls, buffers, threads and forks, all right"
+    ),
     "limits": Row("Limits", "limits on threads respected"),
     "globals": Row("Limits", "global settings as they were"),
     "long": Row("Long runs", "calls, half of them raising, as documented"),

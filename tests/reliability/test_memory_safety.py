@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from scripts import python
 
 HERE = Path(__file__).parent
 TESTS = HERE.parent

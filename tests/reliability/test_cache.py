@@ -1,0 +1,109 @@
+"""The compile cache: in whatever state it is, never an error and never a wrong number."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scripts import python
+
+import fastxent
+
+HERE = Path(__file__).parent
+
+FIRST_CALL = """
+    import sys, numpy as np, fastxent as fx
+    from numba.core import event
+    compiled = []
+    class Listener(event.Listener):
+        def on_start(self, event): compiled.append(event.data["dispatcher"].__name__)
+        def on_end(self, event): pass
+    event.register("numba:compile", Listener())
+    x = np.float32([[1, 2]])
+    print(round(float(fx.softmax(x)[0, 1]), 4), "softmax" in " ".join(compiled))
+"""
+
+
+def forks(*args):
+    """What cache_users.py prints."""
+    pytest.importorskip("resource", reason="needs Unix")
+    done = subprocess.run(
+        [sys.executable, HERE / "cache_users.py", *map(str, args)],
+        capture_output=True, text=True, timeout=550,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+def test_faults(effort, count):
+    """Files and folders in every bad state: right numbers, and a good cache afterwards."""
+    found, errors = forks("faults", effort(4, 40))
+    print(found["failed"], errors)
+    count("faults", found["tried"] - len(found["failed"]), found["tried"])
+
+
+def test_races(effort, count):
+    """Processes that make first calls of different types at once on a folder that is not there."""
+    found, errors = forks("races", effort(8, 200))
+    print(errors)
+    count("races", found["right"], found["processes"])
+    count("race files", found["whole"], found["files"])
+
+
+def test_races_of_fresh_processes(tmp_path, effort, count):
+    """Likewise by processes that have nothing in common but the folder."""
+    script = """
+        import sys, numpy as np, fastxent as fx
+        x = np.array([[2, 1, .1], [.1, 2, 1.9]], sys.argv[1])
+        y = np.array([[1, 0, 0], [0, 1, 1]], x.dtype)
+        loss, *_ = fx.binary_cross_entropy_with_logits(
+            x, y, return_grad="g" in sys.argv[2], return_probs="p" in sys.argv[2])
+        assert round(float(loss), 4) == 0.5325
+        assert abs(fx.logsumexp(x)[0] - 2.41703) < 1e-5
+    """
+    for k in range(effort(1, 3)):
+        environment = os.environ | {"FASTXENT_CACHE_DIR": str(tmp_path / str(k))}
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-W", "error", "-c", script.replace("\n        ", "\n"), kind, outs],
+                env=environment,
+            )
+            for kind in ("f4", "f8")
+            for outs in ("g", "p")
+        ]  # fmt: skip
+        codes = [process.wait(timeout=240) for process in running]
+        count("races", codes.count(0), len(codes))
+        assert not [path for path in (tmp_path / str(k)).iterdir() if path.suffix != ".bin"]
+
+
+def test_edited_kernels(tmp_path, count):
+    """After an edit the old code is not used; after its undoing it is."""
+    shutil.copytree(Path(fastxent.__file__).parent, tmp_path / "fastxent")
+    kernels = tmp_path / "fastxent" / "cpu" / "narrow_kernels.py"
+    good = kernels.read_text()
+    line = "        inverse = narrow(1.0 / s, columns)\n"
+    assert good.count(line) == 1
+    environment = {
+        "PYTHONPATH": str(tmp_path),
+        "PYTHONSAFEPATH": "1",  # the working folder may hold the package itself
+        "FASTXENT_CACHE_DIR": str(tmp_path / "cache"),
+    }
+    said = []
+    for text in (good, good.replace("1.0 / s", "2.0 / s"), good):
+        kernels.write_text(text)
+        said.append(python(FIRST_CALL, **environment))
+    want = ["0.7311 True\n", "1.4621 True\n", "0.7311 False\n"]
+    count("faults", sum(a == b for a, b in zip(said, want, strict=True)), len(want))
+
+
+def test_two_kinds_of_cpu(tmp_path, count):
+    """Two machines with one home: each compiles its own, and finds it again."""
+    said = [
+        python(FIRST_CALL, FASTXENT_CACHE_DIR=str(tmp_path), NUMBA_CPU_NAME=name)
+        for name in (None, "generic") * 2
+    ]
+    want = ["0.7311 True\n"] * 2 + ["0.7311 False\n"] * 2
+    count("faults", sum(a == b for a, b in zip(said, want, strict=True)), len(want))
