@@ -1,0 +1,218 @@
+"""A child may call at any time, however it was made; so may a thread while the process ends."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from scripts import python
+
+HERE = Path(__file__).parent
+TASKS = 12
+
+forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [*map(lambda kind: pytest.param(kind, marks=forking), ["fork", "forkserver", "grandchildren"]),
+     "spawn", "executor", "joblib", "loader"],
+)  # fmt: skip
+def test_workers(kind, count):
+    """Workers after a parallel call in the parent: the parent's numbers."""
+    needed = {"joblib": "joblib", "loader": "torch"}.get(kind, "fastxent")
+    if not find_spec(needed):
+        pytest.skip(f"needs {needed}")
+    done = subprocess.run(
+        [sys.executable, HERE / "workers.py", kind], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    count("workers", int(done.stdout), TASKS)
+
+
+def test_gunicorn_with_preload(tmp_path, count):
+    """A parallel call while the application is loaded, then requests to forked workers."""
+    if not find_spec("gunicorn") or not hasattr(os, "fork"):
+        pytest.skip("needs gunicorn")
+    (tmp_path / "service.py").write_text(
+        "import json, os, sys\n"
+        f"sys.path.insert(0, {str(HERE)!r})\n"
+        "from workers import parallel\n"
+        "want = parallel(0)\n"
+        "def app(environ, start_response):\n"
+        "    start_response('200 OK', [('Content-Type', 'application/json')])\n"
+        "    return [json.dumps([os.getpid(), parallel(0) == want]).encode()]\n"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = "127.0.0.1:{}".format(free.getsockname()[1])
+    server = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", "--preload", "-w", "3", "-b", address, "service:app"],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    answers = []
+    try:
+        limit = time.monotonic() + 60
+        while len(answers) < 30 and time.monotonic() < limit:
+            try:
+                with urllib.request.urlopen(f"http://{address}/", timeout=20) as answer:
+                    answers.append(json.load(answer))
+            except OSError:  # not there yet
+                time.sleep(0.1)
+    finally:
+        server.send_signal(signal.SIGTERM)
+        _, said = server.communicate(timeout=60)
+    assert len(answers) == 30 and server.returncode == 0, said
+    assert server.pid not in {pid for pid, _ in answers}
+    count("workers", sum(right for _, right in answers), 30)
+
+
+FORKS = """
+    import os, signal, sys, threading, time, warnings
+    import numpy as np
+    import fastxent as fx
+
+    warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons' of any such fork
+    fx.set_num_threads(2)
+    x = np.linspace(-3, 3, 900_000, dtype=np.float32).reshape(-1, 100)
+    y = np.arange(len(x)) % 100
+    want = fx.cross_entropy(x, y, return_grad=True)[1].tobytes()
+    right, over = [], threading.Event()
+
+    def fork():
+        pid = os.fork()
+        if not pid:
+            signal.alarm(60)  # a child that hangs is killed
+            try:
+                with fx.num_threads(2):
+                    same = fx.cross_entropy(x, y, return_grad=True)[1].tobytes() == want
+            finally:
+                os._exit(0 if same else 1)
+        return pid
+"""
+
+
+@forking
+def test_forks_while_threads_call(count):
+    """150 children, made while four threads are in calls that have helpers of their own."""
+    script = """
+        def work():
+            while not over.is_set():
+                right.append(fx.cross_entropy(x, y, return_grad=True)[1].tobytes() == want)
+
+        running = [threading.Thread(target=work) for _ in range(4)]
+        for thread in running: thread.start()
+        codes = []
+        for k in range(50):
+            children = [fork() for _ in range(3)]
+            codes += [os.waitpid(child, 0)[1] for child in children]
+        over.set()
+        for thread in running: thread.join()
+        assert all(right) and len(right) > 20, (len(right), all(right))
+        print(codes.count(0))
+    """
+    text = re.sub("^    ", "", FORKS, flags=re.M) + re.sub("^        ", "", script, flags=re.M)
+    count("forks", int(python(text, timeout=200)), 150)
+
+
+@forking
+def test_forks_while_a_thread_compiles(tmp_path, effort, count):
+    """A child made in the midst of a compilation can compile and compute."""
+    script = """
+        import os, signal, threading, time, warnings
+        import numpy as np
+        import fastxent as fx
+
+        warnings.simplefilter("ignore", DeprecationWarning)
+        x = np.zeros((3, 4), np.float32)
+        fx.logsumexp(x)
+        calls = [fx.softmax, fx.log_softmax, lambda x: fx.categorical_cross_entropy(x, [0, 1, 2])]
+
+        def compile():
+            for call in calls: call(x)
+
+        thread = threading.Thread(target=compile)
+        thread.start()
+        children = []
+        for k in range(6):
+            time.sleep(0.15)
+            pid = os.fork()
+            if not pid:
+                signal.alarm(60)
+                call = calls[k % 3]
+                os._exit(0 if np.isfinite(call(x)).all() else 1)
+            children.append(pid)
+        thread.join()
+        print(sum(os.waitpid(pid, 0)[1] == 0 for pid in children))
+    """
+    for k in range(effort(1, 4)):
+        said = python(script, FASTXENT_CACHE_DIR=str(tmp_path / str(k)))
+        count("forks in compilation", int(said), 6)
+
+
+EXITS = {
+    "atexit": """
+        atexit.register(lambda: print(call()))
+    """,
+    "threads that outlive main": """
+        def work():
+            threading.main_thread().join()
+            print(call())
+        threading.Thread(target=work).start()
+    """,
+    "daemon threads in calls": """
+        def work():
+            while True: call()
+        for _ in range(4): threading.Thread(target=work, daemon=True).start()
+        time.sleep(0.2)
+        print(call())
+    """,
+    "a finalizer of the last object": """
+        class Last:
+            def __del__(self): print(call())
+        last = Last()
+    """,
+    "an exit in a call's callback": """
+        threading.Thread(target=call).start()
+        print(call())
+        sys.exit(0)
+    """,
+}
+
+
+@pytest.mark.parametrize("ending", EXITS)
+def test_exits(ending, count):
+    """While the interpreter ends a call works, without threads if there are none to be had."""
+    before = """
+        import atexit, sys, threading, time
+        import numpy as np
+        import fastxent as fx
+        fx.set_num_threads(2)
+        logits, labels = np.zeros((9000, 400), np.float32), np.zeros(9000, int)
+        def call(): return round(float(fx.cross_entropy(logits, labels)), 4)
+        call()
+    """
+    count("exits", int(python(before + EXITS[ending]) == "5.9915\n"), 1)
+
+
+def test_without_register_at_fork(count):
+    """Platforms that do not fork have no such function."""
+    script = """
+        import os
+        for name in ("fork", "register_at_fork"):
+            if hasattr(os, name):
+                delattr(os, name)
+        import numpy as np
+        import fastxent as fx
+        fx.set_num_threads(2)
+        print(round(float(fx.cross_entropy(np.zeros((9000, 400)), np.zeros(9000, int))), 4))
+    """
+    count("exits", int(python(script) == "5.9915\n"), 1)
