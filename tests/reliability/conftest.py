@@ -33,6 +33,18 @@ def count(record_property):
     return add
 
 
+@pytest.fixture
+def measure(record_property):
+    """Put what was measured in a row of the table, and fail if it is above the limit."""
+
+    def put(row, value, limit):
+        assert row in ROWS
+        record_property(COUNT, (row, value, limit))
+        assert value < limit, f"{row}: {value}, and {limit} are allowed"
+
+    return put
+
+
 def totals(reporter):
     """What the tests have counted, by row; and the outcomes that are not a pass."""
     sums, others = {}, []
@@ -43,7 +55,7 @@ def totals(reporter):
                     row, good, tried = value
                     before = sums.get(row, (0, 0))
                     sums[row] = (before[0] + good, before[1] + tried)
-            if outcome in ("failed", "error", "skipped") and "reliability" in report.nodeid:
+            if outcome in ("failed", "error", "skipped") and "reliability/" in report.nodeid:
                 others.append((outcome, report))
     return sums, others
 

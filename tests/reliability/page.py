@@ -41,6 +41,7 @@ ROWS = {
     "limits": Row("Limits", "limits on threads respected"),
     "globals": Row("Limits", "global settings as they were"),
     "long": Row("Long runs", "calls, half of them raising, as documented"),
+    "memory": Row("Long runs", "bytes that they leave behind, and that are allowed"),
     "bits": Row("Reproducible", "functions and reductions with one bit pattern"),
     "means": Row("Reproducible", "means over 10 million rows as near to the exact one as promised"),
     "cuda": Row("CUDA", "uses in a child forked after CUDA's use: a clear error"),
