@@ -3,22 +3,30 @@
 python -m pytest -n auto --dist worksteal tests/reliability --full --page docs/reliability.md
 """
 
+import math
+import time
+from pathlib import Path
+
 import pytest
 from page import ROWS, render
 
+BEGIN = pytest.StashKey[float]()
 COUNT = "reliability"  # the name under which a test's counts travel in its report
 
 
 def pytest_addoption(parser):
-    parser.addoption("--full", action="store_true", help="as often as docs/reliability.md says")
-    parser.addoption("--page", metavar="FILE", help="write the page of the counts")
+    parser.addoption("--page", metavar="FILE", help="try all, and write a page of the counts")
+
+
+def pytest_configure(config):
+    config.stash[BEGIN] = time.monotonic()
 
 
 @pytest.fixture
 def effort(request):
     """Which of two numbers: that of every run of the tests, or that of the page."""
-    full = request.config.getoption("--full", False)
-    return lambda short, complete: complete if full else short
+    page = request.config.getoption("--page", None)
+    return lambda short, complete: complete if page else short
 
 
 @pytest.fixture
@@ -70,4 +78,5 @@ def pytest_terminal_summary(terminalreporter, config):
             good, tried = sums[row]
             terminalreporter.write_line(f"{good:>9,} of {tried:<9,} {row}")
     if page := config.getoption("--page", None):
-        render(page, sums, others, config.getoption("--full"))
+        minutes = math.ceil((time.monotonic() - config.stash[BEGIN]) / 60)
+        Path(page).write_text(render(sums, others, minutes))

@@ -1,4 +1,4 @@
-"""The same input gives the same bits, on every run and for any number of threads; sums are exact."""
+"""The same input gives the same bits, at every run and for any number of threads; exact sums."""
 
 import functools
 import math
@@ -71,7 +71,7 @@ def test_one_bit_pattern(name, dtype, effort, count):
 # Of 10 million rows or elements: a function, and its arguments made of logits (N, 2), labels (N,).
 MEANS = {
     "cross_entropy": lambda x, y: (fx.cross_entropy, x, y),
-    "cross_entropy, probabilities": lambda x, y: (fx.cross_entropy, x, np.eye(2, dtype=x.dtype)[y]),
+    "cross_entropy, one-hot": lambda x, y: (fx.cross_entropy, x, np.eye(2, dtype=x.dtype)[y]),
     "categorical_cross_entropy": lambda x, y: (fx.categorical_cross_entropy, fx.softmax(x), y),
     "binary_cross_entropy": lambda x, y: (
         fx.binary_cross_entropy, fx.softmax(x)[:, 0], y.astype(x.dtype)),
@@ -83,7 +83,7 @@ MEANS = {
 @pytest.mark.parametrize("equal", [False, True])
 @pytest.mark.parametrize("name", MEANS)
 def test_means_of_many(name, equal, dtype, effort, count):
-    """Within an ulp of the exact mean in float32, within 1e-12 in float64; all losses equal, too."""
+    """Within an ulp of the exact mean in float32, 1e-12 in float64; all losses equal, too."""
     n, rng = effort(2_000_000, 10_000_000), np.random.default_rng(1)
     if equal:
         x, y = np.tile(np.array([0.1, -0.3], dtype), (n, 1)), np.zeros(n, int)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -66,14 +67,12 @@ def test_races_of_fresh_processes(tmp_path, effort, count):
     """
     for k in range(effort(1, 3)):
         environment = os.environ | {"FASTXENT_CACHE_DIR": str(tmp_path / str(k))}
+        command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]
         running = [
-            subprocess.Popen(
-                [sys.executable, "-W", "error", "-c", script.replace("\n        ", "\n"), kind, outs],
-                env=environment,
-            )
+            subprocess.Popen([*command, kind, outputs], env=environment)
             for kind in ("f4", "f8")
-            for outs in ("g", "p")
-        ]  # fmt: skip
+            for outputs in ("g", "p")
+        ]
         codes = [process.wait(timeout=240) for process in running]
         count("races", codes.count(0), len(codes))
         assert not [path for path in (tmp_path / str(k)).iterdir() if path.suffix != ".bin"]

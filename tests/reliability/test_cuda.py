@@ -1,4 +1,4 @@
-"""CUDA in a forked process, as far as that can be tried without a GPU: the driver's part is played."""
+"""CUDA in a forked process, as far as it can be tried without a GPU: the driver is played."""
 
 from importlib.util import find_spec
 

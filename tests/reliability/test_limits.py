@@ -118,8 +118,8 @@ def test_nothing_spins_when_idle(count):
 
 
 GLOBALS = """
-        import decimal, faulthandler, gc, locale, logging, os, random, resource, signal, sys, threading
-        import warnings
+        import decimal, faulthandler, gc, locale, logging, os, random, resource, signal, sys
+        import threading, warnings
         import numpy as np
 
         def umask():
@@ -139,7 +139,8 @@ GLOBALS = """
                 "environment": dict(os.environ), "path": list(sys.path),
                 "random numbers": random.getstate(), "collector": gc.get_threshold(),
                 "recursion limit": sys.getrecursionlimit(), "switching": sys.getswitchinterval(),
-                "hooks": [sys.excepthook, sys.displayhook, threading.excepthook, sys.unraisablehook],
+                "hooks": [sys.excepthook, sys.displayhook, sys.unraisablehook],
+                "thread hook": threading.excepthook,
                 "tracing": [sys.gettrace(), sys.getprofile()], "folder": os.getcwd(),
                 "locale": locale.setlocale(locale.LC_ALL), "log level": logging.root.level,
                 "handlers": list(logging.root.handlers), "faults": faulthandler.is_enabled(),

@@ -1,4 +1,4 @@
-"""No read or write outside of an array, whatever its size, and whatever another thread does to it."""
+"""No read or write outside of an array, whatever its size and whatever other threads do to it."""
 
 import json
 import os

@@ -53,7 +53,7 @@ def test_gunicorn_with_preload(tmp_path, count):
     )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = "127.0.0.1:{}".format(free.getsockname()[1])
+        address = f"127.0.0.1:{free.getsockname()[1]}"
     server = subprocess.Popen(
         [sys.executable, "-m", "gunicorn", "--preload", "-w", "3", "-b", address, "service:app"],
         cwd=tmp_path, stderr=subprocess.PIPE, text=True,

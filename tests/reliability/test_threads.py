@@ -28,9 +28,10 @@ def test_sixteen_threads(count):
                 yield lambda x=x, y=labels: fx.cross_entropy(x, y, return_grad=True)
                 yield lambda x=x, y=labels: fx.cross_entropy(
                     x, y, return_probs=True, return_lse=True, label_smoothing=0.1, reduction="none")
-                yield lambda x=x, q=soft: fx.cross_entropy(x.astype(np.float64), q, return_grad=True)
+                yield lambda x=x.astype("f8"), q=soft: fx.cross_entropy(x, q, return_grad=True)
                 yield lambda p=soft, y=labels: fx.categorical_cross_entropy(p, y, return_grad=True)
-                yield lambda x=x, q=soft: fx.binary_cross_entropy_with_logits(x, q, return_grad=True)
+                yield lambda x=x, q=soft: fx.binary_cross_entropy_with_logits(
+                    x, q, return_grad=True)
                 yield lambda x=x.T, y=labels: fx.cross_entropy(x, y, axis=0, return_grad=True)
                 w = rng.standard_normal((4, c), dtype=np.float32)
                 yield lambda x=x, w=w, y=labels % 4: fx.linear_cross_entropy(
@@ -81,10 +82,12 @@ def test_first_calls(tmp_path, effort, count):
 
         def work(name, args, dtype):
             begin.wait()
-            got, want = getattr(fx, name)(x.astype(dtype), *args), getattr(reference, name)(x, *args)
+            got = getattr(fx, name)(x.astype(dtype), *args)
+            want = getattr(reference, name)(x, *args)
             right.append(got.dtype == dtype and np.allclose(got, want, rtol=1e-6, atol=0))
 
-        running = [threading.Thread(target=work, args=calls[k % int(sys.argv[1])]) for k in range(8)]
+        calls = [calls[k % int(sys.argv[1])] for k in range(8)]
+        running = [threading.Thread(target=work, args=call) for call in calls]
         for thread in running: thread.start()
         for thread in running: thread.join()
         print(sum(right))
