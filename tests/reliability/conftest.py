@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from page import ROWS, render
+from page import ROWS, render, scores
 
 BEGIN = pytest.StashKey[float]()
 COUNT = "reliability"  # the name under which a test's counts travel in its report
@@ -73,10 +73,9 @@ def pytest_terminal_summary(terminalreporter, config):
     if not sums:
         return
     terminalreporter.section("reliability")
-    for row in ROWS:
+    for row, score, _ in scores(sums):
         if row in sums:
-            good, tried = sums[row]
-            terminalreporter.write_line(f"{good:>9,} of {tried:<9,} {row}")
+            terminalreporter.write_line(f"{score:>28}  {ROWS[row].what}")
     if page := config.getoption("--page", None):
         minutes = math.ceil((time.monotonic() - config.stash[BEGIN]) / 60)
         Path(page).write_text(render(sums, others, minutes))
