@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """A line of the table: of which part it is, what is counted, or what has to be below a limit."""
+    """A line of the table: its part, what is counted, or what has to be below a limit."""
 
     part: str
     what: str
@@ -52,7 +52,7 @@ ROWS = {
 
 def scores(sums):
     """For each row what is said of it, and whether all is well."""
-    for row, (_, what, limited) in ROWS.items():
+    for row, (_, _, limited) in ROWS.items():
         if row not in sums:
             yield row, "not run", False
         elif limited:
