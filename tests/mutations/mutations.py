@@ -4,10 +4,11 @@ from mutants import Mutation
 
 KERNELS, NARROW, ROW = "cpu/kernels.py", "cpu/narrow_kernels.py", "cpu/row.py"
 FORMULAS = "formulas.py"
-ACCURACY, SPECIAL, LAYOUTS, LANES, ERRORS, REPRODUCIBLE, JAX = (
-    f"tests/test_{file}.py::test_"
+ACCURACY, SPECIAL, LAYOUTS, LANES, ERRORS, BITS, LIMITS, JAX = (
+    f"tests/{file}.py::test_"
     for file in (
-        "accuracy", "special_values", "layouts", "lanes", "errors", "reproducible", "jax_program"
+        "test_accuracy", "test_special_values", "test_layouts", "test_lanes", "test_errors",
+        "reliability/test_bits", "reliability/test_limits", "test_jax_program",
     )
 )  # fmt: skip
 
@@ -84,7 +85,7 @@ MUTATIONS = [
              ACCURACY + "softmax_family[float64-128256-1]"),
     Mutation("rounding of many rows lost", KERNELS,
              "return larger, lost + ((total - larger) + value)", "return larger, lost",
-             REPRODUCIBLE + "a_mean_over_many_rows_is_as_good_as_over_few[float64-False]"),
+             BITS + "means_of_many[float64-cross_entropy-False]"),
     Mutation("a large row loss swallows small ones", KERNELS,
              "return larger, lost + ((value - larger) + total)", "return larger, lost",
              SPECIAL + "large_weights_do_not_swallow_small_ones[float32-400]"),
@@ -136,7 +137,7 @@ MUTATIONS = [
              SPECIAL + "logsumexp_corners[float32]"),
     Mutation("subnormal results are 0 for good", KERNELS,
              "    restore_mode(mode)\n", "",
-             REPRODUCIBLE + "subnormal_numbers_outlive_a_call[shape1]"),
+             LIMITS + "subnormal_numbers_outlive_a_call[shape1]"),
     # --- probability targets ----------------------------------------------------------------
     Mutation("class weight left out of probabilities", ROW,
              "return zero_where_zero(q, q * w)", "return q",

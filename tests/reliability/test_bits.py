@@ -83,7 +83,7 @@ MEANS = {
 @pytest.mark.parametrize("equal", [False, True])
 @pytest.mark.parametrize("name", MEANS)
 def test_means_of_many(name, equal, dtype, effort, count):
-    """Within an ulp of the exact mean in float32, 1e-12 in float64; all losses equal, too."""
+    """As near to the exact mean as the mean of a few, also where all losses are equal."""
     n, rng = effort(2_000_000, 10_000_000), np.random.default_rng(1)
     if equal:
         x, y = np.tile(np.array([0.1, -0.3], dtype), (n, 1)), np.zeros(n, int)
@@ -93,16 +93,17 @@ def test_means_of_many(name, equal, dtype, effort, count):
     function, *args = MEANS[name](x, y)
     single = function(*args, reduction="none").astype(np.float64)
     exact = math.fsum(single) / n
-    allowed = np.spacing(dtype(exact)) if dtype is np.float32 else 1e-12 * abs(exact)
-    count("means", int(abs(float(function(*args)) - exact) <= allowed), 1)
+    # Single binary losses in float64 are added as they are, in the lanes of a vector.
+    ulps = 4 if dtype is np.float64 and name.startswith("binary") else 1
+    error = abs(float(function(*args)) - exact)
+    count("means", int(error <= ulps * np.spacing(dtype(exact))), 1)
 
 
 def test_a_weighted_mean_of_many(dtype, effort, count):
-    """Likewise where every row has a weight."""
+    """Within an ulp where every row has a weight, too."""
     n, rng = effort(2_000_000, 10_000_000), np.random.default_rng(1)
     x = rng.standard_normal((n, 2), dtype=np.float32).astype(dtype)
     y, weight = rng.integers(0, 2, n), np.full(n, 0.1)
     exact = math.fsum(fx.cross_entropy(x, y, reduction="none").astype(np.float64)) / n
     got = float(fx.cross_entropy(x, y, sample_weight=weight))
-    allowed = np.spacing(dtype(exact)) if dtype is np.float32 else 1e-12 * abs(exact)
-    count("means", int(abs(got - exact) <= allowed), 1)
+    count("means", int(abs(got - exact) <= np.spacing(dtype(exact))), 1)
