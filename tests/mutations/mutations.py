@@ -85,7 +85,7 @@ MUTATIONS = [
              ACCURACY + "softmax_family[float64-128256-1]"),
     Mutation("rounding of many rows lost", KERNELS,
              "return larger, lost + ((total - larger) + value)", "return larger, lost",
-             BITS + "means_of_many[float64-cross_entropy-False]"),
+             BITS + "a_weighted_mean_of_many[float64]"),
     Mutation("a large row loss swallows small ones", KERNELS,
              "return larger, lost + ((value - larger) + total)", "return larger, lost",
              SPECIAL + "large_weights_do_not_swallow_small_ones[float32-400]"),
