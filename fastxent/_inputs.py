@@ -55,7 +55,9 @@ def array(value: Any, name: str) -> Any:
         )
     try:
         return np.asarray(value)
-    except (ValueError, TypeError, RuntimeError, BufferError) as error:  # the last two: tensors
+    except MemoryError:
+        raise
+    except Exception as error:  # of whatever kind the object's own code raises
         raise TypeError(
             f"{name} must be an array or nested numbers, got {type(value).__name__}: {error}"
         ) from error
