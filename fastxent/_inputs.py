@@ -233,11 +233,9 @@ def spread_over(value: Any, name: str, shape: tuple[int, ...]) -> Any:
         return None
     found = array(value, name)
     real_numbers(found, name)
-    try:
-        fits = np.broadcast_shapes(found.shape, shape) == shape
-    except ValueError:
-        fits = False
-    if not fits:
+    ends = zip(reversed(found.shape), reversed(shape), strict=False)
+    # np.broadcast_shapes knows 32 dimensions only, arrays have up to 64.
+    if found.ndim > len(shape) or any(n not in (1, whole) for n, whole in ends):
         raise ValueError(f"{name} must broadcast to shape {shape}, got {found.shape}")
     return found
 
