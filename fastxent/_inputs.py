@@ -20,6 +20,7 @@ Array = NDArray[Any]
 
 REDUCTIONS = ("none", "mean", "sum")
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+_FLAGS = (bool, int, np.bool_, np.integer)
 INDEX = np.dtype(np.int64)  # of argmax
 
 
@@ -353,6 +354,13 @@ def _overlap(a: Array, b: Array) -> bool:
 
 
 # --- options --------------------------------------------------------------------------------
+
+
+def flags(**given: Any) -> None:
+    """Whether they are True or False; an int is, as anywhere in Python. No array: that is a buffer."""
+    for name, value in given.items():
+        if value is not True and value is not False and not isinstance(value, _FLAGS):
+            raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
 
 
 def integer(value: Any, name: str) -> int:
