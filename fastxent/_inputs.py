@@ -97,6 +97,21 @@ def compute_type(name: Any) -> str:
     return str(found)
 
 
+def names(value: Any, argument: str, single: tuple[type, ...]) -> list[Any]:
+    """One name, or several, as a list."""
+    if isinstance(value, single):
+        return [value]
+    if isinstance(value, bytes) or not isinstance(value, Iterable):
+        raise TypeError(f"{argument} must be a name or several, got {type(value).__name__}")
+    return list(value)
+
+
+def called(value: Any, argument: str) -> None:
+    """What is to be called, or None."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{argument} must be callable, got {type(value).__name__}")
+
+
 def one_of(name: Any, argument: str, names: Iterable[str]) -> str:
     """A name that is among those there are."""
     if not isinstance(name, str) or name not in names:
@@ -357,7 +372,7 @@ def _overlap(a: Array, b: Array) -> bool:
 
 
 def flags(**given: Any) -> None:
-    """Whether they are True or False; an int is, as anywhere in Python. No array: that is a buffer."""
+    """Whether they are True or False; an int is one, too. An array was meant for a buffer."""
     for name, value in given.items():
         if value is not True and value is not False and not isinstance(value, _FLAGS):
             raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
