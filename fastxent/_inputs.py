@@ -20,6 +20,7 @@ Array = NDArray[Any]
 
 REDUCTIONS = ("none", "mean", "sum")
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+_NO_NUMBERS = (bool, np.bool_, np.timedelta64)  # to Python the first and the last are
 _FLAGS = (bool, int, np.bool_, np.integer)
 INDEX = np.dtype(np.int64)  # of argmax
 
@@ -391,7 +392,7 @@ def integer(value: Any, name: str) -> int:
 def real(value: Any, name: str) -> float:
     """A finite number as a float."""
     if type(value) is not float:
-        if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        if isinstance(value, _NO_NUMBERS) or not isinstance(value, numbers.Real):
             raise TypeError(f"{name} must be a real number, got {type(value).__name__}")
         value = _to_float(value, name)
     if not math.isfinite(value):
@@ -459,7 +460,7 @@ def normalizer(value: Any, how: str) -> Any:
         return None
     if how != "mean":
         raise ValueError(f"normalizer goes with reduction='mean' only, got reduction={how!r}")
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+    if isinstance(value, numbers.Real) and not isinstance(value, _NO_NUMBERS):
         return _to_float(value, "normalizer")
     found = array(value, "normalizer")
     if found.ndim:
