@@ -1,5 +1,6 @@
 """A good call of every function, of which the bad and the odd ones are made."""
 
+import array
 import functools
 import hashlib
 import inspect
@@ -101,12 +102,16 @@ def replaced(arguments, path, value):
 
 
 def arrays(value):
-    """The NumPy arrays that an argument is or holds."""
+    """The NumPy arrays that an argument is, holds or lends the memory of."""
     if isinstance(value, np.ndarray):
         return [value]
     if isinstance(value, tuple):
         return [a for part in value for a in arrays(part)]
-    return [part for part in value if isinstance(part, np.ndarray)] if type(value) is list else []
+    if isinstance(value, (memoryview, bytearray, array.array)):
+        return [np.asarray(value)]
+    # Objects that make an array of themselves hold it under this name; a list may hold itself.
+    inside = value if type(value) is list else [getattr(value, "found", None)]
+    return [part for part in inside if isinstance(part, np.ndarray)]
 
 
 def memory(array):
@@ -124,8 +129,9 @@ def fingerprints(arguments):
 
 
 def _fingerprint(value):
-    found = [value if isinstance(value, (list, dict, set, int, float, str)) else id(value)]
-    for array in arrays(value):
-        bits = hashlib.sha256(np.ndarray.tobytes(memory(array))).hexdigest()
-        found.append((array.dtype, array.shape, array.strides, array.flags.writeable, bits))
-    return repr(found)
+    plain = isinstance(value, (list, dict, set, str, int, float))
+    found = [repr(value) if plain else id(value)]
+    for part in arrays(value):
+        bits = hashlib.sha256(np.ndarray.tobytes(memory(part))).digest()
+        found.append((part.dtype, part.shape, part.strides, part.flags.writeable, bits))
+    return found

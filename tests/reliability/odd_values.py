@@ -30,9 +30,9 @@ class Arrayed:
 class Described:
     """An array by `__array_interface__`."""
 
-    def __init__(self, said, owner=None):
+    def __init__(self, said, found=None):
         self.__array_interface__ = said
-        self.owner = owner
+        self.found = found
 
 
 class Exported:
