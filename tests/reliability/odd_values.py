@@ -85,7 +85,7 @@ class Unclear:
         raise ValueError("unclear")
 
 
-class HalfFloat(float):
+class Share(float):
     """A subclass of float."""
 
 
