@@ -103,6 +103,7 @@ def binary_cross_entropy(
     call = _Call.read(x, "probs", target, reduction, weight=weight)
     grad_out = call.buffer(grad_out)
     clip = inputs.clip(eps, call.types.compute)
+    inputs.flags(return_grad=return_grad)
     outputs = call.outputs(return_grad, grad_out)
     reduced = backend_of(x).binary_probs(
         x, call.target, call.weights[0], clip, call.divisor, outputs, call.types.compute
@@ -213,6 +214,7 @@ def binary_cross_entropy_with_logits(
     """
     x = inputs.array(logits, "logits")
     call = _Call.read(x, "logits", target, reduction, weight=weight, pos_weight=pos_weight)
+    inputs.flags(return_grad=return_grad, return_probs=return_probs, return_hess=return_hess)
     grad_out = call.buffer(grad_out)
     outputs = call.outputs(return_grad, grad_out, return_probs, return_hess)
     reduced = backend_of(x).binary_logits(

@@ -180,7 +180,8 @@ def cross_entropy(
     """
     if (
         weight is None and sample_weight is None and softcap is None and normalizer is None
-        and probs_out is None and not (return_probs or return_lse or return_hess or return_argmax)
+        and probs_out is None and (return_grad is False or return_grad is True)
+        and return_probs is return_lse is return_hess is return_argmax is False
         and check_target is True and type(axis) is int and (axis == -1 or axis == 1)
         and type(label_smoothing) is type(z_loss) is type(logit_scale) is float
         and label_smoothing == z_loss == 0.0 and logit_scale == 1.0
@@ -199,6 +200,10 @@ def cross_entropy(
         weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         label_smoothing=label_smoothing, z_loss=z_loss, logit_scale=logit_scale, softcap=softcap,
         reduction=reduction, normalizer=normalizer,
+    )  # fmt: skip
+    inputs.flags(
+        check_target=check_target, return_grad=return_grad, return_probs=return_probs,
+        return_lse=return_lse, return_hess=return_hess, return_argmax=return_argmax,
     )  # fmt: skip
     kept = aim.given
     if grad_out is not None:
@@ -350,6 +355,7 @@ def categorical_cross_entropy(
         weight=weight, sample_weight=sample_weight, ignore_index=ignore_index, reduction=reduction,
     )  # fmt: skip
     clip = inputs.clip(eps, types.compute)
+    inputs.flags(check_target=check_target, return_grad=return_grad)
     if grad_out is not None:
         grad_out = inputs.buffer(grad_out, "grad_out", shape, types.own, aim.given, ("probs", x))
     backend = backend_of(x)

@@ -61,7 +61,8 @@ def _module_of(kind: type) -> str:
         return _named[kind]
     except KeyError:
         roots = (base.__module__.partition(".")[0] for base in kind.__mro__)
-        foreign = hasattr(kind, "__dlpack__") and not issubclass(kind, np.ndarray)
+        speaks = hasattr(kind, "__dlpack__") and hasattr(kind, "__dlpack_device__")
+        foreign = speaks and not issubclass(kind, np.ndarray)
         anyone = _ANY if foreign else ""
         if hasattr(kind, "__cuda_array_interface__"):
             anyone = _ANY_ON_GPU

@@ -20,6 +20,8 @@ Array = NDArray[Any]
 
 REDUCTIONS = ("none", "mean", "sum")
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+_NO_NUMBERS = (bool, np.bool_, np.timedelta64)  # to Python the first and the last are
+_FLAGS = (bool, int, np.bool_, np.integer)
 INDEX = np.dtype(np.int64)  # of argmax
 
 
@@ -55,7 +57,9 @@ def array(value: Any, name: str) -> Any:
         )
     try:
         return np.asarray(value)
-    except (ValueError, TypeError, RuntimeError, BufferError) as error:  # the last two: tensors
+    except MemoryError:
+        raise
+    except Exception as error:  # of whatever kind the object's own code raises
         raise TypeError(
             f"{name} must be an array or nested numbers, got {type(value).__name__}: {error}"
         ) from error
@@ -92,6 +96,21 @@ def compute_type(name: Any) -> str:
     if found not in ("float32", "float64"):
         raise ValueError(f"dtypes must hold 'float32' or 'float64', got {name!r}")
     return str(found)
+
+
+def names(value: Any, argument: str, single: tuple[type, ...]) -> list[Any]:
+    """One name, or several, as a list."""
+    if isinstance(value, single):
+        return [value]
+    if isinstance(value, bytes) or not isinstance(value, Iterable):
+        raise TypeError(f"{argument} must be a name or several, got {type(value).__name__}")
+    return list(value)
+
+
+def called(value: Any, argument: str) -> None:
+    """What is to be called, or None."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{argument} must be callable, got {type(value).__name__}")
 
 
 def one_of(name: Any, argument: str, names: Iterable[str]) -> str:
@@ -160,7 +179,7 @@ def flat_labels(labels: Any, ignore_index: int | None) -> tuple[Any, int | None]
     """
     if type(labels) is DeviceArray:
         return labels, ignore_index
-    if labels.dtype == np.uint64:
+    if labels.dtype.kind == "u" and labels.dtype.itemsize == 8:  # of either byte order
         large = labels > np.uint64(_INT64_MAX)
         if large.any():
             ignored = labels == ignore_index if ignore_index is not None else False
@@ -231,11 +250,9 @@ def spread_over(value: Any, name: str, shape: tuple[int, ...]) -> Any:
         return None
     found = array(value, name)
     real_numbers(found, name)
-    try:
-        fits = np.broadcast_shapes(found.shape, shape) == shape
-    except ValueError:
-        fits = False
-    if not fits:
+    ends = zip(reversed(found.shape), reversed(shape), strict=False)
+    # np.broadcast_shapes knows 32 dimensions only, arrays have up to 64.
+    if found.ndim > len(shape) or any(n not in (1, whole) for n, whole in ends):
         raise ValueError(f"{name} must broadcast to shape {shape}, got {found.shape}")
     return found
 
@@ -355,6 +372,13 @@ def _overlap(a: Array, b: Array) -> bool:
 # --- options --------------------------------------------------------------------------------
 
 
+def flags(**given: Any) -> None:
+    """Whether they are True or False; an int is one, too. An array was meant for a buffer."""
+    for name, value in given.items():
+        if value is not True and value is not False and not isinstance(value, _FLAGS):
+            raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
+
+
 def integer(value: Any, name: str) -> int:
     """An int, or something that stands for one; not a bool."""
     if isinstance(value, (bool, np.bool_)):
@@ -368,7 +392,7 @@ def integer(value: Any, name: str) -> int:
 def real(value: Any, name: str) -> float:
     """A finite number as a float."""
     if type(value) is not float:
-        if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        if isinstance(value, _NO_NUMBERS) or not isinstance(value, numbers.Real):
             raise TypeError(f"{name} must be a real number, got {type(value).__name__}")
         value = _to_float(value, name)
     if not math.isfinite(value):
@@ -436,7 +460,7 @@ def normalizer(value: Any, how: str) -> Any:
         return None
     if how != "mean":
         raise ValueError(f"normalizer goes with reduction='mean' only, got reduction={how!r}")
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+    if isinstance(value, numbers.Real) and not isinstance(value, _NO_NUMBERS):
         return _to_float(value, "normalizer")
     found = array(value, "normalizer")
     if found.ndim:

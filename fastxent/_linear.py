@@ -148,6 +148,10 @@ normalizer, check_target
         label_smoothing=label_smoothing, z_loss=z_loss, logit_scale=logit_scale, softcap=softcap,
         reduction=reduction, normalizer=normalizer,
     )  # fmt: skip
+    inputs.flags(
+        check_target=check_target, return_grad=return_grad, return_lse=return_lse,
+        return_argmax=return_argmax, accumulate=accumulate,
+    )  # fmt: skip
     buffers = inputs.linear_buffers(grad_out, accumulate)
     kept = [*named, *aim.given]
     grads = None

@@ -24,7 +24,10 @@ def plain_cross_entropy(
     dtype, shape = logits.dtype, logits.shape
     if dtype.char not in "fd" or not dtype.isnative or target.dtype != _LABELS or len(shape) != 2:
         return None
-    if not _is_ready(logits) or not target.flags.aligned or target.shape != shape[:1]:
+    flags = logits.flags
+    if not (flags.c_contiguous and flags.aligned and target.flags.aligned):
+        return None
+    if target.shape != shape[:1]:
         return None
     if buffer is not None and not _is_free(buffer, logits, target):
         return None

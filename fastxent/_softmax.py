@@ -147,6 +147,7 @@ def logsumexp(logits: Any, *, axis: int = -1, keepdims: bool = False) -> Any:
     x = inputs.array(logits, "logits")
     types = inputs.precision(x.dtype, "logits")
     axis = inputs.class_axis(axis, x.shape, "logits", empty=True)
+    inputs.flags(keepdims=keepdims)
     shape = (*x.shape[:axis], *x.shape[axis + 1 :])
     if keepdims:
         shape = (*shape[:axis], 1, *shape[axis:])

@@ -56,6 +56,8 @@ def warmup(
 
     Raises
     ------
+    TypeError
+        Neither a name nor several; a `progress` that cannot be called.
     ValueError
         A type that is not computed in, a name that is no function of this package.
 
@@ -64,8 +66,9 @@ def warmup(
     >>> import fastxent as fx
     >>> fx.warmup("float32", functions=["softmax", "logsumexp"])
     """
-    kinds = [dtypes] if isinstance(dtypes, (str, type, np.dtype)) else list(dtypes)
-    names = [functions] if isinstance(functions, str) else list(functions or _VARIANTS)
+    kinds = inputs.names(dtypes, "dtypes", (str, type, np.dtype))
+    names = inputs.names(_VARIANTS if functions is None else functions, "functions", (str,))
+    inputs.called(progress, "progress")
     calls = [
         call
         for dtype in map(inputs.compute_type, kinds)

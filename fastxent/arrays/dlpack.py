@@ -29,15 +29,18 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     given = views.named(function, args, kwargs)
     if given is None:
         return function(*args, **kwargs)
-    if given[views.positional(function)[0]].__dlpack_device__()[0] in views.ON_GPU:
+    first = views.positional(function)[0]
+    if _device(first, given[first])[0] in views.ON_GPU:
         from fastxent.arrays import interface
 
         return interface.call(function, **given)
-    for name, value in given.items():
-        for part in views.parts(value):
-            if isinstance(part, Exporter):
-                _check(name, part)
-    namespace = _namespace(given[views.positional(function)[0]])
+    seen = {
+        id(part): _view(name, part)
+        for name, value in given.items()
+        for part in views.parts(value)
+        if isinstance(part, Exporter)
+    }
+    namespace = _namespace(given[first])
 
     def back(result: Any) -> Any:
         array = np.asarray(result)
@@ -45,20 +48,36 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             return namespace.from_dlpack(array)
         return array if namespace is None else namespace.asarray(array)
 
-    return views.call(function, given, Exporter, _view, back)
+    return views.call(function, given, Exporter, lambda part: seen[id(part)], back)
 
 
-def _check(name: str, value: Exporter) -> None:
-    device, number = value.__dlpack_device__()
+def _device(name: str, value: Exporter) -> tuple[int, int]:
+    """The kind of an array's device and its number."""
+    try:
+        kind, number = value.__dlpack_device__()
+    except Exception as error:
+        raise _unreadable(name, value, error) from error
+    return int(kind), number
+
+
+def _view(name: str, value: Any) -> Any:
+    """An argument's memory as NumPy sees it."""
+    if isinstance(value, np.ndarray):
+        return value
+    device, number = _device(name, value)
     if device != _CPU:
         raise TypeError(
-            f"{name} is on DLPack's device {int(device)}:{number}, "
-            "expected an array in host memory here"
+            f"{name} is on DLPack's device {device}:{number}, expected an array in host memory here"
         )
+    try:
+        return np.from_dlpack(value)
+    except Exception as error:
+        raise _unreadable(name, value, error) from error
 
 
-def _view(value: Any) -> Any:
-    return value if isinstance(value, np.ndarray) else np.from_dlpack(value)
+def _unreadable(name: str, value: object, error: Exception) -> TypeError:
+    kind = type(value).__name__
+    return TypeError(f"{name} must be an array that NumPy reads by DLPack, got {kind}: {error}")
 
 
 def _namespace(value: Any) -> Any:
