@@ -15,6 +15,9 @@ from numba.core import compiler
 
 from fastxent.cpu import threads
 
+# The option --page, and the fixtures that count for it.
+pytest_plugins = ["reliability.counts"]
+
 # Compiled kernels of a test run go where nothing else looks, and are shared with its subprocesses.
 os.environ.setdefault("FASTXENT_CACHE_DIR", str(Path(tempfile.gettempdir()) / "fastxent-tests"))
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from page import ROWS, render, scores
+from reliability.page import ROWS, render, scores
 
 BEGIN = pytest.StashKey[float]()
 COUNT = "reliability"  # the name under which a test's counts travel in its report
