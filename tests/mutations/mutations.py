@@ -4,10 +4,10 @@ from mutants import Mutation
 
 KERNELS, NARROW, ROW = "cpu/kernels.py", "cpu/narrow_kernels.py", "cpu/row.py"
 FORMULAS = "formulas.py"
-ACCURACY, SPECIAL, LAYOUTS, LANES, ERRORS, BITS, LIMITS, JAX = (
+ACCURACY, SPECIAL, LAYOUTS, LANES, BITS, LIMITS, JAX = (
     f"tests/{file}.py::test_"
     for file in (
-        "test_accuracy", "test_special_values", "test_layouts", "test_lanes", "test_errors",
+        "test_accuracy", "test_special_values", "test_layouts", "test_lanes", 
         "reliability/test_bits", "reliability/test_limits", "test_jax_program",
     )
 )  # fmt: skip
@@ -109,7 +109,7 @@ MUTATIONS = [
              SPECIAL + "unchecked_bad_label_is_nan[float32-2]"),
     Mutation("label C passes the check", KERNELS,
              "valid = y >= 0 and y < n_classes", "valid = y >= 0 and y <= n_classes",
-             ERRORS + "targets[logits-too large]"),
+             LAYOUTS + "ignore_index_is_compared_as_integer"),
     # --- rows of few classes ----------------------------------------------------------------
     Mutation("log of the rounded sum for log1p of the rest", NARROW,
              " + ((widen(e_y) - widen(s)) + rest) * inverse, inverse", ", inverse",
