@@ -160,7 +160,7 @@ def flat_labels(labels: Any, ignore_index: int | None) -> tuple[Any, int | None]
     """
     if type(labels) is DeviceArray:
         return labels, ignore_index
-    if labels.dtype == np.uint64:
+    if labels.dtype.kind == "u" and labels.dtype.itemsize == 8:  # of either byte order
         large = labels > np.uint64(_INT64_MAX)
         if large.any():
             ignored = labels == ignore_index if ignore_index is not None else False

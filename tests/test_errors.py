@@ -56,6 +56,11 @@ TARGET = {
     "int8": (np.int8([0, 2, -128, 1]), IndexError, r"target\[2\] .*got -128"),
     "not wrapped": (np.uint64([0, 2, 2**64 - 1, 1]), IndexError, r"got 18446744073709551615"),
     "not -100": (np.uint64([0, 2, 2**64 - 100, 1]), IndexError, r"got 18446744073709551516"),
+    "swapped": (
+        np.array([0, 2**64 - 100] * 2, ">u8"),
+        IndexError,
+        r"\[1\] .*got 18446744073709551516",
+    ),
     "large int64": ([0, 2, 2**40, 1], IndexError, r"target\[2\] .*got 1099511627776"),
 }
 OPTIONS = {
