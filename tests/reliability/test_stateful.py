@@ -379,7 +379,7 @@ def test_sequences(effort, count):
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=effort(20, 80), stateful_step_count=STEPS, deadline=None,
+            max_examples=effort(20, 60), stateful_step_count=STEPS, deadline=None,
             derandomize=True, database=None,
             phases=[Phase.generate],  # what hangs in a child would be shrunk for very long
             suppress_health_check=list(HealthCheck),
