@@ -1,12 +1,12 @@
 """Hypothesis: sequences of calls that share buffers, threads and processes, each as if alone."""
 
-import contextlib
 import functools
 import gc
 import os
 import signal
 import threading
 import time
+import traceback
 import warnings
 from typing import NamedTuple
 
@@ -275,22 +275,23 @@ class Machine(RuleBasedStateMachine):
           kind=kinds)  # fmt: skip
     def at_once(self, calls, mine, kind):
         """Other threads call while this one does; each has numbers of its own."""
-        outside, results, errors = self.outside, [], []
+        outside, errors = self.outside, []
+        results = [None] * len(calls)  # in their order: what is drawn later depends on it
 
-        def other(name, kind, n):
+        def other(k, name, kind, n):
             try:
                 assert fx.get_num_threads() == outside
                 with fx.num_threads(n):
                     result = CALLS[name](given(*kind), None)
                     assert fx.get_num_threads() == n
                 check(name, kind, result)
-                results.append(result)
+                results[k] = result
             except BaseException as error:
                 errors.append(error)
 
         for name, other_kind, _ in (*calls, (mine, kind, 1)):
             alone(name, other_kind)  # not made by several threads
-        at_work = [threading.Thread(target=other, args=call) for call in calls]
+        at_work = [threading.Thread(target=other, args=(k, *call)) for k, call in enumerate(calls)]
         for thread in at_work:
             thread.start()
         result = CALLS[mine](given(*kind), None)
@@ -313,11 +314,13 @@ class Machine(RuleBasedStateMachine):
             child = os.fork()
         if not child:
             status = 1
-            with contextlib.suppress(BaseException):
+            try:
                 assert fx.get_num_threads() == self.threads
                 check(name, kind, CALLS[name](given(*kind), None))
                 self.untouched()
                 status = 0
+            except BaseException:
+                os.write(2, traceback.format_exc().encode())
             os._exit(status)
         assert _ended(child) == 0, "a child's result, or its end"
         if busy:
