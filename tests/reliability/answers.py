@@ -6,7 +6,7 @@ tests/test_accuracy.py holds each bound where it is tightest.
 """
 
 import numpy as np
-from calls import FLAGS, as_array, own_type
+from drawn_calls import FLAGS, as_array, own_type
 from conftest import Bounds
 
 import fastxent as fx

@@ -3,7 +3,7 @@
     python fuzz.py [--seconds S] [--calls N] [--seed K] [--log FILE]    # the last line is JSON
     python fuzz.py --replay BASE64                                      # one call, described
 
-Bytes become a call (`calls`), and the answer is compared with what is documented (`answers`).
+Bytes become a call (`drawn_calls`), and the answer is compared with what is documented (`answers`).
 atheris sees the branches of all modules but those that Numba compiles, which it must not rewrite.
 """
 
@@ -37,7 +37,7 @@ EDGES = atheris._reserve_counter()  # the next one's number is how many there ar
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the bounds stand in tests/conftest.py
 import answers  # noqa: E402
-import calls  # noqa: E402
+import drawn_calls  # noqa: E402
 
 
 def judge(call):
@@ -103,7 +103,7 @@ class Fuzzer:
 
 
 def decoded(data):
-    return calls.Call(atheris.FuzzedDataProvider(data))
+    return drawn_calls.Call(atheris.FuzzedDataProvider(data))
 
 
 def begin(corpus, seed):

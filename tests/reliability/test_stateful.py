@@ -309,8 +309,8 @@ class Machine(RuleBasedStateMachine):
         if busy:
             thread.start()
         with warnings.catch_warnings():
-            # Python 3.12 and later warn of any fork in a process of several threads.
-            warnings.simplefilter("ignore", DeprecationWarning)
+            # Python 3.12 and later warn of any fork in a process of several threads, as JAX does.
+            warnings.simplefilter("ignore")
             child = os.fork()
         if not child:
             status = 1
