@@ -174,7 +174,8 @@ def _reduce_rows(
         divisor = rows.dtype.type(normalizer)
     u = np.where(t.bad, np.nan, u)
     loss, divisor = _reduce(np.where(counted, u * rows, 0), reduction, divisor)
-    return loss, np.where(counted, u / divisor, 0)[..., None]
+    moves = counted & (divisor != np.inf)
+    return loss, np.where(moves, u / divisor, 0)[..., None]
 
 
 # ---- cross-entropy ------------------------------------------------------------------------------

@@ -315,6 +315,8 @@ def test_label_out_of_range(loss, bad):
     for reduction in ("none", "mean"):
         value, grad = loss(x, target, check_target=False, reduction=reduction, return_grad=True)
         assert np.isnan(np.r_[value][-1]) and np.isnan(grad).tolist() == [[False] * 3, [True] * 3]
+    nothing = {"check_target": False, "sample_weight": [1, -1]}  # divisor 0: even then no gradient
+    assert not loss(x, target, return_grad=True, **nothing)[1].any()
 
 
 def test_bad_arguments():

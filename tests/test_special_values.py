@@ -306,6 +306,8 @@ def test_what_a_type_cannot_hold_is_infinite():
     assert fx.cross_entropy(flat, [0, 1], sample_weight=[1e300, 1], reduction="sum") == INF
     assert fx.cross_entropy(flat, [0, 1], weight=[1e300, 1, 1], reduction="sum") == INF
     assert fx.cross_entropy(flat, [0, 1], normalizer=1e-320) == INF
+    huge = {"weight": [1e308] * 3, "label_smoothing": 0.1, "reduction": "sum"}
+    assert fx.cross_entropy(flat.astype(float), [0, 1], **huge) == INF
     assert fx.cross_entropy(flat, [0, 1], weight=[1e-46] * 3) == np.float32(np.log(3))
     tiny = {"sample_weight": [1e-310] * 2}
     _, grad = fx.cross_entropy(flat.astype(float), [0, 1], return_grad=True, **tiny)

@@ -164,9 +164,9 @@ def scan_labels(
 
 
 def total(weights: Array, compute: DType) -> float:
-    """Σ of float64 weights, pairwise."""
+    """Σ of weights in float64, pairwise; beyond its range infinite, without a warning."""
     with np.errstate(all="ignore"):
-        return float(weights.sum())
+        return float(weights.sum(dtype=np.float64))
 
 
 def divided(losses: float, divisor: float) -> float:
@@ -211,7 +211,7 @@ def fill_cross_entropy(
     lane_weight, total_weight = NO_FLOATS[char], 0.0
     if smoothing or (target_probs is not None and terms.class_weight is not None):
         lane_weight = _lane_weight(terms.class_weight, n_classes, compute)
-        total_weight = float(lane_weight.sum(dtype=np.float64))
+        total_weight = total(lane_weight, compute)
     loss: Any = NO_FLOATS[char] if outputs.loss is None else outputs.loss
     lse: Any = NO_FLOATS[char] if outputs.lse is None else outputs.lse
     argmax: Any = _NO_INTS if outputs.argmax is None else outputs.argmax

@@ -1,0 +1,356 @@
+"""What is documented to come back of a call: structure, types, and the reference's numbers.
+
+Sizes of errors are the contract's bounds (`Bounds`), each relative to the terms that it speaks of.
+Where weights, smoothing or a z-loss add up terms of their own, roundings of these are granted too;
+tests/test_accuracy.py holds each bound where it is tightest.
+"""
+
+import numpy as np
+from drawn_calls import FLAGS, as_array, own_type
+from conftest import Bounds
+
+import fastxent as fx
+from fastxent import reference
+
+EXACT = np.longdouble
+ROUNDINGS = 6  # of weights, 1 - ε, ε/C, divisors, and their products
+
+
+def named(call, result):
+    """The results by name; AssertionError unless they are as many and of the kinds documented."""
+    parts = dict(zip(_names(call), _structure(call, result), strict=True))
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def check(call, found):
+    """Raise AssertionError unless the results are the documented numbers."""
+    if call.wild:
+        return
+    with np.errstate(all="ignore"):
+        expected = _expected(call)
+        for name, got in found.items():
+            want, error = expected[name]
+            _close(name, got, want, error)
+
+
+# ---- structure ---------------------------------------------------------------------------------
+
+
+def _names(call):
+    """The results' names, in order."""
+    if call.name not in FLAGS:
+        return [call.name]
+    asked = call.arguments
+    names = ["loss"]
+    for flag in FLAGS[call.name]:
+        if asked.get(f"return_{flag}") or asked.get(f"{flag}_out") is not None:
+            if call.name == "linear_cross_entropy" and flag == "grad":
+                names += [f"grad.{part}" for part in fx.LinearGrad._fields]
+            else:
+                names.append(flag)
+    return names
+
+
+def _structure(call, result):
+    """The arrays of a result, after a look at their kinds, shapes, types and places."""
+    names = _names(call)
+    if names == ["loss"] or call.name not in FLAGS:
+        parts = [result]
+    else:
+        assert type(result) is tuple, type(result)
+        parts = list(result)
+        if "grad.x" in names:
+            assert type(parts[1]) is fx.LinearGrad, type(parts[1])
+            parts[1:2] = parts[1]
+    assert len(parts) == len(names), f"{len(parts)} results, expected {names}"
+    for name, part in zip(names, parts, strict=True):
+        _form(call, name, part)
+    return parts
+
+
+def _form(call, name, part):
+    a = call.arguments
+    if name == "grad.linear_bias" and a.get("linear_bias") is None:
+        assert part is None
+        return
+    first = next(iter(a))
+    wide = name in ("softmax", "log_softmax", "grad", "probs", "hess")
+    of = name.partition(".")[2] or first
+    own = own_type(a[of])
+    shape = as_array(a[of]).shape
+    if not (wide or "." in name):
+        shape = _rows(call) if name != "loss" or a.get("reduction") == "none" else ()
+        if name == "argmax":
+            own = np.dtype(np.int64)
+        elif name != "logsumexp":
+            own = _compute(call)
+    assert part.dtype == own and part.dtype.isnative, f"{name} has dtype {part.dtype!r}"
+    assert part.shape == shape, f"{name} has shape {part.shape}, expected {shape}"
+    buffer = {"softmax": "out", "log_softmax": "out", "grad": "grad_out", "probs": "probs_out"}
+    given = call.buffers.get(buffer.get(name, name.replace("grad.", "grad_out.")))
+    if given is not None:
+        assert part is given, f"{name} is not the buffer"
+        return
+    assert type(part) is np.ndarray if shape else isinstance(part, np.generic), type(part)
+    if shape:
+        assert part.flags.c_contiguous and part.flags.writeable, f"{name} {part.flags}"
+        for memory in call.memory:
+            assert not np.may_share_memory(part, memory), f"{name} shares an argument's memory"
+
+
+def _rows(call):
+    """The shape of what is one a row, or one an element."""
+    a = call.arguments
+    if call.name == "linear_cross_entropy":
+        return as_array(a["x"]).shape[:-1]
+    shape = as_array(next(iter(a.values()))).shape
+    if call.name.startswith("binary"):
+        return shape
+    axis = a.get("axis", -1) % len(shape)
+    return (*shape[:axis], *[1] * bool(a.get("keepdims")), *shape[axis + 1 :])
+
+
+def _compute(call):
+    """The type of the arithmetic."""
+    names = ["x", "linear_weight", "linear_bias"]
+    if call.name != "linear_cross_entropy":
+        names = [next(iter(call.arguments))]
+    given = [call.arguments[name] for name in names if call.arguments.get(name) is not None]
+    return np.result_type(np.float32, *(own_type(a) for a in given))
+
+
+# ---- numbers -----------------------------------------------------------------------------------
+
+
+def _expected(call):
+    """The exact results by name, each with the error that it may have."""
+    a = {k: v for k, v in call.arguments.items() if not k.endswith("out")}
+    compute = _compute(call)
+    if call.name == "linear_cross_entropy":
+        return _linear(call, a, compute)
+    first = next(iter(a))
+    a[first] = as_array(a[first]).astype(EXACT)
+    if call.name in ("softmax", "log_softmax", "logsumexp"):
+        want = getattr(reference, call.name)(**a)
+        return {call.name: (want, _softmax_error(call.name, a, want, compute))}
+    if call.name == "cross_entropy":
+        axis = a.get("axis", -1)
+        return _cross_entropy(a.pop("logits"), a.pop("target"), axis, a, compute)
+    return _elementwise(call.name, a, compute)
+
+
+def _bounds(z, compute, **options):
+    """The bounds of rows of logits; those of rows that are nan anyway do not matter."""
+    live = np.isfinite(z)
+    low = np.where(live, z, np.inf).min(-1, keepdims=True)
+    return Bounds(np.where(live, z, np.where(np.isfinite(low), low, 0)), compute, **options)
+
+
+def _softmax_error(name, a, want, compute):
+    tiny = np.finfo(compute).tiny
+    x = np.moveaxis(a["logits"], a.get("axis", -1), -1)
+    if not x.size:
+        return 0
+    bounds = _bounds(x, compute)
+    if name == "logsumexp":
+        m = x.max(-1, keepdims=True)
+        error = bounds.lse() * np.maximum(np.abs(m), np.abs(reference.logsumexp(x)[..., None] - m))
+        return np.moveaxis(error, -1, a.get("axis", -1)).reshape(want.shape) + 4 * tiny
+    relative = bounds.probs() if name == "softmax" else bounds.log_probs()
+    # An exp that is no normal number may come out as 0, and so may what it is a part of.
+    return np.moveaxis(relative, -1, a.get("axis", -1)) * np.abs(want) + 4 * tiny * x.shape[-1]
+
+
+def _cross_entropy(logits, target, axis, options, compute):
+    flags = {f"return_{flag}": True for flag in FLAGS["cross_entropy"]}
+    want = reference.cross_entropy(logits, target, **{**options, **flags})
+    x, y = np.moveaxis(logits, axis, -1), np.asarray(target)
+    ulp, tiny = np.finfo(compute).eps, np.finfo(compute).tiny
+    classes = x.shape[-1]
+    epsilon, z_loss = (float(options.get(k, 0)) for k in ("label_smoothing", "z_loss"))
+    scale, cap = float(options.get("logit_scale", 1)), options.get("softcap")
+    w = _number(options.get("weight"), classes)
+    u = _number(options.get("sample_weight"), x.shape[:-1])
+
+    z = x * EXACT(scale)
+    capped = z if cap is None else cap * np.tanh(z / cap)
+    if not x.size:
+        return dict(zip(("loss", *FLAGS["cross_entropy"]), ((a, 0) for a in want), strict=True))
+    bounds = _bounds(capped, compute, scaled=scale != 1, softcap=0.0 if cap is None else float(cap))
+    p = reference.softmax(capped)
+    costs = -reference.log_softmax(capped)
+    q = -np.expm1(-costs)  # 1 - p, of a confident row too
+    lse = reference.logsumexp(capped)
+    m = capped.max(-1)
+    reach = np.maximum(np.abs(m), np.abs(lse - m))
+
+    index = y.shape == x.shape[:-1]
+    if index:
+        hit = np.arange(classes) == y[..., None].astype(object)
+        a = hit * (1 - epsilon) * w + epsilon / classes * np.abs(w) * np.ones(x.shape)
+        a = np.abs(a)
+        label_weight = np.where(hit, w, 0).sum(-1)
+        counted = (y.astype(object) != options.get("ignore_index", -100)).astype(bool) & (u != 0)
+    else:
+        a = np.abs(w) * ((1 - epsilon) * np.abs(np.moveaxis(y, axis, -1).astype(EXACT))
+                         + epsilon / classes)  # fmt: skip
+        label_weight, counted = np.ones(x.shape[:-1]), u != 0
+    a = a.astype(EXACT)
+    divisor = 1.0
+    if options.get("reduction", "mean") == "mean":
+        divisor = options.get("normalizer")
+        divisor = (u * label_weight)[counted].sum() if divisor is None else float(divisor)
+    part = np.where(counted & (divisor != 0), np.abs(u / divisor), 0)[..., None]
+
+    # Rows: relative to the sum of the absolute terms. A lone label's bound is that of its class.
+    relative = bounds.log_probs()
+    relative = np.where(a != 0, relative, 0).max(-1) + ROUNDINGS * ulp
+    terms = np.where(a == 0, 0, a * costs).sum(-1) + abs(z_loss) * reach**2
+    rows = np.abs(u) * ((relative + 2 * bounds.lse() * bool(z_loss)) * terms
+                        + 4 * tiny * (1 + a.sum(-1)) * classes)  # fmt: skip
+    rows = np.where(counted, rows, 0)
+    loss = rows
+    if options.get("reduction", "mean") != "none":
+        loss = rows[np.isfinite(rows)].sum() / abs(divisor) if divisor else 0
+
+    lone = index and not epsilon
+    total = a.sum(-1, keepdims=True)
+    sizes = (total - a) * p + a * q if lone else total * p + a
+    sizes = sizes + 2 * abs(z_loss) * reach[..., None] * p
+    relative = bounds.probs()
+    if index:
+        relative = np.where(hit, bounds.grad_at_target(), relative)
+    relative = relative + (ROUNDINGS + 2) * ulp
+    if z_loss:
+        relative = relative + 2 * bounds.lse()
+    chain = np.ones(1)
+    if cap is not None:
+        chain = (1 / np.cosh(z / cap)) ** 2
+        relative = relative + 4 * np.abs(z / cap) * ulp  # (1 - t)(1 + t) of a rounded z/cap
+    chain = chain * abs(scale)
+    least = 8 * tiny * (1 + part) * (1 + total + abs(z_loss) * reach[..., None]) * (1 + abs(scale))
+    grad = part * relative * sizes * chain + least
+    hess = part * (bounds.probs() + bounds.grad_at_target() + 8 * ulp) * total * p * q + least
+    back = [np.moveaxis(e, -1, axis) for e in (grad, bounds.probs() * p + 4 * tiny, hess)]
+    # Logits that differ by less than their rounding have no certain order.
+    errors = (loss, back[0], back[1], bounds.lse() * reach + 4 * tiny, back[2], None)
+    results = dict(zip(("loss", *FLAGS["cross_entropy"]), zip(want, errors, strict=True),
+                       strict=True))  # fmt: skip
+    results["argmax"] = (want[-1], (capped, bounds.probs().max(-1)))
+    return results
+
+
+def _linear(call, a, compute):
+    x, w = (as_array(a.pop(name)).astype(EXACT) for name in ("x", "linear_weight"))
+    bias = a.pop("linear_bias", None)
+    b = np.zeros(len(w), EXACT) if bias is None else as_array(bias).astype(EXACT)
+    accumulate = a.pop("accumulate", False)
+    logits = x @ w.T + b
+    rows = _cross_entropy(logits, a.pop("target"), -1, a, compute)
+    want = reference.linear_cross_entropy(
+        x, w, call.arguments["target"], linear_bias=b,
+        **{k: v for k, v in a.items() if not k.startswith("return_")}, return_grad=True,
+    )[1]  # fmt: skip
+    ulp, n = np.finfo(compute).eps, int(np.prod(x.shape[:-1]))
+    g, error = (np.abs(np.broadcast_to(part, logits.shape)).reshape(n, len(w))
+                for part in rows["grad"])  # fmt: skip
+    flat = np.abs(x).reshape(n, x.shape[-1])
+    # A dot product's error: a rounding of each product and of each sum.
+    long, wide = error + (n + 2) * ulp * g, error + (len(w) + 2) * ulp * g
+    errors = fx.LinearGrad((wide @ np.abs(w)).reshape(x.shape), long.T @ flat, long.sum(0))
+    for name, total, error in zip(fx.LinearGrad._fields, want, errors, strict=True):
+        if accumulate:
+            before = call.initial[f"grad_out.{name}"].astype(EXACT) if (
+                f"grad_out.{name}" in call.initial) else 0  # fmt: skip
+            total, error = total + before, error + 2 * ulp * (np.abs(before) + np.abs(total))
+        rows[f"grad.{name}"] = total, error
+    if bias is None:
+        rows["grad.linear_bias"] = None, None
+    return rows
+
+
+def _elementwise(name, a, compute):
+    """The losses that are relative to at most two terms an element."""
+    first = next(iter(a))
+    x, y = a.pop(first), a.pop("target")
+    function = getattr(reference, name)
+    ulp, tiny = np.finfo(compute).eps, np.finfo(compute).tiny
+    asked = {f"return_{flag}": True for flag in FLAGS[name]}
+    a = {**a, **asked}
+    want = function(x, y, **a)
+    positive = {k: np.abs(as_array(v).astype(EXACT)) for k, v in a.items() if "weight" in k}
+    sure = a | positive
+    if name == "categorical_cross_entropy":
+        y = np.asarray(y)
+        y = np.abs(y.astype(EXACT)) if y.shape == x.shape else y
+        rows = function(x, y, **(sure | {"reduction": "none"}))[0]
+        sizes = want
+    else:
+        y = np.asarray(y).astype(EXACT)
+        ends = [function(x, np.full(x.shape, end, EXACT), **sure) for end in (0, 1)]
+        sizes = [(1 - y) * np.abs(low) + y * np.abs(high) for low, high in zip(*ends, strict=True)]
+        rows = function(x, y, **(sure | {"reduction": "none"}))[0]
+    relative, least = (4 + ROUNDINGS) * ulp, 32 * tiny
+    errors = [relative * np.abs(size) + least for size in sizes]
+    errors[0] = relative * np.abs(rows) + least
+    if a.get("reduction", "mean") != "none":
+        total = errors[0][np.isfinite(errors[0])].sum()
+        if a.get("reduction", "mean") == "sum":
+            errors[0] = total
+        else:  # the divisor, by what a loss of 1 in each row or element would be
+            scale = _mean_scale(name, x, y, a)
+            errors[0] = total * scale + relative * np.abs(want[0])
+            if name == "categorical_cross_entropy":
+                errors[1] = errors[1] + least * scale
+    return dict(zip(("loss", *FLAGS[name]), zip(want, errors, strict=True), strict=True))
+
+
+def _mean_scale(name, x, y, a):
+    if name.startswith("binary"):
+        return 1 / max(x.size, 1)
+    axis = a.get("axis", -1) % x.ndim
+    u = _number(a.get("sample_weight"), np.delete(x.shape, axis))
+    if y.shape == x.shape:
+        divisor = u.sum()
+    else:
+        w = _number(a.get("weight"), x.shape[axis])
+        hit = np.arange(x.shape[axis]) == y[..., None].astype(object)
+        counted = (y.astype(object) != a.get("ignore_index", -100)).astype(bool)
+        divisor = (u * np.where(hit, w, 0).sum(-1))[counted].sum()
+    return 1 / abs(divisor) if divisor else 0
+
+
+def _number(value, shape):
+    return np.ones(shape) if value is None else as_array(value).astype(np.float64)
+
+
+def _close(name, got, want, error):
+    """Nan and infinities where they shall be, all else within the error and a last rounding."""
+    if want is None:
+        return
+    if name == "argmax":
+        transformed, slack = error if error else (None, None)
+        if transformed is not None:
+            nan = np.isnan(transformed).any(-1)
+            there = np.take_along_axis(transformed, np.asarray(got)[..., None], -1)[..., 0]
+            best = transformed.max(-1)
+            right = (got == want) | (~nan & (best - there <= slack * np.abs(best)))
+            assert np.all(right), f"argmax: {got}, expected {want}"
+        return
+    got = np.asarray(got)
+    limits = np.finfo(got.dtype)
+    want = np.asarray(want, EXACT)
+    error = np.broadcast_to(np.nan_to_num(np.asarray(error, EXACT)), want.shape)
+    last = limits.eps / 2 * np.abs(want) + limits.smallest_subnormal
+    got = got.astype(EXACT)
+    same = (got == want) | (np.isnan(got) & np.isnan(want))
+    near = np.abs(got - want) <= error + last
+    # What the type does not hold is infinite.
+    beyond = np.isinf(got) & (np.sign(got) == np.sign(want))
+    beyond &= np.abs(want) * (1 + 2 * limits.eps) + error >= EXACT(limits.max)
+    bad = ~(same | near | beyond)
+    if bad.any():
+        at = tuple(np.argwhere(bad)[0])
+        raise AssertionError(
+            f"{name}{[int(i) for i in at]} is {got[at]!r}, expected {want[at]!r} ± {error[at]!r}"
+        )

@@ -1,0 +1,26 @@
+"""A coverage-guided fuzzer over the public functions, in a process of its own."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("fuzz.py")
+COMPILING = 500  # seconds beside, for kernels on an empty cache
+
+
+@pytest.mark.skipif(find_spec("atheris") is None, reason="atheris is not installed")
+def test_fuzz(effort, count, tmp_path):
+    """Each call is refused by the name of a wrong argument, or right, and writes nothing else."""
+    seconds, log = effort(8, 60), tmp_path / "log"
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--seconds", str(seconds), "--log", log],
+        capture_output=True, text=True, timeout=seconds + COMPILING, cwd=tmp_path,
+    )  # fmt: skip
+    said = done.stdout + log.read_text(errors="replace")[-3000:] if done.returncode else done.stdout
+    assert done.returncode == 0, said + done.stderr
+    summary = json.loads(said.splitlines()[-1])
+    count("fuzzed", summary["calls"], summary["calls"] + summary["found"])
