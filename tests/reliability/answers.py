@@ -6,8 +6,8 @@ tests/test_accuracy.py holds each bound where it is tightest.
 """
 
 import numpy as np
-from drawn_calls import FLAGS, as_array, own_type
 from conftest import Bounds
+from drawn_calls import FLAGS, as_array, own_type
 
 import fastxent as fx
 from fastxent import reference

@@ -130,6 +130,7 @@ def main():
         return
     if given.log:
         os.dup2(os.open(given.log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 2)
+    fx.warmup()  # or compiling would take most of the time
     fuzzer = Fuzzer(given.seconds, given.calls, given.log)
     place = Path(fuzzer.place.name)
     flags = [f"-seed={given.seed}", "-max_len=384", "-len_control=0", "-timeout=60",
