@@ -169,6 +169,26 @@ def test_without_the_compiler():
     assert said == "NUMBA_DISABLE_JIT is set, but fastxent's kernels exist compiled only\n"
 
 
+def test_only_what_was_kept_is_loaded(tmp_path, monkeypatch):
+    """Any bit flipped, any cut, another's content: nothing, instead of something else."""
+    monkeypatch.setenv("FASTXENT_CACHE_DIR", str(tmp_path))
+    kernel_files.save("kernel", b"identity", b"payload")
+    (path,) = tmp_path.iterdir()
+    good = path.read_bytes()
+    assert kernel_files.load("kernel", b"identity") == b"payload"
+    assert kernel_files.load("kernel", b"other") is None
+    kernel_files.save("kernel", b"other", b"payload")
+    (other,) = (file.read_bytes() for file in tmp_path.iterdir() if file != path)
+    flipped = (
+        good[:k] + bytes([good[k] ^ 1 << bit]) + good[k + 1 :]
+        for k in range(len(good))
+        for bit in range(8)
+    )
+    for bad in [*flipped, *(good[:k] for k in range(len(good))), good + b"0", other]:
+        path.write_bytes(bad)
+        assert kernel_files.load("kernel", b"identity") is None
+
+
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     """A disk that fills up midway leaves no half file behind."""
 
