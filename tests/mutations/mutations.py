@@ -4,11 +4,12 @@ from mutants import Mutation
 
 KERNELS, NARROW, ROW = "cpu/kernels.py", "cpu/narrow_kernels.py", "cpu/row.py"
 FORMULAS = "formulas.py"
-ACCURACY, SPECIAL, LAYOUTS, LANES, BITS, LIMITS, JAX = (
+ACCURACY, SPECIAL, LAYOUTS, LANES, BITS, LIMITS, THREADS, STARTUP, JAX = (
     f"tests/{file}.py::test_"
     for file in (
-        "test_accuracy", "test_special_values", "test_layouts", "test_lanes", 
-        "reliability/test_bits", "reliability/test_limits", "test_jax_program",
+        "test_accuracy", "test_special_values", "test_layouts", "test_lanes",
+        "reliability/test_bits", "reliability/test_limits", "reliability/test_threads",
+        "test_startup", "test_jax_program",
     )
 )  # fmt: skip
 
@@ -172,6 +173,21 @@ MUTATIONS = [
     Mutation("gradient divided by less than 1e-12", FORMULAS,
              "return where_less(p, floor, floor, p)", "return p",
              ACCURACY + "binary_probabilities[float32-None-False]"),
+    # --- threads and files ------------------------------------------------------------------
+    Mutation("a call returns while helpers work", "cpu/threads.py",
+             "        left.clear()  # whoever is at work stops after the chunk in hand\n"
+             "        _finish(jobs)\n", "        left.clear()\n",
+             THREADS + "the_first_exception_is_raised_and_nobody_works_on"),
+    Mutation("an idle helper keeps its last job", "cpu/helpers.py",
+             "            del job\n", "",
+             THREADS + "an_idle_helper_holds_nothing"),
+    Mutation("more threads, smaller chunks", "cpu/blocks.py",
+             "    step = chunk_rows(rows, cost)\n",
+             "    step = -(-chunk_rows(rows, cost) // threads.get_num_threads())\n",
+             BITS + "one_bit_pattern[float64-cross_entropy, sum]"),
+    Mutation("what is in a file is not compared with its digest", "kernel_files.py",
+             "if digest == hashlib.sha256(identity + payload).digest():", "if digest:",
+             STARTUP + "only_what_was_kept_is_loaded"),
     # --- programs of JAX --------------------------------------------------------------------
     Mutation("JAX: a group of rows takes the divisor of the first", "cpu/xla_kernels.py",
              "g * rows + hi, numbers[g])", "g * rows + hi, numbers[0])",
