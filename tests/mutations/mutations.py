@@ -178,9 +178,6 @@ MUTATIONS = [
              "        left.clear()  # whoever is at work stops after the chunk in hand\n"
              "        _finish(jobs)\n", "        left.clear()\n",
              THREADS + "the_first_exception_is_raised_and_nobody_works_on"),
-    Mutation("an idle helper keeps its last job", "cpu/helpers.py",
-             "            del job\n", "",
-             THREADS + "an_idle_helper_holds_nothing"),
     Mutation("more threads, smaller chunks", "cpu/blocks.py",
              "    step = chunk_rows(rows, cost)\n",
              "    step = -(-chunk_rows(rows, cost) // threads.get_num_threads())\n",

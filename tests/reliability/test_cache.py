@@ -28,11 +28,11 @@ FIRST_CALL = """
 """
 
 
-def forks(*args):
-    """What cache_users.py prints."""
+def forks(script, number):
+    """What a script prints whose children are users of the cache."""
     pytest.importorskip("resource", reason="needs Unix")
     done = subprocess.run(
-        [sys.executable, HERE / "cache_users.py", *map(str, args)],
+        [sys.executable, HERE / script, str(number)],
         capture_output=True, text=True, timeout=550,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -41,14 +41,14 @@ def forks(*args):
 
 def test_faults(effort, count):
     """Files and folders in every bad state: right numbers, and a good cache afterwards."""
-    found, errors = forks("faults", effort(4, 40))
+    found, errors = forks("cache_faults.py", effort(4, 40))
     print(found["failed"], errors)
     count("faults", found["tried"] - len(found["failed"]), found["tried"])
 
 
 def test_races(effort, count):
     """Processes that make first calls of different types at once on a folder that is not there."""
-    found, errors = forks("races", effort(8, 200))
+    found, errors = forks("cache_races.py", effort(8, 200))
     print(errors)
     count("races", found["right"], found["processes"])
     count("race files", found["whole"], found["files"])
@@ -65,13 +65,13 @@ def test_races_of_fresh_processes(tmp_path, effort, count):
         assert round(float(loss), 4) == 0.5325
         assert abs(fx.logsumexp(x)[0] - 2.41703) < 1e-5
     """
+    kinds = [(kind, outputs) for kind in ("f4", "f8") for outputs in ("g", "p")]
     for k in range(effort(1, 3)):
         environment = os.environ | {"FASTXENT_CACHE_DIR": str(tmp_path / str(k))}
         command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]
         running = [
             subprocess.Popen([*command, kind, outputs], env=environment)
-            for kind in ("f4", "f8")
-            for outputs in ("g", "p")
+            for kind, outputs in effort(kinds[::3], kinds)
         ]
         codes = [process.wait(timeout=240) for process in running]
         count("races", codes.count(0), len(codes))
