@@ -212,7 +212,7 @@ def file_faults(flips, good):
 
 def met(folder, compiled, then, prepare=lambda: None):
     """Whether a process gives right numbers by so many compilations, and then the next."""
-    answers = [child(folder, prepare=prepare) for _ in range(2)]
+    answers = [child(folder, TWO, prepare) for _ in range(2)]
     counts = [answer["compiled"] for answer in answers]
     return all(map(fine, answers)) and counts == [compiled, then]
 
@@ -220,7 +220,7 @@ def met(folder, compiled, then, prepare=lambda: None):
 def faults(flips, place):
     """Each fault, how the next process fares, and the one after."""
     good, folder, results = place / "good", place / "spoilt", {}
-    assert fine(child(good)), "without any fault"
+    assert fine(child(good, TWO)), "without any fault"
     each = list(file_faults(flips, good).items())
     # Two kernels, two files: a different fault for each. All faults of both where there is time.
     after = each[1:] + each[:1]

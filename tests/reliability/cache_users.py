@@ -100,7 +100,7 @@ def end(process, read):
     return json.loads(answer or b'{"right": false, "compiled": -1, "warnings": 0}')
 
 
-def child(folder, calls=TWO, prepare=lambda: None):
+def child(folder, calls, prepare=lambda: None):
     """The answer of one child."""
     return end(*start(folder, calls, prepare))
 
