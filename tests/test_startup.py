@@ -2,6 +2,7 @@
 
 import os
 import textwrap
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -223,3 +224,17 @@ def test_the_key_knows_what_the_code_depends_on(monkeypatch):
     monkeypatch.setattr(jit.numba, "__version__", "9")
     seen.add(jit._identity("kernel", ("types",), codegen))
     assert len(seen) == 7
+
+
+class OnGpu:
+    """What a GPU array looks like to code that has not imported its library."""
+
+    __cuda_array_interface__ = {"shape": (4,)}
+
+
+@pytest.mark.skipif(find_spec("numba_cuda") is not None, reason="is about its absence")
+@pytest.mark.parametrize("function", [fx.softmax, fx.logsumexp, fx.binary_cross_entropy])
+def test_a_gpu_array_without_numba_cuda(function):
+    """The error says what to install."""
+    with pytest.raises(ImportError, match=r"pip install 'fastxent\[cuda13\]'"):
+        function(*(OnGpu(),) * (1 + (function is fx.binary_cross_entropy)))

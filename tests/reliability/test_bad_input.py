@@ -3,7 +3,6 @@
 import contextlib
 import inspect
 import re
-from importlib.util import find_spec
 
 import calls
 import faults
@@ -11,7 +10,6 @@ import ml_dtypes
 import numpy as np
 import odd_calls
 import pytest
-from odd_values import OnGpu
 
 import fastxent as fx
 from fastxent import _inputs, reference
@@ -344,11 +342,3 @@ def test_messages_come_from_one_file():
         raised = re.findall(r"raise (\S+)\(", source)
         assert set(raised) <= {"inputs.bad_label"}, name
     assert "raise ValueError" in inspect.getsource(_inputs)
-
-
-@pytest.mark.skipif(find_spec("numba_cuda") is not None, reason="is about its absence")
-@pytest.mark.parametrize("function", [fx.softmax, fx.logsumexp, fx.binary_cross_entropy])
-def test_a_gpu_array_without_numba_cuda(function):
-    """The error says what to install."""
-    with pytest.raises(ImportError, match=r"pip install 'fastxent\[cuda13\]'"):
-        function(*(OnGpu(),) * (1 + (function is fx.binary_cross_entropy)))
