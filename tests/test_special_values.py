@@ -176,6 +176,20 @@ def test_ignored_rows(dtype):
     np.testing.assert_array_equal(argmax, [0, 0, 0, 0])
 
 
+@pytest.mark.parametrize("classes", [2, 400])
+def test_gradient_beside_ignored_rows(dtype, classes):
+    """Zeros in place of what the buffer held; the row after them is as if it were alone."""
+    logits = np.full((4, classes), -0.5, dtype)
+    logits[:2] = [[NAN], [INF]]
+    grad = np.full_like(logits, NAN)
+    loss, _ = fx.cross_entropy(logits, [-100, -100, -100, 1], reduction="none", grad_out=grad)
+    want = np.full(classes, 1 / classes)
+    want[1] -= 1
+    np.testing.assert_allclose(loss, [0, 0, 0, np.log(classes)], rtol=1e-6)
+    np.testing.assert_array_equal(grad[:3], 0)
+    np.testing.assert_allclose(grad[3], want, rtol=1e-6)
+
+
 def test_rows_of_weight_0_do_not_count(dtype):
     """Nor does a row of sample weight 0, whatever it holds and its class weighs."""
     logits = np.array([[NAN, 1.0], [INF, 0.0], [0.5, 0.0]], dtype)

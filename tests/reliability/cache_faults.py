@@ -18,7 +18,6 @@ from cache_users import CALLS, child, fine, forget, main
 
 from fastxent import _version, kernel_files
 
-TWO = CALLS[:2]
 FOLDER = "a folder"
 
 
@@ -178,7 +177,7 @@ def digests(folder):
     os.environ["FASTXENT_CACHE_DIR"] = str(folder)
     forget()
     kernel_files.load = remember
-    for call, dtype in TWO:
+    for call, dtype in CALLS:
         call(dtype)
     kernel_files.load = load
     return lambda name, payload: hashlib.sha256(identities[name] + payload).digest() + payload
@@ -187,7 +186,7 @@ def digests(folder):
 def file_faults(flips, good):
     """What can be wrong with a file: functions that spoil it, by name."""
     content = {path.name: path.read_bytes() for path in good.iterdir()}
-    assert len(content) == len(TWO)
+    assert len(content) == len(CALLS)
     with_digest = digests(good)
 
     def other(name):
@@ -212,7 +211,7 @@ def file_faults(flips, good):
 
 def met(folder, compiled, then, prepare=lambda: None):
     """Whether a process gives right numbers by so many compilations, and then the next."""
-    answers = [child(folder, TWO, prepare) for _ in range(2)]
+    answers = [child(folder, CALLS, prepare) for _ in range(2)]
     counts = [answer["compiled"] for answer in answers]
     return all(map(fine, answers)) and counts == [compiled, then]
 
@@ -220,7 +219,7 @@ def met(folder, compiled, then, prepare=lambda: None):
 def faults(flips, place):
     """Each fault, how the next process fares, and the one after."""
     good, folder, results = place / "good", place / "spoilt", {}
-    assert fine(child(good, TWO)), "without any fault"
+    assert fine(child(good, CALLS)), "without any fault"
     each = list(file_faults(flips, good).items())
     # Two kernels, two files: a different fault for each. All faults of both where there is time.
     after = each[1:] + each[:1]
@@ -242,7 +241,7 @@ def faults(flips, place):
         results[name] = met(folder, compiled, 0, prepare)
         shutil.rmtree(folder)
     for name, (where, prepare) in places(place).items():
-        answer = child(where, TWO[:1], prepare)
+        answer = child(where, CALLS[:1], prepare)
         results[name] = fine(answer) and answer["compiled"] == 1
     return {"tried": len(results), "failed": [name for name, good in results.items() if not good]}
 

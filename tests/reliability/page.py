@@ -46,7 +46,7 @@ ROWS = {
     "memory": Row("Long runs", "bytes by which memory has grown after them", limited=True),
     "bits": Row("Reproducible", "functions and reductions with one bit pattern"),
     "means": Row(
-        "Reproducible", "means over 10 million rows, as near to the exact one as of a few"
+        "Reproducible", "means over millions of rows, as near to the exact one as of a few"
     ),
     "cuda": Row("CUDA", "uses in a child forked after CUDA's use: a clear error"),
 }

@@ -41,7 +41,7 @@ def forks(script, number):
 
 def test_faults(effort, count):
     """Files and folders in every bad state: right numbers, and a good cache afterwards."""
-    found, errors = forks("cache_faults.py", effort(4, 40))
+    found, errors = forks("cache_faults.py", effort(4, 30))
     print(found["failed"], errors)
     count("faults", found["tried"] - len(found["failed"]), found["tried"])
 

@@ -92,7 +92,7 @@ def test_first_calls(tmp_path, effort, count):
         for thread in running: thread.join()
         print(sum(right))
     """
-    for k in range(effort(1, 4)):
+    for k in range(effort(1, 2)):
         for kernels in effort("4", "841"):
             place = str(tmp_path / f"{k}-{kernels}")
             count("first calls", int(python(script, kernels, FASTXENT_CACHE_DIR=place)), 8)
