@@ -22,7 +22,6 @@ from numba.core import event
 import fastxent as fx
 from fastxent.cpu import binary, jit, launch
 
-
 LOSS = math.log1p(math.exp(-2)) + math.log1p(math.exp(-1))
 
 
