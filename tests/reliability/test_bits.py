@@ -56,15 +56,23 @@ CALLS = {
 }  # fmt: skip
 
 
+def same_bits(results, others):
+    return all(
+        np.array_equal(*(np.atleast_1d(array).view(f"u{array.itemsize}") for array in pair))
+        for pair in zip(results, others, strict=True)
+    )
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_one_bit_pattern(name, dtype, effort, count):
     """Over 1 to 8 threads, many times."""
-    given, patterns = inputs(dtype), set()
+    patterns = []
     for _ in range(effort(2, 50)):
         for n in effort((1, 2, 3, 8), range(1, 9)):
             with fx.num_threads(n):
-                results = CALLS[name](*given)
-            patterns.add(b"".join(np.asarray(a).tobytes() for a in results if a is not None))
+                results = [a for a in CALLS[name](*inputs(dtype)) if a is not None]
+            if not any(same_bits(results, pattern) for pattern in patterns):
+                patterns.append(results)
     count("bits", 1, len(patterns))
 
 

@@ -15,7 +15,7 @@ COMPILING = 500  # seconds beside, for kernels on an empty cache
 @pytest.mark.skipif(find_spec("atheris") is None, reason="atheris is not installed")
 def test_fuzz(effort, count, tmp_path):
     """Each call is refused by the name of a wrong argument, or right, and writes nothing else."""
-    seconds, log = effort(8, 40), tmp_path / "log"
+    seconds, log = effort(8, 30), tmp_path / "log"
     done = subprocess.run(
         [sys.executable, SCRIPT, "--seconds", str(seconds), "--log", log],
         capture_output=True, text=True, timeout=seconds + COMPILING, cwd=tmp_path,

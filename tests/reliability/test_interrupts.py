@@ -51,7 +51,7 @@ def test_interrupts_in_calls_with_buffers(effort, count):
                 good += soon and bool((written == 7).all())
         print(good)
     """
-    tried = effort(20, 150)
+    tried = effort(20, 100)
     count("interrupts", int(python(BEFORE + script, str(tried))), tried)
 
 

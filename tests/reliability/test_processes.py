@@ -153,7 +153,7 @@ def test_forks_while_a_thread_compiles(tmp_path, effort, count):
         thread.join()
         print(sum(os.waitpid(pid, 0)[1] == 0 for pid in children))
     """
-    for k in range(effort(1, 3)):
+    for k in range(effort(1, 2)):
         said = python(script, FASTXENT_CACHE_DIR=str(tmp_path / str(k)))
         count("forks in compilation", int(said), 6)
 
