@@ -20,8 +20,9 @@ Array = NDArray[Any]
 
 REDUCTIONS = ("none", "mean", "sum")
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
-_NO_NUMBERS = (bool, np.bool_, np.timedelta64)  # to Python the first and the last are
-_FLAGS = (bool, int, np.bool_, np.integer)
+# Python's abstract numbers count bools and times among them.
+_NO_NUMBERS = (bool, np.bool_, np.timedelta64)
+_FLAGS = (int, np.bool_, np.integer)
 INDEX = np.dtype(np.int64)  # of argmax
 
 
@@ -373,9 +374,11 @@ def _overlap(a: Array, b: Array) -> bool:
 
 
 def flags(**given: Any) -> None:
-    """Whether they are True or False; an int is one, too. An array was meant for a buffer."""
+    """Whether they are True or False, or ints for that."""
     for name, value in given.items():
-        if value is not True and value is not False and not isinstance(value, _FLAGS):
+        if value is True or value is False:
+            continue
+        if not isinstance(value, _FLAGS) or isinstance(value, np.timedelta64):
             raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
 
 

@@ -9,7 +9,6 @@ import contextlib
 import functools
 import hashlib
 import os
-import secrets
 import sys
 from pathlib import Path
 
@@ -76,9 +75,9 @@ def _file(name: str, identity: bytes) -> Path | None:
 
 def _write(path: Path, content: bytes) -> None:
     """Put a whole file in place at once, so that no reader meets half of one."""
-    # Others may read what one user has compiled, in a container's image for example, and not write.
+    # Others may read what one user has compiled, in a container's image for example.
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f".{os.urandom(8).hex()}.tmp")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o644)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -173,9 +173,9 @@ def _reduce_rows(
     if normalizer is not None:
         divisor = rows.dtype.type(normalizer)
     u = np.where(t.bad, np.nan, u)
-    loss, divisor = _reduce(np.where(counted, u * rows, 0), reduction, divisor)
-    moves = counted & (divisor != np.inf)
-    return loss, np.where(moves, u / divisor, 0)[..., None]
+    loss, by = _reduce(np.where(counted, u * rows, 0), reduction, divisor)
+    moves = counted & (reduction != "mean" or divisor != 0)
+    return loss, np.where(moves, u / by, 0)[..., None]
 
 
 # ---- cross-entropy ------------------------------------------------------------------------------

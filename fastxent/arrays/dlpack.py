@@ -34,12 +34,11 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         from fastxent.arrays import interface
 
         return interface.call(function, **given)
-    seen = {
-        id(part): _view(name, part)
-        for name, value in given.items()
-        for part in views.parts(value)
-        if isinstance(part, Exporter)
-    }
+    names = {id(part): name for name, value in given.items() for part in views.parts(value)}
+
+    def view(part: Any) -> Any:
+        return _view(names.get(id(part), "a part of a buffer"), part)
+
     namespace = _namespace(given[first])
 
     def back(result: Any) -> Any:
@@ -48,16 +47,18 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             return namespace.from_dlpack(array)
         return array if namespace is None else namespace.asarray(array)
 
-    return views.call(function, given, Exporter, lambda part: seen[id(part)], back)
+    return views.call(function, given, Exporter, view, back)
 
 
 def _device(name: str, value: Exporter) -> tuple[int, int]:
     """The kind of an array's device and its number."""
     try:
         kind, number = value.__dlpack_device__()
+        return int(kind), number
+    except MemoryError:
+        raise
     except Exception as error:
         raise _unreadable(name, value, error) from error
-    return int(kind), number
 
 
 def _view(name: str, value: Any) -> Any:
@@ -71,6 +72,8 @@ def _view(name: str, value: Any) -> Any:
         )
     try:
         return np.from_dlpack(value)
+    except MemoryError:
+        raise
     except Exception as error:
         raise _unreadable(name, value, error) from error
 
