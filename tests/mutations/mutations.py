@@ -181,7 +181,7 @@ MUTATIONS = [
     Mutation("more threads, smaller chunks", "cpu/blocks.py",
              "    step = chunk_rows(rows, cost)\n",
              "    step = -(-chunk_rows(rows, cost) // threads.get_num_threads())\n",
-             BITS + "one_bit_pattern[float64-cross_entropy, sum]"),
+             BITS + "one_bit_pattern[float64-binary_cross_entropy_with_logits, sum]"),
     Mutation("what is in a file is not compared with its digest", "kernel_files.py",
              "if digest == hashlib.sha256(identity + payload).digest():", "if digest:",
              STARTUP + "only_what_was_kept_is_loaded"),

@@ -3,6 +3,7 @@
 FLIPS is how many bits are flipped, each in a file of its own.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -18,7 +19,7 @@ from cache_users import CALLS, child, fine, forget, main
 
 from fastxent import _version, kernel_files
 
-FOLDER = "a folder"
+FOLDER, ODD = "a folder", "odd name"
 
 
 def contents(flips):
@@ -75,9 +76,6 @@ def replaced(name):
             path.symlink_to("nowhere")
         if name == "link to itself":
             path.symlink_to(path.name)
-        if name == "unreadable":
-            path.write_bytes(b"")
-            path.chmod(0)
 
     return spoil
 
@@ -125,24 +123,27 @@ def places(place):
         "not to be made": ("/proc/nowhere", lambda: None),
         "name too long": (place / ("x" * 300), lambda: None),
         "path too long": ("/".join([str(place), *["x" * 200] * 30]), lambda: None),
-        "odd name": (place / "a b\n\udcff\u2028;", lambda: None),
+        ODD: (place / "a b\n\udcff\u2028;", lambda: None),
         "closed": (closed, nobody),
         "read-only": (read_only, nobody),
         "others'": (place / "others", nobody),
         "relative, folder gone": ("relative", lambda: (own.mkdir(), os.chdir(own), own.rmdir())),
         "disk full": (place / "full", limited("FSIZE", 0)),
         "disk full midway": (place / "midway", limited("FSIZE", 1000)),
-        "too many files open": (place / "many", lambda: limited("NOFILE", count_files())()),
+        "too many files open": (place / "many", no_more_files),
         "no space to rename": (place / "rename", failing(kernel_files.os, "replace", errno.ENOSPC)),
         "quota": (place / "quota", failing(kernel_files.os, "open", errno.EDQUOT)),
-        "read error": (place / "read", failing(Path, "read_bytes", errno.EIO)),
         "stale handle": (place / "stale", failing(Path, "mkdir", errno.ESTALE)),
         "no home": ("", no_home),
     }  # fmt: skip
 
 
-def count_files():
-    return max(map(int, os.listdir("/proc/self/fd"))) + 1
+def no_more_files():
+    """Open all that the system allows."""
+    limited("NOFILE", 64 + len(os.listdir("/dev/fd")))()
+    with contextlib.suppress(OSError):
+        while True:
+            os.open(os.devnull, os.O_RDONLY)
 
 
 def no_home():
@@ -201,10 +202,7 @@ def file_faults(flips, good):
     return (
         {name: written(make) for name, make in contents(flips).items()}
         | {f"right digest, {name}": behind_digest(load) for name, load in payloads().items()}
-        | {
-            name: replaced(name)
-            for name in ("dangling link", "link to itself", "unreadable", FOLDER)
-        }
+        | {name: replaced(name) for name in ("dangling link", "link to itself", FOLDER)}
         | {"deleted": lambda path: path.unlink()}
     )
 
@@ -235,13 +233,18 @@ def faults(flips, place):
         ("an upgrade", 0o755, newer, 2),
         ("an edit", 0o755, edited, 2),
         ("read-only, filled by another user", 0o555, nobody, 0),
+        ("a read error", 0o755, failing(Path, "read_bytes", errno.EIO), 2),
     ]:
         shutil.copytree(good, folder)
         folder.chmod(mode)
-        results[name] = met(folder, compiled, 0, prepare)
+        # What cannot be read is never found.
+        results[name] = met(folder, compiled, 2 if name == "a read error" else 0, prepare)
         shutil.rmtree(folder)
     for name, (where, prepare) in places(place).items():
         answer = child(where, CALLS[:1], prepare)
+        with contextlib.suppress(OSError):
+            # In a place with an odd name alone something can be kept.
+            assert name == ODD or not list(Path(where).glob("*.bin")), f"no fault: {name}"
         results[name] = fine(answer) and answer["compiled"] == 1
     return {"tried": len(results), "failed": [name for name, good in results.items() if not good]}
 

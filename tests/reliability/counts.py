@@ -1,9 +1,11 @@
 """Counts what the tests here try, and makes the table of docs/reliability.md of it.
 
-python -m pytest -n auto --dist worksteal tests/reliability --full --page docs/reliability.md
+python -m pytest -n auto --dist worksteal tests/reliability --page docs/reliability.md
 """
 
+import inspect
 import math
+import re
 import time
 from pathlib import Path
 
@@ -53,13 +55,25 @@ def measure(record_property):
     return put
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A test that fails costs each row that it counts for at least one: it may not have counted."""
+    report = yield
+    if report.failed and "reliability/" in report.nodeid:
+        own = {value[0] for name, value in report.user_properties if name == COUNT}
+        source = inspect.getsource(item.function)
+        for row in set(re.findall(r"\(\"([a-z ]+)\",", source)) & set(ROWS) - own:
+            report.user_properties.append((COUNT, (row, 0, 1)))
+    return report
+
+
 def totals(reporter):
     """What the tests have counted, by row; and the outcomes that are not a pass."""
     sums, others = {}, []
     for outcome, reports in reporter.stats.items():
         for report in reports:
             for name, value in getattr(report, "user_properties", ()):
-                if name == COUNT and report.when == "call":
+                if name == COUNT and (report.when == "call" or report.failed):
                     row, good, tried = value
                     before = sums.get(row, (0, 0))
                     sums[row] = (before[0] + good, before[1] + tried)
@@ -68,7 +82,7 @@ def totals(reporter):
     return sums, others
 
 
-def pytest_terminal_summary(terminalreporter, config):
+def pytest_terminal_summary(terminalreporter, exitstatus, config):
     sums, others = totals(terminalreporter)
     if not sums:
         return
@@ -76,6 +90,11 @@ def pytest_terminal_summary(terminalreporter, config):
     for row, score, _ in scores(sums):
         if row in sums:
             terminalreporter.write_line(f"{score:>28}  {ROWS[row].what}")
-    if page := config.getoption("--page", None):
+    page = config.getoption("--page", None)
+    if page and (
+        exitstatus > pytest.ExitCode.TESTS_FAILED or terminalreporter.stats.get("deselected")
+    ):
+        terminalreporter.write_line("no page is written of a part of the tests")
+    elif page:
         minutes = math.ceil((time.monotonic() - config.stash[BEGIN]) / 60)
         Path(page).write_text(render(sums, others, minutes))

@@ -468,6 +468,7 @@ OPTIONS = [
         "a buffer": np.ones((4, 3)), "an array of True": np.array(True), "'yes'": "yes",
         "'False'": "False", "an empty string": "", "None": None, "1.0": 1.0, "nan": math.nan,
         "0j": 0j, "an empty list": [], "what is neither": Unclear(),
+        "a timedelta": np.timedelta64(1),
     }.items()),
     *(Bad(f"ignore_index={value!r} with probabilities", ("ignore_index",), always(value),
           ValueError, f"must be left at -100 with class probabilities as target .*, got {value}$",

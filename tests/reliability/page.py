@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import os
 import platform
 from pathlib import Path
 from string import Template
@@ -22,7 +23,7 @@ ROWS = {
     "forks": Row("Processes", "children forked while 4 threads call: ended by themselves, right"),
     "forks in compilation": Row("Processes", "children forked while a thread compiles, likewise"),
     "workers": Row("Processes", "workers' results after a parallel call in the parent, right"),
-    "exits": Row("Processes", "calls while the interpreter exits, right"),
+    "exits": Row("Processes", "calls while the interpreter exits, or where nothing forks, right"),
     "interrupts": Row("Interrupts", "calls that Ctrl-C ended, and nobody wrote afterwards"),
     "faults": Row("Compile cache", "faults of files and folders survived, with right numbers"),
     "races": Row("Compile cache", "processes making first calls at once on an empty folder, right"),
@@ -42,13 +43,13 @@ ROWS = {
     ),
     "limits": Row("Limits", "limits on threads respected"),
     "globals": Row("Limits", "global settings as they were"),
-    "long": Row("Long runs", "calls, half of them raising, as documented"),
+    "long": Row("Long runs", "calls, half of them raising the documented error"),
     "memory": Row("Long runs", "bytes by which memory has grown after them", limited=True),
     "bits": Row("Reproducible", "functions and reductions with one bit pattern"),
     "means": Row(
         "Reproducible", "means over millions of rows, as near to the exact one as of a few"
     ),
-    "cuda": Row("CUDA", "uses in a child forked after CUDA's use: a clear error"),
+    "cuda": Row("CUDA", "uses around forks: after CUDA's first use a clear error, before it none"),
 }
 
 
@@ -59,7 +60,8 @@ def scores(sums):
             yield row, "not run", False
         elif limited:
             value, limit = sums[row]
-            yield row, f"{value:,}, fewer than {limit:,}", value < limit
+            how = "fewer" if value < limit else "not fewer"
+            yield row, f"{value:,}, {how} than {limit:,}", value < limit
         else:
             good, tried = sums[row]
             yield row, f"{good:,} of {tried:,}", good == tried
@@ -80,13 +82,12 @@ def table(sums):
 def machine():
     """Where the counts are from."""
     versions = {name: importlib.metadata.version(name) for name in ("numpy", "numba")}
-    cpu = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-         if line.startswith("model name")),
-        platform.machine(),
-    )  # fmt: skip
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text().splitlines() if known.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return (
-        f"{datetime.date.today()}, {cpu}, {platform.system()}, "
+        f"{datetime.date.today()}, {names[0] if names else platform.machine()}, "
+        f"{os.cpu_count()} cores, {platform.system()}, "
         f"{platform.python_implementation()} {platform.python_version()}, "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
     )
@@ -96,8 +97,9 @@ def missing(sums, others):
     """What is not a full score, and why."""
     lines = [f"- {ROWS[row].what}: {score}" for row, score, full in scores(sums) if not full]
     for outcome, report in others:
-        why = report.longrepr[2] if outcome == "skipped" else str(report.longrepr).splitlines()[-1]
-        lines.append(f"- `{report.nodeid.rpartition('/')[2]}` {outcome}: {why}")
+        crash = getattr(report.longrepr, "reprcrash", None)
+        why = report.longrepr[2] if outcome == "skipped" else str(crash or report.longrepr)
+        lines.append(f"- `{report.nodeid.rpartition('/')[2]}` {outcome}: {why.splitlines()[0]}")
     return "\n".join(lines) or "Nothing."
 
 

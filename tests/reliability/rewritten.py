@@ -36,12 +36,13 @@ def main(calls):
         # One class too many is the next row's memory.
         for wild in [*WILD, c]:
             attack(function, x, rng.integers(0, c, N), options, wild, calls // 30, endings)
+    assert endings["changed in between"] > calls // 30, endings
     print(json.dumps(endings), flush=True)
     os._exit(0)
 
 
 def attack(function, x, labels, options, wild, calls, endings):
-    """Calls with labels that are wild now and then; at least one in which they change midway."""
+    """Calls with labels that are wild now and then."""
     options = dict(options, reduction="sum")
     want = function(x, labels, return_grad=True, **options)[1]
     good, grad, over = labels[1::2].copy(), np.empty_like(x), threading.Event()
@@ -54,9 +55,8 @@ def attack(function, x, labels, options, wild, calls, endings):
 
     thread = threading.Thread(target=rewrite)
     thread.start()
-    seen, limit = 0, time.monotonic() + 20
     try:
-        while calls > 0 or not seen and time.monotonic() < limit:
+        for _ in range(calls):
             grad.fill(7)
             try:
                 function(x, labels, grad_out=grad, **options)
@@ -67,12 +67,9 @@ def attack(function, x, labels, options, wild, calls, endings):
                 assert (grad[::2] == want[::2]).all(), "a wild label changed another row"
                 changed = bool((grad[1::2] != want[1::2]).any())
                 endings["changed in between" if changed else "undisturbed"] += 1
-                seen += changed
-            calls -= 1
     finally:
         over.set()
         thread.join()
-    assert seen, "no label changed between the check and the use"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ def pytest_generate_tests(metafunc):
 
 def test_with_checked_bounds(name, keyword, count, tmp_path_factory):
     """All pass, with kernels compiled so for this run alone."""
-    cache = tmp_path_factory.getbasetemp().parent / "bounds"  # one for all workers of this run
+    # One for all workers of this run.
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    cache = tmp_path_factory.getbasetemp().parent / f"bounds-{run}"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", keyword,
          TESTS / f"test_{name}.py"],

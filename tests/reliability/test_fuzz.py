@@ -23,4 +23,5 @@ def test_fuzz(effort, count, tmp_path):
     said = done.stdout + log.read_text(errors="replace")[-3000:] if done.returncode else done.stdout
     assert done.returncode == 0, said + done.stderr
     summary = json.loads(said.splitlines()[-1])
+    assert summary["edges"] and 0 < summary["refused"] < summary["calls"] > effort(50, 2000)
     count("fuzzed", summary["calls"], summary["calls"] + summary["found"])

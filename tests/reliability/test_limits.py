@@ -85,13 +85,14 @@ def test_cgroup_quota(tmp_path, files, own, limits, count):
 def test_as_many_threads_as_set(count):
     """A call starts one thread less than is set, explicitly or by a context; and none for 1."""
     script = """
-        import os, threading
+        import os, threading, time
         import numpy as np
         import fastxent as fx
         x = np.zeros((9000, 1000), np.float32)
         def started(n):
             before = threading.active_count()
             with fx.num_threads(n): fx.softmax(x)
+            time.sleep(0.2)  # until those that were called off wait for the next job
             return threading.active_count() - before
         print(started(1), started(2), started(2), started(4))
         fx.set_num_threads(5)

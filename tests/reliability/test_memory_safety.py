@@ -2,13 +2,14 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
+from scripts import run
 
 HERE = Path(__file__).parent
 TESTS = HERE.parent
@@ -24,16 +25,10 @@ CLASSES = {
 ROWS = {"narrow": (1, 2, 9, 16, 17), "wide": (1, 2, 7)}
 
 
-def run(script, *args):
-    """The last line that a script of this folder prints in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, HERE / script, *args],
-        capture_output=True, text=True, timeout=300,
-        env=os.environ | {"PYTHONMALLOC": "debug", "PYTHONFAULTHANDLER": "1"},
-    )  # fmt: skip
-    last = done.stdout.rstrip().rpartition("\n")[2]
-    assert done.returncode == 0, f"{last}, exit {done.returncode}: {done.stderr[-2000:]}"
-    return last
+def last_line(script, *args):
+    """What a script of this folder prints at its end."""
+    watched = os.environ | {"PYTHONMALLOC": "debug", "PYTHONFAULTHANDLER": "1"}
+    return run([HERE / script, *args], 300, env=watched)[0].rstrip().rpartition("\n")[2]
 
 
 def joined(numbers):
@@ -47,13 +42,13 @@ def joined(numbers):
 def test_arrays_between_inaccessible_pages(kind, side, width, effort, count):
     """Every kernel at every size: all arrays that are given, made and returned are fenced in."""
     rows = effort(ROWS[width][-2:-1], ROWS[width])
-    last = run("guarded.py", kind, side, width, joined(rows), joined(CLASSES[width]))
+    last = last_line("guarded.py", kind, side, width, joined(rows), joined(CLASSES[width]))
     count("guarded", int(last), int(last))
 
 
 def test_labels_that_another_thread_rewrites(effort, count):
     """Wild labels that come after the check make no wild access, and change no other row."""
-    endings = json.loads(run("rewritten.py", effort("1500", "3000")))
+    endings = json.loads(last_line("rewritten.py", effort("1500", "3000")))
     count("rewritten labels", sum(endings.values()), sum(endings.values()))
 
 
@@ -71,7 +66,7 @@ def test_the_fence_is_where_it_should_be(side, offset):
         ctypes.string_at(array.ctypes.data + int(sys.argv[1]), 1)
     """
     done = [
-        subprocess.run([sys.executable, "-c", re.sub("^        ", "", script, flags=re.M), str(k)])
+        subprocess.run([sys.executable, "-c", textwrap.dedent(script), str(k)], timeout=60)
         for k in (19, offset)
     ]
     assert [process.returncode for process in done] == [0, -signal.SIGSEGV]

@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from scripts import python
+from scripts import python, run
 
 HERE = Path(__file__).parent
 TASKS = 12
@@ -31,11 +32,7 @@ def test_workers(kind, count):
     needed = {"joblib": "joblib", "loader": "torch"}.get(kind, "fastxent")
     if not find_spec(needed):
         pytest.skip(f"needs {needed}")
-    done = subprocess.run(
-        [sys.executable, HERE / "workers.py", kind], capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr
-    count("workers", int(done.stdout), TASKS)
+    count("workers", int(run([HERE / "workers.py", kind], 200)[0]), TASKS)
 
 
 def test_gunicorn_with_preload(tmp_path, count):
@@ -58,18 +55,23 @@ def test_gunicorn_with_preload(tmp_path, count):
         [sys.executable, "-m", "gunicorn", "--preload", "-w", "3", "-b", address, "service:app"],
         cwd=tmp_path, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    answers = []
+    answers, direct = [], urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         limit = time.monotonic() + 60
         while len(answers) < 30 and time.monotonic() < limit:
             try:
-                with urllib.request.urlopen(f"http://{address}/", timeout=20) as answer:
+                with direct.open(f"http://{address}/", timeout=20) as answer:
                     answers.append(json.load(answer))
-            except OSError:  # not there yet
-                time.sleep(0.1)
+            except urllib.error.URLError as error:
+                if answers or not isinstance(error.reason, ConnectionRefusedError):
+                    raise
+                time.sleep(0.1)  # not there yet
     finally:
         server.send_signal(signal.SIGTERM)
-        _, said = server.communicate(timeout=60)
+        try:
+            _, said = server.communicate(timeout=60)
+        finally:
+            server.kill()
     assert len(answers) == 30 and server.returncode == 0, said
     assert server.pid not in {pid for pid, _ in answers}
     count("workers", sum(right for _, right in answers), 30)
@@ -133,8 +135,12 @@ def test_forks_while_a_thread_compiles(tmp_path, effort, count):
 
         warnings.simplefilter("ignore", DeprecationWarning)
         x = np.zeros((3, 4), np.float32)
-        fx.logsumexp(x)
-        calls = [fx.softmax, fx.log_softmax, lambda x: fx.categorical_cross_entropy(x, [0, 1, 2])]
+        fx.binary_cross_entropy(x, x)  # for a fork does not wait for the import of Numba
+        calls = [
+            fx.softmax, fx.log_softmax, fx.logsumexp,
+            lambda x: fx.categorical_cross_entropy(x, [0, 1, 2]),
+            lambda x: fx.cross_entropy(x, [0, 1, 2]),
+        ]
 
         def compile():
             for call in calls: call(x)
@@ -142,20 +148,20 @@ def test_forks_while_a_thread_compiles(tmp_path, effort, count):
         thread = threading.Thread(target=compile)
         thread.start()
         children = []
-        for k in range(6):
-            time.sleep(0.15)
-            pid = os.fork()
+        while thread.is_alive():
+            pid = os.fork()  # asked for in the midst of a compilation, made when it ends
             if not pid:
                 signal.alarm(60)
-                call = calls[k % 3]
+                call = calls[len(children) % len(calls)]
                 os._exit(0 if np.isfinite(call(x)).all() else 1)
             children.append(pid)
-        thread.join()
-        print(sum(os.waitpid(pid, 0)[1] == 0 for pid in children))
+            time.sleep(0.15)
+        print(sum(os.waitpid(pid, 0)[1] == 0 for pid in children), len(children))
     """
     for k in range(effort(1, 2)):
-        said = python(script, FASTXENT_CACHE_DIR=str(tmp_path / str(k)))
-        count("forks in compilation", int(said), 6)
+        right, made = map(int, python(script, FASTXENT_CACHE_DIR=str(tmp_path / str(k))).split())
+        count("forks in compilation", right, made)
+        assert made >= 3
 
 
 EXITS = {
@@ -180,7 +186,7 @@ EXITS = {
             def __del__(self): print(call())
         last = Last()
     """,
-    "an exit in a call's callback": """
+    "an exit while another thread calls": """
         threading.Thread(target=call).start()
         print(call())
         sys.exit(0)
