@@ -16,10 +16,10 @@ ALL = dict(
 
 @functools.cache
 def inputs(kind):
-    """Logits, labels, probabilities: enough for several chunks and threads."""
+    """Logits, labels, probabilities: eight chunks, one for each thread."""
     rng = np.random.default_rng(5)
-    logits = rng.standard_normal((14_000, 128), dtype=np.float32).astype(kind)
-    return logits, rng.integers(0, 128, 14_000), fx.softmax(logits[::-1].copy())
+    logits = rng.standard_normal((52_000, 16), dtype=np.float32).astype(kind)
+    return logits, rng.integers(0, 16, 52_000), fx.softmax(logits[::-1].copy())
 
 
 def linear(x, labels, q, **how):
