@@ -45,3 +45,14 @@ def python(text, *args, timeout=180, **environment):
     said, errors = run(command, timeout, env=variables)
     assert errors == "", errors
     return said
+
+
+# The beginning of a script: `compiled` names what is compiled after it.
+COUNTING = """
+from numba.core import event
+compiled = []
+class Listener(event.Listener):
+    def on_start(self, event): compiled.append(event.data["dispatcher"].__name__)
+    def on_end(self, event): pass
+event.register("numba:compile", Listener())
+"""

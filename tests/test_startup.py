@@ -1,12 +1,11 @@
 """Cheap to import, and what is compiled is kept: where, and under which key."""
 
 import os
-import textwrap
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from scripts import python
+from scripts import COUNTING, python
 
 import fastxent as fx
 from fastxent import kernel_files
@@ -69,15 +68,7 @@ def test_empty_then_warm_cache(tmp_path):
     files = sorted(os.listdir(place))
     assert len(files) == 3  # scan, loss + gradient, logsumexp
     assert all(name.endswith(".bin") for name in files)
-    counting = """
-        from numba.core import event
-        compiled = []
-        class Listener(event.Listener):
-            def on_start(self, event): compiled.append(event.data["dispatcher"].__name__)
-            def on_end(self, event): pass
-        event.register("numba:compile", Listener())
-    """
-    assert python(textwrap.dedent(counting) + CALL + "print(compiled)",
+    assert python(COUNTING + CALL + "print(compiled)",
                   FASTXENT_CACHE_DIR=place) == ANSWER + "[]\n"  # fmt: skip
     assert sorted(os.listdir(place)) == files
 

@@ -250,12 +250,7 @@ class Call:
         shape = self.shape(1)
         if not shape:
             self.is_wrong(first, ValueError)
-        palette = PROBS if probs else LOGITS
-        if self.one_in(4):
-            palette = palette + (BAD_PROBS if probs else SPECIAL)
-        if self.one_in(12):
-            palette, self.wild = palette + WILD, True
-        x = self.arguments[first] = self.input(first, shape, palette)
+        x = self.arguments[first] = self.input(first, shape, self.palette(probs))
         axis = self.axis(shape)
         classes = shape[axis] if shape else 0
         if not classes and self.name != "logsumexp":
@@ -369,17 +364,21 @@ class Call:
             more = [gradient] if isinstance(gradient, np.ndarray) else []
             self.buffer("probs_out", shape, own, inputs + more)
 
-    def binary(self):
-        """The two losses of elements."""
-        probs = self.name == "binary_cross_entropy"
-        first = "probs" if probs else "logits"
-        shape = self.shape(0)
+    def palette(self, probs):
+        """The numbers that the first argument is drawn from."""
         palette = PROBS if probs else LOGITS
         if self.one_in(4):
             palette = palette + (BAD_PROBS if probs else SPECIAL)
         if self.one_in(12):
             palette, self.wild = palette + WILD, True
-        x = self.arguments[first] = self.input(first, shape, palette)
+        return palette
+
+    def binary(self):
+        """The two losses of elements."""
+        probs = self.name == "binary_cross_entropy"
+        first = "probs" if probs else "logits"
+        shape = self.shape(0)
+        x = self.arguments[first] = self.input(first, shape, self.palette(probs))
         aim = shape
         if self.one_in(30):
             aim = (*shape, 1)

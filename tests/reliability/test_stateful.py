@@ -145,6 +145,15 @@ class Machine(RuleBasedStateMachine):
             del self.kept[id(array)]
         del self.held[:-HELD]
 
+    def fill(self, name, kind, inputs, out):
+        """A call whose result, or the part of it that has a buffer, is looked after from now on."""
+        result = CALLS[name](inputs, out)
+        check(name, kind, result)
+        self.hold(result, but=out)
+        if out is not None:
+            self.keep(out)
+        return result
+
     # ---- calls ---------------------------------------------------------------------------------
 
     @rule(name=names, kind=kinds)
@@ -163,11 +172,8 @@ class Machine(RuleBasedStateMachine):
     def call_into(self, name, data):
         """A buffer takes a result, whatever it held before."""
         kind, buffer = data.draw(st.sampled_from(self.buffers))
-        result = CALLS[name](given(*kind), buffer)
+        result = self.fill(name, kind, given(*kind), buffer)
         assert any(a is buffer for a in arrays(result))
-        check(name, kind, result)
-        self.hold(result, but=buffer)
-        self.keep(buffer)
 
     @precondition(lambda self: self.buffers)
     @rule(name=into, data=st.data())
@@ -176,10 +182,7 @@ class Machine(RuleBasedStateMachine):
         kind, buffer = data.draw(st.sampled_from(self.buffers))
         place = over(name)
         buffer[...] = getattr(given(*kind), place)
-        result = CALLS[name](given(*kind)._replace(**{place: buffer}), buffer)
-        check(name, kind, result)
-        self.hold(result, but=buffer)
-        self.keep(buffer)
+        self.fill(name, kind, given(*kind)._replace(**{place: buffer}), buffer)
 
     @precondition(lambda self: self.buffers)
     @rule(name=into, data=st.data())
@@ -191,11 +194,7 @@ class Machine(RuleBasedStateMachine):
         source[...] = getattr(given(*kind), place)
         self.keep(source)
         out = data.draw(st.sampled_from([None, *others]))
-        result = CALLS[name](given(*kind)._replace(**{place: source}), out)
-        check(name, kind, result)
-        self.hold(result, but=out)
-        if out is not None:
-            self.keep(out)
+        self.fill(name, kind, given(*kind)._replace(**{place: source}), out)
 
     @rule(kind=kinds, steps=st.integers(1, 3), data=st.data())
     def accumulate(self, kind, steps, data):
