@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
+from fastxent import forks
 from fastxent.arrays import views
 from fastxent.arrays.device import DeviceArray
 
@@ -68,7 +69,8 @@ def _module_of(kind: type) -> str:
             anyone = _ANY_ON_GPU
         module = next((_FAMILIES[root] for root in roots if root in _FAMILIES), anyone)
         if module not in _loaded:
-            _loaded[module] = cast(Family, importlib.import_module(module))
+            with forks.loading:
+                _loaded[module] = cast(Family, importlib.import_module(module))
         _named[kind] = module
         return module
 
@@ -96,7 +98,8 @@ def dispatched(function: Function) -> Function:
 @functools.cache
 def _backend(name: str) -> ModuleType:
     """A backend, loaded with the first call rather than with the package."""
-    return importlib.import_module(f"fastxent.{name}.backend")
+    with forks.loading:
+        return importlib.import_module(f"fastxent.{name}.backend")
 
 
 def backend_of(view: object) -> ModuleType:

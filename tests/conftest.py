@@ -125,9 +125,11 @@ def normal(values, dtype):
 
 def worst(actual, exact, bound, where=True):
     """The largest error as a share of its bound; 1 or less keeps the promise."""
-    error = np.abs(np.asarray(actual, np.longdouble) - exact)
-    allowed = np.asarray(bound * np.abs(exact), np.longdouble)
-    share = np.zeros(error.shape, np.longdouble)
-    with np.errstate(divide="ignore"):  # an error where none is allowed is infinitely bad
+    # An error where none is allowed is infinitely bad. What is no number (or memory never written,
+    # where a signalling nan may lie) is no warning, but no share that is 1 or less either.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = np.abs(np.asarray(actual, np.longdouble) - exact)
+        allowed = np.asarray(bound * np.abs(exact), np.longdouble)
+        share = np.zeros(error.shape, np.longdouble)
         np.divide(error, allowed, out=share, where=(error != 0) & where)
     return float(share.max(initial=0))

@@ -6,7 +6,6 @@ no checksum, it does not see edits in other files, and a folder that cannot be w
 at import. Here every specialisation is one checked file (`kernel_files`). Any doubt means: compile.
 """
 
-import os
 import pickle
 import platform
 import sys
@@ -20,7 +19,10 @@ from numba.core import caching, compiler, config, serialize
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.runtime.nrt import rtsys
 
-from fastxent import kernel_files
+# By Numba only in a kernel's first call, when no fork would wait for it.
+from numpy import ma  # noqa: F401
+
+from fastxent import forks, kernel_files
 
 # The options of all compiled code, here and nowhere else. Never fastmath: nnan and ninf break
 # what the contract says of nan and inf. numpy's error model: a division by 0 is no exception.
@@ -58,13 +60,7 @@ def specialise(source: Callable[..., Any], signature: Any) -> Callable[..., Any]
     return _ready[source, signature]
 
 
-# A child made while another thread compiles would inherit a locked lock without its owner.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=global_compiler_lock.acquire,
-        after_in_parent=global_compiler_lock.release,
-        after_in_child=global_compiler_lock.release,
-    )
+forks.wait_for(global_compiler_lock)
 
 
 def _identity(name: str, signature: Any, codegen: Any) -> bytes:

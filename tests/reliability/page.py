@@ -21,7 +21,7 @@ ROWS = {
     "calls": Row("Threads", "calls from 16 threads at once, with the bits of a call alone"),
     "first calls": Row("Threads", "first calls from 8 threads at once, right"),
     "forks": Row("Processes", "children forked while 4 threads call: ended by themselves, right"),
-    "forks in compilation": Row("Processes", "children forked while a thread compiles, likewise"),
+    "forks in compilation": Row("Processes", "children forked while a thread loads or compiles"),
     "workers": Row("Processes", "workers' results after a parallel call in the parent, right"),
     "exits": Row("Processes", "calls while the interpreter exits, or where nothing forks, right"),
     "interrupts": Row("Interrupts", "calls that Ctrl-C ended, and nobody wrote afterwards"),

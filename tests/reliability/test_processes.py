@@ -126,6 +126,56 @@ def test_forks_while_threads_call(count):
 
 
 @forking
+def test_forks_while_a_thread_loads(effort, count):
+    """A child made while another thread makes the first call of all, which imports Numba."""
+    script = """
+        import os, signal, sys, threading, time, warnings
+        import numpy as np
+        import fastxent as fx
+
+        warnings.simplefilter("ignore", DeprecationWarning)
+        x = np.zeros((3, 4), np.float32)
+        thread = threading.Thread(target=fx.softmax, args=(x,))
+        thread.start()
+        time.sleep(float(sys.argv[1]))
+        pid = os.fork()  # asked for in the midst of the import, made when it ends
+        if not pid:
+            signal.alarm(20)  # a child that hangs is killed
+            os._exit(0 if (fx.softmax(x) == 0.25).all() else 1)
+        print(os.waitpid(pid, 0)[1])
+        thread.join()
+    """
+    waits = [0.01 * k for k in range(1, 41, effort(8, 2))]
+    right = [int(python(script, str(wait))) == 0 for wait in waits]
+    count("forks in compilation", sum(right), len(right))
+
+
+def test_imports_are_made_under_locks():
+    """Once a backend is loaded no call imports anything but under the compiler's lock."""
+    script = """
+        import sys
+        import numpy as np
+        import fastxent as fx
+        import fastxent.cpu.backend
+        from numba.core.compiler_lock import global_compiler_lock
+
+        class Finder:
+            def find_spec(self, name, path, target=None):
+                if not global_compiler_lock.is_locked():
+                    print(name)
+
+        sys.meta_path.insert(0, Finder())
+        fx.set_num_threads(2)
+        x = np.full((9, 4), 0.25, np.float16)
+        fx.cross_entropy(x, np.arange(9) % 4, return_grad=True)
+        fx.binary_cross_entropy(x, x)
+        fx.linear_cross_entropy(x, np.ones((3, 4)), np.arange(9) % 3)
+        fx.cross_entropy(np.ones((99999, 9)), np.zeros(99999, int))  # with a helper
+    """
+    assert python(script) == ""
+
+
+@forking
 def test_forks_while_a_thread_compiles(tmp_path, effort, count):
     """A child made in the midst of a compilation can compile and compute."""
     script = """
@@ -135,7 +185,6 @@ def test_forks_while_a_thread_compiles(tmp_path, effort, count):
 
         warnings.simplefilter("ignore", DeprecationWarning)
         x = np.zeros((3, 4), np.float32)
-        fx.binary_cross_entropy(x, x)  # for a fork does not wait for the import of Numba
         calls = [
             fx.softmax, fx.log_softmax, fx.logsumexp,
             lambda x: fx.categorical_cross_entropy(x, [0, 1, 2]),
