@@ -6,6 +6,7 @@ tenth of what a call that is worth a second thread takes.
 """
 
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -69,6 +70,9 @@ if hasattr(os, "register_at_fork"):
 
 def ask(job: Job) -> None:
     """Let an idle helper do the job, or a new one; RuntimeError if no thread can be started."""
+    # Before 3.12 Python starts a thread even then, and waits for ever for its first sign of life.
+    if sys.is_finalizing():
+        raise RuntimeError("no thread can be started while the interpreter ends")
     idle = _idle.setdefault(os.getpid(), deque())
     try:
         helper = idle.pop()

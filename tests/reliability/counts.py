@@ -84,7 +84,7 @@ def totals(reporter):
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
     sums, others = totals(terminalreporter)
-    if not sums:
+    if not sums or hasattr(config, "workerinput"):  # one of xdist's workers knows its own part
         return
     terminalreporter.section("reliability")
     for row, score, _ in scores(sums):

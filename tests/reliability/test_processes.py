@@ -235,6 +235,13 @@ EXITS = {
             def __del__(self): print(call())
         last = Last()
     """,
+    "the same, but no helper is idle": """
+        class Last:
+            def __del__(self): print(call())
+        last = Last()
+        from fastxent.cpu import helpers
+        helpers._idle.clear()
+    """,
     "an exit while another thread calls": """
         threading.Thread(target=call).start()
         print(call())
