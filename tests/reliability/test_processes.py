@@ -262,7 +262,7 @@ def test_exits(ending, count):
         def call(): return round(float(fx.cross_entropy(logits, labels)), 4)
         call()
     """
-    count("exits", int(python(before + EXITS[ending]) == "5.9915\n"), 1)
+    count("exits", int(python(before + EXITS[ending], timeout=60) == "5.9915\n"), 1)
 
 
 def test_without_register_at_fork(count):
