@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import fastxent as fx
-from fastxent.cli import bench, demo, warmup
+from fastxent.cli import bench, demo, info, warmup
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended: 128 + SIGINT
 
@@ -18,6 +18,7 @@ class Command(Protocol):
 
     SUMMARY: str  # one line, for the list of commands
     DESCRIPTION: str  # what it does and how to read what it prints
+    EXAMPLES: str  # command lines to begin with
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's options."""
@@ -27,7 +28,7 @@ class Command(Protocol):
 
 
 # A new command is a module beside this one and a line here.
-_COMMANDS: dict[str, Command] = {"demo": demo, "bench": bench, "warmup": warmup}
+_COMMANDS: dict[str, Command] = {"demo": demo, "bench": bench, "info": info, "warmup": warmup}
 
 _DESCRIPTION = """\
 Cross-entropy kernels: loss, gradient and softmax in one pass over the logits.
@@ -36,7 +37,11 @@ fastxent is a library; these commands show what it does on this machine.
 """
 
 _EPILOG = """\
-`fastxent <command> --help` explains a command and its options.
+`%(prog)s <command> --help` explains a command, its options and its output.
+
+Results go to stdout, progress and errors to stderr; progress and colours are
+for terminals (NO_COLOR is heeded). --json prints one JSON object instead, with
+units in the names of its numbers.
 
 exit status: 0 success, 1 the command failed, 2 wrong usage, 130 interrupted.
 """
@@ -47,20 +52,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     As `argparse` does, --help, --version and wrong usage raise `SystemExit` instead.
     """
-    parser = _parser()
-    args = parser.parse_args(argv)
-    if args.command is None:
-        parser.print_help(sys.stderr)
-        return 2
     try:
-        return _COMMANDS[args.command].run(args)
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()  # here a broken pipe is met, not at exit
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+        # A terminal has shown ^C where the cursor stood.
+        print("\rinterrupted" if sys.stderr.isatty() else "interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has seen enough; Python must not try to flush it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    return _COMMANDS[args.command].run(args)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
                 name,
                 help=command.SUMMARY,
                 description=command.DESCRIPTION,
+                epilog=command.EXAMPLES,
                 formatter_class=argparse.RawDescriptionHelpFormatter,
             )
         )

@@ -1,10 +1,14 @@
-"""What commands share: tables and progress, prettier with rich and in a terminal."""
+"""What commands share: tables, facts, JSON and progress; prettier with rich and in a terminal."""
 
 import contextlib
 import importlib.util
+import json
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 Step = Callable[[int, int], None]  # how many are done, of how many
 
@@ -33,6 +37,43 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         numbers = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
         print(name.ljust(widths[0]), *numbers, sep="  ")
     print()
+
+
+def show_facts(facts: Sequence[tuple[str, str]]) -> None:
+    """Names and what is said of them, side by side; indented ones belong to the one above."""
+    width = 2 + max(len(name) for name, _ in facts)
+    columns = max(40, min(100, shutil.get_terminal_size().columns))
+    # Never within a path.
+    wrap = textwrap.TextWrapper(
+        columns - width, break_long_words=False, break_on_hyphens=False
+    ).wrap
+    for name, said in facts:
+        first, *more = wrap(said) or [""]
+        _show_fact(name.ljust(width), first)
+        for line in more:
+            print(" " * width + line)
+
+
+def _show_fact(name: str, said: str) -> None:
+    if sys.stdout.isatty() and installed("rich"):
+        from rich.console import Console
+        from rich.text import Text
+
+        style = "dim" if name.startswith(" ") else "bold"
+        Console().print(Text(name, style).append(printable(said), "default"), soft_wrap=True)
+        return
+    print(name + printable(said))
+
+
+def printable(text: str) -> str:
+    """A text whose characters stdout can show: a path may hold any."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def show_json(document: dict[str, Any]) -> None:
+    """The whole of what stdout gets under --json."""
+    print(json.dumps(document, indent=2))
 
 
 @contextlib.contextmanager
