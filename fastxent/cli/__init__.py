@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import fastxent as fx
-from fastxent.cli import bench, demo, info, warmup
+from fastxent.cli import interrupts
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended: 128 + SIGINT
 
@@ -27,9 +27,6 @@ class Command(Protocol):
         """Do it and return 0; on failure return 1, or `sys.exit` with the reason."""
 
 
-# A new command is a module beside this one and a line here.
-_COMMANDS: dict[str, Command] = {"demo": demo, "bench": bench, "info": info, "warmup": warmup}
-
 _DESCRIPTION = """\
 Cross-entropy kernels: loss, gradient and softmax in one pass over the logits.
 
@@ -37,7 +34,7 @@ fastxent is a library; these commands show what it does on this machine.
 """
 
 _EPILOG = """\
-`%(prog)s <command> --help` explains a command, its options and its output.
+%(prog)s <command> --help explains a command and its output.
 
 Results go to stdout, progress and errors to stderr; progress and colours are
 for terminals (NO_COLOR is heeded). --json prints one JSON object instead, with
@@ -53,11 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     As `argparse` does, --help, --version and wrong usage raise `SystemExit` instead.
     """
     try:
-        try:
-            return _run(argv)
-        finally:
-            sys.stdout.flush()  # here a broken pipe is met, not at exit
+        with interrupts.kept():
+            try:
+                return _run(argv)
+            finally:
+                sys.stdout.flush()  # so that a broken pipe is met here, not at exit
     except KeyboardInterrupt:
+        interrupts.settle()
         # A terminal has shown ^C where the cursor stood.
         print("\rinterrupted" if sys.stderr.isatty() else "interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -68,15 +67,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    parser = _parser()
+    commands = _commands()
+    parser = _parser(commands)
     args = parser.parse_args(argv)
     if args.command is None:
         parser.print_help(sys.stderr)
         return 2
-    return _COMMANDS[args.command].run(args)
+    return commands[args.command].run(args)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _commands() -> dict[str, Command]:
+    """By name; a new command is a module beside this one and stands here."""
+    # Not before an interrupt would be answered: they import much.
+    from fastxent.cli import bench, demo, info, warmup
+
+    return {"demo": demo, "bench": bench, "info": info, "warmup": warmup}
+
+
+def _parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
     run_as_module = Path(sys.argv[0]).name == "__main__.py"
     parser = argparse.ArgumentParser(
         prog="python -m fastxent" if run_as_module else "fastxent",
@@ -85,10 +93,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"fastxent {fx.__version__}")
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="<command>")
-    for name, command in _COMMANDS.items():
+    choice = parser.add_subparsers(title="commands", dest="command", metavar="<command>")
+    for name, command in commands.items():
         command.add_arguments(
-            commands.add_parser(
+            choice.add_parser(
                 name,
                 help=command.SUMMARY,
                 description=command.DESCRIPTION,

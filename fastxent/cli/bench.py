@@ -94,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
     races = heats([Case(n, c, args.dtype) for n, c in args.shape], peers)
     ticks = itertools.count(1)
     with progress("racing", quiet=args.quiet) as step, Race(threads) as race:
+        step(0, len(races) * ROUNDS)
         for heat in races:
             results = race.run(
                 heat, ROUNDS, args.seconds, lambda: step(next(ticks), len(races) * ROUNDS)

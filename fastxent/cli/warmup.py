@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `warmup`."""
     parser.add_argument(
         "--dtype", nargs="+", choices=["float32", "float64"], default=["float32", "float64"],
-        help="types of the first argument (default: both)",
+        metavar="TYPE", help="types of the first argument: float32, float64 (default: both)",
     )  # fmt: skip
     functions = [name for name in reference.__all__ if name != "LinearGrad"]
     parser.add_argument(
