@@ -100,7 +100,7 @@ def _bar(what: str) -> Iterator[Step]:
 
 @contextlib.contextmanager
 def _line(what: str) -> Iterator[Step]:
-    status, shown = what, time.monotonic()
+    status, shown = what, 0.0
     print(status, end="", file=sys.stderr, flush=True)
 
     def step(done: int, total: int) -> None:
