@@ -183,13 +183,16 @@ def test_gpus_and_what_is_missing_for_one(monkeypatch):
     assert machine.cuda()["missing"] == "the CUDA driver shows no GPU to this process"
 
 
-def test_what_is_missing_without_a_driver():
+def test_a_gpu_or_what_to_do_for_one():
+    """As this machine has it."""
     pytest.importorskip("numba_cuda")
     found = machine.cuda()
     if found["devices"]:
-        pytest.skip("there is a GPU")
-    assert "nvidia-smi" in found["missing"]
-    assert list(info._cuda(found)) == [("CUDA", "no devices"), ("  missing", found["missing"])]
+        assert found["missing"] is None and float(found["driver_version"]) >= 12
+        assert all(device["memory_bytes"] > 1 << 30 for device in found["devices"])
+    else:
+        assert "nvidia-smi" in found["missing"]
+        assert list(info._cuda(found)) == [("CUDA", "no devices"), ("  missing", found["missing"])]
 
 
 # --- where it is shown ----------------------------------------------------------------------

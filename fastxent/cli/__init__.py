@@ -37,8 +37,7 @@ _EPILOG = """\
 %(prog)s <command> --help explains a command and its output.
 
 Results go to stdout, progress and errors to stderr; progress and colours are
-for terminals (NO_COLOR is heeded). --json prints one JSON object instead, with
-units in the names of its numbers.
+for terminals (NO_COLOR is heeded). --json prints one JSON object instead.
 
 exit status: 0 success, 1 the command failed, 2 wrong usage, 130 interrupted.
 """
