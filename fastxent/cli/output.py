@@ -40,7 +40,7 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def show_facts(facts: Sequence[tuple[str, str]]) -> None:
-    """Names and what is said of them, side by side; indented ones belong to the one above."""
+    """Names and what is said of them, side by side; an indented one belongs to one above it."""
     width = 2 + max(len(name) for name, _ in facts)
     columns = max(40, min(100, shutil.get_terminal_size().columns))
     # Never within a path.
@@ -48,7 +48,7 @@ def show_facts(facts: Sequence[tuple[str, str]]) -> None:
         columns - width, break_long_words=False, break_on_hyphens=False
     ).wrap
     for name, said in facts:
-        first, *more = wrap(said) or [""]
+        first, *more = wrap(printable(said)) or [""]
         _show_fact(name.ljust(width), first)
         for line in more:
             print(" " * width + line)
@@ -60,9 +60,9 @@ def _show_fact(name: str, said: str) -> None:
         from rich.text import Text
 
         style = "dim" if name.startswith(" ") else "bold"
-        Console().print(Text(name, style).append(printable(said), "default"), soft_wrap=True)
+        Console().print(Text(name, style).append(said, "default"), soft_wrap=True)
         return
-    print(name + printable(said))
+    print(name + said)
 
 
 def printable(text: str) -> str:

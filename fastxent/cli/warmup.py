@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     cache = machine.cache()
     if args.json:
-        show_json({"fastxent": fx.__version__, "variants": variants, "seconds": round(seconds, 3),
+        show_json({"fastxent": fx.__version__, "variants": variants, "seconds": seconds,
                    "cache": cache})  # fmt: skip
         return 0
     place = printable(cache["path"] or "none")

@@ -19,7 +19,7 @@ from fastxent.cpu import helpers
 
 _explicit: int | None = None
 _local: ContextVar[int | None] = ContextVar("fastxent_num_threads", default=None)
-ENVIRONMENT = ("FASTXENT_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
+_ENVIRONMENT = ("FASTXENT_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 def set_num_threads(n: int) -> None:
@@ -138,7 +138,7 @@ def chosen() -> Limit:
 
 def limits() -> Iterator[Limit]:
     """All that the number is the smallest of, where none is set; of equals, the first counts."""
-    for name in ENVIRONMENT:
+    for name in _ENVIRONMENT:
         value = os.environ.get(name, "").split(",")[0].strip()  # OMP_NUM_THREADS may be a list
         if value.isdecimal() and int(value) > 0:
             yield Limit(int(value), name)
