@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 _BINARY = getattr(os, "O_BINARY", 0)  # of Windows
@@ -21,21 +22,50 @@ def directory() -> Path | None:
     `FASTXENT_CACHE_DIR`, else `NUMBA_CACHE_DIR`/fastxent, else the user's cache folder. The files
     hold machine code: whoever can write there can make this process run theirs.
     """
+    return location()[0]
+
+
+def location() -> tuple[Path | None, str]:
+    """The same with the variable that decides; where none does, an empty name."""
     if place := os.environ.get("FASTXENT_CACHE_DIR"):
-        return Path(place)
+        return Path(place), "FASTXENT_CACHE_DIR"
     if place := os.environ.get("NUMBA_CACHE_DIR"):
-        return Path(place) / "fastxent"
+        return Path(place) / "fastxent", "NUMBA_CACHE_DIR"
     try:
         home = Path.home()
     except RuntimeError:
-        return None
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = home / "Library" / "Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or home / ".cache"
-    return Path(base) / "fastxent"
+        return None, ""
+    name, folder = {
+        "win32": ("LOCALAPPDATA", home / "AppData" / "Local"),
+        "darwin": ("", home / "Library" / "Caches"),
+    }.get(sys.platform, ("XDG_CACHE_HOME", home / ".cache"))
+    if place := os.environ.get(name):
+        return Path(place) / "fastxent", name
+    return folder / "fastxent", ""
+
+
+def held() -> list[int]:
+    """The sizes in bytes of the files that are kept there."""
+    place = directory()
+    if place is None:
+        return []
+    with contextlib.suppress(OSError):
+        return [path.stat().st_size for path in place.glob("*.bin")]
+    return []
+
+
+def obstacle() -> str:
+    """Why nothing can be written there, tried without leaving a trace; empty if it can."""
+    place = directory()
+    if place is None:
+        return "no home folder, and FASTXENT_CACHE_DIR is not set"
+    try:
+        while not place.exists() and place != place.parent:  # it would be made in the first that is
+            place = place.parent
+        with tempfile.TemporaryFile(dir=place):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 @functools.cache

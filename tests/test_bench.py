@@ -4,6 +4,7 @@ Peers with thread pools of their own run in workers alone: other tests fork this
 """
 
 import importlib
+import json
 import multiprocessing
 import os
 import sys
@@ -17,6 +18,7 @@ from fastxent.bench import answers, inputs, record, serve, startup
 from fastxent.bench.cases import EVERYBODY, GROUPS, Case, heats
 from fastxent.bench.peers import PEERS
 from fastxent.bench.race import Race
+from fastxent.cli import machine
 
 BENCH = Path(__file__).parent.parent / "bench"
 SMALL = [
@@ -163,7 +165,7 @@ def test_ctrl_c_leaves_no_process(monkeypatch, capsys):
 
     monkeypatch.setattr(record, "rows", interrupted)
     assert cli.main(["bench", "--shape", "6,5", "--seconds", "0.001", "--peers"]) == 130
-    assert capsys.readouterr().err == "\ninterrupted\n"
+    assert capsys.readouterr().err == "interrupted\n"
     assert not multiprocessing.active_children()
 
 
@@ -181,7 +183,7 @@ def test_first_calls_are_timed(monkeypatch):
 def results(tmp_path_factory):
     """The JSON file that a run of the command wrote."""
     file = tmp_path_factory.mktemp("bench") / "run.json"
-    options = ["--shape", "6,5", "--seconds", "0.001", "--threads", "1", "--json", str(file)]
+    options = ["--shape", "6,5", "--seconds", "0.001", "--threads", "1", "--output", str(file)]
     assert cli.main(["bench", *options, "--peers", "fastxent_out", "scipy"]) == 0
     return file
 
@@ -237,6 +239,14 @@ def test_bench_shows_a_table_a_shape(capsys, tmp_path, monkeypatch):
     assert picture.read_text().startswith("<?xml")
 
 
+def test_bench_as_json_is_the_file_that_it_writes(capsys, tmp_path):
+    file = tmp_path / "run.json"
+    options = ["--shape", "6,5", "--seconds", "0.001", "--output", str(file), "--json"]
+    assert cli.main(["bench", *options, "--peers"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == record.load(file) and err == ""
+
+
 @pytest.mark.parametrize(
     "wrong",
     [["--shape", "6"], ["--shape", "0,5"], ["--dtype", "int8"], ["--threads", "0"],
@@ -252,7 +262,7 @@ def test_bench_refuses_wrong_arguments(wrong, capsys):
 
 def test_bench_says_what_is_missing_before_it_starts(monkeypatch):
     with pytest.raises(SystemExit, match="there is no folder nowhere"):
-        cli.main(["bench", "--json", "nowhere/a.json"])
+        cli.main(["bench", "--output", "nowhere/a.json"])
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SystemExit, match=r"pip install 'fastxent\[bench\]'"):
         cli.main(["bench", "--plot", "a.png"])
@@ -262,6 +272,10 @@ def test_warmup_says_what_is_ready(capsys):
     assert cli.main(["warmup", "--dtype", "float32", "--function", "softmax"]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("2 variants") and os.environ["FASTXENT_CACHE_DIR"] in out and err == ""
+    assert cli.main(["warmup", "--dtype", "float32", "--function", "softmax", "--json"]) == 0
+    ready = json.loads(capsys.readouterr().out)
+    assert ready["variants"] == 2 and 0 < ready["seconds"] < 60
+    assert ready["cache"] == machine.cache()
     with pytest.raises(SystemExit) as left:
         cli.main(["warmup", "--function", "hardmax"])
     assert left.value.code == 2

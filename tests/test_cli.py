@@ -1,6 +1,7 @@
 """The command line: what it prints, where, and with which exit status."""
 
 import io
+import json
 import os
 import re
 import runpy
@@ -82,6 +83,18 @@ def test_help_shows_commands_and_exit_statuses():
     assert demo.SUMMARY in done.stdout and "130" in done.stdout
 
 
+@pytest.mark.parametrize("command", ["demo", "bench", "info", "warmup"])
+def test_help_teaches_within_80_columns(command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "argv", ["somewhere/__main__.py", command, "--help"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 0
+    out = capsys.readouterr().out
+    assert f"examples:\n  python -m fastxent {command}" in out
+    assert "--json" in out and max(map(len, out.splitlines())) <= 80
+
+
 def test_version():
     done = python("-m", "fastxent", "--version")
     assert (done.returncode, done.stdout) == (0, f"fastxent {fx.__version__}\n")
@@ -141,16 +154,17 @@ def test_ctrl_c(monkeypatch, capsys, sklearn):
 
     monkeypatch.setattr(demo, "load_digits", interrupted)
     assert cli.main(["demo"]) == 130
-    assert capsys.readouterr().err == "\ninterrupted\n"
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_a_reader_that_leaves_is_no_traceback(sklearn):
     """`fastxent demo | head -1`: the pipe breaks, and nothing is said about it."""
-    done = subprocess.run(
-        f"{sys.executable} -u -W error -m fastxent demo --max-iter 3 | head -0",
-        shell=True, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.stderr == ""
+    for command in ("-u -m fastxent demo --max-iter 3", "-m fastxent info", "-m fastxent --help"):
+        done = subprocess.run(
+            f"{sys.executable} -W error {command} | head -0",
+            shell=True, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.stderr == "", command
 
 
 def test_missing_scikit_learn(monkeypatch):
@@ -164,6 +178,25 @@ def test_demo_in_a_pipe(fast, capsys, sklearn):
     out, err = capsys.readouterr()
     assert len(set(row(out, "test accuracy"))) == 1
     assert err == ""
+
+
+def test_demo_as_json(fast, capsys, sklearn):
+    """One object on stdout: the figures of both tables, with units in their names."""
+    assert cli.main(["demo", "--json"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    ours, theirs = found["fits"]["fastxent"], found["fits"]["scikit-learn"]
+    assert ours["accuracy"] == theirs["accuracy"] > 0.9 and ours["seconds"] > 0
+    assert found["digits"] == {"train": 1347, "test": 450}
+    for case in found["evaluations"]:
+        assert case["speed_up"] == case["numpy_seconds"] / case["fastxent_seconds"]
+    assert len(found["evaluations"]) == 2 and err == ""
+
+
+def test_a_failure_prints_no_json(capsys, sklearn):
+    with pytest.raises(SystemExit, match="--max-iter"):
+        cli.main(["demo", "--max-iter", "5", "--json"])
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("quiet", [False, True])

@@ -84,7 +84,7 @@ def test_places(monkeypatch, tmp_path):
         ("win32", tmp_path / "AppData" / "Local"),
     ]:
         monkeypatch.setattr(kernel_files.sys, "platform", platform)
-        assert kernel_files.directory() == place / "fastxent"
+        assert kernel_files.location() == (place / "fastxent", "")
     monkeypatch.setattr(kernel_files.sys, "platform", "linux")
     for name, place in [
         ("XDG_CACHE_HOME", tmp_path / "xdg" / "fastxent"),
@@ -92,6 +92,7 @@ def test_places(monkeypatch, tmp_path):
         ("FASTXENT_CACHE_DIR", tmp_path / "own"),
     ]:
         monkeypatch.setenv(name, str(place if name[0] == "F" else place.parent))
+        assert kernel_files.location() == (place, name)
         assert kernel_files.directory() == place
 
 

@@ -37,6 +37,7 @@ WITHIN_CPU = {
     "linear": {"launch", "blocks"},
     "xla_kernels": {"c_interface", "launch", "kernels", "narrow_kernels", "jit", "blocks"},
     "c_interface": set(),
+    "target": {"lanes"},
     "launch": {"kernels", "narrow_kernels", "jit", "blocks"},
     "blocks": {"half", "threads"},
     "half": {"jit", "kernels"},

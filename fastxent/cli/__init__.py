@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import fastxent as fx
-from fastxent.cli import bench, demo, warmup
+from fastxent.cli import interrupts
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended: 128 + SIGINT
 
@@ -18,6 +18,7 @@ class Command(Protocol):
 
     SUMMARY: str  # one line, for the list of commands
     DESCRIPTION: str  # what it does and how to read what it prints
+    EXAMPLES: str  # command lines to begin with
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's options."""
@@ -26,9 +27,6 @@ class Command(Protocol):
         """Do it and return 0; on failure return 1, or `sys.exit` with the reason."""
 
 
-# A new command is a module beside this one and a line here.
-_COMMANDS: dict[str, Command] = {"demo": demo, "bench": bench, "warmup": warmup}
-
 _DESCRIPTION = """\
 Cross-entropy kernels: loss, gradient and softmax in one pass over the logits.
 
@@ -36,7 +34,10 @@ fastxent is a library; these commands show what it does on this machine.
 """
 
 _EPILOG = """\
-`fastxent <command> --help` explains a command and its options.
+%(prog)s <command> --help explains a command and its output.
+
+Results go to stdout, progress and errors to stderr; progress and colours are
+for terminals (NO_COLOR is heeded). --json prints one JSON object instead.
 
 exit status: 0 success, 1 the command failed, 2 wrong usage, 130 interrupted.
 """
@@ -47,15 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     As `argparse` does, --help, --version and wrong usage raise `SystemExit` instead.
     """
-    parser = _parser()
-    args = parser.parse_args(argv)
-    if args.command is None:
-        parser.print_help(sys.stderr)
-        return 2
     try:
-        return _COMMANDS[args.command].run(args)
+        with interrupts.kept():
+            try:
+                return _run(argv)
+            finally:
+                sys.stdout.flush()  # so that a broken pipe is met here, not at exit
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+        interrupts.settle()
+        # A terminal has shown ^C where the cursor stood.
+        print("\rinterrupted" if sys.stderr.isatty() else "interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has seen enough; Python must not try to flush it at exit.
@@ -63,7 +65,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _run(argv: Sequence[str] | None) -> int:
+    commands = _commands()
+    parser = _parser(commands)
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    return commands[args.command].run(args)
+
+
+def _commands() -> dict[str, Command]:
+    """By name; a new command is a module beside this one and stands here."""
+    # Not before an interrupt would be answered: they import much.
+    from fastxent.cli import bench, demo, info, warmup
+
+    return {"demo": demo, "bench": bench, "info": info, "warmup": warmup}
+
+
+def _parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
     run_as_module = Path(sys.argv[0]).name == "__main__.py"
     parser = argparse.ArgumentParser(
         prog="python -m fastxent" if run_as_module else "fastxent",
@@ -72,13 +92,14 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"fastxent {fx.__version__}")
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="<command>")
-    for name, command in _COMMANDS.items():
+    choice = parser.add_subparsers(title="commands", dest="command", metavar="<command>")
+    for name, command in commands.items():
         command.add_arguments(
-            commands.add_parser(
+            choice.add_parser(
                 name,
                 help=command.SUMMARY,
                 description=command.DESCRIPTION,
+                epilog=command.EXAMPLES,
                 formatter_class=argparse.RawDescriptionHelpFormatter,
             )
         )

@@ -10,8 +10,8 @@ from fastxent.bench import record
 from fastxent.bench.cases import Case, heats
 from fastxent.bench.peers import PEERS
 from fastxent.bench.race import Race
-from fastxent.cli.options import positive
-from fastxent.cli.output import installed, progress, show_table
+from fastxent.cli.options import add_output, positive
+from fastxent.cli.output import installed, progress, show_json, show_table
 
 SUMMARY = "time loss and gradient beside the peers that are installed"
 
@@ -26,6 +26,13 @@ copy` is the share of the speed of a plain copy of the logits, the most that
 memory allows. (N, C) are rows and classes.
 
 Peers come with:  pip install 'fastxent[peers]'
+"""
+
+EXAMPLES = """\
+examples:
+  %(prog)s
+  %(prog)s --shape 4096,32000 --peers torch jax --plot bench.png
+  %(prog)s --threads 1 --json > bench.json
 """
 
 ROUNDS = 5
@@ -59,9 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--peers", nargs="*", choices=OTHERS, default=OTHERS, metavar="PEER",
         help=f"beside fastxent and the copy, of {', '.join(OTHERS)} (default: all)",
     )  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as data")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them (PNG, SVG or PDF)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write what --json prints into a file"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it (PNG, SVG or PDF)")
+    add_output(parser)
 
 
 def shape(text: str) -> tuple[int, int]:
@@ -73,10 +82,10 @@ def shape(text: str) -> tuple[int, int]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Race, show a table a shape, and write what was asked for."""
+    """Race, show the results, and write what was asked for."""
     if args.plot and not installed("matplotlib"):
         sys.exit("fastxent bench --plot needs matplotlib: pip install 'fastxent[bench]'")
-    for file in filter(None, (args.json, args.plot)):
+    for file in filter(None, (args.output, args.plot)):
         if not file.parent.is_dir():
             sys.exit(f"fastxent bench: there is no folder {file.parent}")
     threads = args.threads or fx.get_num_threads()
@@ -85,15 +94,19 @@ def run(args: argparse.Namespace) -> int:
     races = heats([Case(n, c, args.dtype) for n, c in args.shape], peers)
     ticks = itertools.count(1)
     with progress("racing", quiet=args.quiet) as step, Race(threads) as race:
+        step(0, len(races) * ROUNDS)
         for heat in races:
             results = race.run(
                 heat, ROUNDS, args.seconds, lambda: step(next(ticks), len(races) * ROUNDS)
             )
             measured["results"] += record.rows("bench", results)
         measured["versions"] = race.versions
-    show(measured["results"], len(peers), threads)
     if args.json:
-        record.save(measured, args.json)
+        show_json(measured)
+    else:
+        show(measured["results"], len(peers), threads)
+    if args.output:
+        record.save(measured, args.output)
     if args.plot:
         from fastxent.bench.chart import draw
 

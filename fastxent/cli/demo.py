@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastxent as fx
-from fastxent.cli.options import positive
-from fastxent.cli.output import installed, show_table
+from fastxent.cli.options import add_output, positive
+from fastxent.cli.output import installed, show_json, show_table
 
 Array = NDArray[Any]
 Report = Callable[[int, float, float], None]  # iteration, objective, norm of its gradient
@@ -44,6 +44,13 @@ the loss and the gradients of W and b in one call. Then it shows
 Needs scikit-learn:  pip install 'fastxent[demo]'
 """
 
+EXAMPLES = """\
+examples:
+  %(prog)s
+  %(prog)s --tol 1e-4                 # stop sooner
+  %(prog)s --json --quiet > demo.json
+"""
+
 C = 1.0  # the inverse strength of the penalty, in scikit-learn's words
 LOSS_TOLERANCE = 1e-4  # relative, between the two fits
 LARGE = (8192, 1000)  # logits, for a timing where memory counts
@@ -60,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tol", type=positive(float), default=1e-6, metavar="EPS",
         help="converged when the 2-norm of the gradient is below EPS (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -75,9 +82,14 @@ def run(args: argparse.Namespace) -> int:
         with progress(args.tol, quiet=args.quiet) as report:
             ours = fit_fastxent(digits, args.max_iter, args.tol, report)
         theirs = fit_scikit_learn(digits)
-        show_fits(digits, ours, theirs)
+        if not args.json:
+            show_fits(digits, ours, theirs)
         require_agreement(ours, theirs)
-        show_speeds([time_large(), time_digits(digits)])
+        speeds = [time_large(), time_digits(digits)]
+    if args.json:
+        show_json(document(digits, ours, theirs, speeds))
+    else:
+        show_speeds(speeds)
     return 0
 
 
@@ -356,6 +368,25 @@ def show_speeds(speeds: Sequence[Speed]) -> None:
     print("At the digits' size both mostly wait for matrix products; large batches gain.")
     threads = fx.get_num_threads()
     print(f"Threads: fastxent at most {threads}, NumPy 1; matrix products of both 1.")
+
+
+def document(digits: Digits, ours: Fit, theirs: Fit, speeds: Sequence[Speed]) -> dict[str, Any]:
+    """The same as data."""
+    return {
+        "fastxent": fx.__version__,
+        "threads": fx.get_num_threads(),
+        "digits": {"train": len(digits.y), "test": len(digits.y_test)},
+        "fits": {"fastxent": ours._asdict(), "scikit-learn": theirs._asdict()},
+        "evaluations": [
+            {
+                "case": speed.case,
+                "fastxent_seconds": speed.fastxent,
+                "numpy_seconds": speed.numpy,
+                "speed_up": speed.numpy / speed.fastxent,
+            }
+            for speed in speeds
+        ],
+    }
 
 
 @contextlib.contextmanager

@@ -1,11 +1,21 @@
-"""Types of options; argparse turns their ValueError and their name into a message."""
+"""What options of several commands share: two of them, and types with words for a wrong value."""
 
+import argparse
 import math
 from collections.abc import Callable
 
 
+def add_output(parser: argparse.ArgumentParser, *, progress: bool = True) -> None:
+    """The options that say what is printed."""
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object on stdout, and nothing else"
+    )
+    if progress:
+        parser.add_argument("--quiet", action="store_true", help="no progress on the terminal")
+
+
 def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
-    """A finite number above 0."""
+    """A finite number above 0; argparse makes its message of the ValueError and the name."""
 
     def convert(text: str) -> float:
         value = kind(text)

@@ -1,10 +1,14 @@
-"""What commands share: tables and progress, prettier with rich and in a terminal."""
+"""What commands share: tables, facts, JSON and progress; prettier with rich and in a terminal."""
 
 import contextlib
 import importlib.util
+import json
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 Step = Callable[[int, int], None]  # how many are done, of how many
 
@@ -35,6 +39,43 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     print()
 
 
+def show_facts(facts: Sequence[tuple[str, str]]) -> None:
+    """Names and what is said of them, side by side; an indented one belongs to one above it."""
+    width = 2 + max(len(name) for name, _ in facts)
+    columns = max(40, min(100, shutil.get_terminal_size().columns))
+    # Never within a path.
+    wrap = textwrap.TextWrapper(
+        columns - width, break_long_words=False, break_on_hyphens=False
+    ).wrap
+    for name, said in facts:
+        first, *more = wrap(printable(said)) or [""]
+        _show_fact(name.ljust(width), first)
+        for line in more:
+            print(" " * width + line)
+
+
+def _show_fact(name: str, said: str) -> None:
+    if sys.stdout.isatty() and installed("rich"):
+        from rich.console import Console
+        from rich.text import Text
+
+        style = "dim" if name.startswith(" ") else "bold"
+        Console().print(Text(name, style).append(said, "default"), soft_wrap=True)
+        return
+    print(name + said)
+
+
+def printable(text: str) -> str:
+    """A text whose characters stdout can show: a path may hold any."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def show_json(document: dict[str, Any]) -> None:
+    """The whole of what stdout gets under --json."""
+    print(json.dumps(document, indent=2))
+
+
 @contextlib.contextmanager
 def progress(what: str, *, quiet: bool = False) -> Iterator[Step]:
     """A line on stderr that counts steps, where that is a terminal."""
@@ -59,7 +100,7 @@ def _bar(what: str) -> Iterator[Step]:
 
 @contextlib.contextmanager
 def _line(what: str) -> Iterator[Step]:
-    status, shown = what, time.monotonic()
+    status, shown = what, 0.0
     print(status, end="", file=sys.stderr, flush=True)
 
     def step(done: int, total: int) -> None:

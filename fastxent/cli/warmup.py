@@ -4,16 +4,27 @@ import argparse
 import time
 
 import fastxent as fx
-from fastxent import kernel_files, reference
-from fastxent.cli.output import progress
+from fastxent import reference
+from fastxent.cli import machine
+from fastxent.cli.options import add_output
+from fastxent.cli.output import printable, progress, show_json
 
 SUMMARY = "compile kernels ahead of the first call"
 
 DESCRIPTION = """\
 Compiles kernels and keeps them in the cache, so that no later call has to wait
 for them. All of them take a minute or two, so name the functions that you call.
+What is in the cache already takes milliseconds.
 
-FASTXENT_CACHE_DIR says where the cache is, if not in the user's cache folder.
+A variant is a kernel for one type, one kind of target, one set of outputs.
+FASTXENT_CACHE_DIR says where the cache is, if not in the user's cache folder:
+an image of a container can be built with a warm one that all its users read.
+"""
+
+EXAMPLES = """\
+examples:
+  %(prog)s --dtype float32 --function cross_entropy softmax
+  FASTXENT_CACHE_DIR=/opt/kernels %(prog)s --quiet
 """
 
 
@@ -21,14 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `warmup`."""
     parser.add_argument(
         "--dtype", nargs="+", choices=["float32", "float64"], default=["float32", "float64"],
-        help="types of the first argument (default: both)",
+        metavar="TYPE", help="types of the first argument: float32, float64 (default: both)",
     )  # fmt: skip
     functions = [name for name in reference.__all__ if name != "LinearGrad"]
     parser.add_argument(
         "--function", nargs="+", choices=functions, metavar="NAME",
         help=f"functions to compile for, of {', '.join(functions)} (default: all)",
     )  # fmt: skip
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,7 +55,14 @@ def run(args: argparse.Namespace) -> int:
 
         fx.warmup(args.dtype, functions=args.function, progress=count)
     seconds = time.perf_counter() - start
-    place = kernel_files.directory() or "none, for want of a folder"
+    cache = machine.cache()
+    if args.json:
+        show_json({"fastxent": fx.__version__, "variants": variants, "seconds": seconds,
+                   "cache": cache})  # fmt: skip
+        return 0
+    place = printable(cache["path"] or "none")
+    if cache["obstacle"]:
+        place += f" (nothing new is kept: {cache['obstacle']})"
     plural = "s" * (variants != 1)
     print(f"{variants} variant{plural} of kernels ready after {seconds:.1f} s; cache: {place}")
     return 0

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar, copy_context
 from pathlib import Path
+from typing import NamedTuple
 
 from fastxent.cpu import helpers
 
@@ -108,27 +109,45 @@ def _at_least_one(n: int) -> int:
     return number
 
 
-_cached_default: tuple[int, int] = (0, 0)
+class Limit(NamedTuple):
+    """A number of threads, and what sets it."""
+
+    threads: int
+    source: str
+
+
+_cached_default: tuple[int, int, str] = (0, 0, "")
 
 
 def _default() -> int:
     """The machine's answer, asked once a process: a child may live under other limits."""
     global _cached_default
     if _cached_default[0] != os.getpid():
-        _cached_default = (os.getpid(), min(_limits()))
+        _cached_default = (os.getpid(), *min(limits(), key=lambda limit: limit.threads))
     return _cached_default[1]
 
 
-def _limits() -> Iterator[int]:
+def chosen() -> Limit:
+    """What `get_num_threads` returns, and why."""
+    if n := _local.get():
+        return Limit(n, "num_threads")
+    if _explicit:
+        return Limit(_explicit, "set_num_threads")
+    return Limit(_default(), _cached_default[2])
+
+
+def limits() -> Iterator[Limit]:
+    """All that the number is the smallest of, where none is set; of equals, the first counts."""
     for name in _ENVIRONMENT:
         value = os.environ.get(name, "").split(",")[0].strip()  # OMP_NUM_THREADS may be a list
         if value.isdecimal() and int(value) > 0:
-            yield int(value)
+            yield Limit(int(value), name)
     if hasattr(os, "sched_getaffinity"):
-        yield len(os.sched_getaffinity(0))
+        yield Limit(len(os.sched_getaffinity(0)), "CPU affinity")
     else:
-        yield os.cpu_count() or 1
-    yield from cgroup_limits()
+        yield Limit(os.cpu_count() or 1, "number of CPUs")
+    for cpus in cgroup_limits():
+        yield Limit(cpus, "cgroup CPU quota")
 
 
 def cgroup_limits(

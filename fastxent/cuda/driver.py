@@ -6,7 +6,7 @@ import functools
 import os
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from numba import types
 
@@ -60,6 +60,35 @@ def _checked(result: tuple[Any, ...]) -> Any:
     if error.value:
         raise RuntimeError(f"the CUDA driver reports {error.name}")
     return values[0] if len(values) == 1 else values
+
+
+class Gpu(NamedTuple):
+    """What is told of a GPU."""
+
+    name: str
+    capability: tuple[int, int]
+    memory: int  # bytes
+
+
+def gpus() -> list[Gpu]:
+    """All that the driver shows to this process, asked without making a context on any."""
+    driver = _bindings()
+    kind = driver.CUdevice_attribute
+    major = kind.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    minor = kind.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
+    found = []
+    for number in range(_checked(driver.cuDeviceGetCount())):
+        device = _checked(driver.cuDeviceGet(number))
+        name = _checked(driver.cuDeviceGetName(256, device)).rstrip(b"\0").decode()
+        versions = [_checked(driver.cuDeviceGetAttribute(part, device)) for part in (major, minor)]
+        found.append(Gpu(name, tuple(versions), _checked(driver.cuDeviceTotalMem(device))))
+    return found
+
+
+def version() -> tuple[int, int]:
+    """The newest version of CUDA that the driver knows."""
+    number = _checked(_bindings().cuDriverGetVersion())
+    return number // 1000, number % 1000 // 10
 
 
 @functools.cache

@@ -102,24 +102,50 @@ def machine_code(kernel: Kernel, capability: tuple[int, int]) -> tuple[str, byte
             assert name is not None
             kept = name[1].encode() + b"\0" + link(code, capability)[0]
         except Exception as error:  # of any kind: kernels compile wherever there is a toolkit
-            raise RuntimeError(
-                f"the CUDA toolkit cannot compile for sm_{capability[0]}{capability[1]} "
-                f"({error}); {_INSTALL}"
-            ) from error
+            raise RuntimeError(_cannot_compile(capability, error)) from error
         kernel_files.save("cuda", identity, kept)
     entry, _, content = kept.partition(b"\0")
     return entry.decode(), content
 
 
+def obstacle(capability: tuple[int, int]) -> str:
+    """Why no kernel can be made for an architecture, found out by making one; empty if it can."""
+    if reason := too_old(capability, half=False):
+        return reason
+    try:
+        code, _ = cuda.compile(_nothing, types.void(), device=False, abi="numba", cc=capability)
+        link(str(code), capability)
+    except Exception as error:  # as above
+        return _cannot_compile(capability, error)
+    return ""
+
+
+def _nothing() -> None:
+    """The smallest kernel."""
+
+
+def _cannot_compile(capability: tuple[int, int], error: Exception) -> str:
+    architecture = "sm_{}{}".format(*capability)
+    return f"the CUDA toolkit cannot compile for {architecture} ({error}); {_INSTALL}"
+
+
 def supported(kernel: Kernel, capability: tuple[int, int]) -> None:
     """Raise where an architecture cannot run a kernel."""
-    half = "float16" in kernel.name
-    if capability < (OLDEST_HALF if half else OLDEST):
+    if reason := too_old(capability, half="float16" in kernel.name):
         raise RuntimeError(
-            f"{'half precision' if half else 'fastxent'} needs a GPU of compute capability "
-            f"{OLDEST_HALF if half else OLDEST} or newer, this one has {capability}: copy the "
-            "arrays to the host, where they are computed on the CPU"
+            f"{reason}: copy the arrays to the host, where they are computed on the CPU"
         )
+
+
+def too_old(capability: tuple[int, int], *, half: bool) -> str:
+    """Why an architecture cannot run kernels, or those of half precision; empty if it can."""
+    oldest = OLDEST_HALF if half else OLDEST
+    if capability >= oldest:
+        return ""
+    return (
+        f"{'half precision' if half else 'fastxent'} needs a GPU of compute capability "
+        f"{oldest} or newer, this one has {capability}"
+    )
 
 
 @functools.cache

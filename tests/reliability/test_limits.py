@@ -18,6 +18,7 @@ def test_thread_settings(monkeypatch):
     assert fx.get_num_threads() == 3
     with fx.num_threads(5):
         assert fx.get_num_threads() == 5
+        assert threads.chosen() == (5, "num_threads")
         with fx.num_threads(1):
             assert fx.get_num_threads() == 1
         elsewhere = []
@@ -25,9 +26,9 @@ def test_thread_settings(monkeypatch):
         thread.start()
         thread.join()
         assert elsewhere == [3]
-    assert fx.get_num_threads() == 3
+    assert threads.chosen() == (fx.get_num_threads(), "set_num_threads") == (3, "set_num_threads")
     monkeypatch.setattr(threads, "_explicit", None)
-    assert fx.get_num_threads() == automatic
+    assert threads.chosen().threads == fx.get_num_threads() == automatic
     for call in (fx.set_num_threads, fx.num_threads):
         for bad, error in [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)]:
             with pytest.raises(error, match="n must be"):
@@ -37,14 +38,15 @@ def test_thread_settings(monkeypatch):
 @pytest.mark.parametrize("name", ["FASTXENT_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS"])
 def test_environment(monkeypatch, name, count):
     """Each variable is respected; OpenMP's may be a list; nonsense is not a limit."""
-    monkeypatch.setattr(threads, "_cached_default", (0, 0))
+    monkeypatch.setattr(threads, "_cached_default", (0, 0, ""))
     monkeypatch.setenv(name, "1")
     count("limits", int(fx.get_num_threads() == 1), 1)
     monkeypatch.delenv(name)
-    without = list(threads._limits())
+    without = list(threads.limits())
     for value, limits in [("1,2", [1]), ("7", [7]), ("many", []), ("0", []), ("", [])]:
         monkeypatch.setenv(name, value)
-        count("limits", int(sorted(threads._limits()) == sorted(limits + without)), 1)
+        expected = [(n, name) for n in limits] + without
+        count("limits", int(sorted(threads.limits()) == sorted(expected)), 1)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs CPU affinity")
