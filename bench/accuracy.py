@@ -1,4 +1,4 @@
-"""Errors against exact arithmetic: `python bench/accuracy.py --output bench/results/NAME.json`.
+"""Errors against exact arithmetic: `python bench/accuracy.py --output FILE.json`.
 
 Ours, PyTorch's, optax's (JAX), SciPy's and scikit-learn's, on the same numbers, over the spread of
 logits, an offset that they share, and how sure a row is. "Exact" is `fastxent.reference` in

@@ -1,4 +1,4 @@
-"""Charts and tables of docs/accuracy.md: `python bench/accuracy_page.py bench/results/*.json`."""
+"""Charts and tables of docs/accuracy.md: `python bench/accuracy_page.py FILE.json`."""
 
 import argparse
 from pathlib import Path
