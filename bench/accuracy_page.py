@@ -1,4 +1,7 @@
-"""Charts and tables of docs/accuracy.md: `python bench/accuracy_page.py FILE.json`."""
+"""Charts and tables of docs/accuracy.md, and the landing page's table.
+
+`python bench/accuracy_page.py bench/results/accuracy/NAME.json`
+"""
 
 import argparse
 from pathlib import Path
@@ -23,18 +26,17 @@ TYPES, PARTS = ("float32", "float64"), ("loss", "gradient")
 
 
 class Experiment(NamedTuple):
-    """How one is shown: the name of its axis, how a point is written, and those of the table."""
+    """How one is shown: the name of its axis, and the points in the table."""
 
     axis: str
-    point: str
     shown: list[float]
 
 
 EXPERIMENTS = {
-    "spread": Experiment("standard deviation of the logits", "{:g}", [1, 10, 100]),
-    "offset": Experiment("offset that a row's logits share", "{:.0e}", [0, 1e3, 1e7]),
-    "confident": Experiment("1 - p of the label", "{:.0e}", [1e-3, 1e-7, 1e-30]),
-    "binary": Experiment("1 - p of the label", "{:.0e}", [1e-3, 1e-7, 1e-30]),
+    "spread": Experiment("standard deviation of the logits", [1, 10, 100]),
+    "offset": Experiment("offset that a row's logits share", [0, 1e3, 1e7]),
+    "confident": Experiment("1 - p of the label", [1e-3, 1e-7, 1e-30]),
+    "binary": Experiment("1 - p of the label", [1e-3, 1e-7, 1e-30]),
 }
 
 
@@ -95,9 +97,14 @@ def written(error: float) -> str:
     return f"{error:.1e}" if error < 1e-3 else f"{error:.2g}" if error < 0.01 else f"{error:.0%}"
 
 
+def marked(error: float, ours: float) -> str:
+    """An error, bold if it is smaller than ours."""
+    return f"**{written(error)}**" if error < ours else written(error)
+
+
 def errors_side_by_side(run: dict[str, Any], experiment: str) -> str:
-    """The table of an experiment; bold where another library's error is smaller than ours."""
-    _, point, shown = EXPERIMENTS[experiment]
+    """The table of an experiment: a line for each type, part and point that is shown."""
+    axis, shown = EXPERIMENTS[experiment]
     lines = []
     for dtype in TYPES:
         for part in PARTS:
@@ -108,10 +115,35 @@ def errors_side_by_side(run: dict[str, Any], experiment: str) -> str:
                     ]
                     for library in LIBRARIES
                 }
-                ours = found["fastxent"]
-                cells = (f"**{written(e)}**" if e < ours else written(e) for e in found.values())
-                lines.append((f"{dtype}, {part}, {point.format(at)}", *cells))
-    return table((EXPERIMENTS[experiment].axis, *LIBRARIES), lines)
+                cells = (marked(error, found["fastxent"]) for error in found.values())
+                lines.append((f"{dtype}, {part}, {at:g}", *cells))
+    return table((axis, *LIBRARIES), lines)
+
+
+# What the landing page shows of the experiments in float32, each at one point.
+SUMMARY = {
+    "ordinary rows": ("spread", 1),
+    "logits share an offset of 1e7": ("offset", 1e7),
+    "sure rows, 1 - p = 1e-7": ("confident", 1e-7),
+    "the same of two classes": ("binary", 1e-7),
+}
+
+
+def summary(run: dict[str, Any]) -> str:
+    """A line a library: the worse of loss and gradient."""
+    found = {
+        (library, name): max(
+            errors(run, experiment=experiment, dtype="float32", library=library)[at][part]
+            for part in PARTS
+        )
+        for library in LIBRARIES
+        for name, (experiment, at) in SUMMARY.items()
+    }
+    lines = [
+        (library, *(marked(found[library, name], found["fastxent", name]) for name in SUMMARY))
+        for library in LIBRARIES
+    ]
+    return table(("float32", *SUMMARY), lines)
 
 
 def where(run: dict[str, Any]) -> str:
@@ -143,6 +175,7 @@ def main() -> None:
         chart(run, experiment).savefig(path, dpi=96, pil_kwargs={"optimize": True})
         insert(page, errors_side_by_side(run, experiment), mark(experiment))
     insert(page, where(run), mark("where"))
+    insert(args.output / "index.md", summary(run), mark("summary"))
 
 
 if __name__ == "__main__":
