@@ -123,9 +123,9 @@ def errors_side_by_side(run: dict[str, Any], experiment: str) -> str:
 # What the landing page shows of the experiments in float32, each at one point.
 SUMMARY = {
     "ordinary rows": ("spread", 1),
-    "logits share an offset of 1e7": ("offset", 1e7),
-    "sure rows, 1 - p = 1e-7": ("confident", 1e-7),
-    "the same of two classes": ("binary", 1e-7),
+    "offset of 1e7": ("offset", 1e7),
+    "sure rows: 1 - p = 1e-7": ("confident", 1e-7),
+    "sure rows, yes or no": ("binary", 1e-7),
 }
 
 

@@ -28,6 +28,8 @@ default_role = "code"  # in docstrings `x` is code
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 
+# What the integrations import is not needed to read their docstrings.
+autodoc_mock_imports = ["torch", "jax", "fastxent.arrays.torch"]
 autodoc_typehints = "none"  # and with them the overloads: one signature, types in the text
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 80
