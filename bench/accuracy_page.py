@@ -161,21 +161,32 @@ def mark(name: str) -> str:
     return f"<!-- {name}: written by bench/accuracy_page.py -->"
 
 
+def draw(run: dict[str, Any], experiment: str, output: Path) -> None:
+    """An experiment's chart, as img/accuracy-NAME.png."""
+    path = output / "img" / f"accuracy-{experiment}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    chart(run, experiment).savefig(path, dpi=96, pil_kwargs={"optimize": True})
+
+
+def fill(run: dict[str, Any], output: Path) -> None:
+    """The marked places of accuracy.md and of the landing page."""
+    page = output / "accuracy.md"
+    for experiment in EXPERIMENTS:
+        insert(page, errors_side_by_side(run, experiment), mark(experiment))
+    insert(page, where(run), mark("where"))
+    insert(output / "index.md", summary(run), mark("summary"))
+
+
 def main() -> None:
-    """Draw, and fill the page's marked places."""
+    """Draw, and fill the pages' marked places."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("result", type=Path)
     parser.add_argument("--output", type=Path, default=Path("docs"))
     args = parser.parse_args()
     run = record.load(args.result)
-    page = args.output / "accuracy.md"
     for experiment in EXPERIMENTS:
-        path = args.output / "img" / f"accuracy-{experiment}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        chart(run, experiment).savefig(path, dpi=96, pil_kwargs={"optimize": True})
-        insert(page, errors_side_by_side(run, experiment), mark(experiment))
-    insert(page, where(run), mark("where"))
-    insert(args.output / "index.md", summary(run), mark("summary"))
+        draw(run, experiment, args.output)
+    fill(run, args.output)
 
 
 if __name__ == "__main__":

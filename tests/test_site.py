@@ -37,7 +37,7 @@ class Page(HTMLParser):
 def site(tmp_path_factory):
     """The folder of a fresh build, in which a warning is an error."""
     out = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-W", "-n", "--keep-going", "-q", "-j", "2",
+    command = [sys.executable, "-m", "sphinx", "-W", "-n", "--keep-going", "-q",
                str(ROOT / "docs"), str(out)]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
