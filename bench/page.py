@@ -16,7 +16,7 @@ OURS = ["copy", "fastxent", "fastxent_out"]  # not rivals
 BEST_OF = ["torch", "torch_compile", "jax", "sklearn"]
 SIDES = ("rows", "classes", "dtype", "job", "logits", "target", "features")
 
-MARKS = "<!-- measured: written by bench/page.py -->", "<!-- end -->"
+BEGIN, END = "<!-- measured: written by bench/page.py -->", "<!-- end -->"
 
 METHOD = """\
 Every peer runs in a process of its own with {threads} threads, NumPy's loops with the one they
@@ -291,11 +291,11 @@ def measured(runs: list[Run]) -> str:
     return f"{table(header, lines)}\nOn {runs[0]['cpu']['model']}, {runs[0]['threads']} threads.\n"
 
 
-def insert(path: Path, text: str) -> None:
+def insert(path: Path, text: str, begin: str = BEGIN) -> None:
     """Put text between the marks of a page that is otherwise written by hand."""
-    before, _, rest = path.read_text().partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    path.write_text("".join((before, MARKS[0], "\n", text, MARKS[1], after)))
+    before, _, rest = path.read_text().partition(begin)
+    _, _, after = rest.partition(END)
+    path.write_text("".join((before, begin, "\n", text, END, after)))
 
 
 def main() -> None:

@@ -88,9 +88,10 @@ def linear_cross_entropy(
         probabilities of all classes.
     linear_bias : array_like, shape (C,), optional
         The bias of the linear map.
-    weight, sample_weight, ignore_index, label_smoothing, z_loss, logit_scale, softcap, reduction, \
-normalizer, check_target
-        As for `cross_entropy`. With "none" the gradients are those of the sum of the row losses.
+    weight, sample_weight, ignore_index, label_smoothing, z_loss, logit_scale, softcap
+        As for `cross_entropy`.
+    reduction, normalizer, check_target
+        Likewise. With "none" the gradients are those of the sum of the row losses.
     return_grad, return_lse, return_argmax : bool
         Return these too, in this order.
     grad_out : LinearGrad, optional

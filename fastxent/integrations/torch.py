@@ -108,10 +108,10 @@ class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):  # type: ignore[m
 
     Parameters
     ----------
-    in_features, num_classes, out_features, bias, device, dtype, reduction, weight, ignore_index, \
-label_smoothing, options
-        As for `torch.nn.LinearCrossEntropyLoss`. `options` changes nothing here; with
-        `out_features` PyTorch computes.
+    in_features, num_classes, bias, device, dtype, reduction, weight, ignore_index, label_smoothing
+        As for `torch.nn.LinearCrossEntropyLoss`.
+    out_features, options
+        Likewise; with `out_features` PyTorch computes, and `options` changes nothing.
 
     Raises
     ------

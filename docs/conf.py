@@ -1,0 +1,62 @@
+"""How Sphinx makes the site: `python -m sphinx -W -n --keep-going docs docs/_build/html`.
+
+Nothing is fetched, neither here nor by whoever reads: mathematics is set in the browser by
+MathJax's one file, which `sphinx-mathjax-offline` carries and which is copied into the site; names
+of Python, NumPy and SciPy are looked up in small inventories (see inventories.py).
+"""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))  # the checkout's package, whatever else is installed
+
+import fastxent  # noqa: E402
+
+project = "fastxent"
+copyright = "the fastxent maintainers"
+release = version = fastxent.__version__
+
+extensions = [
+    "myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax",
+]  # fmt: skip
+exclude_patterns = ["_build"]
+default_role = "code"  # in docstrings `x` is code
+
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+
+# What the integrations import is not needed to read their docstrings.
+autodoc_mock_imports = ["torch", "jax", "fastxent.arrays.torch"]
+autodoc_typehints = "none"  # and with them the overloads: one signature, types in the text
+autodoc_member_order = "bysource"
+python_maximum_signature_line_length = 80
+napoleon_google_docstring = False
+napoleon_use_param = False
+napoleon_use_rtype = False
+
+_DOCS = {
+    "python": "https://docs.python.org/3/",
+    "numpy": "https://numpy.org/doc/stable/",
+    "scipy": "https://docs.scipy.org/doc/scipy/",
+}
+intersphinx_mapping = {
+    name: (url, str(HERE / "inventories" / f"{name}.inv")) for name, url in _DOCS.items()
+}
+nitpick_ignore = [("py:exc", "jax.errors.JaxRuntimeError")]
+
+html_theme = "furo"
+html_title = "fastxent"
+html_favicon = "static/favicon.svg"
+html_css_files = ["site.css"]
+_mathjax = find_spec("sphinx-mathjax-offline")  # a folder of files, whose name no import can say
+if _mathjax is None or _mathjax.origin is None:
+    raise RuntimeError("sphinx-mathjax-offline is not installed: pip install -e '.[docs]'")
+html_static_path = [
+    "static/site.css",
+    str(Path(_mathjax.origin).parent / "static" / "mathjax" / "tex-svg.js"),
+]
+mathjax_path = "tex-svg.js"
+html_copy_source = False
