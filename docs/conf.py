@@ -19,7 +19,7 @@ copyright = "the fastxent maintainers"
 release = version = fastxent.__version__
 
 extensions = [
-    "myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.intersphinx",
+    "myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
 ]  # fmt: skip
 exclude_patterns = ["_build"]
@@ -27,6 +27,7 @@ default_role = "code"  # in docstrings `x` is code
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
+nb_execution_mode = "off"  # their outputs are kept; the tests run them
 
 # What the integrations import is not needed to read their docstrings.
 autodoc_mock_imports = ["torch", "jax", "fastxent.arrays.torch"]

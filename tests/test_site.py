@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 ROOT = Path(__file__).parent.parent
-WANTED = ["sphinx", "furo", "myst_parser", "sphinx-mathjax-offline"]
+WANTED = ["sphinx", "furo", "myst_nb", "sphinx-mathjax-offline"]
 
 pytestmark = pytest.mark.skipif(
     any(find_spec(name) is None for name in WANTED), reason="pip install -e '.[docs]'"
