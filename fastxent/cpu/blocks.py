@@ -6,7 +6,7 @@ already and are handed over whole; any other is converted block by block, never 
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -43,7 +43,8 @@ class Operand:
         outer = array.ndim - inner
         self.outer, self.inner = array.shape[:outer], array.shape[outer:]
         self.rows = as_rows(array, dtype) if inner else as_elements(array, dtype)
-        if columns and self.rows is None and _is_columns(array, dtype):
+        self.order: Literal["C", "F"] = "F" if columns and _is_columns(array) else "C"
+        if self.order == "F" and self.rows is None and _is_native(array, dtype):
             self.rows = array
 
     @property
@@ -61,7 +62,7 @@ class Operand:
         index, lo, hi = box
         if self.rows is not None:
             return self.rows[lo:hi]
-        return np.empty((hi - lo, *self.inner), self.dtype)
+        return np.empty((hi - lo, *self.inner), self.dtype, self.order)
 
     def _part(self, box: Box) -> Array:
         """The box of the array as it is; a view, even without dimensions."""
@@ -108,8 +109,8 @@ def as_rows(array: Array, dtype: DTypeLike) -> Array | None:
         return None
 
 
-def _is_columns(array: Array, dtype: DTypeLike) -> bool:
-    return array.ndim == 2 and array.strides[0] == array.itemsize and _is_native(array, dtype)
+def _is_columns(array: Array) -> bool:
+    return array.ndim == 2 and array.strides[0] == array.itemsize != array.strides[1]
 
 
 def as_elements(array: Array, dtype: DTypeLike) -> Array | None:

@@ -411,8 +411,16 @@ def _plain_outcome(margin, sums, divisor):
     return _outcome(1.0, 1.0, 0.0, 0.0, 0.0, margin, 0.0, sums, divisor, _as_it_is)
 
 
+@inlined
+def _soft_parts(columns, m, places, shares, n):
+    """Of class probabilities: the share set apart as that of the maximum, and Σ of the others."""
+    _find_column(columns, m, n, places)
+    apart = widen(_set_apart(shares, places, 0.0))
+    return apart, _sum_columns(_share_term, (shares,), n)
+
+
 @subroutine
-def _variances(columns, sums, places, factor, out, n):
+def _fill_variances(columns, sums, places, factor, out, n):
     """factor·p_j·(1 - p_j) of a group's rows, as columns; e_y is put back among the others.
 
     s - e_j would lose what a dominant class leaves: 1 - p of the maximum, which is alone if s < 2,
@@ -432,7 +440,9 @@ def _variances(columns, sums, places, factor, out, n):
 
 @subroutine
 def _clear_rows(out, first, count, weights):
-    """Zeros for the rows that do not count, whatever their logits hold."""
+    """Zeros for the rows that do not count, whatever their logits hold; for None, nothing."""
+    if out is None:
+        return
     for k in range(count):
         if weights[0, k] == 0.0:
             if _has_columns(out):
@@ -471,9 +481,7 @@ def narrow_cross_entropy_rows(
             _read_shares(target, lane_weight, keep, spread, first, count, pad, shares)
             below = _sum_columns(_below_term, (columns, m, shares), n)
         if target.ndim == 2:
-            _find_column(columns, m, n, places)
-            apart = widen(_set_apart(shares, places, 0.0))
-            total_a = _sum_columns(_share_term, (shares,), n)
+            apart, total_a = _soft_parts(columns, m, places, shares, n)
         soon = row(logits, first + width), row(grad, first + width)
         margin, sums = _exp_sums(columns, m, n, places, soon)
         push = u = a_y = widen(splat(columns, 1.0))
@@ -498,15 +506,14 @@ def narrow_cross_entropy_rows(
         total, lost = add_block(total, lost, value)
         _write_losses(loss, first, count, value)
         if hess is not None:
-            squares = row(scratch, n * (1 + sharing))
-            _variances(columns, sums, places, u * a_y / divisor, squares, n)
-            _write_group(squares, None, places, None, hess, first, count, pad)
-            if idle or weighted:
-                _clear_rows(hess, first, count, weights)
+            variances = row(scratch, n * (1 + sharing))
+            _fill_variances(columns, sums, places, u * a_y / divisor, variances, n)
+            _write_group(variances, None, places, None, hess, first, count, pad)
         if grad is not None:
             parts = factor, d_y, push
             _write_grad(columns, shares, sharing, parts, places, grad, first, count, pad)
-            if idle or weighted:
-                _clear_rows(grad, first, count, weights)
+        if idle or weighted:
+            _clear_rows(grad, first, count, weights)
+            _clear_rows(hess, first, count, weights)
     restore_mode(mode)
     return rounded(total, lost)
