@@ -66,7 +66,7 @@ def _cross_entropy_kernel(
     exps = wide_out if grad or probs or hess else _NONE
     signature = (
         rows, target, array_type(_F8, 1), floats, array_type(_F8, 1), _F8,
-        _BOOL, _I8, _F8, _F8, _F8, _F8, _F8, _F8,
+        _BOOL, _I8, _F8, _F8, _F8, _F8, _F8, _F8, _F8,
         per_row, per_row, array_type(_I8, 1, out=True), exps, *outs, _I8, _I8,
     )  # fmt: skip
     return jit.specialise(kernels.cross_entropy_rows, signature)
@@ -77,7 +77,7 @@ def _narrow_kernel(char: str, soft: bool, grad: bool, hess: bool) -> Callable[..
     floats, per_row, rows, wide_out = _row_types(char)
     signature = (
         rows, rows if soft else array_type(_I8, 1), array_type(_F8, 1), floats,
-        array_type(_F8, 1), _F8, _BOOL, _I8, _F8, _F8, _F8,
+        array_type(_F8, 1), _F8, _BOOL, _I8, _F8, _F8, _F8, _F8,
         per_row, *(wide_out if wanted else _NONE for wanted in (grad, hess)), _I8, _I8,
     )  # fmt: skip
     return jit.specialise(narrow_kernels.narrow_cross_entropy_rows, signature)
@@ -222,7 +222,7 @@ def fill_cross_entropy(
         wanted, d, _, h = arrays if labels is None else (labels[base:], *arrays)
         losses: float = kernel(
             logits, wanted, class_weight, lane_weight, sample_weight[base:], total_weight,
-            *mix, divisor, loss[base:], d, h, lo, hi,
+            *mix, divisor, terms.hess_factor, loss[base:], d, h, lo, hi,
         )  # fmt: skip
         return losses
 
@@ -233,7 +233,7 @@ def fill_cross_entropy(
         losses: float = kernel(
             logits, wanted, class_weight, lane_weight, sample_weight[base:], total_weight,
             *mix, terms.z_loss, terms.logit_scale, terms.softcap or 0.0, divisor,
-            loss[base:], lse[base:], argmax[base:], exps, *wide, lo, hi,
+            terms.hess_factor, loss[base:], lse[base:], argmax[base:], exps, *wide, lo, hi,
         )  # fmt: skip
         return losses
 
@@ -279,11 +279,11 @@ def plain_cross_entropy(
     rest: tuple[Any, ...]
     if n_classes <= NARROW[char]:
         kernel = _narrow_kernel(char, False, grad is not None, False)
-        rest = divisor, floats, grad, None
+        rest = divisor, 1.0, floats, grad, None
     else:
         kernel = _cross_entropy_kernel(char, False, grad is not None, False, False)
         # z_loss, logit_scale and softcap first; loss, lse, argmax; exps; grad, probs, hess
-        rest = 0.0, 1.0, 0.0, divisor, floats, floats, _NO_INTS, grad, grad, None, None
+        rest = 0.0, 1.0, 0.0, divisor, 1.0, floats, floats, _NO_INTS, grad, grad, None, None
     call = functools.partial(
         kernel, x, labels, empty, floats, empty, 0.0, True, ignore_index, 1.0, 0.0, *rest
     )

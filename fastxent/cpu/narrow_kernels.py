@@ -456,7 +456,7 @@ def _clear_rows(out, first, count, weights):
 # empty; grad, hess (N, C) OUT or None, hess with labels alone. lo < hi. Returns Σ losses.
 def narrow_cross_entropy_rows(
     logits, target, class_weight, lane_weight, sample_weight, total_weight,
-    ignoring, ignore_index, keep, spread, divisor, loss, grad, hess, lo, hi,
+    ignoring, ignore_index, keep, spread, divisor, hess_factor, loss, grad, hess, lo, hi,
 ):  # fmt: skip
     n, width = logits.shape[1], lanes_of(row(logits, lo))
     share = spread if target.ndim == 1 else 1.0
@@ -507,7 +507,8 @@ def narrow_cross_entropy_rows(
         _write_losses(loss, first, count, value)
         if hess is not None:
             variances = row(scratch, n * (1 + sharing))
-            _fill_variances(columns, sums, places, u * a_y / divisor, variances, n)
+            u_w = u * a_y / divisor * hess_factor
+            _fill_variances(columns, sums, places, u_w, variances, n)
             _write_group(variances, None, places, None, hess, first, count, pad)
         if grad is not None:
             parts = factor, d_y, push

@@ -6,6 +6,7 @@ scikit-learn (labels, predictions[, weights]); every function takes both.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -80,8 +81,7 @@ def xgboost_softmax(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Grad
     >>> grad.tolist(), hess.tolist()
     ([[0.25, 0.25, -0.75, 0.25]], [[0.375, 0.375, 0.375, 0.375]])
     """
-    grad, hess = _softmax(*_given(y_true, y_pred, sample_weight))
-    np.multiply(hess, np.float32(2), out=hess)
+    grad, hess = _softmax(*_given(y_true, y_pred, sample_weight), lambda n_classes: 2.0)
     return grad, np.maximum(hess, _LEAST, out=hess)
 
 
@@ -179,11 +179,7 @@ def lightgbm_softmax(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gra
     >>> grad.tolist(), hess.tolist()
     ([[0.25, 0.25, -0.75, 0.25]], [[0.25, 0.25, 0.25, 0.25]])
     """
-    grad, hess = _softmax(*_given(y_true, y_pred, sample_weight))
-    n_classes = hess.shape[1]
-    if n_classes < 2:
-        raise ValueError(f"y_pred must have at least two classes, got shape {hess.shape}")
-    return grad, np.multiply(hess, np.float32(n_classes / (n_classes - 1)), out=hess)
+    return _softmax(*_given(y_true, y_pred, sample_weight), lambda n: n / (n - 1))
 
 
 def lightgbm_logistic(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gradients:
@@ -397,15 +393,19 @@ def _classes(labels: Array) -> Array:
     return classes
 
 
-def _softmax(labels: Array, margins: Array, weight: Any) -> Gradients:
-    """w·(p - e_y) and w·p·(1 - p), in float32, which is what both libraries take.
+def _softmax(
+    labels: Array, margins: Array, weight: Any, factor: Callable[[int], float]
+) -> Gradients:
+    """w·(p - e_y) and factor(K)·w·p·(1 - p), in float32, which is what both libraries take.
 
-    Computed in the type of the margins and laid out as they are: LightGBM's lie one class behind
-    the other. `cross_entropy` would give float64 for these.
+    Computed in the type of the margins, rounded once, and laid out as they are: LightGBM's lie one
+    class behind the other. Where two splits are as good as each other, the last bit of a float32
+    decides between them, so what LightGBM computes in float64 has to be computed so here.
     """
-    if margins.ndim != 2:
-        raise ValueError(f"y_pred must have shape (N, K), got {margins.shape}")
-    inputs.class_axis(-1, margins.shape, "y_pred")
+    if margins.ndim != 2 or margins.shape[1] < 2:
+        raise ValueError(
+            f"y_pred must have shape (N, K) with at least two classes, got {margins.shape}"
+        )
     compute = inputs.precision(margins.dtype, "y_pred").compute
     aim = read_target(
         _classes(labels), "y_pred", margins.shape, 1, compute,
@@ -414,8 +414,9 @@ def _softmax(labels: Array, margins: Array, weight: Any) -> Gradients:
     backend = backend_of(margins)
     divisor = aim.scan(backend, margins.shape[1], True, compute)
     grad, hess = (np.empty_like(margins, np.float32) for _ in range(2))
+    terms = aim.terms._replace(hess_factor=factor(margins.shape[1]))
     outputs = Outputs(None, grad=grad, hess=hess)
-    backend.cross_entropy(margins, aim.target, aim.terms, divisor, outputs, compute)
+    backend.cross_entropy(margins, aim.target, terms, divisor, outputs, compute)
     return grad, hess
 
 
