@@ -317,8 +317,7 @@ def cross_entropy_rows(
             _put(argmax, i, top)
             # From here on each output may overwrite e, so the one that holds it comes last.
             if hess is not None and counted:
-                factor = u * weight / divisor * hess_factor
-                _write_hess(e, row(hess, i), n, s, rest, e_y, factor)
+                _write_hess(e, row(hess, i), n, s, rest, e_y, u * weight / divisor * hess_factor)
             if probs is not None:
                 map_row(times, e, row(probs, i), n, inverse, 0.0)
         if counted:

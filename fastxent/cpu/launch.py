@@ -294,7 +294,8 @@ def plain_cross_entropy(
 def _is_plain(target: Target, terms: Terms, outputs: Outputs) -> bool:
     """Whether a call is one of those that there are kernels for narrow rows for."""
     moved = terms.z_loss or terms.logit_scale != 1.0 or terms.softcap is not None
-    others = (outputs.lse, outputs.argmax, outputs.probs, None if target.probs is None else outputs.hess)
+    hess = None if target.probs is None else outputs.hess
+    others = (outputs.lse, outputs.argmax, outputs.probs, hess)
     return not moved and all(array is None for array in others)
 
 

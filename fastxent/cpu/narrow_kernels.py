@@ -326,10 +326,9 @@ def _place_classes(target, first, count, some, n, ignored, columns, places):
 
 
 @subroutine
-def _read_weights(
-    target, class_weight, sample_weight, ignoring, ignore_index, n, first, count, columns, weights
-):  # fmt: skip
+def _read_weights(target, rule, n, first, count, columns, weights):
     """The weights u, w of a group's rows; u is 0 of rows that do not count, nan of bad ones."""
+    class_weight, sample_weight, ignoring, ignore_index = rule
     us, ws = row(weights, 0), row(weights, 1)
     for k in range(lanes_of(columns)):
         us[k], ws[k] = 0.0, 1.0
@@ -465,8 +464,8 @@ def narrow_cross_entropy_rows(
     pad = np.zeros((width, n), logits.dtype)
     integers, weights = np.zeros((2, width), np.int64), np.empty((2, width))
     weighted = class_weight.size > 0 or sample_weight.size > 0
-    ignored = ignore_index if ignoring else -1
-    mode = flush_subnormals()
+    rule = class_weight, sample_weight, ignoring, ignore_index
+    ignored, mode = ignore_index if ignoring else -1, flush_subnormals()
     total = lost = widen(zeros(row(scratch, 0)))
     for first in range(lo, hi, width):
         count, idle = min(hi - first, width), 0
@@ -487,10 +486,7 @@ def narrow_cross_entropy_rows(
         push = u = a_y = widen(splat(columns, 1.0))
         special = weighted or idle or count < width
         if special:
-            u, a_y = _read_weights(
-                target, class_weight, sample_weight, ignoring, ignore_index, n, first, count,
-                columns, weights,
-            )  # fmt: skip
+            u, a_y = _read_weights(target, rule, n, first, count, columns, weights)
         if special or sharing:
             if target.ndim == 2:
                 a_y = widen(zeros(columns))
@@ -507,8 +503,7 @@ def narrow_cross_entropy_rows(
         _write_losses(loss, first, count, value)
         if hess is not None:
             variances = row(scratch, n * (1 + sharing))
-            u_w = u * a_y / divisor * hess_factor
-            _fill_variances(columns, sums, places, u_w, variances, n)
+            _fill_variances(columns, sums, places, u * a_y / divisor * hess_factor, variances, n)
             _write_group(variances, None, places, None, hess, first, count, pad)
         if grad is not None:
             parts = factor, d_y, push

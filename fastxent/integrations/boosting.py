@@ -290,9 +290,7 @@ def logloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
     return ("logloss", value) if _is_data(y_pred) else value
 
 
-def multi_logloss(
-    y_true: Any, y_pred: Any, sample_weight: Any = None
-) -> tuple[str, float, bool]:
+def multi_logloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[str, float, bool]:
     r"""LightGBM's multi_logloss of raw scores: Σ w·(lse(x) - x_y) / Σ w.
 
     LightGBM hands raw scores to a metric where the objective is a function, and probabilities
@@ -326,9 +324,7 @@ def multi_logloss(
     return "multi_logloss", _softmax_loss(*_given(y_true, y_pred, sample_weight)), False
 
 
-def binary_logloss(
-    y_true: Any, y_pred: Any, sample_weight: Any = None
-) -> tuple[str, float, bool]:
+def binary_logloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[str, float, bool]:
     r"""LightGBM's binary_logloss: Σ w·[(1 - y)·softplus(x) + y·softplus(-x)] / Σ w.
 
     Parameters
