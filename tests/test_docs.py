@@ -11,12 +11,12 @@ import fastxent as fx
 
 ROOT = Path(__file__).parent.parent
 MODULES = ["_softmax", "_cross_entropy", "_binary", "_linear", "_warmup", "cpu.threads",
-           "integrations.torch", "integrations.jax"]  # fmt: skip
+           "integrations.torch", "integrations.jax", "integrations.boosting"]  # fmt: skip
 
 
 def wanted_by(name):
     """Skip what shows a library that is not installed."""
-    for library in ("torch", "jax", "scipy"):
+    for library in ("torch", "jax", "scipy", "xgboost", "lightgbm"):
         if name in ("docs/integrations.md", f"integrations.{library}"):
             pytest.importorskip(library)
 
