@@ -35,7 +35,7 @@ def numpy_xgboost(y, preds):
 
 
 def numpy_lightgbm(y, preds):
-    """LightGBM's convention; it has still to round what it gets to float32."""
+    """LightGBM's convention; it rounds what it gets to float32, from both sides."""
     p, at = softmax_of(preds, y)
     hess = preds.shape[1] / (preds.shape[1] - 1) * p * (1 - p)
     p[at] -= 1

@@ -6,7 +6,7 @@ already and are handed over whole; any other is converted block by block, never 
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -43,8 +43,7 @@ class Operand:
         outer = array.ndim - inner
         self.outer, self.inner = array.shape[:outer], array.shape[outer:]
         self.rows = as_rows(array, dtype) if inner else as_elements(array, dtype)
-        self.order: Literal["C", "F"] = "F" if columns and _is_columns(array) else "C"
-        if self.order == "F" and self.rows is None and _is_native(array, dtype):
+        if columns and self.rows is None and _is_columns(array, dtype):
             self.rows = array
 
     @property
@@ -62,7 +61,7 @@ class Operand:
         index, lo, hi = box
         if self.rows is not None:
             return self.rows[lo:hi]
-        return np.empty((hi - lo, *self.inner), self.dtype, self.order)
+        return np.empty((hi - lo, *self.inner), self.dtype)
 
     def _part(self, box: Box) -> Array:
         """The box of the array as it is; a view, even without dimensions."""
@@ -109,8 +108,8 @@ def as_rows(array: Array, dtype: DTypeLike) -> Array | None:
         return None
 
 
-def _is_columns(array: Array) -> bool:
-    return array.ndim == 2 and array.strides[0] == array.itemsize != array.strides[1]
+def _is_columns(array: Array, dtype: DTypeLike) -> bool:
+    return array.ndim == 2 and array.strides[0] == array.itemsize and _is_native(array, dtype)
 
 
 def as_elements(array: Array, dtype: DTypeLike) -> Array | None:

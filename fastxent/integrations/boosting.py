@@ -58,7 +58,7 @@ def xgboost_softmax(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Grad
     Returns
     -------
     grad, hess : arrays, shape (N, K)
-        In float32, which is what XGBoost takes.
+        In the type of the margins, which XGBoost has in float32.
 
     Raises
     ------
@@ -154,8 +154,8 @@ def lightgbm_softmax(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gra
     Returns
     -------
     grad, hess : arrays, shape (N, K)
-        In float32, computed in the scores' float64, one class behind the other as these are: what
-        LightGBM takes as it is.
+        In the type of the scores, which LightGBM has in float64, and laid out as they are, one
+        class behind the other: so it takes them without turning them over.
 
     Raises
     ------
@@ -392,24 +392,25 @@ def _classes(labels: Array) -> Array:
 def _softmax(
     labels: Array, margins: Array, weight: Any, factor: Callable[[int], float]
 ) -> Gradients:
-    """w·(p - e_y) and factor(K)·w·p·(1 - p), in float32, which is what both libraries take.
+    """w·(p - e_y) and factor(K)·w·p·(1 - p), in the type of the margins and laid out as they are.
 
-    Computed in the type of the margins, rounded once, and laid out as they are: LightGBM's lie one
-    class behind the other. Where two splits are as good as each other, the last bit of a float32
-    decides between them, so what LightGBM computes in float64 has to be computed so here.
+    LightGBM's lie one class behind the other. It rounds to float32 what it gets: where two splits
+    are as good as each other, the last bit of that decides between them, so what LightGBM computes
+    in float64 has to be computed so here. By `cross_entropy` that would lie otherwise, and have to
+    be multiplied by the factor.
     """
     if margins.ndim != 2 or margins.shape[1] < 2:
         raise ValueError(
             f"y_pred must have shape (N, K) with at least two classes, got {margins.shape}"
         )
-    compute = inputs.precision(margins.dtype, "y_pred").compute
+    compute, own, _ = inputs.precision(margins.dtype, "y_pred")
     aim = read_target(
         _classes(labels), "y_pred", margins.shape, 1, compute,
         weight=None, sample_weight=weight, ignore_index=None, reduction="sum",
     )  # fmt: skip
     backend = backend_of(margins)
     divisor = aim.scan(backend, margins.shape[1], True, compute)
-    grad, hess = (np.empty_like(margins, np.float32) for _ in range(2))
+    grad, hess = (np.empty_like(margins, own) for _ in range(2))
     terms = aim.terms._replace(hess_factor=factor(margins.shape[1]))
     outputs = Outputs(None, grad=grad, hess=hess)
     backend.cross_entropy(margins, aim.target, terms, divisor, outputs, compute)

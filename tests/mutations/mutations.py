@@ -136,7 +136,7 @@ MUTATIONS = [
              "_clear_rows(hess, first, count, weights)", "_clear_rows(grad, first, count, weights)",
              LAYOUTS + "classes_one_behind_the_other[float32]"),
     Mutation("gradient at the target not written where classes lie one behind the other", NARROW,
-             "scatter_lanes(columns, places, special)", "scatter_lanes(columns, places, factor)",
+             "scatter_lanes(columns, places, special)", "scatter_lanes(columns, places, -special)",
              LAYOUTS + "classes_one_behind_the_other[float32]"),
     Mutation("0 times -inf in a column", NARROW,
              "return zero_where_zero(a, a * (m - load(columns, j * lanes_of(columns))))",
