@@ -15,7 +15,8 @@ class Terms(NamedTuple):
     """Weights and options of the row loss, checked.
 
     class_weight (C,) and sample_weight (N,) are float64, or None if not given. ignore_index None
-    ignores nothing.
+    ignores nothing. hess_factor multiplies the Hessian before it is rounded: a convention of
+    gradient boosting, which the CPU alone knows.
     """
 
     class_weight: Any
@@ -25,6 +26,7 @@ class Terms(NamedTuple):
     z_loss: float
     logit_scale: float
     softcap: float | None
+    hess_factor: float = 1.0
 
 
 class Target(NamedTuple):

@@ -13,13 +13,13 @@ import fastxent as fx
 
 ROOT = Path(__file__).parent.parent
 MODULES = ["_softmax", "_cross_entropy", "_binary", "_linear", "_warmup", "cpu.threads",
-           "integrations.torch", "integrations.jax"]  # fmt: skip
+           "integrations.torch", "integrations.jax", "integrations.boosting"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name):
     """The examples of the public docstrings."""
-    if name.startswith("integrations."):
+    if name in ("integrations.torch", "integrations.jax"):
         pytest.importorskip(name.rpartition(".")[2])
     module = importlib.import_module(f"fastxent.{name}")
     failed, tried = doctest.testmod(module)

@@ -61,3 +61,18 @@ def test_scipy_logistic(capsys):
         assert figures.accuracy[name] == figures.accuracy["scikit-learn"]
         assert f"{figures.weights[name]:.1e}" in printed
     assert figures.accuracy["by_logits"] > 0.95
+
+
+def test_boosting_margins(capsys):
+    """Both libraries, on both data sets, have the margins of their own objective."""
+    for library in ("xgboost", "lightgbm"):
+        pytest.importorskip(library, reason="pip install 'fastxent[boosting]'")
+    module = example("boosting_margins")
+    rows = module.main()
+    assert len(rows) == 4
+    printed = capsys.readouterr().out
+    for (library, data), row in rows.items():
+        assert row.largest > 1
+        assert row.difference <= 1e-5
+        assert row.fastxent == row.built_in > 0.9
+        assert f"{library}, {data}" in printed and f"{row.difference:.1e}" in printed

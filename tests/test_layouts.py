@@ -67,6 +67,28 @@ def same_bits(got, want):
         assert not a.shape or a.flags.c_contiguous
 
 
+def test_classes_one_behind_the_other(rng, dtype):
+    """Whole groups of rows and one cut short, rows that do not count; buffers of that layout."""
+    logits = (rng.standard_normal((77, 10)) * 3).astype(dtype)
+    labels, u = rng.integers(0, 10, 77), rng.uniform(0.5, 2, 77)
+    labels[3], labels[76], u[5], logits[5] = -100, -100, 0, np.nan
+    flags = dict(sample_weight=u, reduction="none", return_grad=True, return_hess=True)
+    want = fx.cross_entropy(logits, labels, **flags)
+    across = np.asfortranarray(logits)
+    same_bits(fx.cross_entropy(across, labels, **flags), want)
+    grad_out = np.full_like(across, np.nan)
+    got = fx.cross_entropy(across, labels, grad_out=grad_out, **flags)
+    assert got[1] is grad_out
+    assert not any(array[[3, 5, 76]].any() for array in got)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+    in_place = fx.cross_entropy(across, labels, grad_out=across, **flags)[1]
+    np.testing.assert_array_equal(in_place, want[1])
+    got = fx.cross_entropy(np.ascontiguousarray(logits.T), labels, axis=0, **flags)
+    for a, b in zip(got, (want[0], want[1].T, want[2].T), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("shape", [(7, 5), (3, 4, 33), (600, 700), (2, 3, 4, 5), (9,)])
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layouts(rng, dtype, name, shape):

@@ -30,14 +30,21 @@ _SMALLEST_CHUNK, _LARGEST_CHUNK, _CHUNKS = 1 << 18, 1 << 21, 16
 
 
 class Operand:
-    """One (…, classes) array, seen as rows of the kernel's type; with inner=0, as elements."""
+    """One (…, classes) array, seen as rows of the kernel's type; with inner=0, as elements.
 
-    def __init__(self, array: Array, dtype: DTypeLike, inner: int = 1) -> None:
+    With `columns` the kernel also takes rows that lie across, one class behind the other.
+    """
+
+    def __init__(
+        self, array: Array, dtype: DTypeLike, inner: int = 1, columns: bool = False
+    ) -> None:
         self.array = array
         self.dtype = dtype
         outer = array.ndim - inner
         self.outer, self.inner = array.shape[:outer], array.shape[outer:]
         self.rows = as_rows(array, dtype) if inner else as_elements(array, dtype)
+        if columns and self.rows is None and _is_columns(array, dtype):
+            self.rows = array
 
     @property
     def cost(self) -> int:
@@ -99,6 +106,10 @@ def as_rows(array: Array, dtype: DTypeLike) -> Array | None:
         return array.reshape((math.prod(array.shape[:-1]), classes), copy=False)
     except ValueError:
         return None
+
+
+def _is_columns(array: Array, dtype: DTypeLike) -> bool:
+    return array.ndim == 2 and array.strides[0] == array.itemsize and _is_native(array, dtype)
 
 
 def as_elements(array: Array, dtype: DTypeLike) -> Array | None:

@@ -279,7 +279,7 @@ def _transformed(x, scratch, logit_scale, softcap, n, want_top):
 def cross_entropy_rows(
     logits, target, class_weight, lane_weight, sample_weight, total_weight,
     ignoring, ignore_index, keep, spread, z_loss, logit_scale, softcap, divisor,
-    loss, lse, argmax, exps, grad, probs, hess, lo, hi,
+    hess_factor, loss, lse, argmax, exps, grad, probs, hess, lo, hi,
 ):  # fmt: skip
     n = logits.shape[1]
     transforming = softcap > 0.0 or logit_scale != 1.0
@@ -317,7 +317,7 @@ def cross_entropy_rows(
             _put(argmax, i, top)
             # From here on each output may overwrite e, so the one that holds it comes last.
             if hess is not None and counted:
-                _write_hess(e, row(hess, i), n, s, rest, e_y, u * weight / divisor)
+                _write_hess(e, row(hess, i), n, s, rest, e_y, u * weight / divisor * hess_factor)
             if probs is not None:
                 map_row(times, e, row(probs, i), n, inverse, 0.0)
         if counted:

@@ -66,19 +66,19 @@ def _cross_entropy_kernel(
     exps = wide_out if grad or probs or hess else _NONE
     signature = (
         rows, target, array_type(_F8, 1), floats, array_type(_F8, 1), _F8,
-        _BOOL, _I8, _F8, _F8, _F8, _F8, _F8, _F8,
+        _BOOL, _I8, _F8, _F8, _F8, _F8, _F8, _F8, _F8,
         per_row, per_row, array_type(_I8, 1, out=True), exps, *outs, _I8, _I8,
     )  # fmt: skip
     return jit.specialise(kernels.cross_entropy_rows, signature)
 
 
 @functools.cache
-def _narrow_kernel(char: str, soft: bool, grad: bool) -> Callable[..., Any]:
+def _narrow_kernel(char: str, soft: bool, grad: bool, hess: bool) -> Callable[..., Any]:
     floats, per_row, rows, wide_out = _row_types(char)
     signature = (
         rows, rows if soft else array_type(_I8, 1), array_type(_F8, 1), floats,
-        array_type(_F8, 1), _F8, _BOOL, _I8, _F8, _F8, _F8,
-        per_row, wide_out if grad else _NONE, _I8, _I8,
+        array_type(_F8, 1), _F8, _BOOL, _I8, _F8, _F8, _F8, _F8,
+        per_row, *(wide_out if wanted else _NONE for wanted in (grad, hess)), _I8, _I8,
     )  # fmt: skip
     return jit.specialise(narrow_kernels.narrow_cross_entropy_rows, signature)
 
@@ -219,10 +219,10 @@ def fill_cross_entropy(
 
     def narrow_call(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
         logits, *arrays = arrays
-        wanted, d = (labels[base:], arrays[0]) if labels is not None else arrays[:2]
+        wanted, d, _, h = arrays if labels is None else (labels[base:], *arrays)
         losses: float = kernel(
             logits, wanted, class_weight, lane_weight, sample_weight[base:], total_weight,
-            *mix, divisor, loss[base:], d, lo, hi,
+            *mix, divisor, terms.hess_factor, loss[base:], d, h, lo, hi,
         )  # fmt: skip
         return losses
 
@@ -233,19 +233,23 @@ def fill_cross_entropy(
         losses: float = kernel(
             logits, wanted, class_weight, lane_weight, sample_weight[base:], total_weight,
             *mix, terms.z_loss, terms.logit_scale, terms.softcap or 0.0, divisor,
-            loss[base:], lse[base:], argmax[base:], exps, *wide, lo, hi,
+            terms.hess_factor, loss[base:], lse[base:], argmax[base:], exps, *wide, lo, hi,
         )  # fmt: skip
         return losses
 
-    if n_classes <= NARROW[char] and _is_plain(terms, outputs):
-        kernel, call = _narrow_kernel(char, labels is None, grad is not None), narrow_call
+    narrow = n_classes <= NARROW[char] and _is_plain(target, terms, outputs)
+    if narrow:
+        kernel = _narrow_kernel(char, labels is None, grad is not None, hess is not None)
+        call = narrow_call
     else:
         kernel = _cross_entropy_kernel(
             char, labels is None, grad is not None, probs is not None, hess is not None
         )
-    given = [Operand(array, compute) for array in (x, target_probs) if array is not None]
-    wide = [None if array is None else Operand(array, compute) for array in (grad, probs, hess)]
-    losses = add_up(for_each_block(call, given, wide))
+    given, wide = (
+        [None if array is None else Operand(array, compute, columns=narrow) for array in arrays]
+        for arrays in ((x, target_probs), (grad, probs, hess))
+    )
+    losses = add_up(for_each_block(call, [a for a in given if a is not None], wide))
     _no_gradient_of_nothing(divisor, grad, hess)
     return losses
 
@@ -274,11 +278,12 @@ def plain_cross_entropy(
     divisor = counted if mean else 1.0
     rest: tuple[Any, ...]
     if n_classes <= NARROW[char]:
-        kernel, rest = _narrow_kernel(char, False, grad is not None), (divisor, floats, grad)
+        kernel = _narrow_kernel(char, False, grad is not None, False)
+        rest = divisor, 1.0, floats, grad, None
     else:
         kernel = _cross_entropy_kernel(char, False, grad is not None, False, False)
         # z_loss, logit_scale and softcap first; loss, lse, argmax; exps; grad, probs, hess
-        rest = 0.0, 1.0, 0.0, divisor, floats, floats, _NO_INTS, grad, grad, None, None
+        rest = 0.0, 1.0, 0.0, divisor, 1.0, floats, floats, _NO_INTS, grad, grad, None, None
     call = functools.partial(
         kernel, x, labels, empty, floats, empty, 0.0, True, ignore_index, 1.0, 0.0, *rest
     )
@@ -286,10 +291,11 @@ def plain_cross_entropy(
     return losses / divisor
 
 
-def _is_plain(terms: Terms, outputs: Outputs) -> bool:
+def _is_plain(target: Target, terms: Terms, outputs: Outputs) -> bool:
     """Whether a call is one of those that there are kernels for narrow rows for."""
     moved = terms.z_loss or terms.logit_scale != 1.0 or terms.softcap is not None
-    others = (outputs.lse, outputs.argmax, outputs.probs, outputs.hess)
+    hess = None if target.probs is None else outputs.hess
+    others = (outputs.lse, outputs.argmax, outputs.probs, hess)
     return not moved and all(array is None for array in others)
 
 

@@ -1,8 +1,9 @@
 """Kernels for rows of few classes: each lane of a vector is a row, so that nothing is horizontal.
 
 A group of as many rows as a vector has lanes is turned over into columns, one vector for each
-class, that stay in the nearest cache. The options that move logits before the loss, and the outputs
-besides loss and gradient, are left to `kernels.py`; both follow the same formulas.
+class, that stay in the nearest cache. Of arrays with one class behind the other, as LightGBM has
+them, they are columns already; `cross_entropy` takes these too. The options that move logits before
+the loss, and other outputs, are left to `kernels.py`; both follow the same formulas.
 """
 
 import math
@@ -35,6 +36,7 @@ from fastxent.cpu.lanes import (
     store_column,
     store_part,
     where_equal,
+    where_less,
     widen,
     write_at_places,
     write_columns,
@@ -48,12 +50,24 @@ from fastxent.formulas import grad_at_target, row_loss, shared_pull
 # --- groups of rows -------------------------------------------------------------------------
 
 
+@inlined
+def _steps(array):
+    """How many elements from a row to the next, and from a class to the next."""
+    return array.strides[0] // array.itemsize, array.strides[1] // array.itemsize
+
+
+@inlined
+def _has_columns(array):
+    """Whether a class of all rows lies in one piece, and not a row."""
+    return array.shape[1] > 1 and array.strides[1] != array.itemsize
+
+
 @subroutine
-def _copy_rows(source, step, out, out_step, n, count):
-    """Copy `count` rows of n elements; rows begin a step apart."""
+def _copy_rows(source, steps, out, out_steps, n, count):
+    """Copy `count` rows of n elements, which lie `steps` apart."""
     for i in range(count):
         for j in range(n):
-            out[i * out_step + j] = source[i * step + j]
+            out[i * out_steps[0] + j * out_steps[1]] = source[i * steps[0] + j * steps[1]]
 
 
 @inlined
@@ -98,13 +112,38 @@ def _turn_back(columns, factor, out, step, n):
             store_column(out, step, j, scaled(load(columns, j * lanes_of(out)), factor))
 
 
+@subroutine
+def _take_columns(x, step, n, columns):
+    """Copy the columns of a group, which begin a step apart; their maximum."""
+    m = splat(columns, -math.inf)
+    for j in range(n):
+        column = load(x, j * step)
+        store(columns, j * lanes_of(x), column)
+        m = maximum(m, column)
+    return m
+
+
+@subroutine
+def _give_columns(columns, factor, places, special, out, step, n):
+    """The same back, times `factor`, `special` at its places; the columns are written to."""
+    for j in range(n):
+        at = j * lanes_of(out)
+        store(columns, at, scaled(load(columns, at), factor))
+    if special is not None:
+        scatter_lanes(columns, places, special)
+    for j in range(n):
+        store(out, j * step, load(columns, j * lanes_of(out)))
+
+
 @inlined
 def _read_group(array, first, count, pad, columns):
     """The rows from `first` on as columns, and their maximum; what `pad` holds fills a group up."""
-    n = array.shape[1]
+    n, steps = array.shape[1], _steps(array)
     x, step = _group(array, first, count, pad)
     if count < lanes_of(columns):
-        _copy_rows(row(array, first), array.strides[0] // array.itemsize, x, n, n, count)
+        _copy_rows(row(array, first), steps, x, (n, 1), n, count)
+    elif _has_columns(array):
+        return _take_columns(x, steps[1], n, columns)
     return _turn(x, step, n, columns)
 
 
@@ -112,14 +151,18 @@ def _read_group(array, first, count, pad, columns):
 def _write_group(columns, factor, places, special, array, first, count, pad):
     """Write the columns, times `factor`, to the rows from `first` on; `special` at its places.
 
-    By way of `pad` if a group is cut short. factor and special may be None.
+    By way of `pad` if a group is cut short. factor and special may be None. What the columns hold
+    afterwards is open.
     """
-    n = array.shape[1]
+    n, steps = array.shape[1], _steps(array)
     out, step = _group(array, first, count, pad)
+    if count == lanes_of(columns) and _has_columns(array):
+        _give_columns(columns, factor, places, special, out, steps[1], n)
+        return
     _turn_back(columns, factor, out, step, n)
     write_at_places(out, step, places, special)
     if count < lanes_of(columns):
-        _copy_rows(out, n, row(array, first), array.strides[0] // array.itemsize, n, count)
+        _copy_rows(out, (n, 1), row(array, first), steps, n, count)
 
 
 @subroutine
@@ -173,6 +216,12 @@ def _exp_term(args, j):
 @subroutine
 def _share_term(args, j):
     return load(args[0], j * lanes_of(args[0]))
+
+
+@subroutine
+def _below_one_term(args, j):
+    e = load(args[0], j * lanes_of(args[0]))
+    return where_equal(e, 1.0, 0.0, e)
 
 
 @subroutine
@@ -277,10 +326,9 @@ def _place_classes(target, first, count, some, n, ignored, columns, places):
 
 
 @subroutine
-def _read_weights(
-    target, class_weight, sample_weight, ignoring, ignore_index, n, first, count, columns, weights
-):  # fmt: skip
+def _read_weights(target, rule, n, first, count, columns, weights):
     """The weights u, w of a group's rows; u is 0 of rows that do not count, nan of bad ones."""
+    class_weight, sample_weight, ignoring, ignore_index = rule
     us, ws = row(weights, 0), row(weights, 1)
     for k in range(lanes_of(columns)):
         us[k], ws[k] = 0.0, 1.0
@@ -362,30 +410,62 @@ def _plain_outcome(margin, sums, divisor):
     return _outcome(1.0, 1.0, 0.0, 0.0, 0.0, margin, 0.0, sums, divisor, _as_it_is)
 
 
+@inlined
+def _soft_parts(columns, m, places, shares, n):
+    """Of class probabilities: the share set apart as that of the maximum, and Σ of the others."""
+    _find_column(columns, m, n, places)
+    apart = widen(_set_apart(shares, places, 0.0))
+    return apart, _sum_columns(_share_term, (shares,), n)
+
+
 @subroutine
-def _clear_rows(grad, first, count, weights):
-    """Zeros for the rows that do not count, whatever their logits hold."""
+def _fill_variances(columns, sums, places, factor, out, n):
+    """factor·p_j·(1 - p_j) of a group's rows, as columns; e_y is put back among the others.
+
+    s - e_j would lose what a dominant class leaves: 1 - p of the maximum, which is alone if s < 2,
+    is the sum of what is less.
+    """
+    _, rest, e_y, inverse = sums
+    scatter_lanes(columns, places, narrow(e_y, columns))
+    below = narrow(_sum_columns(_below_one_term, (columns,), n), columns)
+    s, inverse = narrow(rest + e_y, columns), narrow(inverse, columns)
+    others = where_less(s, 2.0, below, s - 1.0)
+    for j in range(n):
+        at = j * lanes_of(columns)
+        e = load(columns, at)
+        rest_of_j = where_equal(e, 1.0, others, s - e)
+        store(out, at, (e * inverse) * (rest_of_j * inverse) * narrow(factor, columns))
+
+
+@subroutine
+def _clear_rows(out, first, count, weights):
+    """Zeros for the rows that do not count, whatever their logits hold; for None, nothing."""
+    if out is None:
+        return
     for k in range(count):
         if weights[0, k] == 0.0:
-            fill_row(row(grad, first + k), grad.shape[1], 0.0)
+            if _has_columns(out):
+                out[first + k] = 0.0
+            else:
+                fill_row(row(out, first + k), out.shape[1], 0.0)
 
 
 # logits (N, C) IN; target (N,) labels or (N, C) probabilities IN; class_weight (C,),
 # sample_weight (N,) IN or empty; lane_weight as for `kernels.cross_entropy_rows`; loss (N,) OUT or
-# empty; grad (N, C) OUT or None. lo < hi. Returns Σ losses.
+# empty; grad, hess (N, C) OUT or None, hess with labels alone. lo < hi. Returns Σ losses.
 def narrow_cross_entropy_rows(
     logits, target, class_weight, lane_weight, sample_weight, total_weight,
-    ignoring, ignore_index, keep, spread, divisor, loss, grad, lo, hi,
+    ignoring, ignore_index, keep, spread, divisor, hess_factor, loss, grad, hess, lo, hi,
 ):  # fmt: skip
     n, width = logits.shape[1], lanes_of(row(logits, lo))
     share = spread if target.ndim == 1 else 1.0
     sharing = share != 0.0
-    scratch = np.empty((n * (2 if sharing else 1), width), logits.dtype)
+    scratch = np.empty((n * (1 + sharing + (hess is not None)), width), logits.dtype)
     pad = np.zeros((width, n), logits.dtype)
     integers, weights = np.zeros((2, width), np.int64), np.empty((2, width))
     weighted = class_weight.size > 0 or sample_weight.size > 0
-    ignored = ignore_index if ignoring else -1
-    mode = flush_subnormals()
+    rule = class_weight, sample_weight, ignoring, ignore_index
+    ignored, mode = ignore_index if ignoring else -1, flush_subnormals()
     total = lost = widen(zeros(row(scratch, 0)))
     for first in range(lo, hi, width):
         count, idle = min(hi - first, width), 0
@@ -400,18 +480,13 @@ def narrow_cross_entropy_rows(
             _read_shares(target, lane_weight, keep, spread, first, count, pad, shares)
             below = _sum_columns(_below_term, (columns, m, shares), n)
         if target.ndim == 2:
-            _find_column(columns, m, n, places)
-            apart = widen(_set_apart(shares, places, 0.0))
-            total_a = _sum_columns(_share_term, (shares,), n)
+            apart, total_a = _soft_parts(columns, m, places, shares, n)
         soon = row(logits, first + width), row(grad, first + width)
         margin, sums = _exp_sums(columns, m, n, places, soon)
         push = u = a_y = widen(splat(columns, 1.0))
         special = weighted or idle or count < width
         if special:
-            u, a_y = _read_weights(
-                target, class_weight, sample_weight, ignoring, ignore_index, n, first, count,
-                columns, weights,
-            )  # fmt: skip
+            u, a_y = _read_weights(target, rule, n, first, count, columns, weights)
         if special or sharing:
             if target.ndim == 2:
                 a_y = widen(zeros(columns))
@@ -426,10 +501,15 @@ def narrow_cross_entropy_rows(
             value, factor, d_y = _plain_outcome(margin, sums, divisor)
         total, lost = add_block(total, lost, value)
         _write_losses(loss, first, count, value)
+        if hess is not None:
+            variances = row(scratch, n * (1 + sharing))
+            _fill_variances(columns, sums, places, u * a_y / divisor * hess_factor, variances, n)
+            _write_group(variances, None, places, None, hess, first, count, pad)
         if grad is not None:
             parts = factor, d_y, push
             _write_grad(columns, shares, sharing, parts, places, grad, first, count, pad)
-            if idle or weighted:
-                _clear_rows(grad, first, count, weights)
+        if idle or weighted:
+            _clear_rows(grad, first, count, weights)
+            _clear_rows(hess, first, count, weights)
     restore_mode(mode)
     return rounded(total, lost)

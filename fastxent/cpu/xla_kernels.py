@@ -153,10 +153,10 @@ def _block(char: str, grad: bool, narrow: bool) -> Any:
         mix = True, state[_IGNORED], 1.0 - smoothing, smoothing / n
         if narrow:
             return _narrow_rows(
-                x, target, no, ones, no, total, *mix, divisor, loss, d, 0, count
+                x, target, no, ones, no, total, *mix, divisor, 1.0, loss, d, None, 0, count
             )  # fmt: skip
         return _wide_rows(
-            x, target, no, ones, no, total, *mix, 0.0, 1.0, 0.0, divisor,
+            x, target, no, ones, no, total, *mix, 0.0, 1.0, 0.0, divisor, 1.0,
             loss, loss[:0], np.empty(0, np.int64), d, d, None, None, 0, count,
         )  # fmt: skip
 

@@ -1,0 +1,105 @@
+"""Boosting objectives beside NumPy: `python bench/boosting.py --output bench/results/<name>.json`.
+
+Each as its library calls it, with predictions, labels and weights as that library has them: XGBoost
+float32 rows, LightGBM float64 with one class behind the other. NumPy's side is what is usually
+written, in that type, in place where it can be. Sides take turns; a ratio is that of one round.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+
+import fastxent as fx
+from fastxent.bench import record
+from fastxent.integrations.boosting import lightgbm_softmax, xgboost_softmax
+
+TOLERANCE = 2e-6
+
+
+def softmax_of(preds, y):
+    """Probabilities, and where the labels stand in them."""
+    p = preds - preds.max(axis=1, keepdims=True)
+    np.exp(p, out=p)
+    p /= p.sum(axis=1, keepdims=True)
+    return p, (np.arange(len(y)), y.astype(np.int64))
+
+
+def numpy_xgboost(y, preds):
+    """XGBoost's convention."""
+    p, at = softmax_of(preds, y)
+    hess = np.maximum(2 * p * (1 - p), np.float32(1e-16))
+    p[at] -= 1
+    return p, hess
+
+
+def numpy_lightgbm(y, preds):
+    """LightGBM's convention; it rounds what it gets to float32, from both sides."""
+    p, at = softmax_of(preds, y)
+    hess = preds.shape[1] / (preds.shape[1] - 1) * p * (1 - p)
+    p[at] -= 1
+    return p, hess
+
+
+LIBRARIES = {
+    "xgboost": (np.float32, "C", xgboost_softmax, numpy_xgboost),
+    "lightgbm": (np.float64, "F", lightgbm_softmax, numpy_lightgbm),
+}
+
+
+def seconds(call):
+    """Of one call, the last answer being freed before the clock starts."""
+    begin = time.perf_counter()
+    answer = call()
+    took = time.perf_counter() - begin
+    del answer
+    return took
+
+
+def race(library, rows, classes, rounds):
+    """The rows of both sides, checked first."""
+    dtype, order, ours, numpys = LIBRARIES[library]
+    rng = np.random.default_rng(0)
+    preds = np.asarray(3 * rng.standard_normal((rows, classes)), dtype, order)
+    labels = rng.integers(0, classes, rows).astype(np.float32)
+    sides = {"numpy": numpys, "fastxent": ours}
+    answers = [function(labels, preds) for function in sides.values()]
+    errors = [float(np.abs(a - b).max()) for a, b in zip(*answers, strict=True)]
+    if max(errors) > TOLERANCE:
+        raise RuntimeError(f"{library}: the sides differ by {errors}")
+    times = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, function in sides.items():
+            times[name].append(seconds(lambda f=function: f(labels, preds)))
+    about = {"group": "boosting", "job": library, "rows": rows, "classes": classes,
+             "dtype": np.dtype(dtype).name}  # fmt: skip
+    return [about | {"peer": name} | record.summary(times[name]) for name in sides]
+
+
+def main():
+    """Time both libraries' objectives, print the ratios, write the record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--classes", type=int, nargs="+", default=[10])
+    parser.add_argument("--rounds", type=int, default=51)
+    args = parser.parse_args()
+    run = record.new(fx.get_num_threads())
+    run["versions"] = {"numpy": np.__version__}
+    print(f"{'':10}{'(N, K)':>14}{'NumPy, ms':>12}{'fastxent, ms':>14}{'x':>7}   quartiles")
+    for library in LIBRARIES:
+        for classes in args.classes:
+            theirs, ours = sides = race(library, args.rows, classes, args.rounds)
+            run["results"] += sides
+            pairs = zip(theirs["seconds"], ours["seconds"], strict=True)
+            low, middle, high = np.quantile([a / b for a, b in pairs], (0.25, 0.5, 0.75))
+            print(
+                f"{library:10}{f'({args.rows}, {classes})':>14}{theirs['median'] * 1e3:12.2f}"
+                f"{ours['median'] * 1e3:14.2f}{middle:7.2f}   {low:.2f} to {high:.2f}"
+            )
+    record.save(run, args.output)
+
+
+if __name__ == "__main__":
+    main()

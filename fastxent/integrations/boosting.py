@@ -1,0 +1,457 @@
+"""Objectives and metrics for XGBoost and LightGBM: gradient and Hessian diagonal in one pass.
+
+Each is a function of a module, without state: to be given to a library by name, and pickled with a
+model. Neither library is imported. The native interfaces call (predictions, data), those of
+scikit-learn (labels, predictions[, weights]); every function takes both.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastxent import _inputs as inputs
+from fastxent import binary_cross_entropy_with_logits, cross_entropy
+from fastxent._dispatch import backend_of
+from fastxent._targets import read_target
+from fastxent.terms import Outputs
+
+__all__ = [
+    "binary_logloss",
+    "lightgbm_logistic",
+    "lightgbm_softmax",
+    "logloss",
+    "mlogloss",
+    "multi_logloss",
+    "xgboost_logistic",
+    "xgboost_softmax",
+]
+
+Array = NDArray[Any]
+Gradients = tuple[Array, Array]
+
+# XGBoost lets no element of the Hessian be less.
+_LEAST = np.float32(1e-16)
+
+
+def xgboost_softmax(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gradients:
+    r"""XGBoost's multi:softprob and multi:softmax, as a custom objective.
+
+    With x the margins of a row, p their softmax, y its class and w its weight:
+
+    .. math::
+        g_k = w\,(p_k - [k = y]), \qquad h_k = \max(2\,w\,p_k (1 - p_k),\ 10^{-16})
+
+    The factor of 2 and the least h are XGBoost's (src/objective/multiclass_obj.cu).
+
+    Parameters
+    ----------
+    y_true, y_pred : array_like
+        Labels (N,) that are 0 … K-1, as floats or not, and margins (N, K): so
+        `XGBClassifier(objective=xgboost_softmax)` calls. Or the margins and a DMatrix, from which
+        labels and weights are taken: so `xgboost.train(..., obj=xgboost_softmax)` does.
+    sample_weight : array_like, optional
+        Weights (N,).
+
+    Returns
+    -------
+    grad, hess : arrays, shape (N, K)
+        In the type of the margins, which XGBoost has in float32.
+
+    Raises
+    ------
+    IndexError
+        A label that is less than 0 or not less than K.
+    TypeError
+        Labels or margins that are no real numbers.
+    ValueError
+        A label that is no integer; shapes that do not fit.
+
+    References
+    ----------
+    T. Chen and C. Guestrin, "XGBoost", arXiv:1603.02754.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastxent.integrations.boosting import xgboost_softmax
+    >>> grad, hess = xgboost_softmax([2.0], np.zeros((1, 4), np.float32))
+    >>> grad.tolist(), hess.tolist()
+    ([[0.25, 0.25, -0.75, 0.25]], [[0.375, 0.375, 0.375, 0.375]])
+    """
+    grad, hess = _softmax(*_given(y_true, y_pred, sample_weight), lambda n_classes: 2.0)
+    return grad, np.maximum(hess, _LEAST, out=hess)
+
+
+def xgboost_logistic(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gradients:
+    r"""XGBoost's binary:logistic, as a custom objective.
+
+    With σ(x) the probability of class 1:
+
+    .. math::
+        g = w\,(σ(x) - y), \qquad h = w \max(σ(x)\,σ(-x),\ 10^{-16})
+
+    as XGBoost has it (src/objective/regression_loss.h).
+
+    Parameters
+    ----------
+    y_true, y_pred : array_like
+        Labels (N,) from 0 to 1 and margins (N,) or (N, 1); or the margins and a DMatrix.
+    sample_weight : array_like, optional
+        Weights (N,). `scale_pos_weight` is for XGBoost's own objective: weigh the rows instead.
+
+    Returns
+    -------
+    grad, hess : arrays
+        Shaped as the margins.
+
+    Raises
+    ------
+    TypeError
+        Labels or margins that are no real numbers.
+    ValueError
+        A label outside of 0 … 1; shapes that do not fit.
+
+    References
+    ----------
+    T. Chen and C. Guestrin, "XGBoost", arXiv:1603.02754.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastxent.integrations.boosting import xgboost_logistic
+    >>> grad, hess = xgboost_logistic([0.0, 1.0], np.zeros(2, np.float32))
+    >>> grad.tolist(), hess.tolist()
+    ([0.5, -0.5], [0.25, 0.25])
+    """
+    labels, margins, weight = _given(y_true, y_pred, sample_weight)
+    grad, hess = _logistic(labels, margins, weight)
+    least = _LEAST if weight is None else _LEAST * _beside(weight, hess)
+    return grad, np.maximum(hess, least, out=hess)
+
+
+def lightgbm_softmax(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gradients:
+    r"""LightGBM's multiclass, as a custom objective.
+
+    With x the raw scores of a row, p their softmax, y its class and w its weight:
+
+    .. math::
+        g_k = w\,(p_k - [k = y]), \qquad h_k = \frac{K}{K - 1}\,w\,p_k (1 - p_k)
+
+    The factor is LightGBM's (src/objective/multiclass_objective.hpp), after Friedman.
+
+    Parameters
+    ----------
+    y_true, y_pred : array_like
+        Labels (N,) that are 0 … K-1, as floats or not, and raw scores (N, K): so
+        `LGBMClassifier(objective=lightgbm_softmax)` calls. Or the scores and a Dataset, from which
+        labels and weights are taken: so `lightgbm.train({"objective": lightgbm_softmax, …})` does.
+    sample_weight : array_like, optional
+        Weights (N,).
+
+    Returns
+    -------
+    grad, hess : arrays, shape (N, K)
+        In the type of the scores, which LightGBM has in float64, and laid out as they are, one
+        class behind the other: so it takes them without turning them over.
+
+    Raises
+    ------
+    IndexError
+        A label that is less than 0 or not less than K.
+    TypeError
+        Labels or scores that are no real numbers.
+    ValueError
+        A label that is no integer; shapes that do not fit; fewer than two classes.
+
+    References
+    ----------
+    J. H. Friedman, "Greedy function approximation: a gradient boosting machine", 4.6.
+    G. Ke et al., "LightGBM", NeurIPS 2017.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastxent.integrations.boosting import lightgbm_softmax
+    >>> grad, hess = lightgbm_softmax([2.0], np.zeros((1, 4)))
+    >>> grad.tolist(), hess.tolist()
+    ([[0.25, 0.25, -0.75, 0.25]], [[0.25, 0.25, 0.25, 0.25]])
+    """
+    return _softmax(*_given(y_true, y_pred, sample_weight), lambda n: n / (n - 1))
+
+
+def lightgbm_logistic(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gradients:
+    r"""LightGBM's binary, as a custom objective.
+
+    With σ(x) the probability of class 1:
+
+    .. math::
+        g = w\,(σ(x) - y), \qquad h = w\,σ(x)\,σ(-x)
+
+    as LightGBM has it with `sigmoid=1` (src/objective/binary_objective.hpp).
+
+    Parameters
+    ----------
+    y_true, y_pred : array_like
+        Labels (N,) from 0 to 1 and raw scores (N,); or the scores and a Dataset.
+    sample_weight : array_like, optional
+        Weights (N,). `scale_pos_weight` and `is_unbalance` are for LightGBM's own objective: weigh
+        the rows, or give `class_weight`.
+
+    Returns
+    -------
+    grad, hess : arrays, shape (N,)
+
+    Raises
+    ------
+    TypeError
+        Labels or scores that are no real numbers.
+    ValueError
+        A label outside of 0 … 1; shapes that do not fit.
+
+    References
+    ----------
+    G. Ke et al., "LightGBM", NeurIPS 2017.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastxent.integrations.boosting import lightgbm_logistic
+    >>> grad, hess = lightgbm_logistic([0.0, 1.0], np.zeros(2))
+    >>> grad.tolist(), hess.tolist()
+    ([0.5, -0.5], [0.25, 0.25])
+    """
+    return _logistic(*_given(y_true, y_pred, sample_weight))
+
+
+# --- metrics --------------------------------------------------------------------------------
+
+
+def mlogloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    r"""XGBoost's mlogloss of margins: Σ w·(lse(x) - x_y) / Σ w.
+
+    XGBoost hands margins to a metric where the objective is a function, and probabilities
+    otherwise: use it beside `xgboost_softmax`.
+
+    Parameters
+    ----------
+    y_true, y_pred, sample_weight
+        As for `xgboost_softmax`.
+
+    Returns
+    -------
+    float, or (str, float) where the second argument is a DMatrix
+        What the one interface and the other ask for. XGBoost's own takes no probability as less
+        than 1e-16.
+
+    Raises
+    ------
+    IndexError, TypeError, ValueError
+        As `xgboost_softmax`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastxent.integrations.boosting import mlogloss
+    >>> round(mlogloss([2.0], np.zeros((1, 4))), 4)  # log 4
+    1.3863
+    """
+    value = _softmax_loss(*_given(y_true, y_pred, sample_weight))
+    return ("mlogloss", value) if _is_data(y_pred) else value
+
+
+def logloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    r"""XGBoost's logloss of margins: Σ w·[(1 - y)·softplus(x) + y·softplus(-x)] / Σ w.
+
+    Parameters
+    ----------
+    y_true, y_pred, sample_weight
+        As for `xgboost_logistic`, beside which it is to be used: see `mlogloss`.
+
+    Returns
+    -------
+    float, or (str, float) where the second argument is a DMatrix
+        XGBoost's own takes no probability as less than 1e-16.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `xgboost_logistic`.
+
+    Examples
+    --------
+    >>> from fastxent.integrations.boosting import logloss
+    >>> round(logloss([0.0, 1.0], [0.0, 2.0]), 4)
+    0.41
+    """
+    value = _logistic_loss(*_given(y_true, y_pred, sample_weight))
+    return ("logloss", value) if _is_data(y_pred) else value
+
+
+def multi_logloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[str, float, bool]:
+    r"""LightGBM's multi_logloss of raw scores: Σ w·(lse(x) - x_y) / Σ w.
+
+    LightGBM hands raw scores to a metric where the objective is a function, and probabilities
+    otherwise: use it beside `lightgbm_softmax`, with `metric="None"`. LightGBM's own metric of this
+    name would take the raw scores for probabilities.
+
+    Parameters
+    ----------
+    y_true, y_pred, sample_weight
+        As for `lightgbm_softmax`.
+
+    Returns
+    -------
+    (str, float, bool)
+        The metric's name, its value, and that larger is not better. LightGBM's own takes no
+        probability as less than 1e-15.
+
+    Raises
+    ------
+    IndexError, TypeError, ValueError
+        As `lightgbm_softmax`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastxent.integrations.boosting import multi_logloss
+    >>> name, value, larger_is_better = multi_logloss([2.0], np.zeros((1, 4)))
+    >>> name, round(value, 4), larger_is_better
+    ('multi_logloss', 1.3863, False)
+    """
+    return "multi_logloss", _softmax_loss(*_given(y_true, y_pred, sample_weight)), False
+
+
+def binary_logloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[str, float, bool]:
+    r"""LightGBM's binary_logloss: Σ w·[(1 - y)·softplus(x) + y·softplus(-x)] / Σ w.
+
+    Parameters
+    ----------
+    y_true, y_pred, sample_weight
+        As for `lightgbm_logistic`, beside which it is to be used: see `multi_logloss`.
+
+    Returns
+    -------
+    (str, float, bool)
+        The metric's name, its value, and that larger is not better. LightGBM's own takes no
+        probability as less than 1e-15.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `lightgbm_logistic`.
+
+    Examples
+    --------
+    >>> from fastxent.integrations.boosting import binary_logloss
+    >>> name, value, larger_is_better = binary_logloss([0.0, 1.0], [0.0, 2.0])
+    >>> name, round(value, 4), larger_is_better
+    ('binary_logloss', 0.41, False)
+    """
+    return "binary_logloss", _logistic_loss(*_given(y_true, y_pred, sample_weight)), False
+
+
+# --- what they share ------------------------------------------------------------------------
+
+
+def _is_data(value: Any) -> bool:
+    """Whether it is a DMatrix or a Dataset."""
+    return hasattr(value, "get_label")
+
+
+def _given(y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Array, Array, Any]:
+    """Labels, predictions and weights (None if there are none), of either interface."""
+    if _is_data(y_pred):
+        y_true, y_pred, sample_weight = y_pred.get_label(), y_true, y_pred.get_weight()
+        if sample_weight is not None and not len(sample_weight):  # as a DMatrix says it
+            sample_weight = None
+    labels, margins = inputs.array(y_true, "y_true"), inputs.array(y_pred, "y_pred")
+    inputs.real_numbers(labels, "y_true")
+    if sample_weight is not None:
+        sample_weight = inputs.array(sample_weight, "sample_weight")
+    return labels, margins, sample_weight
+
+
+def _classes(labels: Array) -> Array:
+    """Labels that came as floats, as the integers that they are."""
+    if labels.dtype.kind != "f":
+        return labels
+    with np.errstate(invalid="ignore"):  # what is no integer is found out below
+        classes = labels.astype(np.int64)
+    if not np.array_equal(classes, labels):
+        first = int(np.flatnonzero(classes != labels)[0])
+        raise ValueError(
+            f"y_true must hold class indices 0, 1, 2 …, got y_true[{first}] = "
+            f"{labels.reshape(-1)[first]}"
+        )
+    return classes
+
+
+def _softmax(
+    labels: Array, margins: Array, weight: Any, factor: Callable[[int], float]
+) -> Gradients:
+    """w·(p - e_y) and factor(K)·w·p·(1 - p), in the type of the margins and laid out as they are.
+
+    LightGBM's lie one class behind the other. It rounds to float32 what it gets: where two splits
+    are as good as each other, the last bit of that decides between them, so what LightGBM computes
+    in float64 has to be computed so here. By `cross_entropy` that would lie otherwise, and have to
+    be multiplied by the factor.
+    """
+    if margins.ndim != 2 or margins.shape[1] < 2:
+        raise ValueError(
+            f"y_pred must have shape (N, K) with at least two classes, got {margins.shape}"
+        )
+    compute, own, _ = inputs.precision(margins.dtype, "y_pred")
+    aim = read_target(
+        _classes(labels), "y_pred", margins.shape, 1, compute,
+        weight=None, sample_weight=weight, ignore_index=None, reduction="sum",
+    )  # fmt: skip
+    backend = backend_of(margins)
+    divisor = aim.scan(backend, margins.shape[1], True, compute)
+    grad, hess = (np.empty_like(margins, own) for _ in range(2))
+    terms = aim.terms._replace(hess_factor=factor(margins.shape[1]))
+    outputs = Outputs(None, grad=grad, hess=hess)
+    backend.cross_entropy(margins, aim.target, terms, divisor, outputs, compute)
+    return grad, hess
+
+
+def _softmax_loss(labels: Array, margins: Array, weight: Any) -> float:
+    loss = cross_entropy(margins, _classes(labels), sample_weight=weight, ignore_index=None)
+    return float(loss)
+
+
+def _probabilities(labels: Array, margins: Array) -> Array:
+    """Labels from 0 to 1, shaped as the margins."""
+    outside = ~((labels >= 0) & (labels <= 1))  # nan, too
+    if outside.any():
+        first = int(np.flatnonzero(outside)[0])
+        raise ValueError(
+            f"y_true must be from 0 to 1, got y_true[{first}] = {labels.reshape(-1)[first]}"
+        )
+    return _beside(labels, margins)
+
+
+def _beside(per_row: Array, margins: Array) -> Array:
+    """One number a row, for margins of which one is (N, 1) too."""
+    return per_row.reshape(margins.shape) if margins.shape == (per_row.size, 1) else per_row
+
+
+def _logistic(labels: Array, margins: Array, weight: Any) -> Gradients:
+    """w·(σ(x) - y) and w·σ(x)·σ(-x)."""
+    _, grad, hess = binary_cross_entropy_with_logits(
+        margins, _probabilities(labels, margins), reduction="sum",
+        weight=None if weight is None else _beside(weight, margins),
+        return_grad=True, return_hess=True,
+    )  # fmt: skip
+    return grad, hess
+
+
+def _logistic_loss(labels: Array, margins: Array, weight: Any) -> float:
+    total = float(margins.size) if weight is None else float(weight.sum(dtype=np.float64))
+    loss = binary_cross_entropy_with_logits(
+        margins, _probabilities(labels, margins), reduction="sum",
+        weight=None if weight is None else _beside(weight, margins),
+    )  # fmt: skip
+    return float(loss) / total if total else math.nan
