@@ -291,6 +291,28 @@ def measured(runs: list[Run]) -> str:
     return f"{table(header, lines)}\nOn {runs[0]['cpu']['model']}, {runs[0]['threads']} threads.\n"
 
 
+IN_BRIEF = ["32 × 10", "65536 × 10", "16384 × 100", "8192 × 1000", "1024 × 32000"]
+
+
+def brief(runs: list[Run]) -> str:
+    """The README's table: how many times as long as fastxent each peer takes."""
+    shapes = {
+        shape(case): case
+        for case in cases(runs, "table", "rows", "classes", "dtype")
+        if case["dtype"] == "float32" and shape(case) in IN_BRIEF
+    }
+    lines = []
+    for side in cases(runs, "table", "peer"):
+        if side["peer"] not in ("copy", "fastxent", "fastxent_out"):
+            ratios = [
+                spread(runs, ratio("table", side | case, {"peer": "fastxent", **case}))
+                for case in shapes.values()
+            ]
+            cells = (against(s and Spread(s.median, s.median, s.median)) for s in ratios)
+            lines.append((PEERS[side["peer"]].name, *cells))
+    return table(("float32, rows × classes", *shapes), lines)
+
+
 def insert(path: Path, text: str, begin: str = BEGIN) -> None:
     """Put text between the marks of a page that is otherwise written by hand."""
     before, _, rest = path.read_text().partition(begin)
@@ -299,7 +321,7 @@ def insert(path: Path, text: str, begin: str = BEGIN) -> None:
 
 
 def main() -> None:
-    """Write the page, and the figures of docs/one-pass.md and docs/integrations.md."""
+    """Write the page, and the figures of the README, docs/one-pass.md and docs/integrations.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, default=Path("docs/benchmarks.md"))
@@ -310,6 +332,9 @@ def main() -> None:
     beside = args.output.with_name("one-pass.md")
     if beside.exists():
         insert(beside, measured(runs))
+    beside = args.output.parent.with_name("README.md")
+    if beside.exists():
+        insert(beside, brief(runs))
     beside = args.output.with_name("integrations.md")
     raced = {row["group"] for run in runs for row in run["results"]}
     if beside.exists() and "programs" in raced:
