@@ -21,7 +21,7 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     asked = request.read(function, given)
     if asked.name.startswith("binary"):
         return rows.elements(asked)
-    asked = asked.checked().batched()
+    asked = asked.batched().checked()
     if asked.name == "linear_cross_entropy":
         results = linear.results(asked)
     elif asked.name == "categorical_cross_entropy" or asked.x.numblocks[asked.axis] == 1:

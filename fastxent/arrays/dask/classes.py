@@ -62,7 +62,9 @@ def cross_entropy(asked: Request) -> list[Any]:
     reduction = options.get("reduction", "mean")
     by_row = ["loss", *(name for name in wanted if name in ("lse", "argmax"))]
     parts = [rows.loss_part(asked), *(Part(row, kinds[name]) for name in by_row[1:])]
-    task = functools.partial(_by_row, loss, reduction, [(n, kinds.get(n, like[0].dtype)) for n in by_row])
+    task = functools.partial(
+        _by_row, loss, reduction, [(n, kinds.get(n, like[0].dtype)) for n in by_row]
+    )
     found = dict(zip(by_row, blocks.several(task, row, beside, parts), strict=True))
     found["loss"] = rows.reduced(asked, found["loss"])
     by_class = [(name, kinds[name]) for name in wanted if name not in by_row]

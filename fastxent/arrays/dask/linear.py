@@ -60,7 +60,11 @@ def _is_grad(result: Any) -> bool:
 
 def _wide(array: Any) -> Any:
     """An operand whose gradient is to be summed: half precision as float32, which it computes in."""
-    return array.astype(np.float32) if array.dtype.itemsize == 2 and array.dtype.kind not in "iu" else array
+    return (
+        array.astype(np.float32)
+        if array.dtype.itemsize == 2 and array.dtype.kind not in "iu"
+        else array
+    )
 
 
 def _block(

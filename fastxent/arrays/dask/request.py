@@ -64,17 +64,25 @@ class Request(NamedTuple):
         return None if index is None or not self.is_index else operator.index(index)
 
     def checked(self) -> "Request":
-        """With a target whose labels are looked at when it is computed."""
-        target, options = self.arrays.get("target"), self.options
-        if target is None or not self.is_index or not options.get("check_target", True):
+        """With a target that is there only if all of its labels are classes."""
+        target = self.arrays.get("target")
+        if target is None or not self.is_index or not self.options.get("check_target", True):
             return self
-        check = functools.partial(
-            _check, n_classes=self.n_classes, ignore_index=self.ignore_index
+        look = functools.partial(
+            _look, n_classes=self.n_classes, ignore_index=self.ignore_index, alone=self.alone
         )
-        target = target.map_blocks(
-            check, dtype=target.dtype, meta=np.empty((0,) * target.ndim, target.dtype)
-        )
-        return self._replace(arrays=self.arrays | {"target": target})
+        rows = tuple(range(target.ndim))
+        bad = target.map_blocks(
+            look, chunks=tuple((1,) * n for n in target.numblocks), dtype=object,
+            meta=np.empty((0,) * target.ndim, object),
+        )  # fmt: skip
+        none_bad = da.reduction(
+            bad, _first, _raised, axis=rows, combine=_first, dtype=object, concatenate=True,
+            meta=np.empty((), object),
+        )  # fmt: skip
+        part = blocks.Part(rows, target.dtype)
+        gated = blocks.single(_gated, part, (target, rows, none_bad, ()))
+        return self._replace(arrays=self.arrays | {"target": gated})
 
     def batched(self) -> "Request":
         """With one row for what has no batch."""
@@ -108,20 +116,47 @@ class Request(NamedTuple):
 # --- labels, when they are computed -------------------------------------------------------------
 
 
-def _check(labels: Any, block_info: Any, *, n_classes: int, ignore_index: int | None) -> Any:
-    """The labels; IndexError for the first that is no class, by its place in the whole array."""
+def _look(
+    labels: Any, block_info: Any, *, n_classes: int, ignore_index: int | None, alone: bool
+) -> Any:
+    """One element: None, or the place of the first label that is no class and what to say of it."""
+    found = np.full((1,) * labels.ndim, None, object)
     bad = (labels < 0) | (labels >= n_classes)
     if ignore_index is not None:
         bad &= labels != ignore_index
     if bad.any():
-        first = np.unravel_index(int(bad.argmax()), bad.shape)
-        starts = [start for start, _ in block_info[0]["array-location"]] if labels.ndim else []
-        where = ", ".join(str(i + start) for i, start in zip(first, starts, strict=True)) or "()"
+        at = np.unravel_index(int(bad.argmax()), bad.shape)
+        starts = (start for start, _ in block_info[0]["array-location"])
+        place = tuple(int(i) + start for i, start in zip(at, starts, strict=True))
+        where = "()" if alone else ", ".join(map(str, place))
         otherwise = "" if ignore_index is None else " or ignore_index"
-        raise IndexError(
-            f"target[{where}] must be a class in 0 .. {n_classes - 1}{otherwise}, "
-            f"got {labels[first]}"
+        found[(0,) * labels.ndim] = (
+            place,
+            (
+                f"target[{where}] must be a class in 0 .. {n_classes - 1}{otherwise}, got {labels[at]}"
+            ),
         )
+    return found
+
+
+def _first(found: Any, axis: Any, keepdims: bool) -> Any:
+    """The first of several, in the order of rows."""
+    first = np.full((1,) * found.ndim if keepdims else (), None, object)
+    first.fill(min((one for one in found.flat if one is not None), default=None))
+    return first
+
+
+def _raised(found: Any, axis: Any, keepdims: bool) -> Any:
+    """The first of all is raised; else there is none."""
+    first = _first(found, axis, keepdims)
+    if first.item() is not None:
+        _, message = first.item()
+        raise IndexError(message)
+    return first
+
+
+def _gated(labels: Any, none_bad: Any) -> Any:
+    """The labels, after all of them have been looked at."""
     return labels
 
 
@@ -139,30 +174,39 @@ def read(function: Callable[..., Any], given: Given) -> Request:
     if missing:
         function(**given)
     name = function.__name__
+    if not isinstance(given[first], da.Array):
+        kind = type(given[first]).__name__
+        raise TypeError(f"{first} must be a dask.array.Array, got {kind}")
     arrays = {key: _seen(key, given[key]) for key in given if key == first or key in _READ}
     options = {key: value for key, value in given.items() if key not in arrays}
     x = arrays.pop(first)
-    if not isinstance(x, da.Array):
-        raise TypeError(f"{first} must be a dask.array.Array, got {type(x).__name__}")
-    axis = x.ndim - 1 if "linear_weight" in arrays else _axis(options.pop("axis", -1), x)
+    if "linear_weight" in arrays or name.startswith("binary"):
+        axis: int | None = max(0, x.ndim - 1)  # of features; of nothing
+    else:
+        axis = _axis(options.pop("axis", -1), x)
     if axis is None or not _fit(name, x, axis, arrays):
-        shapes = {key: _full(value) for key, value in arrays.items()}
-        if "target" in arrays and axis is not None and _target_fits(name, x, axis, arrays):
-            # Probabilities that take no memory, for the target is not what is wrong.
-            shapes["target"] = np.broadcast_to(0.0, (*x.shape[:-1], _classes(x, axis, arrays)))
-            if "linear_weight" not in arrays:
-                shapes["target"] = np.broadcast_to(0.0, x.shape)
-        if "linear_weight" not in arrays and "axis" in given:
-            shapes["axis"] = given["axis"]
-        function(**{first: _full(x)}, **shapes)
-    target = arrays.get("target")
-    rank = len(_rows(x, axis))
-    if 0 in x.chunks[axis] and x.shape[axis]:
-        x = x.rechunk({axis: tuple(n for n in x.chunks[axis] if n)})
+        _misfit(function, given, x, axis, arrays)
+        raise RuntimeError(f"{name} takes what should not fit: {given}")
     like = _like(function, first, x, axis, arrays, options)
+    if x.ndim and x.shape[axis]:  # classes in no empty chunks
+        x = x.rechunk({axis: tuple(filter(None, x.chunks[axis]))})
     lazy = {key: _lazy(key, value, x, axis, name) for key, value in arrays.items()}
-    is_index = target is not None and target.ndim == rank
+    is_index = "target" in arrays and arrays["target"].ndim < x.ndim
     return Request(name, x, axis, is_index, lazy, options, like)
+
+
+def _misfit(
+    function: Callable[..., Any], given: Given, x: Any, axis: int | None, arrays: Given
+) -> None:  # fmt: skip
+    """Let the function say what does not fit, of arrays of one number."""
+    shapes = {key: _full(value) for key, value in arrays.items()}
+    if axis is not None and "target" in arrays and _target_fits(function.__name__, x, axis, arrays):
+        # Not what is wrong: probabilities take no memory, as labels do.
+        whole = (*_rows(x, axis), _classes(x, axis, arrays))
+        shapes["target"] = np.broadcast_to(0.0, whole if "linear_weight" in arrays else x.shape)
+    if "axis" in given:
+        shapes["axis"] = given["axis"]
+    function(**{next(iter(given)): _full(x)}, **shapes)
 
 
 def _seen(name: str, value: Any) -> Any:
@@ -302,7 +346,9 @@ def _lazy(name: str, value: Any, x: Any, axis: int, function: str) -> Any:
     if function.startswith("binary"):
         if name == "target" or value.shape == x.shape:
             return _chunked(value, x.chunks)
-        return da.broadcast_to(da.asarray(value), x.shape, chunks=x.chunks)
+        ends = x.chunks[x.ndim - value.ndim :]
+        own = tuple((1,) if n == 1 else c for n, c in zip(value.shape, ends, strict=True))
+        return da.broadcast_to(_chunked(value, own), x.shape, chunks=x.chunks)
     if name in ("target", "sample_weight"):
         rows = (*x.chunks[:axis], *x.chunks[axis + 1 :])
         if value.ndim == len(rows):

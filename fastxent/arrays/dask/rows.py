@@ -148,7 +148,11 @@ def reduce_block(
         if name == "categorical_cross_entropy":  # which is given no divisor, but weights of rows
             rows = target.shape if target.ndim < inputs[0].ndim else _rows_of(inputs[0], options)
             empty = divisor == 0
-            u = np.full(rows, 0.0 if empty else 1 / divisor) if u is None else u * (0 if empty else 1 / divisor)
+            u = (
+                np.full(rows, 0.0 if empty else 1 / divisor)
+                if u is None
+                else u * (0 if empty else 1 / divisor)
+            )
             options["reduction"] = "sum"
         else:
             options["normalizer"] = float(divisor)
@@ -176,7 +180,11 @@ def elements(asked: Request) -> Any:
     w = asked.arrays.get("weight")
     if mean and size:
         told["reduction"] = "sum"
-        w = da.broadcast_to(da.asarray(1 / size), asked.x.shape, chunks=asked.x.chunks) if w is None else w.astype(np.float64) / size
+        w = (
+            da.broadcast_to(da.asarray(1 / size), asked.x.shape, chunks=asked.x.chunks)
+            if w is None
+            else w.astype(np.float64) / size
+        )
     operands = [asked.x, whole, asked.arrays["target"], whole]
     for array in (w, asked.arrays.get("pos_weight")):
         operands += [array, None if array is None else whole]

@@ -182,7 +182,9 @@ def rows(loss: Loss, whole: Any, target: Any, u: Any, w_label: Any, divisor: Any
     """Of merged statistics (…, n); target is labels (…) or None, w_label their class weights."""
     largest, log_s, lse = softmax_rows(loss.transform, whole)
     zero = np.zeros(lse.shape)
-    spread_lost, spread = (whole[..., -2], whole[..., -1]) if _has_spread(loss, target) else (zero, zero)
+    spread_lost, spread = (
+        (whole[..., -2], whole[..., -1]) if _has_spread(loss, target) else (zero, zero)
+    )
     u = np.ones(lse.shape) if u is None else u.astype(np.float64)
     counted = u != 0
     if target is None:
@@ -281,5 +283,5 @@ def hessian(loss: Loss, p: Any, r: Rows, whole: Any, classes: Any) -> Any:
     rows_here = np.nonzero((j >= classes[0]) & (j <= classes[-1]))
     at = (*rows_here, j[rows_here].astype(np.int64) - classes[0])
     hess[at] = weight[rows_here][..., 0] * p[at] * -np.expm1(-r.log_s[rows_here])
-    hess[weight[..., 0] == 0] = 0
+    hess[r.scale == 0] = 0
     return hess.astype(loss.compute)
