@@ -14,16 +14,16 @@ Index = tuple[Any, ...]
 
 
 class Part(NamedTuple):
-    """An array among those that a task gives: its index, type, and how its chunks come about.
+    """An array among those that a task gives: the index of its axes, its type, and its chunks.
 
     `once` are the indices along which each block gives one element, `new` those that the task's
     operands do not have, with their chunks.
     """
 
-    index: Index
+    axes: Index
     dtype: Any
     once: Index = ()
-    new: dict[Any, Any] = {}  # noqa: RUF012  (never written)
+    new: dict[Any, Any] = {}  # never written
 
 
 def several(
@@ -39,8 +39,8 @@ def several(
     )
     return [
         da.blockwise(
-            functools.partial(_part, number), part.index, tuples, index, dtype=part.dtype,
-            meta=np.empty((0,) * len(part.index), part.dtype), align_arrays=False,
+            functools.partial(_part, number), part.axes, tuples, index, dtype=part.dtype,
+            meta=np.empty((0,) * len(part.axes), part.dtype), align_arrays=False,
             adjust_chunks=dict.fromkeys(part.once, 1), new_axes=part.new,
         )
         for number, part in enumerate(parts)
@@ -50,8 +50,9 @@ def several(
 def single(task: Callable[..., Any], part: Part, operands: Iterable[Any]) -> Any:
     """The array that a task gives."""
     return da.blockwise(
-        task, part.index, *operands, dtype=part.dtype, align_arrays=False, new_axes=part.new,
-        meta=np.empty((0,) * len(part.index), part.dtype), adjust_chunks=dict.fromkeys(part.once, 1),
+        task, part.axes, *operands, dtype=part.dtype, align_arrays=False, new_axes=part.new,
+        meta=np.empty((0,) * len(part.axes), part.dtype),
+        adjust_chunks=dict.fromkeys(part.once, 1),
     )  # fmt: skip
 
 
@@ -70,6 +71,11 @@ def compute(name: str, *args: Any, **kwargs: Any) -> Any:
     """A public function's results for NumPy arrays, on one thread: Dask shares out the work."""
     with num_threads(1):
         return views.body(name)(*args, **kwargs)
+
+
+def is_half(dtype: Any) -> bool:
+    """float16 or bfloat16, which compute in float32."""
+    return dtype.itemsize == 2 and dtype.kind not in "biu"
 
 
 def total(parts: Any, dtype: Any, axes: Index) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from fastxent.arrays.dask import blocks, rows, shares
 from fastxent.arrays.dask.blocks import Part, only
 from fastxent.arrays.dask.request import Request
-from fastxent.arrays.dask.shares import LOG_S, KINDS, Loss, Transform
+from fastxent.arrays.dask.shares import KINDS, Loss, Transform
 
 _STATISTICS = -2  # the index beside rows.CLASSES
 # How many neighbouring chunks are merged at once.

@@ -27,10 +27,10 @@ def _by_rows(asked: Request) -> list[Any]:
     matrix, bias = asked.arrays["linear_weight"].rechunk(-1), asked.arrays.get("linear_bias")
     row, whole = asked.rows, asked.whole
     operands = [
-        x, whole, matrix, (rows.CLASSES, _FEATURES), bias, None if bias is None else (rows.CLASSES,),
-        *rows.target_operands(asked),
+        x, whole, matrix, (rows.CLASSES, _FEATURES),
+        bias, None if bias is None else (rows.CLASSES,), *rows.target_operands(asked),
     ]  # fmt: skip
-    parts, kinds = [rows.loss_part(asked)], [a.dtype for a in asked.like[1:] if not _is_grad(a)]
+    parts = [rows.loss_part(asked)]
     grad = next(filter(_is_grad, asked.like), None)
     if grad is not None:
         # Chunks of the weights' gradient: one a block, to be summed.
@@ -41,7 +41,7 @@ def _by_rows(asked: Request) -> list[Any]:
         parts.append(Part((*row, rows.CLASSES, _FEATURES), sums, row, new))
         if bias is not None:
             parts.append(Part((*row, rows.CLASSES), sums, row, {rows.CLASSES: n_classes}))
-    parts += [Part(row, kind) for kind in kinds]
+    parts += [Part(row, a.dtype) for a in asked.like[1:] if not _is_grad(a)]
     task = functools.partial(_block, rows.options(asked))
     loss, *others = blocks.several(task, whole, operands, parts)
     answer = [rows.reduced(asked, loss)]
@@ -59,16 +59,13 @@ def _is_grad(result: Any) -> bool:
 
 
 def _wide(array: Any) -> Any:
-    """An operand whose gradient is to be summed: half precision as float32, which it computes in."""
-    return (
-        array.astype(np.float32)
-        if array.dtype.itemsize == 2 and array.dtype.kind not in "iu"
-        else array
-    )
+    """An operand whose gradient is to be summed: half precision as what it computes in."""
+    return array.astype(np.float32) if blocks.is_half(array.dtype) else array
 
 
 def _block(
-    options: dict[str, Any], x: Any, matrix: Any, bias: Any, target: Any, u: Any, w: Any, divisor: Any
+    options: dict[str, Any], x: Any, matrix: Any, bias: Any,
+    target: Any, u: Any, w: Any, divisor: Any,
 ) -> tuple[Any, ...]:  # fmt: skip
     arrays = {} if bias is None else {"linear_bias": _wide(only(bias))}
     found = rows.reduce_block(
@@ -97,13 +94,12 @@ def _by_classes(asked: Request) -> list[Any]:
     if not asked.is_index:
         target = target.rechunk(logits.chunks)
     grad = next(filter(_is_grad, asked.like), None)
-    plain = [a for a in asked.like if not _is_grad(a)]
+    # Of the gradient by logits there is only the type to say.
+    like = tuple(np.empty(0, dtype) if _is_grad(a) else a for a in asked.like)
+    names = ("weight", "sample_weight", "normalizer")
     inner = asked._replace(
-        name="cross_entropy", x=logits, axis=logits.ndim - 1,
-        arrays={"target": target, **{
-            key: arrays.get(key) for key in ("weight", "sample_weight", "normalizer")}},
-        like=(plain[0], *(() if grad is None else (np.empty((0,) * (like_ndim(asked) + 1), dtype),)),
-              *plain[1:]),
+        name="cross_entropy", x=logits, axis=logits.ndim - 1, like=like,
+        arrays={"target": target, **{name: arrays.get(name) for name in names}},
     )  # fmt: skip
     loss, *others = classes.cross_entropy(inner)
     if grad is None:
@@ -120,8 +116,3 @@ def _by_classes(asked: Request) -> list[Any]:
         blocks.converted(by_matrix, grad.linear_weight.dtype), by_bias,
     )  # fmt: skip
     return [loss, grads, *others]
-
-
-def like_ndim(asked: Request) -> int:
-    """The number of dimensions of a result by rows for no rows."""
-    return rows.like_rank(asked)

@@ -130,12 +130,9 @@ def _look(
         place = tuple(int(i) + start for i, start in zip(at, starts, strict=True))
         where = "()" if alone else ", ".join(map(str, place))
         otherwise = "" if ignore_index is None else " or ignore_index"
-        found[(0,) * labels.ndim] = (
-            place,
-            (
-                f"target[{where}] must be a class in 0 .. {n_classes - 1}{otherwise}, got {labels[at]}"
-            ),
-        )
+        expected = f"a class in 0 .. {n_classes - 1}{otherwise}"
+        message = f"target[{where}] must be {expected}, got {labels[at]}"
+        found[(0,) * labels.ndim] = place, message
     return found
 
 
@@ -232,7 +229,7 @@ def _seen(name: str, value: Any) -> Any:
     return found if found.size or name != "target" else found.astype(np.int64)
 
 
-def _axis(axis: Any, x: Any) -> int | None:
+def _axis(axis: Any, x: Any) -> Any:
     """The class axis counted from the front; None where the function says what is wrong."""
     try:
         position = operator.index(axis)

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastxent.arrays.dask.blocks import compute
+from fastxent.arrays.dask.blocks import compute, is_half
 
 # Where in the last axis of statistics stand: the largest logit as it came, its class, L; then F, A
 # of each kind of coefficients.
@@ -84,7 +84,7 @@ def known(loss: Loss, x: Any, target: Any, w: Any, classes: Any) -> Any:
     lost, j = compute("cross_entropy", x, local, return_argmax=True, **options)
     log_s = compute("cross_entropy", x, j, **options).astype(np.float64)
     largest = np.take_along_axis(x, j[..., None], -1)[..., 0].astype(np.float64)
-    # Where all are −inf, the kernel says nan: such a chunk adds nothing, unless it has coefficients.
+    # Where all are −inf the kernel says nan, but a chunk adds nothing unless it has coefficients.
     dead = loss.transform.of(largest) == -np.inf
     log_s[dead] = 0.0
     found = [largest, j + float(classes[0]), log_s]
@@ -182,9 +182,9 @@ def rows(loss: Loss, whole: Any, target: Any, u: Any, w_label: Any, divisor: Any
     """Of merged statistics (…, n); target is labels (…) or None, w_label their class weights."""
     largest, log_s, lse = softmax_rows(loss.transform, whole)
     zero = np.zeros(lse.shape)
-    spread_lost, spread = (
-        (whole[..., -2], whole[..., -1]) if _has_spread(loss, target) else (zero, zero)
-    )
+    spread_lost = spread = zero
+    if target is None or loss.label_smoothing:
+        spread_lost, spread = whole[..., -2], whole[..., -1]
     u = np.ones(lse.shape) if u is None else u.astype(np.float64)
     counted = u != 0
     if target is None:
@@ -208,16 +208,12 @@ def rows(loss: Loss, whole: Any, target: Any, u: Any, w_label: Any, divisor: Any
     return Rows(largest, log_s, lse, lost, at_label, by_label, spread, hess_weight, scale)
 
 
-def _has_spread(loss: Loss, target: Any) -> bool:
-    return target is None or bool(loss.label_smoothing)
-
-
 # --- the second pass ----------------------------------------------------------------------------
 
 
 def probabilities(loss: Loss, x: Any, statistics: Any, largest: Any, log_s: Any) -> Any:
     """A chunk of softmax (…, c), of the chunk's own statistics and the rows'."""
-    if x.dtype.itemsize == 2 and x.dtype.kind not in "iu":
+    if is_half(x.dtype):
         x = x.astype(loss.compute)  # to be rounded once, in the end
     labels = np.zeros(x.shape[:-1], np.int64)
     options = {**loss.transform._asdict(), "reduction": "none"}
@@ -243,19 +239,20 @@ def gradient(
         a = coefficients(loss, None if is_index else target, w, x.shape)
         grad = pull[..., None] * p - a
         if not is_index:
-            _at_largest(grad, p, r, whole, a, classes, loss)
+            here, at = _largest_here(whole, classes)
+            grad[at] = (pull[here] - a[at]) * p[at] + a[at] * np.expm1(-r.log_s[here])
         grad *= r.scale[..., None]
         grad = grad.astype(loss.compute)
     if is_index:
-        here, local = _local(target, x, classes)
-        rows_here = np.nonzero(here)
-        at = (*rows_here, local[rows_here])
+        is_here, local = _local(target, x, classes)
+        here = np.nonzero(is_here)
+        at = (*here, local[here])
         rest = pull - r.by_label
-        element = rest[rows_here] * p[at] + r.by_label[rows_here] * np.expm1(-r.at_label[rows_here])
+        element = rest[here] * p[at] + r.by_label[here] * np.expm1(-r.at_label[here])
         if loss.label_smoothing:
             element -= loss.label_smoothing / loss.n_classes * (1.0 if w is None else w[at[-1]])
         # A row is nan as a whole.
-        grad[at] = r.scale[rows_here] * (element + 0 * r.log_s[rows_here])
+        grad[at] = r.scale[here] * (element + 0 * r.log_s[here])
     slope = loss.transform.slope(x.astype(np.float64) if loss.transform.softcap else x)
     if loss.transform != Transform():
         grad = (grad * slope).astype(loss.compute)
@@ -263,25 +260,21 @@ def gradient(
     return grad
 
 
-def _at_largest(
-    grad: Any, p: Any, r: Rows, whole: Any, a: Any, classes: Any, loss: Loss
-) -> None:  # fmt: skip
-    """Of class probabilities: only the largest p may be near 1, where 1 − p is −expm1(−L)."""
+def _largest_here(whole: Any, classes: Any) -> tuple[Any, Any]:
+    """The rows whose largest logit is in a chunk, and where: only there p may be near 1.
+
+    There 1 − p is −expm1(−L).
+    """
     j = whole[..., CLASS]
-    rows_here = np.nonzero((j >= classes[0]) & (j <= classes[-1]))
-    at = (*rows_here, j[rows_here].astype(np.int64) - classes[0])
-    others = r.spread[rows_here] - a[at]
-    z_pull = 2 * loss.z_loss * r.lse[rows_here] if loss.z_loss else 0.0
-    grad[at] = (others + z_pull) * p[at] + a[at] * np.expm1(-r.log_s[rows_here])
+    here = np.nonzero((j >= classes[0]) & (j <= classes[-1]))
+    return here, (*here, j[here].astype(np.int64) - classes[0])
 
 
 def hessian(loss: Loss, p: Any, r: Rows, whole: Any, classes: Any) -> Any:
     """A chunk of the Hessian's diagonal (…, c)."""
-    weight = (r.scale * r.hess_weight)[..., None]
-    hess = weight * p * (1 - p.astype(np.float64))
-    j = whole[..., CLASS]
-    rows_here = np.nonzero((j >= classes[0]) & (j <= classes[-1]))
-    at = (*rows_here, j[rows_here].astype(np.int64) - classes[0])
-    hess[at] = weight[rows_here][..., 0] * p[at] * -np.expm1(-r.log_s[rows_here])
+    weight = r.scale * r.hess_weight
+    hess = weight[..., None] * p * (1 - p.astype(np.float64))
+    here, at = _largest_here(whole, classes)
+    hess[at] = weight[here] * p[at] * -np.expm1(-r.log_s[here])
     hess[r.scale == 0] = 0
     return hess.astype(loss.compute)
