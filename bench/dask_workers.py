@@ -1,8 +1,8 @@
-"""One worker process of Dask's against two: loss and gradient of persisted logits, by rows.
+"""One worker process of Dask's against two: cross-entropy of persisted logits, by rows.
 
 Each worker has one thread, and fastxent uses one in it. Both clusters live for the whole run and
-rounds alternate between them, so that whatever else the machine does falls on both. The gradient is
-computed and stays on the workers, as in a training step; only the loss comes back.
+rounds alternate between them, so that whatever else the machine does falls on both. Gradients are
+computed and stay on the workers, as in a training step; only losses come back.
 
     bench/dask_workers.py --output bench/results/DATE-CPU-dask.json
 """
@@ -24,10 +24,10 @@ from fastxent.bench import record
 ROWS, CLASSES, BLOCKS = 200_000, 1000, 20
 
 
-def ready(workers: int) -> tuple[Client, list[Any]]:
-    """A client of so many workers, and loss and gradient to be computed from what they hold."""
+def ready(workers: int) -> tuple[Client, dict[str, list[Any]]]:
+    """A client of so many workers, and what is to be computed from what they hold."""
     cluster = LocalCluster(
-        n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None,
+        n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0",
         memory_limit=None,
     )  # fmt: skip
     client = Client(cluster)
@@ -37,17 +37,16 @@ def ready(workers: int) -> tuple[Client, list[Any]]:
     y = state.integers(0, CLASSES, ROWS, chunks=ROWS // BLOCKS)
     x, y = client.persist([x, y])
     wait([x, y])
-    return client, list(fx.cross_entropy(x, y, return_grad=True))
+    loss, grad = fx.cross_entropy(x, y, return_grad=True)
+    return client, {"loss": [fx.cross_entropy(x, y)], "loss and gradient": [loss, grad]}
 
 
 def seconds(client: Client, lazy: list[Any]) -> float:
-    """Until loss and gradient are there."""
+    """Until all is there."""
     start = time.perf_counter()
-    futures = [client.compute(lazy[0]), client.persist(lazy[1])]
-    wait(futures)
-    took = time.perf_counter() - start
-    del futures
-    return took
+    held = client.persist(lazy)
+    wait(held)
+    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -58,39 +57,37 @@ def main() -> None:
     args = parser.parse_args()
 
     sides = {workers: ready(workers) for workers in (1, 2)}
-    took: dict[int, list[float]] = {1: [], 2: []}
-    for client, lazy in sides.values():
-        seconds(client, lazy)  # kernels are loaded
-    for k in range(args.rounds):
-        for workers in (1, 2) if k % 2 else (2, 1):
-            took[workers].append(seconds(*sides[workers]))
+    jobs = list(sides[1][1])
+    took: dict[tuple[str, int], list[float]] = {(job, n): [] for job in jobs for n in sides}
+    for k in range(args.rounds + 1):
+        for job in jobs:
+            for workers in (1, 2) if k % 2 else (2, 1):
+                client, lazy = sides[workers]
+                took[job, workers].append(seconds(client, lazy[job]))
     for client, _ in sides.values():
         client.close()
         client.cluster.close()
 
-    ratios = [one / two for one, two in zip(took[1], took[2], strict=True)]
+    rows, ratios = [], {}
     print(f"({ROWS}, {CLASSES}) float32 in {BLOCKS} blocks of rows, {args.rounds} rounds")
-    for workers, times in took.items():
-        low, high = min(times) * 1e3, max(times) * 1e3
-        print(
-            f"{workers} worker(s)   {statistics.median(times) * 1e3:7.0f} ms   ({low:.0f}-{high:.0f})"
-        )
-    print(
-        f"two are     {statistics.median(ratios):7.2f} x one   ({min(ratios):.2f}-{max(ratios):.2f})"
-    )
+    print(f"{'':20}{'workers':>8}{'ms':>8}  {'least - most':>14}")
+    for (job, workers), times in took.items():
+        del times[0]  # in which kernels are loaded
+        low, median, high = (f(times) * 1e3 for f in (min, statistics.median, max))
+        print(f"{job:20}{workers:8}{median:8.0f}  {f'{low:.0f} - {high:.0f}':>14}")
+        shape = {"n": ROWS, "c": CLASSES, "dtype": "float32", "blocks": BLOCKS}
+        rows.append({"group": "dask", "job": job, "workers": workers, **shape}
+                    | record.summary(times))  # fmt: skip
+    for job in jobs:
+        each = [one / two for one, two in zip(took[job, 1], took[job, 2], strict=True)]
+        low, median, high = min(each), statistics.median(each), max(each)
+        print(f"{job}: two workers are {median:.2f} x one ({low:.2f} - {high:.2f})")
+        ratios[job] = {"median": round(median, 3), "rounds": [round(ratio, 3) for ratio in each]}
 
     if args.output:
         found = record.new(threads=1)
         found["versions"] = {"dask": dask.__version__, "distributed": distributed.__version__}
-        shape = {"n": ROWS, "c": CLASSES, "dtype": "float32", "blocks": BLOCKS, "grad": True}
-        found["results"] = [
-            {"group": "dask", "workers": workers, **shape, **record.summary(times)}
-            for workers, times in took.items()
-        ]
-        found["ratio"] = {
-            "median": round(statistics.median(ratios), 3),
-            "rounds": [round(ratio, 3) for ratio in ratios],
-        }
+        found["results"], found["ratio"] = rows, ratios
         record.save(found, args.output)
 
 

@@ -22,7 +22,7 @@ def client():
     with (
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1",
-            dashboard_address=None, memory_limit=None, silence_logs="CRITICAL",
+            dashboard_address="127.0.0.1:0", memory_limit=None, silence_logs="CRITICAL",
         ) as cluster,
         distributed.Client(cluster) as client,
     ):  # fmt: skip

@@ -16,7 +16,7 @@ MODULES = ["_softmax", "_cross_entropy", "_binary", "_linear", "_warmup", "cpu.t
 
 def wanted_by(name):
     """Skip what shows a library that is not installed."""
-    for library in ("torch", "jax", "scipy"):
+    for library in ("torch", "jax", "scipy", "dask"):
         if name in ("docs/integrations.md", f"integrations.{library}"):
             pytest.importorskip(library)
 

@@ -85,7 +85,7 @@ def main() -> Figures:
         with (
             LocalCluster(
                 n_workers=1, threads_per_worker=1, memory_limit=LIMIT, host="127.0.0.1",
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",
             ) as cluster,
             Client(cluster) as client,
         ):  # fmt: skip
