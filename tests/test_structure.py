@@ -91,9 +91,10 @@ WITHIN_TORCH = {
 WITHIN_DASK = {
     "__init__": ["request", "rows", "classes", "linear"],
     "linear": ["classes", "rows", "request", "blocks"],
-    "classes": ["shares", "rows", "request", "blocks"],
-    "rows": ["request", "blocks"],
-    "request": ["blocks", "device"],
+    "classes": ["shares", "rows", "labels", "request", "blocks"],
+    "rows": ["labels", "request", "blocks"],
+    "labels": ["request", "blocks"],
+    "request": ["device"],
     "shares": ["blocks"],
 }
 # The families that are folders.

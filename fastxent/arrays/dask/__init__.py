@@ -1,7 +1,8 @@
 """Dask arrays: lazy ones out. What is wrong but labels is an error at the call, labels at compute.
 
 Rows whose classes lie in one chunk go block by block to the function itself (`rows`); classes in
-several chunks are merged by a tree (`classes`). Both share `blocks`; `request` reads the arguments.
+several chunks are merged by a tree (`classes`). `labels` come before both; `request` reads the
+arguments; `blocks` is what all share.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     asked = request.read(function, given)
     if asked.name.startswith("binary"):
         return rows.elements(asked)
-    asked = asked.batched().checked()
+    asked = asked.batched()
     if asked.name == "linear_cross_entropy":
         results = linear.results(asked)
     elif asked.name == "categorical_cross_entropy" or asked.x.numblocks[asked.axis] == 1:

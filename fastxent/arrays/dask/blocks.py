@@ -12,6 +12,9 @@ from fastxent.cpu.threads import num_threads
 
 Index = tuple[Any, ...]
 
+# The index of classes that are no axis of x; those of x are 0, 1, …
+CLASSES = -1
+
 
 class Part(NamedTuple):
     """An array among those that a task gives: the index of its axes, its type, and its chunks.

@@ -9,12 +9,12 @@ from typing import Any
 import dask.array as da
 import numpy as np
 
-from fastxent.arrays.dask import blocks, rows, shares
-from fastxent.arrays.dask.blocks import Part, only
+from fastxent.arrays.dask import blocks, labels, rows, shares
+from fastxent.arrays.dask.blocks import CLASSES, Part, only
 from fastxent.arrays.dask.request import Request
 from fastxent.arrays.dask.shares import KINDS, Loss, Transform
 
-_STATISTICS = -2  # the index beside rows.CLASSES
+_STATISTICS = -2  # an index beside CLASSES
 # How many neighbouring chunks are merged at once.
 _SPLIT = 8
 
@@ -40,21 +40,21 @@ def cross_entropy(asked: Request) -> list[Any]:
     options, index, row = asked.options, asked.whole, asked.rows
     like = asked.like
     transform = Transform(float(options.get("logit_scale", 1.0)), options.get("softcap"))
-    divisor = rows.divisor(asked)
+    divisor = labels.divisor(asked)
     loss = Loss(
         _compute(like[0].dtype), transform, asked.n_classes,
         float(options.get("label_smoothing", 0.0)), float(options.get("z_loss", 0.0)),
-        asked.ignore_index,
+        asked.ignore_index, asked.is_mean,
     )  # fmt: skip
     target, w = asked.arrays["target"], asked.arrays.get("weight")
     u = asked.arrays.get("sample_weight")
     aim = row if asked.is_index else index
     own, whole = _statistics(asked, loss, (target, aim), w)
     # Labels are of use between and after the passes, other targets after them.
-    labels = [target, row] if asked.is_index else [None, None]
+    by_label = [target, row] if asked.is_index else [None, None]
     beside = [
-        whole, (*row, _STATISTICS), *labels, u, None if u is None else row,
-        w, None if w is None else (rows.CLASSES,), divisor, None if divisor is None else (),
+        whole, (*row, _STATISTICS), *by_label, u, None if u is None else row,
+        w, None if w is None else (CLASSES,), divisor, None if divisor is None else (),
     ]  # fmt: skip
     names = ["return_grad", "return_probs", "return_lse", "return_hess", "return_argmax"]
     wanted = [name.removeprefix("return_") for name in names if options.get(name)]
@@ -97,7 +97,7 @@ def _statistics(asked: Request, loss: Loss, target: Any, w: Any) -> tuple[Any, A
     if target is not None:
         n += 4 if asked.is_index and loss.label_smoothing else 2
     operands = [
-        asked.x, index, *(target or (None, None)), w, None if w is None else (rows.CLASSES,),
+        asked.x, index, *(target or (None, None)), w, None if w is None else (CLASSES,),
         numbers, (axis,),
     ]  # fmt: skip
     part = Part((*index, _STATISTICS), np.float64, once=(axis,), new={_STATISTICS: n})
@@ -141,24 +141,24 @@ def _lse(whole: Any, *, dtype: Any) -> Any:
     return shares.softmax_rows(Transform(), only(whole))[2].astype(dtype)
 
 
-def _rows(loss: Loss, whole: Any, labels: Any, u: Any, w: Any, divisor: Any) -> Any:
+def _rows(loss: Loss, whole: Any, y: Any, u: Any, w: Any, divisor: Any) -> Any:
     w_label = None
-    if labels is not None:
-        w_label = rows.label_weights(labels, w, loss.n_classes, loss.ignore_index)
-    return shares.rows(loss, whole, labels, u, w_label, divisor)
+    if y is not None:
+        w_label = labels.weights_of(y, w, loss.n_classes)
+    return shares.rows(loss, whole, y, u, w_label, divisor)
 
 
 @np.errstate(all="ignore")
 def _by_row(
     loss: Loss, reduction: str, wanted: list[tuple[str, Any]],
-    whole: Any, labels: Any, u: Any, w: Any, divisor: Any,
+    whole: Any, y: Any, u: Any, w: Any, divisor: Any,
 ) -> tuple[Any, ...]:  # fmt: skip
     whole = only(whole)
-    r = _rows(loss, whole, labels, u, None if w is None else only(w), divisor)
+    r = _rows(loss, whole, y, u, None if w is None else only(w), divisor)
     lost = r.lost
     if reduction != "none":
         total = lost.sum()
-        if divisor is not None:
+        if loss.divided:
             total = np.nan if divisor == 0 else total / divisor
         lost = np.full((1,) * lost.ndim, total)
     found = {"loss": lost, "lse": r.lse, "argmax": whole[..., shares.CLASS]}
@@ -190,11 +190,11 @@ def _back(result: Any, axis: int, dtype: Any) -> Any:
 @np.errstate(all="ignore")
 def _by_class(
     loss: Loss, wanted: list[tuple[str, Any]], axis: int, x: Any, own: Any, classes: Any, soft: Any,
-    whole: Any, labels: Any, u: Any, w: Any, divisor: Any,
+    whole: Any, y: Any, u: Any, w: Any, divisor: Any,
 ) -> tuple[Any, ...]:  # fmt: skip
     x, own, whole = _last(x, axis), only(own).squeeze(axis), only(whole)
     w = None if w is None else only(w)
-    r = _rows(loss, whole, labels, u, w, divisor)
+    r = _rows(loss, whole, y, u, w, divisor)
     w = None if w is None else w[classes[0] : classes[-1] + 1]
     p = shares.probabilities(loss, x, own, r.largest, r.log_s)
     found = {"probs": p}
@@ -202,6 +202,6 @@ def _by_class(
     if "hess" in names:
         found["hess"] = shares.hessian(loss, p, r, whole, classes)
     if "grad" in names:
-        target = _last(soft, axis) if labels is None else labels
+        target = _last(soft, axis) if y is None else y
         found["grad"] = shares.gradient(loss, x, p, r, whole, target, w, classes)
     return tuple(_back(found[name], axis, kind) for name, kind in wanted)

@@ -7,11 +7,11 @@ import dask.array as da
 import numpy as np
 
 from fastxent.arrays.dask import blocks, classes, rows
-from fastxent.arrays.dask.blocks import Part, only
+from fastxent.arrays.dask.blocks import CLASSES, Part, only
 from fastxent.arrays.dask.request import Request
 from fastxent.terms import LinearGrad
 
-_FEATURES = -2  # the index beside rows.CLASSES
+_FEATURES = -2  # an index beside CLASSES
 
 
 def results(asked: Request) -> list[Any]:
@@ -27,8 +27,8 @@ def _by_rows(asked: Request) -> list[Any]:
     matrix, bias = asked.arrays["linear_weight"].rechunk(-1), asked.arrays.get("linear_bias")
     row, whole = asked.rows, asked.whole
     operands = [
-        x, whole, matrix, (rows.CLASSES, _FEATURES),
-        bias, None if bias is None else (rows.CLASSES,), *rows.target_operands(asked),
+        x, whole, matrix, (CLASSES, _FEATURES),
+        bias, None if bias is None else (CLASSES,), *rows.target_operands(asked),
     ]  # fmt: skip
     parts = [rows.loss_part(asked)]
     grad = next(filter(_is_grad, asked.like), None)
@@ -37,10 +37,10 @@ def _by_rows(asked: Request) -> list[Any]:
         n_classes, features = matrix.shape
         sums = np.result_type(*(a.dtype for a in grad if a is not None), np.float32)
         parts.append(Part(whole, grad.x.dtype))
-        new = {rows.CLASSES: n_classes, _FEATURES: features}
-        parts.append(Part((*row, rows.CLASSES, _FEATURES), sums, row, new))
+        new = {CLASSES: n_classes, _FEATURES: features}
+        parts.append(Part((*row, CLASSES, _FEATURES), sums, row, new))
         if bias is not None:
-            parts.append(Part((*row, rows.CLASSES), sums, row, {rows.CLASSES: n_classes}))
+            parts.append(Part((*row, CLASSES), sums, row, {CLASSES: n_classes}))
     parts += [Part(row, a.dtype) for a in asked.like[1:] if not _is_grad(a)]
     task = functools.partial(_block, rows.options(asked))
     loss, *others = blocks.several(task, whole, operands, parts)

@@ -5,7 +5,6 @@ which shows what is wrong with types and options, and the types of the results; 
 not fit, with arrays of these shapes that hold one number, for it looks at shapes first.
 """
 
-import functools
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +14,6 @@ import numpy as np
 from dask.array.utils import meta_from_array
 
 from fastxent.arrays import views
-from fastxent.arrays.dask import blocks
 from fastxent.arrays.device import ARRAYS
 from fastxent.terms import LinearGrad
 
@@ -58,31 +56,15 @@ class Request(NamedTuple):
         return int(self.x.shape[self.axis] if matrix is None else matrix.shape[0])
 
     @property
+    def is_mean(self) -> bool:
+        """Whether rows are divided by something."""
+        return bool(self.options.get("reduction", "mean") == "mean")
+
+    @property
     def ignore_index(self) -> int | None:
         """The label that is ignored."""
         index = self.options.get("ignore_index", -100)
         return None if index is None or not self.is_index else operator.index(index)
-
-    def checked(self) -> "Request":
-        """With a target that is there only if all of its labels are classes."""
-        target = self.arrays.get("target")
-        if target is None or not self.is_index or not self.options.get("check_target", True):
-            return self
-        look = functools.partial(
-            _look, n_classes=self.n_classes, ignore_index=self.ignore_index, alone=self.alone
-        )
-        rows = tuple(range(target.ndim))
-        bad = target.map_blocks(
-            look, chunks=tuple((1,) * n for n in target.numblocks), dtype=object,
-            meta=np.empty((0,) * target.ndim, object),
-        )  # fmt: skip
-        none_bad = da.reduction(
-            bad, _first, _raised, axis=rows, combine=_first, dtype=object, concatenate=True,
-            meta=np.empty((), object),
-        )  # fmt: skip
-        part = blocks.Part(rows, target.dtype)
-        gated = blocks.single(_gated, part, (target, rows, none_bad, ()))
-        return self._replace(arrays=self.arrays | {"target": gated})
 
     def batched(self) -> "Request":
         """With one row for what has no batch."""
@@ -111,50 +93,6 @@ class Request(NamedTuple):
         if isinstance(result, LinearGrad):
             return result._replace(x=result.x[0])
         return result[0] if result.ndim else result
-
-
-# --- labels, when they are computed -------------------------------------------------------------
-
-
-def _look(
-    labels: Any, block_info: Any, *, n_classes: int, ignore_index: int | None, alone: bool
-) -> Any:
-    """One element: None, or the place of the first label that is no class and what to say of it."""
-    found = np.full((1,) * labels.ndim, None, object)
-    bad = (labels < 0) | (labels >= n_classes)
-    if ignore_index is not None:
-        bad &= labels != ignore_index
-    if bad.any():
-        at = np.unravel_index(int(bad.argmax()), bad.shape)
-        starts = (start for start, _ in block_info[0]["array-location"])
-        place = tuple(int(i) + start for i, start in zip(at, starts, strict=True))
-        where = "()" if alone else ", ".join(map(str, place))
-        otherwise = "" if ignore_index is None else " or ignore_index"
-        expected = f"a class in 0 .. {n_classes - 1}{otherwise}"
-        message = f"target[{where}] must be {expected}, got {labels[at]}"
-        found[(0,) * labels.ndim] = place, message
-    return found
-
-
-def _first(found: Any, axis: Any, keepdims: bool) -> Any:
-    """The first of several, in the order of rows."""
-    first = np.full((1,) * found.ndim if keepdims else (), None, object)
-    first.fill(min((one for one in found.flat if one is not None), default=None))
-    return first
-
-
-def _raised(found: Any, axis: Any, keepdims: bool) -> Any:
-    """The first of all is raised; else there is none."""
-    first = _first(found, axis, keepdims)
-    if first.item() is not None:
-        _, message = first.item()
-        raise IndexError(message)
-    return first
-
-
-def _gated(labels: Any, none_bad: Any) -> Any:
-    """The labels, after all of them have been looked at."""
-    return labels
 
 
 # --- what came ----------------------------------------------------------------------------------

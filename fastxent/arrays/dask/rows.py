@@ -11,12 +11,9 @@ from typing import Any
 import dask.array as da
 import numpy as np
 
-from fastxent.arrays.dask import blocks
-from fastxent.arrays.dask.blocks import Part, only
+from fastxent.arrays.dask import blocks, labels
+from fastxent.arrays.dask.blocks import CLASSES, Part, only
 from fastxent.arrays.dask.request import Request
-
-# The index of classes that are no axis of x; those of x are 0, 1, …
-CLASSES = -1
 
 
 def results(asked: Request) -> list[Any]:
@@ -71,7 +68,7 @@ def reduced(asked: Request, loss: Any) -> Any:
 
 
 def options(asked: Request) -> dict[str, Any]:
-    """What a block is told beside arrays; labels have been looked at."""
+    """What a block is told beside arrays; labels are looked at before."""
     told = asked.options | {"check_target": False, "name": asked.name}
     return told if asked.name == "linear_cross_entropy" else told | {"axis": asked.axis}
 
@@ -84,53 +81,11 @@ def target_operands(asked: Request) -> list[Any]:
     index = rows if asked.is_index else (asked.whole if classes != (CLASSES,) else rows + classes)
     operands = [target, index]
     for array, index in (
-        (arrays.get("sample_weight"), rows), (arrays.get("weight"), classes), (divisor(asked), ()),
+        (arrays.get("sample_weight"), rows), (arrays.get("weight"), classes),
+        (labels.divisor(asked), ()),
     ):  # fmt: skip
         operands += [array, None if array is None else index]
     return operands
-
-
-def divisor(asked: Request) -> Any:
-    """What a mean is divided by: an array without dimensions; None of what is no mean."""
-    if asked.options.get("reduction", "mean") != "mean":
-        return None
-    given, u = asked.arrays.get("normalizer"), asked.arrays.get("sample_weight")
-    if given is not None:
-        return given
-    rows, w = asked.rows, asked.arrays.get("weight")
-    if not asked.is_index:
-        if u is None:
-            return da.asarray(float(np.prod([asked.x.shape[k] for k in rows], dtype=np.float64)))
-        return blocks.total(u, np.float64, tuple(range(u.ndim)))
-    task = functools.partial(_counted, n_classes=asked.n_classes, ignore_index=asked.ignore_index)
-    operands = [
-        asked.arrays["target"], rows, u, None if u is None else rows,
-        w, None if w is None else (CLASSES,),
-    ]  # fmt: skip
-    parts = blocks.single(task, Part(rows, np.float64, once=rows), operands)
-    return blocks.total(parts, np.float64, tuple(range(parts.ndim)))
-
-
-@np.errstate(all="ignore")
-def _counted(labels: Any, u: Any, w: Any, *, n_classes: int, ignore_index: int | None) -> Any:
-    """A block's part of Σ counted·u·w_y, in an array of as many dimensions as the labels have."""
-    weights = label_weights(labels, None if w is None else only(w), n_classes, ignore_index)
-    weights = weights if u is None else np.where(u != 0, u * weights, 0.0)
-    weights = np.where(ignored(labels, ignore_index), 0.0, weights)
-    return weights.sum(dtype=np.float64).reshape((1,) * labels.ndim)
-
-
-def ignored(labels: Any, ignore_index: int | None) -> Any:
-    """Which labels are the one that is ignored."""
-    return np.zeros(labels.shape, bool) if ignore_index is None else labels == ignore_index
-
-
-def label_weights(labels: Any, w: Any, n_classes: int, ignore_index: int | None) -> Any:
-    """The class weights of labels, in float64; 1 for what is no class."""
-    if w is None:
-        return np.ones(labels.shape)
-    there = (labels >= 0) & (labels < n_classes)
-    return np.where(there, w.astype(np.float64)[np.where(there, labels, 0).astype(np.int64)], 1.0)
 
 
 def _losses(options: dict[str, Any], x: Any, target: Any, u: Any, w: Any, divisor: Any) -> Any:
@@ -144,7 +99,7 @@ def reduce_block(
     """A block's results of a loss of rows, the loss in an array of as many dimensions as rows."""
     options = dict(options)
     name, empty = options.pop("name"), False
-    if divisor is not None:
+    if divisor is not None and options.get("reduction", "mean") == "mean":
         if name == "categorical_cross_entropy":  # which is given no divisor, but weights of rows
             rows = target.shape if target.ndim < inputs[0].ndim else _rows_of(inputs[0], options)
             empty = divisor == 0

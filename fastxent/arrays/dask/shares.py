@@ -64,6 +64,7 @@ class Loss(NamedTuple):
     label_smoothing: float = 0.0
     z_loss: float = 0.0
     ignore_index: int | None = None
+    divided: bool = False  # by a divisor
 
 
 def times(c: Any, v: Any) -> Any:
@@ -203,7 +204,7 @@ def rows(loss: Loss, whole: Any, target: Any, u: Any, w_label: Any, divisor: Any
     # A row that is nan is so even if no class counts.
     lost = np.where(counted, u * (lost + 0 * log_s), 0.0)
     scale = np.where(counted, u, 0.0)
-    if divisor is not None:
+    if loss.divided:
         scale = np.where(divisor == 0, 0.0, scale / divisor)
     return Rows(largest, log_s, lse, lost, at_label, by_label, spread, hess_weight, scale)
 
