@@ -21,7 +21,7 @@ from dask.distributed import Client, LocalCluster, wait
 import fastxent as fx
 from fastxent.bench import record
 
-ROWS, CLASSES, BLOCKS = 200_000, 1000, 20
+ROWS, CLASSES, BLOCKS = 200_000, 1000, 8  # of 100 MB, as Dask recommends
 
 
 def ready(workers: int) -> tuple[Client, dict[str, list[Any]]]:
@@ -32,10 +32,15 @@ def ready(workers: int) -> tuple[Client, dict[str, list[Any]]]:
     )  # fmt: skip
     client = Client(cluster)
     client.wait_for_workers(workers)
-    state = da.random.default_rng(0)
-    x = state.standard_normal((ROWS, CLASSES), chunks=(ROWS // BLOCKS, CLASSES), dtype="float32")
-    y = state.integers(0, CLASSES, ROWS, chunks=ROWS // BLOCKS)
-    x, y = client.persist([x, y])
+    # As many blocks on each worker: left to itself, the scheduler puts more on the one that is
+    # first ready.
+    state, held = da.random.default_rng(0), []
+    rows = ROWS // workers
+    for address in client.scheduler_info()["workers"]:
+        x = state.standard_normal((rows, CLASSES), chunks=(ROWS // BLOCKS, -1), dtype="float32")
+        y = state.integers(0, CLASSES, rows, chunks=ROWS // BLOCKS)
+        held.append(client.persist([x, y], workers=[address], allow_other_workers=False))
+    x, y = (da.concatenate(parts) for parts in zip(*held, strict=True))
     wait([x, y])
     loss, grad = fx.cross_entropy(x, y, return_grad=True)
     return client, {"loss": [fx.cross_entropy(x, y)], "loss and gradient": [loss, grad]}

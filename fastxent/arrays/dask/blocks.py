@@ -14,6 +14,9 @@ Index = tuple[Any, ...]
 
 # The index of classes that are no axis of x; those of x are 0, 1, …
 CLASSES = -1
+# How many numbers of blocks are put together at once: more than Dask's 4, for they are small, and
+# each level of a tree costs the scheduler a round.
+NUMBERS = 16
 
 
 class Part(NamedTuple):
@@ -83,8 +86,10 @@ def is_half(dtype: Any) -> bool:
 
 def total(parts: Any, dtype: Any, axes: Index) -> Any:
     """The sum over axes, by a tree, in float64, as another type in the end."""
+    numbers = len(axes) == parts.ndim
     summed = da.reduction(
         parts, _sum, _sum, axis=axes, dtype=np.float64, concatenate=True,
+        split_every=NUMBERS if numbers else None,
         meta=np.empty((0,) * (parts.ndim - len(axes)), np.float64),
     )  # fmt: skip
     return converted(summed, dtype)

@@ -90,7 +90,7 @@ def _looked(asked: Request) -> Any:
     )  # fmt: skip
     return da.reduction(
         found, _merged, _raised, axis=tuple(range(target.ndim)), combine=_merged,
-        dtype=np.float64, concatenate=True, meta=np.empty(()),
+        dtype=np.float64, concatenate=True, meta=np.empty(()), split_every=blocks.NUMBERS,
     )  # fmt: skip
 
 
