@@ -61,6 +61,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
 
+    # Each worker holds its share, and a block costs more to send than to compute.
+    dask.config.set({"distributed.scheduler.work-stealing": False})
     sides = {workers: ready(workers) for workers in (1, 2)}
     jobs = list(sides[1][1])
     took: dict[tuple[str, int], list[float]] = {(job, n): [] for job in jobs for n in sides}
