@@ -4,7 +4,7 @@ Each worker has one thread, and fastxent uses one in it. Both clusters live for 
 rounds alternate between them, so that whatever else the machine does falls on both. Gradients are
 computed and stay on the workers, as in a training step; only losses come back.
 
-    bench/dask_workers.py --output bench/results/DATE-CPU-dask.json
+    bench/dask_workers.py --output bench/results/dask/DATE-CPU.json
 """
 
 import argparse

@@ -7,7 +7,7 @@ not fit, with arrays of these shapes that hold one number, for it looks at shape
 
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import dask.array as da
 import numpy as np
@@ -121,7 +121,6 @@ def read(function: Callable[..., Any], given: Given) -> Request:
         axis = _axis(options.pop("axis", -1), x)
     if axis is None or not _fit(name, x, axis, arrays):
         _misfit(function, given, x, axis, arrays)
-        raise RuntimeError(f"{name} takes what should not fit: {given}")
     like = _like(function, first, x, axis, arrays, options)
     if x.ndim and x.shape[axis]:  # classes in no empty chunks
         x = x.rechunk({axis: tuple(filter(None, x.chunks[axis]))})
@@ -132,7 +131,7 @@ def read(function: Callable[..., Any], given: Given) -> Request:
 
 def _misfit(
     function: Callable[..., Any], given: Given, x: Any, axis: int | None, arrays: Given
-) -> None:  # fmt: skip
+) -> NoReturn:  # fmt: skip
     """Let the function say what does not fit, of arrays of one number."""
     shapes = {key: _full(value) for key, value in arrays.items()}
     if axis is not None and "target" in arrays and _target_fits(function.__name__, x, axis, arrays):
@@ -142,6 +141,7 @@ def _misfit(
     if "axis" in given:
         shapes["axis"] = given["axis"]
     function(**{next(iter(given)): _full(x)}, **shapes)
+    raise ValueError(f"{function.__name__} must be given arrays whose shapes fit, got {shapes}")
 
 
 def _seen(name: str, value: Any) -> Any:

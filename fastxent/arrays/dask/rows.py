@@ -5,7 +5,6 @@ and given to every block, so that gradients come out divided.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import dask.array as da
@@ -31,13 +30,13 @@ def results(asked: Request) -> list[Any]:
         return [blocks.single(task, part, (asked.x, whole))]
     operands, task = target_operands(asked), functools.partial(_losses, options(asked))
     # Beside the loss: what is shaped as x has the axis of the classes.
-    parts = [loss_part(asked), *(Part(whole if a.ndim > like_rank(asked) else rows, a.dtype)
+    parts = [loss_part(asked), *(Part(whole if a.ndim > _like_rank(asked) else rows, a.dtype)
                                  for a in like[1:])]  # fmt: skip
     loss, *others = blocks.several(task, whole, [asked.x, whole, *operands], parts)
     return [reduced(asked, loss), *others]
 
 
-def like_rank(asked: Request) -> int:
+def _like_rank(asked: Request) -> int:
     """The number of dimensions of a result by rows among those for no rows."""
     return len(asked.rows) + (0 if asked.alone else 1)
 
@@ -100,14 +99,9 @@ def reduce_block(
     options = dict(options)
     name, empty = options.pop("name"), False
     if divisor is not None and options.get("reduction", "mean") == "mean":
-        if name == "categorical_cross_entropy":  # which is given no divisor, but weights of rows
-            rows = target.shape if target.ndim < inputs[0].ndim else _rows_of(inputs[0], options)
-            empty = divisor == 0
-            u = (
-                np.full(rows, 0.0 if empty else 1 / divisor)
-                if u is None
-                else u * (0 if empty else 1 / divisor)
-            )
+        if name == "categorical_cross_entropy":  # which takes no divisor, but weights of rows
+            empty = bool(divisor == 0)
+            u = _divided(np.ones(_rows_of(inputs[0], options["axis"])) if u is None else u, divisor)
             options["reduction"] = "sum"
         else:
             options["normalizer"] = float(divisor)
@@ -119,12 +113,17 @@ def reduce_block(
     return loss, *others
 
 
-def _rows_of(x: Any, options: dict[str, Any]) -> tuple[int, ...]:
-    axis = options["axis"]
+def _rows_of(x: Any, axis: int) -> tuple[int, ...]:
     return (*x.shape[:axis], *x.shape[axis + 1 :])
 
 
-# --- element by element ---------------------------------------------------------------------------
+@np.errstate(all="ignore")
+def _divided(u: Any, divisor: Any) -> Any:
+    """u / D; 0 where D is."""
+    return np.where(divisor == 0, 0.0, u / divisor)
+
+
+# --- element by element -------------------------------------------------------------------------
 
 
 def elements(asked: Request) -> Any:
@@ -135,15 +134,12 @@ def elements(asked: Request) -> Any:
     w = asked.arrays.get("weight")
     if mean and size:
         told["reduction"] = "sum"
-        w = (
-            da.broadcast_to(da.asarray(1 / size), asked.x.shape, chunks=asked.x.chunks)
-            if w is None
-            else w.astype(np.float64) / size
-        )
+        ones = da.ones(asked.x.shape, chunks=asked.x.chunks) if w is None else w
+        w = ones.astype(np.float64) / size
     operands = [asked.x, whole, asked.arrays["target"], whole]
     for array in (w, asked.arrays.get("pos_weight")):
         operands += [array, None if array is None else whole]
-    task: Callable[..., Any] = functools.partial(_elements, told)
+    task = functools.partial(_elements, told)
     parts = [loss_part(asked._replace(axis=-1)), *(Part(whole, a.dtype) for a in asked.like[1:])]
     loss, *others = blocks.several(task, whole, operands, parts)
     results = [reduced(asked, loss), *others]

@@ -100,7 +100,10 @@ def known(loss: Loss, x: Any, target: Any, w: Any, classes: Any) -> Any:
     else:
         spread = compute("cross_entropy", x, target, weight=w, **options).astype(np.float64)
         ones = np.ones(x.shape[-1]) if w is None else w.astype(np.float64)
-        spread, total = times(1 - epsilon, spread), (1 - epsilon) * np.dot(target, ones)
+        spread, total = (
+            times(1 - epsilon, spread),
+            (1 - epsilon) * (target.astype(np.float64) @ ones),
+        )
     share = epsilon / loss.n_classes
     if epsilon:
         n = x.shape[-1]
