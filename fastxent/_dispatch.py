@@ -35,6 +35,7 @@ _FAMILIES: dict[str, str] = {
     "jax": "fastxent.arrays.jax",
     "jaxlib": "fastxent.arrays.jax",
     "cupy": "fastxent.arrays.cupy",
+    "dask": "fastxent.arrays.dask",
 }
 # The families of arrays from elsewhere that describe their memory to whoever asks.
 _ANY_ON_GPU, _ANY = "fastxent.arrays.interface", "fastxent.arrays.dlpack"

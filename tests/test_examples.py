@@ -8,8 +8,6 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 
-pytest.importorskip("sklearn", reason="the data are scikit-learn's: pip install scikit-learn")
-
 
 def example(name):
     """The module of an example; its `main` has not run."""
@@ -17,6 +15,13 @@ def example(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def sklearn():
+    """scikit-learn, which has the data."""
+    reason = "the data are scikit-learn's: pip install scikit-learn"
+    return pytest.importorskip("sklearn", reason=reason)
 
 
 @pytest.fixture
@@ -28,7 +33,21 @@ def torch():
     module.set_num_threads(found)
 
 
-def test_torch_classifier(torch, monkeypatch, capsys):
+def test_dask_out_of_core(monkeypatch, capsys):
+    """The logits are larger than the worker's limit, its memory stays below, and NumPy agrees."""
+    pytest.importorskip("distributed", reason="distributed is optional: pip install distributed")
+    module = example("dask_out_of_core")
+    monkeypatch.setattr(module, "ROWS", 7000)
+    monkeypatch.setattr(module, "CHUNK", (500, 5000))
+    monkeypatch.setattr(module, "LIMIT", 512 << 20)
+    figures = module.main()
+    assert figures.before < figures.peak < figures.limit < figures.size
+    assert figures.loss == pytest.approx(figures.expected, rel=1e-6)
+    assert figures.difference * module.ROWS < 1e-6
+    assert f"{figures.peak / 1e6:.0f} MB" in capsys.readouterr().out
+
+
+def test_torch_classifier(torch, sklearn, monkeypatch, capsys):
     """Both losses train the same classifier: losses step by step, and accuracy."""
     module = example("torch_classifier")
     monkeypatch.setattr(module, "ROUNDS", 1)
@@ -48,7 +67,7 @@ def test_torch_classifier(torch, monkeypatch, capsys):
     assert "speed-up" in printed
 
 
-def test_scipy_logistic(capsys):
+def test_scipy_logistic(sklearn, capsys):
     """Both ways to write the objective reach scikit-learn's coefficients."""
     pytest.importorskip("scipy", reason="SciPy is optional: pip install scipy")
     figures = example("scipy_logistic").main()

@@ -88,6 +88,18 @@ WITHIN_TORCH = {
     "memory": ["gpu", "device"],
     "gpu": ["device", "interface", "replay"],
 }
+# Within the family of Dask's arrays likewise.
+WITHIN_DASK = {
+    "__init__": ["request", "rows", "classes", "linear"],
+    "linear": ["classes", "rows", "request", "blocks"],
+    "classes": ["shares", "rows", "labels", "request", "blocks"],
+    "rows": ["labels", "request", "blocks"],
+    "labels": ["request", "blocks"],
+    "request": ["device"],
+    "shares": ["blocks"],
+}
+# The families that are folders.
+FOLDERS = {"torch": WITHIN_TORCH, "dask": WITHIN_DASK}
 
 
 def imports(path):
@@ -123,9 +135,9 @@ def test_imports_point_down():
                 continue  # likewise, but it knows nothing of the command line
             assert parts, f"{own} imports the package it is part of"
             if parts[0] == own[0] == "arrays":
-                torch = own[1:2] == ("torch",)
-                within = (WITHIN_TORCH if torch else DEVICES).get(own[-1], [])
-                other = parts[-1] if torch else parts[1]
+                folder = own[1] if own[1] in FOLDERS else None
+                within = FOLDERS.get(folder, DEVICES).get(own[-1], [])
+                other = parts[-1] if folder else parts[1]
                 assert parts[1:] == ["views"] != own[1:] or other in within, (own, parts)
             elif parts[0] == own[0] == "cuda":
                 assert parts[1] in WITHIN_CUDA[own[1]], (own, parts)

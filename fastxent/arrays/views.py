@@ -16,6 +16,11 @@ BUFFERS = ("out", "grad_out", "probs_out")
 ON_GPU = (2, 13)  # kDLCUDA and kDLCUDAManaged in dlpack.h
 
 
+def body(name: str) -> Function:
+    """The body of a public function by its name, under which any process finds it."""
+    return next(function for function in FUNCTIONS if function.__name__ == name)
+
+
 @functools.cache
 def positional(function: Function) -> tuple[str, ...]:
     """The names of the parameters that may be given by position."""

@@ -4,12 +4,12 @@ from mutants import Mutation
 
 KERNELS, NARROW, ROW = "cpu/kernels.py", "cpu/narrow_kernels.py", "cpu/row.py"
 FORMULAS = "formulas.py"
-ACCURACY, SPECIAL, LAYOUTS, LANES, BITS, LIMITS, THREADS, STARTUP, JAX = (
+ACCURACY, SPECIAL, LAYOUTS, LANES, BITS, LIMITS, THREADS, STARTUP, JAX, DASK = (
     f"tests/{file}.py::test_"
     for file in (
         "test_accuracy", "test_special_values", "test_layouts", "test_lanes",
         "reliability/test_bits", "reliability/test_limits", "reliability/test_threads",
-        "test_startup", "test_jax_program",
+        "test_startup", "test_jax_program", "test_arrays_dask",
     )
 )  # fmt: skip
 
@@ -197,4 +197,18 @@ MUTATIONS = [
     Mutation("JAX: handlers call each other's code", "cpu/xla_kernels.py",
              'function.__qualname__ += f"_{char}_{grad:d}_{narrow:d}"', "function.__qualname__",
              JAX + "handlers_of_several_processes"),
+    # --- chunks of Dask's arrays ------------------------------------------------------------
+    Mutation("Dask: the rest beside the largest class as exp - 1", "arrays/dask/shares.py",
+             "np.expm1(np.take_along_axis(log_s, h, -1))",
+             "np.exp(np.take_along_axis(log_s, h, -1)) - 1",
+             DASK + "confident_rows[float64-same chunk-1e-30]"),
+    Mutation("Dask: gradient at the label as p - 1", "arrays/dask/shares.py",
+             "np.expm1(-r.at_label[here])", "(np.exp(-r.at_label[here]) - 1)",
+             DASK + "confident_rows[float64-other chunk-1e-30]"),
+    Mutation("Dask: a block of rows is divided by its own count", "arrays/dask/rows.py",
+             'options["normalizer"] = float(divisor)', "pass",
+             DASK + "cross_entropy[float64-index-rows-plain]"),
+    Mutation("Dask: a bad label by its place in its block", "arrays/dask/labels.py",
+             "tuple(int(i) + start for", "tuple(int(i) for",
+             DASK + "a_bad_label_is_an_error_of_the_computation[mean-rows]"),
 ]  # fmt: skip

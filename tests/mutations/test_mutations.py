@@ -14,10 +14,16 @@ def run():
         yield run
 
 
+def library(mutation):
+    """The optional library whose arrays the mutation's test needs; None for NumPy's."""
+    return next((name for name in ("jax", "dask") if name in mutation.test), None)
+
+
 def wanted_by(mutation):
-    """Skip what breaks programs of a library that is not installed."""
-    if "jax" in mutation.test:
-        pytest.importorskip("jax", reason="JAX is optional: pip install jax")
+    """Skip what breaks the arrays of a library that is not installed."""
+    name = library(mutation)
+    if name is not None:
+        pytest.importorskip(name, reason=f"{name} is optional: pip install {name}")
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=[mutation.name for mutation in MUTATIONS])
@@ -27,7 +33,7 @@ def test_each_mutation_is_caught(mutation, run):
 
 
 def test_the_named_tests_exist():
-    there = importlib.util.find_spec("jax") is not None
-    mutants.assert_collected(
-        {mutation.test for mutation in MUTATIONS if there or "jax" not in mutation.test}
-    )
+    def there(name):
+        return name is None or importlib.util.find_spec(name) is not None
+
+    mutants.assert_collected({m.test for m in MUTATIONS if there(library(m))})

@@ -1,0 +1,284 @@
+"""Rows in chunks of classes: what is known of each chunk, how that is merged, what follows.
+
+Of chunk k of a row, with z the logits after scale and softcap, j the class of its maximum:
+
+    m_k = max z      L_k = log Σ exp(z_c − m_k)      lse_k = m_k + L_k
+
+and for each kind of coefficients a_c by which the loss weighs its classes, which are at most two,
+
+    F_k = Σ a_c (lse_k − z_c)      A_k = Σ a_c
+
+All are sums of positive terms, and the kernel gives them with the accuracy of a whole row. Merged,
+with m the largest m_k, in chunk h:
+
+    L = log1p(expm1(L_h) + Σ_{k≠h} exp(m_k − m + L_k))
+    F = Σ_k F_k + A_k ((m − m_k) + (L − L_k))          A = Σ_k A_k
+
+which has the same form, so that any tree of merges will do. Nothing here subtracts lse − z_c, nor 1
+from a probability: a shared offset costs nothing, and a confident row keeps its digits. In the
+second pass chunk k's share of a row's probability, exp((m_k − m) + (L_k − L)), takes the softmax
+within the chunk to that of the row; at the label p − 1 = expm1(log p), and log p = −F is known.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastxent.arrays.dask.blocks import compute, is_half
+
+# Where in the last axis of statistics stand: the largest logit as it came, its class, L; then F, A
+# of each kind of coefficients.
+LARGEST, CLASS, LOG_S, KINDS = 0, 1, 2, 3
+
+
+class Transform(NamedTuple):
+    """What is done to logits first."""
+
+    logit_scale: float = 1.0
+    softcap: float | None = None
+
+    def of(self, x: Any) -> Any:
+        """Logits after scale and softcap."""
+        z = self.logit_scale * x
+        return z if self.softcap is None else self.softcap * np.tanh(z / self.softcap)
+
+    def below(self, x: Any, largest: Any) -> Any:
+        """How far z(x) is above z(largest): no digits are lost by an offset of both."""
+        if self.softcap is None:
+            return self.logit_scale * (x - largest)
+        return self.of(x) - self.of(largest)
+
+    def slope(self, x: Any) -> Any:
+        """The derivative of z."""
+        if self.softcap is None:
+            return self.logit_scale
+        return self.logit_scale / np.cosh(self.logit_scale * x / self.softcap) ** 2
+
+
+class Loss(NamedTuple):
+    """What a chunk has to know of a loss beside arrays."""
+
+    compute: Any  # the type of the arithmetic
+    transform: Transform
+    n_classes: int  # of all chunks
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    ignore_index: int | None = None
+    divided: bool = False  # by a divisor
+
+
+def times(c: Any, v: Any) -> Any:
+    """c·v; exactly 0 where the coefficient c is 0, even if v is infinite."""
+    return np.where(c == 0, 0.0, c * v)
+
+
+# --- the first pass -----------------------------------------------------------------------------
+
+
+def known(loss: Loss, x: Any, target: Any, w: Any, classes: Any) -> Any:
+    """Statistics (…, n) of a chunk x (…, c) whose classes have these numbers.
+
+    target is labels (…), class probabilities (…, c), or None; w (c,) or None.
+    """
+    options = {**loss.transform._asdict(), "reduction": "none", "check_target": False}
+    here, local = _local(target, x, classes)
+    lost, j = compute("cross_entropy", x, local, return_argmax=True, **options)
+    log_s = compute("cross_entropy", x, j, **options).astype(np.float64)
+    largest = np.take_along_axis(x, j[..., None], -1)[..., 0].astype(np.float64)
+    # Where all are −inf the kernel says nan, but a chunk adds nothing unless it has coefficients.
+    dead = loss.transform.of(largest) == -np.inf
+    log_s[dead] = 0.0
+    found = [largest, j + float(classes[0]), log_s]
+    if target is None:
+        return np.stack(found, -1)
+    epsilon = loss.label_smoothing
+    if target.ndim < x.ndim:
+        found += [np.where(here, np.where(dead, np.inf, lost), 0.0), here.astype(np.float64)]
+        if not epsilon:
+            return np.stack(found, -1)
+        spread, total = np.zeros(here.shape), np.zeros(here.shape)
+    else:
+        spread = compute("cross_entropy", x, target, weight=w, **options).astype(np.float64)
+        ones = np.ones(x.shape[-1]) if w is None else w.astype(np.float64)
+        spread, total = (
+            times(1 - epsilon, spread),
+            (1 - epsilon) * (target.astype(np.float64) @ ones),
+        )
+    share = epsilon / loss.n_classes
+    if epsilon:
+        n = x.shape[-1]
+        uniform = compute("cross_entropy", x, local, weight=w, label_smoothing=1.0, **options)
+        spread = spread + share * n * uniform.astype(np.float64)
+        total = total + share * (n if w is None else w.sum(dtype=np.float64))
+    if dead.any():
+        some = None if target.ndim < x.ndim else target[dead]
+        a = coefficients(loss, some, w, (int(dead.sum()), x.shape[-1]))
+        spread[dead] = times(a, np.inf).sum(-1)
+    return np.stack([*found, spread, total], -1)
+
+
+def _local(target: Any, x: Any, classes: Any) -> tuple[Any, Any]:
+    """Which labels are in a chunk of these classes, and their numbers in it, 0 for others."""
+    if target is None or target.ndim == x.ndim:
+        return None, np.zeros(x.shape[:-1], np.int64)
+    here = (target >= classes[0]) & (target <= classes[-1])
+    return here, np.where(here, target, classes[0]).astype(np.int64) - classes[0]
+
+
+def coefficients(loss: Loss, target: Any, w: Any, shape: tuple[int, ...]) -> Any:
+    """a (…, c) of class probabilities, or of smoothing alone, in the chunk's order."""
+    a = np.full(shape, loss.label_smoothing / loss.n_classes)
+    if target is not None:
+        a += (1 - loss.label_smoothing) * target.astype(np.float64)
+    return a if w is None else a * w.astype(np.float64)
+
+
+def merged(transform: Transform, statistics: Any) -> Any:
+    """Statistics (…, K, n) of chunks as those of all of them, (…, n)."""
+    largest, log_s = statistics[..., LARGEST], statistics[..., LOG_S]
+    z = transform.of(largest)
+    h = z.argmax(-1)[..., None]  # the first; or the first nan
+    whole = np.take_along_axis(statistics, h[..., None], -2)[..., 0, :]
+    below = transform.below(largest, whole[..., LARGEST, None])
+    below[~np.isfinite(np.take_along_axis(z, h, -1)[..., 0])] = np.nan
+    terms = np.exp(below + log_s)
+    np.put_along_axis(terms, h, np.expm1(np.take_along_axis(log_s, h, -1)), -1)
+    rest = terms.sum(-1)
+    log_all = np.log1p(rest)
+    # All −inf, as a chunk among others, adds nothing.
+    whole[..., LOG_S] = np.where(transform.of(whole[..., LARGEST]) == -np.inf, 0.0, log_all)
+    for at in range(KINDS, statistics.shape[-1], 2):
+        lost, total = statistics[..., at], statistics[..., at + 1]
+        # Where no chunk of these has a finite logit, what they lost stays as it is.
+        further = np.where(z == -np.inf, np.inf, whole[..., LOG_S, None] - log_s - below)
+        whole[..., at] = (lost + times(total, further)).sum(-1)
+        whole[..., at + 1] = total.sum(-1)
+    return whole
+
+
+# --- between them -------------------------------------------------------------------------------
+
+
+class Rows(NamedTuple):
+    """What rows (…) are, of their merged statistics; all float64."""
+
+    largest: Any
+    log_s: Any  # nan where a row is
+    lse: Any
+    lost: Any  # the loss, u left out
+    at_label: Any  # F and A of the label's class: −log p_y, and (1 − ε)·w_y
+    by_label: Any
+    spread: Any  # A of the coefficients of all classes
+    hess_weight: Any
+    scale: Any  # u / D; 0 for rows that do not count
+
+
+def softmax_rows(transform: Transform, whole: Any) -> tuple[Any, Any, Any]:
+    """The largest logit, L (nan where a row is), and lse of rows."""
+    largest = whole[..., LARGEST]
+    z = transform.of(largest)
+    finite = np.isfinite(z)
+    log_s = np.where(finite, whole[..., LOG_S], np.nan)
+    return largest, log_s, np.where(finite, z + log_s, z)
+
+
+def rows(loss: Loss, whole: Any, target: Any, u: Any, w_label: Any, divisor: Any) -> Rows:
+    """Of merged statistics (…, n); target is labels (…) or None, w_label their class weights."""
+    largest, log_s, lse = softmax_rows(loss.transform, whole)
+    zero = np.zeros(lse.shape)
+    spread_lost = spread = zero
+    if target is None or loss.label_smoothing:
+        spread_lost, spread = whole[..., -2], whole[..., -1]
+    u = np.ones(lse.shape) if u is None else u.astype(np.float64)
+    counted = u != 0
+    if target is None:
+        at_label, by_label, hess_weight = zero, zero, spread
+    else:
+        at_label, hess_weight = whole[..., KINDS], w_label
+        by_label = (1 - loss.label_smoothing) * w_label
+        bad = (target < 0) | (target >= loss.n_classes)
+        if loss.ignore_index is not None:
+            skipped = target == loss.ignore_index
+            counted, bad = counted & ~skipped, bad & ~skipped
+        u = np.where(bad, np.nan, u)
+    lost = times(by_label, at_label) + spread_lost
+    if loss.z_loss:
+        lost = lost + loss.z_loss * lse * lse
+    # A row that is nan is so even if no class counts.
+    lost = np.where(counted, u * (lost + 0 * log_s), 0.0)
+    scale = np.where(counted, u, 0.0)
+    if loss.divided:
+        scale = np.where(divisor == 0, 0.0, scale / divisor)
+    return Rows(largest, log_s, lse, lost, at_label, by_label, spread, hess_weight, scale)
+
+
+# --- the second pass ----------------------------------------------------------------------------
+
+
+def probabilities(loss: Loss, x: Any, statistics: Any, largest: Any, log_s: Any) -> Any:
+    """A chunk of softmax (…, c), of the chunk's own statistics and the rows'."""
+    if is_half(x.dtype):
+        x = x.astype(loss.compute)  # to be rounded once, in the end
+    labels = np.zeros(x.shape[:-1], np.int64)
+    options = {**loss.transform._asdict(), "reduction": "none"}
+    _, p = compute("cross_entropy", x, labels, return_probs=True, **options)
+    below = loss.transform.below(statistics[..., LARGEST], largest)
+    share = np.exp(below + (statistics[..., LOG_S] - log_s))
+    p *= share[..., None].astype(loss.compute)
+    dead = loss.transform.of(statistics[..., LARGEST]) == -np.inf
+    p[dead & ~np.isnan(log_s)] = 0
+    return p
+
+
+def gradient(
+    loss: Loss, x: Any, p: Any, r: Rows, whole: Any, target: Any, w: Any, classes: Any
+) -> Any:
+    """A chunk of the gradient (…, c)."""
+    pull = r.spread + r.by_label + (2 * loss.z_loss * r.lse if loss.z_loss else 0.0)
+    is_index = target.ndim < x.ndim
+    # By rows in the type of the arithmetic; of single elements in float64.
+    if is_index and not loss.label_smoothing:
+        grad = p * (r.scale * pull)[..., None].astype(loss.compute)
+    else:
+        a = coefficients(loss, None if is_index else target, w, x.shape)
+        grad = pull[..., None] * p - a
+        if not is_index:
+            here, at = _largest_here(whole, classes)
+            grad[at] = (pull[here] - a[at]) * p[at] + a[at] * np.expm1(-r.log_s[here])
+        grad *= r.scale[..., None]
+        grad = grad.astype(loss.compute)
+    if is_index:
+        is_here, local = _local(target, x, classes)
+        here = np.nonzero(is_here)
+        at = (*here, local[here])
+        rest = pull - r.by_label
+        element = rest[here] * p[at] + r.by_label[here] * np.expm1(-r.at_label[here])
+        if loss.label_smoothing:
+            element -= loss.label_smoothing / loss.n_classes * (1.0 if w is None else w[at[-1]])
+        # A row is nan as a whole.
+        grad[at] = r.scale[here] * (element + 0 * r.log_s[here])
+    slope = loss.transform.slope(x.astype(np.float64) if loss.transform.softcap else x)
+    if loss.transform != Transform():
+        grad = (grad * slope).astype(loss.compute)
+    grad[r.scale == 0] = 0
+    return grad
+
+
+def _largest_here(whole: Any, classes: Any) -> tuple[Any, Any]:
+    """The rows whose largest logit is in a chunk, and where: only there p may be near 1.
+
+    There 1 − p is −expm1(−L).
+    """
+    j = whole[..., CLASS]
+    here = np.nonzero((j >= classes[0]) & (j <= classes[-1]))
+    return here, (*here, j[here].astype(np.int64) - classes[0])
+
+
+def hessian(loss: Loss, p: Any, r: Rows, whole: Any, classes: Any) -> Any:
+    """A chunk of the Hessian's diagonal (…, c)."""
+    weight = r.scale * r.hess_weight
+    hess = weight[..., None] * p * (1 - p.astype(np.float64))
+    here, at = _largest_here(whole, classes)
+    hess[at] = weight[here] * p[at] * -np.expm1(-r.log_s[here])
+    hess[r.scale == 0] = 0
+    return hess.astype(loss.compute)
