@@ -1,4 +1,4 @@
-"""Boosting objectives beside NumPy: `python bench/boosting.py --output bench/results/boosting/<name>.json`.
+"""Boosting objectives beside NumPy: `python bench/boosting.py --output FILE.json`.
 
 Each as its library calls it, with predictions, labels and weights as that library has them: XGBoost
 float32 rows, LightGBM float64 with one class behind the other. NumPy's side is what is usually
