@@ -221,7 +221,7 @@ def machine(run: Run) -> str:
     commit = (run["commit"] or "no checkout")[:12] + ", changed" * run["dirty"]
     return (
         f"- {run['date']}: {cpu['model']}, {cpu['cores']} cores, {' '.join(cpu['vectors'])}, "
-        f"{caches}; {run['os']}; Python {run['python']}, {versions}; "
+        f"{caches}; {run['os'].partition('-')[0]}; Python {run['python']}, {versions}; "
         f"fastxent {run['fastxent']} ({commit})"
     )
 

@@ -1,4 +1,4 @@
-"""How Sphinx makes the site: `python -m sphinx -W -n --keep-going docs docs/_build/html`.
+"""How Sphinx makes the site; CONTRIBUTING has the command.
 
 Nothing is fetched, neither here nor by whoever reads: mathematics is set in the browser by
 MathJax's one file, which `sphinx-mathjax-offline` carries and which is copied into the site; names

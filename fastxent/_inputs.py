@@ -194,15 +194,16 @@ def flat_labels(labels: Any, ignore_index: int | None) -> tuple[Any, int | None]
 
 
 def bad_label(
-    labels: Any, row: int, label: int, n_classes: int, ignore_index: int | None
-) -> IndexError:
+    labels: Any, row: int, label: int, n_classes: int, ignore_index: int | None,
+    name: str = "target",
+) -> IndexError:  # fmt: skip
     """The error for the first label that is no class; `label` is it, where NumPy cannot look."""
     where = ", ".join(map(str, np.unravel_index(row, labels.shape))) if labels.ndim else "()"
     if type(labels) is not DeviceArray:
         label = labels.reshape(-1)[row]
     otherwise = "" if ignore_index is None else " or ignore_index"
     return IndexError(
-        f"target[{where}] must be a class in 0 .. {n_classes - 1}{otherwise}, got {label}"
+        f"{name}[{where}] must be a class in 0 .. {n_classes - 1}{otherwise}, got {label}"
     )
 
 

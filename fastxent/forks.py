@@ -28,8 +28,10 @@ def _acquire() -> None:
 
 
 def _release() -> None:
-    while _held:
-        _held.pop().release()
+    held = _held.copy()
+    _held.clear()  # while all are still held here: the next to fork fills it anew
+    for lock in reversed(held):
+        lock.release()
 
 
 if hasattr(os, "register_at_fork"):

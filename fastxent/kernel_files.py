@@ -47,11 +47,13 @@ def location() -> tuple[Path | None, str]:
 def held() -> list[int]:
     """The sizes in bytes of the files that are kept there."""
     place = directory()
-    if place is None:
-        return []
-    with contextlib.suppress(OSError):
-        return [path.stat().st_size for path in place.glob("*.bin")]
-    return []
+    sizes: list[int] = []
+    if place is not None:
+        with contextlib.suppress(OSError):
+            for path in place.glob("*.bin"):
+                with contextlib.suppress(OSError):  # it is gone by now
+                    sizes.append(path.stat().st_size)
+    return sizes
 
 
 def obstacle() -> str:

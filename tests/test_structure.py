@@ -130,7 +130,7 @@ def test_imports_point_down():
         for parts in imports(path):
             checked += 1
             if own[0] in ("cli", "__main__", "integrations") and parts[:1] != ["cpu"]:
-                continue  # they stand above the package and use its public names
+                continue  # they stand above all of it
             if own[0] == "bench" and parts[:1] in ([], ["bench"]):
                 continue  # likewise, but it knows nothing of the command line
             assert parts, f"{own} imports the package it is part of"

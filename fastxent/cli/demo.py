@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 import fastxent as fx
 from fastxent.cli.options import add_output, positive
-from fastxent.cli.output import installed, show_json, show_table
+from fastxent.cli.output import installed, show_json, show_table, status_line
 
 Array = NDArray[Any]
 Report = Callable[[int, float, float], None]  # iteration, objective, norm of its gradient
@@ -395,8 +395,12 @@ def progress(tol: float, *, quiet: bool) -> Iterator[Report]:
     if quiet or not sys.stderr.isatty():
         yield lambda iteration, value, grad_norm: None
         return
-    with _bar(tol) if installed("rich") else _line() as report:
-        yield report
+    if installed("rich"):
+        with _bar(tol) as report:
+            yield report
+    else:
+        with status_line(_FIRST_STATUS) as show:
+            yield lambda *step: show(_status(*step))
 
 
 _FIRST_STATUS = "compiling, if this is the first run"
@@ -428,21 +432,3 @@ def _bar(tol: float) -> Iterator[Report]:
             bar.update(task, completed=done, description=_status(iteration, value, grad_norm))
 
         yield report
-
-
-@contextlib.contextmanager
-def _line() -> Iterator[Report]:
-    status, shown = _FIRST_STATUS, time.monotonic()
-    print(status, end="", file=sys.stderr, flush=True)
-
-    def report(iteration: int, value: float, grad_norm: float) -> None:
-        nonlocal status, shown
-        status = _status(iteration, value, grad_norm)
-        if time.monotonic() - shown > 0.1:  # a terminal is slower than an iteration
-            print(f"\r{status}", end="", file=sys.stderr, flush=True)
-            shown = time.monotonic()
-
-    try:
-        yield report
-    finally:
-        print(f"\r{status}", file=sys.stderr)

@@ -38,6 +38,7 @@ def kept() -> Iterator[None]:
         sys.unraisablehook = before
         for timer in timers:
             timer.cancel()
+            timer.join()  # one that was no longer to be stopped interrupts here
 
 
 def settle() -> None:

@@ -15,7 +15,8 @@ REQUIRED = ("numpy", "numba", "llvmlite")
 OPTIONAL = (
     "torch", "jax", "cupy-cuda12x", "cupy-cuda13x", "dask", "ml_dtypes", "numba-cuda", "cuda-core",
     "cuda-bindings", "nvidia-nvvm", "nvidia-nvjitlink", "nvidia-cuda-nvcc-cu12",
-    "nvidia-nvjitlink-cu12", "scipy", "scikit-learn", "optax", "matplotlib", "rich",
+    "nvidia-nvjitlink-cu12", "distributed", "xgboost", "xgboost-cpu", "lightgbm", "scipy",
+    "scikit-learn", "optax", "matplotlib", "rich",
 )  # fmt: skip
 
 

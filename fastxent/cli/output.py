@@ -82,8 +82,12 @@ def progress(what: str, *, quiet: bool = False) -> Iterator[Step]:
     if quiet or not sys.stderr.isatty():
         yield lambda done, total: None
         return
-    with _bar(what) if installed("rich") else _line(what) as step:
-        yield step
+    if installed("rich"):
+        with _bar(what) as step:
+            yield step
+    else:
+        with status_line(what) as show:
+            yield lambda done, total: show(f"{what} {done}/{total}")
 
 
 @contextlib.contextmanager
@@ -99,18 +103,19 @@ def _bar(what: str) -> Iterator[Step]:
 
 
 @contextlib.contextmanager
-def _line(what: str) -> Iterator[Step]:
-    status, shown = what, 0.0
+def status_line(status: str) -> Iterator[Callable[[str], None]]:
+    """A line on stderr that is written over; the last status stays."""
+    shown = 0.0
     print(status, end="", file=sys.stderr, flush=True)
 
-    def step(done: int, total: int) -> None:
+    def show(text: str) -> None:
         nonlocal status, shown
-        status = f"{what} {done}/{total}"
+        status = text
         if time.monotonic() - shown > 0.1:  # a terminal is slower than a step may be
             print(f"\r{status}", end="", file=sys.stderr, flush=True)
             shown = time.monotonic()
 
     try:
-        yield step
+        yield show
     finally:
         print(f"\r{status}", file=sys.stderr)

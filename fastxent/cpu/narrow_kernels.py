@@ -3,7 +3,8 @@
 A group of as many rows as a vector has lanes is turned over into columns, one vector for each
 class, that stay in the nearest cache. Of arrays with one class behind the other, as LightGBM has
 them, they are columns already; `cross_entropy` takes these too. The options that move logits before
-the loss, and other outputs, are left to `kernels.py`; both follow the same formulas.
+the loss, and outputs other than gradient and Hessian, are left to `kernels.py`; both follow the
+same formulas.
 """
 
 import math

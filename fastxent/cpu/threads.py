@@ -1,8 +1,8 @@
 """How many threads, and how chunks of rows are shared among them.
 
-The caller works too; n - 1 helpers join it. Not Numba's prange: its OpenMP
-layer dies in a forked child, its workqueue layer aborts when two Python threads call at once, and
-an exception inside is lost. Nothing here knows about kernels, and importing it imports no Numba.
+The caller works too; n - 1 helpers join it. Not Numba's prange: its OpenMP layer dies in a forked
+child, its workqueue layer aborts when two Python threads call at once, and an exception inside is
+lost. Nothing here knows about kernels, and importing it imports no Numba.
 """
 
 import contextlib
@@ -35,6 +35,8 @@ def set_num_threads(n: int) -> None:
 
     Raises
     ------
+    TypeError
+        If n is no int.
     ValueError
         If n < 1.
 
@@ -75,6 +77,8 @@ def num_threads(n: int) -> contextlib.AbstractContextManager[None]:
 
     Raises
     ------
+    TypeError
+        If n is no int.
     ValueError
         If n < 1.
 

@@ -192,7 +192,7 @@ def cluster_rows_kernel(element, plan):
         x, x_pitch, target, kind, ignoring, ignored, class_weight, sample_weight, inverse_at,
         inverse, z_loss, length, n, loss, grad, grad_pitch,
     ):  # fmt: skip
-        cluster_arrive()
+        cluster_arrive()  # this block has begun; whether the others have is asked where it matters
         i, first, on, count = part(length, n_parts, n)
         thread = int32(cuda.threadIdx.x)
         shared = cuda.shared.array(PLACES, compute)
@@ -203,7 +203,7 @@ def cluster_rows_kernel(element, plan):
         counted = counted and scale != zero
         address = x + uint64(i) * x_pitch
         line = read(address + on, count, thread, counted, buffer)
-        # Now, for with grad over x another block may write there behind the cluster's barrier.
+        # Read now: with grad over x another block may overwrite it once it is past the barrier.
         x_y = load(address + uint64(uint32(y)) * uint64(size)) if counted else zero
         m, behind = peak(buffer, line, thread, one, shared)
         shift = m if m > minus_inf else zero  # a part of -inf alone has sums of 0, not nan
@@ -214,7 +214,7 @@ def cluster_rows_kernel(element, plan):
             store_beside(found, own, m, thread)
             store_beside(found, own + int32(1), below, thread)
             store_beside(found, own + int32(2), ones, thread)
-        cluster_arrive()
+        cluster_arrive()  # nobody merges before all have stored what they found
         cluster_wait()
         end(
             first, line, buffer, thread, merge(found, n_parts), (u, y, counted, blank),

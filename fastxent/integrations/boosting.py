@@ -128,7 +128,7 @@ def xgboost_logistic(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gra
     """
     labels, margins, weight = _given(y_true, y_pred, sample_weight)
     grad, hess = _logistic(labels, margins, weight)
-    least = _LEAST if weight is None else _LEAST * _beside(weight, hess)
+    least = _LEAST if weight is None else _LEAST * weight.reshape(hess.shape)
     return grad, np.maximum(hess, least, out=hess)
 
 
@@ -374,18 +374,36 @@ def _given(y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Array, Array, 
     return labels, margins, sample_weight
 
 
-def _classes(labels: Array) -> Array:
-    """Labels that came as floats, as the integers that they are."""
-    if labels.dtype.kind != "f":
-        return labels
+def _by_row(per_row: Any, name: str, margins: Array) -> Any:
+    """One number for each row of the margins, as (N,); None stays None."""
+    rows = margins.shape[:1]
+    if per_row is None:
+        return None
+    if per_row.shape not in (rows, (*rows, 1)):
+        raise ValueError(
+            f"{name} must have shape {rows}, one for each row of y_pred, got {per_row.shape}"
+        )
+    return per_row.reshape(rows)
+
+
+def _classes(labels: Array, margins: Array) -> Array:
+    """The classes of the rows of margins (N, K), from labels that may have come as floats."""
+    if margins.ndim != 2 or margins.shape[1] < 2:
+        raise ValueError(
+            f"y_pred must have shape (N, K) with at least two classes, got {margins.shape}"
+        )
+    labels, n_classes = _by_row(labels, "y_true", margins), margins.shape[1]
     with np.errstate(invalid="ignore"):  # what is no integer is found out below
-        classes = labels.astype(np.int64)
-    if not np.array_equal(classes, labels):
+        classes = labels.astype(np.int64, copy=False)
+    if labels.dtype.kind == "f" and not np.array_equal(classes, labels):
         first = int(np.flatnonzero(classes != labels)[0])
         raise ValueError(
-            f"y_true must hold class indices 0, 1, 2 …, got y_true[{first}] = "
-            f"{labels.reshape(-1)[first]}"
+            f"y_true must hold class indices 0, 1, 2 …, got y_true[{first}] = {labels[first]}"
         )
+    outside = (classes < 0) | (classes >= n_classes)
+    if outside.any():
+        first = int(outside.argmax())
+        raise inputs.bad_label(classes, first, classes[first], n_classes, None, "y_true")
     return classes
 
 
@@ -394,22 +412,19 @@ def _softmax(
 ) -> Gradients:
     """w·(p - e_y) and factor(K)·w·p·(1 - p), in the type of the margins and laid out as they are.
 
-    LightGBM's lie one class behind the other. It rounds to float32 what it gets: where two splits
-    are as good as each other, the last bit of that decides between them, so what LightGBM computes
-    in float64 has to be computed so here. By `cross_entropy` that would lie otherwise, and have to
-    be multiplied by the factor.
+    By the backend: the public `cross_entropy` would return rows that lie one behind the other,
+    where LightGBM's margins are columns, and its Hessian would take a second pass for the factor.
+    In between it would be rounded. Where two splits are as good as each other, the last bit of what
+    LightGBM rounds to float32 decides, so all is computed in its float64.
     """
-    if margins.ndim != 2 or margins.shape[1] < 2:
-        raise ValueError(
-            f"y_pred must have shape (N, K) with at least two classes, got {margins.shape}"
-        )
+    classes = _classes(labels, margins)
     compute, own, _ = inputs.precision(margins.dtype, "y_pred")
     aim = read_target(
-        _classes(labels), "y_pred", margins.shape, 1, compute,
-        weight=None, sample_weight=weight, ignore_index=None, reduction="sum",
+        classes, "y_pred", margins.shape, 1, compute, weight=None,
+        sample_weight=_by_row(weight, "sample_weight", margins), ignore_index=None, reduction="sum",
     )  # fmt: skip
     backend = backend_of(margins)
-    divisor = aim.scan(backend, margins.shape[1], True, compute)
+    divisor = aim.scan(backend, margins.shape[1], False, compute)
     grad, hess = (np.empty_like(margins, own) for _ in range(2))
     terms = aim.terms._replace(hess_factor=factor(margins.shape[1]))
     outputs = Outputs(None, grad=grad, hess=hess)
@@ -418,40 +433,39 @@ def _softmax(
 
 
 def _softmax_loss(labels: Array, margins: Array, weight: Any) -> float:
-    loss = cross_entropy(margins, _classes(labels), sample_weight=weight, ignore_index=None)
-    return float(loss)
+    classes = _classes(labels, margins)
+    u = _by_row(weight, "sample_weight", margins)
+    return float(cross_entropy(margins, classes, sample_weight=u, ignore_index=None))
 
 
-def _probabilities(labels: Array, margins: Array) -> Array:
-    """Labels from 0 to 1, shaped as the margins."""
+def _of_binary(labels: Array, margins: Array, weight: Any) -> dict[str, Any]:
+    """What the binary loss is asked, shaped as the margins; labels have to be from 0 to 1."""
+    if margins.ndim != 1 and margins.shape[1:] != (1,):
+        raise ValueError(f"y_pred must have shape (N,) or (N, 1), got {margins.shape}")
+    labels, weight = (
+        _by_row(a, name, margins) for a, name in ((labels, "y_true"), (weight, "sample_weight"))
+    )
     outside = ~((labels >= 0) & (labels <= 1))  # nan, too
     if outside.any():
-        first = int(np.flatnonzero(outside)[0])
-        raise ValueError(
-            f"y_true must be from 0 to 1, got y_true[{first}] = {labels.reshape(-1)[first]}"
-        )
-    return _beside(labels, margins)
-
-
-def _beside(per_row: Array, margins: Array) -> Array:
-    """One number a row, for margins of which one is (N, 1) too."""
-    return per_row.reshape(margins.shape) if margins.shape == (per_row.size, 1) else per_row
+        first = int(outside.argmax())
+        raise ValueError(f"y_true must be from 0 to 1, got y_true[{first}] = {labels[first]}")
+    return {
+        "logits": margins,
+        "target": labels.reshape(margins.shape),
+        "weight": None if weight is None else weight.reshape(margins.shape),
+        "reduction": "sum",
+    }
 
 
 def _logistic(labels: Array, margins: Array, weight: Any) -> Gradients:
     """w·(σ(x) - y) and w·σ(x)·σ(-x)."""
-    _, grad, hess = binary_cross_entropy_with_logits(
-        margins, _probabilities(labels, margins), reduction="sum",
-        weight=None if weight is None else _beside(weight, margins),
-        return_grad=True, return_hess=True,
-    )  # fmt: skip
+    asked = _of_binary(labels, margins, weight)
+    _, grad, hess = binary_cross_entropy_with_logits(**asked, return_grad=True, return_hess=True)
     return grad, hess
 
 
 def _logistic_loss(labels: Array, margins: Array, weight: Any) -> float:
+    asked = _of_binary(labels, margins, weight)
     total = float(margins.size) if weight is None else float(weight.sum(dtype=np.float64))
-    loss = binary_cross_entropy_with_logits(
-        margins, _probabilities(labels, margins), reduction="sum",
-        weight=None if weight is None else _beside(weight, margins),
-    )  # fmt: skip
+    loss = binary_cross_entropy_with_logits(**asked)
     return float(loss) / total if total else math.nan
