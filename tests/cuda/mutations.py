@@ -158,7 +158,7 @@ MUTATIONS = [
              "cluster_wait()  # for all blocks", "pass  # for all blocks",
              CLUSTERS + "special_parts[clusters]"),
     Mutation("the cluster's barrier dropped", SPLIT,
-             "        cluster_arrive()\n        cluster_wait()\n        end(", "        end(",
+             "        cluster_wait()\n        end(", "        end(",
              CLUSTERS + "special_parts[clusters]"),
     Mutation("target logit read behind the cluster's barrier", SPLIT,
              "merge(found, n_parts), (u, y, counted, blank),\n            class_weight, x_y,",
