@@ -9,6 +9,7 @@ from conftest import Bounds, normal, worst
 
 import fastxent as fx
 from fastxent import reference
+from fastxent.cpu import backend
 
 dask = pytest.importorskip("dask", reason="Dask is optional: pip install 'dask[array]'")
 da = pytest.importorskip("dask.array", reason="dask.array is optional: pip install 'dask[array]'")
@@ -457,6 +458,41 @@ def test_errors_of_the_other_functions():
         with pytest.raises(type(ours.value)) as error:
             getattr(fx, name)(da.from_array(args[0]), *args[1:], **given)
         assert str(error.value) == str(ours.value), name
+
+
+class Late:
+    """An array at the second look."""
+
+    looks = 0
+
+    def __array__(self, *args, **kwargs):
+        self.looks += 1
+        if self.looks < 2:
+            raise RuntimeError("not yet")
+        return np.zeros(4, int)
+
+
+def test_arguments_that_are_almost_numpy_arrays(tmp_path, monkeypatch):
+    """Subclasses are NumPy's arrays; what does not fit is named, and nothing computed to find it."""
+    array = np.arange(12.0).reshape(4, 3)
+    x = da.from_array(array, (2, 2))
+    for name, value in (("target", np.array([0, 2, 1, 1])), ("weight", np.ones(3)),
+                        ("sample_weight", np.arange(4.0))):  # fmt: skip
+        mapped = np.memmap(tmp_path / name, value.dtype, "w+", shape=value.shape)
+        mapped[:] = value
+        how = {"target": [0, 1, 2, 0], "return_grad": True} | {name: mapped}
+        agree(fx.cross_entropy(x, **how), fx.cross_entropy(array, **how), 1e-12)
+    for kernel in ("cross_entropy", "linear_cross_entropy", "binary_probs"):
+        monkeypatch.setattr(backend, kernel, lambda *args: never(args))
+    for name, args in (("cross_entropy", ()), ("linear_cross_entropy", (np.zeros((3, 3)),))):
+        for given in (dict(target=Late()), dict(target=[0] * 4, sample_weight=Late())):
+            odd = "sample_weight" if len(given) > 1 else "target"
+            match = rf"{odd} must be an array that fits \w+ of shape \(4, 3\), got Late"
+            with pytest.raises(ValueError, match=match):
+                getattr(fx, name)(x, *args, **given)
+    for given in (dict(target=None), dict(target=X, weight=Late())):
+        with pytest.raises((TypeError, ValueError), match="weight|target"):
+            fx.binary_cross_entropy(x, **given)
 
 
 def test_what_dask_has_beside_numpy_is_refused():

@@ -5,6 +5,7 @@ which shows what is wrong with types and options, and the types of the results; 
 not fit, with arrays of these shapes that hold one number, for it looks at shapes first.
 """
 
+import inspect
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
@@ -119,8 +120,9 @@ def read(function: Callable[..., Any], given: Given) -> Request:
         axis: int | None = max(0, x.ndim - 1)  # of features; of nothing
     else:
         axis = _axis(options.pop("axis", -1), x)
-    if axis is None or not _fit(name, x, axis, arrays):
-        _misfit(function, given, x, axis, arrays)
+    odd = "axis" if axis is None else _odd(name, first, x, axis, arrays)
+    if axis is None or odd is not None:
+        _misfit(function, given, x, axis, arrays, odd)
     like = _like(function, first, x, axis, arrays, options)
     if x.ndim and x.shape[axis]:  # classes in no empty chunks
         x = x.rechunk({axis: tuple(filter(None, x.chunks[axis]))})
@@ -130,9 +132,13 @@ def read(function: Callable[..., Any], given: Given) -> Request:
 
 
 def _misfit(
-    function: Callable[..., Any], given: Given, x: Any, axis: int | None, arrays: Given
+    function: Callable[..., Any], given: Given, x: Any, axis: int | None, arrays: Given, odd: Any
 ) -> NoReturn:  # fmt: skip
-    """Let the function say what does not fit, of arrays of one number."""
+    """Let the function say what does not fit, of arrays of one number.
+
+    It gets a buffer (logsumexp a flag) that it refuses after a look at shapes: should it find
+    nothing wrong with them it must not begin to compute, for they may be large.
+    """
     shapes = {key: _full(value) for key, value in arrays.items()}
     if axis is not None and "target" in arrays and _target_fits(function.__name__, x, axis, arrays):
         # Not what is wrong: probabilities take no memory, as labels do.
@@ -140,8 +146,18 @@ def _misfit(
         shapes["target"] = np.broadcast_to(0.0, whole if "linear_weight" in arrays else x.shape)
     if "axis" in given:
         shapes["axis"] = given["axis"]
-    function(**{next(iter(given)): _full(x)}, **shapes)
-    raise ValueError(f"{function.__name__} must be given arrays whose shapes fit, got {shapes}")
+    parameters = inspect.signature(function).parameters
+    stop = next(name for name in ("grad_out", "out", "keepdims") if name in parameters)
+    first = next(iter(given))
+    try:
+        function(**{first: _full(x), stop: "nothing"}, **shapes)
+    except (TypeError, ValueError) as error:
+        if not str(error).startswith(f"{stop} "):
+            raise
+    raise ValueError(
+        f"{odd} must be an array that fits {first} of shape {x.shape}, "
+        f"got {type(given.get(odd)).__name__}"
+    )
 
 
 def _seen(name: str, value: Any) -> Any:
@@ -157,6 +173,8 @@ def _seen(name: str, value: Any) -> Any:
                 f"got shape {value.shape}"
             )
         return value
+    if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
+        return value.view(np.ndarray)
     if value is None or isinstance(value, np.ndarray) or name == "normalizer":
         return value
     try:
@@ -186,30 +204,37 @@ def _classes(x: Any, axis: int, arrays: Given) -> int:
     return int(arrays["linear_weight"].shape[0] if "linear_weight" in arrays else x.shape[axis])
 
 
-def _fit(name: str, x: Any, axis: int, arrays: Given) -> bool:
-    """Whether all shapes fit, and whatever else an error would name a shape for."""
+def _is_array(value: Any) -> bool:
+    return isinstance(value, da.Array) or type(value) is np.ndarray
+
+
+def _odd(name: str, first: str, x: Any, axis: int, arrays: Given) -> str | None:
+    """The argument whose shape does not fit, or is none where an error would name a shape."""
     for key, value in arrays.items():
-        if key != "normalizer" and value is not None and type(value) not in (da.Array, np.ndarray):
-            return False
+        if key != "normalizer" and value is not None and not _is_array(value):
+            return key
     if name.startswith("binary"):
-        return arrays["target"].shape == x.shape and all(
-            value is None or _spreads(value.shape, x.shape)
-            for key, value in arrays.items() if key != "target"
-        )  # fmt: skip
+        if arrays["target"] is None or arrays["target"].shape != x.shape:
+            return "target"
+        weights = (key for key in ("weight", "pos_weight") if arrays.get(key) is not None)
+        return next((key for key in weights if not _spreads(arrays[key].shape, x.shape)), None)
     if "linear_weight" in arrays:
         matrix, bias = arrays["linear_weight"], arrays.get("linear_bias")
-        if matrix is None or matrix.ndim != 2 or not x.ndim or x.shape[-1] != matrix.shape[1]:
-            return False
-        if not matrix.shape[0] or bias is not None and bias.shape != matrix.shape[:1]:
-            return False
+        if matrix is None or matrix.ndim != 2 or not matrix.shape[0]:
+            return "linear_weight"
+        if not x.ndim or x.shape[-1] != matrix.shape[1]:
+            return first
+        if bias is not None and bias.shape != matrix.shape[:1]:
+            return "linear_bias"
     elif not x.shape[axis] and name != "logsumexp":
-        return False
+        return first
     if "target" not in arrays:
-        return True
+        return None
+    if not _target_fits(name, x, axis, arrays):
+        return "target"
     expected = {"weight": (_classes(x, axis, arrays),), "sample_weight": _rows(x, axis)}
-    return _target_fits(name, x, axis, arrays) and all(
-        arrays.get(key) is None or arrays[key].shape == shape for key, shape in expected.items()
-    )
+    weights = (key for key in expected if arrays.get(key) is not None)
+    return next((key for key in weights if arrays[key].shape != expected[key]), None)
 
 
 def _spreads(shape: tuple[int, ...], over: tuple[int, ...]) -> bool:
@@ -219,11 +244,13 @@ def _spreads(shape: tuple[int, ...], over: tuple[int, ...]) -> bool:
 
 def _target_fits(name: str, x: Any, axis: int, arrays: Given) -> bool:
     target, rows = arrays["target"], _rows(x, axis)
-    if name.startswith("binary") or type(target) not in (da.Array, np.ndarray):
+    if name.startswith("binary") or not _is_array(target):
         return False
     if "linear_weight" in arrays:
         matrix = arrays["linear_weight"]
-        whole = (*rows, matrix.shape[0]) if getattr(matrix, "ndim", 0) == 2 else None
+        if getattr(matrix, "ndim", 0) != 2:
+            return False
+        whole = (*rows, matrix.shape[0])
     else:
         whole = x.shape
     return target.shape == whole or target.shape == rows and target.dtype.kind in "iu"
