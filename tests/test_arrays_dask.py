@@ -339,6 +339,17 @@ def test_linear_cross_entropy(data, rng, dtype, reduction, by, kind):
     agree(one, fx.linear_cross_entropy(x[0], matrix, 3, return_grad=True), 10 * tolerance(dtype))
 
 
+def test_linear_weights_with_empty_chunks(rng):
+    """Chunks without classes or features are passed over."""
+    x, matrix = rng.standard_normal((5, 3)), rng.standard_normal((C, 3))
+    want = fx.linear_cross_entropy(x, matrix, [0, 10, 4, 3, 7], return_grad=True)
+    for chunks in (((4, 0, 7), (3,)), ((0, 11), (2, 0, 1)), ((4, 7, 0), (0, 3))):
+        lazy = da.from_array(matrix, chunks)
+        for features in (da.from_array(x, (2, 3)), da.from_array(x, ((2, 3), (1, 0, 2)))):
+            got = fx.linear_cross_entropy(features, lazy, [0, 10, 4, 3, 7], return_grad=True)
+            agree(got, want, 1e-12)
+
+
 def test_half_precision_weights_are_summed_in_float32(rng):
     """Gradients of weights are rounded to half precision once, not block by block."""
     x, matrix = rng.standard_normal((512, 4)), rng.standard_normal((3, 4)).astype(np.float16)
@@ -473,7 +484,7 @@ class Late:
 
 
 def test_arguments_that_are_almost_numpy_arrays(tmp_path, monkeypatch):
-    """Subclasses are NumPy's arrays; what does not fit is named, and nothing computed to find it."""
+    """Subclasses are NumPy's arrays; what does not fit is named without computing."""
     array = np.arange(12.0).reshape(4, 3)
     x = da.from_array(array, (2, 2))
     for name, value in (("target", np.array([0, 2, 1, 1])), ("weight", np.ones(3)),

@@ -125,7 +125,7 @@ def read(function: Callable[..., Any], given: Given) -> Request:
         _misfit(function, given, x, axis, arrays, odd)
     like = _like(function, first, x, axis, arrays, options)
     if x.ndim and x.shape[axis]:  # classes in no empty chunks
-        x = x.rechunk({axis: tuple(filter(None, x.chunks[axis]))})
+        x = _without_empty(x, axis)
     lazy = {key: _lazy(key, value, x, axis, name) for key, value in arrays.items()}
     is_index = "target" in arrays and arrays["target"].ndim < x.ndim
     return Request(name, x, axis, is_index, lazy, options, like)
@@ -318,7 +318,11 @@ def _lazy(name: str, value: Any, x: Any, axis: int, function: str) -> Any:
         return _chunked(value, x.chunks if function != "linear_cross_entropy" else (*rows, -1))
     if name in ("weight", "linear_bias"):
         return _chunked(value, -1)
-    return value if isinstance(value, da.Array) else _chunked(value, -1)
+    return _without_empty(value, 0) if isinstance(value, da.Array) else _chunked(value, -1)
+
+
+def _without_empty(array: Any, axis: int) -> Any:
+    return array.rechunk({axis: tuple(filter(None, array.chunks[axis]))})
 
 
 def _chunked(value: Any, chunks: Any) -> Any:
