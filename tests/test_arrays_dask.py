@@ -316,6 +316,31 @@ def test_binary_losses_of_logits(data, dtype, reduction):
     assert np.isnan(empty.compute())
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_binary_weights_stay_as_small_as_they_came(data, monkeypatch, reduction):
+    """No block gets a weight for each element, unless there is one."""
+    body, shapes = fx.arrays.views.body, set()
+
+    def watched(name):
+        def function(*args, **kwargs):
+            shapes.add(np.shape(kwargs["weight"]))
+            return body(name)(*args, **kwargs)
+
+        return function
+
+    array, q, u = data[0], data[2], data[4]
+    for weight, largest in ((None, 1), (2.0, 1), (u[:, None], 7), (q[:1], 4)):
+        how = dict(weight=weight, reduction=reduction, return_grad=True)
+        want = fx.binary_cross_entropy_with_logits(array, q, **how)
+        lazy = fx.binary_cross_entropy_with_logits(da.from_array(array, (7, 4)), q, **how)
+        shapes.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(fx.arrays.views, "body", watched)
+            agree(lazy, want, 1e-12)
+        assert shapes
+        assert max(map(np.prod, shapes)) == largest
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("by", [11, 4], ids=["rows", "classes"])
 @pytest.mark.parametrize("kind", ["index", "probs"])

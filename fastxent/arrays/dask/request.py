@@ -26,9 +26,10 @@ class Request(NamedTuple):
     """A call of the function `name` on an array x that fits.
 
     `arrays` are the others, all of Dask: those of rows chunked as x is, those of classes in one
-    chunk. `target` among them holds class indices if `is_index`. `options` is the rest. `like` is
-    what the function gives for no rows: of the types, and as many, as its results. `alone` is
-    whether x came without a batch.
+    chunk, weights of elements as they came, chunked as the axes of x that they have. `target` among
+    them holds class indices if `is_index`. `options` is the rest. `like` is what the function gives
+    for no rows: of the types, and as many, as its results. `alone` is whether x came without a
+    batch.
     """
 
     name: str
@@ -306,11 +307,10 @@ def _lazy(name: str, value: Any, x: Any, axis: int, function: str) -> Any:
     if name == "normalizer":
         return value.astype(np.float64) if isinstance(value, da.Array) else da.asarray(float(value))
     if function.startswith("binary"):
-        if name == "target" or value.shape == x.shape:
-            return _chunked(value, x.chunks)
         ends = x.chunks[x.ndim - value.ndim :]
-        own = tuple((1,) if n == 1 else c for n, c in zip(value.shape, ends, strict=True))
-        return da.broadcast_to(_chunked(value, own), x.shape, chunks=x.chunks)
+        if name != "target":  # weights, which may be spread over axes
+            ends = tuple((1,) if n == 1 else c for n, c in zip(value.shape, ends, strict=True))
+        return _chunked(value, ends)
     if name in ("target", "sample_weight"):
         rows = (*x.chunks[:axis], *x.chunks[axis + 1 :])
         if value.ndim == len(rows):

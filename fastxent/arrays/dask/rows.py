@@ -134,11 +134,11 @@ def elements(asked: Request) -> Any:
     w = asked.arrays.get("weight")
     if mean and size:
         told["reduction"] = "sum"
-        ones = da.ones(asked.x.shape, chunks=asked.x.chunks) if w is None else w
-        w = ones.astype(np.float64) / size
+        w = (da.asarray(1.0) if w is None else w.astype(np.float64)) / size
     operands = [asked.x, whole, asked.arrays["target"], whole]
     for array in (w, asked.arrays.get("pos_weight")):
-        operands += [array, None if array is None else whole]
+        # A block spreads them over its elements.
+        operands += [array, None if array is None else whole[len(whole) - array.ndim :]]
     task = functools.partial(_elements, told)
     parts = [loss_part(asked._replace(axis=-1)), *(Part(whole, a.dtype) for a in asked.like[1:])]
     loss, *others = blocks.several(task, whole, operands, parts)
