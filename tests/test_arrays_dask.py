@@ -1,5 +1,6 @@
 """Dask arrays: lazy out, NumPy's numbers in any chunks, errors at the call, of labels later."""
 
+import importlib
 import subprocess
 import sys
 
@@ -590,6 +591,17 @@ def test_tasks_use_one_thread(data, monkeypatch):
         fx.softmax(da.from_array(data[0], (5, 11))).compute()
         assert fx.get_num_threads() == 3
     assert set(numbers) == {1}
+
+
+def test_a_function_that_has_no_way_is_refused():
+    """It does not go by another's."""
+    family = importlib.import_module("fastxent.arrays.dask")
+
+    def focal_loss(logits, target):
+        return fx.cross_entropy(logits, target)
+
+    with pytest.raises(NotImplementedError, match="focal_loss does not take Dask arrays"):
+        family.call(focal_loss, da.from_array(X, (2, 2)), [0] * 4)
 
 
 def test_dask_is_not_imported_before_its_first_array():

@@ -126,7 +126,7 @@ def _divided(u: Any, divisor: Any) -> Any:
 # --- element by element -------------------------------------------------------------------------
 
 
-def elements(asked: Request) -> Any:
+def elements(asked: Request) -> list[Any]:
     """A binary loss. The mean is a sum with weights that are divided by the number of elements."""
     told = asked.options | {"name": asked.name}
     mean = told.get("reduction", "mean") == "mean"
@@ -142,8 +142,7 @@ def elements(asked: Request) -> Any:
     task = functools.partial(_elements, told)
     parts = [loss_part(asked._replace(axis=-1)), *(Part(whole, a.dtype) for a in asked.like[1:])]
     loss, *others = blocks.several(task, whole, operands, parts)
-    results = [reduced(asked, loss), *others]
-    return tuple(results) if others else results[0]
+    return [reduced(asked, loss), *others]
 
 
 def _elements(options: dict[str, Any], x: Any, target: Any, w: Any, pos_weight: Any) -> Any:
