@@ -26,7 +26,7 @@ LAYERS = [
     {"_inputs", "_dispatch"},
     {"arrays"},
     {"cpu", "cuda"},
-    {"formulas", "terms", "reference", "kernel_files", "forks", "_version"},
+    {"formulas", "terms", "reference", "words", "kernel_files", "forks", "_version"},
 ]
 # Within cpu: what a file may import of that package. Kernel files see nothing of threads or blocks.
 KERNEL_FILES = ["narrow_kernels", "binary_kernels", "kernels", "row", "vector_math", "lanes", "jit"]

@@ -6,6 +6,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 
+from fastxent import words
 from fastxent.arrays.dask import blocks
 from fastxent.arrays.dask.blocks import CLASSES, Part, only
 from fastxent.arrays.dask.request import Request
@@ -108,10 +109,8 @@ def _look(
         at = np.unravel_index(int(bad.argmax()), bad.shape)
         starts = (start for start, _ in block_info[0]["array-location"])
         place = tuple(int(i) + start for i, start in zip(at, starts, strict=True))
-        where = "()" if alone else ", ".join(map(str, place))
-        otherwise = "" if ignore_index is None else " or ignore_index"
-        expected = f"a class in 0 .. {n_classes - 1}{otherwise}"
-        first = place, f"target[{where}] must be {expected}, got {labels[at]}"
+        named = () if alone else place
+        first = place, words.bad_label(named, labels[at], n_classes, ignore_index)
     found = np.empty((1,) * labels.ndim, object)
     found.fill((counted, first))
     return found
