@@ -92,11 +92,11 @@ WITHIN_TORCH = {
 WITHIN_DASK = {
     "__init__": ["request", "rows", "classes", "linear"],
     "linear": ["classes", "rows", "request", "blocks"],
-    "classes": ["shares", "rows", "labels", "request", "blocks"],
+    "classes": ["class_chunks", "rows", "labels", "request", "blocks"],
     "rows": ["labels", "request", "blocks"],
     "labels": ["request", "blocks"],
     "request": ["device"],
-    "shares": ["blocks"],
+    "class_chunks": ["blocks"],
 }
 # The families that are folders.
 FOLDERS = {"torch": WITHIN_TORCH, "dask": WITHIN_DASK}

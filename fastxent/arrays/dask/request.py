@@ -28,7 +28,7 @@ class Request(NamedTuple):
     `arrays` are the others, all of Dask: those of rows chunked as x is, those of classes in one
     chunk, weights of elements as they came, chunked as the axes of x that they have. `target` among
     them holds class indices if `is_index`. `options` is the rest. `like` is what the function gives
-    for no rows: of the types, and as many, as its results. `alone` is whether x came without a
+    for no rows: of the types, and as many, as its results. `unbatched` is whether x came without a
     batch.
     """
 
@@ -39,7 +39,7 @@ class Request(NamedTuple):
     arrays: Given
     options: Given
     like: tuple[Any, ...]
-    alone: bool = False
+    unbatched: bool = False
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -76,7 +76,7 @@ class Request(NamedTuple):
             name: self.arrays[name][None]
             for name in ("target", "sample_weight") if self.arrays.get(name) is not None
         }  # fmt: skip
-        return self._replace(x=self.x[None], axis=1, arrays=arrays, alone=True)
+        return self._replace(x=self.x[None], axis=1, arrays=arrays, unbatched=True)
 
     def in_one_chunk(self) -> "Request":
         """With all classes of a row in one chunk."""
@@ -87,7 +87,7 @@ class Request(NamedTuple):
 
     def answer(self, results: list[Any]) -> Any:
         """The results as the function gives them."""
-        if self.alone:
+        if self.unbatched:
             results = [self._one(result) for result in results]
         return tuple(results) if len(results) > 1 else results[0]
 

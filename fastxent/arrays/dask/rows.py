@@ -38,7 +38,7 @@ def results(asked: Request) -> list[Any]:
 
 def _like_rank(asked: Request) -> int:
     """The number of dimensions of a result by rows among those for no rows."""
-    return len(asked.rows) + (0 if asked.alone else 1)
+    return len(asked.rows) + (0 if asked.unbatched else 1)
 
 
 def _same_shape(x: Any, *, name: str, axis: int) -> Any:
