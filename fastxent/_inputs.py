@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastxent import words
 from fastxent.arrays.device import DeviceArray
 from fastxent.terms import Clip
 
@@ -198,13 +199,10 @@ def bad_label(
     name: str = "target",
 ) -> IndexError:  # fmt: skip
     """The error for the first label that is no class; `label` is it, where NumPy cannot look."""
-    where = ", ".join(map(str, np.unravel_index(row, labels.shape))) if labels.ndim else "()"
+    place = np.unravel_index(row, labels.shape) if labels.ndim else ()
     if type(labels) is not DeviceArray:
         label = labels.reshape(-1)[row]
-    otherwise = "" if ignore_index is None else " or ignore_index"
-    return IndexError(
-        f"{name}[{where}] must be a class in 0 .. {n_classes - 1}{otherwise}, got {label}"
-    )
+    return IndexError(words.bad_label(place, label, n_classes, ignore_index, name))
 
 
 def classes_last(view: Any, axis: int) -> Any:

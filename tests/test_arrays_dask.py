@@ -1,5 +1,6 @@
 """Dask arrays: lazy out, NumPy's numbers in any chunks, errors at the call, of labels later."""
 
+import importlib
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from conftest import Bounds, normal, worst
 
 import fastxent as fx
 from fastxent import reference
+from fastxent.cpu import backend
 
 dask = pytest.importorskip("dask", reason="Dask is optional: pip install 'dask[array]'")
 da = pytest.importorskip("dask.array", reason="dask.array is optional: pip install 'dask[array]'")
@@ -48,12 +50,13 @@ def flat(result):
 
 
 def agree(got, want, rtol):
-    """Lazy arrays of NumPy's numbers, shapes and types; nothing is contiguous by chance."""
+    """Lazy arrays of NumPy's numbers, shapes and types, C-contiguous when computed."""
     lazy, want = list(flat(got)), list(flat(want))
     assert all(isinstance(array, da.Array) for array in lazy)
     for known, array, expected in zip(lazy, dask.compute(*lazy), want, strict=True):
         assert known.shape == array.shape == expected.shape
         assert known.dtype == array.dtype == expected.dtype
+        assert np.asarray(array).flags.c_contiguous
         array, expected = (np.asarray(a, np.float64) for a in (array, expected))
         np.testing.assert_allclose(array, expected, rtol, rtol / 30)
 
@@ -118,16 +121,15 @@ def test_half_precision_is_rounded_once(data):
 
 @pytest.mark.parametrize("axis", [0, 1, -2])
 def test_axis(rng, axis):
-    """The class axis anywhere, other axes in chunks too; results are contiguous."""
+    """The class axis anywhere, other axes in chunks too."""
     array = rng.standard_normal((6, 4, 5)).astype(np.float32)
     labels = rng.integers(0, array.shape[axis], np.delete(array.shape, axis))
-    for chunks in ((3, 2, 2), (6, 4, 2)):
+    for chunks in ((3, 2, 2), (6, 4, 2), -1):
         x = da.from_array(array, chunks)
         how = dict(axis=axis, **ALL)
         agree(fx.cross_entropy(x, labels, **how), fx.cross_entropy(array, labels, **how), 6e-6)
         for function in (fx.softmax, fx.logsumexp):
             agree(function(x, axis=axis), function(array, axis=axis), 6e-6)
-    assert fx.cross_entropy(da.from_array(array), labels, **how)[1].compute().flags.c_contiguous
 
 
 def test_one_sample(data):
@@ -315,6 +317,31 @@ def test_binary_losses_of_logits(data, dtype, reduction):
     assert np.isnan(empty.compute())
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_binary_weights_stay_as_small_as_they_came(data, monkeypatch, reduction):
+    """No block gets a weight for each element, unless there is one."""
+    body, shapes = fx.arrays.views.body, set()
+
+    def watched(name):
+        def function(*args, **kwargs):
+            shapes.add(np.shape(kwargs["weight"]))
+            return body(name)(*args, **kwargs)
+
+        return function
+
+    array, q, u = data[0], data[2], data[4]
+    for weight, largest in ((None, 1), (2.0, 1), (u[:, None], 7), (q[:1], 4)):
+        how = dict(weight=weight, reduction=reduction, return_grad=True)
+        want = fx.binary_cross_entropy_with_logits(array, q, **how)
+        lazy = fx.binary_cross_entropy_with_logits(da.from_array(array, (7, 4)), q, **how)
+        shapes.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(fx.arrays.views, "body", watched)
+            agree(lazy, want, 1e-12)
+        assert shapes
+        assert max(map(np.prod, shapes)) == largest
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("by", [11, 4], ids=["rows", "classes"])
 @pytest.mark.parametrize("kind", ["index", "probs"])
@@ -336,6 +363,17 @@ def test_linear_cross_entropy(data, rng, dtype, reduction, by, kind):
         agree(got, want, 10 * tolerance(dtype))
     one = fx.linear_cross_entropy(da.from_array(x[0]), matrix, 3, return_grad=True)
     agree(one, fx.linear_cross_entropy(x[0], matrix, 3, return_grad=True), 10 * tolerance(dtype))
+
+
+def test_linear_weights_with_empty_chunks(rng):
+    """Chunks without classes or features are passed over."""
+    x, matrix = rng.standard_normal((5, 3)), rng.standard_normal((C, 3))
+    want = fx.linear_cross_entropy(x, matrix, [0, 10, 4, 3, 7], return_grad=True)
+    for chunks in (((4, 0, 7), (3,)), ((0, 11), (2, 0, 1)), ((4, 7, 0), (0, 3))):
+        lazy = da.from_array(matrix, chunks)
+        for features in (da.from_array(x, (2, 3)), da.from_array(x, ((2, 3), (1, 0, 2)))):
+            got = fx.linear_cross_entropy(features, lazy, [0, 10, 4, 3, 7], return_grad=True)
+            agree(got, want, 1e-12)
 
 
 def test_half_precision_weights_are_summed_in_float32(rng):
@@ -459,6 +497,42 @@ def test_errors_of_the_other_functions():
         assert str(error.value) == str(ours.value), name
 
 
+class Late:
+    """An array at the second look."""
+
+    looks = 0
+
+    def __array__(self, *args, **kwargs):
+        self.looks += 1
+        if self.looks < 2:
+            raise RuntimeError("not yet")
+        return np.zeros(4, int)
+
+
+def test_arguments_that_are_almost_numpy_arrays(tmp_path, monkeypatch):
+    """Subclasses are NumPy's arrays; what does not fit is named without computing."""
+    array = np.arange(12.0).reshape(4, 3)
+    x = da.from_array(array, (2, 2))
+    for name, value in (("target", np.array([0, 2, 1, 1])), ("weight", np.ones(3)),
+                        ("sample_weight", np.arange(4.0))):  # fmt: skip
+        mapped = np.memmap(tmp_path / name, value.dtype, "w+", shape=value.shape)
+        mapped[:] = value
+        how = {"target": [0, 1, 2, 0], "return_grad": True} | {name: mapped}
+        agree(fx.cross_entropy(x, **how), fx.cross_entropy(array, **how), 1e-12)
+    for kernel in ("cross_entropy", "linear_cross_entropy", "binary_probs"):
+        monkeypatch.setattr(backend, kernel, lambda *args: never(args))
+    for name, args in (("cross_entropy", ()), ("linear_cross_entropy", (np.zeros((3, 3)),))):
+        for given in (dict(target=Late()), dict(target=[0] * 4, sample_weight=Late())):
+            odd = "sample_weight" if len(given) > 1 else "target"
+            match = rf"{odd} must be an array that fits \w+ of shape \(4, 3\), got Late"
+            with pytest.raises(ValueError, match=match):
+                getattr(fx, name)(x, *args, **given)
+    with pytest.raises(ValueError, match="weight must be an array that fits probs"):
+        fx.binary_cross_entropy(x.T, X.T, weight=Late())
+    with pytest.raises(TypeError, match="target must hold real numbers"):
+        fx.binary_cross_entropy(x, None)
+
+
 def test_what_dask_has_beside_numpy_is_refused():
     """Buffers, chunks of unknown sizes, blocks that are no NumPy arrays, other collections."""
     x = da.from_array(X)
@@ -518,6 +592,17 @@ def test_tasks_use_one_thread(data, monkeypatch):
         fx.softmax(da.from_array(data[0], (5, 11))).compute()
         assert fx.get_num_threads() == 3
     assert set(numbers) == {1}
+
+
+def test_a_function_that_has_no_way_is_refused():
+    """It does not go by another's."""
+    family = importlib.import_module("fastxent.arrays.dask")
+
+    def focal_loss(logits, target):
+        return fx.cross_entropy(logits, target)
+
+    with pytest.raises(NotImplementedError, match="focal_loss does not take Dask arrays"):
+        family.call(focal_loss, da.from_array(X, (2, 2)), [0] * 4)
 
 
 def test_dask_is_not_imported_before_its_first_array():

@@ -26,7 +26,7 @@ LAYERS = [
     {"_inputs", "_dispatch"},
     {"arrays"},
     {"cpu", "cuda"},
-    {"formulas", "terms", "reference", "kernel_files", "forks", "_version"},
+    {"formulas", "terms", "reference", "words", "kernel_files", "forks", "_version"},
 ]
 # Within cpu: what a file may import of that package. Kernel files see nothing of threads or blocks.
 KERNEL_FILES = ["narrow_kernels", "binary_kernels", "kernels", "row", "vector_math", "lanes", "jit"]
@@ -92,11 +92,11 @@ WITHIN_TORCH = {
 WITHIN_DASK = {
     "__init__": ["request", "rows", "classes", "linear"],
     "linear": ["classes", "rows", "request", "blocks"],
-    "classes": ["shares", "rows", "labels", "request", "blocks"],
+    "classes": ["class_chunks", "rows", "labels", "request", "blocks"],
     "rows": ["labels", "request", "blocks"],
     "labels": ["request", "blocks"],
     "request": ["device"],
-    "shares": ["blocks"],
+    "class_chunks": ["blocks"],
 }
 # The families that are folders.
 FOLDERS = {"torch": WITHIN_TORCH, "dask": WITHIN_DASK}

@@ -198,13 +198,6 @@ MUTATIONS = [
              'function.__qualname__ += f"_{char}_{grad:d}_{narrow:d}"', "function.__qualname__",
              JAX + "handlers_of_several_processes"),
     # --- chunks of Dask's arrays ------------------------------------------------------------
-    Mutation("Dask: the rest beside the largest class as exp - 1", "arrays/dask/shares.py",
-             "np.expm1(np.take_along_axis(log_s, h, -1))",
-             "np.exp(np.take_along_axis(log_s, h, -1)) - 1",
-             DASK + "confident_rows[float64-same chunk-1e-30]"),
-    Mutation("Dask: gradient at the label as p - 1", "arrays/dask/shares.py",
-             "np.expm1(-r.at_label[here])", "(np.exp(-r.at_label[here]) - 1)",
-             DASK + "confident_rows[float64-other chunk-1e-30]"),
     Mutation("Dask: a block of rows is divided by its own count", "arrays/dask/rows.py",
              'options["normalizer"] = float(divisor)', "pass",
              DASK + "cross_entropy[float64-index-rows-plain]"),

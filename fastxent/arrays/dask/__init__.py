@@ -11,24 +11,29 @@ from typing import Any
 from fastxent.arrays import views
 from fastxent.arrays.dask import classes, linear, request, rows
 
-_SOFTMAX = ("softmax", "log_softmax", "logsumexp")
+# How each function goes; those by classes go by rows where the classes lie in one chunk.
+_BY_CLASSES = {
+    "softmax": classes.softmax, "log_softmax": classes.softmax, "logsumexp": classes.softmax,
+    "cross_entropy": classes.cross_entropy,
+}  # fmt: skip
+_OTHERS = {
+    "categorical_cross_entropy": rows.results, "linear_cross_entropy": linear.results,
+    "binary_cross_entropy": rows.elements, "binary_cross_entropy_with_logits": rows.elements,
+}  # fmt: skip
 
 
 def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """What `function` gives for Dask arrays, as Dask arrays without numbers yet."""
+    name = function.__name__
+    way = (_BY_CLASSES | _OTHERS).get(name)
+    if way is None:
+        raise NotImplementedError(f"{name} does not take Dask arrays")
     given = views.named(function, args, kwargs)
     if given is None:
         return function(*args, **kwargs)
     asked = request.read(function, given)
-    if asked.name.startswith("binary"):
-        return rows.elements(asked)
-    asked = asked.batched()
-    if asked.name == "linear_cross_entropy":
-        results = linear.results(asked)
-    elif asked.name == "categorical_cross_entropy" or asked.x.numblocks[asked.axis] == 1:
-        results = rows.results(asked)
-    elif asked.name in _SOFTMAX:
-        results = classes.softmax(asked)
-    else:
-        results = classes.cross_entropy(asked)
-    return asked.answer(results)
+    if way is not rows.elements:
+        asked = asked.batched()
+    if name in _BY_CLASSES and asked.x.numblocks[asked.axis] == 1:
+        way = rows.results
+    return asked.answer(way(asked))

@@ -1,6 +1,6 @@
 """Classes in several chunks: two passes, with the chunks of a row merged by a tree between them.
 
-`shares` has the mathematics, of chunks whose classes stand last.
+`class_chunks` has the mathematics, of chunks whose classes stand last.
 """
 
 import functools
@@ -9,10 +9,10 @@ from typing import Any
 import dask.array as da
 import numpy as np
 
-from fastxent.arrays.dask import blocks, labels, rows, shares
+from fastxent.arrays.dask import blocks, class_chunks, labels, rows
 from fastxent.arrays.dask.blocks import CLASSES, Part, only
+from fastxent.arrays.dask.class_chunks import KINDS, Loss, Transform
 from fastxent.arrays.dask.request import Request
-from fastxent.arrays.dask.shares import KINDS, Loss, Transform
 
 _STATISTICS = -2  # an index beside CLASSES
 # How many neighbouring chunks are merged at once.
@@ -119,7 +119,7 @@ def _known(loss: Loss, axis: int, x: Any, target: Any, w: Any, classes: Any) -> 
     if target is not None and target.ndim == x.ndim:
         target = _last(target, axis)
     w = None if w is None else only(w)[classes[0] : classes[-1] + 1]
-    return np.expand_dims(shares.known(loss, _last(x, axis), target, w, classes), axis)
+    return np.expand_dims(class_chunks.known(loss, _last(x, axis), target, w, classes), axis)
 
 
 def _as_it_is(statistics: Any, axis: Any, keepdims: bool) -> Any:
@@ -129,7 +129,7 @@ def _as_it_is(statistics: Any, axis: Any, keepdims: bool) -> Any:
 @np.errstate(all="ignore")
 def _merged(transform: Transform, statistics: Any, axis: Any, keepdims: bool) -> Any:
     (axis,) = axis
-    whole = shares.merged(transform, np.moveaxis(statistics, axis, -2))
+    whole = class_chunks.merged(transform, np.moveaxis(statistics, axis, -2))
     return np.expand_dims(whole, axis) if keepdims else whole
 
 
@@ -138,14 +138,14 @@ def _merged(transform: Transform, statistics: Any, axis: Any, keepdims: bool) ->
 
 @np.errstate(all="ignore")
 def _lse(whole: Any, *, dtype: Any) -> Any:
-    return shares.softmax_rows(Transform(), only(whole))[2].astype(dtype)
+    return class_chunks.softmax_rows(Transform(), only(whole))[2].astype(dtype)
 
 
 def _rows(loss: Loss, whole: Any, y: Any, u: Any, w: Any, divisor: Any) -> Any:
     w_label = None
     if y is not None:
         w_label = labels.weights_of(y, w, loss.n_classes)
-    return shares.rows(loss, whole, y, u, w_label, divisor)
+    return class_chunks.rows(loss, whole, y, u, w_label, divisor)
 
 
 @np.errstate(all="ignore")
@@ -161,7 +161,7 @@ def _by_row(
         if loss.divided:
             total = np.nan if divisor == 0 else total / divisor
         lost = np.full((1,) * lost.ndim, total)
-    found = {"loss": lost, "lse": r.lse, "argmax": whole[..., shares.CLASS]}
+    found = {"loss": lost, "lse": r.lse, "argmax": whole[..., class_chunks.CLASS]}
     kinds = dict(wanted) | ({} if reduction == "none" else {"loss": np.float64})
     return tuple(found[name].astype(kinds[name]) for name, _ in wanted)
 
@@ -174,9 +174,9 @@ def _same_shape(
     name: str, loss: Loss, dtype: Any, axis: int, x: Any, own: Any, whole: Any
 ) -> Any:  # fmt: skip
     x, own = _last(x, axis), only(own).squeeze(axis)
-    largest, log_s, _ = shares.softmax_rows(loss.transform, only(whole))
+    largest, log_s, _ = class_chunks.softmax_rows(loss.transform, only(whole))
     if name == "softmax":
-        result = shares.probabilities(loss, x, own, largest, log_s)
+        result = class_chunks.probabilities(loss, x, own, largest, log_s)
     else:
         result = np.subtract(x, largest[..., None], dtype=loss.compute, casting="unsafe")
         result -= log_s[..., None].astype(loss.compute)
@@ -196,12 +196,12 @@ def _by_class(
     w = None if w is None else only(w)
     r = _rows(loss, whole, y, u, w, divisor)
     w = None if w is None else w[classes[0] : classes[-1] + 1]
-    p = shares.probabilities(loss, x, own, r.largest, r.log_s)
+    p = class_chunks.probabilities(loss, x, own, r.largest, r.log_s)
     found = {"probs": p}
     names = [name for name, _ in wanted]
     if "hess" in names:
-        found["hess"] = shares.hessian(loss, p, r, whole, classes)
+        found["hess"] = class_chunks.hessian(loss, p, r, whole, classes)
     if "grad" in names:
         target = _last(soft, axis) if y is None else y
-        found["grad"] = shares.gradient(loss, x, p, r, whole, target, w, classes)
+        found["grad"] = class_chunks.gradient(loss, x, p, r, whole, target, w, classes)
     return tuple(_back(found[name], axis, kind) for name, kind in wanted)

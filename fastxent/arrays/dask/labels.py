@@ -6,6 +6,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 
+from fastxent import words
 from fastxent.arrays.dask import blocks
 from fastxent.arrays.dask.blocks import CLASSES, Part, only
 from fastxent.arrays.dask.request import Request
@@ -19,20 +20,20 @@ def divisor(asked: Request) -> Any:
     """
     arrays, options = asked.arrays, asked.options
     u, w = arrays.get("sample_weight"), arrays.get("weight")
-    looked = None
+    checked = None
     if asked.is_index and options.get("check_target", True):
-        looked = _looked(asked)
+        checked = _checked(asked)
     if not asked.is_mean:
-        return looked
+        return checked
     if arrays.get("normalizer") is not None:
-        return _after(looked, arrays["normalizer"])
+        return _after(checked, arrays["normalizer"])
     if not asked.is_index:
         if u is None:
             size = np.prod([asked.x.shape[k] for k in asked.rows], dtype=np.float64)
             return da.asarray(size)
         return blocks.total(u, np.float64, tuple(range(u.ndim)))
-    if w is None and looked is not None:
-        return looked
+    if w is None and checked is not None:
+        return checked
     rows = asked.rows
     task = functools.partial(_part, n_classes=asked.n_classes, ignore_index=asked.ignore_index)
     operands = [
@@ -40,17 +41,17 @@ def divisor(asked: Request) -> Any:
         w, None if w is None else (CLASSES,),
     ]  # fmt: skip
     parts = blocks.single(task, Part(rows, np.float64, once=rows), operands)
-    return _after(looked, blocks.total(parts, np.float64, tuple(range(parts.ndim))))
+    return _after(checked, blocks.total(parts, np.float64, tuple(range(parts.ndim))))
 
 
-def _after(looked: Any, number: Any) -> Any:
+def _after(checked: Any, number: Any) -> Any:
     """The number, after labels have been looked at."""
-    if looked is None:
+    if checked is None:
         return number
-    return blocks.single(_second, Part((), np.float64), (looked, (), number, ()))
+    return blocks.single(_second, Part((), np.float64), (checked, (), number, ()))
 
 
-def _second(looked: Any, number: Any) -> Any:
+def _second(checked: Any, number: Any) -> Any:
     return number
 
 
@@ -78,14 +79,15 @@ def weights_of(labels: Any, w: Any, n_classes: int) -> Any:
 # --- whether they are classes -------------------------------------------------------------------
 
 
-def _looked(asked: Request) -> Any:
+def _checked(asked: Request) -> Any:
     """Σ counted·u; IndexError for the first label of all that is no class."""
     target, u = asked.arrays["target"], asked.arrays.get("sample_weight")
-    look = functools.partial(
-        _look, n_classes=asked.n_classes, ignore_index=asked.ignore_index, alone=asked.alone
-    )
+    check = functools.partial(
+        _check, n_classes=asked.n_classes, ignore_index=asked.ignore_index,
+        unbatched=asked.unbatched,
+    )  # fmt: skip
     found = da.map_blocks(
-        look, target, *([] if u is None else [u]), dtype=object,
+        check, target, *([] if u is None else [u]), dtype=object,
         chunks=tuple((1,) * n for n in target.numblocks), meta=np.empty((0,) * target.ndim, object),
     )  # fmt: skip
     return da.reduction(
@@ -94,8 +96,8 @@ def _looked(asked: Request) -> Any:
     )  # fmt: skip
 
 
-def _look(
-    labels: Any, u: Any = None, *, n_classes: int, ignore_index: int | None, alone: bool,
+def _check(
+    labels: Any, u: Any = None, *, n_classes: int, ignore_index: int | None, unbatched: bool,
     block_info: Any,
 ) -> Any:  # fmt: skip
     """One element: a block's Σ counted·u, and its first bad label's place and message, or None."""
@@ -108,10 +110,8 @@ def _look(
         at = np.unravel_index(int(bad.argmax()), bad.shape)
         starts = (start for start, _ in block_info[0]["array-location"])
         place = tuple(int(i) + start for i, start in zip(at, starts, strict=True))
-        where = "()" if alone else ", ".join(map(str, place))
-        otherwise = "" if ignore_index is None else " or ignore_index"
-        expected = f"a class in 0 .. {n_classes - 1}{otherwise}"
-        first = place, f"target[{where}] must be {expected}, got {labels[at]}"
+        named = () if unbatched else place
+        first = place, words.bad_label(named, labels[at], n_classes, ignore_index)
     found = np.empty((1,) * labels.ndim, object)
     found.fill((counted, first))
     return found

@@ -5,6 +5,7 @@ which shows what is wrong with types and options, and the types of the results; 
 not fit, with arrays of these shapes that hold one number, for it looks at shapes first.
 """
 
+import inspect
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
@@ -25,9 +26,10 @@ class Request(NamedTuple):
     """A call of the function `name` on an array x that fits.
 
     `arrays` are the others, all of Dask: those of rows chunked as x is, those of classes in one
-    chunk. `target` among them holds class indices if `is_index`. `options` is the rest. `like` is
-    what the function gives for no rows: of the types, and as many, as its results. `alone` is
-    whether x came without a batch.
+    chunk, weights of elements as they came, chunked as the axes of x that they have. `target` among
+    them holds class indices if `is_index`. `options` is the rest. `like` is what the function gives
+    for no rows: of the types, and as many, as its results. `unbatched` is whether x came without a
+    batch.
     """
 
     name: str
@@ -37,7 +39,7 @@ class Request(NamedTuple):
     arrays: Given
     options: Given
     like: tuple[Any, ...]
-    alone: bool = False
+    unbatched: bool = False
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -74,7 +76,7 @@ class Request(NamedTuple):
             name: self.arrays[name][None]
             for name in ("target", "sample_weight") if self.arrays.get(name) is not None
         }  # fmt: skip
-        return self._replace(x=self.x[None], axis=1, arrays=arrays, alone=True)
+        return self._replace(x=self.x[None], axis=1, arrays=arrays, unbatched=True)
 
     def in_one_chunk(self) -> "Request":
         """With all classes of a row in one chunk."""
@@ -85,7 +87,7 @@ class Request(NamedTuple):
 
     def answer(self, results: list[Any]) -> Any:
         """The results as the function gives them."""
-        if self.alone:
+        if self.unbatched:
             results = [self._one(result) for result in results]
         return tuple(results) if len(results) > 1 else results[0]
 
@@ -119,20 +121,25 @@ def read(function: Callable[..., Any], given: Given) -> Request:
         axis: int | None = max(0, x.ndim - 1)  # of features; of nothing
     else:
         axis = _axis(options.pop("axis", -1), x)
-    if axis is None or not _fit(name, x, axis, arrays):
-        _misfit(function, given, x, axis, arrays)
+    odd = "axis" if axis is None else _odd(name, first, x, axis, arrays)
+    if axis is None or odd is not None:
+        _misfit(function, given, x, axis, arrays, odd)
     like = _like(function, first, x, axis, arrays, options)
     if x.ndim and x.shape[axis]:  # classes in no empty chunks
-        x = x.rechunk({axis: tuple(filter(None, x.chunks[axis]))})
+        x = _without_empty(x, axis)
     lazy = {key: _lazy(key, value, x, axis, name) for key, value in arrays.items()}
     is_index = "target" in arrays and arrays["target"].ndim < x.ndim
     return Request(name, x, axis, is_index, lazy, options, like)
 
 
 def _misfit(
-    function: Callable[..., Any], given: Given, x: Any, axis: int | None, arrays: Given
+    function: Callable[..., Any], given: Given, x: Any, axis: int | None, arrays: Given, odd: Any
 ) -> NoReturn:  # fmt: skip
-    """Let the function say what does not fit, of arrays of one number."""
+    """Let the function say what does not fit, of arrays of one number.
+
+    It gets a buffer (logsumexp a flag) that it refuses after a look at shapes: should it find
+    nothing wrong with them it must not begin to compute, for they may be large.
+    """
     shapes = {key: _full(value) for key, value in arrays.items()}
     if axis is not None and "target" in arrays and _target_fits(function.__name__, x, axis, arrays):
         # Not what is wrong: probabilities take no memory, as labels do.
@@ -140,8 +147,18 @@ def _misfit(
         shapes["target"] = np.broadcast_to(0.0, whole if "linear_weight" in arrays else x.shape)
     if "axis" in given:
         shapes["axis"] = given["axis"]
-    function(**{next(iter(given)): _full(x)}, **shapes)
-    raise ValueError(f"{function.__name__} must be given arrays whose shapes fit, got {shapes}")
+    parameters = inspect.signature(function).parameters
+    stop = next(name for name in ("grad_out", "out", "keepdims") if name in parameters)
+    first = next(iter(given))
+    try:
+        function(**{first: _full(x), stop: "nothing"}, **shapes)
+    except (TypeError, ValueError) as error:
+        if not str(error).startswith(f"{stop} "):
+            raise
+    raise ValueError(
+        f"{odd} must be an array that fits {first} of shape {x.shape}, "
+        f"got {type(given.get(odd)).__name__}"
+    )
 
 
 def _seen(name: str, value: Any) -> Any:
@@ -157,6 +174,8 @@ def _seen(name: str, value: Any) -> Any:
                 f"got shape {value.shape}"
             )
         return value
+    if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
+        return value.view(np.ndarray)
     if value is None or isinstance(value, np.ndarray) or name == "normalizer":
         return value
     try:
@@ -186,30 +205,37 @@ def _classes(x: Any, axis: int, arrays: Given) -> int:
     return int(arrays["linear_weight"].shape[0] if "linear_weight" in arrays else x.shape[axis])
 
 
-def _fit(name: str, x: Any, axis: int, arrays: Given) -> bool:
-    """Whether all shapes fit, and whatever else an error would name a shape for."""
+def _is_array(value: Any) -> bool:
+    return isinstance(value, da.Array) or type(value) is np.ndarray
+
+
+def _odd(name: str, first: str, x: Any, axis: int, arrays: Given) -> str | None:
+    """The argument whose shape does not fit, or is none where an error would name a shape."""
     for key, value in arrays.items():
-        if key != "normalizer" and value is not None and type(value) not in (da.Array, np.ndarray):
-            return False
+        if key != "normalizer" and value is not None and not _is_array(value):
+            return key
     if name.startswith("binary"):
-        return arrays["target"].shape == x.shape and all(
-            value is None or _spreads(value.shape, x.shape)
-            for key, value in arrays.items() if key != "target"
-        )  # fmt: skip
+        if arrays["target"] is None or arrays["target"].shape != x.shape:
+            return "target"
+        weights = (key for key in ("weight", "pos_weight") if arrays.get(key) is not None)
+        return next((key for key in weights if not _spreads(arrays[key].shape, x.shape)), None)
     if "linear_weight" in arrays:
         matrix, bias = arrays["linear_weight"], arrays.get("linear_bias")
-        if matrix is None or matrix.ndim != 2 or not x.ndim or x.shape[-1] != matrix.shape[1]:
-            return False
-        if not matrix.shape[0] or bias is not None and bias.shape != matrix.shape[:1]:
-            return False
+        if matrix is None or matrix.ndim != 2 or not matrix.shape[0]:
+            return "linear_weight"
+        if not x.ndim or x.shape[-1] != matrix.shape[1]:
+            return first
+        if bias is not None and bias.shape != matrix.shape[:1]:
+            return "linear_bias"
     elif not x.shape[axis] and name != "logsumexp":
-        return False
+        return first
     if "target" not in arrays:
-        return True
+        return None
+    if not _target_fits(name, x, axis, arrays):
+        return "target"
     expected = {"weight": (_classes(x, axis, arrays),), "sample_weight": _rows(x, axis)}
-    return _target_fits(name, x, axis, arrays) and all(
-        arrays.get(key) is None or arrays[key].shape == shape for key, shape in expected.items()
-    )
+    weights = (key for key in expected if arrays.get(key) is not None)
+    return next((key for key in weights if arrays[key].shape != expected[key]), None)
 
 
 def _spreads(shape: tuple[int, ...], over: tuple[int, ...]) -> bool:
@@ -219,11 +245,13 @@ def _spreads(shape: tuple[int, ...], over: tuple[int, ...]) -> bool:
 
 def _target_fits(name: str, x: Any, axis: int, arrays: Given) -> bool:
     target, rows = arrays["target"], _rows(x, axis)
-    if name.startswith("binary") or type(target) not in (da.Array, np.ndarray):
+    if name.startswith("binary") or not _is_array(target):
         return False
     if "linear_weight" in arrays:
         matrix = arrays["linear_weight"]
-        whole = (*rows, matrix.shape[0]) if getattr(matrix, "ndim", 0) == 2 else None
+        if getattr(matrix, "ndim", 0) != 2:
+            return False
+        whole = (*rows, matrix.shape[0])
     else:
         whole = x.shape
     return target.shape == whole or target.shape == rows and target.dtype.kind in "iu"
@@ -279,11 +307,10 @@ def _lazy(name: str, value: Any, x: Any, axis: int, function: str) -> Any:
     if name == "normalizer":
         return value.astype(np.float64) if isinstance(value, da.Array) else da.asarray(float(value))
     if function.startswith("binary"):
-        if name == "target" or value.shape == x.shape:
-            return _chunked(value, x.chunks)
         ends = x.chunks[x.ndim - value.ndim :]
-        own = tuple((1,) if n == 1 else c for n, c in zip(value.shape, ends, strict=True))
-        return da.broadcast_to(_chunked(value, own), x.shape, chunks=x.chunks)
+        if name != "target":  # weights, which may be spread over axes
+            ends = tuple((1,) if n == 1 else c for n, c in zip(value.shape, ends, strict=True))
+        return _chunked(value, ends)
     if name in ("target", "sample_weight"):
         rows = (*x.chunks[:axis], *x.chunks[axis + 1 :])
         if value.ndim == len(rows):
@@ -291,7 +318,11 @@ def _lazy(name: str, value: Any, x: Any, axis: int, function: str) -> Any:
         return _chunked(value, x.chunks if function != "linear_cross_entropy" else (*rows, -1))
     if name in ("weight", "linear_bias"):
         return _chunked(value, -1)
-    return value if isinstance(value, da.Array) else _chunked(value, -1)
+    return _without_empty(value, 0) if isinstance(value, da.Array) else _chunked(value, -1)
+
+
+def _without_empty(array: Any, axis: int) -> Any:
+    return array.rechunk({axis: tuple(filter(None, array.chunks[axis]))})
 
 
 def _chunked(value: Any, chunks: Any) -> Any:

@@ -38,7 +38,7 @@ def results(asked: Request) -> list[Any]:
 
 def _like_rank(asked: Request) -> int:
     """The number of dimensions of a result by rows among those for no rows."""
-    return len(asked.rows) + (0 if asked.alone else 1)
+    return len(asked.rows) + (0 if asked.unbatched else 1)
 
 
 def _same_shape(x: Any, *, name: str, axis: int) -> Any:
@@ -126,7 +126,7 @@ def _divided(u: Any, divisor: Any) -> Any:
 # --- element by element -------------------------------------------------------------------------
 
 
-def elements(asked: Request) -> Any:
+def elements(asked: Request) -> list[Any]:
     """A binary loss. The mean is a sum with weights that are divided by the number of elements."""
     told = asked.options | {"name": asked.name}
     mean = told.get("reduction", "mean") == "mean"
@@ -134,16 +134,15 @@ def elements(asked: Request) -> Any:
     w = asked.arrays.get("weight")
     if mean and size:
         told["reduction"] = "sum"
-        ones = da.ones(asked.x.shape, chunks=asked.x.chunks) if w is None else w
-        w = ones.astype(np.float64) / size
+        w = (da.asarray(1.0) if w is None else w.astype(np.float64)) / size
     operands = [asked.x, whole, asked.arrays["target"], whole]
     for array in (w, asked.arrays.get("pos_weight")):
-        operands += [array, None if array is None else whole]
+        # A block spreads them over its elements.
+        operands += [array, None if array is None else whole[len(whole) - array.ndim :]]
     task = functools.partial(_elements, told)
     parts = [loss_part(asked._replace(axis=-1)), *(Part(whole, a.dtype) for a in asked.like[1:])]
     loss, *others = blocks.several(task, whole, operands, parts)
-    results = [reduced(asked, loss), *others]
-    return tuple(results) if others else results[0]
+    return [reduced(asked, loss), *others]
 
 
 def _elements(options: dict[str, Any], x: Any, target: Any, w: Any, pos_weight: Any) -> Any:

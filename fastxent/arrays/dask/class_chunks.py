@@ -96,25 +96,25 @@ def known(loss: Loss, x: Any, target: Any, w: Any, classes: Any) -> Any:
         found += [np.where(here, np.where(dead, np.inf, lost), 0.0), here.astype(np.float64)]
         if not epsilon:
             return np.stack(found, -1)
-        spread, total = np.zeros(here.shape), np.zeros(here.shape)
+        f_all, a_all = np.zeros(here.shape), np.zeros(here.shape)
     else:
-        spread = compute("cross_entropy", x, target, weight=w, **options).astype(np.float64)
+        f_all = compute("cross_entropy", x, target, weight=w, **options).astype(np.float64)
         ones = np.ones(x.shape[-1]) if w is None else w.astype(np.float64)
-        spread, total = (
-            times(1 - epsilon, spread),
+        f_all, a_all = (
+            times(1 - epsilon, f_all),
             (1 - epsilon) * (target.astype(np.float64) @ ones),
         )
-    share = epsilon / loss.n_classes
+    smoothing = epsilon / loss.n_classes
     if epsilon:
         n = x.shape[-1]
         uniform = compute("cross_entropy", x, local, weight=w, label_smoothing=1.0, **options)
-        spread = spread + share * n * uniform.astype(np.float64)
-        total = total + share * (n if w is None else w.sum(dtype=np.float64))
+        f_all = f_all + smoothing * n * uniform.astype(np.float64)
+        a_all = a_all + smoothing * (n if w is None else w.sum(dtype=np.float64))
     if dead.any():
         some = None if target.ndim < x.ndim else target[dead]
         a = coefficients(loss, some, w, (int(dead.sum()), x.shape[-1]))
-        spread[dead] = times(a, np.inf).sum(-1)
-    return np.stack([*found, spread, total], -1)
+        f_all[dead] = times(a, np.inf).sum(-1)
+    return np.stack([*found, f_all, a_all], -1)
 
 
 def _local(target: Any, x: Any, classes: Any) -> tuple[Any, Any]:
@@ -168,7 +168,7 @@ class Rows(NamedTuple):
     lost: Any  # the loss, u left out
     at_label: Any  # F and A of the label's class: −log p_y, and (1 − ε)·w_y
     by_label: Any
-    spread: Any  # A of the coefficients of all classes
+    a_all: Any  # A of the coefficients of all classes
     hess_weight: Any
     scale: Any  # u / D; 0 for rows that do not count
 
@@ -186,13 +186,13 @@ def rows(loss: Loss, whole: Any, target: Any, u: Any, w_label: Any, divisor: Any
     """Of merged statistics (…, n); target is labels (…) or None, w_label their class weights."""
     largest, log_s, lse = softmax_rows(loss.transform, whole)
     zero = np.zeros(lse.shape)
-    spread_lost = spread = zero
+    f_all = a_all = zero
     if target is None or loss.label_smoothing:
-        spread_lost, spread = whole[..., -2], whole[..., -1]
+        f_all, a_all = whole[..., -2], whole[..., -1]
     u = np.ones(lse.shape) if u is None else u.astype(np.float64)
     counted = u != 0
     if target is None:
-        at_label, by_label, hess_weight = zero, zero, spread
+        at_label, by_label, hess_weight = zero, zero, a_all
     else:
         at_label, hess_weight = whole[..., KINDS], w_label
         by_label = (1 - loss.label_smoothing) * w_label
@@ -201,7 +201,7 @@ def rows(loss: Loss, whole: Any, target: Any, u: Any, w_label: Any, divisor: Any
             skipped = target == loss.ignore_index
             counted, bad = counted & ~skipped, bad & ~skipped
         u = np.where(bad, np.nan, u)
-    lost = times(by_label, at_label) + spread_lost
+    lost = times(by_label, at_label) + f_all
     if loss.z_loss:
         lost = lost + loss.z_loss * lse * lse
     # A row that is nan is so even if no class counts.
@@ -209,7 +209,7 @@ def rows(loss: Loss, whole: Any, target: Any, u: Any, w_label: Any, divisor: Any
     scale = np.where(counted, u, 0.0)
     if loss.divided:
         scale = np.where(divisor == 0, 0.0, scale / divisor)
-    return Rows(largest, log_s, lse, lost, at_label, by_label, spread, hess_weight, scale)
+    return Rows(largest, log_s, lse, lost, at_label, by_label, a_all, hess_weight, scale)
 
 
 # --- the second pass ----------------------------------------------------------------------------
@@ -223,8 +223,8 @@ def probabilities(loss: Loss, x: Any, statistics: Any, largest: Any, log_s: Any)
     options = {**loss.transform._asdict(), "reduction": "none"}
     _, p = compute("cross_entropy", x, labels, return_probs=True, **options)
     below = loss.transform.below(statistics[..., LARGEST], largest)
-    share = np.exp(below + (statistics[..., LOG_S] - log_s))
-    p *= share[..., None].astype(loss.compute)
+    chunk_prob = np.exp(below + (statistics[..., LOG_S] - log_s))
+    p *= chunk_prob[..., None].astype(loss.compute)
     dead = loss.transform.of(statistics[..., LARGEST]) == -np.inf
     p[dead & ~np.isnan(log_s)] = 0
     return p
@@ -234,7 +234,7 @@ def gradient(
     loss: Loss, x: Any, p: Any, r: Rows, whole: Any, target: Any, w: Any, classes: Any
 ) -> Any:
     """A chunk of the gradient (…, c)."""
-    pull = r.spread + r.by_label + (2 * loss.z_loss * r.lse if loss.z_loss else 0.0)
+    pull = r.a_all + r.by_label + (2 * loss.z_loss * r.lse if loss.z_loss else 0.0)
     is_index = target.ndim < x.ndim
     # By rows in the type of the arithmetic; of single elements in float64.
     if is_index and not loss.label_smoothing:
