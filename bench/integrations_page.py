@@ -1,0 +1,72 @@
+"""Two tables of docs/integrations.md, from runs of boosting.py and dask_workers.py.
+
+`python bench/integrations_page.py`, after runs have been put in bench/results/boosting and /dask.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from page import insert, table
+
+from fastxent.bench import record
+
+ROOT = Path(__file__).parent.parent
+RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "docs" / "integrations.md"
+
+Runs = list[dict[str, Any]]
+PREDICTIONS = {"xgboost": "float32", "lightgbm": "float64, one class behind the other"}
+
+
+def runs(name: str) -> Runs:
+    """The runs in a folder."""
+    return [record.load(path) for path in sorted((RESULTS / name).glob("*.json"))]
+
+
+def rows(of: Runs, **wanted: Any) -> list[record.Row]:
+    """The row of each run that holds these values."""
+    return [row for run in of for row in run["results"] if wanted.items() <= row.items()]
+
+
+def boosting(of: Runs) -> str:
+    """An objective beside NumPy's: medians, and the median of each round's ratio."""
+    lines = []
+    for job, predictions in PREDICTIONS.items():
+        theirs, ours = (rows(of, job=job, peer=peer) for peer in ("numpy", "fastxent"))
+        ratios = (record.ratio(a, b) for a, b in zip(theirs, ours, strict=True))
+        times = (" · ".join(f"{r['median'] * 1e3:.1f}" for r in side) for side in (theirs, ours))
+        lines.append(
+            (f"`{job}_softmax`", predictions, *times, " · ".join(f"{r:.2f}" for r in ratios))
+        )
+    header = ("milliseconds", "predictions", "NumPy", "fastxent", "× fastxent")
+    return table(header, lines)
+
+
+def dask(of: Runs) -> str:
+    """One worker and two: medians, least times, and the median of each round's ratio."""
+    lines = []
+    for job in ("loss and gradient", "loss"):
+        sides = [rows(of, job=job, workers=n) for n in (1, 2)]
+        times = (
+            " · ".join(f"{r['median'] * 1e3:.0f} ({min(r['seconds']) * 1e3:.0f})" for r in side)
+            for side in sides
+        )
+        pairs = list(zip(*sides, strict=True))
+        ratios = " · ".join(f"{record.ratio(one, two):.2f}" for one, two in pairs)
+        least = " · ".join(f"{min(a['seconds']) / min(b['seconds']):.2f}" for a, b in pairs)
+        lines.append((job, *times, ratios, least))
+    header = (
+        "milliseconds, median (least)", "one worker", "two", "of the rounds' ratios the median",
+        "ratio of the least",
+    )  # fmt: skip
+    return table(header, lines)
+
+
+def fill(page: Path = PAGE) -> None:
+    """Put both between their marks."""
+    for part in (boosting, dask):
+        mark = f"<!-- {part.__name__}: written by bench/integrations_page.py -->"
+        insert(page, part(runs(part.__name__)), mark)
+
+
+if __name__ == "__main__":
+    fill()
