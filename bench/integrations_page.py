@@ -54,10 +54,7 @@ def dask(of: Runs) -> str:
         ratios = " · ".join(f"{record.ratio(one, two):.2f}" for one, two in pairs)
         least = " · ".join(f"{min(a['seconds']) / min(b['seconds']):.2f}" for a, b in pairs)
         lines.append((job, *times, ratios, least))
-    header = (
-        "milliseconds, median (least)", "one worker", "two", "of the rounds' ratios the median",
-        "ratio of the least",
-    )  # fmt: skip
+    header = ("ms, median (least)", "one worker", "two", "ratio", "of the least")
     return table(header, lines)
 
 
