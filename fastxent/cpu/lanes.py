@@ -842,24 +842,25 @@ def write_columns(typingctx, pointer, stride, j, columns, factor):
 
 
 @intrinsic
-def write_at_places(typingctx, pointer, stride, places, x):
+def write_at_places(typingctx, pointer, row_step, class_step, places, x):
     """Write lane k of x to row k, at the class whose place among the columns `places` holds.
 
-    Nothing if x is None.
+    Rows and classes lie so many elements apart. Nothing if x is None.
     """
 
     def lower(context, builder, sig, args):
-        at, stride, places, value = args
+        at, row_step, class_step, places, value = args
         shift = _I64(x.width.bit_length() - 1)
         for k in range(x.width):
             place = builder.load(builder.gep(places, [_I64(k)]))
-            address = builder.gep(at, [builder.lshr(place, shift)])
-            builder.store(builder.extract_element(value, _I32(k)), address)
-            at = builder.gep(at, [stride])
+            step = builder.mul(builder.lshr(place, shift), class_step)
+            builder.store(builder.extract_element(value, _I32(k)), builder.gep(at, [step]))
+            at = builder.gep(at, [row_step])
         return context.get_dummy_value()
 
     absent = isinstance(x, types.NoneType)
-    return types.none(pointer, types.int64, places, x), _nothing if absent else lower
+    signature = types.none(pointer, types.int64, types.int64, places, x)
+    return signature, _nothing if absent else lower
 
 
 @intrinsic

@@ -125,15 +125,10 @@ def _take_columns(x, step, n, columns):
 
 
 @subroutine
-def _give_columns(columns, factor, places, special, out, step, n):
-    """The same back, times `factor`, `special` at its places; the columns are written to."""
+def _give_columns(columns, factor, out, step, n):
+    """The same back, times `factor`."""
     for j in range(n):
-        at = j * lanes_of(out)
-        store(columns, at, scaled(load(columns, at), factor))
-    if special is not None:
-        scatter_lanes(columns, places, special)
-    for j in range(n):
-        store(out, j * step, load(columns, j * lanes_of(out)))
+        store(out, j * step, scaled(load(columns, j * lanes_of(out)), factor))
 
 
 @inlined
@@ -152,16 +147,17 @@ def _read_group(array, first, count, pad, columns):
 def _write_group(columns, factor, places, special, array, first, count, pad):
     """Write the columns, times `factor`, to the rows from `first` on; `special` at its places.
 
-    By way of `pad` if a group is cut short. factor and special may be None. What the columns hold
-    afterwards is open.
+    By way of `pad` if a group is cut short. factor and special may be None. Single elements are
+    written last: a vector that is read behind them would have to wait for them.
     """
     n, steps = array.shape[1], _steps(array)
     out, step = _group(array, first, count, pad)
     if count == lanes_of(columns) and _has_columns(array):
-        _give_columns(columns, factor, places, special, out, steps[1], n)
+        _give_columns(columns, factor, out, steps[1], n)
+        write_at_places(out, 1, steps[1], places, special)
         return
     _turn_back(columns, factor, out, step, n)
-    write_at_places(out, step, places, special)
+    write_at_places(out, step, 1, places, special)
     if count < lanes_of(columns):
         _copy_rows(out, (n, 1), row(array, first), steps, n, count)
 
@@ -219,10 +215,14 @@ def _share_term(args, j):
     return load(args[0], j * lanes_of(args[0]))
 
 
+@inlined
+def _below_one(e):
+    return where_equal(e, 1.0, 0.0, e)
+
+
 @subroutine
 def _below_one_term(args, j):
-    e = load(args[0], j * lanes_of(args[0]))
-    return where_equal(e, 1.0, 0.0, e)
+    return _below_one(load(args[0], j * lanes_of(args[0])))
 
 
 @subroutine
@@ -419,23 +419,28 @@ def _soft_parts(columns, m, places, shares, n):
     return apart, _sum_columns(_share_term, (shares,), n)
 
 
+@inlined
+def _variance(e, others, s, inverse, factor):
+    """factor·p·(1 - p) of p = e / s, where e = 1 leaves `others`."""
+    return (e * inverse) * (where_equal(e, 1.0, others, s - e) * inverse) * factor
+
+
 @subroutine
-def _fill_variances(columns, sums, places, factor, out, n):
-    """factor·p_j·(1 - p_j) of a group's rows, as columns; e_y is put back among the others.
+def _fill_variances(columns, sums, factor, out, n):
+    """factor·p_j·(1 - p_j) of a group's rows, as columns that have 0 for y; and that of y.
 
     s - e_j would lose what a dominant class leaves: 1 - p of the maximum, which is alone if s < 2,
     is the sum of what is less.
     """
     _, rest, e_y, inverse = sums
-    scatter_lanes(columns, places, narrow(e_y, columns))
-    below = narrow(_sum_columns(_below_one_term, (columns,), n), columns)
+    apart, factor = narrow(e_y, columns), narrow(factor, columns)
     s, inverse = narrow(rest + e_y, columns), narrow(inverse, columns)
-    others = where_less(s, 2.0, below, s - 1.0)
+    below = _sum_columns(_below_one_term, (columns,), n) + widen(_below_one(apart))
+    others = where_less(s, 2.0, narrow(below, columns), s - 1.0)
     for j in range(n):
         at = j * lanes_of(columns)
-        e = load(columns, at)
-        rest_of_j = where_equal(e, 1.0, others, s - e)
-        store(out, at, (e * inverse) * (rest_of_j * inverse) * narrow(factor, columns))
+        store(out, at, _variance(load(columns, at), others, s, inverse, factor))
+    return _variance(apart, others, s, inverse, factor)
 
 
 @subroutine
@@ -504,8 +509,9 @@ def narrow_cross_entropy_rows(
         _write_losses(loss, first, count, value)
         if hess is not None:
             variances = row(scratch, n * (1 + sharing))
-            _fill_variances(columns, sums, places, u * a_y / divisor * hess_factor, variances, n)
-            _write_group(variances, None, places, None, hess, first, count, pad)
+            factor_h = u * a_y / divisor * hess_factor
+            h_y = _fill_variances(columns, sums, factor_h, variances, n)
+            _write_group(variances, None, places, h_y, hess, first, count, pad)
         if grad is not None:
             parts = factor, d_y, push
             _write_grad(columns, shares, sharing, parts, places, grad, first, count, pad)
