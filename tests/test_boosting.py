@@ -246,7 +246,8 @@ SCORES = np.zeros((3, 4))
 WRONG = [
     ([0, 1, 1.5], SCORES, None, ValueError, r"y_true must hold class indices .*y_true\[2\] = 1.5"),
     ([0, np.nan, 1], SCORES, None, ValueError, r"y_true\[1\] = nan"),
-    ([0, 1e30, 1], SCORES, None, ValueError, r"y_true\[1\] = 1e\+30"),
+    ([0, 1e30, 1], SCORES, None, IndexError, r"y_true\[1\] must be a class in 0 .. 3, got 1e\+30"),
+    ([0, np.inf, 1], SCORES, None, IndexError, r"y_true\[1\] must be a class in 0 .. 3, got inf"),
     ([0.0, 4.0, 1.0], SCORES, None, IndexError, r"y_true\[1\] must be a class in 0 .. 3, got 4"),
     ([0.0, 1.0, -1.0], SCORES, None, IndexError, r"y_true\[2\] must be a class in 0 .. 3, got -1"),
     ([0.0, 1.0], SCORES, None, ValueError, r"y_true must have shape \(3,\)"),

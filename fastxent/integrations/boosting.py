@@ -393,18 +393,15 @@ def _classes(labels: Array, margins: Array) -> Array:
             f"y_pred must have shape (N, K) with at least two classes, got {margins.shape}"
         )
     labels, n_classes = _by_row(labels, "y_true", margins), margins.shape[1]
-    with np.errstate(invalid="ignore"):  # what is no integer is found out below
-        classes = labels.astype(np.int64, copy=False)
-    if labels.dtype.kind == "f" and not np.array_equal(classes, labels):
-        first = int(np.flatnonzero(classes != labels)[0])
+    if labels.dtype.kind == "f" and (odd := np.floor(labels) != labels).any():  # nan, too
+        first = int(odd.argmax())
         raise ValueError(
             f"y_true must hold class indices 0, 1, 2 …, got y_true[{first}] = {labels[first]}"
         )
-    outside = (classes < 0) | (classes >= n_classes)
-    if outside.any():
+    if (outside := (labels < 0) | (labels >= n_classes)).any():
         first = int(outside.argmax())
-        raise inputs.bad_label(classes, first, classes[first], n_classes, None, "y_true")
-    return classes
+        raise inputs.bad_label(labels, first, labels[first], n_classes, None, "y_true")
+    return labels.astype(np.int64, copy=False)
 
 
 def _softmax(
@@ -425,10 +422,24 @@ def _softmax(
     )  # fmt: skip
     backend = backend_of(margins)
     divisor = aim.scan(backend, margins.shape[1], False, compute)
-    grad, hess = (np.empty_like(margins, own) for _ in range(2))
+    grad, hess = _two_like(margins, own)
     terms = aim.terms._replace(hess_factor=factor(margins.shape[1]))
     outputs = Outputs(None, grad=grad, hess=hess)
     backend.cross_entropy(margins, aim.target, terms, divisor, outputs, compute)
+    return grad, hess
+
+
+def _two_like(margins: Array, dtype: Any) -> Gradients:
+    """Two arrays laid out as the margins, in one piece of memory.
+
+    Two pieces of several megabytes are given back to the system when a round of boosting has used
+    them, and to find their pages anew takes as long as to fill them. One piece twice as large makes
+    the C library (glibc) keep it for the next round.
+    """
+    if margins.flags.f_contiguous:
+        grad, hess = np.empty((2, *margins.shape[::-1]), dtype)
+        return grad.T, hess.T
+    grad, hess = np.empty((2, *margins.shape), dtype)
     return grad, hess
 
 
