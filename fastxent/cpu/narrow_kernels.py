@@ -509,8 +509,7 @@ def narrow_cross_entropy_rows(
         _write_losses(loss, first, count, value)
         if hess is not None:
             variances = row(scratch, n * (1 + sharing))
-            factor_h = u * a_y / divisor * hess_factor
-            h_y = _fill_variances(columns, sums, factor_h, variances, n)
+            h_y = _fill_variances(columns, sums, u * a_y / divisor * hess_factor, variances, n)
             _write_group(variances, None, places, h_y, hess, first, count, pad)
         if grad is not None:
             parts = factor, d_y, push
