@@ -322,8 +322,10 @@ def buffer(
             f"{name} must have an element of its own for each result, got a broadcast or "
             f"overlapping view with strides {out.strides}"
         )
-    if over is not None and not (value is over[1] or _same_place(out, _layout(over[1]))):
-        others = [*others, over]
+    if over is not None and value is not over[1]:
+        lies = _layout(over[1])
+        if np.may_share_memory(out, lies) and not _same_place(out, lies):
+            others = [*others, over]
     for other_name, other in others:
         if isinstance(other, (np.ndarray, DeviceArray)) and _overlap(out, _layout(other)):
             may = f" (it may lie exactly over {over[0]})" if over else ""

@@ -29,13 +29,15 @@ LAYERS = [
     {"formulas", "terms", "reference", "words", "kernel_files", "forks", "_version"},
 ]
 # Within cpu: what a file may import of that package. Kernel files see nothing of threads or blocks.
-KERNEL_FILES = ["narrow_kernels", "binary_kernels", "kernels", "row", "vector_math", "lanes", "jit"]
+KERNEL_FILES = [
+    "narrow_kernels", "binary_kernels", "kernels", "row", "vector_math", "scratch", "lanes", "jit",
+]  # fmt: skip
 WITHIN_CPU = {
     "__init__": set(),
     "backend": {"binary", "launch", "linear"},
     "binary": {"binary_kernels", "launch", "jit", "blocks"},
     "linear": {"launch", "blocks"},
-    "xla_kernels": {"c_interface", "launch", "kernels", "narrow_kernels", "jit", "blocks"},
+    "xla_kernels": {*"c_interface launch kernels narrow_kernels scratch jit blocks".split()},
     "c_interface": set(),
     "target": {"lanes"},
     "launch": {"kernels", "narrow_kernels", "jit", "blocks"},

@@ -12,7 +12,6 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 _WORD = ir.IntType(64)
-_BYTES = ir.IntType(8).as_pointer()
 _pointer: Any = types.CPointer
 WORDS = _pointer(types.int64)
 
@@ -82,28 +81,6 @@ def add_to(typingctx: Any, words: Any, index: Any, value: Any) -> Any:
         return builder.atomic_rmw("add", place, args[2], "seq_cst")
 
     return types.int64(WORDS, types.int64, types.int64), lower
-
-
-@intrinsic
-def allocate(typingctx: Any, n: Any) -> Any:
-    """Memory of n words for whoever gets their address, until it is given to `release`."""
-
-    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        raw = context.nrt.allocate(builder, builder.mul(args[0], _WORD(8)))
-        return builder.bitcast(raw, _WORD.as_pointer())
-
-    return WORDS(types.int64), lower
-
-
-@intrinsic
-def release(typingctx: Any, words: Any) -> Any:
-    """Give back what was allocated."""
-
-    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        context.nrt.free(builder, builder.bitcast(args[0], _BYTES))
-        return context.get_dummy_value()
-
-    return types.none(WORDS), lower
 
 
 @intrinsic

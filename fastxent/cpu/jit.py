@@ -28,10 +28,17 @@ from fastxent import forks, kernel_files
 # what the contract says of nan and inf. numpy's error model: a division by 0 is no exception.
 _OPTIONS = {"error_model": "numpy"}
 njit: Any = numba.njit
-kernel = njit(nogil=True, **_OPTIONS)
+# Arrays are borrowed from the caller. Numba would count references to them wherever a variable gets
+# one, and each count waits until all that was written before has reached the cache: half the time
+# of a group of rows of few classes. So a kernel has no arrays of its own: see scratch.py.
+_borrowing = {"_nrt": False, **_OPTIONS}
+kernel = njit(nogil=True, **_borrowing)
 # For functions that only kernels call: no wrappers for Python, or no function of their own at all.
-subroutine = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
+_INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+subroutine = njit(**_INNER, **_borrowing)
 inlined = njit(inline="always", **_OPTIONS)
+# For those that have arrays of their own; unless told, they would do as their caller does.
+owner = njit(_nrt=True, **_INNER, **_OPTIONS)
 
 # Numba's settings that change the code it makes.
 _SETTINGS = ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VECTORIZE")

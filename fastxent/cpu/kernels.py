@@ -34,6 +34,7 @@ from fastxent.cpu.row import (
     times_minus,
     variance,
 )
+from fastxent.cpu.scratch import part, release, reserve, whole_lines
 from fastxent.formulas import (
     at_least,
     clipped,
@@ -252,15 +253,23 @@ def _coefficients(target, class_weight, lane_weight, total_weight, mix, keep, sp
 
 
 @inlined
+def _reserve_rows(like, n):
+    """Scratch: a transformed row, the derivative of its softcap, a mixed target."""
+    size = whole_lines(like, n)
+    rows = reserve(like, 3 * size)
+    return rows, part(rows, size, like), part(rows, 2 * size, like)
+
+
+@inlined
 def _transformed(x, scratch, logit_scale, softcap, n, want_top):
     """The row z after scale and softcap, its maximum, the m of m + log s, and the argmax."""
-    z = row(scratch, 0)
+    z, slope, _ = scratch
     scaled = softcap <= 0.0
     if scaled:
         # A negative scale is a positive one of -x, and a scale of 0 one of 0·x.
         map_row(times, x, z, n, np.sign(logit_scale), 0.0)
     else:
-        softcap_row(x, logit_scale, softcap, z, row(scratch, 1), n)
+        softcap_row(x, logit_scale, softcap, z, slope, n)
     top = first_max(z, n) if want_top else 0
     m = row_max(z, n)
     if not scaled:
@@ -283,11 +292,10 @@ def cross_entropy_rows(
 ):  # fmt: skip
     n = logits.shape[1]
     transforming = softcap > 0.0 or logit_scale != 1.0
-    scratch = np.empty((3, n if transforming or lane_weight.size else 0), logits.dtype)
+    scratch = _reserve_rows(logits, n if transforming or lane_weight.size else 0)
     every_row = probs is not None or lse.size or argmax.size
-    total = lost = 0.0
+    mode, total, lost = flush_subnormals(), 0.0, 0.0
     ahead, ahead_of = row_max(row(logits, lo), n), lo
-    mode = flush_subnormals()
     for i in range(lo, hi):
         y, u, counted, value = counted_row(target, sample_weight, ignoring, ignore_index, n, i)
         if counted or every_row:
@@ -299,7 +307,7 @@ def cross_entropy_rows(
                 z, base, top = x, lse_base(float(m), x, n), first_max(x, n) if argmax.size else 0
             # All that is read of x besides its exponentials, for with grad over logits it is gone.
             y, apart, share, a, a_y, total_a, weight = _coefficients(
-                target, class_weight, lane_weight, total_weight, row(scratch, 2), keep, spread,
+                target, class_weight, lane_weight, total_weight, scratch[2], keep, spread,
                 z, m, y if counted else 0, i,
             )  # fmt: skip
             margin = float(m) - float(z[y])
@@ -329,12 +337,13 @@ def cross_entropy_rows(
                 pull = shared_pull(share, total_a, z_loss, row_lse)
                 _write_grad(e, d, n, y, up, apart, pull, share, a, a_y, sums)
                 if softcap > 0.0:
-                    map_rows(times_lanes, d, row(scratch, 1), d, n, 0.0, 0.0)
+                    map_rows(times_lanes, d, scratch[1], d, n, 0.0, 0.0)
         else:
             _write_nothing(grad, hess, i, n, value)
         total, lost = _add(total, lost, value)
         _put(loss, i, value)
     restore_mode(mode)
+    release(scratch[0])
     return _sum(total, lost)
 
 

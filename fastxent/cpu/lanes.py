@@ -484,6 +484,22 @@ def row(typingctx, array, i):
 
 
 @intrinsic
+def steps(typingctx, array):
+    """How many elements from a row to the next, and from a class to the next."""
+    # That a stride is whole elements has to be said: strides // itemsize is a division.
+    size = _I64(array.dtype.bitwidth // 8)
+
+    def lower(context, builder, sig, args):
+        strides = context.make_array(array)(context, builder, args[0]).strides
+        whole = [
+            builder.sdiv(builder.extract_value(strides, k), size, flags=["exact"]) for k in (0, 1)
+        ]
+        return context.make_tuple(builder, sig.return_type, whole)
+
+    return types.UniTuple(types.int64, 2)(array), lower
+
+
+@intrinsic
 def lanes_of(typingctx, pointer):
     """How many elements one vector of this pointer's type holds: a compile-time constant."""
 

@@ -211,7 +211,8 @@ def fill_cross_entropy(
     lane_weight, total_weight = NO_FLOATS[char], 0.0
     if smoothing or (target_probs is not None and terms.class_weight is not None):
         lane_weight = _lane_weight(terms.class_weight, n_classes, compute)
-        total_weight = total(lane_weight, compute)
+        weighted = terms.class_weight is not None
+        total_weight = total(lane_weight, compute) if weighted else float(n_classes)
     loss: Any = NO_FLOATS[char] if outputs.loss is None else outputs.loss
     lse: Any = NO_FLOATS[char] if outputs.lse is None else outputs.lse
     argmax: Any = _NO_INTS if outputs.argmax is None else outputs.argmax

@@ -17,6 +17,7 @@ from fastxent.cpu.lanes import (
     columns_at_once,
     flush_subnormals,
     gather_lanes,
+    horizontal_sum,
     lane,
     lanes_of,
     load,
@@ -33,6 +34,7 @@ from fastxent.cpu.lanes import (
     scaled,
     scatter_lanes,
     splat,
+    steps,
     store,
     store_column,
     store_part,
@@ -45,6 +47,7 @@ from fastxent.cpu.lanes import (
     zeros,
 )
 from fastxent.cpu.row import add_block, fill_row, mixed, rounded
+from fastxent.cpu.scratch import part, release, reserve
 from fastxent.cpu.vector_math import log_above_one, shifted_exp
 from fastxent.formulas import grad_at_target, row_loss, shared_pull
 
@@ -52,32 +55,41 @@ from fastxent.formulas import grad_at_target, row_loss, shared_pull
 
 
 @inlined
-def _steps(array):
-    """How many elements from a row to the next, and from a class to the next."""
-    return array.strides[0] // array.itemsize, array.strides[1] // array.itemsize
-
-
-@inlined
 def _has_columns(array):
     """Whether a class of all rows lies in one piece, and not a row."""
-    return array.shape[1] > 1 and array.strides[1] != array.itemsize
+    return array.shape[1] > 1 and steps(array)[1] != 1
 
 
 @subroutine
-def _copy_rows(source, steps, out, out_steps, n, count):
-    """Copy `count` rows of n elements, which lie `steps` apart."""
+def _copy_rows(source, source_steps, out, out_steps, n, count):
+    """Copy `count` rows of n elements, which lie `source_steps` apart, to `out_steps` apart."""
+    a, b = source_steps
+    c, d = out_steps
     for i in range(count):
         for j in range(n):
-            out[i * out_steps[0] + j * out_steps[1]] = source[i * steps[0] + j * steps[1]]
+            out[i * c + j * d] = source[i * a + j * b]
+
+
+@inlined
+def _reserve_group(like, n, sets):
+    """Scratch: `sets` of n columns one behind the other; the rows of a group; its places.
+
+    Behind the places there is room for three more numbers of eight bytes for each row: at most
+    eight vectors with the places.
+    """
+    width = lanes_of(row(like, 0))
+    columns = reserve(like, ((sets + 1) * n + 8) * width)
+    pad = part(columns, sets * n * width, like)
+    fill_row(pad, n * width, 0.0)
+    return columns, pad, part(pad, n * width, np.int64)
 
 
 @inlined
 def _group(array, first, count, pad):
     """The first row of a group and the step to the next: in `pad` if there are not enough rows."""
-    n = array.shape[1]
-    if count == lanes_of(row(pad, 0)):
-        return row(array, first), array.strides[0] // array.itemsize
-    return row(pad, 0), n
+    if count == lanes_of(pad):
+        return row(array, first), steps(array)[0]
+    return pad, array.shape[1]
 
 
 @subroutine
@@ -90,8 +102,8 @@ def _turn(x, step, n, columns):
     for k in range(n // block):
         m = read_columns(x, step, k * block, columns, m)
     if n >= block:
-        # The last block may overlap the one before.
-        m = read_columns(x, step, n - block, columns, m)
+        if n % block:  # one that overlaps the last
+            m = read_columns(x, step, n - block, columns, m)
     else:
         for j in range(n):
             column = load_column(x, step, j)
@@ -107,7 +119,8 @@ def _turn_back(columns, factor, out, step, n):
     for k in range(n // block):
         write_columns(out, step, k * block, columns, factor)
     if n >= block:
-        write_columns(out, step, n - block, columns, factor)
+        if n % block:
+            write_columns(out, step, n - block, columns, factor)
     else:
         for j in range(n):
             store_column(out, step, j, scaled(load(columns, j * lanes_of(out)), factor))
@@ -134,12 +147,12 @@ def _give_columns(columns, factor, out, step, n):
 @inlined
 def _read_group(array, first, count, pad, columns):
     """The rows from `first` on as columns, and their maximum; what `pad` holds fills a group up."""
-    n, steps = array.shape[1], _steps(array)
+    n = array.shape[1]
     x, step = _group(array, first, count, pad)
     if count < lanes_of(columns):
-        _copy_rows(row(array, first), steps, x, (n, 1), n, count)
+        _copy_rows(row(array, first), steps(array), x, (n, 1), n, count)
     elif _has_columns(array):
-        return _take_columns(x, steps[1], n, columns)
+        return _take_columns(x, steps(array)[1], n, columns)
     return _turn(x, step, n, columns)
 
 
@@ -150,16 +163,17 @@ def _write_group(columns, factor, places, special, array, first, count, pad):
     By way of `pad` if a group is cut short. factor and special may be None. Single elements are
     written last: a vector that is read behind them would have to wait for them.
     """
-    n, steps = array.shape[1], _steps(array)
+    n = array.shape[1]
     out, step = _group(array, first, count, pad)
     if count == lanes_of(columns) and _has_columns(array):
-        _give_columns(columns, factor, out, steps[1], n)
-        write_at_places(out, 1, steps[1], places, special)
+        class_step = steps(array)[1]
+        _give_columns(columns, factor, out, class_step, n)
+        write_at_places(out, 1, class_step, places, special)
         return
     _turn_back(columns, factor, out, step, n)
     write_at_places(out, step, 1, places, special)
     if count < lanes_of(columns):
-        _copy_rows(out, (n, 1), row(array, first), steps, n, count)
+        _copy_rows(out, (n, 1), row(array, first), steps(array), n, count)
 
 
 @subroutine
@@ -252,59 +266,69 @@ def _log_sum(rest, e_y, like):
 # logits (N, C) IN, out (N, C) OUT
 def narrow_softmax_rows(logits, out, lo, hi):
     n, width = logits.shape[1], lanes_of(row(logits, lo))
-    scratch, pad = np.empty((n, width), logits.dtype), np.zeros((width, n), logits.dtype)
+    columns, pad, _ = _reserve_group(logits, n, 1)
     for first in range(lo, hi, width):
-        columns, count = row(scratch, 0), min(hi - first, width)
+        count = min(hi - first, width)
         m = _read_group(logits, first, count, pad, columns)
         soon = row(logits, first + width), row(out, first + width)
         s = _sum_columns(_exp_term, (columns, m, columns, *soon), n)
         inverse = narrow(1.0 / s, columns)
         _write_group(columns, inverse, None, None, out, first, count, pad)
+    release(columns)
 
 
 @subroutine
-def _rest_of_max(columns, m, n, places, soon):
-    """Σ exp(x_j - m) over all but the first maximum, and that one's; the columns stay."""
-    _find_column(columns, m, n, places)
-    top = _set_apart(columns, places, -math.inf)
-    rest = _sum_columns(_exp_term, (columns, m, None, *soon), n)
-    scatter_lanes(columns, places, top)
-    return rest, shifted_exp(top - m)
+def _rest_of_max(columns, m, n, soon):
+    """Σ exp(x_j - m) over all but one maximum: over what is below 1, and the others that are 1."""
+    next_x, next_out = soon
+    below, ones = widen(zeros(columns)), zeros(columns)
+    for first in range(0, n, 8):
+        block = zeros(columns)
+        for j in range(first, min(first + 8, n)):
+            at = j * lanes_of(columns)
+            prefetch(next_x, at)
+            prefetch_to_write(next_out, at)
+            e = shifted_exp(load(columns, at) - m)
+            block = block + _below_one(e)
+            ones = ones + where_equal(e, 1.0, 1.0, 0.0)
+        below = below + widen(block)
+    return below + (widen(ones) - 1.0)
 
 
 # logits (N, C) IN, out (N, C) OUT
 def narrow_log_softmax_rows(logits, out, lo, hi):
     n, width = logits.shape[1], lanes_of(row(logits, lo))
-    scratch, pad = np.empty((n, width), logits.dtype), np.zeros((width, n), logits.dtype)
-    places = np.empty((1, width), np.int64)
+    columns, pad, _ = _reserve_group(logits, n, 1)
     for first in range(lo, hi, width):
-        columns, count = row(scratch, 0), min(hi - first, width)
+        count = min(hi - first, width)
         m = _read_group(logits, first, count, pad, columns)
         soon = row(logits, first + width), row(out, first + width)
-        rest, one = _rest_of_max(columns, m, n, row(places, 0), soon)
+        rest, one = _rest_of_max(columns, m, n, soon), splat(columns, 1.0)
         log_s = narrow(_log_sum(rest, one, columns)[0], columns)
         for j in range(n):
             store(columns, j * width, (load(columns, j * width) - m) - log_s)
         _write_group(columns, None, None, None, out, first, count, pad)
+    release(columns)
 
 
 # logits (N, C) IN, out (N,) OUT
 def narrow_logsumexp_rows(logits, out, lo, hi):
     n, width = logits.shape[1], lanes_of(row(logits, lo))
-    scratch, pad = np.empty((n, width), logits.dtype), np.zeros((width, n), logits.dtype)
-    places = np.empty((1, width), np.int64)
+    columns, pad, _ = _reserve_group(logits, n, 1)
     for first in range(lo, hi, width):
-        columns, count = row(scratch, 0), min(hi - first, width)
+        count = min(hi - first, width)
         m = _read_group(logits, first, count, pad, columns)
         soon = row(logits, first + width), None
-        rest, one = _rest_of_max(columns, m, n, row(places, 0), soon)
+        rest, one = _rest_of_max(columns, m, n, soon), splat(columns, 1.0)
         lse = m + narrow(_log_sum(rest, one, columns)[0], columns)
+        store_part(row(out, 0), first, count, lse)
+        if horizontal_sum(m - m) == 0.0:  # nan where a maximum is infinite
+            continue
         for k in range(count):
             base = float(lane(m, k))
-            if math.isfinite(base):
-                out[first + k] = lane(lse, k)
-            else:
+            if not math.isfinite(base):
                 out[first + k] = lse_base(base, row(logits, first + k), n)
+    release(columns)
 
 
 # --- cross-entropy --------------------------------------------------------------------------
@@ -327,10 +351,9 @@ def _place_classes(target, first, count, some, n, ignored, columns, places):
 
 
 @subroutine
-def _read_weights(target, rule, n, first, count, columns, weights):
+def _read_weights(target, rule, n, first, count, columns, us, ws):
     """The weights u, w of a group's rows; u is 0 of rows that do not count, nan of bad ones."""
     class_weight, sample_weight, ignoring, ignore_index = rule
-    us, ws = row(weights, 0), row(weights, 1)
     for k in range(lanes_of(columns)):
         us[k], ws[k] = 0.0, 1.0
         if k < count:
@@ -444,12 +467,12 @@ def _fill_variances(columns, sums, factor, out, n):
 
 
 @subroutine
-def _clear_rows(out, first, count, weights):
+def _clear_rows(out, first, count, us):
     """Zeros for the rows that do not count, whatever their logits hold; for None, nothing."""
     if out is None:
         return
     for k in range(count):
-        if weights[0, k] == 0.0:
+        if us[k] == 0.0:
             if _has_columns(out):
                 out[first + k] = 0.0
             else:
@@ -466,19 +489,18 @@ def narrow_cross_entropy_rows(
     n, width = logits.shape[1], lanes_of(row(logits, lo))
     share = spread if target.ndim == 1 else 1.0
     sharing = share != 0.0
-    scratch = np.empty((n * (1 + sharing + (hess is not None)), width), logits.dtype)
-    pad = np.zeros((width, n), logits.dtype)
-    integers, weights = np.zeros((2, width), np.int64), np.empty((2, width))
+    columns, pad, places = _reserve_group(logits, n, 1 + sharing + (hess is not None))
+    shares = part(columns, n * width, logits)
+    variances = part(shares, sharing * n * width, logits)
+    some = part(places, width, np.int64)
+    us, ws = part(some, width, np.float64), part(some, 2 * width, np.float64)
     weighted = class_weight.size > 0 or sample_weight.size > 0
     rule = class_weight, sample_weight, ignoring, ignore_index
     ignored, mode = ignore_index if ignoring else -1, flush_subnormals()
-    total = lost = widen(zeros(row(scratch, 0)))
+    total = lost = widen(zeros(columns))
     for first in range(lo, hi, width):
         count, idle = min(hi - first, width), 0
-        # Pointers are taken here: an array is freed after its last use, whatever points into it.
-        columns, shares, places = row(scratch, 0), row(scratch, n), row(integers, 0)
         if target.ndim == 1:
-            some = row(integers, 1)
             idle = _place_classes(target, first, count, some, n, ignored, columns, places)
         m = _read_group(logits, first, count, pad, columns)
         apart = total_a = below = widen(zeros(columns))
@@ -492,7 +514,7 @@ def narrow_cross_entropy_rows(
         push = u = a_y = widen(splat(columns, 1.0))
         special = weighted or idle or count < width
         if special:
-            u, a_y = _read_weights(target, rule, n, first, count, columns, weights)
+            u, a_y = _read_weights(target, rule, n, first, count, columns, us, ws)
         if special or sharing:
             if target.ndim == 2:
                 a_y = widen(zeros(columns))
@@ -508,14 +530,14 @@ def narrow_cross_entropy_rows(
         total, lost = add_block(total, lost, value)
         _write_losses(loss, first, count, value)
         if hess is not None:
-            variances = row(scratch, n * (1 + sharing))
             h_y = _fill_variances(columns, sums, u * a_y / divisor * hess_factor, variances, n)
             _write_group(variances, None, places, h_y, hess, first, count, pad)
         if grad is not None:
             parts = factor, d_y, push
             _write_grad(columns, shares, sharing, parts, places, grad, first, count, pad)
         if idle or weighted:
-            _clear_rows(grad, first, count, weights)
-            _clear_rows(hess, first, count, weights)
+            _clear_rows(grad, first, count, us)
+            _clear_rows(hess, first, count, us)
     restore_mode(mode)
+    release(columns)
     return rounded(total, lost)

@@ -22,15 +22,14 @@ from fastxent.cpu.blocks import SERIAL_BELOW, Operand, chunk_rows
 from fastxent.cpu.c_interface import (
     add_to,
     address_of,
-    allocate,
     c_function,
     call,
     pointer,
-    release,
     struct,
     words,
 )
 from fastxent.cpu.launch import DTYPES, NARROW
+from fastxent.cpu.scratch import release, reserve
 
 # How the losses are reduced: a value of the attribute `mode`.
 MODES = {"none": -1, "sum": 0, "mean": 1}
@@ -96,7 +95,7 @@ def _attribute(frame, k):
     return words(words(words(frame[_ATTRIBUTES])[k])[1])[0]
 
 
-@jit.subroutine
+@jit.owner
 def _labels(state, lo, hi):
     """The labels of some rows as int64."""
     labels, given = np.empty(hi - lo, np.int64), pointer(state[_Y] + 4 * lo, types.int32)
@@ -105,7 +104,7 @@ def _labels(state, lo, hi):
     return labels
 
 
-@jit.subroutine
+@jit.owner
 def _scan(state, lo, hi):
     """How many of some rows count, and the first bad label, or -1."""
     given, nothing = numba.carray(pointer(state[_Y], types.int32), (hi,)), np.empty(0)
@@ -126,7 +125,7 @@ def _variant(char: str, grad: bool, narrow: bool) -> Any:
 
     def named(function: Any) -> Any:
         function.__qualname__ += f"_{char}_{grad:d}_{narrow:d}"
-        return jit.subroutine(function)
+        return jit.owner(function)
 
     return named
 
@@ -238,7 +237,7 @@ def _state(frame, grad):
     rows //= max(groups, 1)
     step = _chunk_rows(rows, _row_cost(n))
     parts = -(-rows // step)
-    state = allocate(_NUMBERS + groups + groups * parts)
+    state = reserve(types.int64, _NUMBERS + groups + groups * parts)
     state[_NEXT], state[_DONE], state[_USERS], state[_PROMISE] = 0, 0, 1, 0
     state[_COMPLETING] = words(frame[_API])[_COMPLETE]
     state[_X], state[_Y], state[_LOSS] = x[_DATA], y[_DATA], loss[_DATA]
