@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from numba import types
 
-from fastxent.cpu import jit, kernels, narrow_kernels
+from fastxent.cpu import jit, kernels, launch, narrow_kernels
 from fastxent.cpu.blocks import SERIAL_BELOW, Operand, chunk_rows
 from fastxent.cpu.c_interface import (
     add_to,
@@ -28,7 +28,7 @@ from fastxent.cpu.c_interface import (
     struct,
     words,
 )
-from fastxent.cpu.launch import DTYPES, NARROW
+from fastxent.cpu.launch import DTYPES
 from fastxent.cpu.scratch import release, reserve
 
 # How the losses are reduced: a value of the attribute `mode`.
@@ -301,6 +301,6 @@ def handler(char: str, grad: bool, narrow: bool, minor: int) -> int:
     return place
 
 
-def is_narrow(char: str, n_classes: int) -> bool:
+def is_narrow(char: str, grad: bool, n_classes: int) -> bool:
     """Whether rows of so many classes have handlers of their own."""
-    return n_classes <= NARROW[char]
+    return launch.is_narrow("rows" if grad else "numbers", char, n_classes)

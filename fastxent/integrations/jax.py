@@ -176,7 +176,7 @@ def _call(grad: bool, x: Any, y: Any, options: tuple[Any, ...]) -> Any:
     if grad:
         results.append(jax.ShapeDtypeStruct(x.shape, x.dtype))
     char = x.dtype.char
-    name = _target(char, grad, xla.is_narrow(char, x.shape[-1]))
+    name = _target(char, grad, xla.is_narrow(char, grad, x.shape[-1]))
     handler = jax.ffi.ffi_call(name, results, vmap_method="broadcast_all")
     found = handler(
         x, y, check_target=np.int64(check_target), label_smoothing=np.float64(label_smoothing),
