@@ -7,6 +7,7 @@ import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -64,6 +65,13 @@ settings.register_profile("ours", deadline=None, max_examples=150, derandomize=T
 settings.load_profile("ours")
 
 FLOATS = [np.float32, np.float64]
+
+
+@pytest.fixture(scope="module")
+def environment():
+    """The environment, in the end as it was: Dask leaves OMP_NUM_THREADS=1 in it, and more."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(params=FLOATS, ids=["float32", "float64"])

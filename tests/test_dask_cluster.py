@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -29,13 +28,9 @@ def compiled():
 
 
 @pytest.fixture(scope="module")
-def client(compiled):
-    """A client of two processes of one thread each, which are gone afterwards.
-
-    So is what Dask sets in this process's environment for them, OMP_NUM_THREADS=1 among it.
-    """
+def client(compiled, environment):
+    """A client of two processes of one thread each, which are gone afterwards."""
     with (
-        mock.patch.dict(os.environ),
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1",
             dashboard_address="127.0.0.1:0", memory_limit=None, silence_logs="CRITICAL",

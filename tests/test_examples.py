@@ -33,7 +33,7 @@ def torch():
     module.set_num_threads(found)
 
 
-def test_dask_out_of_core(monkeypatch, capsys):
+def test_dask_out_of_core(monkeypatch, capsys, environment):
     """The logits are larger than the worker's limit, its memory stays below, and NumPy agrees."""
     pytest.importorskip("distributed", reason="distributed is optional: pip install distributed")
     module = example("dask_out_of_core")
