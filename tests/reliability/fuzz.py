@@ -27,7 +27,7 @@ COMPILED = [
     f"fastxent.{name}"
     for name in (
         "formulas", "cpu.kernels", "cpu.binary_kernels", "cpu.narrow_kernels", "cpu.row",
-        "cpu.lanes", "cpu.vector_math", "cpu.xla_kernels", "reference",
+        "cpu.lanes", "cpu.vector_math", "cpu.scratch", "cpu.xla_kernels", "reference",
     )
 ]  # fmt: skip
 with atheris.instrument_imports(include=["fastxent"], exclude=COMPILED):
