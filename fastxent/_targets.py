@@ -112,7 +112,8 @@ def scalar(value: Any, dtype: "np.dtype[Any]") -> Any:
     """
     if isinstance(value, DeviceArray):
         return value
-    if 1e-30 < abs(value) < 1e30:  # no need of what takes as long as a small call's kernel
+    # Far from the ends of either type nothing needs a guard, which takes as long as a small kernel.
+    if 1e-30 < abs(value) < 1e30:
         return dtype.type(value)
     with np.errstate(all="ignore"):
         return dtype.type(value)

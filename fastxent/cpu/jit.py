@@ -31,11 +31,11 @@ njit: Any = numba.njit
 # Arrays are borrowed from the caller. Numba would count references to them wherever a variable gets
 # one, and each count waits until all that was written before has reached the cache: half the time
 # of a group of rows of few classes. So a kernel has no arrays of its own: see scratch.py.
-_borrowing = {"_nrt": False, **_OPTIONS}
-kernel = njit(nogil=True, **_borrowing)
+_BORROWING = {"_nrt": False, **_OPTIONS}
+kernel = njit(nogil=True, **_BORROWING)
 # For functions that only kernels call: no wrappers for Python, or no function of their own at all.
 _INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-subroutine = njit(**_INNER, **_borrowing)
+subroutine = njit(**_INNER, **_BORROWING)
 inlined = njit(inline="always", **_OPTIONS)
 # For those that have arrays of their own; unless told, they would do as their caller does.
 owner = njit(_nrt=True, **_INNER, **_OPTIONS)
