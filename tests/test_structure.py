@@ -31,6 +31,7 @@ LAYERS = [
 # Within cpu: what a file may import of that package. Kernel files see nothing of threads or blocks.
 KERNEL_FILES = [
     "narrow_kernels", "binary_kernels", "kernels", "row", "vector_math", "scratch", "lanes", "jit",
+    "c_interface",
 ]  # fmt: skip
 WITHIN_CPU = {
     "__init__": set(),
@@ -38,7 +39,6 @@ WITHIN_CPU = {
     "binary": {"binary_kernels", "launch", "jit", "blocks"},
     "linear": {"launch", "blocks"},
     "xla_kernels": {*"c_interface launch kernels narrow_kernels scratch jit blocks".split()},
-    "c_interface": set(),
     "target": {"lanes"},
     "launch": {"kernels", "narrow_kernels", "jit", "blocks"},
     "blocks": {"half", "threads"},

@@ -12,6 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 _WORD = ir.IntType(64)
+_BYTES = ir.IntType(8).as_pointer()
 _pointer: Any = types.CPointer
 WORDS = _pointer(types.int64)
 
@@ -81,6 +82,33 @@ def add_to(typingctx: Any, words: Any, index: Any, value: Any) -> Any:
         return builder.atomic_rmw("add", place, args[2], "seq_cst")
 
     return types.int64(WORDS, types.int64, types.int64), lower
+
+
+def _by_name(builder: Any, name: str, result: Any, arg: Any) -> Any:
+    kind = ir.FunctionType(result, [arg.type])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [arg])
+
+
+@intrinsic
+def allocate(typingctx: Any, n: Any) -> Any:
+    """The address of n bytes until it is given to `free`; 0 if there is no memory."""
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        # By their names: Numba's own way is closed where it counts no references.
+        return builder.ptrtoint(_by_name(builder, "NRT_Allocate", _BYTES, args[0]), _WORD)
+
+    return types.int64(types.int64), lower
+
+
+@intrinsic
+def free(typingctx: Any, address: Any) -> Any:
+    """Give back what was allocated."""
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        _by_name(builder, "NRT_Free", ir.VoidType(), builder.inttoptr(args[0], _BYTES))
+        return context.get_dummy_value()
+
+    return types.none(types.int64), lower
 
 
 @intrinsic

@@ -510,6 +510,16 @@ def lanes_of(typingctx, pointer):
 
 
 @intrinsic
+def bytes_each(typingctx, like):
+    """The size of an element of an array, of what a pointer points at, or of a type."""
+
+    def lower(context, builder, sig, args):
+        return _I64(like.dtype.bitwidth // 8)
+
+    return types.int64(like), lower
+
+
+@intrinsic
 def zeros(typingctx, pointer):
     """A vector of zeros of the pointer's element type."""
     lanes = Lanes(pointer.dtype)

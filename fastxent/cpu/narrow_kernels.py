@@ -211,16 +211,16 @@ def _sum_columns(term, args, n):
 
 @subroutine
 def _exp_term(args, j):
-    """exp(x_j - m), stored in out where that is not None.
+    """exp(x_j - m), in place of x_j.
 
     As many elements of the next group are asked for meanwhile, to be read and to be written.
     """
-    columns, m, out, next_x, next_out = args
+    columns, m, next_x, next_out = args
     at = j * lanes_of(columns)
     prefetch(next_x, at)
     prefetch_to_write(next_out, at)
     e = shifted_exp(load(columns, at) - m)
-    store(out, at, e)
+    store(columns, at, e)
     return e
 
 
@@ -271,7 +271,7 @@ def narrow_softmax_rows(logits, out, lo, hi):
         count = min(hi - first, width)
         m = _read_group(logits, first, count, pad, columns)
         soon = row(logits, first + width), row(out, first + width)
-        s = _sum_columns(_exp_term, (columns, m, columns, *soon), n)
+        s = _sum_columns(_exp_term, (columns, m, *soon), n)
         inverse = narrow(1.0 / s, columns)
         _write_group(columns, inverse, None, None, out, first, count, pad)
     release(columns)
@@ -395,7 +395,7 @@ def _write_losses(loss, first, count, value):
 def _exp_sums(columns, m, n, places, soon):
     """m - x_y; log s, rest = Σ_{j≠y} e_j, e_y, 1 / s: in float64. The columns then hold e."""
     x_y = _set_apart(columns, places, -math.inf)
-    rest, e_y = _sum_columns(_exp_term, (columns, m, columns, *soon), n), shifted_exp(x_y - m)
+    rest, e_y = _sum_columns(_exp_term, (columns, m, *soon), n), shifted_exp(x_y - m)
     log_s, inverse = _log_sum(rest, e_y, columns)
     return widen(m - x_y), (log_s, rest, widen(e_y), inverse)
 
