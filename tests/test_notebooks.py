@@ -17,8 +17,14 @@ def cells(path):
 
 
 def shown(code):
-    """What each cell shows, told by kind; what it prints may arrive in any number of pieces."""
-    return [{output.get("name", output.output_type) for output in cell.outputs} for cell in code]
+    """Where each cell prints, in however many pieces that arrives, and what else it shows."""
+    return [
+        (
+            {output.name for output in cell.outputs if output.output_type == "stream"},
+            [output.output_type for output in cell.outputs if output.output_type != "stream"],
+        )
+        for cell in code
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
