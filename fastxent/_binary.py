@@ -267,6 +267,8 @@ class _Call(NamedTuple):
 
     def answer(self, reduced: float, outputs: Outputs, grad_out: Any) -> Any:
         """The loss and what was asked for; numbers where there are no dimensions."""
-        loss = scalar(reduced, self.types.loss) if outputs.loss is None else outputs.loss[()]
-        grad, probs, hess = (None if a is None else a[()] for a in outputs[3:])
+        loss = inputs.result(outputs.loss)
+        if loss is None:
+            loss = scalar(reduced, self.types.loss)
+        grad, probs, hess = map(inputs.result, outputs[3:])
         return answer(loss, grad if grad_out is None else grad_out, probs, hess)

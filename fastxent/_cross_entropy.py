@@ -229,9 +229,8 @@ def cross_entropy(
     reduced = backend.cross_entropy(
         inputs.classes_last(x, axis), aim.target, aim.terms, divisor, outputs, types.compute
     )
-    first = scalar(reduced, types.loss) if loss is None else loss[()]
-    asked = (grad, probs, None if lse is None else lse[()], hess)
-    return answer(first, *asked, None if argmax is None else argmax[()])
+    first = scalar(reduced, types.loss) if loss is None else inputs.result(loss)
+    return answer(first, grad, probs, inputs.result(lse), hess, inputs.result(argmax))
 
 
 @overload
@@ -367,4 +366,5 @@ def categorical_cross_entropy(
     reduced = backend.categorical_cross_entropy(
         inputs.classes_last(x, axis), aim.target, aim.terms, clip, divisor, outputs, types.compute
     )
-    return answer(scalar(reduced, types.loss) if loss is None else loss[()], grad)
+    first = scalar(reduced, types.loss) if loss is None else inputs.result(loss)
+    return answer(first, grad)

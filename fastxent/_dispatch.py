@@ -84,7 +84,6 @@ _module_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def dispatched(function: Function) -> Function:
     """Make a function of views a function of every family's arrays, chosen by the first one."""
     first = next(iter(inspect.signature(function).parameters))
-    views.FUNCTIONS.append(function)
 
     @functools.wraps(function)
     def public(*args: Any, **kwargs: Any) -> Any:
@@ -93,6 +92,7 @@ def dispatched(function: Function) -> Function:
             return function(*args, **kwargs)
         return family.call(function, *args, **kwargs)
 
+    views.join(function, public)
     return cast(Function, public)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastxent import words
+from fastxent.arrays.borrowed import Borrowed
 from fastxent.arrays.device import DeviceArray
 from fastxent.terms import Clip
 
@@ -69,7 +70,22 @@ def array(value: Any, name: str) -> Any:
 
 def new(like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     """Memory for a result, where the input is."""
-    return like.new(shape, dtype) if type(like) is DeviceArray else np.empty(shape, dtype)
+    if type(like) is DeviceArray:
+        return like.new(shape, dtype)
+    memory = like.base
+    if isinstance(memory, Borrowed):
+        return memory.new(like, shape, dtype)
+    return np.empty(shape, dtype)
+
+
+def result(array: Any) -> Any:
+    """A filled array as it is returned: NumPy's without dimensions as a NumPy scalar; None as None.
+
+    Another library's stays in that library's memory.
+    """
+    if type(array) is not np.ndarray or array.ndim or isinstance(array.base, Borrowed):
+        return array
+    return array[()]
 
 
 def precision(dtype: "np.dtype[Any]", name: str) -> Precision:
@@ -120,6 +136,14 @@ def one_of(name: Any, argument: str, names: Iterable[str]) -> str:
     if not isinstance(name, str) or name not in names:
         raise ValueError(f"{argument} must be among {', '.join(names)}, got {name!r}")
     return name
+
+
+def parts(value: Any, argument: str, names_there_are: tuple[str, ...]) -> tuple[str, ...]:
+    """One or several of the names that there are."""
+    chosen = names(value, argument, (str,))
+    if not chosen:
+        raise ValueError(f"{argument} must name at least one of {', '.join(names_there_are)}")
+    return tuple(one_of(name, argument, names_there_are) for name in chosen)
 
 
 def class_axis(axis: Any, shape: tuple[int, ...], name: str, *, empty: bool = False) -> int:

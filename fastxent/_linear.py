@@ -11,6 +11,7 @@ from fastxent._targets import answer, read_target, scalar
 from fastxent.terms import LinearGrad, Outputs
 
 _No = Literal[False]
+INPUTS = LinearGrad._fields
 
 
 @overload
@@ -20,7 +21,8 @@ def linear_cross_entropy(
     sample_weight: ArrayLike | None = None, ignore_index: int | None = -100,
     label_smoothing: float = 0.0, z_loss: float = 0.0, logit_scale: float = 1.0,
     softcap: float | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
-    normalizer: Any = None, check_target: bool = True, return_grad: _No = False,
+    normalizer: Any = None, check_target: bool = True, wrt: str | tuple[str, ...] = INPUTS,
+    return_grad: _No = False,
     return_lse: _No = False, return_argmax: _No = False, grad_out: None = None,
     accumulate: _No = False,
 ) -> Any: ...  # fmt: skip
@@ -31,7 +33,8 @@ def linear_cross_entropy(
     sample_weight: ArrayLike | None = None, ignore_index: int | None = -100,
     label_smoothing: float = 0.0, z_loss: float = 0.0, logit_scale: float = 1.0,
     softcap: float | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
-    normalizer: Any = None, check_target: bool = True, return_grad: Literal[True],
+    normalizer: Any = None, check_target: bool = True, wrt: str | tuple[str, ...] = INPUTS,
+    return_grad: Literal[True],
     return_lse: _No = False, return_argmax: _No = False, grad_out: LinearGrad | None = None,
     accumulate: bool = False,
 ) -> tuple[Any, LinearGrad]: ...  # fmt: skip
@@ -42,7 +45,8 @@ def linear_cross_entropy(
     sample_weight: ArrayLike | None = None, ignore_index: int | None = -100,
     label_smoothing: float = 0.0, z_loss: float = 0.0, logit_scale: float = 1.0,
     softcap: float | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
-    normalizer: Any = None, check_target: bool = True, return_grad: bool = False,
+    normalizer: Any = None, check_target: bool = True, wrt: str | tuple[str, ...] = INPUTS,
+    return_grad: bool = False,
     return_lse: bool = False, return_argmax: bool = False, grad_out: LinearGrad | None = None,
     accumulate: bool = False,
 ) -> Any: ...  # fmt: skip
@@ -63,6 +67,7 @@ def linear_cross_entropy(
     reduction: str = "mean",
     normalizer: Any = None,
     check_target: bool = True,
+    wrt: str | tuple[str, ...] = INPUTS,
     return_grad: bool = False,
     return_lse: bool = False,
     return_argmax: bool = False,
@@ -92,10 +97,14 @@ def linear_cross_entropy(
         As for `cross_entropy`.
     reduction, normalizer, check_target
         Likewise. With "none" the gradients are those of the sum of the row losses.
+    wrt : str or tuple of str
+        The inputs that gradients are made with respect to, of "x", "linear_weight" and
+        "linear_bias". The parts of the others are None, and cost nothing: each of the first two is
+        a matrix product, and has the size of its input.
     return_grad, return_lse, return_argmax : bool
         Return these too, in this order.
     grad_out : LinearGrad, optional
-        Buffers for the gradients; implies `return_grad`.
+        Buffers for the gradients, None for parts that are not in `wrt`; implies `return_grad`.
     accumulate : bool
         Add to the buffers in `grad_out` instead of overwriting them.
 
@@ -104,14 +113,17 @@ def linear_cross_entropy(
     loss : scalar or array
         0-d, or with "none" one a row.
     grad : LinearGrad
-        Each part of the shape and type of its input; `linear_bias` is None if none was given.
+        Each part of the shape and type of its input; None where it is not in `wrt`, and for
+        `linear_bias` if none was given.
     lse, argmax : arrays
         Those that were asked for: then the result is a tuple that begins with the loss.
 
     Raises
     ------
-    IndexError, TypeError, ValueError
+    IndexError, TypeError
         As `cross_entropy`.
+    ValueError
+        Likewise; and a name in `wrt` that is no input, none at all, or a buffer for another part.
 
     Notes
     -----
@@ -153,17 +165,19 @@ def linear_cross_entropy(
         check_target=check_target, return_grad=return_grad, return_lse=return_lse,
         return_argmax=return_argmax, accumulate=accumulate,
     )  # fmt: skip
+    parts_made = inputs.parts(wrt, "wrt", INPUTS)
     buffers = inputs.linear_buffers(grad_out, accumulate)
     kept = [*named, *aim.given]
     grads = None
     if return_grad or buffers is not None:
         parts: list[Any] = []
         for (name, a), types, given in zip(named, own, buffers or (None,) * 3, strict=True):
-            if a is None or types is None:
-                inputs.no_buffer(given, f"grad_out.{name}", f"without {name}")
+            if a is None or types is None or name not in parts_made:
+                why = f"without {name}" + (" in wrt" if name not in parts_made else "")
+                inputs.no_buffer(given, f"grad_out.{name}", why)
                 parts.append(None)
             elif buffers is None:
-                parts.append(inputs.new(a, a.shape, types.own))
+                parts.append(inputs.new(features, a.shape, types.own))
             else:
                 out = inputs.buffer(given, f"grad_out.{name}", a.shape, types.own, kept)
                 kept.append((f"grad_out.{name}", out))
@@ -181,6 +195,5 @@ def linear_cross_entropy(
         features, matrix, bias, aim.target,
         aim.terms, divisor, outputs, grads, accumulate, compute,
     )  # fmt: skip
-    first = scalar(reduced, compute) if loss is None else loss[()]
-    asked = (grads, None if lse is None else lse[()], None if argmax is None else argmax[()])
-    return answer(first, *asked)
+    first = scalar(reduced, compute) if loss is None else inputs.result(loss)
+    return answer(first, grads, inputs.result(lse), inputs.result(argmax))

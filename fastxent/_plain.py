@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastxent import _inputs as inputs
 from fastxent._dispatch import backend_of
 
 _LABELS = np.dtype(np.int64)
@@ -33,7 +34,7 @@ def plain_cross_entropy(
         return None
     if type(ignore_index) is not int or not -(2**63) <= ignore_index < 2**63 or not logits.size:
         return None
-    grad = np.empty(shape, dtype) if buffer is None and wanted else buffer
+    grad = inputs.new(logits, shape, dtype) if buffer is None and wanted else buffer
     loss = backend_of(logits).plain_cross_entropy(logits, target, ignore_index, mean, grad)
     if loss is None:
         return None

@@ -35,15 +35,15 @@ def softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
     Returns
     -------
     array
-        The same shape, C-contiguous unless `out` was given. A row that is all -inf, or holds
-        +inf or nan, is nan.
+        The same shape, C-contiguous unless `out` was given; empty over an empty axis. A row that
+        is all -inf, or holds +inf or nan, is nan.
 
     Raises
     ------
     TypeError
         Logits that are complex, object, structured, masked or longdouble; an `axis` that is no int.
     ValueError
-        No class axis, an empty one, or an `out` that does not fit.
+        No class axis, or an `out` that does not fit.
 
     References
     ----------
@@ -85,7 +85,7 @@ def log_softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
     Returns
     -------
     array
-        The same shape, C-contiguous unless `out` was given.
+        The same shape, C-contiguous unless `out` was given; empty over an empty axis.
 
     Raises
     ------
@@ -153,17 +153,18 @@ def logsumexp(logits: Any, *, axis: int = -1, keepdims: bool = False) -> Any:
         shape = (*shape[:axis], 1, *shape[axis:])
     result = inputs.new(x, shape, types.own)
     backend_of(x).logsumexp(inputs.classes_last(x, axis), result.reshape(-1), types.compute)
-    return result[()]
+    return inputs.result(result)
 
 
 def _same_shape(name: str, logits: Any, axis: int, out: Any) -> Any:
     x = inputs.array(logits, "logits")
     types = inputs.precision(x.dtype, "logits")
-    axis = inputs.class_axis(axis, x.shape, "logits")
+    axis = inputs.class_axis(axis, x.shape, "logits", empty=True)
     if out is None:
         out = inputs.new(x, x.shape, types.own)
     else:
         out = inputs.buffer(out, "out", x.shape, types.own, [], ("logits", x))
-    operation = getattr(backend_of(x), name)
-    operation(inputs.classes_last(x, axis), inputs.classes_last(out, axis), types.compute)
+    if x.size:
+        operation = getattr(backend_of(x), name)
+        operation(inputs.classes_last(x, axis), inputs.classes_last(out, axis), types.compute)
     return out

@@ -78,14 +78,18 @@ def _softmax(x: Array) -> _Softmax:
 
 @np.errstate(all="ignore")
 def softmax(logits: ArrayLike, *, axis: int = -1) -> Array:
-    """Return ``p_j = exp(x_j − m) / s`` along `axis`."""
-    return _axis_back(_softmax(_axis_last(logits, axis)).p, axis)
+    """Return ``p_j = exp(x_j − m) / s`` along `axis`; an empty array where that is empty."""
+    x = _axis_last(logits, axis)
+    return _axis_back(_softmax(x).p if x.size else x, axis)
 
 
 @np.errstate(all="ignore")
 def log_softmax(logits: ArrayLike, *, axis: int = -1) -> Array:
     """Return ``log p_j = (x_j − m) − log s`` along `axis`; at the maximum, ``−log1p(rest)``."""
-    f = _softmax(_axis_last(logits, axis))
+    x = _axis_last(logits, axis)
+    if not x.size:
+        return _axis_back(x, axis)
+    f = _softmax(x)
     return _axis_back(f.d - f.log_s, axis)
 
 
@@ -241,8 +245,8 @@ def linear_cross_entropy(
     sample_weight: ArrayLike | None = None, ignore_index: int | None = -100,
     label_smoothing: float = 0.0, z_loss: float = 0.0, logit_scale: float = 1.0,
     softcap: float | None = None, reduction: str = "mean", normalizer: Any = None,
-    check_target: bool = True, return_grad: bool = False, return_lse: bool = False,
-    return_argmax: bool = False,
+    check_target: bool = True, wrt: str | tuple[str, ...] = LinearGrad._fields,
+    return_grad: bool = False, return_lse: bool = False, return_argmax: bool = False,
 ) -> Any:
     """Cross-entropy of the logits ``x @ linear_weight.T + linear_bias``.
 
@@ -271,6 +275,8 @@ def linear_cross_entropy(
         np.tensordot(g, np.where(live, x, 0), (rows, rows)),
         None if linear_bias is None else g.sum(rows),
     )
+    others = set(grad._fields) - {*((wrt,) if isinstance(wrt, str) else wrt)}
+    grad = grad._replace(**dict.fromkeys(others))
     return _answer(loss, (return_grad, grad), (return_lse, lse), (return_argmax, argmax))
 
 

@@ -37,11 +37,14 @@ class Target(NamedTuple):
 
 
 class LinearGrad(NamedTuple):
-    """Gradients with respect to the three inputs of the linear map, each in its input's type."""
+    """Gradients with respect to the three inputs of the linear map, each in its input's type.
+
+    None for an input that there is not, and for one whose gradient was not asked for.
+    """
 
     x: Any
     linear_weight: Any
-    linear_bias: Any | None
+    linear_bias: Any
 
 
 class Outputs(NamedTuple):

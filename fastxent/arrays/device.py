@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastxent.arrays import views
-from fastxent.terms import LinearGrad, Place
+from fastxent.terms import Place
 
 Given = dict[str, Any]
 
@@ -153,10 +153,6 @@ class DeviceArray:
             self.place, self.library, False,
         )  # fmt: skip
 
-    def __getitem__(self, index: tuple[()]) -> "DeviceArray":
-        """Itself, where NumPy would make a number of what has no dimensions."""
-        return self
-
     def shadow(self) -> "np.ndarray[Any, Any]":
         """A NumPy array of the same layout, to ask where memory overlaps; never to be read."""
         kind = f"|V{self.dtype.itemsize}"
@@ -196,7 +192,7 @@ def looked_at(given: Given, view: Callable[[Any], DeviceArray | None]) -> Given:
             seen[name] = value
         elif isinstance(value, tuple) and name in views.BUFFERS:
             parts = [part if part is None else _seen(name, part, view, place) for part in value]
-            seen[name] = LinearGrad(*parts) if isinstance(value, LinearGrad) else tuple(parts)
+            seen[name] = views.like(value, parts)
         elif name in _OR_NUMBER and isinstance(value, numbers.Real):
             seen[name] = value
         else:

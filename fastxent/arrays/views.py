@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from fastxent.terms import LinearGrad
@@ -10,10 +10,23 @@ from fastxent.terms import LinearGrad
 Function = Callable[..., Any]
 Given = dict[str, Any]
 
-# The bodies of all public functions, for families that have to know them beforehand.
+# The bodies of all public functions, for families that have to know them beforehand; and of each
+# the function that a user calls.
 FUNCTIONS: list[Function] = []
+_PUBLIC: dict[Function, Function] = {}
 BUFFERS = ("out", "grad_out", "probs_out")
 ON_GPU = (2, 13)  # kDLCUDA and kDLCUDAManaged in dlpack.h
+
+
+def join(function: Function, public: Function) -> None:
+    """A public function, and its body, are there."""
+    FUNCTIONS.append(function)
+    _PUBLIC[function] = public
+
+
+def public(function: Function) -> Function:
+    """The public function of a body."""
+    return _PUBLIC[function]
 
 
 def body(name: str) -> Function:
@@ -34,6 +47,8 @@ def named(function: Function, args: tuple[Any, ...], kwargs: Given) -> Given | N
     The function's first parameter comes first, for it decides.
     """
     names = positional(function)
+    if not kwargs and 0 < len(args) <= len(names):
+        return dict(zip(names, args, strict=False))
     given = dict(zip(names, args, strict=False)) | kwargs
     # Fewer than there were: one too many by position, or one given twice.
     if len(given) != len(args) + len(kwargs):
@@ -59,8 +74,7 @@ def call(function: Function, given: Given, kind: Any, view: Function, back: Func
 
     def look(value: Any) -> Any:
         if isinstance(value, tuple):
-            looked_at = map(look, value)
-            return LinearGrad(*looked_at) if isinstance(value, LinearGrad) else tuple(looked_at)
+            return like(value, map(look, value))
         if not isinstance(value, kind):
             return value
         if id(value) not in seen:  # the same object again: what is in place is known by that
@@ -82,5 +96,9 @@ def given_back(result: Any, back: Function) -> Any:
     """A result, or the tuple of them, each of its parts sent `back`."""
     if not isinstance(result, tuple):
         return None if result is None else back(result)
-    parts = [given_back(part, back) for part in result]
-    return LinearGrad(*parts) if isinstance(result, LinearGrad) else tuple(parts)
+    return like(result, [given_back(part, back) for part in result])
+
+
+def like(value: tuple[Any, ...], parts: Iterable[Any]) -> tuple[Any, ...]:
+    """Other parts in a tuple of the same kind."""
+    return LinearGrad(*parts) if isinstance(value, LinearGrad) else tuple(parts)

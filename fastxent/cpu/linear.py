@@ -113,12 +113,12 @@ def _idle_rows(labels: Array | None, terms: Terms) -> Array | None:
 
 
 class _Sums:
-    """The gradients as they grow, block by block."""
+    """The gradients as they grow, block by block; those that are None are not made."""
 
     def __init__(self, grads: LinearGrad, accumulate: bool, compute: DType) -> None:
         self.grads = grads
         self.accumulate = accumulate
-        self.x = Operand(grads.x, compute)
+        self.x = None if grads.x is None else Operand(grads.x, compute)
         # Sums are kept in the type of the arithmetic: half precision would lose small blocks.
         self.weight = _accumulator(grads.linear_weight, accumulate, compute)
         self.bias = _accumulator(grads.linear_bias, accumulate, compute)
@@ -130,19 +130,24 @@ class _Sums:
 
         Idle rows have d = 0, but 0·nan is nan: their x is taken as 0, and so is d @ W.
         """
-        if idle is not None:
+        if idle is not None and self.weight is not None:
             x = np.where(idle[:, None], x.dtype.type(0), x)
-        target = self.x.read(box) if self.accumulate else self.x.block(box)
+        if self.x is not None:
+            self._add_to_x(self.x, box, d, weight, idle)
+        if self.weight is not None:
+            for piece in _pieces(weight, d.dtype):
+                _add_product(self.weight[piece], d[:, piece].T, x, self.fresh)
+        if self.bias is not None:
+            _add_product(self.bias, np.ones(len(d), d.dtype), d, self.fresh)
+        self.fresh = False
+
+    def _add_to_x(self, x: Operand, box: Box, d: Array, weight: Array, idle: Array | None) -> None:
+        target = x.read(box) if self.accumulate else x.block(box)
         fresh = not self.accumulate
         for classes, part in _class_chunks(weight, d.dtype):
             _add_product(target, d[:, classes], part, fresh, idle)
             fresh = False
-        self.x.write(box, target)
-        for piece in _pieces(weight, d.dtype):
-            _add_product(self.weight[piece], d[:, piece].T, x, self.fresh)
-        if self.bias is not None:
-            _add_product(self.bias, np.ones(len(d), d.dtype), d, self.fresh)
-        self.fresh = False
+        x.write(box, target)
 
     def finish(self) -> None:
         """Round the sums into the user's arrays where they are of another type."""

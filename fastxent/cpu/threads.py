@@ -19,6 +19,10 @@ from fastxent.cpu import helpers
 
 _explicit: int | None = None
 _local: ContextVar[int | None] = ContextVar("fastxent_num_threads", default=None)
+# What the library allows itself whose arrays a call is on.
+_of_library: ContextVar[int | None] = ContextVar("fastxent_threads_of_library", default=None)
+# No automatic number is above this one.
+CPUS = os.cpu_count() or 1
 _ENVIRONMENT = ("FASTXENT_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 
 
@@ -56,7 +60,8 @@ def get_num_threads() -> int:
 
     The number of the innermost `num_threads` context, else that of `set_num_threads`, else the
     smallest of what `FASTXENT_NUM_THREADS`, `NUMBA_NUM_THREADS`, `OMP_NUM_THREADS`, the CPU
-    affinity and the cgroup's CPU quota allow.
+    affinity and the cgroup's CPU quota allow. A call on PyTorch's tensors takes no more than
+    `torch.get_num_threads()` either, unless one of the first three is set.
 
     Examples
     --------
@@ -64,7 +69,24 @@ def get_num_threads() -> int:
     >>> fx.get_num_threads() >= 1
     True
     """
-    return _local.get() or _explicit or _default()
+    return _local.get() or _explicit or _of_library.get() or _default()
+
+
+def automatic() -> int:
+    """The number where the user has chosen none; 0 where he has, which no library's is below."""
+    if _explicit or _local.get() or _cached_default[3]:
+        return 0
+    return _default()
+
+
+@contextlib.contextmanager
+def at_most(n: int) -> Iterator[None]:
+    """Within, take as many threads as the library whose arrays these are takes."""
+    token = _of_library.set(n)
+    try:
+        yield
+    finally:
+        _of_library.reset(token)
 
 
 def num_threads(n: int) -> contextlib.AbstractContextManager[None]:
@@ -120,14 +142,18 @@ class Limit(NamedTuple):
     source: str
 
 
-_cached_default: tuple[int, int, str] = (0, 0, "")
+# The process, its number of threads, what sets that, and whether the user chose it.
+_cached_default: tuple[int, int, str, bool] = (0, 0, "", False)
 
 
 def _default() -> int:
     """The machine's answer, asked once a process: a child may live under other limits."""
     global _cached_default
     if _cached_default[0] != os.getpid():
-        _cached_default = (os.getpid(), *min(limits(), key=lambda limit: limit.threads))
+        found = list(limits())
+        least = min(found, key=lambda limit: limit.threads)
+        own = any(limit.source == _ENVIRONMENT[0] for limit in found)
+        _cached_default = (os.getpid(), *least, own)
     return _cached_default[1]
 
 
@@ -149,7 +175,7 @@ def limits() -> Iterator[Limit]:
     if hasattr(os, "sched_getaffinity"):
         yield Limit(len(os.sched_getaffinity(0)), "CPU affinity")
     else:
-        yield Limit(os.cpu_count() or 1, "number of CPUs")
+        yield Limit(CPUS, "number of CPUs")
     for cpus in cgroup_limits():
         yield Limit(cpus, "cgroup CPU quota")
 

@@ -46,7 +46,7 @@ def linear_cross_entropy(
     loss, lse, argmax = outputs[:3]
     losses = x.new((n,), compute) if loss is None else loss
     limit = max(1, min(n, _BLOCK_BYTES // (max(n_classes, features) * compute.itemsize)))
-    sums = None if grads is None else _Sums(grads, weight, bias, accumulate, compute)
+    sums = None if grads is None else _Sums(grads, weight, accumulate, compute)
     for first in range(0, n, limit):
         rows = min(limit, n - first)
         x_block, logits = x.new((rows, features), compute), x.new((rows, n_classes), compute)
@@ -65,10 +65,13 @@ def linear_cross_entropy(
             labels = None
             if wanted.labels is not None:
                 labels = Labels.of(wanted.labels, terms.ignore_index)
-            clear_idle(x_block, labels, own, divisor, n_classes)
-            product = sums.add(logits, x_block)
-            clear_idle(product, labels, own, divisor, n_classes)
-            put(product, sums.grads.x, first * features, rows * features, accumulate)
+            if sums.weight is not None:
+                clear_idle(x_block, labels, own, divisor, n_classes)
+            sums.add(logits, x_block)
+            if sums.grads.x is not None:
+                product = sums.product(logits, x_block)
+                clear_idle(product, labels, own, divisor, n_classes)
+                put(product, sums.grads.x, first * features, rows * features, accumulate)
     if sums is not None:
         sums.finish()
     return None if loss is not None else reduced(losses, divisor)
@@ -107,24 +110,31 @@ def _targets(target: Target, first: int, rows: int, n_classes: int, compute: Any
 
 
 class _Sums:
-    """The gradients of weights and bias as they grow, in the type that is computed in."""
+    """The gradients of weights and bias as they grow, in the type that is computed in.
 
-    def __init__(
-        self, grads: LinearGrad, weight: Array, bias: Array | None, accumulate: bool, compute: Any
-    ) -> None:
-        self.grads, self.matrix = grads, weight
-        self.weight = _accumulator(grads.linear_weight, accumulate, compute)
-        self.bias = None if bias is None else _accumulator(grads.linear_bias, accumulate, compute)
+    Those that are None are not made.
+    """
 
-    def add(self, d: Array, x: Array) -> Array:
-        """Add dᵀ @ x to the weights' gradient and Σ d to the bias's; give back d @ W."""
+    def __init__(self, grads: LinearGrad, matrix: Array, accumulate: bool, compute: Any) -> None:
+        self.grads, self.matrix = grads, matrix
+        self.weight, self.bias = (
+            None if grad is None else _accumulator(grad, accumulate, compute)
+            for grad in (grads.linear_weight, grads.linear_bias)
+        )
+
+    def add(self, d: Array, x: Array) -> None:
+        """Add dᵀ @ x to the weights' gradient and Σ d to the bias's."""
         library = x.library
-        library.add_matmul(d.owner.T, x.owner, self.weight.owner)
+        if self.weight is not None:
+            library.add_matmul(d.owner.T, x.owner, self.weight.owner)
         if self.bias is not None:
             ones = _ones(d, (1, d.shape[0]))
             library.add_matmul(ones.owner, d.owner, self.bias.owner.reshape(1, -1))
+
+    def product(self, d: Array, x: Array) -> Array:
+        """The gradient d @ W of the rows x."""
         product = x.new(x.shape, x.dtype)
-        library.matmul(d.owner, self.matrix.owner, product.owner)
+        x.library.matmul(d.owner, self.matrix.owner, product.owner)
         return product
 
     def finish(self) -> None:

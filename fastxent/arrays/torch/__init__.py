@@ -3,9 +3,16 @@
 from typing import Any
 
 import torch
+from torch._C._dynamo import eval_frame
 
 from fastxent.arrays import views
-from fastxent.arrays.torch import autograd, memory
+from fastxent.arrays.torch import autograd, memory, refusals
+
+
+# Where torch.compile has given up on a caller, it goes on to compile each frame that runs below,
+# here by tensors without tangents and memory, which it takes to be so for ever. Not public.
+_watcher = getattr(eval_frame, "get_eval_frame_callback", lambda: None)
+_watch = getattr(eval_frame, "set_eval_frame", lambda callback: None)
 
 
 def call(function: memory.Function, *args: Any, **kwargs: Any) -> Any:
@@ -13,16 +20,23 @@ def call(function: memory.Function, *args: Any, **kwargs: Any) -> Any:
     if torch.compiler.is_compiling():
         from fastxent.arrays.torch import operators
 
-        return operators.call(call, function, *args, **kwargs)
+        return operators.compiled(call, function, *args, **kwargs)
+    if _watcher() is not None:
+        before = _watch(None)
+        try:
+            return call(function, *args, **kwargs)
+        finally:
+            _watch(before)
     given = views.named(function, args, kwargs)
     if given is None:
         return function(*args, **kwargs)
-    first, sight = next(iter(given.values()), None), None
-    if (
-        isinstance(first, torch.Tensor)
-        and memory.is_on_gpu(first)
-        and not memory.may_have_tangents()
-    ):
+    if memory.is_traced():
+        return _traced(function, given)
+    first, on_gpu, sight = next(iter(given.values()), None), False, None
+    if not isinstance(first, torch.Tensor):
+        if isinstance(first, torch.fx.Proxy):  # of symbolic_trace, in whose graph the call is one
+            return first.tracer.create_proxy("call_function", views.public(function), args, kwargs)
+    elif (on_gpu := memory.is_on_gpu(first)) and not refusals.may_have_tangents():
         in_graph = first.requires_grad and torch.is_grad_enabled()
         if not in_graph or autograd.is_step(function, given, first):
             asked = given | {"return_grad": True} if in_graph else given
@@ -31,9 +45,17 @@ def call(function: memory.Function, *args: Any, **kwargs: Any) -> Any:
                 memory.tell_written(given)
                 return autograd.apply_loss(results, None, first) if in_graph else results
     inputs = memory.inputs_of(function)
-    arrays, connected = memory.read(given, inputs)
+    try:
+        arrays, connected = memory.read(given, inputs, on_gpu)
+    except refusals.Virtual:
+        return _traced(function, given)
     if not connected or not torch.is_grad_enabled():
-        if given.keys().isdisjoint(views.BUFFERS):
-            return views.given_back(memory.computed(function, arrays, sight), memory.tensor_of)
         return memory.detached(function, given, arrays, sight)
     return autograd.connected(function, given, arrays, inputs, sight)
+
+
+def _traced(function: memory.Function, given: memory.Given) -> Any:
+    """The results as operators give them, of tensors that may have no numbers yet."""
+    from fastxent.arrays.torch import operators
+
+    return operators.traced(function, given)

@@ -7,7 +7,9 @@ gives that very array away, so that a step of training makes no other.
 """
 
 import copy
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from fastxent.arrays.torch.memory import (
     Given,
     computed,
     detached,
+    gpu,
     inputs_of,
     is_on_gpu,
     is_transforming,
@@ -36,11 +39,15 @@ def connected(
     On a GPU a step of training, with the gradient, has been seen as `sight`.
     """
     x = given[inputs[0]]
-    if function.__name__ in GRADIENTS:
-        return _connected_map(function, given, x)
-    if not is_step(function, given, x):
+    if is_step(function, given, x):
+        arrays["return_grad"] = True
+        return apply_loss(computed(function, arrays, sight), None, x)
+    if function.__name__ not in GRADIENTS:
         return _connected_loss(function, given, inputs)
-    return apply_loss(computed(function, arrays | {"return_grad": True}, sight), None, x)
+    if given.get("out") is not None:
+        raise ValueError("out must be None where logits require grad")
+    made = detached(function, given, arrays, sight)
+    return _apply_map([made], *map_options(function, given), x)
 
 
 def is_step(function: Function, given: Given, x: torch.Tensor) -> bool:
@@ -49,12 +56,16 @@ def is_step(function: Function, given: Given, x: torch.Tensor) -> bool:
     What Python does there costs as much as a small loss.
     """
     return (
-        len(inputs_of(function)) == 1
-        and function.__name__ not in GRADIENTS
+        _is_loss_of_one(function)
         and given.keys().isdisjoint(ASKING)
         and given.get("reduction") != "none"
         and x.dtype is not torch.float16
     )
+
+
+@functools.cache
+def _is_loss_of_one(function: Function) -> bool:
+    return len(inputs_of(function)) == 1 and function.__name__ not in GRADIENTS
 
 
 def first_derivative_only() -> None:
@@ -85,6 +96,7 @@ def _requires_grad(value: Any) -> bool:
 def _connected_loss(function: Function, given: Given, inputs: tuple[str, ...]) -> Any:
     """The results of a call, of which the loss is in the graph and the rest apart from it."""
     leaves = [given.get(name) for name in inputs]
+    needed = tuple(n for n, leaf in zip(inputs, leaves, strict=True) if _requires_grad(leaf))
     asked = [name for name in EXTRAS if _is_asked(given, name)]
     by_row = given.get("reduction") == "none"
     if by_row and len(inputs) > 1:
@@ -92,23 +104,35 @@ def _connected_loss(function: Function, given: Given, inputs: tuple[str, ...]) -
     others: list[Any] = []
     shared = False
     # Made apart from what is asked for: of float16, whose gradient would be 0 before the factor
-    # comes by which AMP keeps it from that, and where buffers hold something already. First, for
-    # a buffer may lie over the input.
-    if given.get("accumulate") or any(map(_is_float16, leaves)):
+    # comes by which AMP keeps it from that; where buffers hold something already; and where the
+    # caller chooses other parts. First, for a buffer may lie over the input.
+    grad_asked = "grad" in asked
+    apart = given.get("accumulate") or grad_asked and "wrt" in given
+    if apart or any(map(_is_float16, leaves)):
         alone = without_half(without_extras(given), inputs)
-        loss, grads = detached(function, alone | {"return_grad": True})
+        loss, grads = detached(function, with_gradients(alone, inputs, needed))
         if asked:
             others = list(detached(function, given)[1:])
-    else:
+    elif grad_asked:
         loss, grads, *others = detached(function, given | {"return_grad": True})
-        if asked and asked[0] == "grad":
-            others, shared = [grads, *others], True  # the caller may write to it
+        others, shared = [grads, *others], True  # the caller may write to it
+    else:
+        loss, grads, *others = detached(function, with_gradients(given, inputs, needed))
     pairs = zip(views.parts(grads), leaves, strict=True)
     held = [grad if _requires_grad(leaf) else None for grad, leaf in pairs]
     if shared:
         held = [None if grad is None else grad.clone() for grad in held]
     loss = apply_loss((loss, *held), rows_axis(function, given), *leaves)
     return (loss, *others) if others else loss
+
+
+def with_gradients(given: Given, inputs: tuple[str, ...], needed: tuple[str, ...]) -> Given:
+    """The call with gradients of those of its inputs that need one."""
+    if len(inputs) == 1:
+        return given | {"return_grad": True}
+    own = given.get("wrt", ())
+    wrong = set((own,) if isinstance(own, str) else own) - set(inputs)  # the function says so
+    return given | {"return_grad": True, "wrt": (*needed, *wrong)}
 
 
 def rows_axis(function: Function, given: Given) -> int | None:
@@ -183,14 +207,14 @@ def _product(grad: Any, factor: Any, mine: bool) -> Any:
 
     Else in new memory: who gets it may write to it, and what is held may be asked for again.
     """
-    if is_on_gpu(grad) and not factor.ndim:
-        from fastxent.arrays.torch import gpu
-
-        return gpu.scaled(grad, factor, mine)
-    number = None if factor.ndim else factor.item()
-    if is_on_gpu(grad) or not (
-        torch.isfinite(factor).all() if number is None else math.isfinite(number)
-    ):  # on a GPU nobody asks: that would wait for it
+    if is_on_gpu(grad):  # where nobody asks for a number, for that would wait
+        return masked_product(grad, factor) if factor.ndim else gpu().scaled(grad, factor, mine)
+    if factor.ndim:
+        number, finite = None, bool(torch.isfinite(factor).all())
+    else:
+        number = factor.item()
+        finite = math.isfinite(number)
+    if not finite:
         return masked_product(grad, factor)
     if not mine:
         return grad * factor
@@ -234,14 +258,31 @@ class _Rows(torch.autograd.Function):  # type: ignore[misc]
         first_derivative_only()
         function, fixed, inputs, names = ctx.again
         given = fixed | dict(zip(names, ctx.saved_tensors, strict=True))
-        given = weighted_rows(given, up) | {"return_grad": True}
-        grads = dict(zip(inputs, detached(function, given)[1], strict=True))
-        needed = zip(names, ctx.needs_input_grad[5:], strict=True)
-        parts = (grads[name] if asked else None for name, asked in needed)
-        return None, None, None, None, None, *parts
+        needed = dict(zip(names, ctx.needs_input_grad[5:], strict=True))
+        wanted = tuple(name for name in inputs if needed.get(name))
+
+        def gradients(up: Any) -> list[Any]:
+            call = with_gradients(weighted_rows(given, up), inputs, wanted)
+            return [grad for grad in detached(function, call)[1] if grad is not None]
+
+        made = _each_of(up, gradients) if _is_batch(up) else gradients(up)
+        grads = dict(zip(wanted, made, strict=True))
+        return None, None, None, None, None, *(grads.get(name) for name in names)
 
 
 _apply_rows = _apply(_Rows)
+
+
+def _each_of(ups: Any, gradients: Callable[[Any], list[Any]]) -> list[Any]:
+    """Gradients for each of a batch of factors, as PyTorch's first vmap has a batch: a level of it.
+
+    Its rules are those of PyTorch's own operators, so the factors are taken out one by one.
+    """
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    plain = torch._remove_batch_dim(ups, level, 0, 0)
+    each = zip(*map(gradients, plain), strict=True)
+    return [torch._add_batch_dim(torch.stack(grads), 0, level) for grads in each]
 
 
 def weighted_rows(given: Given, up: torch.Tensor) -> Given:
@@ -256,12 +297,9 @@ def weighted_rows(given: Given, up: torch.Tensor) -> Given:
 # --- softmax and its logarithms in the graph ------------------------------------------------
 
 
-def _connected_map(function: Function, given: Given, x: torch.Tensor) -> Any:
-    if given.get("out") is not None:
-        raise ValueError("out must be None where logits require grad")
-    out = detached(function, given)
-    axis, keepdims = int(given.get("axis", -1)), bool(given.get("keepdims"))
-    return _apply_map([out], function.__name__, axis, keepdims, x)
+def map_options(function: Function, given: Given) -> tuple[str, int, bool]:
+    """What the derivative of softmax and its logarithms depends on beside arrays."""
+    return function.__name__, int(given.get("axis", -1)), bool(given.get("keepdims"))
 
 
 class _Map(torch.autograd.Function):  # type: ignore[misc]

@@ -4,25 +4,18 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 
 from fastxent.arrays import device, interface, replay
 from fastxent.arrays.device import BFLOAT16, DeviceArray, Library
 from fastxent.arrays.replay import Sight
+from fastxent.arrays.torch import storage
 from fastxent.terms import Place
 
 Function = Callable[..., Any]
 Given = dict[str, Any]
 
-_TYPES: dict[torch.dtype, Any] = {
-    getattr(torch, name): np.dtype(name)
-    for name in (
-        "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64",
-        "float16", "float32", "float64", "complex64", "complex128",
-    )
-}  # fmt: skip
-_TYPES[torch.bfloat16] = BFLOAT16
+_TYPES: dict[torch.dtype, Any] = storage.DTYPES | {torch.bfloat16: BFLOAT16}
 _OWN = {dtype: own for own, dtype in _TYPES.items()}
 
 
@@ -41,6 +34,7 @@ def again(function: Function, given: Given, first: torch.Tensor) -> tuple[Any, S
             type(tensor) is torch.Tensor and number_of(tensor) == number
             and (tensor is first or not tensor.requires_grad)
             and tensor.layout is torch.strided and tensor.is_contiguous() and not tensor.is_neg()
+            and storage.is_whole(tensor)
         ):  # fmt: skip
             return tensor.data_ptr(), tensor.shape, tensor.dtype
         return None

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.autograd import forward_ad
 
 from fastxent.arrays import views
 from fastxent.arrays.device import DeviceArray
+from fastxent.arrays.torch import refusals, storage
+from fastxent.cpu import threads
 
 Function = Callable[..., Any]
 Given = dict[str, Any]
@@ -18,9 +19,19 @@ Given = dict[str, Any]
 _LINEAR_INPUTS = "x", "linear_weight", "linear_bias"
 # What may be asked for beside a loss.
 EXTRAS = ("grad", "probs", "lse", "hess", "argmax")
-ASKING = {*(f"return_{name}" for name in EXTRAS), *views.BUFFERS, "accumulate"}
-# Whether torch.func transforms what is being called; not public, and without it the answer is yes.
+ASKING = {*(f"return_{name}" for name in EXTRAS), *views.BUFFERS, "accumulate", "wrt"}
+
+# What PyTorch asks itself and does not publish; where one is gone, the answer is the careful one:
+# whether torch.func transforms what is called, how many dispatch modes see it, and by what
+# torch.jit.trace records it.
 is_transforming = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
+_trace = getattr(torch._C, "_get_tracing_state", lambda: None)
+
+
+def is_traced() -> bool:
+    """Whether PyTorch wants to see operators: for make_fx, FakeTensorMode, jit.trace and others."""
+    return _modes() > 0 or _trace() is not None
 
 
 @functools.cache
@@ -30,27 +41,31 @@ def inputs_of(function: Function) -> tuple[str, ...]:
     return _LINEAR_INPUTS if linear else views.positional(function)[:1]
 
 
-def read(given: Given, inputs: tuple[str, ...]) -> tuple[Given, bool]:
+def read(given: Given, inputs: tuple[str, ...], on_gpu: bool) -> tuple[Given, bool]:
     """The arguments with tensors as NumPy's views, and whether an input requires grad.
 
-    Raises for a tensor that is not in host memory, and where a gradient is asked for that there is
-    not: of a target or a weight, or in forward mode.
+    Raises for a tensor that is not in host memory (on a GPU), and where a gradient is asked for
+    that there is not: of a target or a weight, or in forward mode. Raises Virtual for one without
+    numbers.
     """
-    arrays, connected, first = given.copy(), False, next(iter(given.values()))
-    on_gpu = isinstance(first, torch.Tensor) and is_on_gpu(first)
+    arrays, connected = given.copy(), False
+    careful = on_gpu or refusals.may_have_tangents()
     for name, value in given.items():
         if isinstance(value, torch.Tensor) and name not in views.BUFFERS:
-            _check_memory(name, value, on_gpu)
+            if careful or type(value) not in refusals.ORDINARY or not value.is_cpu:
+                arrays[name] = _seen(name, value, on_gpu)
+            else:  # as nearly all are
+                try:
+                    arrays[name] = storage.view(name, value)
+                except (KeyError, RuntimeError) as error:
+                    raise refusals.unreadable(name, value, error) from error
             if value.requires_grad:
                 if name not in inputs:
-                    raise TypeError(
-                        f"{name} must not require grad: no gradient flows to it; detach it"
-                    )
+                    refusals.gradient(name, value)
                 connected = True
-            if not on_gpu:
-                arrays[name] = _view(value)
-    for name in given.keys() & views.BUFFERS:
-        _check_buffer(name, given[name], on_gpu)
+    if not given.keys().isdisjoint(views.BUFFERS):
+        for name in given.keys() & views.BUFFERS:
+            arrays[name] = _buffer(name, given[name], given, arrays, on_gpu)
     return gpu().looked_at(given) if on_gpu else arrays, connected
 
 
@@ -67,95 +82,72 @@ def gpu() -> Any:
     return gpu
 
 
-def _check_memory(name: str, tensor: torch.Tensor, on_gpu: bool) -> None:
+def _seen(name: str, tensor: torch.Tensor, on_gpu: bool) -> Any:
+    """A tensor's numbers as an array; of one on a GPU itself, if they are there."""
+    refusals.kind(name, tensor)
     if not (is_on_gpu(tensor) if on_gpu else tensor.is_cpu):
-        where = "on the GPU where the first argument is" if on_gpu else "in host memory here"
-        raise TypeError(f"{name} is on {tensor.device}, expected a tensor {where}")
-    if tensor.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}")
-    if may_have_tangents() and _has_tangent(tensor):
-        raise TypeError(f"{name} must have no tangent: there is no derivative in forward mode")
-
-
-def may_have_tangents() -> bool:
-    """Whether this is forward mode; its level is not public, and without it the answer is yes."""
-    level: int = getattr(forward_ad, "_current_level", 0)
-    return level >= 0
-
-
-def _has_tangent(tensor: torch.Tensor) -> bool:
-    return tensor.is_floating_point() and forward_ad.unpack_dual(tensor).tangent is not None
-
-
-def _check_buffer(name: str, value: Any, on_gpu: bool) -> None:
-    for part in views.parts(value):
-        if isinstance(part, torch.Tensor):
-            _check_memory(name, part, on_gpu)
-            if part.requires_grad:
-                raise ValueError(f"{name} must not require grad")
-            if part.is_neg():  # what is written to would be a copy
-                raise ValueError(f"{name} must not be a view of negated numbers")
-        elif part is not None:
-            raise ValueError(f"{name} must be a torch.Tensor, got {type(part).__name__}")
-
-
-def _bfloat16() -> Any:
+        raise refusals.elsewhere(name, tensor, on_gpu)
+    if refusals.may_have_tangents():
+        refusals.tangent(name, tensor)
+    if on_gpu:
+        if not storage.is_whole(tensor):
+            raise storage.cut_off(name, tensor)
+        return tensor
     try:
-        import ml_dtypes
-    except ImportError:
-        raise TypeError(
-            "tensors of bfloat16 need the package ml_dtypes, for NumPy has no such type: "
-            "pip install 'fastxent[torch]'"
-        ) from None
-    return np.dtype(ml_dtypes.bfloat16)
+        return storage.view(name, tensor)
+    except (KeyError, RuntimeError) as error:
+        raise refusals.unreadable(name, tensor, error) from error
 
 
-def _view(tensor: torch.Tensor) -> Any:
-    """The tensor's memory as a NumPy array."""
-    try:
-        if tensor.requires_grad:
-            tensor = tensor.detach()
-        if tensor.dtype is torch.bfloat16:
-            return tensor.view(torch.int16).numpy().view(_bfloat16())
-        return tensor.numpy()
-    except RuntimeError as error:
-        if tensor.is_neg():  # a view of negated numbers
-            return _view(tensor.resolve_neg())
-        raise TypeError(
-            f"a tensor must have memory that can be read, not as inside torch.func: {error}"
-        ) from error
-
-
-def tensor_of(array: Any) -> Any:
-    """NumPy's result as a tensor over the same memory; a number as one without dimensions."""
-    if type(array) is not np.ndarray:
-        if type(array) is DeviceArray:
-            return array.owner
-        if array is None or isinstance(array, torch.Tensor):
-            return array
-        array = np.asarray(array)
-    if array.dtype.kind == "V":  # bfloat16, which NumPy does not know; asking for a name is slow
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
+def _buffer(name: str, value: Any, given: Given, arrays: Given, on_gpu: bool) -> Any:
+    """A buffer, or each of a tuple of them, as an array."""
+    if isinstance(value, tuple):
+        names = getattr(value, "_fields", range(len(value)))
+        pairs = zip(names, value, strict=True)
+        return views.like(
+            value, [_buffer(f"{name}.{n}", part, given, arrays, on_gpu) for n, part in pairs]
+        )
+    if value is None:
+        return None
+    refusals.buffer(name, value)
+    array = _seen(name, value, on_gpu)
+    # The array of the same tensor: by that a call in place is known at once.
+    places = (other for other, tensor in given.items() if tensor is value and other != name)
+    return next((arrays[other] for other in places if other not in views.BUFFERS), array)
 
 
 def computed(function: Function, arrays: Given, sight: Any = None) -> Any:
     """What a function makes of views: views, or tensors on a GPU, by which the call is `sight`."""
-    if type(next(iter(arrays.values()))) is DeviceArray:
-        return gpu().replay.computed(function, arrays, sight)
-    return function(**arrays)
+    for first in arrays.values():
+        if type(first) is DeviceArray:
+            return gpu().replay.computed(function, arrays, sight)
+        break
+    n = torch.get_num_threads()
+    if n >= threads.CPUS or n >= threads.automatic():
+        return function(**arrays)
+    with threads.at_most(n):
+        return function(**arrays)
+
+
+def tensor_of(result: Any) -> Any:
+    """A result as a tensor: the one whose memory it is, or a number in a new one."""
+    kind = type(result)
+    if kind is np.ndarray:
+        return result.base.owner
+    if result is None or isinstance(result, torch.Tensor):
+        return result
+    return result.owner if kind is DeviceArray else storage.tensor_of(result)
 
 
 def detached(
     function: Function, given: Given, arrays: Given | None = None, sight: Any = None
 ) -> Any:
     """The results of a call as tensors apart from any graph; `arrays` are views, if there are."""
-    first = next(iter(given.values()))
-    if isinstance(first, torch.Tensor) and is_on_gpu(first):
-        seen = gpu().looked_at(given) if arrays is None else arrays
-        result = views.given_back(computed(function, seen, sight), tensor_of)
-    else:
-        result = views.call(function, given, torch.Tensor, _view, tensor_of)
+    if arrays is None:
+        first = next(iter(given.values()))
+        on_gpu = isinstance(first, torch.Tensor) and is_on_gpu(first)
+        arrays, _ = read(given, tuple(given), on_gpu)
+    result = views.given_back(computed(function, arrays, sight), tensor_of)
     tell_written(given)
     return result
 

@@ -1,47 +1,83 @@
-"""The public functions as operators of torch.library, which torch.compile keeps in its graphs.
+"""The public functions as operators of torch.library, which PyTorch keeps in its graphs.
 
-Only while it compiles: outside, an operator costs more than a node of autograd. An operator takes
-what its function takes, but for buffers, and `held`: whether gradients come with the loss, for
-autograd to multiply. Its results are a list, without what is None.
+torch.compile, torch.export, make_fx, torch.jit.trace, functionalize and fake tensors see operators
+alone. Elsewhere they are not used: an operator costs more than a node of autograd. An operator
+takes what its function takes, but for buffers, and `held`: whether gradients come with the loss,
+for autograd to multiply. Its results are a list, without what is None.
 """
 
+import contextlib
 import inspect
-from collections.abc import Iterator
+import itertools
+import numbers
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from torch._library.autograd import Info, make_autograd_impl
 
 from fastxent.arrays import views
-from fastxent.arrays.torch import autograd, memory
+from fastxent.arrays.torch import autograd, memory, refusals
 from fastxent.arrays.torch.memory import Function, Given
 from fastxent.terms import LinearGrad
 
 _BUFFERS = (*views.BUFFERS, "accumulate")
 
 
-def call(eager: Function, function: Function, *args: Any, **kwargs: Any) -> Any:
+def compiled(eager: Function, function: Function, *args: Any, **kwargs: Any) -> Any:
     """What eager(function, ...) gives, as operators in the graph that is being made."""
     known = _OPERATORS[function.__name__]
     given = dict(zip(known.positional, args, strict=False)) | kwargs
     buffers = [given.pop(name, None) for name in _BUFFERS if name in given]
     wrong = len(given) + len(buffers) != len(args) + len(kwargs)
-    given = known.defaults | given
+    given = known.no_floats | given
+    for name, number in known.floats.items():
+        if name not in given:
+            given[name] = float(number)
     if wrong or any(buffer is not None for buffer in buffers) or not known.takes(given):
         from fastxent.arrays.torch.outside import outside
 
         return outside(eager, function, *args, **kwargs)
+    return _called(known, given)
+
+
+def traced(function: Function, given: Given) -> Any:
+    """The results of a call whose tensors may have no numbers yet: fake ones, or a graph's."""
+    known = _OPERATORS[function.__name__]
+    for name in _BUFFERS:
+        if given.get(name):
+            raise ValueError(
+                f"{name} must be None where PyTorch traces the call or has no numbers for it yet, "
+                f"got {type(given[name]).__name__}: a graph has no buffers"
+            )
+    given = {name: value for name, value in given.items() if name not in _BUFFERS}
+    if missing := [name for name in known.names[:-1] if name not in known.defaults | given]:
+        raise TypeError(f"{function.__name__}() is missing {missing[0]!r}")
+    if unknown := given.keys() - set(known.names):
+        raise TypeError(f"{function.__name__}() has no argument {unknown.pop()!r}")
+    first = given[known.inputs[0]]
+    for name, value in given.items():
+        if isinstance(value, torch.Tensor):
+            known.check(name, value, first)
+    return _called(known, known.converted(known.defaults | given))
+
+
+def _called(known: "_Operator", given: Given) -> Any:
+    """The operator's results as the function gives them, for all of its arguments."""
     for name in known.arrays:
         given[name] = _as_tensor(given[name])
-    operator = getattr(torch.ops.fastxent, function.__name__)
-    if function.__name__ in autograd.GRADIENTS:
+    operator = getattr(torch.ops.fastxent, known.name)
+    if known.name in autograd.GRADIENTS:
         return operator(**given, held=False)[0]
     asked = [extra for extra in memory.EXTRAS if given.get(f"return_{extra}")]
-    inputs = [given[name] for name in known.inputs if given[name] is not None]
-    if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in inputs):
+    needed = [n for n in known.inputs if given[n] is not None and given[n].requires_grad]
+    if not torch.is_grad_enabled() or not needed:
         return known.results(operator(**given, held=False), asked, given)
     # What stands beside the loss is made apart from it, for it is not in the graph.
-    alone = known.defaults | autograd.without_extras(given)
+    alone = given | known.nothing_asked
+    if "wrt" in given:
+        alone["wrt"] = needed
     loss = operator(**alone, held=True)[0]
     if not asked:
         return loss
@@ -69,22 +105,60 @@ _TYPES: dict[Any, tuple[str, tuple[type, ...]]] = {
     float | None: ("float?", (float, int, type(None))),
     bool: ("bool", (bool,)),
     str: ("str", (str,)),
+    str | tuple[str, ...]: ("str[]", (tuple, list)),
 }
+# Of the first of those types: what else stands for one, and what makes one of it.
+_STANDS_FOR: dict[type, tuple[Any, Callable[[Any], Any]]] = {
+    int: (np.integer, int), float: (numbers.Real, float), bool: ((np.bool_, int, np.integer), bool),
+    str: (str, str), tuple: (str, lambda name: (name,)),
+}  # fmt: skip
 
 
 class _Operator:
     """What torch.library asks of one: its results, their shapes, and its derivative."""
 
     def __init__(self, function: Function) -> None:
+        self.name = function.__name__
         every = inspect.signature(function).parameters.values()
         self.parameters = [p for p in every if p.name not in _BUFFERS]
         self.names = [*(p.name for p in self.parameters), "held"]
         self.defaults = {p.name: p.default for p in self.parameters if p.default is not p.empty}
+        # As text. Of a float that it finds in a dict torch.compile makes an input of the graph where
+        # shapes are dynamic, and traces once more when it sees that the operator wants a number.
+        self.floats = {n: repr(v) for n, v in self.defaults.items() if type(v) is float}
+        self.no_floats = {n: v for n, v in self.defaults.items() if n not in self.floats}
         self.types = {p.name: _TYPES[p.annotation][1] for p in self.parameters}
         self.arrays = tuple(name for name, types in self.types.items() if not types)
         self.function = function
         self.positional = views.positional(function)
         self.inputs = memory.inputs_of(function)
+        self.nothing_asked = {n: False for n in self.types if n.startswith("return_")}
+
+    def converted(self, given: Given) -> Given:
+        """All arguments as the schema has them; raises for what is none of its kind."""
+        for name, types in self.types.items():
+            value = given[name]
+            if not types or type(value) in types:
+                continue
+            others, convert = _STANDS_FOR[types[0]]
+            if not isinstance(value, others) or isinstance(value, np.timedelta64):
+                raise TypeError(f"{name} must be {types[0].__name__}, got {type(value).__name__}")
+            given[name] = convert(value)
+        return given
+
+    def check(self, name: str, tensor: torch.Tensor, first: torch.Tensor) -> None:
+        """Raise for a tensor that no operator computes on, and for what it would drop."""
+        with contextlib.suppress(refusals.Virtual):
+            refusals.kind(name, tensor)
+        if name not in self.inputs:
+            refusals.gradient(name, tensor)
+        if tensor.device != first.device:
+            raise TypeError(
+                f"{name} is on {tensor.device}, expected a tensor on {first.device}, where the "
+                "first argument is"
+            )
+        if refusals.may_have_tangents():
+            refusals.tangent(name, tensor)
 
     def takes(self, given: Given) -> bool:
         """Whether these arguments are all there are, and of kinds that the schema has.
@@ -93,7 +167,7 @@ class _Operator:
         """
         if given.keys() != self.types.keys():
             return False
-        if memory.may_have_tangents() or memory.is_transforming():
+        if refusals.may_have_tangents() or memory.is_transforming():
             return False
         for name, types in self.types.items():
             value = given[name]
@@ -121,7 +195,7 @@ class _Operator:
     def bound(self, args: Any, kwargs: Given) -> tuple[Given, bool]:
         """The arguments by name, and whether gradients come with the loss."""
         given = dict(zip(self.names, args, strict=False)) | kwargs
-        asked = given.pop("held") and self.function.__name__ not in autograd.GRADIENTS
+        asked = given.pop("held") and self.name not in autograd.GRADIENTS
         return given, asked and not self.sums_rows(given)
 
     def sums_rows(self, given: Given) -> bool:
@@ -133,33 +207,41 @@ class _Operator:
         given, held = self.bound(args, kwargs)
         if held:
             given = autograd.without_half(given, self.inputs) | {"return_grad": True}
-        arrays, _ = memory.read(given, self.inputs)
-        return [memory.tensor_of(array) for array in _flat(self.function(**arrays))]
+        return list(_flat(memory.detached(self.function, given)))
 
     def results(self, found: list[Any], asked: list[str], given: Given) -> Any:
         """What was computed, as the function gives it."""
         if not asked:
             return found[0]
         if asked[0] == "grad" and len(self.inputs) > 1:
-            n = len(self.inputs) - (given[self.inputs[-1]] is None)
-            parts = [*found[1 : n + 1], None][: len(self.inputs)]
-            found = [found[0], LinearGrad(*parts), *found[n + 1 :]]
+            made = self.differentiated(given)
+            parts = [found[1 + made.index(n)] if n in made else None for n in self.inputs]
+            found = [found[0], LinearGrad(*parts), *found[len(made) + 1 :]]
         return tuple(found)
+
+    def differentiated(self, given: Given) -> list[str]:
+        """The inputs that gradients are made of, where they are."""
+        names = given.get("wrt", self.inputs)
+        return [name for name in self.inputs if name in names and given[name] is not None]
 
     def fake(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
         """Tensors of the results' shapes and types."""
         given, held = self.bound(args, kwargs)
-        shapes = _shapes(self.function, [given[name] for name in self.inputs], given, held)
+        shapes = _shapes(self, given, held)
         return [given[self.inputs[0]].new_empty(shape, dtype=dtype) for shape, dtype in shapes]
 
     def setup_context(self, ctx: Any, inputs: Any, output: list[torch.Tensor]) -> None:
         """Keep what the derivative needs."""
         ctx.given, ctx.held = self.bound(inputs, {})
+        names = self.differentiated(ctx.given)
         tensors = {n: ctx.given.pop(n) for n in self.arrays if ctx.given[n] is not None}
+        needed = [n for n in self.inputs if ctx.needs_input_grad[self.names.index(n)]]
+        # A program may have been exported when other inputs required grad.
+        ctx.held = ctx.held and set(needed) <= set(names)
         if ctx.held:
-            made = dict(zip([n for n in self.inputs if n in tensors], output[1:], strict=True))
-            tensors = {n: t for n, t in made.items() if ctx.needs_input_grad[self.names.index(n)]}
-        elif self.function.__name__ in ("softmax", "log_softmax"):
+            made = dict(zip(names, output[1:], strict=True))
+            tensors = {n: made[n] for n in needed}
+        elif self.name in ("softmax", "log_softmax"):
             tensors = {self.inputs[0]: output[0]}
         ctx.saved = list(tensors)
         ctx.save_for_backward(*tensors.values())
@@ -169,17 +251,20 @@ class _Operator:
         autograd.first_derivative_only()
         up, given = ups[0], dict.fromkeys(self.arrays) | ctx.given
         saved = dict(zip(ctx.saved, ctx.saved_tensors, strict=True))
-        if self.function.__name__ in autograd.GRADIENTS:
-            how = self.function.__name__, given["axis"], given.get("keepdims", False), up
+        if self.name in autograd.GRADIENTS:
+            how = self.name, given["axis"], given.get("keepdims", False), up
             saved = {n: autograd.map_gradient(*how, kept) for n, kept in saved.items()}
         else:
             if not ctx.held:  # made now
-                operator = getattr(torch.ops.fastxent, self.function.__name__)
-                call = self.defaults | autograd.without_extras(given | saved)
+                operator = getattr(torch.ops.fastxent, self.name)
+                call = given | saved | self.nothing_asked
+                if "wrt" in given:
+                    needed = [ctx.needs_input_grad[self.names.index(n)] for n in self.inputs]
+                    call["wrt"] = list(itertools.compress(self.inputs, needed))
                 if self.sums_rows(given):
                     call, up = autograd.weighted_rows(call, up), torch.ones(())
                 _, *grads = operator(**call, held=True)
-                saved = dict(zip([n for n in self.inputs if n in saved], grads, strict=True))
+                saved = dict(zip(self.differentiated(call), grads, strict=True))
             axis = None if not up.ndim else autograd.rows_axis(self.function, given)
             factor = up if axis is None else up.unsqueeze(axis)
             saved = {n: autograd.masked_product(grad, factor) for n, grad in saved.items()}
@@ -194,26 +279,26 @@ def _flat(result: Any) -> Iterator[torch.Tensor]:
             yield part
 
 
-def _shapes(function: Any, inputs: list[Any], given: Given, held: bool) -> Iterator[Any]:
+def _shapes(known: _Operator, given: Given, held: bool) -> Iterator[Any]:
     """Shape and type of each result, as the contract has them."""
+    inputs = [given[name] for name in known.inputs]
     x, loss_type = inputs[0], _loss_type(inputs)
     rows, axis = list(x.shape), given.get("axis", -1)
-    if not function.__name__.startswith("binary"):
+    if not known.name.startswith("binary"):
         del rows[axis]
-    if function.__name__ == "logsumexp":
+    if known.name == "logsumexp":
         if given["keepdims"]:
             rows.insert(axis % x.ndim, 1)
         yield rows, _own_type(x)
         return
-    if function.__name__ in autograd.GRADIENTS:
+    if known.name in autograd.GRADIENTS:
         yield x.shape, _own_type(x)
         return
     yield rows if given["reduction"] == "none" else [], loss_type
     if held or given["return_grad"]:
-        for tensor in inputs:
-            if tensor is not None:
-                half = held and tensor.dtype == torch.float16
-                yield tensor.shape, torch.float32 if half else _own_type(tensor)
+        for tensor in [given[name] for name in known.differentiated(given)]:
+            half = held and tensor.dtype == torch.float16
+            yield tensor.shape, torch.float32 if half else _own_type(tensor)
     beside = {"probs": (x.shape, _own_type(x)), "lse": (rows, loss_type)}
     beside |= {"hess": beside["probs"], "argmax": (rows, torch.int64)}
     for name, described in beside.items():
@@ -232,9 +317,28 @@ def _loss_type(inputs: list[Any]) -> torch.dtype:
 
 _OPERATORS = {function.__name__: _Operator(function) for function in views.FUNCTIONS}
 
+
+def _refusing_tangents(known: _Operator, kernel: Function) -> Function:
+    """The part of an operator that autograd calls, which would leave tangents out in silence."""
+
+    def checked(keyset: Any, *args: Any) -> Any:
+        if refusals.may_have_tangents():
+            for name, value in zip(known.names, args, strict=False):
+                if isinstance(value, torch.Tensor):
+                    refusals.tangent(name, value)
+        return kernel(keyset, *args)
+
+    return checked
+
+
+_LIBRARY = torch.library.Library("fastxent", "DEF")
+
 for _name, _new in _OPERATORS.items():
-    _operator = torch.library.custom_op(
-        f"fastxent::{_name}", _new.compute, mutates_args=(), schema=_new.schema()
+    _LIBRARY.define(_name + _new.schema(), tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(_name, _new.compute, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fastxent::{_name}", _new.fake, lib=_LIBRARY)
+    # What torch.library.register_autograd makes: the one place where tangents can be seen.
+    _kernel = make_autograd_impl(
+        getattr(torch.ops.fastxent, _name).default, Info(_new.backward, _new.setup_context)
     )
-    _operator.register_fake(_new.fake)
-    _operator.register_autograd(_new.backward, setup_context=_new.setup_context)
+    _LIBRARY.impl(_name, _refusing_tangents(_new, _kernel), "Autograd", with_keyset=True)

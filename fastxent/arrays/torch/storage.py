@@ -1,0 +1,116 @@
+"""A tensor's memory as a NumPy array, and new tensors that results are written into.
+
+`tensor.numpy()` would mark the storage, which could then be resized or freed no more. Here NumPy
+gets an address, after a look at how far the storage reaches.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastxent.arrays.borrowed import NOWHERE, Borrowed
+
+# NumPy's names of PyTorch's types; bfloat16, which NumPy does not know, joins them when it comes.
+DTYPES: dict[torch.dtype, Any] = {
+    getattr(torch, name): np.dtype(name)
+    for name in (
+        "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64",
+        "float16", "float32", "float64", "complex64", "complex128",
+    )
+}  # fmt: skip
+_OWN = {dtype: own for own, dtype in DTYPES.items()}
+_FLOATS = {np.float32: torch.float32, np.float64: torch.float64}
+_CPU = torch.device("cpu")  # whatever the default device is
+
+
+class Storage(Borrowed):
+    """The memory of a tensor, its owner."""
+
+    __slots__ = ()
+
+    def new(self, like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+        """An uninitialised array in a new tensor's memory."""
+        if shape == like.shape and dtype is like.dtype and like.flags.c_contiguous:
+            tensor = torch.empty_like(self.owner)  # in half the time
+        else:
+            tensor = torch.empty(shape, dtype=_OWN[dtype], device=_CPU)
+        memory: Any = Storage.from_address(tensor.data_ptr() or NOWHERE)
+        memory.owner = tensor
+        return np.ndarray(shape, dtype, memory)
+
+
+def view(name: str, tensor: torch.Tensor) -> Any:
+    """The tensor's memory as an array.
+
+    Raises KeyError for a type that NumPy does not have, RuntimeError where there is no memory.
+    """
+    try:
+        dtype = DTYPES[tensor.dtype]
+    except KeyError:
+        dtype = _late(tensor.dtype)
+    if tensor.is_neg():  # a view of negated numbers
+        if not is_whole(tensor):
+            raise cut_off(name, tensor)
+        tensor = tensor.detach().resolve_neg()
+    address, reach, strides = tensor.data_ptr(), tensor.nbytes, None
+    if not tensor.is_contiguous():
+        strides = tuple([dtype.itemsize * step for step in tensor.stride()])
+        reach = strided_reach(tensor)
+    if reach:
+        if reach + dtype.itemsize * tensor.storage_offset() > tensor.untyped_storage().nbytes():
+            raise cut_off(name, tensor)
+        if not address:
+            raise RuntimeError("it has none")
+    memory: Any = Storage.from_address(address or NOWHERE)
+    memory.owner = tensor
+    return np.ndarray(tensor.shape, dtype, memory, 0, strides)
+
+
+def _there(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage().nbytes())
+
+
+def strided_reach(tensor: torch.Tensor) -> int:
+    """How many bytes a tensor spans from its first number to its last; 0 if it has none."""
+    if not tensor.numel():
+        return 0
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return int(tensor.itemsize * (1 + sum([(n - 1) * step for n, step in steps])))
+
+
+def is_whole(tensor: torch.Tensor) -> bool:
+    """Whether its storage reaches as far as a tensor does: it may have been freed or shrunk."""
+    reach = strided_reach(tensor)
+    return not reach or reach + tensor.itemsize * tensor.storage_offset() <= _there(tensor)
+
+
+def cut_off(name: str, tensor: torch.Tensor) -> ValueError:
+    """The error for a tensor that reaches beyond its storage."""
+    reach = strided_reach(tensor) + tensor.itemsize * tensor.storage_offset()
+    return ValueError(
+        f"{name} must have its numbers in memory, but its storage holds {_there(tensor)} of the "
+        f"{reach} bytes up to the last: freed or shrunk (by FSDP, offloading or resize_), it has "
+        "to be filled again first"
+    )
+
+
+def _late(dtype: torch.dtype) -> Any:
+    """bfloat16 as a type of NumPy's, when the first one comes; KeyError for others."""
+    if dtype is not torch.bfloat16:
+        raise KeyError(dtype)
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise TypeError(
+            "tensors of bfloat16 need the package ml_dtypes, for NumPy has no such type: "
+            "pip install 'fastxent[torch]'"
+        ) from None
+    own = np.dtype(ml_dtypes.bfloat16)
+    DTYPES[dtype], _OWN[own] = own, dtype
+    return own
+
+
+def tensor_of(number: Any) -> torch.Tensor:
+    """One of NumPy's numbers as a tensor without dimensions."""
+    return torch.scalar_tensor(float(number), dtype=_FLOATS[type(number)], device=_CPU)
