@@ -6,7 +6,8 @@ from numpy.typing import ArrayLike
 
 from fastxent import _inputs as inputs
 from fastxent._dispatch import backend_of, dispatched
-from fastxent._targets import answer, scalar
+from fastxent._targets import answer, check_one_hot, scalar
+from fastxent.arrays.device import DeviceArray
 from fastxent.terms import Outputs
 
 _No = Literal[False]
@@ -56,7 +57,7 @@ def binary_cross_entropy(
         Probabilities p of the class 1, of any shape, also none. float32 and float64 stay what
         they are, float16 and bfloat16 compute in float32, integers and bools in float64.
     target : array_like
-        y of the same shape: 0 and 1, bools, or anything between.
+        y of the same shape: 0 and 1, bools, or floats between.
     weight : array_like, optional
         w; broadcasts against `probs` without enlarging it.
     eps : float, optional
@@ -83,7 +84,7 @@ def binary_cross_entropy(
     TypeError
         Numbers of a type that means nothing here; an array on another device.
     ValueError
-        A shape, an option or a buffer that does not fit.
+        A shape, an option or a buffer that does not fit; a target of integers other than 0 and 1.
 
     References
     ----------
@@ -163,7 +164,7 @@ def binary_cross_entropy_with_logits(
         x, of any shape, also none. float32 and float64 stay what they are, float16 and bfloat16
         compute in float32, integers and bools in float64.
     target : array_like
-        y of the same shape: 0 and 1, bools, or anything between.
+        y of the same shape: 0 and 1, bools, or floats between.
     weight : array_like, optional
         w; broadcasts against `logits` without enlarging it.
     pos_weight : array_like, optional
@@ -189,7 +190,7 @@ def binary_cross_entropy_with_logits(
     TypeError
         Numbers of a type that means nothing here; an array on another device.
     ValueError
-        A shape, an option or a buffer that does not fit.
+        A shape, an option or a buffer that does not fit; a target of integers other than 0 and 1.
 
     Notes
     -----
@@ -244,6 +245,8 @@ class _Call(NamedTuple):
         given = [("target", y), *zip(weights, found, strict=True)]
         how = inputs.reduction(reduction)
         divisor = float(x.size) if how == "mean" else 1.0
+        if type(y) is not DeviceArray:  # on a GPU that would wait for it
+            check_one_hot(backend_of(x), y, name)
         return cls(x, name, types, y, found, given, how == "none", divisor)
 
     def buffer(self, grad_out: Any) -> Any:

@@ -102,8 +102,8 @@ def cross_entropy(
         they are, float16 and bfloat16 compute in float32, integers and bools in float64.
     target : array_like
         Integers of the shape of `logits` without `axis`: class indices in 0 … C-1, or
-        `ignore_index`. Or of the same shape as `logits`: class probabilities q, or one-hot rows of
-        any numeric type. They are taken as they are, also where a row does not add up to 1.
+        `ignore_index`. Or of the same shape as `logits`: class probabilities q, or rows of 0 and 1
+        of any numeric type. They are taken as they are, also where a row does not add up to 1.
     axis : int
         The class axis; `axis=1` for PyTorch's (N, C, d1, …).
     weight : array_like, shape (C,), optional
@@ -127,7 +127,8 @@ def cross_entropy(
     normalizer : scalar, optional
         With "mean" only: replaces the divisor D, so that micro-batches add up.
     check_target : bool
-        Raise for class indices out of range; if not, such a row is nan.
+        Raise for class indices out of range; if not, such a row is nan. Raise for integers other
+        than 0 and 1 in a target of the shape of `logits`; if not, they are taken as they are.
     return_grad, return_probs, return_lse, return_hess, return_argmax : bool
         Return these too, in this order: the gradient and the probabilities, shaped as `logits`;
         logsumexp per row; the diagonal u/D·w_y·p(1-p) of the Hessian (Σ_c w_c·q'_c for w_y with
@@ -151,7 +152,7 @@ def cross_entropy(
         Logits or a target of a type that means nothing here; an array on another device.
     ValueError
         A shape, an option or a buffer that does not fit; an `ignore_index` with probabilities as
-        target.
+        target, integers other than 0 and 1 in place of them.
 
     Notes
     -----
@@ -308,7 +309,8 @@ def categorical_cross_entropy(
     reduction : {"mean", "sum", "none"}
         Of the row losses. With "none" the gradient is that of their sum.
     check_target : bool
-        Raise for class indices out of range; if not, such a row is nan.
+        Raise for class indices out of range; if not, such a row is nan. Raise for integers other
+        than 0 and 1 in a target of the shape of `probs`; if not, they are taken as they are.
     return_grad : bool
         Return the gradient with respect to `probs` too.
     grad_out : array, optional
@@ -329,7 +331,7 @@ def categorical_cross_entropy(
         Probabilities or a target of a type that means nothing here; an array on another device.
     ValueError
         A shape, an option or a buffer that does not fit; an `ignore_index` with probabilities as
-        target.
+        target, integers other than 0 and 1 in place of them.
 
     References
     ----------

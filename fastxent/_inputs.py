@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastxent import words
+from fastxent.arrays import foreign
 from fastxent.arrays.borrowed import Borrowed
 from fastxent.arrays.device import DeviceArray
 from fastxent.terms import Clip
@@ -50,22 +51,25 @@ def array(value: Any, name: str) -> Any:
     """The value as a NumPy array, sharing its memory where it is one; a GPU's as it is."""
     if type(value) is np.ndarray or type(value) is DeviceArray:
         return value
+    found = _any_array(value, name)
+    if not found.ndim and found.dtype.kind in "OUST":  # all that NumPy sees in it is an object
+        called = "None" if value is None else type(value).__name__
+        raise TypeError(f"{name} must be an array or nested numbers, got {called}")
+    return found
+
+
+def _any_array(value: Any, name: str) -> Any:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array; ignore rows by ignore_index instead")
     if isinstance(value, np.ndarray):
         return value.view(np.ndarray)
+    if type(value) is DeviceArray:
+        return value
     if hasattr(value, "__cuda_array_interface__"):
         raise TypeError(
             f"{name} is on a GPU ({type(value).__name__}), expected an array in host memory here"
         )
-    try:
-        return np.asarray(value)
-    except MemoryError:
-        raise
-    except Exception as error:  # of whatever kind the object's own code raises
-        raise TypeError(
-            f"{name} must be an array or nested numbers, got {type(value).__name__}: {error}"
-        ) from error
+    return foreign.array(value, name)
 
 
 def new(like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -227,6 +231,14 @@ def bad_label(
     if type(labels) is not DeviceArray:
         label = labels.reshape(-1)[row]
     return IndexError(words.bad_label(place, label, n_classes, ignore_index, name))
+
+
+def no_one_hot_row(
+    target: Any, at: int, value: int, of: str, indices: tuple[int, ...] | None
+) -> ValueError:
+    """The error for the first integer, at a place in C order, that is neither 0 nor 1."""
+    place = np.unravel_index(at, target.shape) if target.ndim else ()
+    return ValueError(words.no_one_hot_row(place, value, of, indices))
 
 
 def classes_last(view: Any, axis: int) -> Any:
@@ -490,7 +502,7 @@ def normalizer(value: Any, how: str) -> Any:
         raise ValueError(f"normalizer goes with reduction='mean' only, got reduction={how!r}")
     if isinstance(value, numbers.Real) and not isinstance(value, _NO_NUMBERS):
         return _to_float(value, "normalizer")
-    found = array(value, "normalizer")
+    found = _any_array(value, "normalizer")
     if found.ndim:
         raise ValueError(f"normalizer must be a scalar or 0-d array, got shape {found.shape}")
     if found.dtype.kind not in "fiu" and found.dtype.name != "bfloat16":

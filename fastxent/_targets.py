@@ -14,13 +14,14 @@ from fastxent.terms import Target, Terms
 class Aim(NamedTuple):
     """A checked target and what stands beside it.
 
-    `rows` is the shape of the loss before reduction, `labels` the class indices as they came (None
-    for probabilities), `target` what a backend takes; `divisor` what `normalizer` and `reduction`
-    say without looking at the rows: None for a mean over what counts; `given` are the arrays that
-    were read, which no buffer may overlap.
+    `rows` is the shape of the loss before reduction, `of` the name of the input, `labels` the class
+    indices as they came (None for probabilities), `target` what a backend takes; `divisor` what
+    `normalizer` and `reduction` say without looking at the rows: None for a mean over what counts;
+    `given` are the arrays that were read, which no buffer may overlap.
     """
 
     rows: tuple[int, ...]
+    of: str
     labels: Any
     target: Target
     terms: Terms
@@ -34,12 +35,14 @@ class Aim(NamedTuple):
         """The divisor; raises IndexError for the first label that is no class, if asked to check.
 
         One pass over the labels does both, before anything is written. The backend of a GPU leaves
-        there what is there.
+        there what is there. Of probabilities integers are checked: ValueError for other than 0, 1.
         """
         divisor = self.divisor
         if isinstance(divisor, DeviceArray):
             divisor = backend.normalizer(divisor, compute)
         if self.labels is None:
+            if check:
+                check_one_hot(backend, self.given[0][1], self.of, self.rows)
             if divisor is not None:
                 return divisor
             u = self.terms.sample_weight
@@ -102,7 +105,20 @@ def read_target(
     )
     if how != "mean":
         divisor = 1.0
-    return Aim(rows, labels, read, terms, how == "none", divisor, given)
+    return Aim(rows, of, labels, read, terms, how == "none", divisor, given)
+
+
+def check_one_hot(
+    backend: ModuleType, target: Any, of: str, indices: tuple[int, ...] | None = None
+) -> None:
+    """Raise for a target of integers other than 0 and 1, which more likely are class indices.
+
+    `indices` is the shape that those have, None where there are none.
+    """
+    if target.dtype.kind in "iu" and target.size:
+        at, value = backend.first_beyond_one(target)
+        if at >= 0:
+            raise inputs.no_one_hot_row(target, at, value, of, indices)
 
 
 def scalar(value: Any, dtype: "np.dtype[Any]") -> Any:

@@ -29,6 +29,10 @@ class Terms(NamedTuple):
     hess_factor: float = 1.0
 
 
+# Of labels that all count for the same.
+NO_TERMS = Terms(None, None, None, 0.0, 0.0, 1.0, None)
+
+
 class Target(NamedTuple):
     """Checked targets: labels (N,) int64 or probs shaped as the logits; the other is None."""
 

@@ -30,7 +30,8 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 def _check(name: str, value: Any) -> None:
     if isinstance(value, jax.core.Tracer):
         raise TypeError(
-            f"{name} is being traced by JAX (jit, grad, vmap), expected an array with numbers"
+            f"{name} is being traced by JAX (jit, grad, vmap), expected an array with numbers; in "
+            "a JAX program call fastxent.integrations.jax"
         )
     if any(device.platform != "cpu" for device in value.devices()):
         raise TypeError(f"{name} is on {value.devices()}, expected an array in host memory here")

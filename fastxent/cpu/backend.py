@@ -4,6 +4,7 @@ from fastxent.cpu.binary import binary_logits, binary_probs
 from fastxent.cpu.launch import (
     categorical_cross_entropy,
     cross_entropy,
+    first_beyond_one,
     log_softmax,
     logsumexp,
     plain_cross_entropy,
@@ -18,6 +19,7 @@ __all__ = [
     "binary_probs",
     "categorical_cross_entropy",
     "cross_entropy",
+    "first_beyond_one",
     "linear_cross_entropy",
     "log_softmax",
     "logsumexp",

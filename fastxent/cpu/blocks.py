@@ -152,7 +152,7 @@ def for_each_chunk(call: Callable[[int, int], Result], rows: int, cost: int) -> 
     step = chunk_rows(rows, cost)
     if rows <= step:
         return [call(0, rows)] if rows else []
-    return _collect(
+    return collect(
         lambda k: call(k * step, min((k + 1) * step, rows)), -(-rows // step), rows * cost
     )
 
@@ -184,10 +184,10 @@ def for_each_block(
                 operand.write(box, block)
         return result
 
-    return _collect(do, len(parts), rows * cost)
+    return collect(do, len(parts), rows * cost)
 
 
-def _collect(do: Callable[[int], Result], count: int, cost: int) -> list[Result]:
+def collect(do: Callable[[int], Result], count: int, cost: int) -> list[Result]:
     """[do(k) for k in range(count)], by as many threads as the work is worth."""
     results: dict[int, Result] = {}
 

@@ -13,7 +13,14 @@ from numba import types
 from numpy.typing import NDArray
 
 from fastxent.cpu import jit, kernels, narrow_kernels
-from fastxent.cpu.blocks import Operand, chunk_rows, for_each_block, for_each_chunk
+from fastxent.cpu.blocks import (
+    Operand,
+    boxes,
+    chunk_rows,
+    collect,
+    for_each_block,
+    for_each_chunk,
+)
 from fastxent.terms import Clip, Outputs, Target, Terms
 
 Array = NDArray[Any]
@@ -174,6 +181,23 @@ def scan_labels(
         first_bad,
         int(labels[first_bad]) if first_bad >= 0 else 0,
     )
+
+
+def first_beyond_one(integers: Array) -> tuple[int, int]:
+    """The place in C order of the first that is neither 0 nor 1, or -1, and the integer."""
+    parts = list(boxes(integers.shape, chunk_rows(integers.size, _LABEL_COST)))
+
+    def search(k: int) -> int:
+        box, lo, _ = parts[k]
+        index: Any = (*box, ...)
+        part: Any = integers[index]
+        if not int(np.bitwise_or.reduce(part, axis=None)) & ~1:  # as for all but wrong targets
+            return -1
+        return lo + int(((part < 0) | (part > 1)).argmax())
+
+    found = collect(search, len(parts), integers.size * _LABEL_COST)
+    first = next((at for at in found if at >= 0), -1)
+    return first, int(integers[np.unravel_index(first, integers.shape)]) if first >= 0 else 0
 
 
 def total(weights: Array, compute: DType) -> float:

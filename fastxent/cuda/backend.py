@@ -7,6 +7,7 @@ from fastxent.cuda.binary import binary_logits, binary_probs
 from fastxent.cuda.launch import (
     categorical_cross_entropy,
     cross_entropy,
+    first_beyond_one,
     log_softmax,
     logsumexp,
     normalizer,
@@ -22,6 +23,7 @@ __all__ = [
     "binary_probs",
     "categorical_cross_entropy",
     "cross_entropy",
+    "first_beyond_one",
     "linear_cross_entropy",
     "log_softmax",
     "logsumexp",

@@ -16,7 +16,7 @@ from fastxent.cuda.addresses import noted
 from fastxent.cuda.elements import Element, element
 from fastxent.cuda.groups import Plan
 from fastxent.cuda.jit import Kernel, kernel
-from fastxent.terms import Clip, Outputs, Place, Target, Terms
+from fastxent.terms import NO_TERMS, Clip, Outputs, Place, Target, Terms
 
 Array = Any  # fastxent.arrays.device.DeviceArray, which this layer does not know
 
@@ -242,6 +242,16 @@ def scan_labels(
     row, label = map(int, report)
     bad = -1 if row == array_kernels.NONE_BAD else row
     return found, bad, _as_unsigned(label, read.kind)
+
+
+def first_beyond_one(integers: Array) -> tuple[int, int]:
+    """The place in C order of the first that is neither 0 nor 1, or -1, and the integer.
+
+    As labels of two classes they are scanned for one that is no class, which waits for the answer.
+    """
+    flat = integers.part(0, (integers.size,)) if integers.is_contiguous else integers
+    _, at, value = scan_labels(flat, 2, NO_TERMS, _DOUBLE, True)
+    return at, value
 
 
 def _as_unsigned(label: int, kind: int) -> int:

@@ -5,6 +5,7 @@ Constructors, parameters, buffers and saved states are PyTorch's own.
 
 from typing import Any
 
+import numpy as np
 import torch
 
 import fastxent.arrays.torch.operators  # noqa: F401 - a saved program finds them by their names
@@ -13,12 +14,14 @@ from fastxent import binary_cross_entropy_with_logits, cross_entropy, linear_cro
 __all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "LinearCrossEntropyLoss"]
 
 
-def _options(loss: Any, labels: bool) -> dict[str, Any]:
+def _options(loss: Any, input: Any, target: Any) -> dict[str, Any]:
     """A module's arguments as ours; beside probabilities a negative ignore_index means nothing."""
     index = loss.ignore_index
+    rank = target.ndim if isinstance(target, torch.Tensor) else np.ndim(target)
+    unused = index is None or (index < 0 and rank == input.ndim)
     return {
         "weight": loss.weight,
-        "ignore_index": -100 if index is None or (index < 0 and not labels) else index,
+        "ignore_index": -100 if unused else index,
         "reduction": loss.reduction,
         "label_smoothing": loss.label_smoothing,
     }
@@ -64,7 +67,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]
     def forward(self, input: Any, target: Any) -> Any:
         """The loss of logits (N, C, …) or (C,), against class indices or probabilities."""
         axis = 1 if input.ndim > 1 else 0
-        return cross_entropy(input, target, axis=axis, **_options(self, target.ndim < input.ndim))
+        return cross_entropy(input, target, axis=axis, **_options(self, input, target))
 
 
 class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):  # type: ignore[misc]
@@ -136,5 +139,5 @@ class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):  # type: ignore[m
             return super().forward(input, target)
         return linear_cross_entropy(
             input, self.linear.weight, target, linear_bias=self.linear.bias,
-            **_options(self, target.ndim < input.ndim),
+            **_options(self, input, target),
         )  # fmt: skip

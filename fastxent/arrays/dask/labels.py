@@ -1,6 +1,7 @@
 """Labels before the first block of rows: whether all are classes, what a mean is divided by."""
 
 import functools
+import operator
 from typing import Any
 
 import dask.array as da
@@ -15,13 +16,13 @@ from fastxent.arrays.dask.request import Request
 def divisor(asked: Request) -> Any:
     """What every block waits for: an array without dimensions, or None if there is no such thing.
 
-    It is what a mean is divided by; computing it raises the IndexError of a bad label. For other
-    reductions it does that alone, and its value means nothing.
+    It is what a mean is divided by; computing it raises the error of a bad label, or of integers
+    that are no one-hot rows. For other reductions it does that alone, and its value means nothing.
     """
     arrays, options = asked.arrays, asked.options
     u, w = arrays.get("sample_weight"), arrays.get("weight")
     checked = None
-    if asked.is_index and options.get("check_target", True):
+    if options.get("check_target", True) and (asked.is_index or _is_integer(arrays["target"])):
         checked = _checked(asked)
     if not asked.is_mean:
         return checked
@@ -30,8 +31,8 @@ def divisor(asked: Request) -> Any:
     if not asked.is_index:
         if u is None:
             size = np.prod([asked.x.shape[k] for k in asked.rows], dtype=np.float64)
-            return da.asarray(size)
-        return blocks.total(u, np.float64, tuple(range(u.ndim)))
+            return _after(checked, da.asarray(size))
+        return _after(checked, blocks.total(u, np.float64, tuple(range(u.ndim))))
     if w is None and checked is not None:
         return checked
     rows = asked.rows
@@ -42,6 +43,20 @@ def divisor(asked: Request) -> Any:
     ]  # fmt: skip
     parts = blocks.single(task, Part(rows, np.float64, once=rows), operands)
     return _after(checked, blocks.total(parts, np.float64, tuple(range(parts.ndim))))
+
+
+def looked_at(asked: Request) -> Any:
+    """The target of a binary loss, whose blocks wait until all of its integers are 0 or 1."""
+    target = asked.arrays["target"]
+    if not _is_integer(target):
+        return target
+    index = tuple(range(target.ndim))
+    operands = (_checked(asked), (), target, index)
+    return blocks.single(_second, Part(index, target.dtype), operands)
+
+
+def _is_integer(target: Any) -> bool:
+    return bool(target.dtype.kind in "iu")
 
 
 def _after(checked: Any, number: Any) -> Any:
@@ -80,14 +95,18 @@ def weights_of(labels: Any, w: Any, n_classes: int) -> Any:
 
 
 def _checked(asked: Request) -> Any:
-    """Σ counted·u; IndexError for the first label of all that is no class."""
+    """Σ counted·u of labels; the error of the first label of all that is wrong."""
     target, u = asked.arrays["target"], asked.arrays.get("sample_weight")
-    check = functools.partial(
-        _check, n_classes=asked.n_classes, ignore_index=asked.ignore_index,
-        unbatched=asked.unbatched,
-    )  # fmt: skip
+    if asked.is_index:
+        check = functools.partial(
+            _check_labels, n_classes=asked.n_classes, ignore_index=asked.ignore_index,
+            unbatched=asked.unbatched,
+        )  # fmt: skip
+    else:
+        check = functools.partial(_check_one_hot, said=asked.said_of_integers)
+    weights = [u] if asked.is_index and u is not None else []
     found = da.map_blocks(
-        check, target, *([] if u is None else [u]), dtype=object,
+        check, target, *weights, dtype=object,
         chunks=tuple((1,) * n for n in target.numblocks), meta=np.empty((0,) * target.ndim, object),
     )  # fmt: skip
     return da.reduction(
@@ -96,38 +115,57 @@ def _checked(asked: Request) -> Any:
     )  # fmt: skip
 
 
-def _check(
+def _check_labels(
     labels: Any, u: Any = None, *, n_classes: int, ignore_index: int | None, unbatched: bool,
     block_info: Any,
 ) -> Any:  # fmt: skip
-    """One element: a block's Σ counted·u, and its first bad label's place and message, or None."""
+    """One element: a block's Σ counted·u, and its first bad label's place and error, or None."""
     counted = _part(labels, u, None, n_classes=n_classes, ignore_index=ignore_index).item()
     bad = (labels < 0) | (labels >= n_classes)
     if ignore_index is not None:
         bad &= labels != ignore_index
+
+    def error(place: tuple[int, ...], label: Any) -> Exception:
+        named = () if unbatched else place
+        return IndexError(words.bad_label(named, label, n_classes, ignore_index))
+
+    return _element(counted, labels, bad, error, block_info)
+
+
+def _check_one_hot(integers: Any, *, said: tuple[str, Any, int], block_info: Any) -> Any:
+    """One element likewise: a block's first integer that is neither 0 nor 1."""
+    of, indices, skipped = said
+
+    def error(place: tuple[int, ...], value: Any) -> Exception:
+        return ValueError(words.no_one_hot_row(place[skipped:], value, of, indices))
+
+    return _element(0.0, integers, (integers < 0) | (integers > 1), error, block_info)
+
+
+def _element(counted: float, target: Any, bad: Any, error: Any, block_info: Any) -> Any:
+    """An array of one element: a sum, and the place and error of the first that is bad, or None."""
     first = None
     if bad.any():
         at = np.unravel_index(int(bad.argmax()), bad.shape)
         starts = (start for start, _ in block_info[0]["array-location"])
         place = tuple(int(i) + start for i, start in zip(at, starts, strict=True))
-        named = () if unbatched else place
-        first = place, words.bad_label(named, labels[at], n_classes, ignore_index)
-    found = np.empty((1,) * labels.ndim, object)
+        first = place, error(place, target[at])
+    found = np.empty((1,) * target.ndim, object)
     found.fill((counted, first))
     return found
 
 
 def _merged(found: Any, axis: Any, keepdims: bool) -> Any:
-    """The sum of all, and the first bad label in the order of rows."""
+    """The sum of all, and the first error in the order of rows."""
     counted, first = zip(*found.flat, strict=True)
     merged = np.empty((1,) * found.ndim if keepdims else (), object)
-    merged.fill((sum(counted), min(filter(None, first), default=None)))
+    merged.fill((sum(counted), min(filter(None, first), default=None, key=operator.itemgetter(0))))
     return merged
 
 
 def _raised(found: Any, axis: Any, keepdims: bool) -> Any:
-    """The sum, if no label is bad."""
+    """The sum, if nothing is wrong."""
     counted, first = _merged(found, axis, keepdims).item()
     if first is not None:
-        raise IndexError(first[1])
+        raise first[1]
     return np.full((1,) * found.ndim if keepdims else (), counted)

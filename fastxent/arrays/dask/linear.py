@@ -36,21 +36,24 @@ def _by_rows(asked: Request) -> list[Any]:
         # Chunks of the weights' gradient: one a block, to be summed.
         n_classes, features = matrix.shape
         sums = np.result_type(*(a.dtype for a in grad if a is not None), np.float32)
-        parts.append(Part(whole, grad.x.dtype))
         new = {CLASSES: n_classes, _FEATURES: features}
-        parts.append(Part((*row, CLASSES, _FEATURES), sums, row, new))
-        if bias is not None:
-            parts.append(Part((*row, CLASSES), sums, row, {CLASSES: n_classes}))
+        made = LinearGrad(
+            Part(whole, asked.x.dtype if grad.x is None else grad.x.dtype),
+            Part((*row, CLASSES, _FEATURES), sums, row, new),
+            Part((*row, CLASSES), sums, row, {CLASSES: n_classes}),
+        )
+        parts += [part for part, a in zip(made, grad, strict=True) if a is not None]
     parts += [Part(row, a.dtype) for a in asked.like[1:] if not _is_grad(a)]
     task = functools.partial(_block, rows.options(asked))
     loss, *others = blocks.several(task, whole, operands, parts)
     answer = [rows.reduced(asked, loss)]
     if grad is not None:
         axes = tuple(range(len(row)))
-        weights = blocks.total(others[1], grad.linear_weight.dtype, axes)
-        biases = None if bias is None else blocks.total(others[2], grad.linear_bias.dtype, axes)
-        answer.append(LinearGrad(others[0], weights, biases))
-        others = others[2 if bias is None else 3 :]
+        by_x = None if grad.x is None else others.pop(0)
+        weights, biases = (
+            None if a is None else blocks.total(others.pop(0), a.dtype, axes) for a in grad[1:]
+        )
+        answer.append(LinearGrad(by_x, weights, biases))
     return answer + others
 
 
@@ -76,7 +79,8 @@ def _block(
     for result in found:
         if _is_grad(result):
             lead = (None,) * (x.ndim - 1)
-            flat += [result.x, *(part[lead] for part in result[1:] if part is not None)]
+            flat += [] if result.x is None else [result.x]
+            flat += [part[lead] for part in result[1:] if part is not None]
         else:
             flat.append(result)
     return tuple(flat)
@@ -108,11 +112,14 @@ def _by_classes(asked: Request) -> list[Any]:
     row = tuple(range(d.ndim - 1))
     # A row that is not counted has d = 0, and adds nothing even where its x holds nan.
     live = (d != 0).any(axis=-1, keepdims=True)
-    by_x = da.where(live, da.tensordot(d, matrix, ((d.ndim - 1,), (0,))), dtype.type(0))
-    by_matrix = da.tensordot(d, da.where(live, x, dtype.type(0)), (row, row))
-    by_bias = None if bias is None else blocks.total(d, grad.linear_bias.dtype, row)
-    grads = LinearGrad(
-        blocks.converted(by_x, grad.x.dtype),
-        blocks.converted(by_matrix, grad.linear_weight.dtype), by_bias,
-    )  # fmt: skip
+    by_x = by_matrix = by_bias = None
+    if grad.x is not None:
+        product = da.tensordot(d, matrix, ((d.ndim - 1,), (0,)))
+        by_x = blocks.converted(da.where(live, product, dtype.type(0)), grad.x.dtype)
+    if grad.linear_weight is not None:
+        product = da.tensordot(d, da.where(live, x, dtype.type(0)), (row, row))
+        by_matrix = blocks.converted(product, grad.linear_weight.dtype)
+    if grad.linear_bias is not None:
+        by_bias = blocks.total(d, grad.linear_bias.dtype, row)
+    grads = LinearGrad(by_x, by_matrix, by_bias)
     return [loss, grads, *others]

@@ -14,7 +14,7 @@ import dask.array as da
 import numpy as np
 from dask.array.utils import meta_from_array
 
-from fastxent.arrays import views
+from fastxent.arrays import foreign, views
 from fastxent.arrays.device import ARRAYS
 from fastxent.terms import LinearGrad
 
@@ -58,6 +58,28 @@ class Request(NamedTuple):
         return int(self.x.shape[self.axis] if matrix is None else matrix.shape[0])
 
     @property
+    def said_of_integers(self) -> tuple[str, tuple[int, ...] | None, int]:
+        """Of integers that are no one-hot rows: what has their shape, and that of class indices.
+
+        And how many axes are in front that x came without.
+        """
+        if self.is_binary:
+            return self.first, None, 0
+        skipped = int(self.unbatched)
+        of = "x @ linear_weight.T" if "linear_weight" in self.arrays else self.first
+        return of, tuple(self.x.shape[k] for k in self.rows)[skipped:], skipped
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether it is a loss of elements."""
+        return self.name.startswith("binary")
+
+    @property
+    def first(self) -> str:
+        """The name of x."""
+        return views.positional(views.body(self.name))[0]
+
+    @property
     def is_mean(self) -> bool:
         """Whether rows are divided by something."""
         return bool(self.options.get("reduction", "mean") == "mean")
@@ -93,7 +115,7 @@ class Request(NamedTuple):
 
     def _one(self, result: Any) -> Any:
         if isinstance(result, LinearGrad):
-            return result._replace(x=result.x[0])
+            return result if result.x is None else result._replace(x=result.x[0])
         return result[0] if result.ndim else result
 
 
@@ -179,8 +201,8 @@ def _seen(name: str, value: Any) -> Any:
     if value is None or isinstance(value, np.ndarray) or name == "normalizer":
         return value
     try:
-        found = np.asarray(value)
-    except Exception:  # the function itself says what it is
+        found = foreign.array(value, name)
+    except (TypeError, ValueError):  # the function itself says what it is
         return value
     # An empty list has no type of its own.
     return found if found.size or name != "target" else found.astype(np.int64)
@@ -227,7 +249,7 @@ def _odd(name: str, first: str, x: Any, axis: int, arrays: Given) -> str | None:
             return first
         if bias is not None and bias.shape != matrix.shape[:1]:
             return "linear_bias"
-    elif not x.shape[axis] and name != "logsumexp":
+    elif not x.shape[axis] and "target" in arrays:
         return first
     if "target" not in arrays:
         return None

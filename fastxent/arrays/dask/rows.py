@@ -135,7 +135,7 @@ def elements(asked: Request) -> list[Any]:
     if mean and size:
         told["reduction"] = "sum"
         w = (da.asarray(1.0) if w is None else w.astype(np.float64)) / size
-    operands = [asked.x, whole, asked.arrays["target"], whole]
+    operands = [asked.x, whole, labels.looked_at(asked), whole]
     for array in (w, asked.arrays.get("pos_weight")):
         # A block spreads them over its elements.
         operands += [array, None if array is None else whole[len(whole) - array.ndim :]]

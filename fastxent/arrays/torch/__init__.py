@@ -8,7 +8,6 @@ from torch._C._dynamo import eval_frame
 from fastxent.arrays import views
 from fastxent.arrays.torch import autograd, memory, refusals
 
-
 # Where torch.compile has given up on a caller, it goes on to compile each frame that runs below,
 # here by tensors without tangents and memory, which it takes to be so for ever. Not public.
 _watcher = getattr(eval_frame, "get_eval_frame_callback", lambda: None)
@@ -31,12 +30,15 @@ def call(function: memory.Function, *args: Any, **kwargs: Any) -> Any:
     if given is None:
         return function(*args, **kwargs)
     if memory.is_traced():
+        for value in given.values():
+            if isinstance(value, torch.fx.Proxy):  # in whose graph a call is one node
+                public = views.public(function)
+                return value.tracer.create_proxy("call_function", public, args, kwargs)
         return _traced(function, given)
-    first, on_gpu, sight = next(iter(given.values()), None), False, None
-    if not isinstance(first, torch.Tensor):
-        if isinstance(first, torch.fx.Proxy):  # of symbolic_trace, in whose graph the call is one
-            return first.tracer.create_proxy("call_function", views.public(function), args, kwargs)
-    elif (on_gpu := memory.is_on_gpu(first)) and not refusals.may_have_tangents():
+    first: Any = next(iter(given.values()), None)
+    sight = None
+    on_gpu = isinstance(first, torch.Tensor) and memory.is_on_gpu(first)
+    if on_gpu and not refusals.may_have_tangents():
         in_graph = first.requires_grad and torch.is_grad_enabled()
         if not in_graph or autograd.is_step(function, given, first):
             asked = given | {"return_grad": True} if in_graph else given

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.fx import _symbolic_trace
 
 from fastxent.arrays import views
 from fastxent.arrays.device import DeviceArray
@@ -22,8 +23,8 @@ EXTRAS = ("grad", "probs", "lse", "hess", "argmax")
 ASKING = {*(f"return_{name}" for name in EXTRAS), *views.BUFFERS, "accumulate", "wrt"}
 
 # What PyTorch asks itself and does not publish; where one is gone, the answer is the careful one:
-# whether torch.func transforms what is called, how many dispatch modes see it, and by what
-# torch.jit.trace records it.
+# whether torch.func transforms what is called, how many dispatch modes see it, what
+# torch.jit.trace records it by, and the module that knows of torch.fx.symbolic_trace.
 is_transforming = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 _modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 _trace = getattr(torch._C, "_get_tracing_state", lambda: None)
@@ -31,7 +32,7 @@ _trace = getattr(torch._C, "_get_tracing_state", lambda: None)
 
 def is_traced() -> bool:
     """Whether PyTorch wants to see operators: for make_fx, FakeTensorMode, jit.trace and others."""
-    return _modes() > 0 or _trace() is not None
+    return _modes() > 0 or _trace() is not None or _symbolic_trace._is_fx_tracing_flag
 
 
 @functools.cache
@@ -97,6 +98,19 @@ def _seen(name: str, tensor: torch.Tensor, on_gpu: bool) -> Any:
         return storage.view(name, tensor)
     except (KeyError, RuntimeError) as error:
         raise refusals.unreadable(name, tensor, error) from error
+
+
+def beside_numpy(name: str, tensor: torch.Tensor) -> Any:
+    """A tensor's numbers as an array, for a call on one of NumPy's."""
+    try:
+        array = _seen(name, tensor, False)
+    except refusals.Virtual:
+        raise TypeError(
+            f"{name} must have numbers beside a NumPy array, got {type(tensor).__name__} on "
+            f"{tensor.device}"
+        ) from None
+    refusals.gradient(name, tensor)
+    return array
 
 
 def _buffer(name: str, value: Any, given: Given, arrays: Given, on_gpu: bool) -> Any:

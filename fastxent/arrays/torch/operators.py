@@ -123,7 +123,7 @@ class _Operator:
         self.parameters = [p for p in every if p.name not in _BUFFERS]
         self.names = [*(p.name for p in self.parameters), "held"]
         self.defaults = {p.name: p.default for p in self.parameters if p.default is not p.empty}
-        # As text. Of a float that it finds in a dict torch.compile makes an input of the graph where
+        # As text: of a float that it finds in a dict torch.compile makes an input of the graph, if
         # shapes are dynamic, and traces once more when it sees that the operator wants a number.
         self.floats = {n: repr(v) for n, v in self.defaults.items() if type(v) is float}
         self.no_floats = {n: v for n, v in self.defaults.items() if n not in self.floats}
