@@ -9,7 +9,6 @@ rows (of a gradient: of all elements too, where the exact one is a normal number
 import argparse
 import importlib.metadata
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from torch.nn import functional
 import fastxent as fx
 from fastxent import reference
 from fastxent.bench import record
+from fastxent.cli.options import new_file
 
 jax.config.update("jax_enable_x64", True)
 
@@ -137,7 +137,7 @@ def measured() -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Measure, and write down with what."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=new_file, required=True)
     args = parser.parse_args()
     if np.finfo(np.longdouble).eps > 2e-19:
         parser.error("longdouble is no wider than float64 here, and cannot stand for exact")

@@ -12,12 +12,12 @@ import functools
 import multiprocessing
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 
 import fastxent as fx
 from fastxent.bench import record
+from fastxent.cli.options import new_file
 from fastxent.integrations.boosting import lightgbm_softmax, xgboost_softmax
 
 TOLERANCE = 2e-6
@@ -103,7 +103,7 @@ def race(library, rows, classes, rounds):
 def main():
     """Time both libraries' objectives, print the ratios, write the record."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=new_file, required=True)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--classes", type=int, nargs="+", default=[10])
     parser.add_argument("--rounds", type=int, default=21)

@@ -10,7 +10,6 @@ computed and stay on the workers, as in a training step; only losses come back.
 import argparse
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import dask
@@ -20,6 +19,7 @@ from dask.distributed import Client, LocalCluster, wait
 
 import fastxent as fx
 from fastxent.bench import record
+from fastxent.cli.options import new_file
 
 ROWS, CLASSES, BLOCKS = 200_000, 1000, 8  # of 100 MB, as Dask recommends
 
@@ -58,7 +58,7 @@ def main() -> None:
     """Alternate, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=new_file)
     args = parser.parse_args()
 
     # Each worker holds its share, and a block costs more to send than to compute.

@@ -3,12 +3,12 @@
 import argparse
 import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import fastxent as fx
 from fastxent.bench import record, startup
 from fastxent.bench.cases import GROUPS, Case, Group
 from fastxent.bench.race import Race
+from fastxent.cli.options import new_file
 from fastxent.cli.output import progress
 
 STARTUP_ROUNDS = 3
@@ -31,7 +31,7 @@ def main() -> None:
     """Run the groups that were asked for, and write what they show after each."""
     names = [*GROUPS, "startup"]
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=new_file, required=True)
     parser.add_argument("--threads", type=int, default=fx.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="small shapes, numbers of no worth")
     parser.add_argument("--groups", nargs="+", choices=names, default=names)

@@ -70,7 +70,8 @@ FLOATS = [np.float32, np.float64]
 @pytest.fixture(scope="module")
 def environment():
     """The environment, in the end as it was: Dask leaves OMP_NUM_THREADS=1 in it, and more."""
-    with mock.patch.dict(os.environ), mock.patch.object(threads, "_cached_default", (0, 0, "")):
+    unknown = (0, 0, "", False)
+    with mock.patch.dict(os.environ), mock.patch.object(threads, "_cached_default", unknown):
         yield
 
 

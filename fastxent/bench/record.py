@@ -1,5 +1,6 @@
 """Results as data: a JSON file of one run, with all that is needed to judge its numbers."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -111,22 +112,47 @@ def _git(root: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def cpu() -> dict[str, Any]:
+def cpu(
+    proc: Path = Path("/proc/cpuinfo"), caches: Path = Path("/sys/devices/system/cpu/cpu0/cache")
+) -> dict[str, Any]:
     """Model, cores, vector instructions and caches, as far as the system tells."""
     info: dict[str, Any] = {
         "model": platform.processor() or platform.machine(), "cores": os.cpu_count(),
         "vectors": [], "caches": {},
     }  # fmt: skip
-    proc, caches = Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu/cpu0/cache")
     if proc.exists():
         lines = (line.partition(":") for line in proc.read_text().splitlines())
         first = {key.strip(): value.strip() for key, _, value in reversed(list(lines))}
-        info["model"] = first.get("model name", info["model"])
+        info["model"] = first.get("model name") or _arm_model(first) or info["model"]
         flags = first.get("flags", first.get("Features", "")).split()
         info["vectors"] = [name for name in ("avx2", "avx512f", "asimd", "sve") if name in flags]
     for index in sorted(caches.glob("index*")):
-        level, kind, size = (
-            (index / name).read_text().strip() for name in ("level", "type", "size")
-        )
-        info["caches"][f"L{level} {kind.lower()}"] = size
+        with contextlib.suppress(OSError):  # a virtual machine may not tell the size
+            level, kind, size = (
+                (index / name).read_text().strip() for name in ("level", "type", "size")
+            )
+            info["caches"][f"L{level} {kind.lower()}"] = size
     return info
+
+
+# By the codes that ARM has given: implementers, and the parts of those that cloud machines have.
+_IMPLEMENTERS = {
+    0x41: "ARM", 0x46: "Fujitsu", 0x48: "HiSilicon", 0x4E: "NVIDIA", 0x51: "Qualcomm",
+    0x61: "Apple", 0x6D: "Microsoft", 0xC0: "Ampere",
+}  # fmt: skip
+_PARTS = {
+    (0x41, 0xD08): "Cortex-A72", (0x41, 0xD0B): "Cortex-A76", (0x41, 0xD0C): "Neoverse-N1",
+    (0x41, 0xD40): "Neoverse-V1", (0x41, 0xD49): "Neoverse-N2", (0x41, 0xD4F): "Neoverse-V2",
+    (0x41, 0xD83): "Neoverse-V3", (0x41, 0xD8E): "Neoverse-N3", (0xC0, 0xAC3): "Ampere-1",
+    (0xC0, 0xAC4): "Ampere-1a",
+}  # fmt: skip
+
+
+def _arm_model(said: dict[str, str]) -> str:
+    """The model of an ARM processor, of which the system gives two codes; empty for others."""
+    try:
+        maker, part = int(said["CPU implementer"], 0), int(said["CPU part"], 0)
+    except (KeyError, ValueError):
+        return ""
+    name = _PARTS.get((maker, part), f"part {part:#x}")
+    return f"{_IMPLEMENTERS.get(maker, f'implementer {maker:#x}')} {name}"

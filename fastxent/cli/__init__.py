@@ -1,6 +1,7 @@
 """The command line: one module a command, each with its help, its options and what it does."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from typing import Protocol
 import fastxent as fx
 from fastxent.cli import interrupts
 
+# Of memory, and of the folder for temporary files, which may be memory too.
+_NO_ROOM = {errno.ENOMEM, errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended: 128 + SIGINT
 
 
@@ -59,9 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A terminal has shown ^C where the cursor stood.
         print("\rinterrupted" if sys.stderr.isatty() else "interrupted", file=sys.stderr)
         return INTERRUPTED
+    except MemoryError as error:
+        print(f"fastxent: not enough memory: {error or 'none is left'}", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         # Whoever read our output has seen enough; Python must not try to flush it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        print(f"fastxent: {error.strerror}", file=sys.stderr)
         return 1
 
 

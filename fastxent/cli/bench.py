@@ -3,14 +3,13 @@
 import argparse
 import itertools
 import sys
-from pathlib import Path
 
 import fastxent as fx
 from fastxent.bench import record
 from fastxent.bench.cases import Case, heats
 from fastxent.bench.peers import PEERS
 from fastxent.bench.race import Race
-from fastxent.cli.options import add_output, positive
+from fastxent.cli.options import add_output, new_file, positive
 from fastxent.cli.output import installed, progress, show_json, show_table
 
 SUMMARY = "time loss and gradient beside the peers that are installed"
@@ -67,9 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"beside fastxent and the copy, of {', '.join(OTHERS)} (default: all)",
     )  # fmt: skip
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="write what --json prints into a file"
+        "--output", type=new_file, metavar="FILE", help="write what --json prints into a file"
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it (PNG, SVG or PDF)")
+    parser.add_argument("--plot", type=new_file, metavar="FILE", help="draw it (PNG, SVG or PDF)")
     add_output(parser)
 
 
@@ -85,9 +84,6 @@ def run(args: argparse.Namespace) -> int:
     """Race, show the results, and write what was asked for."""
     if args.plot and not installed("matplotlib"):
         sys.exit("fastxent bench --plot needs matplotlib: pip install 'fastxent[bench]'")
-    for file in filter(None, (args.output, args.plot)):
-        if not file.parent.is_dir():
-            sys.exit(f"fastxent bench: there is no folder {file.parent}")
     threads = args.threads or fx.get_num_threads()
     measured = record.new(threads)
     peers = ALWAYS + [name for name in OTHERS if name in args.peers]

@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 
 def add_output(parser: argparse.ArgumentParser, *, progress: bool = True) -> None:
@@ -25,3 +26,13 @@ def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
 
     convert.__name__ = f"positive {kind.__name__}"
     return convert
+
+
+def new_file(text: str) -> Path:
+    """A file to be written in the end: where it cannot be, that is said in the beginning."""
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder")
+    return path

@@ -6,16 +6,18 @@ no checksum, it does not see edits in other files, and a folder that cannot be w
 at import. Here every specialisation is one checked file (`kernel_files`). Any doubt means: compile.
 """
 
+import contextlib
+import os
 import pickle
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import llvmlite
 import numba
-from numba.core import caching, compiler, config, serialize
+from numba.core import bytecode, caching, compiler, config, serialize
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.runtime.nrt import rtsys
 
@@ -43,6 +45,7 @@ owner = njit(_nrt=True, **_INNER, **_OPTIONS)
 # Numba's settings that change the code it makes.
 _SETTINGS = ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VECTORIZE")
 _config: Any = config
+FunctionIdentity: Any = bytecode.FunctionIdentity
 _rebuild: Any = compiler.CompileResult._rebuild
 _dumps: Any = serialize.dumps
 
@@ -61,13 +64,46 @@ def specialise(source: Callable[..., Any], signature: Any) -> Callable[..., Any]
         if (source, signature) not in _ready:
             dispatcher = kernel(source)
             dispatcher._cache = _CheckedCache(source.__qualname__)
-            dispatcher.compile(signature)
+            with _names_of_our_own():
+                dispatcher.compile(signature)
             dispatcher.disable_compile()
             _ready[source, signature] = dispatcher
     return _ready[source, signature]
 
 
 forks.wait_for(global_compiler_lock)
+
+
+class _Numbers:
+    """Numbers that no other process counts."""
+
+    def __init__(self) -> None:
+        self._process, self._next = 0, 0
+
+    def __next__(self) -> int:
+        if self._process != os.getpid():  # a fork's child would go on with its parent's
+            self._process, self._next = os.getpid(), int.from_bytes(os.urandom(8))
+        self._next += 1
+        return self._next
+
+
+_numbers = _Numbers()
+
+
+@contextlib.contextmanager
+def _names_of_our_own() -> Iterator[None]:
+    """Within, compiled functions get names that are theirs alone.
+
+    Numba counts functions and makes the number a part of their names, which tells apart what has
+    the same name in the source: two lambdas, or what a factory makes. But each process counts from
+    1, and one that loads the kernels of several links by name: it may run another's body.
+    """
+    before = FunctionIdentity._unique_ids
+    FunctionIdentity._unique_ids = _numbers
+    try:
+        yield
+    finally:
+        FunctionIdentity._unique_ids = before
 
 
 def _identity(name: str, signature: Any, codegen: Any) -> bytes:
