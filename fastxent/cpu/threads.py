@@ -74,9 +74,10 @@ def get_num_threads() -> int:
 
 def automatic() -> int:
     """The number where the user has chosen none; 0 where he has, which no library's is below."""
-    if _explicit or _local.get() or _cached_default[3]:
+    if _explicit or _local.get():
         return 0
-    return _default()
+    n = _default()  # which looks at the environment, in a new process
+    return 0 if _cached_default[3] else n
 
 
 @contextlib.contextmanager

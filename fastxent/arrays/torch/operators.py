@@ -46,7 +46,7 @@ def traced(function: Function, given: Given) -> Any:
     """The results of a call whose tensors may have no numbers yet: fake ones, or a graph's."""
     known = _OPERATORS[function.__name__]
     for name in _BUFFERS:
-        if given.get(name):
+        if given.get(name) is not None and given[name] is not False:
             raise ValueError(
                 f"{name} must be None where PyTorch traces the call or has no numbers for it yet, "
                 f"got {type(given[name]).__name__}: a graph has no buffers"
@@ -67,6 +67,8 @@ def _called(known: "_Operator", given: Given) -> Any:
     """The operator's results as the function gives them, for all of its arguments."""
     for name in known.arrays:
         given[name] = _as_tensor(given[name])
+    if "wrt" in given and isinstance(given["wrt"], tuple):
+        given["wrt"] = ",".join(given["wrt"])
     operator = getattr(torch.ops.fastxent, known.name)
     if known.name in autograd.GRADIENTS:
         return operator(**given, held=False)[0]
@@ -77,7 +79,7 @@ def _called(known: "_Operator", given: Given) -> Any:
     # What stands beside the loss is made apart from it, for it is not in the graph.
     alone = given | known.nothing_asked
     if "wrt" in given:
-        alone["wrt"] = needed
+        alone["wrt"] = ",".join(needed)
     loss = operator(**alone, held=True)[0]
     if not asked:
         return loss
@@ -105,12 +107,12 @@ _TYPES: dict[Any, tuple[str, tuple[type, ...]]] = {
     float | None: ("float?", (float, int, type(None))),
     bool: ("bool", (bool,)),
     str: ("str", (str,)),
-    str | tuple[str, ...]: ("str[]", (tuple, list)),
+    str | tuple[str, ...]: ("str", (str, tuple)),  # names, of which one text is made
 }
 # Of the first of those types: what else stands for one, and what makes one of it.
 _STANDS_FOR: dict[type, tuple[Any, Callable[[Any], Any]]] = {
     int: (np.integer, int), float: (numbers.Real, float), bool: ((np.bool_, int, np.integer), bool),
-    str: (str, str), tuple: (str, lambda name: (name,)),
+    str: (str, str),
 }  # fmt: skip
 
 
@@ -207,6 +209,8 @@ class _Operator:
         given, held = self.bound(args, kwargs)
         if held:
             given = autograd.without_half(given, self.inputs) | {"return_grad": True}
+        if "wrt" in given:
+            given["wrt"] = tuple(given["wrt"].split(","))
         return list(_flat(memory.detached(self.function, given)))
 
     def results(self, found: list[Any], asked: list[str], given: Given) -> Any:
@@ -221,7 +225,7 @@ class _Operator:
 
     def differentiated(self, given: Given) -> list[str]:
         """The inputs that gradients are made of, where they are."""
-        names = given.get("wrt", self.inputs)
+        names = given["wrt"].split(",") if "wrt" in given else self.inputs
         return [name for name in self.inputs if name in names and given[name] is not None]
 
     def fake(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
@@ -260,7 +264,7 @@ class _Operator:
                 call = given | saved | self.nothing_asked
                 if "wrt" in given:
                     needed = [ctx.needs_input_grad[self.names.index(n)] for n in self.inputs]
-                    call["wrt"] = list(itertools.compress(self.inputs, needed))
+                    call["wrt"] = ",".join(itertools.compress(self.inputs, needed))
                 if self.sums_rows(given):
                     call, up = autograd.weighted_rows(call, up), torch.ones(())
                 _, *grads = operator(**call, held=True)
