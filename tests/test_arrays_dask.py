@@ -478,7 +478,7 @@ def test_errors_of_the_other_functions():
     for name, args, given in (
         ("softmax", [X * 1j], {}), ("softmax", [np.zeros(())], {}),
         ("logsumexp", [X], dict(axis=5)),
-        ("softmax", [np.zeros((3, 0))], {}), ("logsumexp", [X], dict(keepdims="no")),
+        ("logsumexp", [X], dict(keepdims="no")),
         ("categorical_cross_entropy", [X, X], dict(eps=0.7)),
         ("binary_cross_entropy", [X, np.zeros(4)], {}),
         ("binary_cross_entropy", [X, X], dict(weight=np.ones((2, 4, 3)))),
@@ -529,7 +529,7 @@ def test_arguments_that_are_almost_numpy_arrays(tmp_path, monkeypatch):
                 getattr(fx, name)(x, *args, **given)
     with pytest.raises(ValueError, match="weight must be an array that fits probs"):
         fx.binary_cross_entropy(x.T, X.T, weight=Late())
-    with pytest.raises(TypeError, match="target must hold real numbers"):
+    with pytest.raises(TypeError, match="target must be an array or nested numbers, got None"):
         fx.binary_cross_entropy(x, None)
 
 

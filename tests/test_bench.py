@@ -260,9 +260,14 @@ def test_bench_refuses_wrong_arguments(wrong, capsys):
     assert f"argument {wrong[0]}: invalid" in capsys.readouterr().err
 
 
-def test_bench_says_what_is_missing_before_it_starts(monkeypatch):
-    with pytest.raises(SystemExit, match="there is no folder nowhere"):
-        cli.main(["bench", "--output", "nowhere/a.json"])
+def test_bench_says_what_is_missing_before_it_starts(monkeypatch, capsys, tmp_path):
+    for option in ("--output", "--plot"):
+        for file, says in (("nowhere/a.json", "there is no folder nowhere"),
+                           (str(tmp_path), f"{tmp_path} is a folder")):  # fmt: skip
+            with pytest.raises(SystemExit) as left:
+                cli.main(["bench", option, file])
+            assert left.value.code == 2
+            assert f"argument {option}: {says}" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SystemExit, match=r"pip install 'fastxent\[bench\]'"):
         cli.main(["bench", "--plot", "a.png"])

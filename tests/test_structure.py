@@ -77,18 +77,21 @@ WITHIN_CUDA = {
 # What the families of GPU arrays may import beside what all of them have in common.
 DEVICES = {
     "replay": ["device"],
+    "foreign": ["torch", "memory"],
     "interface": ["device", "replay"],
     "cupy": ["device", "interface", "replay"],
     "dlpack": ["interface"],
 }
 # Within the family of PyTorch's tensors likewise.
 WITHIN_TORCH = {
-    "__init__": ["operators", "autograd", "memory"],
-    "operators": ["outside", "autograd", "memory"],
+    "__init__": ["operators", "autograd", "memory", "refusals"],
+    "operators": ["outside", "autograd", "memory", "refusals"],
     "outside": ["memory"],
     "autograd": ["memory", "gpu"],
-    "memory": ["gpu", "device"],
-    "gpu": ["device", "interface", "replay"],
+    "memory": ["gpu", "device", "refusals", "storage"],
+    "gpu": ["device", "interface", "replay", "storage"],
+    "refusals": ["storage"],
+    "storage": ["borrowed"],
 }
 # Within the family of Dask's arrays likewise.
 WITHIN_DASK = {
@@ -97,7 +100,7 @@ WITHIN_DASK = {
     "classes": ["class_chunks", "rows", "labels", "request", "blocks"],
     "rows": ["labels", "request", "blocks"],
     "labels": ["request", "blocks"],
-    "request": ["device"],
+    "request": ["device", "foreign"],
     "class_chunks": ["blocks"],
 }
 # The families that are folders.

@@ -237,7 +237,7 @@ def test_exported_programs(tmp_path):
     assert float(loaded) == pytest.approx(fx.cross_entropy(torch.eye(4, 3), Y).item())
 
 
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call")  # as it reads on after the refusal
+@pytest.mark.filterwarnings("ignore:Dynamo")  # reads on after the refusal
 def test_forward_mode_is_refused():
     """Here too: no tangent is dropped in silence."""
     with torch.autograd.forward_ad.dual_level():
@@ -245,7 +245,7 @@ def test_forward_mode_is_refused():
         with pytest.raises(TypeError, match="logits must have no tangent"):
             torch.compile(fx.softmax, backend="eager")(dual)
     jvp = torch.compile(lambda x: torch.func.jvp(fx.softmax, (x,), (x,)), backend="eager")
-    with pytest.raises(TypeError, match="logits must have no tangent"):
+    with pytest.raises(TypeError, match="logits must have numbers of its own.*torch.func"):
         jvp(X)
 
 

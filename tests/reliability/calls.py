@@ -23,7 +23,7 @@ NAMES = (
 ROWS = ("cross_entropy", "categorical_cross_entropy", "linear_cross_entropy")
 BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
 MAPS = ("softmax", "log_softmax", "logsumexp")
-FLAT = ("cross_entropy", "categorical_cross_entropy", "softmax", "log_softmax")
+FLAT = ("cross_entropy", "categorical_cross_entropy")
 # Those whose gradient or result may lie exactly over the first argument.
 WITH_BUFFER = ("softmax", "log_softmax", "cross_entropy", "categorical_cross_entropy", *BINARY)
 FIRST, WEIGHTS = ("logits", "probs", "x"), ("weight", "sample_weight", "pos_weight")

@@ -253,7 +253,7 @@ class Call:
         x = self.arguments[first] = self.input(first, shape, self.palette(probs))
         axis = self.axis(shape)
         classes = shape[axis] if shape else 0
-        if not classes and self.name != "logsumexp":
+        if not classes and self.name in FLAGS:
             self.is_wrong(first, ValueError)
         if self.name == "logsumexp":
             self.option("keepdims", [True, False])
@@ -314,7 +314,8 @@ class Call:
         if self.one_in(4):  # probabilities
             if not _is_default(ignore):
                 self.is_wrong("ignore_index", ValueError)
-            return self.array("target", shape, PROBS + [2.0, -0.5], NUMBERS)
+            found = self.array("target", shape, PROBS + [2.0, -0.5], NUMBERS)
+            return self.one_hot(found) if check else found
         if self.one_in(40):
             self.is_wrong("target", ValueError)
             odd = (*rows, 11)
@@ -337,6 +338,13 @@ class Call:
         # NumPy makes floats of a list of large and negative integers.
         if found.size and max(map(abs, found.ravel().tolist())) < 2**62 and self.one_in(8):
             return found.tolist()
+        return found
+
+    def one_hot(self, found):
+        """Integers in place of probabilities are wrong if they are others than 0 and 1."""
+        numbers = as_array(found)
+        if numbers.dtype.kind in "iu" and ((numbers != 0) & (numbers != 1)).any():
+            self.is_wrong("target", ValueError)
         return found
 
     def weight(self, name, shape, wrong_shapes):
@@ -383,8 +391,8 @@ class Call:
         if self.one_in(30):
             aim = (*shape, 1)
             self.is_wrong("target", ValueError)
-        labels = self.pick([[0.0, 1.0], [0.0, 1.0, 0.5, 0.125]])
-        self.arguments["target"] = self.array("target", aim, labels, NUMBERS)
+        labels = self.pick([[0.0, 1.0], [0.0, 1.0, 0.5, 0.125], [0.0, 1.0, 2.0]])
+        self.arguments["target"] = self.one_hot(self.array("target", aim, labels, NUMBERS))
         fitting = [shape, shape[-1:], (), (1,) * len(shape)]
         for name in ("weight",) if probs else ("weight", "pos_weight"):
             self.weight(name, self.pick(fitting), [(2, *shape), (*shape[:-1], 11)])
@@ -414,17 +422,24 @@ class Call:
         for flag in FLAGS[self.name]:
             if self.one_in(3):
                 self.arguments[f"return_{flag}"] = True
+        made = self.option(
+            "wrt", ["x", ("linear_weight",), ("linear_bias", "x")], ["y", (), ("x", "y")], [3, None]
+        )
+        made = (made,) if isinstance(made, str) else made
+        if "wrt" in self.wrong or made is None:
+            made = ("x", "linear_weight", "linear_bias")
         if self.one_in(3):
-            self.linear_buffers()
+            self.linear_buffers(made)
         elif self.one_in(40):
             self.arguments["accumulate"] = True
             self.is_wrong("accumulate", ValueError)
 
-    def linear_buffers(self):
+    def linear_buffers(self, made):
+        """Buffers for the parts that are made."""
         inputs = [a for a in self.arguments.values() if isinstance(a, np.ndarray)]
         parts = {}
         for name in ("x", "linear_weight", "linear_bias"):
-            if name in self.arguments:
+            if name in self.arguments and name in made:
                 a = self.arguments[name]
                 part = f"grad_out.{name}"
                 parts[name] = self.buffer(part, np.shape(as_array(a)), own_type(a), inputs)
@@ -433,7 +448,7 @@ class Call:
                 parts[name] = None
                 if self.one_in(30):
                     parts[name] = np.zeros(3)
-                    self.is_wrong("grad_out.linear_bias", ValueError)
+                    self.is_wrong(f"grad_out.{name}", ValueError)
         grads = fx.LinearGrad(**parts)
         if self.one_in(40):
             grads = self.pick([grads[:2], list(grads), np.zeros(3)])

@@ -83,6 +83,7 @@ class Clash(NamedTuple):
 
 _NO_LOGITS = "must be float16, bfloat16, float32, float64, integer or bool, got "
 _NO_ARRAY = "must be an array or nested numbers, got "
+_SPARSE = r"must be a dense array, got the sparse {}: call toarray\(\)"
 _NO_EXPORT = "must be an array that NumPy reads by DLPack, got Exported: "
 
 LOGITS = [
@@ -101,17 +102,17 @@ LOGITS = [
     Bad("a record array as logits", MATRICES, lambda a: structured(a).view(np.recarray),
         TypeError, _NO_LOGITS),
     Bad("no logits", ("logits", "probs", "x", "linear_weight"), always(None), TypeError,
-        _NO_LOGITS + "object"),
-    Bad("a dict as logits", MATRICES, always({"a": 1.0}), TypeError, _NO_LOGITS + "object"),
-    Bad("a set as logits", MATRICES, always({1.0}), TypeError, _NO_LOGITS + "object"),
+        _NO_ARRAY + "None"),
+    Bad("a dict as logits", MATRICES, always({"a": 1.0}), TypeError, _NO_ARRAY + "dict"),
+    Bad("a set as logits", MATRICES, always({1.0}), TypeError, _NO_ARRAY + "set"),
     Bad("a generator as logits", MATRICES, lambda a: (row for row in a), TypeError,
-        _NO_LOGITS + "object"),
-    Bad("an iterator as logits", MATRICES, iter, TypeError, _NO_LOGITS + "object"),
-    Bad("a file as logits", MATRICES, always(io.BytesIO(b"1")), TypeError, _NO_LOGITS + "object"),
-    Bad("a class as logits", MATRICES, always(np.ndarray), TypeError, _NO_LOGITS + "object"),
-    Bad("a function as logits", MATRICES, always(len), TypeError, _NO_LOGITS + "object"),
-    Bad("a string as logits", MATRICES, always("1, 2"), TypeError, _NO_LOGITS + "<U4"),
-    Bad("bytes as logits", MATRICES, always(b"1"), TypeError, _NO_LOGITS + r"\|S1"),
+        _NO_ARRAY + "generator"),
+    Bad("an iterator as logits", MATRICES, iter, TypeError, _NO_ARRAY + "iterator"),
+    Bad("a file as logits", MATRICES, always(io.BytesIO(b"1")), TypeError, _NO_ARRAY + "BytesIO"),
+    Bad("a class as logits", MATRICES, always(np.ndarray), TypeError, _NO_ARRAY + "type"),
+    Bad("a function as logits", MATRICES, always(len), TypeError, _NO_ARRAY + "builtin_function"),
+    Bad("a string as logits", MATRICES, always("1, 2"), TypeError, _NO_ARRAY + "str"),
+    Bad("bytes as logits", MATRICES, always(b"1"), TypeError, _NO_ARRAY + "bytes"),
     Bad("a complex number as logits", MATRICES, always(1j), TypeError, _NO_LOGITS + "complex128"),
     Bad("strings in a list", MATRICES, lambda a: [["1"]], TypeError, _NO_LOGITS + "<U1"),
     Bad("None in a list", MATRICES, always([[1.0, None]]), TypeError, _NO_LOGITS + "object"),
@@ -130,12 +131,12 @@ LOGITS = [
     Bad("a list that holds itself", MATRICES, lambda a: (lambda it: it.append(it) or it)([1.0]),
         TypeError, _NO_ARRAY + "list"),
     Bad("a sparse matrix", MATRICES, lambda a: scipy.sparse.csr_matrix(np.eye(3)), TypeError,
-        _NO_LOGITS + "object"),
+        _SPARSE.format("csr_matrix")),
     Bad("a sparse array", MATRICES, lambda a: scipy.sparse.coo_array(np.eye(3)), TypeError,
-        _NO_LOGITS + "object"),
+        _SPARSE.format("coo_array")),
     Bad("characters in a memoryview", MATRICES, lambda a: memoryview(b"abc").cast("c"), TypeError,
         _NO_LOGITS + r"\|S1"),
-    Bad("a released memoryview", MATRICES, released, TypeError, _NO_LOGITS + "object"),
+    Bad("a released memoryview", MATRICES, released, TypeError, _NO_ARRAY + "memoryview"),
     *(Bad(f"__array__ raises {type(error).__name__}", MATRICES, always(Arrayed(error)), TypeError,
           _NO_ARRAY + "Arrayed: .*broken")
       for error in (TypeError("broken"), KeyError("broken"), OSError("broken"),
@@ -155,7 +156,7 @@ LOGITS = [
         lambda a: Described(a.__array_interface__ | {"shape": "ab"}, a), TypeError,
         _NO_ARRAY + "Described: "),
     Bad("DLPack without a device", MATRICES, lambda a: HalfExported(), TypeError,
-        _NO_LOGITS + "object"),
+        _NO_ARRAY + "HalfExported"),
     Bad("DLPack that refuses", FIRST, lambda a: Exported(BufferError("no")), TypeError,
         _NO_EXPORT + "no"),
     Bad("DLPack without a capsule", FIRST, lambda a: Exported(5), TypeError, _NO_EXPORT),
@@ -233,14 +234,7 @@ TARGETS = [
         ("labels in a column", lambda y: np.zeros((4, 1), int), r"\(4, 1\)"),
         ("labels in a row", lambda y: np.zeros((1, 4), int), r"\(1, 4\)"),
         ("one label for all", always(1), r"\(\)"),
-        ("no target", always(None), r"\(\)"),
-        ("a generator as labels", lambda y: (0 for _ in range(4)), r"\(\)"),
-        ("a set as labels", always({0, 1}), r"\(\)"),
-        ("a dict as labels", always({0: 1}), r"\(\)"),
-        ("a sparse matrix as labels", lambda y: scipy.sparse.eye(4, 3), r"\(\)"),
-        ("a released memoryview as labels", lambda y: released(np.zeros(4, int)), r"\(\)"),
-        ("a string as labels", always("0121"), r"\(\)"),
-        ("transposed probabilities", lambda y: np.ones((3, 4)), r"\(3, 4\)"),
+                ("transposed probabilities", lambda y: np.ones((3, 4)), r"\(3, 4\)"),
         ("probabilities of a class too many", lambda y: np.ones((4, 4)), r"\(4, 4\)"),
         ("probabilities of fewer rows", lambda y: np.ones((3, 3)), r"\(3, 3\)"),
         ("one row of probabilities", lambda y: np.ones((1, 3)), r"\(1, 3\)"),
@@ -248,6 +242,18 @@ TARGETS = [
         ("probabilities of another rank", lambda y: np.ones((4, 3, 1)), r"\(4, 3, 1\)"),
         ("labels of the class axis", lambda y: np.zeros(3, int), r"\(3,\)"),
     )),
+    *(Bad(f"{name} as target", _TARGET, instead, TypeError, _NO_ARRAY + says)
+      for name, instead, says in (
+        ("no labels, None,", always(None), "None$"),
+        ("a generator", lambda y: (0 for _ in range(4)), "generator$"),
+        ("a set", always({0, 1}), "set$"), ("a dict", always({0: 1}), "dict$"),
+        ("a released memoryview", lambda y: released(np.zeros(4, int)), "memoryview$"),
+        ("a string", always("0121"), "str$"), ("bytes", always(b"0121"), "bytes$"),
+        ("a range's iterator", lambda y: iter(range(4)), "range_iterator$"),
+    )),
+    *(Bad(f"a sparse {kind.__name__} as target", _TARGET,
+          lambda y, kind=kind: kind(np.eye(4, 3)), TypeError, _SPARSE.format(kind.__name__))
+      for kind in (scipy.sparse.csr_matrix, scipy.sparse.csc_array, scipy.sparse.dia_array)),
     *(labels_of(f"labels of {kind}", lambda _, kind=kind: np.array([0, 2, 1, 2]).astype(kind), says)
       for kind, says in {
         "f8": "float64", "f4": "float32", "f2": "float16", ">f8": ">f8", "g": "float128",
@@ -279,7 +285,6 @@ TARGETS = [
     Bad("masked probabilities", _TARGET, lambda y: np.ma.masked_array(np.ones((4, 3))), TypeError,
         "must not be a masked array"),
     Bad("ragged targets", _TARGET, always([[1], [1, 2], [1], [1]]), TypeError, _NO_ARRAY + "list"),
-    Bad("no binary target", _TARGET, always(None), TypeError, _NO_NUMBER + "object", BINARY),
     Bad("a GPU's target", _TARGET, always(OnGpu()), TypeError,
         r"is on a GPU \(OnGpu\), expected an array in host memory"),
     Bad("targets whose __array__ raises", _TARGET, always(Arrayed(LookupError("broken"))),
@@ -317,6 +322,40 @@ TARGETS = [
         ("a bad label in an unaligned array", lambda y: unaligned(np.array([0, 1, 1, 9])),
          r"\[3\] must .*got 9$"),
     )),
+]  # fmt: skip
+
+
+def no_one_hot(name, value, position, kind="i8", of=ROWS):
+    """Ones and zeros but for one integer."""
+
+    def instead(y):
+        rows = np.eye(4, 3).astype(kind)
+        rows[position] = value
+        return rows
+
+    at = r", ".join(str(n % size) for n, size in zip(position, (4, 3), strict=True))
+    meant = r": class indices have shape \(4,\); for counts" if of is ROWS else ": for counts"
+    return Bad(f"{name} among integers of 0 and 1", _TARGET, instead, ValueError,
+               rf"\[{at}\] must be 0 or 1, .*, got {value}{meant}", of)  # fmt: skip
+
+
+INTEGERS = [
+    no_one_hot("2", 2, (0, 0)), no_one_hot("2 in the last place,", 2, (-1, -1)),
+    no_one_hot("-1", -1, (1, 2)), no_one_hot("int64's least", -(2**63), (2, 0)),
+    no_one_hot("uint8's largest", 255, (0, 1), "u1"), no_one_hot("int8's -1", -1, (3, 0), "i1"),
+    no_one_hot("uint64's largest", 2**64 - 1, (3, 1), "u8"),
+    no_one_hot("3 in swapped bytes", 3, (2, 2), ">i4"),
+    no_one_hot("2 to the 8th", 256, (2, 1), ">u2"),
+    no_one_hot("-1 as the other label", -1, (1, 1), of=BINARY),
+    no_one_hot("2 as a binary label", 2, (0, 2), "u1", of=BINARY),
+    Bad("class numbers in a list of the logits' shape", _TARGET, always([[0, 1, 2]] * 4),
+        ValueError, r"\[0, 2\] must be 0 or 1, .*got 2: class indices have shape \(4,\)", ROWS),
+    Bad("counts", _TARGET, lambda y: np.full((4, 3), 7)[::-1], ValueError,
+        r"\[0, 0\] must be 0 or 1, .*got 7: .*floats", (*ROWS, *BINARY)),
+    Clash("one sample's label for each class", ("cross_entropy",),
+          lambda a: {"logits": np.ones(3), "target": [0, 1, 2], "sample_weight": None,
+                     "grad_out": None, "probs_out": None},
+          "target", ValueError, r"\[2\] must be 0 or 1, .*got 2: class indices have shape \(\)"),
 ]  # fmt: skip
 
 _BINARY_SHAPE = r"must have shape \(4, 3\) \(that of (probs|logits)\), got "
@@ -360,10 +399,11 @@ WEIGHT = [
     Bad("ragged weights", WEIGHTS, always([[1.0], [1.0, 2.0]]), TypeError, _NO_ARRAY + "list"),
     Bad("strings as weights", WEIGHTS, always(["1"] * 3), TypeError, _NO_NUMBER + "<U1"),
     Bad("an imaginary number as weight", WEIGHTS, always(1j), TypeError, _NO_NUMBER + "complex"),
-    Bad("a dict as weights", WEIGHTS, always({0: 1.0}), TypeError, _NO_NUMBER + "object"),
-    Bad("a generator as weights", WEIGHTS, lambda w: (v for v in w), TypeError, _NO_NUMBER),
+    Bad("a dict as weights", WEIGHTS, always({0: 1.0}), TypeError, _NO_ARRAY + "dict"),
+    Bad("a generator as weights", WEIGHTS, lambda w: (v for v in w), TypeError,
+        _NO_ARRAY + "generator"),
     Bad("a sparse vector as weights", WEIGHTS, lambda w: scipy.sparse.eye(1, 3), TypeError,
-        _NO_NUMBER + "object"),
+        _SPARSE.format("dia_matrix")),
     Bad("weights whose __array__ raises", WEIGHTS, always(Arrayed(IndexError("broken"))),
         TypeError, _NO_ARRAY + "Arrayed: broken"),
     Bad("a GPU's weights", WEIGHTS, always(OnGpu()), TypeError, "is on a GPU"),
@@ -474,6 +514,16 @@ OPTIONS = [
           ValueError, f"must be left at -100 with class probabilities as target .*, got {value}$",
           of=tuple(f"{name} of probabilities" for name in ROWS))
       for value in (0, -1, None, 255, 2**70)),
+    *(Bad(f"wrt={value!r}", ("wrt",), always(value), ValueError,
+          "must (be among x, linear_weight, linear_bias, got|name at least one of x, linear_w)")
+      for value in ("y", "", (), [], ("x", "weight"), "x,linear_weight", ("x", None))),
+    *(Bad(f"wrt={value!r}", ("wrt",), always(value), TypeError,
+          f"must be a name or several, got {type(value).__name__}")
+      for value in (None, 3, True, b"x")),
+    *(Clash(f"a buffer for {name}, which is not in wrt", ("linear_cross_entropy",),
+            lambda a, name=name: {"wrt": tuple({"x", "linear_weight", "linear_bias"} - {name})},
+            f"grad_out.{name}", ValueError, f" must be None without {name} in wrt, got ndarray")
+      for name in ("x", "linear_weight", "linear_bias")),
     Clash("adding to no buffers", ("linear_cross_entropy",),
           lambda a: {"accumulate": True, "grad_out": None}, "accumulate", ValueError,
           "=True needs buffers in grad_out to add to, got None"),
@@ -721,5 +771,5 @@ PLACES = [
                np.full((4, 5), 0.5, a["x"].dtype)), ROWS[2:]),
 ]  # fmt: skip
 
-REFUSED = [*LOGITS, *LINEAR, *TARGETS, *BINARY_TARGETS, *WEIGHT, *OPTIONS, *SIGNATURES, *BUFFER,
-           *PLACES]  # fmt: skip
+REFUSED = [*LOGITS, *LINEAR, *TARGETS, *INTEGERS, *BINARY_TARGETS, *WEIGHT, *OPTIONS, *SIGNATURES,
+           *BUFFER, *PLACES]  # fmt: skip

@@ -124,7 +124,8 @@ class _Operator:
         every = inspect.signature(function).parameters.values()
         self.parameters = [p for p in every if p.name not in _BUFFERS]
         self.names = [*(p.name for p in self.parameters), "held"]
-        self.defaults = {p.name: p.default for p in self.parameters if p.default is not p.empty}
+        given = {p.name: p.default for p in self.parameters if p.default is not p.empty}
+        self.defaults = {n: ",".join(v) if type(v) is tuple else v for n, v in given.items()}
         # As text: of a float that it finds in a dict torch.compile makes an input of the graph, if
         # shapes are dynamic, and traces once more when it sees that the operator wants a number.
         self.floats = {n: repr(v) for n, v in self.defaults.items() if type(v) is float}
