@@ -30,6 +30,9 @@ ROWS = {
     "race files": Row(
         "Compile cache", "files that these left, whole and right for the next process"
     ),
+    "processes of kernels": Row(
+        "Compile cache", "kernels compiled each by a process, all loaded by one: the same bits"
+    ),
     "rewritten labels": Row(
         "Memory", "calls while another thread rewrites their labels: no wild access"
     ),

@@ -69,6 +69,20 @@ def test_races_of_fresh_processes(tmp_path, effort, count):
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".bin"]
 
 
+def test_names_of_functions(tmp_path, effort, count):
+    """Kernels compiled by as many processes, all loaded by one: no function runs for another.
+
+    Numba numbers functions by process, so that two of one name could have one symbol.
+    """
+    said, errors = run([HERE / "cache_names.py", effort(8, 60), tmp_path], 550)
+    found = json.loads(said)
+    print(found, errors)
+    assert found["compiled"] == 0 and found["files"] >= effort(7, 40)
+    assert found["names"] > effort(20, 100) or sys.platform != "linux"
+    assert found["shared"] == 0
+    count("processes of kernels", found["right"], found["tried"])
+
+
 def test_edited_kernels(tmp_path, count):
     """After an edit the old code is not used; after its undoing it is."""
     shutil.copytree(Path(fastxent.__file__).parent, tmp_path / "fastxent")
