@@ -259,6 +259,7 @@ SECTIONS: dict[str, Callable[[list[Run]], str]] = {
     "softmax": lambda runs: peers_side_by_side(runs, "softmax"),
     "binary": lambda runs: peers_side_by_side(runs, "binary"),
     "linear": lambda runs: peers_side_by_side(runs, "linear"),
+    "frozen": lambda runs: peers_side_by_side(runs, "frozen"),
     "programs": lambda runs: programs(runs),
 }  # fmt: skip
 

@@ -17,8 +17,9 @@ _BLOCK = 1 << 16  # logits at a time, so that a dozen float64 arrays of them sta
 
 def expected(case: Case, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
     """The parts of the answer in float64: the loss where there is one, then each array."""
-    if case.job == "linear":
-        return _linear(*arrays)
+    if case.job in ("linear", "frozen"):
+        loss, grad_x, grad_weight = _linear(*arrays)
+        return (loss, grad_x) if case.job == "frozen" else (loss, grad_x, grad_weight)
     if case.job == "binary":
         loss, grad = reference.binary_cross_entropy_with_logits(*arrays, return_grad=True)
         return np.asarray(loss), grad

@@ -4,14 +4,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Job = Literal["cross_entropy", "forward", "loss", "softmax", "log_softmax", "binary", "linear"]
+Job = Literal[
+    "cross_entropy", "forward", "loss", "softmax", "log_softmax", "binary", "linear", "frozen"
+]
 Logits = Literal["random", "wide", "confident"]
 Target = Literal["index", "soft", "one-hot"]
 
 # Arrays as large as the logits that a job cannot but read or write; the linear loss holds none.
 _ARRAYS: dict[Job, int] = {
     "cross_entropy": 2, "forward": 2, "loss": 1, "softmax": 2, "log_softmax": 2, "binary": 3,
-    "linear": 0,
+    "linear": 0, "frozen": 0,
 }  # fmt: skip
 
 
@@ -153,6 +155,13 @@ GROUPS = {
         heats([Case(4096, 32000, job="linear", features=256)],
               ["fastxent", "numpy_idiom", "torch", "torch_chunked"]),
         rounds=3,
+    ),
+    "frozen": Group(
+        "A linear head whose weights are frozen, in PyTorch",
+        heats([Case(4, 100_000, job="frozen", features=160),
+               Case(2048, 32_000, job="frozen", features=256)],
+              ["fastxent_torch", "torch", "torch_chunked"]),
+        rounds=5, seconds=0.3,
     ),
     "programs": Group(
         "In programs of PyTorch and JAX",

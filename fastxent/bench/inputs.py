@@ -23,7 +23,7 @@ def make(case: Case) -> tuple[Array, ...]:
         labels = rng.integers(0, 2, case.rows).astype(dtype)
         return dtype(SPREAD) * rng.standard_normal(case.rows, dtype), labels
     labels = rng.integers(0, case.classes, case.rows)
-    if case.job == "linear":
+    if case.job in ("linear", "frozen"):
         x = rng.standard_normal((case.rows, case.features), dtype)
         weight = rng.standard_normal((case.classes, case.features), dtype)
         weight *= dtype(SPREAD / case.features**0.5)

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from fastxent.bench.peers.torch import loss_and_grads, loss_in_graph
+import fastxent as fx
+from fastxent.bench.peers.torch import frozen_head, loss_and_grads, loss_in_graph
 from fastxent.integrations.torch import CrossEntropyLoss
 
 Call = Callable[[], Any]
@@ -17,3 +18,8 @@ def cross_entropy(logits: Any, target: Any) -> Call:
 def forward(logits: Any, target: Any) -> Call:
     """Mean loss, ready for a backward pass."""
     return loss_in_graph(CrossEntropyLoss(), logits, target)
+
+
+def frozen(x: Any, weight: Any, target: Any) -> Call:
+    """Mean loss and the gradient of x: none of the weights, which do not require grad."""
+    return frozen_head(fx.linear_cross_entropy, x, weight, target)

@@ -24,6 +24,20 @@ def loss_and_grads(function: Callable[..., Any], parameters: list[Any], target: 
     return call
 
 
+def frozen_head(function: Callable[..., Any], x: Any, weight: Any, target: Any) -> Call:
+    """A loss of x and weights that do not require grad, and the gradient of x."""
+    leaf, fixed = torch.from_numpy(x).requires_grad_(), torch.from_numpy(weight)
+    labels = torch.from_numpy(target)
+
+    def call() -> Any:
+        leaf.grad = None
+        loss = function(leaf, fixed, labels)
+        loss.backward()
+        return loss.detach(), leaf.grad
+
+    return call
+
+
 def loss_in_graph(function: Callable[..., Any], logits: Any, target: Any) -> Call:
     """A loss that autograd could go back from."""
     leaf, labels = torch.from_numpy(logits).requires_grad_(), torch.from_numpy(target)
@@ -60,6 +74,13 @@ def binary(logits: Any, target: Any) -> Call:
 
 def linear(x: Any, weight: Any, target: Any) -> Call:
     """Mean loss and the gradients of x and of the weight, with all logits held."""
-    return loss_and_grads(
-        lambda x, weight, labels: F.cross_entropy(F.linear(x, weight), labels), [x, weight], target
-    )
+    return loss_and_grads(_linear_loss, [x, weight], target)
+
+
+def frozen(x: Any, weight: Any, target: Any) -> Call:
+    """Mean loss and the gradient of x, with all logits held."""
+    return frozen_head(_linear_loss, x, weight, target)
+
+
+def _linear_loss(x: Any, weight: Any, labels: Any) -> Any:
+    return F.cross_entropy(F.linear(x, weight), labels)
