@@ -47,8 +47,12 @@ def test_the_same_kind_out(kind):
 def test_what_is_refused():
     """Arrays without numbers, buffers, wrong arguments."""
     x = jnp.asarray(X)
-    with pytest.raises(TypeError, match="logits is being traced by JAX"):
-        jax.jit(fx.softmax)(x)
+    for transform in (jax.jit, jax.vmap, lambda f: jax.grad(lambda x: f(x).sum())):
+        words = r"logits is being traced by JAX.*call fastxent\.integrations\.jax"
+        with pytest.raises(TypeError, match=words):
+            transform(fx.softmax)(x)
+    with pytest.raises(TypeError, match=r"(?s)target .*call fastxent\.integrations\.jax"):
+        jax.jit(lambda y: fx.cross_entropy(X, y))(Y)
     with pytest.raises(TypeError, match="logits is being traced by JAX"):
         jax.grad(lambda x: fx.cross_entropy(x, Y))(x)
     with pytest.raises(TypeError, match="target is being traced by JAX"):

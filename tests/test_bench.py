@@ -284,3 +284,33 @@ def test_warmup_says_what_is_ready(capsys):
     with pytest.raises(SystemExit) as left:
         cli.main(["warmup", "--function", "hardmax"])
     assert left.value.code == 2
+
+
+def test_caches_that_tell_no_size(tmp_path):
+    """As on many ARM virtual machines: an entry that cannot be read is left out."""
+    for k, files in enumerate([{"level": "1", "type": "Data", "size": "64K"},
+                               {"level": "2", "type": "Unified"}, {"level": "3", "type": "Unified",
+                                                                   "size": "32M"}]):  # fmt: skip
+        (tmp_path / f"index{k}").mkdir()
+        for name, text in files.items():
+            (tmp_path / f"index{k}" / name).write_text(f"{text}\n")
+    assert record.cpu(caches=tmp_path)["caches"] == {"L1 data": "64K", "L3 unified": "32M"}
+    assert record.cpu(caches=tmp_path / "nowhere")["caches"] == {}
+
+
+@pytest.mark.parametrize(
+    "maker, part, name",
+    [("0x41", "0xd0c", "ARM Neoverse-N1"), ("0xc0", "0xac3", "Ampere Ampere-1"),
+     ("0x41", "0xfff", "ARM part 0xfff"), ("0x99", "0x1", "implementer 0x99 part 0x1")],
+)  # fmt: skip
+def test_the_model_of_an_arm_processor(tmp_path, maker, part, name):
+    """Linux has no name of it there, but two codes."""
+    file = tmp_path / "cpuinfo"
+    file.write_text(
+        "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd sve\n"
+        f"CPU implementer\t: {maker}\nCPU architecture: 8\nCPU part\t: {part}\n"
+    )
+    found = record.cpu(proc=file)
+    assert (found["model"], found["vectors"]) == (name, ["asimd", "sve"])
+    file.write_text("processor\t: 0\n")
+    assert record.cpu(proc=file)["model"] == record.cpu(proc=tmp_path / "nowhere")["model"]

@@ -1,5 +1,6 @@
 """The command line: what it prints, where, and with which exit status."""
 
+import errno
 import io
 import json
 import os
@@ -275,3 +276,47 @@ def test_agreement_looks_at_accuracy_and_both_losses(field):
     demo.require_agreement(fit, fit)
     with pytest.raises(SystemExit, match="differs from scikit-learn's"):
         demo.require_agreement(fit, fit._replace(**{field: 0.91}))
+
+
+# --- what the machine does not have ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["demo", "bench", "info", "warmup"])
+@pytest.mark.parametrize(
+    "error, says",
+    [(MemoryError("Unable to allocate 8 GiB"), "not enough memory: Unable to allocate 8 GiB"),
+     (MemoryError(), "not enough memory: none is left"),
+     (OSError(errno.ENOMEM, "Cannot allocate memory"), "Cannot allocate memory"),
+     (OSError(errno.ENOSPC, "No space left on device"), "No space left on device")],
+)  # fmt: skip
+def test_no_memory_is_one_line(command, error, says, monkeypatch, capsys):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr(cli._commands()[command], "run", fail)
+    assert cli.main([command]) == 1
+    assert capsys.readouterr().err == f"fastxent: {says}\n"
+
+
+def test_other_errors_of_the_system_are_not_hidden(monkeypatch):
+    def fail(args):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(cli._commands()["info"], "run", fail)
+    with pytest.raises(PermissionError):
+        cli.main(["info"])
+
+
+def test_a_shape_that_no_memory_holds():
+    """In a process that may have no more than 64 GiB of addresses, whatever the machine has."""
+    pytest.importorskip("resource", reason="needs Unix")
+    code = """if True:
+        import resource, sys
+        from fastxent.cli import main
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 36, 1 << 36))
+        sys.exit(main(["bench", "--shape", "9999999999,10", "--peers"]))
+    """
+    done = python("-c", code)
+    assert done.returncode == 1
+    assert done.stderr.startswith("fastxent: not enough memory: ")
+    assert done.stderr.count("\n") == 1

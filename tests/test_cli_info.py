@@ -84,7 +84,10 @@ def test_commands_but_demo_need_numba_and_numpy_alone(tmp_path):
 def test_why_that_many_threads(source):
     limits = [threads.Limit(3, "CPU affinity"), threads.Limit(4, "cgroup CPU quota")]
     found = {"used": 3, "source": source, "limits": [limit._asdict() for limit in limits]}
+    found["tensors"] = None if source == "num_threads" else "torch.get_num_threads()"
     said = dict(info._threads(found))
+    own = "the same" if source == "num_threads" else "no more than torch.get_num_threads()"
+    assert said["  tensors"] == own
     assert said["Threads"].startswith("3, by ") and source.split()[-1] in said["Threads"]
     assert said["  limits"] == "CPU affinity 3, cgroup CPU quota 4"
 
@@ -92,7 +95,7 @@ def test_why_that_many_threads(source):
 def test_a_number_that_a_program_sets_is_the_reason():
     with fx.num_threads(7):
         found = machine.thread_count()
-    assert (found["used"], found["source"]) == (7, "num_threads")
+    assert (found["used"], found["source"], found["tensors"]) == (7, "num_threads", None)
 
 
 @pytest.mark.parametrize(

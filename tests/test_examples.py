@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import run
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 
@@ -65,6 +66,14 @@ def test_torch_classifier(torch, sklearn, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert f"{figures.difference:.1e}" in printed
     assert "speed-up" in printed
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_torch_fsdp(torch, ranks):
+    """Sharded parameters, which are freed between layers: torch.nn's losses and parameters."""
+    said, _ = run([EXAMPLES / "torch_fsdp.py", ranks], 200)
+    for name in ("CrossEntropyLoss", "LinearCrossEntropyLoss"):
+        assert f"\n{name}, ranks: {ranks}: loss 3.78" in f"\n{said}"
 
 
 def test_scipy_logistic(sklearn, capsys):

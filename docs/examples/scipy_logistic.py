@@ -50,8 +50,9 @@ def by_linear(flat: Any, x: Any, y: Any) -> tuple[float, Any]:
     """The same: linear_cross_entropy has the gradients of weights and intercepts."""
     weights, intercepts = split(flat, x)
     loss, grad = fx.linear_cross_entropy(
-        x, weights, y, linear_bias=intercepts, reduction="sum", return_grad=True
-    )
+        x, weights, y, linear_bias=intercepts, reduction="sum",
+        wrt=("linear_weight", "linear_bias"), return_grad=True,
+    )  # fmt: skip
     value = C * loss + 0.5 * np.vdot(weights, weights)
     gradient = [(C * grad.linear_weight + weights).ravel(), C * grad.linear_bias]
     return value, np.concatenate(gradient)

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\rinterrupted" if sys.stderr.isatty() else "interrupted", file=sys.stderr)
         return INTERRUPTED
     except MemoryError as error:
-        print(f"fastxent: not enough memory: {error or 'none is left'}", file=sys.stderr)
+        print(f"fastxent: not enough memory: {str(error) or 'none is left'}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # Whoever read our output has seen enough; Python must not try to flush it at exit.

@@ -137,7 +137,7 @@ class Objective:
         self.shape = n_classes, x.shape[1]
         self.size = n_classes * (x.shape[1] + 1)
         self.grad = np.empty(self.size)
-        self.buffers = fx.LinearGrad(np.empty_like(x), *self.weight_and_bias(self.grad))
+        self.buffers = fx.LinearGrad(None, *self.weight_and_bias(self.grad))
 
     def weight_and_bias(self, theta: Array) -> tuple[Array, Array]:
         """W and b as views of θ."""
@@ -148,8 +148,9 @@ class Objective:
         """Value and gradient at θ; the next call overwrites the gradient."""
         weight, bias = self.weight_and_bias(theta)
         loss, (_, grad_weight, _) = fx.linear_cross_entropy(
-            self.x, weight, self.y, linear_bias=bias, return_grad=True, grad_out=self.buffers
-        )
+            self.x, weight, self.y, linear_bias=bias, wrt=("linear_weight", "linear_bias"),
+            grad_out=self.buffers,
+        )  # fmt: skip
         grad_weight += self.penalty * weight  # a view of self.grad
         return float(loss + 0.5 * self.penalty * np.vdot(weight, weight)), self.grad
 

@@ -16,7 +16,9 @@ Shows what fastxent finds on this machine. Put it into an issue that you report.
   CPU      `vectors` are those of the kernels' source, and the registers that
            they are laid into; fewer registers a vector are faster.
   Threads  how many a call takes, and which limit decides that: the smallest,
-           unless the program sets a number.
+           unless the program sets a number. A call on PyTorch's tensors takes
+           no more than PyTorch does, unless FASTXENT_NUM_THREADS or the
+           program sets a number.
   Cache    where compiled kernels are kept. One that is not writable costs
            seconds in each process, and is never an error.
   CUDA     the GPUs, or what is missing for them and what to do about it.
@@ -81,6 +83,8 @@ def _threads(threads: dict[str, Any]) -> Facts:
     yield "Threads", f"{threads['used']}, by {_SOURCES.get(source, source)}"
     limits = [f"{limit['source']} {limit['threads']}" for limit in threads["limits"]]
     yield "  limits", ", ".join(limits)
+    own = f"no more than {threads['tensors']}" if threads["tensors"] else "the same"
+    yield "  tensors", own
 
 
 def _cache(cache: dict[str, Any]) -> Facts:

@@ -61,12 +61,13 @@ def cpu() -> dict[str, Any]:
 
 
 def thread_count() -> dict[str, Any]:
-    """How many a call takes, what decides that, and every limit that was found."""
+    """How many a call takes, what decides that, every limit that was found, and tensors' own."""
     chosen = threads.chosen()
     return {
         "used": chosen.threads,
         "source": chosen.source,
         "limits": [limit._asdict() for limit in threads.limits()],
+        "tensors": "torch.get_num_threads()" if threads.automatic() else None,
     }
 
 
