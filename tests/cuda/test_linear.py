@@ -138,6 +138,31 @@ def test_accumulating(rng):
     close(grad.linear_weight, want[1].linear_weight + 1, 1e-12)
 
 
+@pytest.mark.parametrize("wrt", [
+    ("x",), ("linear_weight",), ("linear_bias",), ("x", "linear_bias"),
+])  # fmt: skip
+def test_parts_that_are_asked_for(rng, monkeypatch, wrt):
+    """The others are None, and no product is made for them."""
+    x, w, b = (rng.standard_normal(shape) for shape in ((5, 4), (9, 4), (9,)))
+    y, products = np.array([0, 8, -100, 3, 3]), []
+    own = LIBRARY
+    counted = own._replace(
+        matmul=lambda a, b, out: (products.append("="), own.matmul(a, b, out)),
+        add_matmul=lambda a, b, out: (products.append("+"), own.add_matmul(a, b, out)),
+    )
+    monkeypatch.setitem(globals(), "LIBRARY", counted)
+    _, want = reference.linear_cross_entropy(x, w, y, linear_bias=b, wrt=wrt, return_grad=True)
+    _, grad = fx.linear_cross_entropy(
+        there(x), there(w), there(y), linear_bias=there(b), wrt=wrt, return_grad=True
+    )
+    for part, expected in zip(grad, want, strict=True):
+        assert (part is None) == (expected is None)
+        if part is not None:
+            close(part, expected, 1e-12)
+    # Of the logits, and the bias as a product that adds; then of each part.
+    assert len(products) == 2 + len(wrt)
+
+
 def test_a_library_without_products_is_refused_before_anything_is_written(rng):
     """The error names the libraries that have them."""
     x, w = sim.on_gpu(rng.standard_normal((2, 3))), sim.on_gpu(rng.standard_normal((4, 3)))

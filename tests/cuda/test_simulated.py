@@ -559,8 +559,8 @@ def test_nothing_at_all():
     assert call("softmax", x).shape == (0, 3)
     assert call("logsumexp", x).shape == (0,)
     assert (call("logsumexp", np.empty((2, 0), np.float32)) == -INF).all()
-    with pytest.raises(ValueError, match="at least one class"):
-        call("softmax", np.empty((2, 0), np.float32))
+    for name in ("softmax", "log_softmax"):
+        assert call(name, np.empty((2, 0), np.float32)).shape == (2, 0)
     for function in ("binary_cross_entropy", "binary_cross_entropy_with_logits"):
         loss, grad = call(function, x, x, return_grad=True)
         assert np.isnan(loss)
@@ -569,6 +569,23 @@ def test_nothing_at_all():
 
 
 # --- labels ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["int64", "uint8", "int16", "uint64"])
+@pytest.mark.parametrize("columns", [False, True])
+def test_integers_that_are_no_one_hot_rows(kind, columns):
+    """The first that is neither 0 nor 1 is named, unless nobody checks; on the CPU alone binary."""
+    x, rows = np.zeros((5, 300), np.float32), np.zeros((5, 300), kind)
+    rows[2, 7], rows[4, 1] = 1, 1
+    loss = call("cross_entropy", x, rows)
+    rows[3, 299], rows[4, 0] = 3, 200
+    given = np.asfortranarray(rows) if columns else rows
+    for name in ("cross_entropy", "categorical_cross_entropy"):
+        with pytest.raises(ValueError, match=r"target\[3, 299\] must be 0 or 1, .*, got 3: class"):
+            call(name, x, given)
+    unchecked = call("cross_entropy", x, given, check_target=False)
+    assert np.isclose(unchecked, loss * (2 + 203) / 2)
+    call("binary_cross_entropy_with_logits", x, given)
 
 
 @pytest.mark.parametrize("kind", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"])

@@ -148,8 +148,16 @@ def test_a_leaf_twice_is_refused_as_ever():
 
 def test_memory_that_is_not_there_is_refused():
     """A tensor without storage, and a buffer that is seen through a minus."""
-    with pytest.raises(TypeError, match="logits has no memory"):
+    with pytest.raises(TypeError, match="logits must have memory, got zeros without any"):
         fx.softmax(torch._efficientzerotensor((4, 9)))
+    for _ in range(2):  # a call like one before, too
+        logits, target = torch.randn(4, 9), torch.randint(9, (4,))
+        fx.cross_entropy(logits, target)
+        logits.untyped_storage().resize_(100)
+        with pytest.raises(ValueError, match="logits must have its numbers in memory"):
+            fx.cross_entropy(logits, target)
+        with pytest.raises(ValueError, match="out must have its numbers in memory"):
+            fx.softmax(torch.randn(4, 9), out=logits)
     negated = torch.imag(torch.zeros(4, 9, dtype=torch.complex64).conj())
     assert negated.is_neg()
     with pytest.raises(ValueError, match="out must not be a view of negated numbers"):
