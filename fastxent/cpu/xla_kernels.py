@@ -116,26 +116,12 @@ def _numbers(state):
     return pointer(address_of(state) + 8 * _NUMBERS, types.float64)
 
 
-def _variant(char: str, grad: bool, narrow: bool) -> Any:
-    """Compile a function that is made anew for each handler, under a name of its own.
-
-    Cached code calls other code by name. Were these named alike, the handler loaded second would
-    call what belongs to the first.
-    """
-
-    def named(function: Any) -> Any:
-        function.__qualname__ += f"_{char}_{grad:d}_{narrow:d}"
-        return jit.owner(function)
-
-    return named
-
-
 @functools.cache
 def _block(char: str, grad: bool, narrow: bool) -> Any:
     """A function that does rows lo..hi of a call and returns the sum of their losses."""
     element, dtype, bytes_each = DTYPES[char], np.dtype(char), np.dtype(char).itemsize
 
-    @_variant(char, grad, narrow)
+    @jit.owner
     def block(state, lo, hi, divisor):
         n, count = state[_CLASSES], hi - lo
         start = bytes_each * lo
@@ -167,7 +153,7 @@ def _work(char: str, grad: bool, narrow: bool) -> Any:
     """A function that does blocks of a call until none is left."""
     block, element = _block(char, grad, narrow), DTYPES[char]
 
-    @_variant(char, grad, narrow)
+    @jit.owner
     def complete(state):
         numbers, groups, parts = _numbers(state), state[_GROUPS], state[_PARTS]
         for g in range(groups if state[_MODE] >= 0 else 0):
@@ -178,7 +164,7 @@ def _work(char: str, grad: bool, narrow: bool) -> Any:
         if state[_PROMISE]:
             call(state[_COMPLETING], struct((_THREE_WORDS, 0, state[_PROMISE])))
 
-    @_variant(char, grad, narrow)
+    @jit.owner
     def work(address):
         state = words(address)
         numbers, rows, parts = _numbers(state), state[_ROWS], state[_PARTS]

@@ -203,8 +203,8 @@ MUTATIONS = [
     Mutation("JAX: a group of rows takes the divisor of the first", "cpu/xla_kernels.py",
              "g * rows + hi, numbers[g])", "g * rows + hi, numbers[0])",
              JAX + "vmap"),
-    Mutation("JAX: handlers call each other's code", "cpu/xla_kernels.py",
-             'function.__qualname__ += f"_{char}_{grad:d}_{narrow:d}"', "function.__qualname__",
+    Mutation("JAX: handlers call each other's code", "cpu/jit.py",
+             "with _names_of_our_own():", "with contextlib.nullcontext():",
              JAX + "handlers_of_several_processes"),
     # --- chunks of Dask's arrays ------------------------------------------------------------
     Mutation("Dask: a block of rows is divided by its own count", "arrays/dask/rows.py",
