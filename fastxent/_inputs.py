@@ -77,9 +77,9 @@ def new(like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     if type(like) is DeviceArray:
         return like.new(shape, dtype)
     memory = like.base
-    if isinstance(memory, Borrowed):
-        return memory.new(like, shape, dtype)
-    return np.empty(shape, dtype)
+    if memory is None or not isinstance(memory, Borrowed):
+        return np.empty(shape, dtype)
+    return memory.new(like, shape, dtype)
 
 
 def result(array: Any) -> Any:

@@ -48,7 +48,7 @@ def named(function: Function, args: tuple[Any, ...], kwargs: Given) -> Given | N
     """
     names = positional(function)
     if not kwargs and 0 < len(args) <= len(names):
-        return dict(zip(names, args, strict=False))
+        return dict(zip(names, args))  # noqa: B905 - to say strict=False takes as long again
     given = dict(zip(names, args, strict=False)) | kwargs
     # Fewer than there were: one too many by position, or one given twice.
     if len(given) != len(args) + len(kwargs):

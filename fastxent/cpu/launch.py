@@ -132,7 +132,10 @@ def is_narrow(written: str, char: str, n_classes: int) -> bool:
 
 
 def _written(*rows: Array | None) -> str:
-    return "numbers" if all(array is None for array in rows) else "rows"
+    for array in rows:
+        if array is not None:
+            return "rows"
+    return "numbers"
 
 
 def _map_rows(kernel: Callable[..., Any], x: Array, out: Array, compute: DType) -> None:

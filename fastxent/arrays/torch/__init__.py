@@ -35,7 +35,7 @@ def call(function: memory.Function, *args: Any, **kwargs: Any) -> Any:
                 public = views.public(function)
                 return value.tracer.create_proxy("call_function", public, args, kwargs)
         return _traced(function, given)
-    first: Any = next(iter(given.values()), None)
+    first: Any = args[0] if args else next(iter(given.values()), None)
     sight = None
     on_gpu = isinstance(first, torch.Tensor) and memory.is_on_gpu(first)
     if on_gpu and not refusals.may_have_tangents():

@@ -55,12 +55,11 @@ def is_step(function: Function, given: Given, x: torch.Tensor) -> bool:
 
     What Python does there costs as much as a small loss.
     """
-    return (
-        _is_loss_of_one(function)
-        and given.keys().isdisjoint(ASKING)
-        and given.get("reduction") != "none"
-        and x.dtype is not torch.float16
-    )
+    if not _is_loss_of_one(function) or x.dtype is torch.float16:
+        return False
+    if len(given) == 2:  # input and target alone
+        return True
+    return given.keys().isdisjoint(ASKING) and given.get("reduction") != "none"
 
 
 @functools.cache
@@ -175,14 +174,15 @@ class _Loss(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def backward(ctx: Any, up: Any) -> Any:
         first_derivative_only()
-        factor = up if ctx.axis is None else up.unsqueeze(ctx.axis)
+        axis, held = ctx.axis, ctx.saved_tensors
+        factor = up if axis is None else up.unsqueeze(axis)
         if _is_batch(up) or is_transforming():  # a batch of factors, of which nothing can be asked
-            grads = [None if g is None else masked_product(g, factor) for g in ctx.saved_tensors]
-        else:
-            mine = ctx.owned and not _graph_is_kept()
-            grads = [None if g is None else _product(g, factor, mine) for g in ctx.saved_tensors]
+            return None, None, *[None if g is None else masked_product(g, factor) for g in held]
+        mine = ctx.owned and not _graph_is_kept()
         # Autograd turns them into their inputs' types.
-        return None, None, *grads
+        if len(held) == 1:
+            return None, None, _product(held[0], factor, mine)
+        return None, None, *[None if g is None else _product(g, factor, mine) for g in held]
 
 
 apply_loss = _apply(_Loss)

@@ -22,17 +22,21 @@ _LINEAR_INPUTS = "x", "linear_weight", "linear_bias"
 EXTRAS = ("grad", "probs", "lse", "hess", "argmax")
 ASKING = {*(f"return_{name}" for name in EXTRAS), *views.BUFFERS, "accumulate", "wrt"}
 
+# Looked up in every call, which is why they have names here.
+_BUFFERS, _ORDINARY = frozenset(views.BUFFERS), refusals.ORDINARY
+_view, _NUMBERS = storage.view, storage.NUMBERS
+
 # What PyTorch asks itself and does not publish; where one is gone, the answer is the careful one:
 # whether torch.func transforms what is called, how many dispatch modes see it, what
 # torch.jit.trace records it by, and the module that knows of torch.fx.symbolic_trace.
 is_transforming = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 _modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
-_trace = getattr(torch._C, "_get_tracing_state", lambda: None)
+_is_jit_tracing = getattr(torch._C, "_is_tracing", lambda: True)
 
 
 def is_traced() -> bool:
     """Whether PyTorch wants to see operators: for make_fx, FakeTensorMode, jit.trace and others."""
-    return _modes() > 0 or _trace() is not None or _symbolic_trace._is_fx_tracing_flag
+    return _modes() > 0 or _is_jit_tracing() or _symbolic_trace._is_fx_tracing_flag
 
 
 @functools.cache
@@ -52,20 +56,21 @@ def read(given: Given, inputs: tuple[str, ...], on_gpu: bool) -> tuple[Given, bo
     arrays, connected = given.copy(), False
     careful = on_gpu or refusals.may_have_tangents()
     for name, value in given.items():
-        if isinstance(value, torch.Tensor) and name not in views.BUFFERS:
-            if careful or type(value) not in refusals.ORDINARY or not value.is_cpu:
-                arrays[name] = _seen(name, value, on_gpu)
-            else:  # as nearly all are
-                try:
-                    arrays[name] = storage.view(name, value)
-                except (KeyError, RuntimeError) as error:
-                    raise refusals.unreadable(name, value, error) from error
-            if value.requires_grad:
-                if name not in inputs:
-                    refusals.gradient(name, value)
-                connected = True
-    if not given.keys().isdisjoint(views.BUFFERS):
-        for name in given.keys() & views.BUFFERS:
+        if not isinstance(value, torch.Tensor) or name in _BUFFERS:
+            continue
+        if careful or type(value) not in _ORDINARY or not value.is_cpu:
+            arrays[name] = _seen(name, value, on_gpu)
+        else:  # as nearly all are
+            try:
+                arrays[name] = _view(name, value)
+            except (KeyError, RuntimeError) as error:
+                raise refusals.unreadable(name, value, error) from error
+        if value.requires_grad:
+            if name not in inputs:
+                refusals.gradient(name, value)
+            connected = True
+    if not given.keys().isdisjoint(_BUFFERS):
+        for name in given.keys() & _BUFFERS:
             arrays[name] = _buffer(name, given[name], given, arrays, on_gpu)
     return gpu().looked_at(given) if on_gpu else arrays, connected
 
@@ -95,7 +100,7 @@ def _seen(name: str, tensor: torch.Tensor, on_gpu: bool) -> Any:
             raise storage.cut_off(name, tensor)
         return tensor
     try:
-        return storage.view(name, tensor)
+        return _view(name, tensor)
     except (KeyError, RuntimeError) as error:
         raise refusals.unreadable(name, tensor, error) from error
 
@@ -148,9 +153,9 @@ def tensor_of(result: Any) -> Any:
     kind = type(result)
     if kind is np.ndarray:
         return result.base.owner
-    if result is None or isinstance(result, torch.Tensor):
-        return result
-    return result.owner if kind is DeviceArray else storage.tensor_of(result)
+    if kind in _NUMBERS:
+        return storage.tensor_of(result)
+    return result.owner if kind is DeviceArray else result
 
 
 def detached(

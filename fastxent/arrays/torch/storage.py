@@ -20,7 +20,7 @@ DTYPES: dict[torch.dtype, Any] = {
     )
 }  # fmt: skip
 _OWN = {dtype: own for own, dtype in DTYPES.items()}
-_FLOATS = {np.float32: torch.float32, np.float64: torch.float64}
+NUMBERS = {np.float32: torch.float32, np.float64: torch.float64}
 _CPU = torch.device("cpu")  # whatever the default device is
 
 
@@ -35,9 +35,12 @@ class Storage(Borrowed):
             tensor = torch.empty_like(self.owner)  # in half the time
         else:
             tensor = torch.empty(shape, dtype=_OWN[dtype], device=_CPU)
-        memory: Any = Storage.from_address(tensor.data_ptr() or NOWHERE)
+        memory: Any = _from_address(tensor.data_ptr() or NOWHERE)
         memory.owner = tensor
         return np.ndarray(shape, dtype, memory)
+
+
+_from_address = Storage.from_address
 
 
 def view(name: str, tensor: torch.Tensor) -> Any:
@@ -49,12 +52,14 @@ def view(name: str, tensor: torch.Tensor) -> Any:
         dtype = DTYPES[tensor.dtype]
     except KeyError:
         dtype = _late(tensor.dtype)
-    if tensor.is_neg():  # a view of negated numbers
+    if dtype.kind == "f" and tensor.is_neg():  # a view of negated numbers
         if not is_whole(tensor):
             raise cut_off(name, tensor)
         tensor = tensor.detach().resolve_neg()
-    address, reach, strides = tensor.data_ptr(), tensor.nbytes, None
-    if not tensor.is_contiguous():
+    address, strides = tensor.data_ptr(), None
+    if tensor.is_contiguous():
+        reach = tensor.nbytes
+    else:
         strides = tuple([dtype.itemsize * step for step in tensor.stride()])
         reach = strided_reach(tensor)
     if reach:
@@ -62,8 +67,10 @@ def view(name: str, tensor: torch.Tensor) -> Any:
             raise cut_off(name, tensor)
         if not address:
             raise RuntimeError("it has none")
-    memory: Any = Storage.from_address(address or NOWHERE)
+    memory: Any = _from_address(address or NOWHERE)
     memory.owner = tensor
+    if strides is None:
+        return np.ndarray(tensor.shape, dtype, memory)
     return np.ndarray(tensor.shape, dtype, memory, 0, strides)
 
 
@@ -113,4 +120,4 @@ def _late(dtype: torch.dtype) -> Any:
 
 def tensor_of(number: Any) -> torch.Tensor:
     """One of NumPy's numbers as a tensor without dimensions."""
-    return torch.scalar_tensor(float(number), dtype=_FLOATS[type(number)], device=_CPU)
+    return torch.scalar_tensor(float(number), dtype=NUMBERS[type(number)], device=_CPU)
