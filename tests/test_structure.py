@@ -43,6 +43,7 @@ WITHIN_CPU = {
     "launch": {"kernels", "narrow_kernels", "jit", "blocks"},
     "blocks": {"half", "threads"},
     "half": {"jit", "kernels"},
+    "pages": set(),
     "threads": {"helpers"},
     "helpers": set(),
 } | {name: set(KERNEL_FILES[k + 1 :]) for k, name in enumerate(KERNEL_FILES)}

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from fastxent.arrays.borrowed import NOWHERE, Borrowed
+from fastxent.cpu import pages
+from fastxent.cpu.pages import LARGE
 
 # NumPy's names of PyTorch's types; bfloat16, which NumPy does not know, joins them when it comes.
 DTYPES: dict[torch.dtype, Any] = {
@@ -35,7 +37,10 @@ class Storage(Borrowed):
             tensor = torch.empty_like(self.owner)  # in half the time
         else:
             tensor = torch.empty(shape, dtype=_OWN[dtype], device=_CPU)
-        memory: Any = _from_address(tensor.data_ptr() or NOWHERE)
+        address = tensor.data_ptr()
+        if tensor.nbytes >= LARGE:
+            pages.use_huge(address, tensor.nbytes)
+        memory: Any = _from_address(address or NOWHERE)
         memory.owner = tensor
         return np.ndarray(shape, dtype, memory)
 
@@ -52,7 +57,7 @@ def view(name: str, tensor: torch.Tensor) -> Any:
         dtype = DTYPES[tensor.dtype]
     except KeyError:
         dtype = _late(tensor.dtype)
-    if dtype.kind == "f" and tensor.is_neg():  # a view of negated numbers
+    if tensor.is_neg():  # a view of negated numbers
         if not is_whole(tensor):
             raise cut_off(name, tensor)
         tensor = tensor.detach().resolve_neg()
