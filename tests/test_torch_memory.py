@@ -123,7 +123,7 @@ def test_results_are_ordinary_tensors(name):
 
 
 def test_large_results_are_mapped_in_huge_pages():
-    """As NumPy's are, where the system lets a program ask: else they take twice as long to write."""
+    """As NumPy's are, where a program may ask for them: else they take twice as long to write."""
     enabled = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if not enabled.exists() or "[madvise]" not in enabled.read_text():
         pytest.skip("the system maps all memory alike")

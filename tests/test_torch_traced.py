@@ -192,6 +192,15 @@ def test_an_exported_program_whose_weights_come_to_require_grad():
                 torch.testing.assert_close(leaf.grad, grad)
 
 
+def test_a_graph_whose_target_comes_to_require_grad():
+    """It is refused when it is run."""
+    graph = make_fx(lambda x, q: fx.cross_entropy(x, q))(X, SOFT)
+    x = X.clone().requires_grad_()
+    graph(x, SOFT).backward()
+    with pytest.raises(TypeError, match="target must not require grad"):
+        graph(x, SOFT.clone().requires_grad_())
+
+
 def test_dynamic_shapes_are_traced_once():
     """As PyTorch's own loss is: numbers among the options are constants of the graph."""
     seen = []

@@ -29,6 +29,7 @@ class Classifier(nn.Module):
         self.loss = loss()
 
     def forward(self, x, target):
+        """The loss of some rows."""
         return self.loss(self.last(self.hidden(x).relu()), target)
 
 
@@ -41,6 +42,7 @@ class HeadClassifier(nn.Module):
         self.head = head(HIDDEN, CLASSES, bias=True)
 
     def forward(self, x, target):
+        """The loss of some rows."""
         return self.head(self.hidden(x).relu(), target)
 
 

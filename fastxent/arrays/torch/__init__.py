@@ -16,7 +16,7 @@ _watch = getattr(eval_frame, "set_eval_frame", lambda callback: None)
 
 def call(function: memory.Function, *args: Any, **kwargs: Any) -> Any:
     """Call `function` on views of the tensors; give back tensors, maybe in the graph."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         from fastxent.arrays.torch import operators
 
         return operators.compiled(call, function, *args, **kwargs)

@@ -178,7 +178,9 @@ class _Operator:
                 if type(value) not in types:
                     return False
             elif isinstance(value, torch.Tensor):
-                if not value.is_cpu or value.layout != torch.strided:
+                if type(value) not in refusals.ORDINARY or not value.is_cpu:
+                    return False
+                if value.layout != torch.strided:
                     return False
                 if value.requires_grad and name not in self.inputs:
                     return False
@@ -240,6 +242,8 @@ class _Operator:
         ctx.given, ctx.held = self.bound(inputs, {})
         names = self.differentiated(ctx.given)
         tensors = {n: ctx.given.pop(n) for n in self.arrays if ctx.given[n] is not None}
+        for name in tensors.keys() - set(self.inputs):  # of a program that was made before
+            refusals.gradient(name, tensors[name])
         needed = [n for n in self.inputs if ctx.needs_input_grad[self.names.index(n)]]
         # A program may have been exported when other inputs required grad.
         ctx.held = ctx.held and set(needed) <= set(names)
