@@ -364,8 +364,11 @@ def test_only_what_is_needed_is_held():
             same(grad.linear_weight, want.linear_weight)
             loss.backward()
             same(x.grad, want.x)
-    with pytest.raises(ValueError, match="wrt must be among x, linear_weight, linear_bias"):
-        fx.linear_cross_entropy(x, W, labels, wrt="y")
+    for wrong in ("y", 3, ("x", "y"), None):
+        with pytest.raises(ValueError, match="wrt must be among x, linear_weight, linear_bias"):
+            fx.linear_cross_entropy(x, W, labels, wrt=wrong)
+    fx.linear_cross_entropy(x, W, labels, wrt={"linear_weight"}).backward()
+    assert x.grad.abs().max() > 0
 
 
 def test_lists_beside_tensors():

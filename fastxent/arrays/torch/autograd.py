@@ -9,7 +9,7 @@ gives that very array away, so that a step of training makes no other.
 import copy
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -130,7 +130,8 @@ def with_gradients(given: Given, inputs: tuple[str, ...], needed: tuple[str, ...
     if len(inputs) == 1:
         return given | {"return_grad": True}
     own = given.get("wrt", ())
-    wrong = set((own,) if isinstance(own, str) else own) - set(inputs)  # the function says so
+    names = own if isinstance(own, Iterable) and not isinstance(own, str) else (own,)
+    wrong = [name for name in names if name not in inputs]  # which the function refuses
     return given | {"return_grad": True, "wrt": (*needed, *wrong)}
 
 
