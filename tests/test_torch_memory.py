@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import python
 
 import fastxent as fx
 
@@ -356,27 +357,26 @@ def test_no_more_threads_than_pytorch_has(used):
     assert taken(lambda: fx.cross_entropy(x, y)) == {2}
 
 
-def test_a_worker_of_a_data_loader_has_one_thread(tmp_path):
-    """As PyTorch gives it one."""
-    from torch.utils.data import DataLoader
+def test_a_worker_of_a_data_loader_has_one_thread():
+    """As PyTorch gives it one; in a process of its own, for it forks."""
+    script = """
+        import torch, fastxent as fx
+        from fastxent.cpu import threads
 
-    rows = _Rows()
-    (numbers,) = DataLoader(rows, batch_size=1, num_workers=1, multiprocessing_context="fork")
-    assert numbers.tolist() == [1]
+        class Rows:
+            def __len__(self):
+                return 1
 
+            def __getitem__(self, k):
+                seen, run = [], threads.run
+                threads.run = lambda work, chunks, n: (seen.append(n), run(work, chunks, n))
+                fx.softmax(torch.zeros(2000, 300))
+                return max(seen)
 
-class _Rows:
-    """One sample: how many threads a call in a worker takes."""
-
-    def __len__(self):
-        return 1
-
-    def __getitem__(self, k):
-        threads = importlib.import_module("fastxent.cpu.threads")
-        seen, run = [], threads.run
-        threads.run = lambda work, chunks, n: (seen.append(n), run(work, chunks, n))
-        fx.softmax(torch.zeros(2000, 300))
-        return max(seen)
+        (numbers,) = torch.utils.data.DataLoader(Rows(), batch_size=1, num_workers=1)
+        print(numbers.tolist())
+    """
+    assert python(script, OMP_NUM_THREADS="2", FASTXENT_NUM_THREADS=None) == "[1]\n"
 
 
 # --- modules and hooks ----------------------------------------------------------------------
