@@ -51,24 +51,6 @@ def array(value: Any, name: str) -> Any:
     """The value as a NumPy array, sharing its memory where it is one; a GPU's as it is."""
     if type(value) is np.ndarray or type(value) is DeviceArray:
         return value
-    found = _any_array(value, name)
-    if not found.ndim and found.dtype.kind in "OUST":  # all that NumPy sees in it is an object
-        called = "None" if value is None else type(value).__name__
-        raise TypeError(f"{name} must be an array or nested numbers, got {called}")
-    return found
-
-
-def _any_array(value: Any, name: str) -> Any:
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} must not be a masked array; ignore rows by ignore_index instead")
-    if isinstance(value, np.ndarray):
-        return value.view(np.ndarray)
-    if type(value) is DeviceArray:
-        return value
-    if hasattr(value, "__cuda_array_interface__"):
-        raise TypeError(
-            f"{name} is on a GPU ({type(value).__name__}), expected an array in host memory here"
-        )
     return foreign.array(value, name)
 
 
@@ -104,9 +86,7 @@ def precision(dtype: "np.dtype[Any]", name: str) -> Precision:
         return _PRECISION[dtype.newbyteorder("=")]
     if dtype.kind == "f" and dtype.itemsize == 2 or dtype.name == "bfloat16":
         return Precision(_SINGLE, dtype.newbyteorder("="), _SINGLE)
-    raise TypeError(
-        f"{name} must be float16, bfloat16, float32, float64, integer or bool, got {dtype}"
-    )
+    raise TypeError(words.no_precision(name, dtype))
 
 
 def compute_type(name: Any) -> str:
@@ -138,7 +118,7 @@ def called(value: Any, argument: str) -> None:
 def one_of(name: Any, argument: str, names: Iterable[str]) -> str:
     """A name that is among those there are."""
     if not isinstance(name, str) or name not in names:
-        raise ValueError(f"{argument} must be among {', '.join(names)}, got {name!r}")
+        raise ValueError(words.not_among(name, argument, names))
     return name
 
 
@@ -146,7 +126,7 @@ def parts(value: Any, argument: str, names_there_are: tuple[str, ...]) -> tuple[
     """One or several of the names that there are."""
     chosen = names(value, argument, (str,))
     if not chosen:
-        raise ValueError(f"{argument} must name at least one of {', '.join(names_there_are)}")
+        raise ValueError(words.none_named(argument, names_there_are))
     return tuple(one_of(name, argument, names_there_are) for name in chosen)
 
 
@@ -156,12 +136,9 @@ def class_axis(axis: Any, shape: tuple[int, ...], name: str, *, empty: bool = Fa
         axis = integer(axis, "axis")
     position: int = axis
     if not shape:
-        raise ValueError(f"{name} must have a class axis, got an array without dimensions")
+        raise ValueError(words.no_class_axis(name))
     if not -len(shape) <= position < len(shape):
-        raise ValueError(
-            f"axis must be in -{len(shape)} .. {len(shape) - 1} for {name} of shape {shape}, "
-            f"got {position}"
-        )
+        raise ValueError(words.bad_axis(position, shape, name))
     position %= len(shape)
     if not shape[position] and not empty:
         raise ValueError(
@@ -502,7 +479,7 @@ def normalizer(value: Any, how: str) -> Any:
         raise ValueError(f"normalizer goes with reduction='mean' only, got reduction={how!r}")
     if isinstance(value, numbers.Real) and not isinstance(value, _NO_NUMBERS):
         return _to_float(value, "normalizer")
-    found = _any_array(value, "normalizer")
+    found = foreign.array(value, "normalizer", number=True)
     if found.ndim:
         raise ValueError(f"normalizer must be a scalar or 0-d array, got shape {found.shape}")
     if found.dtype.kind not in "fiu" and found.dtype.name != "bfloat16":

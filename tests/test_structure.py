@@ -78,7 +78,7 @@ WITHIN_CUDA = {
 # What the families of GPU arrays may import beside what all of them have in common.
 DEVICES = {
     "replay": ["device"],
-    "foreign": ["torch", "memory"],
+    "foreign": ["torch", "memory", "device"],
     "interface": ["device", "replay"],
     "cupy": ["device", "interface", "replay"],
     "dlpack": ["interface"],
@@ -86,9 +86,9 @@ DEVICES = {
 # Within the family of PyTorch's tensors likewise.
 WITHIN_TORCH = {
     "__init__": ["operators", "autograd", "memory", "refusals"],
-    "operators": ["outside", "autograd", "memory", "refusals"],
+    "operators": ["outside", "autograd", "memory", "refusals", "storage", "foreign"],
     "outside": ["memory"],
-    "autograd": ["memory", "gpu"],
+    "autograd": ["memory", "gpu", "outside"],
     "memory": ["gpu", "device", "refusals", "storage"],
     "gpu": ["device", "interface", "replay", "storage"],
     "refusals": ["storage"],

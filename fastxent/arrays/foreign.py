@@ -1,57 +1,86 @@
-"""Objects of other libraries as NumPy arrays: what stands beside an array of NumPy's, or as one."""
+"""Whatever is no NumPy array yet as one: lists, other libraries' objects; or why it is none."""
 
+import sys
 from typing import Any
 
 import numpy as np
 
-_IN_A_PROGRAM = "in a JAX program call fastxent.integrations.jax"
+from fastxent.arrays.device import DeviceArray
 
 
-def array(value: Any, name: str) -> Any:
-    """The value as a NumPy array, sharing its memory where it is one."""
+def array(value: Any, name: str, *, number: bool = False) -> Any:
+    """The value as a NumPy array, sharing its memory where it is one; a GPU's as it is.
+
+    What NumPy knows no more of than that it is an object is refused, but where a number is meant:
+    there its type will say more.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array; ignore rows by ignore_index instead")
+    if isinstance(value, np.ndarray):
+        return value.view(np.ndarray)
+    if type(value) is DeviceArray:
+        return value
+    if hasattr(value, "__cuda_array_interface__"):
+        raise TypeError(
+            f"{name} is on a GPU ({type(value).__name__}), expected an array in host memory here"
+        )
     roots = {base.__module__.partition(".")[0] for base in type(value).__mro__}
-    if "torch" in roots:
-        found = _of_tensor(value, name)
-    elif "pandas" in roots:
-        found = _of_nullable(value, name)
-    else:
-        found = None
-    if found is not None:
-        return found
     if hasattr(value, "tocoo"):
         raise TypeError(
             f"{name} must be a dense array, got the sparse {type(value).__name__}: call toarray(), "
             "or make it dense (OneHotEncoder(sparse_output=False))"
         )
+    if "torch" in sys.modules:
+        value = _without_tensors(value, name)
+    if "pandas" in roots and (found := _of_nullable(value, name)) is not None:
+        return found
     try:
-        return np.asarray(value)
+        made = np.asarray(value)
     except MemoryError:
         raise
     except Exception as error:  # of whatever kind the object's own code raises
-        hint = f"; {_IN_A_PROGRAM}" if {"jax", "jaxlib"} & roots else ""
+        program = "; in a JAX program call fastxent.integrations.jax"
+        hint = program if {"jax", "jaxlib"} & roots else ""
         raise TypeError(
             f"{name} must be an array or nested numbers, got {type(value).__name__}: {error}{hint}"
         ) from error
+    if not number and not made.ndim and made.dtype.kind in "OUST":
+        called = "None" if value is None else type(value).__name__
+        raise TypeError(f"{name} must be an array or nested numbers, got {called}")
+    return made
 
 
-def _of_tensor(value: Any, name: str) -> Any:
-    """A tensor's memory, which NumPy would ask for in a way that changes it."""
-    import torch
+def _without_tensors(value: Any, name: str) -> Any:
+    """The value with arrays for tensors, which NumPy would ask for in a way that changes them."""
+    from torch import Tensor
 
-    if not isinstance(value, torch.Tensor):
-        return None
-    from fastxent.arrays.torch import memory
+    if isinstance(value, Tensor):
+        from fastxent.arrays.torch import memory
 
-    return memory.beside_numpy(name, value)
+        return memory.beside_numpy(name, value)
+    if type(value) in (list, tuple) and any(isinstance(v, (Tensor, list, tuple)) for v in value):
+        try:
+            return [_without_tensors(part, name) for part in value]
+        except RecursionError:  # of a list that holds itself, of which NumPy says so
+            return value
+    return value
 
 
 def _of_nullable(value: Any, name: str) -> Any:
     """pandas' nullable columns, or those of Arrow, without missing values; None for others."""
-    columns = list(value.dtypes) if value.ndim == 2 else [getattr(value, "dtype", None)]
-    plain = [getattr(dtype, "numpy_dtype", None) for dtype in columns]
-    if all(dtype is None for dtype in plain):
+    if not (hasattr(value, "isna") and hasattr(value, "to_numpy") and hasattr(value, "dtype")
+            or hasattr(value, "iloc") and getattr(value, "ndim", 0) == 2):  # fmt: skip
         return None
-    missing = np.asarray(value.isna())
+    columns = list(value.dtypes) if value.ndim == 2 else [value.dtype]
+    # An extension type of pandas' for a NumPy type; what only wraps NumPy's arrays has one, too.
+    plain = [
+        None if type(dtype).__name__ == "NumpyEADtype" else getattr(dtype, "numpy_dtype", None)
+        for dtype in columns
+    ]
+    nullable = [dtype is not None for dtype in plain]
+    if not any(nullable):
+        return None
+    missing = np.asarray(value.isna()).reshape(-1, len(columns)) & nullable
     if missing.any():
         row = int(np.argwhere(missing)[0, 0])
         raise ValueError(f"{name} must have no missing values, got one in row {row}")

@@ -1,4 +1,4 @@
-"""Huge pages for new memory, as NumPy asks for them for its own.
+"""Huge pages for new memory, as NumPy asks for them for its own, unless it is told not to.
 
 Linux maps new memory page by page, when it is first written to. With pages of 4 KiB that takes two
 to three times as long as a large gradient takes to be computed.
@@ -6,6 +6,7 @@ to three times as long as a large gradient takes to be computed.
 
 import ctypes
 import mmap
+import os
 from typing import Any
 
 LARGE = 1 << 22  # bytes from which on NumPy asks, too
@@ -13,7 +14,7 @@ _ADVICE = getattr(mmap, "MADV_HUGEPAGE", None)  # of Linux alone
 
 
 def _find() -> Any:
-    if _ADVICE is None:
+    if _ADVICE is None or os.environ.get("NUMPY_MADVISE_HUGEPAGE", "1") == "0":
         return None
     madvise = getattr(ctypes.CDLL(None), "madvise", None)
     if madvise is not None:

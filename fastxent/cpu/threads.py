@@ -21,7 +21,7 @@ _explicit: int | None = None
 _local: ContextVar[int | None] = ContextVar("fastxent_num_threads", default=None)
 # What the library allows itself whose arrays a call is on.
 _of_library: ContextVar[int | None] = ContextVar("fastxent_threads_of_library", default=None)
-# No automatic number is above this one.
+# No automatic number is above this one: the affinity is among its limits.
 CPUS = os.cpu_count() or 1
 _ENVIRONMENT = ("FASTXENT_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 
@@ -69,7 +69,8 @@ def get_num_threads() -> int:
     >>> fx.get_num_threads() >= 1
     True
     """
-    return _local.get() or _explicit or _of_library.get() or _default()
+    own, default = _local.get() or _explicit, _default()
+    return own or min(_of_library.get() or default, default)
 
 
 def automatic() -> int:

@@ -129,10 +129,14 @@ def with_gradients(given: Given, inputs: tuple[str, ...], needed: tuple[str, ...
     """The call with gradients of those of its inputs that need one."""
     if len(inputs) == 1:
         return given | {"return_grad": True}
-    own = given.get("wrt", ())
-    names = own if isinstance(own, Iterable) and not isinstance(own, str) else (own,)
-    wrong = [name for name in names if name not in inputs]  # which the function refuses
-    return given | {"return_grad": True, "wrt": (*needed, *wrong)}
+    asked = given | {"return_grad": True}
+    if "wrt" in given:
+        own = given["wrt"]
+        if not isinstance(own, Iterable) or isinstance(own, bytes) or not (own := tuple(own)):
+            return asked  # which the function refuses
+        names = (given["wrt"],) if isinstance(given["wrt"], str) else own
+        needed = *needed, *(name for name in names if name not in inputs)  # and these
+    return asked | {"wrt": needed}
 
 
 def rows_axis(function: Function, given: Given) -> int | None:
@@ -264,7 +268,13 @@ class _Rows(torch.autograd.Function):  # type: ignore[misc]
 
         def gradients(up: Any) -> list[Any]:
             call = with_gradients(weighted_rows(given, up), inputs, wanted)
-            return [grad for grad in detached(function, call)[1] if grad is not None]
+            if torch.compiler.is_dynamo_compiling():  # this backward, by compiled autograd
+                from fastxent.arrays.torch.outside import outside
+
+                found = outside(detached, function, call)
+            else:
+                found = detached(function, call)
+            return [grad for grad in found[1] if grad is not None]
 
         made = _each_of(up, gradients) if _is_batch(up) else gradients(up)
         grads = dict(zip(wanted, made, strict=True))

@@ -20,11 +20,11 @@ Given = dict[str, Any]
 _LINEAR_INPUTS = "x", "linear_weight", "linear_bias"
 # What may be asked for beside a loss.
 EXTRAS = ("grad", "probs", "lse", "hess", "argmax")
-ASKING = {*(f"return_{name}" for name in EXTRAS), *views.BUFFERS, "accumulate", "wrt"}
+ASKING = {*(f"return_{name}" for name in EXTRAS), *views.BUFFERS, "accumulate"}
 
 # Looked up in every call, which is why they have names here.
-_BUFFERS, _ORDINARY = frozenset(views.BUFFERS), refusals.ORDINARY
-_view, _NUMBERS = storage.view, storage.NUMBERS
+_BUFFERS, _ORDINARY = frozenset(views.BUFFERS), storage.ORDINARY
+_view, _NUMBERS, _Storage = storage.view, storage.NUMBERS, storage.Storage
 
 # What PyTorch asks itself and does not publish; where one is gone, the answer is the careful one:
 # whether torch.func transforms what is called, how many dispatch modes see it, what
@@ -35,8 +35,16 @@ _is_jit_tracing = getattr(torch._C, "_is_tracing", lambda: True)
 
 
 def is_traced() -> bool:
-    """Whether PyTorch wants to see operators: for make_fx, FakeTensorMode, jit.trace and others."""
-    return _modes() > 0 or _is_jit_tracing() or _symbolic_trace._is_fx_tracing_flag
+    """Whether PyTorch wants to see operators: for make_fx, FakeTensorMode, jit.trace and others.
+
+    Within torch.func, too, where new tensors may have no memory.
+    """
+    return (
+        _modes() > 0
+        or is_transforming()
+        or _is_jit_tracing()
+        or _symbolic_trace._is_fx_tracing_flag
+    )
 
 
 @functools.cache
@@ -152,7 +160,9 @@ def tensor_of(result: Any) -> Any:
     """A result as a tensor: the one whose memory it is, or a number in a new one."""
     kind = type(result)
     if kind is np.ndarray:
-        return result.base.owner
+        memory = result.base
+        # Of what is no tensor itself, as a shape is.
+        return memory.owner if isinstance(memory, _Storage) else torch.from_numpy(result)
     if kind in _NUMBERS:
         return storage.tensor_of(result)
     return result.owner if kind is DeviceArray else result

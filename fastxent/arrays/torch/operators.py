@@ -10,16 +10,18 @@ import contextlib
 import inspect
 import itertools
 import numbers
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch._library.autograd import Info, make_autograd_impl
 
-from fastxent.arrays import views
-from fastxent.arrays.torch import autograd, memory, refusals
+from fastxent import words
+from fastxent.arrays import foreign, views
+from fastxent.arrays.torch import autograd, memory, refusals, storage
 from fastxent.arrays.torch.memory import Function, Given
+from fastxent.arrays.torch.storage import DTYPES
 from fastxent.terms import LinearGrad
 
 _BUFFERS = (*views.BUFFERS, "accumulate")
@@ -39,6 +41,11 @@ def compiled(eager: Function, function: Function, *args: Any, **kwargs: Any) -> 
         from fastxent.arrays.torch.outside import outside
 
         return outside(eager, function, *args, **kwargs)
+    device = given[known.inputs[0]].device
+    for name in known.arrays:
+        value = given[name]
+        if value is not None and not isinstance(value, torch.Tensor):
+            given[name] = torch.as_tensor(np.asarray(value), device=device)
     return _called(known, given)
 
 
@@ -56,18 +63,14 @@ def traced(function: Function, given: Given) -> Any:
         raise TypeError(f"{function.__name__}() is missing {missing[0]!r}")
     if unknown := given.keys() - set(known.names):
         raise TypeError(f"{function.__name__}() has no argument {unknown.pop()!r}")
-    first = given[known.inputs[0]]
-    for name, value in given.items():
-        if isinstance(value, torch.Tensor):
-            known.check(name, value, first)
+    if given[known.inputs[0]] is None or not isinstance(given[known.inputs[0]], torch.Tensor):
+        return function(**given)  # which says what is wrong
     return _called(known, known.converted(known.defaults | given))
 
 
 def _called(known: "_Operator", given: Given) -> Any:
     """The operator's results as the function gives them, for all of its arguments."""
-    for name in known.arrays:
-        given[name] = _as_tensor(given[name])
-    if "wrt" in given and isinstance(given["wrt"], tuple):
+    if "wrt" in given and not isinstance(given["wrt"], str):
         given["wrt"] = ",".join(given["wrt"])
     operator = getattr(torch.ops.fastxent, known.name)
     if known.name in autograd.GRADIENTS:
@@ -88,10 +91,23 @@ def _called(known: "_Operator", given: Given) -> Any:
     return loss, *beside
 
 
-def _as_tensor(value: Any) -> torch.Tensor | None:
-    if value is None or isinstance(value, torch.Tensor):
-        return value
-    return torch.as_tensor(np.asarray(value))
+def _constant(name: str, value: Any, first: torch.Tensor) -> torch.Tensor:
+    """What is no tensor as one of the kind of the first argument, a copy that a graph may keep."""
+    array = foreign.array(value, name)
+    if not first.is_cpu and not refusals.is_virtual(first):
+        raise TypeError(
+            f"{name} is in host memory ({type(value).__name__}), expected an array on "
+            f"{first.device}, where the first argument is"
+        )
+    if not array.size and name == "target" and not isinstance(value, np.ndarray):
+        array = array.astype(np.int64)  # an empty list has no type of its own
+    if array.dtype == np.longdouble or array.dtype.name == "bfloat16":
+        array = array.astype(np.float64)  # which holds it, or is what it would be computed in
+    try:
+        tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
+    except TypeError:
+        raise TypeError(f"{name} must hold real numbers, got {array.dtype}") from None
+    return tensor.to(first.device)
 
 
 # --- operators ------------------------------------------------------------------------------
@@ -114,6 +130,14 @@ _STANDS_FOR: dict[type, tuple[Any, Callable[[Any], Any]]] = {
     int: (np.integer, int), float: (numbers.Real, float), bool: ((np.bool_, int, np.integer), bool),
     str: (str, str),
 }  # fmt: skip
+
+
+def _check_device(name: str, tensor: torch.Tensor, first: torch.Tensor) -> None:
+    if tensor.device != first.device:
+        raise TypeError(
+            f"{name} is on {tensor.device}, expected a tensor on {first.device}, where the first "
+            "argument is"
+        )
 
 
 class _Operator:
@@ -139,15 +163,36 @@ class _Operator:
 
     def converted(self, given: Given) -> Given:
         """All arguments as the schema has them; raises for what is none of its kind."""
+        first = given[self.inputs[0]]
         for name, types in self.types.items():
             value = given[name]
-            if not types or type(value) in types:
-                continue
-            others, convert = _STANDS_FOR[types[0]]
-            if not isinstance(value, others) or isinstance(value, np.timedelta64):
-                raise TypeError(f"{name} must be {types[0].__name__}, got {type(value).__name__}")
-            given[name] = convert(value)
+            if isinstance(value, torch.Tensor) and not types:
+                self.check(name, value, first)
+            elif not types:
+                given[name] = None if value is None else _constant(name, value, first)
+            elif name == "wrt":
+                given[name] = self.parts(value)
+            elif type(value) not in types:
+                others, convert = _STANDS_FOR[types[0]]
+                if not isinstance(value, others) or isinstance(value, np.timedelta64):
+                    kind = type(value).__name__
+                    raise TypeError(f"{name} must be {types[0].__name__}, got {kind}")
+                given[name] = convert(value)
+        if "axis" in given:
+            self.check_axis(given["axis"], first)
         return given
+
+    def parts(self, value: Any) -> str:
+        """wrt as the text that the schema has."""
+        if not isinstance(value, Iterable) or isinstance(value, bytes):
+            raise TypeError(f"wrt must be a name or several, got {type(value).__name__}")
+        names = value.split(",") if isinstance(value, str) else list(value)
+        if not names:
+            raise ValueError(words.none_named("wrt", self.inputs))
+        for name in names:
+            if name not in self.inputs:
+                raise ValueError(words.not_among(name, "wrt", self.inputs))
+        return ",".join(names)
 
     def check(self, name: str, tensor: torch.Tensor, first: torch.Tensor) -> None:
         """Raise for a tensor that no operator computes on, and for what it would drop."""
@@ -155,13 +200,18 @@ class _Operator:
             refusals.kind(name, tensor)
         if name not in self.inputs:
             refusals.gradient(name, tensor)
-        if tensor.device != first.device:
-            raise TypeError(
-                f"{name} is on {tensor.device}, expected a tensor on {first.device}, where the "
-                "first argument is"
-            )
+        elif tensor.is_complex():
+            raise TypeError(words.no_precision(name, DTYPES[tensor.dtype]))
+        _check_device(name, tensor, first)
         if refusals.may_have_tangents():
             refusals.tangent(name, tensor)
+
+    def check_axis(self, axis: int, first: torch.Tensor) -> None:
+        """Raise for an axis that the first argument does not have."""
+        if not first.ndim:
+            raise ValueError(words.no_class_axis(self.inputs[0]))
+        if not -first.ndim <= axis < first.ndim:
+            raise ValueError(words.bad_axis(axis, tuple(first.shape), self.inputs[0]))
 
     def takes(self, given: Given) -> bool:
         """Whether these arguments are all there are, and of kinds that the schema has.
@@ -178,7 +228,7 @@ class _Operator:
                 if type(value) not in types:
                     return False
             elif isinstance(value, torch.Tensor):
-                if type(value) not in refusals.ORDINARY or not value.is_cpu:
+                if type(value) not in storage.ORDINARY or not value.is_cpu:
                     return False
                 if value.layout != torch.strided:
                     return False
@@ -234,6 +284,9 @@ class _Operator:
     def fake(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
         """Tensors of the results' shapes and types."""
         given, held = self.bound(args, kwargs)
+        for name in self.arrays:
+            if given[name] is not None:
+                _check_device(name, given[name], given[self.inputs[0]])
         shapes = _shapes(self, given, held)
         return [given[self.inputs[0]].new_empty(shape, dtype=dtype) for shape, dtype in shapes]
 

@@ -7,9 +7,6 @@ from torch.autograd import forward_ad
 
 from fastxent.arrays.torch.storage import DTYPES
 
-# What has its numbers in its own storage; a parameter is one too.
-ORDINARY = {torch.Tensor, torch.nn.Parameter}
-
 # Instead of what, by the name of its class, which need not be loaded.
 _REMEDIES = {
     "DTensor": "call to_local() for this rank's part of it, full_tensor() for all of it",
@@ -44,7 +41,8 @@ def kind(name: str, tensor: torch.Tensor) -> None:
     if tensor.is_quantized:
         raise TypeError(f"{name} must hold plain numbers, got {tensor.dtype}: call dequantize()")
     if tensor.dtype is not torch.bfloat16 and tensor.dtype not in DTYPES:
-        raise TypeError(f"{name} must hold NumPy's numbers, got {tensor.dtype}: call float()")
+        remedy = ": call float()" if tensor.is_floating_point() else ""
+        raise TypeError(f"{name} must hold NumPy's numbers, got {tensor.dtype}{remedy}")
     if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
         raise TypeError(
             f"{name} must have memory of its own, got {type(tensor).__name__}: give the tensor "

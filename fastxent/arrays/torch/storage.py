@@ -22,6 +22,8 @@ DTYPES: dict[torch.dtype, Any] = {
     )
 }  # fmt: skip
 _OWN = {dtype: own for own, dtype in DTYPES.items()}
+# What has its numbers in its own storage; a parameter is one too.
+ORDINARY = {torch.Tensor, torch.nn.Parameter}
 NUMBERS = {np.float32: torch.float32, np.float64: torch.float64}
 _CPU = torch.device("cpu")  # whatever the default device is
 
@@ -33,13 +35,19 @@ class Storage(Borrowed):
 
     def new(self, like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
         """An uninitialised array in a new tensor's memory."""
-        if shape == like.shape and dtype is like.dtype and like.flags.c_contiguous:
-            tensor = torch.empty_like(self.owner)  # in half the time
+        owner = self.owner
+        if (
+            shape == like.shape and dtype is like.dtype and like.flags.c_contiguous
+            and type(owner) in ORDINARY
+        ):  # fmt: skip
+            tensor = torch.empty_like(owner)  # in half the time
         else:
-            tensor = torch.empty(shape, dtype=_OWN[dtype], device=_CPU)
-        address = tensor.data_ptr()
-        if tensor.nbytes >= LARGE:
-            pages.use_huge(address, tensor.nbytes)
+            tensor = _empty(shape, dtype)
+        address, size = tensor.data_ptr(), tensor.nbytes
+        if size >= LARGE:
+            pages.use_huge(address, size)
+        elif size and not address:
+            raise RuntimeError("PyTorch gives no memory for results here: it traces the call")
         memory: Any = _from_address(address or NOWHERE)
         memory.owner = tensor
         return np.ndarray(shape, dtype, memory)
@@ -48,10 +56,20 @@ class Storage(Borrowed):
 _from_address = Storage.from_address
 
 
+def _empty(shape: tuple[int, ...], dtype: Any) -> torch.Tensor:
+    if dtype not in _OWN:  # of another library's arrays beside a tensor
+        _late(torch.bfloat16)
+    try:
+        return torch.empty(shape, dtype=_OWN[dtype], device=_CPU)
+    except RuntimeError as error:  # which is what PyTorch raises
+        raise MemoryError(str(error)) from None
+
+
 def view(name: str, tensor: torch.Tensor) -> Any:
     """The tensor's memory as an array.
 
-    Raises KeyError for a type that NumPy does not have, RuntimeError where there is no memory.
+    Raises KeyError for a type that NumPy does not have, RuntimeError where there is no memory, and
+    ValueError where there is less than the tensor's.
     """
     try:
         dtype = DTYPES[tensor.dtype]
