@@ -364,9 +364,15 @@ def test_only_what_is_needed_is_held():
             same(grad.linear_weight, want.linear_weight)
             loss.backward()
             same(x.grad, want.x)
-    for wrong in ("y", 3, ("x", "y"), None):
-        with pytest.raises(ValueError, match="wrt must be among x, linear_weight, linear_bias"):
-            fx.linear_cross_entropy(x, W, labels, wrt=wrong)
+    for leaf, matrix in ((x, W), (X.half().requires_grad_(), W.half())):
+        for wrong, error, words in (
+            ("y", ValueError, "wrt must be among x, linear_weight, linear_bias, got 'y'"),
+            (("x", "y"), ValueError, "wrt must be among"), ((), ValueError, "at least one of"),
+            (3, TypeError, "a name or several, got int"), (None, TypeError, "got NoneType"),
+        ):  # fmt: skip
+            for reduction in ("mean", "none"):
+                with pytest.raises(error, match=words):
+                    fx.linear_cross_entropy(leaf, matrix, labels, wrt=wrong, reduction=reduction)
     fx.linear_cross_entropy(x, W, labels, wrt={"linear_weight"}).backward()
     assert x.grad.abs().max() > 0
 

@@ -196,6 +196,45 @@ def test_tensors_beside_numpy_arrays(first):
         fx.cross_entropy(first, arguments()["labels"].to("meta"))
 
 
+def test_tensors_in_lists():
+    """They are left as they were and checked as any other."""
+    x, label = np.zeros((4, 3)), torch.tensor(1)
+    assert fx.cross_entropy(x, [label] * 4) == fx.cross_entropy(x, [1] * 4)
+    assert fx.softmax([[label, label], [label, label]]).tolist() == [[0.5, 0.5]] * 2
+    resize(label)
+    with pytest.raises(ValueError, match="^target must have its numbers in memory"):
+        fx.cross_entropy(x, [freed(torch.tensor(1))] * 4)
+
+
+def test_subclasses_do_not_make_results():
+    """Nor does what they change of new tensors: a result's memory is an ordinary tensor's."""
+
+    class Half(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            made = super().__torch_function__(function, types, args, kwargs or {})
+            return made.half() if function is torch.empty_like else made
+
+    x = torch.randn(40, 30)
+    for view in (x, x.T, x.double()):
+        found = fx.softmax(view.as_subclass(Half))
+        assert type(found) is torch.Tensor
+        torch.testing.assert_close(found, fx.softmax(view), rtol=0, atol=0)
+
+
+def test_bfloat16_beside_other_types():
+    """Of another library, before any tensor of it was seen."""
+    script = """
+        import ml_dtypes, numpy as np, torch, fastxent as fx
+        w = np.ones((3, 5), ml_dtypes.bfloat16)
+        y = torch.tensor([1, 0, 2, 2])
+        grad = fx.linear_cross_entropy(torch.ones(4, 5), w, y, return_grad=True)[1]
+        print(grad.x.dtype, grad.linear_weight.dtype)
+    """
+    pytest.importorskip("ml_dtypes")
+    assert python(script) == "torch.float32 torch.bfloat16\n"
+
+
 def test_where_the_default_device_is_another():
     """Results are where the input is."""
     x, y = torch.randn(4, 3), torch.tensor([1, 0, 2, 2])

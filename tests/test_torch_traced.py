@@ -5,6 +5,7 @@ What PyTorch traces goes through operators, so that a graph computes the value w
 
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -279,10 +280,86 @@ def test_transforms_without_rules(transform):
         torch.func.vmap(lambda y: fx.cross_entropy(X[0], y))(Y)
 
 
-def test_constants_within_transforms():
-    """A tensor that is not transformed is read as ever."""
-    found = torch.func.vmap(lambda x: x + fx.logsumexp(OTHER[0]))(X)
-    torch.testing.assert_close(found, X + fx.logsumexp(OTHER[0]))
+@pytest.mark.parametrize("name", sorted(FUNCTIONS.keys() - {"categorical", "binary"}))
+def test_constants_within_transforms(name):
+    """A tensor that is not transformed gives its numbers, whatever new tensors are there.
+
+    What PyTorch computes of one is transformed: so not the functions above that begin with that.
+    """
+    function = FUNCTIONS[name]
+    want, factor = flat(function(OTHER))[0], torch.tensor(3.0)
+
+    def scaled(s):
+        return flat(function(OTHER))[0].sum() * s
+
+    torch.testing.assert_close(torch.func.grad(scaled)(factor), want.sum())
+    torch.testing.assert_close(torch.func.functionalize(scaled)(factor), want.sum() * 3)
+    torch.testing.assert_close(torch.func.vmap(scaled)(torch.ones(2)), want.sum().repeat(2))
+    _, slope = torch.func.jvp(scaled, (factor,), (torch.tensor(2.0),))
+    torch.testing.assert_close(slope, want.sum() * 2)
+
+
+def test_arrays_and_lists_in_a_trace():
+    """As in an eager call: converted, or refused by the same words, and never on another device."""
+    import numpy as np
+
+    arrays = [[1, 0, 2, 2], np.array([1, 0, 2, 2], ">i2"), np.array([2, 2, 0, 1])[::-1],
+              np.eye(3, dtype=np.longdouble)[[1, 0, 2, 2]]]  # fmt: skip
+    before = torch.get_default_device()
+    for default in ("cpu", "meta"):
+        torch.set_default_device(default)
+        try:
+            for target in arrays:
+                traced = make_fx(partial(graph_of, target))(X)
+                same(traced(OTHER), fx.cross_entropy(OTHER, target))
+        finally:
+            torch.set_default_device(before)
+    assert make_fx(lambda x: fx.cross_entropy(x, []))(X[:0])(X[:0]).isnan()
+    for error, words, target in (
+        (TypeError, "target must not be a masked array", np.ma.masked_array([1, 0, 2, 2])),
+        (TypeError, "target must be an array or nested numbers, got str", "0121"),
+        (TypeError, "target must hold real numbers", np.array(["a"] * 4)),
+    ):
+        with pytest.raises(error, match=words):
+            make_fx(partial(graph_of, target))(X)
+
+
+def graph_of(target, x):
+    """A loss whose target is a constant."""
+    return fx.cross_entropy(x, target)
+
+
+def test_what_has_no_numbers_is_checked_too():
+    """Axes, types and names are wrong before there are numbers."""
+    x, w, y = (tensor.to("meta") for tensor in (X, W, LABELS))
+    for error, words, call in (
+        (ValueError, "axis must be in -2 .. 1 for logits", lambda: fx.softmax(x, axis=7)),
+        (ValueError, "must have a class axis", lambda: fx.logsumexp(x[0, 0])),
+        (TypeError, "complex64", lambda: fx.softmax(x.to(torch.complex64))),
+        (ValueError, "wrt must be among", lambda: fx.linear_cross_entropy(x, w, y, wrt="bogus")),
+        (ValueError, "must name at least", lambda: fx.linear_cross_entropy(x, w, y, wrt=())),
+        (TypeError, "wrt must be a name", lambda: fx.linear_cross_entropy(x, w, y, wrt=3)),
+    ):
+        with pytest.raises(error, match=words):
+            call()
+    options = {"ignore_index": -100, "label_smoothing": 0.0, "z_loss": 0.0, "softcap": None,
+               "logit_scale": 1.0, "reduction": "mean", "check_target": True}  # fmt: skip
+    options |= dict.fromkeys(("weight", "sample_weight", "normalizer"))
+    flags = {f"return_{n}": False for n in ("grad", "probs", "lse", "hess", "argmax")}
+    with pytest.raises(TypeError, match="target is on meta, expected a tensor on cpu"):
+        torch.ops.fastxent.cross_entropy(
+            logits=X, target=y, axis=-1, held=False, **options, **flags
+        )
+
+
+def test_compiled_autograd():
+    """Losses by row of a linear map, whose backward computes."""
+    x = X.clone().requires_grad_()
+    want = fx.linear_cross_entropy(X, W, LABELS, reduction="sum", return_grad=True)[1].x
+    loss = fx.linear_cross_entropy(x, W, LABELS, reduction="none").sum()
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+        loss.backward()
+    torch.testing.assert_close(x.grad, want)
 
 
 def test_what_a_trace_cannot_have():

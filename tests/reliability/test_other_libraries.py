@@ -6,6 +6,7 @@ plain tensor or array.
 
 import contextlib
 import functools
+import math
 import re
 
 import calls
@@ -342,6 +343,25 @@ def test_odd_frames(one_kind, kind):
         assert odd.equals(before)
 
     one_kind("odd", list(_frames(attempt)))
+
+
+def test_frames_of_both_kinds():
+    """nan in a column that is not nullable is a number as any other."""
+    pd = _pandas()
+    both = pd.DataFrame({"a": pd.array([1.0, 2.0], dtype="Float64"), "b": [math.nan, 1.0]})
+    np.testing.assert_array_equal(fx.logsumexp(both), [math.nan, fx.logsumexp([2.0, 1.0])])
+    wrapped = pd.array(np.array([1.0, math.nan]), dtype=np.dtype(float))
+    assert math.isnan(fx.logsumexp(wrapped))
+
+
+@pytest.mark.parametrize("name", ["NA", "NaT", "Timestamp(0)", "Interval(0, 1)", "offsets.Day(1)"])
+def test_objects_that_are_no_columns(name):
+    """They are refused as any object is."""
+    value = eval(name, vars(_pandas()))
+    with pytest.raises(TypeError, match="^logits must be an array or nested numbers, got "):
+        fx.softmax(value)
+    with pytest.raises(TypeError, match="^normalizer must be a real number, got "):
+        fx.cross_entropy(np.zeros((2, 3)), [0, 1], normalizer=value)
 
 
 @pytest.mark.parametrize("kind", ["a nullable frame", "a frame of Arrow's"])
