@@ -1,6 +1,7 @@
-"""Two tables of docs/integrations.md, from runs of boosting.py and dask_workers.py.
+"""Three tables of docs/integrations.md, from runs of boosting.py, dask_workers.py and run.py.
 
-`python bench/integrations_page.py`, after runs have been put in bench/results/boosting and /dask.
+`python bench/integrations_page.py`, after runs have been put in bench/results: /boosting, /dask, and
+/frozen, which is where `bench/run.py --groups frozen` goes.
 """
 
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from page import insert, table
 
 from fastxent.bench import record
+from fastxent.bench.peers import PEERS
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "docs" / "integrations.md"
@@ -58,9 +60,25 @@ def dask(of: Runs) -> str:
     return table(header, lines)
 
 
+def frozen(of: Runs) -> str:
+    """A step whose weights are frozen: medians, the median of each round's ratio, and memory."""
+    lines = []
+    for case in of[0]["results"]:
+        known = {key: case[key] for key in ("rows", "classes", "features")}
+        theirs, ours = (rows(of, peer=peer, **known) for peer in (case["peer"], "fastxent_torch"))
+        ratios = [record.ratio(a, b) for a, b in zip(theirs, ours, strict=True)]
+        lines.append((
+            PEERS[case["peer"]].name, f"({case['rows']}, {case['features']})", str(case["classes"]),
+            " · ".join(f"{row['median'] * 1e3:.1f}" for row in theirs),
+            " · ".join(f"{ratio:.2f}" for ratio in ratios),
+            " · ".join(f"{row['extra_mb']:.1f}" for row in theirs),
+        ))  # fmt: skip
+    return table(("", "x", "classes", "milliseconds", "× fastxent", "extra MB"), lines)
+
+
 def fill(page: Path = PAGE) -> None:
-    """Put both between their marks."""
-    for part in (boosting, dask):
+    """Put all between their marks."""
+    for part in (boosting, dask, frozen):
         mark = f"<!-- {part.__name__}: written by bench/integrations_page.py -->"
         insert(page, part(runs(part.__name__)), mark)
 
