@@ -1,7 +1,7 @@
 """Three tables of docs/integrations.md, from runs of boosting.py, dask_workers.py and run.py.
 
-`python bench/integrations_page.py`, after runs have been put in bench/results: /boosting, /dask, and
-/frozen, which is where `bench/run.py --groups frozen` goes.
+`python bench/integrations_page.py`, after runs have been put in bench/results/boosting, /dask and
+/frozen (of `bench/run.py --groups frozen`).
 """
 
 from pathlib import Path
