@@ -3,6 +3,7 @@
 python -m pytest -n auto --dist worksteal tests/reliability --page docs/reliability.md
 """
 
+import contextlib
 import inspect
 import math
 import re
@@ -41,6 +42,25 @@ def count(record_property):
         assert good == tried, f"{row}: {good} of {tried}"
 
     return add
+
+
+@pytest.fixture
+def one_fault(count):
+    """Make all tries of one fault, and count it once: good if every try was."""
+
+    def tried(row, tries):
+        wrong, n = [], 0
+        for n, (what, attempt) in enumerate(tries, 1):  # noqa: B007
+            try:
+                attempt()
+            except Exception as error:  # of whatever kind: a fault is lost, the rest are tried
+                wrong.append(f"{what}: {type(error).__name__}: {error}")
+        assert n, "nothing takes such an argument"
+        with contextlib.suppress(AssertionError):
+            count(row, int(not wrong), 1)
+        assert not wrong, "\n".join(wrong)
+
+    return tried
 
 
 @pytest.fixture

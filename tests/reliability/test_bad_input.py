@@ -1,6 +1,5 @@
 """Bad and odd calls: the documented error or result, and nothing else written."""
 
-import contextlib
 import inspect
 import re
 
@@ -15,25 +14,6 @@ import fastxent as fx
 from fastxent import _inputs, reference
 
 FAULTS = [*faults.REFUSED, *odd_calls.ODD, *odd_calls.ODD_PLACES]
-
-
-@pytest.fixture
-def one_fault(count):
-    """Make all tries of one fault, and count it once: good if every try was."""
-
-    def tried(row, tries):
-        wrong, n = [], 0
-        for n, (what, attempt) in enumerate(tries, 1):  # noqa: B007
-            try:
-                attempt()
-            except Exception as error:  # of whatever kind: a fault is lost, the rest are tried
-                wrong.append(f"{what}: {type(error).__name__}: {error}")
-        assert n, "nothing takes such an argument"
-        with contextlib.suppress(AssertionError):
-            count(row, int(not wrong), 1)
-        assert not wrong, "\n".join(wrong)
-
-    return tried
 
 
 def refused(function, arguments, error, says, positional=()):

@@ -133,25 +133,6 @@ BAD_TENSORS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def one_kind(count):
-    """Make all tries of one kind of argument, and count it once: good if every try was."""
-
-    def tried(row, tries):
-        wrong, n = [], 0
-        for n, (what, attempt) in enumerate(tries, 1):  # noqa: B007
-            try:
-                attempt()
-            except Exception as error:  # of whatever kind: the rest are tried
-                wrong.append(f"{what}: {type(error).__name__}: {error}")
-        assert n, "nothing takes such an argument"
-        with contextlib.suppress(AssertionError):
-            count(row, int(not wrong), 1)
-        assert not wrong, "\n".join(wrong)
-
-    return tried
-
-
 def refused(function, given, argument, error, says):
     try:
         function(**given)
@@ -164,7 +145,7 @@ def refused(function, given, argument, error, says):
 
 @pytest.mark.filterwarnings("ignore")  # of prototypes, and of PyTorch's own imports
 @pytest.mark.parametrize("kind", BAD_TENSORS)
-def test_bad_tensors(one_kind, kind):
+def test_bad_tensors(one_fault, kind):
     """As every argument that takes a tensor, of every function."""
     torch = _torch()
     instead, error, says = BAD_TENSORS[kind]
@@ -185,7 +166,7 @@ def test_bad_tensors(one_kind, kind):
                 yield f"{name} {argument}", attempt
 
     with torch.autograd.forward_ad.dual_level():
-        one_kind("bad", list(tries()))
+        one_fault("bad", list(tries()))
 
 
 BAD_BUFFERS = {
@@ -199,7 +180,7 @@ BAD_BUFFERS = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", BAD_BUFFERS)
-def test_bad_buffers(one_kind, kind):
+def test_bad_buffers(one_fault, kind):
     """As every buffer of every function."""
     torch = _torch()
     instead, says = BAD_BUFFERS[kind]
@@ -216,7 +197,7 @@ def test_bad_buffers(one_kind, kind):
         given[buffer] = fx.LinearGrad(**parts)
         refused(calls.function_of(name), given, rf"{buffer}(.{part})?", ValueError, says)
 
-    one_kind("bad", [
+    one_fault("bad", [
         (f"{name} {buffer} {part}", functools.partial(attempt, name, buffer, part))
         for name in calls.NAMES for buffer in calls.BUFFERS if buffer in calls.takes(name)
         for part in (fx.LinearGrad._fields if name.startswith("linear") else (None,))
@@ -249,7 +230,7 @@ def _mine():
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ODD_TENSORS)
-def test_odd_tensors(one_kind, kind):
+def test_odd_tensors(one_fault, kind):
     """All tensors of a call: its results, or where there are no numbers their shapes and types."""
     torch = _torch()
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -274,7 +255,7 @@ def test_odd_tensors(one_kind, kind):
             if back is not None:
                 torch.testing.assert_close(back(a), b, rtol=0, atol=0)
 
-    one_kind("odd", [
+    one_fault("odd", [
         (f"{name} {flags}", functools.partial(attempt, name, flags))
         for name in calls.NAMES
         for flags in ({}, {f: True for f in calls.takes(name) if f.startswith("return_")})
@@ -328,7 +309,7 @@ def _frames(attempt):
 
 
 @pytest.mark.parametrize("kind", FRAMES)
-def test_odd_frames(one_kind, kind):
+def test_odd_frames(one_fault, kind):
     """A frame or a series for each array: the bits of the array's own call."""
     _pandas()
 
@@ -342,7 +323,7 @@ def test_odd_frames(one_kind, kind):
         np.testing.assert_array_equal(got, want)
         assert odd.equals(before)
 
-    one_kind("odd", list(_frames(attempt)))
+    one_fault("odd", list(_frames(attempt)))
 
 
 def test_frames_of_both_kinds():
@@ -365,7 +346,7 @@ def test_objects_that_are_no_columns(name):
 
 
 @pytest.mark.parametrize("kind", ["a nullable frame", "a frame of Arrow's"])
-def test_bad_frames(one_kind, kind):
+def test_bad_frames(one_fault, kind):
     """What is missing is named by its row, whatever it is missing in."""
     _pandas()
 
@@ -376,4 +357,4 @@ def test_bad_frames(one_kind, kind):
         says = f"must have no missing values, got one in row {row}"
         refused(calls.function_of(name), given, argument, ValueError, says)
 
-    one_kind("bad", list(_frames(attempt)))
+    one_fault("bad", list(_frames(attempt)))
