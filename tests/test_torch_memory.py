@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lost_memory import freed, shrunk
 from scripts import python
 
 import fastxent as fx
@@ -244,18 +245,6 @@ def test_where_the_default_device_is_another():
 
 
 # --- storage that is not there --------------------------------------------------------------
-
-
-def freed(tensor):
-    """The tensor, whose storage is empty, as FSDP and offloading leave it."""
-    tensor.untyped_storage().resize_(0)
-    return tensor
-
-
-def shrunk(tensor):
-    """The tensor, whose storage ends one byte before its last number."""
-    tensor.untyped_storage().resize_(tensor.nbytes - 1)
-    return tensor
 
 
 def behind(tensor):

@@ -81,14 +81,9 @@ def automatic() -> int:
     return 0 if _cached_default[3] else n
 
 
-@contextlib.contextmanager
-def at_most(n: int) -> Iterator[None]:
-    """Within, take as many threads as the library whose arrays these are takes."""
-    token = _of_library.set(n)
-    try:
-        yield
-    finally:
-        _of_library.reset(token)
+def at_most(n: int) -> contextlib.AbstractContextManager[None]:
+    """Within, take no more threads than the library whose arrays these are takes."""
+    return _scope(_of_library, n)
 
 
 def num_threads(n: int) -> contextlib.AbstractContextManager[None]:
@@ -113,16 +108,16 @@ def num_threads(n: int) -> contextlib.AbstractContextManager[None]:
     ...     fx.get_num_threads()
     1
     """
-    return _scope(_at_least_one(n))
+    return _scope(_local, _at_least_one(n))
 
 
 @contextlib.contextmanager
-def _scope(n: int) -> Iterator[None]:
-    token = _local.set(n)
+def _scope(number: ContextVar[int | None], n: int) -> Iterator[None]:
+    token = number.set(n)
     try:
         yield
     finally:
-        _local.reset(token)
+        number.reset(token)
 
 
 def _at_least_one(n: int) -> int:

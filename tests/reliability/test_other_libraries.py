@@ -12,6 +12,7 @@ import re
 import calls
 import numpy as np
 import pytest
+from lost_memory import freed, shrunk
 
 import fastxent as fx
 
@@ -71,16 +72,6 @@ def fake(t):
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode().from_tensor(t)
-
-
-def freed(t):
-    t.untyped_storage().resize_(0)
-    return t
-
-
-def shrunk(t):
-    t.untyped_storage().resize_(t.nbytes - 1)
-    return t
 
 
 def dual(t):

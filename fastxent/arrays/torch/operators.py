@@ -63,7 +63,7 @@ def traced(function: Function, given: Given) -> Any:
         raise TypeError(f"{function.__name__}() is missing {missing[0]!r}")
     if unknown := given.keys() - set(known.names):
         raise TypeError(f"{function.__name__}() has no argument {unknown.pop()!r}")
-    if given[known.inputs[0]] is None or not isinstance(given[known.inputs[0]], torch.Tensor):
+    if not isinstance(given[known.inputs[0]], torch.Tensor):
         return function(**given)  # which says what is wrong
     return _called(known, known.converted(known.defaults | given))
 

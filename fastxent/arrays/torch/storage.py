@@ -81,12 +81,13 @@ def view(name: str, tensor: torch.Tensor) -> Any:
         tensor = tensor.detach().resolve_neg()
     address, strides = tensor.data_ptr(), None
     if tensor.is_contiguous():
-        reach = tensor.nbytes
+        size = tensor.nbytes
+        end = size and size + dtype.itemsize * tensor.storage_offset()
     else:
         strides = tuple([dtype.itemsize * step for step in tensor.stride()])
-        reach = strided_reach(tensor)
-    if reach:
-        if reach + dtype.itemsize * tensor.storage_offset() > tensor.untyped_storage().nbytes():
+        end = _end(tensor)
+    if end:
+        if end > tensor.untyped_storage().nbytes():
             raise cut_off(name, tensor)
         if not address:
             raise RuntimeError("it has none")
@@ -97,31 +98,27 @@ def view(name: str, tensor: torch.Tensor) -> Any:
     return np.ndarray(tensor.shape, dtype, memory, 0, strides)
 
 
-def _there(tensor: torch.Tensor) -> int:
-    return int(tensor.untyped_storage().nbytes())
-
-
-def strided_reach(tensor: torch.Tensor) -> int:
-    """How many bytes a tensor spans from its first number to its last; 0 if it has none."""
+def _end(tensor: torch.Tensor) -> int:
+    """How many bytes a storage must have for a tensor's last number; 0 if it has none."""
     if not tensor.numel():
         return 0
     steps = zip(tensor.shape, tensor.stride(), strict=True)
-    return int(tensor.itemsize * (1 + sum([(n - 1) * step for n, step in steps])))
+    last = tensor.storage_offset() + sum([(n - 1) * step for n, step in steps])
+    return int(tensor.itemsize * (last + 1))
 
 
 def is_whole(tensor: torch.Tensor) -> bool:
     """Whether its storage reaches as far as a tensor does: it may have been freed or shrunk."""
-    reach = strided_reach(tensor)
-    return not reach or reach + tensor.itemsize * tensor.storage_offset() <= _there(tensor)
+    return _end(tensor) <= int(tensor.untyped_storage().nbytes())
 
 
 def cut_off(name: str, tensor: torch.Tensor) -> ValueError:
     """The error for a tensor that reaches beyond its storage."""
-    reach = strided_reach(tensor) + tensor.itemsize * tensor.storage_offset()
+    there = tensor.untyped_storage().nbytes()
     return ValueError(
-        f"{name} must have its numbers in memory, but its storage holds {_there(tensor)} of the "
-        f"{reach} bytes up to the last: freed or shrunk (by FSDP, offloading or resize_), it has "
-        "to be filled again first"
+        f"{name} must have its numbers in memory, but its storage holds {there} of the "
+        f"{_end(tensor)} bytes up to the last: freed or shrunk (by FSDP, offloading or resize_), "
+        "it has to be filled again first"
     )
 
 
