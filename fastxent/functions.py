@@ -110,6 +110,7 @@ class Function:
         self.flags = self.with_role(Role.FLAG, Role.REQUEST, Role.BUFFER_FLAG)
         self.checks = tuple((n, CHECKS[n]) for n in CHECKS if n in self.parameters)
         requested = (name for name in Outputs._fields if f"return_{name}" in self.parameters)
+        self.has_one_gradient = self.is_loss and len(self.inputs) == 1
         self.results = ("out",) if self.out else ("loss", *requested)
         # What is asked for beside the first result, and how.
         self.requests = frozenset(
