@@ -48,7 +48,9 @@ def masked(name: str) -> TypeError:
 
 def on_gpu(name: str, value: Any) -> TypeError:
     """An array in a GPU's memory beside one in host memory."""
-    return TypeError(f"{name} is on a GPU ({kind_of(value)}), expected an array in host memory here")
+    return TypeError(
+        f"{name} is on a GPU ({kind_of(value)}), expected an array in host memory here"
+    )
 
 
 def sparse(name: str, value: Any) -> TypeError:
@@ -119,9 +121,7 @@ def bad_label(
     )
 
 
-def not_one_hot(
-    place: tuple[Any, ...], value: Any, of: str, indices: Shape | None
-) -> ValueError:
+def not_one_hot(place: tuple[Any, ...], value: Any, of: str, indices: Shape | None) -> ValueError:
     """An integer other than 0 and 1 in a target that has the shape of `of`.
 
     `indices` is the shape that class indices would have; None for a binary loss.
@@ -240,9 +240,7 @@ def no_reduction(names: tuple[str, ...], value: Any) -> ValueError:
 
 def normalizer_without_mean(reduction: str) -> ValueError:
     """A normalizer beside another reduction than the mean."""
-    return ValueError(
-        f"normalizer goes with reduction='mean' only, got reduction={reduction!r}"
-    )
+    return ValueError(f"normalizer goes with reduction='mean' only, got reduction={reduction!r}")
 
 
 def normalizer_shape(shape: Shape) -> ValueError:
@@ -508,9 +506,7 @@ def margins_shape(expected: str, got: Shape) -> ValueError:
 
 def not_integral(first: int, label: Any) -> ValueError:
     """A float label that is no integer."""
-    return ValueError(
-        f"y_true must hold class indices 0, 1, 2 …, got y_true[{first}] = {label}"
-    )
+    return ValueError(f"y_true must hold class indices 0, 1, 2 …, got y_true[{first}] = {label}")
 
 
 def not_binary(first: int, label: Any) -> ValueError:

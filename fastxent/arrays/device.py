@@ -23,7 +23,6 @@ Given = dict[str, Any]
 LONGEST = 2**31 - 2**17
 
 
-
 _HOLD_ARRAYS = ARRAYS | {Role.BUFFER}
 
 
@@ -175,9 +174,7 @@ def contiguous(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def looked_at(
-    function: Function, given: Given, view: Callable[[Any], DeviceArray | None]
-) -> Given:
+def looked_at(function: Function, given: Given, view: Callable[[Any], DeviceArray | None]) -> Given:
     """The arguments with views of the arrays, which are all on one GPU.
 
     view(value) is None for what is no array on a GPU.

@@ -235,7 +235,9 @@ def recorded(function: Function, given: Given, sight: Sight | None) -> Any:
     """What a function makes of views: results as views. A call that was seen is kept."""
     place = next(iter(given.values())).place
     if sight is None or _idle.get(sight.kind, ()) is None or driver.is_capturing(place):
-        return function.body(**given)  # not for another: while a stream is recorded nothing is checked
+        return function.body(
+            **given
+        )  # not for another: while a stream is recorded nothing is checked
     recording = _Recording(place)
     for value in given.values():
         if type(value) is DeviceArray:

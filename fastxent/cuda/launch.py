@@ -601,11 +601,15 @@ def fill_cross_entropy(call: Call) -> Array:
         if is_plain(wants) and labels is not None:
             parts = _parts(plan, block, n_classes, x.place)
             if parts[0] > 1:
-                _split_rows(x, block, labels, terms, options.z_loss, parts, (inverse_at, inverse), loss)
+                _split_rows(
+                    x, block, labels, terms, options.z_loss, parts, (inverse_at, inverse), loss
+                )
                 continue
             plan = clustered(plan, block.item, n_classes, largest_cluster(x.place))
             if plan.cluster > 1:
-                _cluster_rows(x, block, labels, terms, options.z_loss, plan, (inverse_at, inverse), loss)
+                _cluster_rows(
+                    x, block, labels, terms, options.z_loss, plan, (inverse_at, inverse), loss
+                )
                 continue
         run(
             row_kernel(kernels.cross_entropy_kernel, block.item, plan, _CROSS_ENTROPY, wants),

@@ -61,9 +61,7 @@ def linear_cross_entropy(call: Call) -> Array | None:
             **dict(zip(("loss", "lse", "argmax"), narrow, strict=True)),
             grad=None if sums is None else logits,
         )  # fmt: skip
-        fill_cross_entropy(
-            call._replace(x=logits, target=wanted, weights=own, outputs=filled)
-        )
+        fill_cross_entropy(call._replace(x=logits, target=wanted, weights=own, outputs=filled))
         if sums is not None:
             labels = None
             if wanted.labels is not None:

@@ -9,8 +9,8 @@ from fastxent.arrays import views
 from fastxent.arrays.torch import autograd, memory, refusals
 from fastxent.functions import Arguments, Function
 
-# Where torch.compile has given up on a caller, it goes on to compile each frame that runs below, and
-# would treat our checks of one tensor (no tangent, no memory) as constants. Not public.
+# Where torch.compile has given up on a caller, it goes on to compile each frame that runs below,
+# and would treat our checks of one tensor (no tangent, no memory) as constants. Not public.
 _watcher = getattr(eval_frame, "get_eval_frame_callback", lambda: None)
 _watch = getattr(eval_frame, "set_eval_frame", lambda callback: None)
 

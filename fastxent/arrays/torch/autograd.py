@@ -25,7 +25,7 @@ from fastxent.arrays.torch.memory import (
     tensor_of,
 )
 from fastxent.functions import LOG_SOFTMAX, LOGSUMEXP, SOFTMAX, Arguments, Function
-from fastxent.records import Extent
+from fastxent.results import Extent
 
 
 def connected(function: Function, arguments: Arguments, arrays: Arguments, key: Any = None) -> Any:
@@ -115,9 +115,7 @@ def _connected_loss(function: Function, arguments: Arguments) -> Any:
     return (loss, *others) if others else loss
 
 
-def with_gradients(
-    function: Function, arguments: Arguments, needed: tuple[str, ...]
-) -> Arguments:
+def with_gradients(function: Function, arguments: Arguments, needed: tuple[str, ...]) -> Arguments:
     """The call with gradients of those of its inputs that need one."""
     requested = arguments | {"return_grad": True}
     if len(function.inputs) == 1:

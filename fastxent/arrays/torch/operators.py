@@ -21,7 +21,8 @@ from fastxent.arrays import foreign, views
 from fastxent.arrays.torch import autograd, memory, refusals, storage
 from fastxent.arrays.torch.storage import DTYPES
 from fastxent.functions import FUNCTIONS, Arguments, Function, Role
-from fastxent.records import LinearGrad, Type
+from fastxent.records import LinearGrad
+from fastxent.results import Type
 
 
 def compiled(eager: Callable[..., Any], function: Function, *args: Any, **kwargs: Any) -> Any:
@@ -248,7 +249,7 @@ class _Operator:
         return arguments, with_grads and not self.sums_rows(arguments)
 
     def sums_rows(self, arguments: Arguments) -> bool:
-        """Whether gradients are sums over losses by row, and so wait for these losses' gradients."""
+        """Whether gradients are sums over losses by row, and so wait for the losses' gradients."""
         return len(self.inputs) > 1 and arguments["reduction"] == "none"
 
     def compute(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
