@@ -16,9 +16,19 @@ from fastxent.cpu.lanes import (
     where_less,
     zero_where_zero,
 )
-from fastxent.cpu.row import clipped_pair, lane_costs, sum_of_losses
+from fastxent.cpu.row import lane_costs, sum_of_losses
 from fastxent.cpu.vector_math import exp, log1p
-from fastxent.formulas import binary_slope, sigmoid_pair, softplus_pair
+from fastxent.formulas import (
+    binary_grad,
+    binary_hess,
+    binary_loss,
+    binary_prob_loss,
+    binary_slope,
+    binary_weights,
+    clipped_pair,
+    sigmoid_pair,
+    softplus_pair,
+)
 
 
 @subroutine
@@ -26,22 +36,17 @@ def _logit_term(args, j, part):
     logits, target, weight, step, pos_weight, pos_step, scale, each, loss, grad, probs, hess = args
     x, y = load_part(logits, j, part, 0.0), load_part(target, j, part, 0.0)
     w = load_part(weight, j * step, part, 0.0)
-    # No label is exactly no weight, also where float32 does not hold what it is multiplied by.
-    not_y, heavy_y = 1.0 - y, zero_where_zero(y, load_part(pos_weight, j * pos_step, part, 0.0) * y)
-    neg, pos = zero_where_zero(not_y, w * not_y), zero_where_zero(heavy_y, w * heavy_y)
+    pos_w = load_part(pos_weight, j * pos_step, part, 0.0)
+    neg, pos = binary_weights(y, w, pos_w, 1.0, zero_where_zero)
     e = exp(-fabs(x))
     softplus, softplus_neg = softplus_pair(x, log1p(e), 0.0, where_less)
     sigma, sigma_neg = sigmoid_pair(x, e, 0.0, 1.0, where_less)
-    # l = neg·softplus(x) + pos·softplus(-x), ∂l/∂x = neg·σ(x) - pos·σ(-x), and again
-    # ∂²l/∂x² = (neg + pos)·σ(x)·σ(-x); a coefficient of 0 adds exactly 0, also at ±inf.
-    value = zero_where_zero(neg, neg * softplus) + zero_where_zero(pos, pos * softplus_neg)
-    slope = zero_where_zero(neg, neg * sigma) - zero_where_zero(pos, pos * sigma_neg)
+    value = binary_loss(neg, pos, softplus, softplus_neg, zero_where_zero)
     if each:
         store_part(loss, j, part, value)
-    store_part(grad, j, part, slope * scale)
+    store_part(grad, j, part, binary_grad(neg, pos, sigma, sigma_neg, scale, zero_where_zero))
     store_part(probs, j, part, sigma)
-    both = neg + pos
-    store_part(hess, j, part, zero_where_zero(both, both * (sigma * sigma_neg) * scale))
+    store_part(hess, j, part, binary_hess(neg, pos, sigma, sigma_neg, scale, zero_where_zero))
     return value
 
 
@@ -65,11 +70,10 @@ def binary_logits(
 def _prob_term(args, j, part):
     probs, target, weight, step, scale, clip, each, loss, grad = args
     bounds, most, floor = clip
-    p, r = clipped_pair(load_part(probs, j, part, 0.5), bounds)
+    p, r = clipped_pair(load_part(probs, j, part, 0.5), bounds, 1.0, where_less)
     y, w = load_part(target, j, part, 0.0), load_part(weight, j * step, part, 0.0)
-    # l = -w·[y·log p + (1-y)·log(1-p)], ∂l/∂p = w·(p - y) / (p·(1-p))
     cost_p, cost_r = lane_costs(p, r, most)
-    value = w * (y * cost_p + (1.0 - y) * cost_r)
+    value = binary_prob_loss(y, w, cost_p, cost_r, 1.0)
     if each:
         store_part(loss, j, part, value)
     store_part(grad, j, part, (w * scale) * binary_slope(y, p, r, floor, 1.0, where_less))

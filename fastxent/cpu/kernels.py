@@ -36,13 +36,15 @@ from fastxent.cpu.row import (
 )
 from fastxent.cpu.scratch import part, release, reserve, whole_lines
 from fastxent.formulas import (
-    at_least,
-    clipped,
+    clipped_pair,
     costs,
     grad_at_target,
+    grad_scale,
+    hess_element,
     log_sum,
+    prob_coefficient,
+    prob_grad_element,
     row_loss,
-    shared_pull,
 )
 
 # How much is read of a weight that is one number, with step 0, at every place of a row.
@@ -179,7 +181,7 @@ def _put(out, i, value):
 
 
 @inlined
-def _kept(coefficient, value):
+def _zero_where_zero(coefficient, value):
     """`value`, but exactly 0 under a coefficient of 0."""
     return value if coefficient else 0.0
 
@@ -192,18 +194,19 @@ def _write_hess(e, hess, n, s, rest, e_y, factor):
     largest = e[top]
     map_row(variance, e, hess, n, 1.0 / s, factor)
     if s < 2.0:
-        hess[top] = factor * (largest / s) * (others / s)
+        hess[top] = hess_element(factor * (largest / s), others / s, 1.0)
 
 
 @inlined
-def _write_grad(e, d, n, y, up, apart, pull, share, a, a_y, sums):
-    """d_j = up·[(apart + pull)·p_j - share·a_j], and d_y by its own formula."""
+def _write_grad(e, d, n, y, up, target_coef, prob_coef, other_coef, a, a_y, sums):
+    """d_j = up·[(target_coef + prob_coef)·p_j - other_coef·a_j], and d_y by its own formula."""
     rest, e_y, inverse = sums
-    if share:
-        map_rows(times_minus, e, a, d, n, up * (apart + pull) * inverse, up * share)
+    scale = grad_scale(up, target_coef, prob_coef, inverse)
+    if other_coef:
+        map_rows(times_minus, e, a, d, n, scale, up * other_coef)
     else:
-        map_row(times, e, d, n, up * (apart + pull) * inverse, 0.0)
-    d[y] = up * grad_at_target(apart, pull, share, a_y, rest, e_y, inverse)
+        map_row(times, e, d, n, scale, 0.0)
+    d[y] = up * grad_at_target(target_coef, prob_coef, other_coef, a_y, rest, e_y, inverse)
 
 
 @inlined
@@ -235,21 +238,23 @@ def _likely(target, ignoring, ignore_index, i):
 
 
 @subroutine
-def _coefficients(target, class_weight, lane_weight, total_weight, mix, keep, spread, z, m, y, i):
-    """The target as formulas.py has it: y, apart, share, a, a_y, Σ a; and the Hessian's weight."""
+def _coefficients(
+    target, class_weight, lane_weight, total_weight, mix, one_minus_eps, eps_over_c, z, m, y, i
+):  # fmt: skip
+    """y, target_coef, other_coef, a, a_y, Σ a as in formulas.py; and the Hessian's weight."""
     if target.ndim == 1:
         w = class_weight[y] if class_weight.size else 1.0
-        return y, keep * w, spread, row(lane_weight, 0), w, total_weight, w
+        return y, one_minus_eps * w, eps_over_c, row(lane_weight, 0), w, total_weight, w
     n = target.shape[1]
     a = row(target, i)
     if lane_weight.size:
         # a_j = w_j·((1 - ε)·q_j + ε/C)
-        map_rows(mixed, a, row(lane_weight, 0), mix, n, keep, spread)
+        map_rows(mixed, a, row(lane_weight, 0), mix, n, one_minus_eps, eps_over_c)
         a = mix
     y = find(z, m, n)
     # The row still holds a_y, where m - x_y is 0 and the gradient is written anew: it adds nothing.
-    others, apart = sum_apart(a, n, y)
-    return y, float(apart), 1.0, a, 0.0, others, others + apart
+    others, target_coef = sum_apart(a, n, y)
+    return y, float(target_coef), 1.0, a, 0.0, others, others + target_coef
 
 
 @inlined
@@ -287,7 +292,7 @@ def _transformed(x, scratch, logit_scale, softcap, n, want_top):
 # asked for, where the exponentials wait between scans. lo < hi. Returns Σ losses.
 def cross_entropy_rows(
     logits, target, class_weight, lane_weight, sample_weight, total_weight,
-    ignoring, ignore_index, keep, spread, z_loss, logit_scale, softcap, divisor,
+    ignoring, ignore_index, one_minus_eps, eps_over_c, z_loss, logit_scale, softcap, divisor,
     hess_factor, loss, lse, argmax, exps, grad, probs, hess, lo, hi,
 ):  # fmt: skip
     n = logits.shape[1]
@@ -306,12 +311,12 @@ def cross_entropy_rows(
                 m = ahead if ahead_of == i else row_max(x, n)
                 z, base, top = x, lse_base(float(m), x, n), first_max(x, n) if argmax.size else 0
             # All that is read of x besides its exponentials, for with grad over logits it is gone.
-            y, apart, share, a, a_y, total_a, weight = _coefficients(
-                target, class_weight, lane_weight, total_weight, scratch[2], keep, spread,
-                z, m, y if counted else 0, i,
+            y, target_coef, other_coef, a, a_y, a_sum, weight = _coefficients(
+                target, class_weight, lane_weight, total_weight, scratch[2],
+                one_minus_eps, eps_over_c, z, m, y if counted else 0, i,
             )  # fmt: skip
             margin = float(m) - float(z[y])
-            below = below_max_sum(z, m, a, n) if share else 0.0
+            below = below_max_sum(z, m, a, n) if other_coef else 0.0
             # rest = Σ_{j≠y} exp(x_j - m), s = rest + exp(x_y - m)
             e = row(exps, i)
             soon = row(logits, i + 1), row(exps, i + (n <= WRITTEN_AHEAD))
@@ -330,12 +335,15 @@ def cross_entropy_rows(
                 map_row(times, e, row(probs, i), n, inverse, 0.0)
         if counted:
             log_s = log_sum(rest, e_y, 1.0)
-            shared = below + total_a * log_s
-            value = u * row_loss(apart, share, z_loss, margin, log_s, shared, row_lse, _kept)
+            other_loss = below + a_sum * log_s
+            value = u * row_loss(
+                target_coef, other_coef, z_loss, margin, log_s, other_loss, row_lse,
+                _zero_where_zero,
+            )  # fmt: skip
             if grad is not None:
                 d, up, sums = row(grad, i), u * logit_scale / divisor, (rest, e_y, inverse)
-                pull = shared_pull(share, total_a, z_loss, row_lse)
-                _write_grad(e, d, n, y, up, apart, pull, share, a, a_y, sums)
+                prob_coef = prob_coefficient(other_coef, a_sum, z_loss, row_lse)
+                _write_grad(e, d, n, y, up, target_coef, prob_coef, other_coef, a, a_y, sums)
                 if softcap > 0.0:
                     map_rows(times_lanes, d, scratch[1], d, n, 0.0, 0.0)
         else:
@@ -363,10 +371,9 @@ def _class_cost(p_y, w, scale, clip):
     if w == 0.0:
         return 0.0, 0.0
     bounds, most, floor = clip
-    p = clipped(p_y, bounds, _where_less)
-    r = clipped(1.0 - p_y, bounds, _where_less)
+    p, r = clipped_pair(p_y, bounds, 1.0, _where_less)
     value, _ = costs(p, r, most, math.log, _log1m, _where_less)
-    return w * value, scale * w / at_least(p, floor, _where_less)
+    return w * value, prob_grad_element(w, p, scale, floor, _where_less, _zero_where_zero)
 
 
 # probs (N, C) IN; target (N,) labels or (N, C) probabilities IN; class_weight (C,), sample_weight

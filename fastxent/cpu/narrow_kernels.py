@@ -49,7 +49,15 @@ from fastxent.cpu.lanes import (
 from fastxent.cpu.row import add_block, fill_row, mixed, rounded
 from fastxent.cpu.scratch import part, release, reserve
 from fastxent.cpu.vector_math import log_above_one, shifted_exp
-from fastxent.formulas import grad_at_target, row_loss, shared_pull
+from fastxent.formulas import (
+    grad_at_target,
+    grad_element,
+    grad_scale,
+    hess_element,
+    loss_element,
+    prob_coefficient,
+    row_loss,
+)
 
 # --- groups of rows -------------------------------------------------------------------------
 
@@ -187,14 +195,14 @@ def _find_column(columns, value, n, places):
 
 
 @subroutine
-def _set_apart(columns, places, fill):
-    """The elements at `places`, where the columns then hold `fill`.
+def _take_out(columns, places, fill):
+    """The elements at `places`, which `fill` replaces in the columns.
 
-    What is summed then is the rest: s - e_y would have lost the small terms.
+    A sum of the columns is then that of the rest: s - e_y would have lost the small terms.
     """
-    apart = gather_lanes(columns, places)
+    elements = gather_lanes(columns, places)
     scatter_lanes(columns, places, splat(columns, fill))
-    return apart
+    return elements
 
 
 @subroutine
@@ -225,7 +233,7 @@ def _exp_term(args, j):
 
 
 @subroutine
-def _share_term(args, j):
+def _load_term(args, j):
     return load(args[0], j * lanes_of(args[0]))
 
 
@@ -242,9 +250,9 @@ def _below_one_term(args, j):
 @subroutine
 def _below_term(args, j):
     """a_j·(m - x_j): exactly 0 without a_j, also where x_j is -inf."""
-    columns, m, shares = args
-    a = load(shares, j * lanes_of(shares))
-    return zero_where_zero(a, a * (m - load(columns, j * lanes_of(columns))))
+    columns, m, a_columns = args
+    a = load(a_columns, j * lanes_of(a_columns))
+    return loss_element(a, m - load(columns, j * lanes_of(columns)), zero_where_zero)
 
 
 @inlined
@@ -367,22 +375,25 @@ def _read_weights(target, rule, n, first, count, columns, us, ws):
 
 
 @subroutine
-def _read_shares(target, lane_weight, keep, spread, first, count, pad, shares):
+def _read_coefficients(target, lane_weight, one_minus_eps, eps_over_c, first, count, pad, a):
     """The a_j of a group as columns: see formulas.py."""
     if target.ndim == 2:
-        _read_group(target, first, count, pad, shares)
+        _read_group(target, first, count, pad, a)
     for j in range(lane_weight.size):
-        at = j * lanes_of(shares)
-        a = splat(shares, lane_weight[j])
-        store(shares, at, mixed(load(shares, at), a, keep, spread) if target.ndim == 2 else a)
+        at = j * lanes_of(a)
+        w = splat(a, lane_weight[j])
+        if target.ndim == 2:
+            store(a, at, mixed(load(a, at), w, one_minus_eps, eps_over_c))
+        else:
+            store(a, at, w)
 
 
 @subroutine
-def _mix(columns, factor, shares, push, n):
-    """d_j = factor·e_j - push·a_j in place of e_j."""
+def _grad_columns(columns, scale, a, other, n):
+    """d_j = scale·e_j - other·a_j in place of e_j."""
     for j in range(n):
         at = j * lanes_of(columns)
-        store(columns, at, load(columns, at) * factor - load(shares, at) * push)
+        store(columns, at, grad_element(load(columns, at), scale, load(a, at), other))
 
 
 @subroutine
@@ -394,58 +405,59 @@ def _write_losses(loss, first, count, value):
 @inlined
 def _exp_sums(columns, m, n, places, soon):
     """m - x_y; log s, rest = Σ_{j≠y} e_j, e_y, 1 / s: in float64. The columns then hold e."""
-    x_y = _set_apart(columns, places, -math.inf)
+    x_y = _take_out(columns, places, -math.inf)
     rest, e_y = _sum_columns(_exp_term, (columns, m, *soon), n), shifted_exp(x_y - m)
     log_s, inverse = _log_sum(rest, e_y, columns)
     return widen(m - x_y), (log_s, rest, widen(e_y), inverse)
 
 
 @inlined
-def _outcome(u, apart, share, a_y, total_a, margin, shared, sums, divisor, kept):
-    """The loss before u, and of d_j = factor·e_j - (u/D)·share·a_j the factor, and d_y."""
+def _outcome(u, target_coef, other_coef, a_y, a_sum, margin, other_loss, sums, divisor, times):
+    """The loss before u, and of d_j = scale·e_j - (u/D)·other_coef·a_j the scale, and d_y."""
     log_s, rest, e_y, inverse = sums
-    value = row_loss(apart, share, 0.0, margin, log_s, shared, 0.0, kept)
-    # d_j = up·[(apart + pull)·p_j - share·a_j], and d_y by its own formula
-    up, pull = u / divisor, shared_pull(share, total_a, 0.0, 0.0)
-    d_y = up * grad_at_target(apart, pull, share, a_y, rest, e_y, inverse)
-    return value, up * (apart + pull) * inverse, d_y
+    value = row_loss(target_coef, other_coef, 0.0, margin, log_s, other_loss, 0.0, times)
+    up, prob_coef = u / divisor, prob_coefficient(other_coef, a_sum, 0.0, 0.0)
+    d_y = up * grad_at_target(target_coef, prob_coef, other_coef, a_y, rest, e_y, inverse)
+    return value, grad_scale(up, target_coef, prob_coef, inverse), d_y
 
 
 @inlined
-def _as_it_is(coefficient, value):
+def _value_alone(coefficient, value):
+    """In place of `zero_where_zero` where no coefficient is 0."""
     return value
 
 
 @inlined
-def _write_grad(columns, shares, sharing, parts, places, grad, first, count, pad):
-    """d_j = factor·e_j - push·a_j of a group's rows, and d_y in its place."""
-    factor, d_y, push = parts
-    factor, d_y = narrow(factor, columns), narrow(d_y, columns)
-    if sharing:
-        _mix(columns, factor, shares, narrow(push, columns), grad.shape[1])
+def _write_grad(columns, a, has_others, parts, places, grad, first, count, pad):
+    """d_j = scale·e_j - other·a_j of a group's rows, and d_y in its place."""
+    scale, d_y, other = parts
+    scale, d_y = narrow(scale, columns), narrow(d_y, columns)
+    if has_others:
+        _grad_columns(columns, scale, a, narrow(other, columns), grad.shape[1])
         _write_group(columns, None, places, d_y, grad, first, count, pad)
     else:
-        _write_group(columns, factor, places, d_y, grad, first, count, pad)
+        _write_group(columns, scale, places, d_y, grad, first, count, pad)
 
 
 @inlined
 def _plain_outcome(margin, sums, divisor):
     """The same of rows without weights and smoothing."""
-    return _outcome(1.0, 1.0, 0.0, 0.0, 0.0, margin, 0.0, sums, divisor, _as_it_is)
+    return _outcome(1.0, 1.0, 0.0, 0.0, 0.0, margin, 0.0, sums, divisor, _value_alone)
 
 
 @inlined
-def _soft_parts(columns, m, places, shares, n):
-    """Of class probabilities: the share set apart as that of the maximum, and Σ of the others."""
+def _probability_coefficients(columns, m, places, a, n):
+    """Of class probabilities: target_coef, that of the maximum, and Σ of the other a_j."""
     _find_column(columns, m, n, places)
-    apart = widen(_set_apart(shares, places, 0.0))
-    return apart, _sum_columns(_share_term, (shares,), n)
+    target_coef = widen(_take_out(a, places, 0.0))
+    return target_coef, _sum_columns(_load_term, (a,), n)
 
 
 @inlined
 def _variance(e, others, s, inverse, factor):
     """factor·p·(1 - p) of p = e / s, where e = 1 leaves `others`."""
-    return (e * inverse) * (where_equal(e, 1.0, others, s - e) * inverse) * factor
+    one_minus_p = where_equal(e, 1.0, others, s - e) * inverse
+    return hess_element(e * inverse, one_minus_p, factor)
 
 
 @subroutine
@@ -456,14 +468,14 @@ def _fill_variances(columns, sums, factor, out, n):
     is the sum of what is less.
     """
     _, rest, e_y, inverse = sums
-    apart, factor = narrow(e_y, columns), narrow(factor, columns)
+    e_y_, factor = narrow(e_y, columns), narrow(factor, columns)
     s, inverse = narrow(rest + e_y, columns), narrow(inverse, columns)
-    below = _sum_columns(_below_one_term, (columns,), n) + widen(_below_one(apart))
+    below = _sum_columns(_below_one_term, (columns,), n) + widen(_below_one(e_y_))
     others = where_less(s, 2.0, narrow(below, columns), s - 1.0)
     for j in range(n):
         at = j * lanes_of(columns)
         store(out, at, _variance(load(columns, at), others, s, inverse, factor))
-    return _variance(apart, others, s, inverse, factor)
+    return _variance(e_y_, others, s, inverse, factor)
 
 
 @subroutine
@@ -484,14 +496,15 @@ def _clear_rows(out, first, count, us):
 # empty; grad, hess (N, C) OUT or None, hess with labels alone. lo < hi. Returns Σ losses.
 def narrow_cross_entropy_rows(
     logits, target, class_weight, lane_weight, sample_weight, total_weight,
-    ignoring, ignore_index, keep, spread, divisor, hess_factor, loss, grad, hess, lo, hi,
+    ignoring, ignore_index, one_minus_eps, eps_over_c, divisor, hess_factor,
+    loss, grad, hess, lo, hi,
 ):  # fmt: skip
     n, width = logits.shape[1], lanes_of(row(logits, lo))
-    share = spread if target.ndim == 1 else 1.0
-    sharing = share != 0.0
-    columns, pad, places = _reserve_group(logits, n, 1 + sharing + (hess is not None))
-    shares = part(columns, n * width, logits)
-    variances = part(shares, sharing * n * width, logits)
+    other_coef = eps_over_c if target.ndim == 1 else 1.0
+    has_others = other_coef != 0.0
+    columns, pad, places = _reserve_group(logits, n, 1 + has_others + (hess is not None))
+    a = part(columns, n * width, logits)
+    variances = part(a, has_others * n * width, logits)
     some = part(places, width, np.int64)
     us, ws = part(some, width, np.float64), part(some, 2 * width, np.float64)
     weighted = class_weight.size > 0 or sample_weight.size > 0
@@ -503,38 +516,38 @@ def narrow_cross_entropy_rows(
         if target.ndim == 1:
             idle = _place_classes(target, first, count, some, n, ignored, columns, places)
         m = _read_group(logits, first, count, pad, columns)
-        apart = total_a = below = widen(zeros(columns))
-        if sharing:
-            _read_shares(target, lane_weight, keep, spread, first, count, pad, shares)
-            below = _sum_columns(_below_term, (columns, m, shares), n)
+        target_coef = a_sum = below = widen(zeros(columns))
+        if has_others:
+            _read_coefficients(target, lane_weight, one_minus_eps, eps_over_c, first, count, pad, a)
+            below = _sum_columns(_below_term, (columns, m, a), n)
         if target.ndim == 2:
-            apart, total_a = _soft_parts(columns, m, places, shares, n)
+            target_coef, a_sum = _probability_coefficients(columns, m, places, a, n)
         soon = row(logits, first + width), row(grad, first + width)
         margin, sums = _exp_sums(columns, m, n, places, soon)
-        push = u = a_y = widen(splat(columns, 1.0))
+        other = u = a_y = widen(splat(columns, 1.0))
         special = weighted or idle or count < width
         if special:
             u, a_y = _read_weights(target, rule, n, first, count, columns, us, ws)
-        if special or sharing:
+        if special or has_others:
             if target.ndim == 2:
                 a_y = widen(zeros(columns))
             else:
-                apart, total_a = keep * a_y, total_a + total_weight
-            value, factor, d_y = _outcome(
-                u, apart, share, a_y, total_a, margin, below + total_a * sums[0], sums, divisor,
-                zero_where_zero,
+                target_coef, a_sum = one_minus_eps * a_y, a_sum + total_weight
+            value, scale, d_y = _outcome(
+                u, target_coef, other_coef, a_y, a_sum, margin, below + a_sum * sums[0], sums,
+                divisor, zero_where_zero,
             )  # fmt: skip
-            value, push = zero_where_zero(u, u * value), u / divisor * share
+            value, other = zero_where_zero(u, u * value), u / divisor * other_coef
         else:
-            value, factor, d_y = _plain_outcome(margin, sums, divisor)
+            value, scale, d_y = _plain_outcome(margin, sums, divisor)
         total, lost = add_block(total, lost, value)
         _write_losses(loss, first, count, value)
         if hess is not None:
             h_y = _fill_variances(columns, sums, u * a_y / divisor * hess_factor, variances, n)
             _write_group(variances, None, places, h_y, hess, first, count, pad)
         if grad is not None:
-            parts = factor, d_y, push
-            _write_grad(columns, shares, sharing, parts, places, grad, first, count, pad)
+            parts = scale, d_y, other
+            _write_grad(columns, a, has_others, parts, places, grad, first, count, pad)
         if idle or weighted:
             _clear_rows(grad, first, count, us)
             _clear_rows(hess, first, count, us)

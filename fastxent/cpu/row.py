@@ -32,7 +32,16 @@ from fastxent.cpu.lanes import (
     zeros,
 )
 from fastxent.cpu.vector_math import exp, expm1, log, log1m, shifted_exp
-from fastxent.formulas import at_least, clipped, costs, softcap_parts
+from fastxent.formulas import (
+    clipped_pair,
+    coefficient,
+    costs,
+    grad_element,
+    hess_element,
+    loss_element,
+    prob_grad_element,
+    softcap_parts,
+)
 
 
 @subroutine
@@ -216,7 +225,7 @@ def _rest_of_max(x, m, e, n):
 def _below_max_term(args, j, part):
     x, m, weight = args
     w = load_part(weight, j, part, 0.0)
-    return zero_where_zero(w, w * (m - load_part(x, j, part, m)))
+    return loss_element(w, m - load_part(x, j, part, m), zero_where_zero)
 
 
 @inlined
@@ -277,13 +286,14 @@ def minus_times(v, a, b):
 def variance(v, a, b):
     """b·p·(1 - p) for p = v·a."""
     p = v * a
-    return (p * b) * (1.0 - p)
+    # The factor goes to p before 1 - p does; times 1 is exact.
+    return hess_element(p * b, 1.0 - p, 1.0)
 
 
 @subroutine
 def times_minus(v, w, a, b):
     """v·a - w·b."""
-    return v * a - w * b
+    return grad_element(v, a, w, b)
 
 
 @subroutine
@@ -295,8 +305,7 @@ def times_lanes(v, w, a, b):
 @subroutine
 def mixed(v, w, a, b):
     """w·(a·v + b), but exactly 0 where the second factor is: w may be infinite in float32."""
-    q = v * a + b
-    return zero_where_zero(q, q * w)
+    return coefficient(v, w, a, b, zero_where_zero)
 
 
 @subroutine
@@ -329,12 +338,6 @@ def softcap_row(x, scale, cap, z, slope, n):
 
 
 @inlined
-def clipped_pair(p, bounds):
-    """p and 1 - p, each clipped by itself: 1 - clip(p) would not hold a bound below rounding."""
-    return clipped(p, bounds, where_less), clipped(1.0 - p, bounds, where_less)
-
-
-@inlined
 def lane_costs(p, r, most):
     """-log p and -log r of vectors, at most `most`, for r = 1 - p."""
     return costs(p, r, most, log, log1m, where_less)
@@ -346,10 +349,10 @@ def _cost_term(args, j, part):
     bounds, most, floor = clip
     q_j = load_part(q, j, part, 0.0)
     a = zero_where_zero(q_j, q_j * load_part(weight, j * step, part, 0.0))
-    p_j, r = clipped_pair(load_part(p, j, part, 0.5), bounds)
-    slope = zero_where_zero(a, (a * scale) / at_least(p_j, floor, where_less))
+    p_j, r = clipped_pair(load_part(p, j, part, 0.5), bounds, 1.0, where_less)
+    slope = prob_grad_element(a, p_j, scale, floor, where_less, zero_where_zero)
     store_part(d, j, part, slope)
-    return zero_where_zero(a, a * lane_costs(p_j, r, most)[0])
+    return loss_element(a, lane_costs(p_j, r, most)[0], zero_where_zero)
 
 
 @inlined
