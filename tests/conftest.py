@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests, and the one table of tolerances: the contract's bounds."""
+"""Fixtures shared by all tests, and the one table of tolerances (docs/specification.md)."""
 
 import functools
 import gc
@@ -96,7 +96,7 @@ def threads_as_found():
 
 
 class Bounds:
-    """Contract, section 4, "Accuracy", in ulp: for exact logits z (after scale and softcap)."""
+    """Specification, section 4, "Accuracy", in ulp: for exact logits z, after scale and cap."""
 
     def __init__(self, z, dtype, *, scaled=False, softcap=0.0):
         self.ulp = np.finfo(dtype).eps

@@ -27,7 +27,7 @@ from numpy import ma  # noqa: F401
 from fastxent import forks, kernel_files
 
 # The options of all compiled code, here and nowhere else. Never fastmath: nnan and ninf break
-# what the contract says of nan and inf. numpy's error model: a division by 0 is no exception.
+# what is specified for nan and inf. numpy's error model: a division by 0 is no exception.
 _OPTIONS = {"error_model": "numpy"}
 njit: Any = numba.njit
 # Arrays are borrowed from the caller. Numba would count references to them wherever a variable gets

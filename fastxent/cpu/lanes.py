@@ -104,7 +104,7 @@ def _arithmetic(op, build):
 
 
 # `contract` lets a·b + c become one fma. Nothing stronger: reassociation would undo the
-# Cody-Waite reduction of exp, nnan and ninf would break what the contract says of nan and inf.
+# Cody-Waite reduction of exp, nnan and ninf would break what is specified for nan and inf.
 _FLAGS = ["contract"]
 _arithmetic(operator.add, lambda b, x, y: b.fadd(x, y, flags=_FLAGS))
 _arithmetic(operator.sub, lambda b, x, y: b.fsub(x, y, flags=_FLAGS))

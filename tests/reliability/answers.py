@@ -1,6 +1,6 @@
 """What is documented to come back of a call: structure, types, and the reference's numbers.
 
-Sizes of errors are the contract's bounds (`Bounds`), each relative to the terms that it speaks of.
+Sizes of errors are the specification's bounds (`Bounds`), each relative to the terms named there.
 Where weights, smoothing or a z-loss add up terms of their own, roundings of these are granted too;
 tests/test_accuracy.py holds each bound where it is tightest.
 """

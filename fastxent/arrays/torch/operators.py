@@ -342,7 +342,7 @@ def _flat(result: Any) -> Iterator[torch.Tensor]:
 
 
 def _shapes(known: _Operator, given: Given, held: bool) -> Iterator[Any]:
-    """Shape and type of each result, as the contract has them."""
+    """Shape and type of each result, as in docs/specification.md, section 2."""
     inputs = [given[name] for name in known.inputs]
     x, loss_type = inputs[0], _loss_type(inputs)
     rows, axis = list(x.shape), given.get("axis", -1)
