@@ -48,19 +48,19 @@ def plans_for(dtype, classes):
     most = launch.largest_cluster(Place(0, 0))
     plans = {launch.clustered(alone, item, classes, most): None, alone: None}
     for threads, vectors in launch.PLANS:
-        held = min(vectors, max(1, launch.LITTLE // item.width))
-        room = threads * held * item.width
+        per_thread = min(vectors, max(1, launch.LITTLE // item.width))
+        room = threads * per_thread * item.width
         fits, edges = room >= classes, 2 * (item.width - 1)
         # Leave out plans in which most threads idle or nearly all of a row is read twice.
         if threads >= edges and (room <= 16 * classes if fits else threads >= 128):
             rows = max(1, launch.SMALL_BLOCK // threads)
-            blocks = launch.blocks_for(item, held, threads * rows, older)
-            plans[Plan(threads, held, rows, True, not fits, blocks)] = None
+            blocks = launch.blocks_for(item, per_thread, threads * rows, older)
+            plans[Plan(threads, per_thread, rows, True, not fits, blocks)] = None
         for cluster in launch.CLUSTERS:
             fits = classes <= cluster * room
             if cluster <= most and threads >= 256 and classes > room and (fits or cluster == 8):
-                blocks = launch.blocks_for(item, held, threads, older)
-                plans[Plan(threads, held, 1, True, not fits, blocks, cluster)] = None
+                blocks = launch.blocks_for(item, per_thread, threads, older)
+                plans[Plan(threads, per_thread, 1, True, not fits, blocks, cluster)] = None
     return list(plans)
 
 
