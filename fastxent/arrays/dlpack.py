@@ -3,12 +3,13 @@
 On a GPU they are handed on to `interface`.
 """
 
-from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from fastxent import errors
 from fastxent.arrays import views
+from fastxent.functions import Function
 
 _CPU = 1  # kDLCPU in dlpack.h
 
@@ -24,12 +25,12 @@ class Exporter(Protocol):
         """The kind of device and its number."""
 
 
-def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def call(function: Function, *args: Any, **kwargs: Any) -> Any:
     """Call `function` on NumPy's views of the arrays; give back the first one's kind."""
-    given = views.named(function, args, kwargs)
+    given = views.by_name(function, args, kwargs)
     if given is None:
         return function(*args, **kwargs)
-    first = views.positional(function)[0]
+    first = function.first
     if _device(first, given[first])[0] in views.ON_GPU:
         from fastxent.arrays import interface
 
@@ -58,7 +59,7 @@ def _device(name: str, value: Exporter) -> tuple[int, int]:
     except MemoryError:
         raise
     except Exception as error:
-        raise _unreadable(name, value, error) from error
+        raise errors.unreadable_export(name, value, error) from error
 
 
 def _view(name: str, value: Any) -> Any:
@@ -67,20 +68,13 @@ def _view(name: str, value: Any) -> Any:
         return value
     device, number = _device(name, value)
     if device != _CPU:
-        raise TypeError(
-            f"{name} is on DLPack's device {device}:{number}, expected an array in host memory here"
-        )
+        raise errors.elsewhere(name, f"DLPack's device {device}:{number}")
     try:
         return np.from_dlpack(value)
     except MemoryError:
         raise
     except Exception as error:
-        raise _unreadable(name, value, error) from error
-
-
-def _unreadable(name: str, value: object, error: Exception) -> TypeError:
-    kind = type(value).__name__
-    return TypeError(f"{name} must be an array that NumPy reads by DLPack, got {kind}: {error}")
+        raise errors.unreadable_export(name, value, error) from error
 
 
 def _namespace(value: Any) -> Any:

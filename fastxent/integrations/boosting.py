@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastxent import _inputs as inputs
-from fastxent import binary_cross_entropy_with_logits, cross_entropy
-from fastxent._dispatch import backend_of
-from fastxent._targets import read_target
-from fastxent.terms import Outputs
+from fastxent import binary_cross_entropy_with_logits, calls, checks, cross_entropy, errors
+from fastxent.dispatch import backend_of
+from fastxent.functions import CROSS_ENTROPY
+from fastxent.records import Outputs
 
 __all__ = [
     "binary_logloss",
@@ -366,10 +365,10 @@ def _arguments(y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Array, Arr
         y_true, y_pred, sample_weight = y_pred.get_label(), y_true, y_pred.get_weight()
         if sample_weight is not None and not len(sample_weight):  # a DMatrix without weights
             sample_weight = None
-    labels, margins = inputs.array(y_true, "y_true"), inputs.array(y_pred, "y_pred")
-    inputs.real_numbers(labels, "y_true")
+    labels, margins = checks.array(y_true, "y_true"), checks.array(y_pred, "y_pred")
+    checks.real_numbers(labels, "y_true")
     if sample_weight is not None:
-        sample_weight = inputs.array(sample_weight, "sample_weight")
+        sample_weight = checks.array(sample_weight, "sample_weight")
     return labels, margins, sample_weight
 
 
@@ -379,27 +378,21 @@ def _by_row(per_row: Any, name: str, margins: Array) -> Any:
     if per_row is None:
         return None
     if per_row.shape not in (rows, (*rows, 1)):
-        raise ValueError(
-            f"{name} must have shape {rows}, one for each row of y_pred, got {per_row.shape}"
-        )
+        raise errors.per_row_shape(name, rows, per_row.shape)
     return per_row.reshape(rows)
 
 
 def _classes(labels: Array, margins: Array) -> Array:
     """Class indices of the rows of margins (N, K), from labels that may be floats."""
     if margins.ndim != 2 or margins.shape[1] < 2:
-        raise ValueError(
-            f"y_pred must have shape (N, K) with at least two classes, got {margins.shape}"
-        )
+        raise errors.margins_shape("(N, K) with at least two classes", margins.shape)
     labels, n_classes = _by_row(labels, "y_true", margins), margins.shape[1]
     if labels.dtype.kind == "f" and (odd := np.floor(labels) != labels).any():  # nan, too
         first = int(odd.argmax())
-        raise ValueError(
-            f"y_true must hold class indices 0, 1, 2 …, got y_true[{first}] = {labels[first]}"
-        )
+        raise errors.not_integral(first, labels[first])
     if (outside := (labels < 0) | (labels >= n_classes)).any():
         first = int(outside.argmax())
-        raise inputs.bad_label(labels, first, labels[first], n_classes, None, "y_true")
+        raise checks.bad_label(labels, first, labels[first], n_classes, None, "y_true")
     return labels.astype(np.int64, copy=False)
 
 
@@ -414,17 +407,16 @@ def _softmax(
     rounds to decides, so everything is computed in LightGBM's float64.
     """
     classes = _classes(labels, margins)
-    compute, own, _ = inputs.precision(margins.dtype, "y_pred")
-    aim = read_target(
-        classes, "y_pred", margins.shape, 1, compute, weight=None,
-        sample_weight=_by_row(weight, "sample_weight", margins), ignore_index=None, reduction="sum",
-    )  # fmt: skip
-    backend = backend_of(margins)
-    divisor = aim.scan(backend, margins.shape[1], False, compute)
-    grad, hess = _gradient_pair(margins, own)
-    terms = aim.terms._replace(hess_factor=factor(margins.shape[1]))
-    outputs = Outputs(None, grad=grad, hess=hess)
-    backend.cross_entropy(margins, aim.target, terms, divisor, outputs, compute)
+    grad, hess = _gradient_pair(margins, checks.precision(margins.dtype, "y_pred").own)
+    call = calls.read_rows(CROSS_ENTROPY, CROSS_ENTROPY.defaults() | {
+        "logits": margins, "target": classes, "ignore_index": None, "reduction": "sum",
+        "sample_weight": _by_row(weight, "sample_weight", margins), "check_target": False,
+    })  # fmt: skip
+    call = call._replace(
+        outputs=Outputs(grad=grad, hess=hess),
+        options=call.options._replace(hess_factor=factor(margins.shape[1])),
+    )
+    backend_of(margins).cross_entropy(call)
     return grad, hess
 
 
@@ -451,14 +443,14 @@ def _softmax_loss(labels: Array, margins: Array, weight: Any) -> float:
 def _binary_arguments(labels: Array, margins: Array, weight: Any) -> dict[str, Any]:
     """Arguments of the binary loss, in the shape of the margins; labels must be in 0 … 1."""
     if margins.ndim != 1 and margins.shape[1:] != (1,):
-        raise ValueError(f"y_pred must have shape (N,) or (N, 1), got {margins.shape}")
+        raise errors.margins_shape("(N,) or (N, 1)", margins.shape)
     labels, weight = (
         _by_row(a, name, margins) for a, name in ((labels, "y_true"), (weight, "sample_weight"))
     )
     outside = ~((labels >= 0) & (labels <= 1))  # nan, too
     if outside.any():
         first = int(outside.argmax())
-        raise ValueError(f"y_true must be from 0 to 1, got y_true[{first}] = {labels[first]}")
+        raise errors.not_binary(first, labels[first])
     return {
         "logits": margins,
         "target": labels.reshape(margins.shape),
