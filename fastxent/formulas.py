@@ -1,27 +1,38 @@
-"""The formulas that the CPU and the CUDA kernels share, each once, on the scalars of one row.
+"""The formulas that the CPU and the CUDA kernels share, each written once.
 
-Notation, here and in every kernel: x the logits of the row, m their maximum, `e_j = exp(x_j - m)`,
-y the class set apart, `rest = Σ_{j≠y} e_j`, `s = rest + e_y`, `lse = m + log s`, p = e / s.
+Notation, as in `reference.py`: x the logits of the row, m their maximum, `e_j = exp(x_j - m)`, y
+the target class, `rest = Σ_{j≠y} e_j`, `s = rest + e_y`, `lse = m + log s`, `p_j = e_j / s`.
 
-Every target is coefficients of -log p_j, taken as `apart·[j = y] + share·a_j`:
-  - class index y, class weights w, smoothing ε: apart = (1-ε)·w_y, share = ε/C, a = w;
-  - probabilities q, w, ε: y the likeliest class, share = 1, a_j = w_j·((1-ε)·q_j + ε/C) but
-    a_y = 0, for apart is y's. So the one class that p may be as good as 1 of has formulas of its
-    own under both.
-`total` is Σ_j a_j.
+The coefficient of -log p_j is split into `target_coef·[j = y] + other_coef·a_j`:
 
-Losses of probabilities and binary ones: p a probability, r = 1 - p, e = exp(-|x|), y the target,
-`neg = w·(1 - y)` and `pos = w·pos_weight·y` the weights of the two classes. These are written for
-scalars and for vectors, so the caller gives what differs: `where_less(a, b, c, d)`, c where a < b,
-else d; `times(c, v)`, c·v but exactly 0 where c is 0; the logarithms.
+  - class index y, class weights w, smoothing ε: target_coef = (1-ε)·w_y, other_coef = ε/C, a = w;
+  - probabilities q, w, ε: y the likeliest class, target_coef = w_y·((1-ε)·q_y + ε/C),
+    other_coef = 1, a_j = w_j·((1-ε)·q_j + ε/C) but a_y = 0.
+
+So the one class whose p can round to 1 has formulas of its own for both kinds of target.
+`a_sum` is Σ_j a_j; `up` is what the row's gradient is multiplied by, κ·logit_scale with
+κ = sample_weight / divisor.
+
+Losses of probabilities and binary losses: p a probability, `one_minus_p` = 1 - p,
+e = exp(-|x|), y the target, `neg = w·(1 - y)` and `pos = w·pos_weight·y` the weights of the two
+classes.
+
+All functions take scalars, the element formulas vectors too. The caller passes what differs:
+
+  - `where_less(a, b, c, d)`: c where a < b, else d;
+  - `zero_where_zero(c, v)`: v, but exactly 0 where the coefficient c is 0, so that a term without
+    weight adds nothing, not even inf or nan;
+  - the logarithms.
 
 No constant stands in an expression: a bare 1 or 2.0 would make float64 of a float32 kernel.
-`if a` asks for a ≠ 0 in a's own type.
+`if c` asks for c ≠ 0 in the type of c.
 """
 
 import math
 
 from numba import njit
+
+# --- one row of logits ----------------------------------------------------------------------
 
 
 @njit(inline="always")
@@ -35,48 +46,88 @@ def log_sum(rest, e_y, one):
 
 
 @njit(inline="always")
-def row_loss(apart, share, z_loss, margin, log_s, shared, lse, kept):
-    """apart·(lse - x_y) + share·Σ_j a_j·(lse - x_j) + z_loss·lse², before sample weights.
+def row_loss(target_coef, other_coef, z_loss, margin, log_s, other_loss, lse, zero_where_zero):
+    """target_coef·(lse - x_y) + other_coef·other_loss + z_loss·lse², before sample weights.
 
-    `shared` is the sum. lse - x_y is taken as (m - x_y) + log s: an offset shared by the row must
-    not reach the result. A term without weight is exactly 0, also where its logit is -inf; a row
-    that is nan stays nan, by log s.
+    `other_loss` is Σ_j a_j·(lse - x_j). lse - x_y is computed as margin + log s with
+    margin = m - x_y: an offset common to the row must not reach the result. A term without weight
+    is exactly 0, also where its logit is -inf; a nan row stays nan because log s is.
     """
-    loss = apart * (kept(apart, margin) + log_s)
-    if share:
-        loss = loss + share * shared
+    loss = target_coef * (zero_where_zero(target_coef, margin) + log_s)
+    if other_coef:
+        loss = loss + other_coef * other_loss
     if z_loss:
         loss = loss + z_loss * lse * lse
     return loss
 
 
 @njit(inline="always")
-def shared_pull(share, total, z_loss, lse):
-    """The factor of p_j beside `apart` in the gradient: share·Σ a_j + 2·z_loss·lse."""
-    pull = share * total
-    if z_loss:  # lse may be infinite
-        pull = pull + (z_loss + z_loss) * lse
-    return pull
+def loss_element(a_j, cost_j, zero_where_zero):
+    """a_j·cost_j, the loss of one class, for cost_j = m - x_j (without log s) or -log p_j."""
+    return zero_where_zero(a_j, a_j * cost_j)
 
 
 @njit(inline="always")
-def grad_at_target(apart, pull, share, a_y, rest, e_y, inverse):
-    """∂loss/∂x_y = apart·(p_y - 1) + pull·p_y - share·a_y, `inverse` being 1 / s.
+def coefficient(q_j, w_j, one_minus_eps, eps_over_c, zero_where_zero):
+    """a_j = w_j·((1-ε)·q_j + ε/C); 0 where the second factor is: w_j may be inf in float32."""
+    smoothed = q_j * one_minus_eps + eps_over_c
+    return zero_where_zero(smoothed, smoothed * w_j)
 
-    p_y - 1 is taken as -rest / s: the subtraction is 0 in float32 for a confident row.
+
+@njit(inline="always")
+def prob_coefficient(other_coef, a_sum, z_loss, lse):
+    """other_coef·Σ_j a_j + 2·z_loss·lse: beside target_coef, the coefficient of p in the gradient.
+
+    It is called `prob_coef` wherever it is an argument.
     """
-    return pull * (e_y * inverse) - apart * (rest * inverse) - share * a_y
+    prob_coef = other_coef * a_sum
+    if z_loss:  # lse may be infinite
+        prob_coef = prob_coef + (z_loss + z_loss) * lse
+    return prob_coef
+
+
+@njit(inline="always")
+def grad_at_target(target_coef, prob_coef, other_coef, a_y, rest, e_y, inverse):
+    """∂loss/∂x_y = target_coef·(p_y - 1) + prob_coef·p_y - other_coef·a_y; `inverse` is 1 / s.
+
+    p_y - 1 is computed as -rest / s: the subtraction is 0 in float32 for a confident row.
+    """
+    return prob_coef * (e_y * inverse) - target_coef * (rest * inverse) - other_coef * a_y
+
+
+@njit(inline="always")
+def grad_scale(up, target_coef, prob_coef, inverse):
+    """up·(target_coef + prob_coef) / s, the factor of e_j in the gradient; `inverse` is 1 / s."""
+    return up * (target_coef + prob_coef) * inverse
+
+
+@njit(inline="always")
+def grad_element(e_j, scale, a_j, other):
+    """up·∂loss/∂x_j for j ≠ y: scale·e_j - other·a_j, with `grad_scale` and up·other_coef."""
+    return e_j * scale - a_j * other
+
+
+@njit(inline="always")
+def hess_element(p, one_minus_p, factor):
+    """∂²loss/∂x_j² = factor·p·(1 - p).
+
+    1 - p of a class that dominates its row has to be computed from the sum of the others.
+    """
+    return (p * one_minus_p) * factor
 
 
 @njit(inline="always")
 def softcap_parts(e, expm1, one):
-    """-|tanh a| and 1 - tanh² a from e = exp(-2|a|) and expm1(-2|a|), by scalars or vectors.
+    """-|tanh a| and 1 - tanh² a from e = exp(-2|a|) and expm1(-2|a|).
 
     |tanh a| = (1 - e)/(1 + e) and 1 - tanh² a = 4e/(1 + e)², where 1 - e (small a), e (large a)
     and 1 - tanh² a each keep their digits.
     """
     denominator = e + one
     return expm1 / denominator, ((e + e) / denominator) * ((one + one) / denominator)
+
+
+# --- losses of probabilities ----------------------------------------------------------------
 
 
 @njit(inline="always")
@@ -87,15 +138,21 @@ def clipped(p, bounds, where_less):
 
 
 @njit(inline="always")
-def costs(p, r, most, log, log1m, where_less):
-    """-log p and -log r, at most `most` each: both from the smaller of the two, which is exact.
+def clipped_pair(p, bounds, one, where_less):
+    """P and 1 - p, each clipped by itself: 1 - clip(p) would not hold a bound below rounding."""
+    return clipped(p, bounds, where_less), clipped(one - p, bounds, where_less)
 
-    log1m(x) is -log(1 - x).
+
+@njit(inline="always")
+def costs(p, one_minus_p, most, log, log1m, where_less):
+    """-log p and -log(1 - p), at most `most` each: both from the smaller of p and 1 - p.
+
+    The smaller one is exact. log1m(x) is -log(1 - x).
     """
-    smaller = where_less(p, r, p, r)
+    smaller = where_less(p, one_minus_p, p, one_minus_p)
     high, low = -log(smaller), log1m(smaller)
     high = where_less(most, high, most, high)
-    return where_less(p, r, high, low), where_less(p, r, low, high)
+    return where_less(p, one_minus_p, high, low), where_less(p, one_minus_p, low, high)
 
 
 @njit(inline="always")
@@ -105,9 +162,37 @@ def at_least(p, floor, where_less):
 
 
 @njit(inline="always")
-def binary_slope(y, p, r, floor, one, where_less):
-    """(p - y) / max(p·r, floor); p - y as (1-y)·p - y·r, which holds where p rounds to y."""
-    return ((one - y) * p - y * r) / at_least(p * r, floor, where_less)
+def prob_grad_element(a_j, p_j, scale, floor, where_less, zero_where_zero):
+    """scale·a_j / max(p_j, floor), the gradient of a loss of probabilities; scale is -κ."""
+    return zero_where_zero(a_j, (a_j * scale) / at_least(p_j, floor, where_less))
+
+
+# --- binary losses --------------------------------------------------------------------------
+
+
+@njit(inline="always")
+def binary_prob_loss(y, w, cost_p, cost_one_minus_p, one):
+    """w·(y·(-log p) + (1-y)·(-log(1-p)))."""
+    return w * (y * cost_p + (one - y) * cost_one_minus_p)
+
+
+@njit(inline="always")
+def binary_slope(y, p, one_minus_p, floor, one, where_less):
+    """(p - y) / max(p·(1-p), floor).
+
+    p - y is computed as (1-y)·p - y·(1-p), which holds where p rounds to y.
+    """
+    return ((one - y) * p - y * one_minus_p) / at_least(p * one_minus_p, floor, where_less)
+
+
+@njit(inline="always")
+def binary_weights(y, w, pos_weight, one, zero_where_zero):
+    """neg = w·(1 - y) and pos = w·pos_weight·y; exactly 0 of a label that is 0.
+
+    Also where float32 does not hold the weight that the label is multiplied by.
+    """
+    not_y, heavy_y = one - y, zero_where_zero(y, pos_weight * y)
+    return zero_where_zero(not_y, w * not_y), zero_where_zero(heavy_y, w * heavy_y)
 
 
 @njit(inline="always")
@@ -122,3 +207,22 @@ def sigmoid_pair(x, e, zero, one, where_less):
     larger = one / (one + e)
     smaller = e * larger
     return where_less(x, zero, smaller, larger), where_less(x, zero, larger, smaller)
+
+
+@njit(inline="always")
+def binary_loss(neg, pos, softplus, softplus_neg, zero_where_zero):
+    """neg·softplus(x) + pos·softplus(-x); a coefficient of 0 adds exactly 0, also at ±inf."""
+    return zero_where_zero(neg, neg * softplus) + zero_where_zero(pos, pos * softplus_neg)
+
+
+@njit(inline="always")
+def binary_grad(neg, pos, sigma, sigma_neg, scale, zero_where_zero):
+    """scale·∂loss/∂x = scale·(neg·σ(x) - pos·σ(-x))."""
+    return (zero_where_zero(neg, neg * sigma) - zero_where_zero(pos, pos * sigma_neg)) * scale
+
+
+@njit(inline="always")
+def binary_hess(neg, pos, sigma, sigma_neg, scale, zero_where_zero):
+    """scale·∂²loss/∂x² = scale·(neg + pos)·σ(x)·σ(-x)."""
+    both = neg + pos
+    return zero_where_zero(both, both * (sigma * sigma_neg) * scale)

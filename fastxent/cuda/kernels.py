@@ -20,8 +20,8 @@ from fastxent.formulas import (
     costs,
     grad_at_target,
     log_sum,
+    prob_coefficient,
     row_loss,
-    shared_pull,
 )
 
 _NOT_THERE, _OF_NAN = int32(2**31 - 1), int32(-(2**31))
@@ -374,7 +374,7 @@ def cross_entropy_kernel(element, plan, wants):
             args_h = (m, factor, inverse_s, others, top, h, counted, blank)
             write_hess(hess + at * hess_pitch, buffer, line, thread, args_h)
         if sloped:
-            up, pull = u * scale * factor, shared_pull(share, all_a, z_loss, row_lse)
+            up, pull = u * scale * factor, prob_coefficient(share, all_a, z_loss, row_lse)
             at_y = up * grad_at_target(apart, pull, share, a_y, rest, e_y, inverse_s)
             c = up * (apart + pull) * inverse_s
             if not counted:  # exp(-inf - 0)·blank is 0 or nan: what was not read is not looked at

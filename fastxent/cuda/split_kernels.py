@@ -22,7 +22,7 @@ from fastxent.cuda.kernels import (
     lse_of,
 )
 from fastxent.cuda.rows import row_of, split_sum_of
-from fastxent.formulas import grad_at_target, log_sum, row_loss, shared_pull
+from fastxent.formulas import grad_at_target, log_sum, prob_coefficient, row_loss
 
 
 def _part_of(size):
@@ -120,7 +120,7 @@ def ending_of(element, row):
             value = u * row_loss(weight, zero, z_loss, margin, log_s, zero, row_lse, kept)
             store_number(loss, value if counted else blank)
         if grad:
-            up, pull = u * scale, shared_pull(zero, zero, z_loss, row_lse)
+            up, pull = u * scale, prob_coefficient(zero, zero, z_loss, row_lse)
             at_y = up * grad_at_target(weight, pull, zero, zero, rest, e_y, inverse_s)
             c = up * (weight + pull) * inverse_s
             if not counted:  # as in a row on one block
