@@ -216,7 +216,7 @@ BINARY_WITH_LOGITS = Function("binary_cross_entropy_with_logits", Kind.ELEMENTS,
 FUNCTIONS: dict[str, Function] = {
     function.name: function
     for function in (
-        SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, CROSS_ENTROPY, CATEGORICAL, LINEAR, BINARY,
+        SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, CROSS_ENTROPY, LINEAR, CATEGORICAL, BINARY,
         BINARY_WITH_LOGITS,
     )
 }  # fmt: skip
