@@ -24,7 +24,7 @@ def warmup(
     """Compile kernels and keep them in the cache, so that no later call has to.
 
     A kernel's variants are the first argument's type, the kind of target, which of gradient,
-    probabilities and Hessian are asked for, and whether classes are few; all other options, shapes
+    probabilities and Hessian are requested, and whether classes are few; all other options, shapes
     and layouts share one. A second or some a variant where the cache is empty, some milliseconds
     where it is not; all of them take some minutes, so name the functions that you call.
 

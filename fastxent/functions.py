@@ -129,7 +129,7 @@ class Function:
         self.has_one_gradient = self.is_loss and len(self.inputs) == 1
 
     def _slot(self, name: str) -> Slot:
-        extent, kind = self.result(name)
+        extent, kind, _ = self.result(name)
         return Slot(
             Outputs._fields.index(name), name, f"return_{name}", f"{name}_out",
             extent is Extent.PER_CLASS, kind,
