@@ -11,7 +11,7 @@ from fastxent import options
 from fastxent.functions import FUNCTIONS, Function, Kind, Role
 from fastxent.results import Extent
 
-# Rows of few classes have kernels of their own.
+# Rows of few classes have kernels of their own, in functions of logits.
 _FEW, _MANY = 2, 1000
 
 
@@ -70,7 +70,8 @@ def _calls(function: Function, dtype: str) -> Iterator[Callable[[], object]]:
     per_class = [
         name for name in function.results[1:] if function.result(name).extent is Extent.PER_CLASS
     ]
-    for n_classes in (_FEW, _MANY) if function.has_rows else (_FEW,):
+    one_width = function.kind is Kind.ELEMENTS or function.of_probabilities
+    for n_classes in (_FEW,) if one_width else (_FEW, _MANY):
         # float16 takes the kernels of float32, and one more that rounds.
         row = np.full((1, n_classes), 0.5, np.float16 if dtype == "float32" else dtype)
         for target in _targets(function, row):
