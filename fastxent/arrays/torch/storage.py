@@ -113,7 +113,7 @@ def is_whole(tensor: torch.Tensor) -> bool:
     return _end(tensor) <= int(tensor.untyped_storage().nbytes())
 
 
-def cut_off(name: str, tensor: torch.Tensor) -> ValueError:
+def cut_off(name: str, tensor: torch.Tensor) -> Exception:
     """The error for a tensor that reaches beyond its storage."""
     return errors.cut_off(name, tensor.untyped_storage().nbytes(), _end(tensor))
 
