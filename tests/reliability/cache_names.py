@@ -1,11 +1,10 @@
-"""One kernel a process, all of them loaded into this one: `cache_names.py NUMBER FOLDER`.
+"""Kernels compiled by one process each, all loaded by this one: `cache_names.py NUMBER FOLDER`.
 
-Prints how many calls, of how many, give the bits here that they gave in the process that compiled
-them; and how many names of functions stand in the files of more than one process.
+Prints how many calls give the same bits here as in the process that compiled them, of how many; and
+how many function names occur in the files of more than one process.
 """
 
 import hashlib
-import inspect
 import json
 import os
 import pickle
@@ -18,33 +17,35 @@ import numpy as np
 
 import fastxent as fx
 from fastxent import _warmup, reference
+from fastxent.functions import FUNCTIONS, Kind
 
 ROWS = 37
 
 
 def calls():
-    """A call for each variant of every function, on numbers that are not all alike."""
+    """A call for each variant of every function, on varied numbers."""
     rng = np.random.default_rng(5)
-    for name in _warmup._VARIANTS:
-        for call in _warmup._calls(name, "float32"):
-            warm = list(call.args)
-            classes = warm[0].shape[1]
+    for function in FUNCTIONS.values():
+        for call in _warmup._calls(function, "float32"):
+            warm = call.keywords
+            classes = warm[function.first].shape[1]
             probs = reference.softmax(rng.standard_normal((ROWS, classes)))
             logits = 3 * rng.standard_normal((ROWS, classes))
-            takes = inspect.signature(call.func).parameters
-            given = [np.float32(probs if "probs" in takes else logits)]
-            if "linear_weight" in takes:
-                given.append(rng.standard_normal((classes, classes), np.float32))
-            if len(warm) > len(given):
-                labels = isinstance(warm[-1], list)
-                given.append(rng.integers(0, classes, ROWS) if labels else probs)
-            yield call.func, given, call.keywords
+            given = warm | {
+                function.first: np.float32(probs if function.of_probabilities else logits)
+            }
+            if function.kind is Kind.LINEAR:
+                given[function.inputs[1]] = rng.standard_normal((classes, classes), np.float32)
+            if "target" in warm:
+                labels = isinstance(warm["target"], list)
+                given["target"] = rng.integers(0, classes, ROWS) if labels else probs
+            yield call.func, given
 
 
 def digest(call):
-    """Of all that a call gives."""
-    function, given, flags = call
-    return hashlib.sha256(b"".join(flat(function(*given, **flags)))).hexdigest()
+    """Digest of all results of a call."""
+    function, given = call
+    return hashlib.sha256(b"".join(flat(function(**given)))).hexdigest()
 
 
 def flat(result):
@@ -56,7 +57,7 @@ def flat(result):
 
 
 def symbols(file):
-    """The names that a kernel's machine code defines for all others; none where it is not ELF."""
+    """The global names that a kernel's machine code defines; none if it is not ELF."""
     reduced = pickle.loads(file.read_bytes()[32:])
     state = next(part for part in reduced if isinstance(part, tuple) and "object" in part)
     code = state[2][0]

@@ -1,4 +1,4 @@
-"""A good call of every function, of which the bad and the odd ones are made."""
+"""Valid calls of every function, from which the invalid and the unusual ones are made."""
 
 import array
 import functools
@@ -9,9 +9,10 @@ import numpy as np
 
 import fastxent as fx
 from fastxent import reference
+from fastxent.functions import FUNCTIONS, Kind, Role
 
 OF_PROBABILITIES = " of probabilities"
-# Nothing but logits, labels and a gradient: that has a short way of its own.
+# Only logits, labels and a gradient, which has a fast path.
 PLAIN, NOT_PLAIN = "cross_entropy without options", ("weight", "sample_weight", "probs_out")
 NAMES = (
     "softmax", "log_softmax", "logsumexp",
@@ -20,16 +21,36 @@ NAMES = (
     "linear_cross_entropy", "linear_cross_entropy" + OF_PROBABILITIES,
     "binary_cross_entropy", "binary_cross_entropy_with_logits",
 )  # fmt: skip
-ROWS = ("cross_entropy", "categorical_cross_entropy", "linear_cross_entropy")
-BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
-MAPS = ("softmax", "log_softmax", "logsumexp")
-FLAT = ("cross_entropy", "categorical_cross_entropy")
+
+
+def of_kind(*kinds):
+    """The names of the functions of these kinds, from their descriptions."""
+    return tuple(name for name, function in FUNCTIONS.items() if function.kind in kinds)
+
+
+def with_role(*roles):
+    """The names of all parameters with these roles."""
+    found = (name for function in FUNCTIONS.values() for name in function.with_role(*roles))
+    return tuple(dict.fromkeys(found))
+
+
+ROWS, BINARY, MAPS = of_kind(Kind.ROWS, Kind.LINEAR), of_kind(Kind.ELEMENTS), of_kind(Kind.MAP)
+FLAT = of_kind(Kind.ROWS)
 # Those whose gradient or result may lie exactly over the first argument.
-WITH_BUFFER = ("softmax", "log_softmax", "cross_entropy", "categorical_cross_entropy", *BINARY)
-FIRST, WEIGHTS = ("logits", "probs", "x"), ("weight", "sample_weight", "pos_weight")
+WITH_BUFFER = tuple(
+    name for name, function in FUNCTIONS.items()
+    if function.buffers and function.kind is not Kind.LINEAR
+)  # fmt: skip
+FIRST = with_role(Role.INPUT)
+MATRICES = tuple(dict.fromkeys(name for f in FUNCTIONS.values() for name in f.inputs))
+WEIGHTS = tuple(
+    name for name in with_role(Role.PER_CLASS, Role.PER_ROW, Role.BROADCAST)
+    if name not in MATRICES
+)  # fmt: skip
 FLOATS = (np.float32, np.float64)
-REQUIRED = ("logits", "probs", "x", "linear_weight", "target")
-BUFFERS = ("out", "grad_out", "probs_out")
+REQUIRED = tuple(dict.fromkeys(name for f in FUNCTIONS.values() for name in f.positional))
+FLAGS = with_role(Role.FLAG, Role.REQUEST, Role.BUFFER_FLAG)
+BUFFERS = with_role(Role.BUFFER)
 POISON = 7
 
 
@@ -46,7 +67,7 @@ def takes(name):
 
 
 def poisoned(like):
-    """A buffer for an array's gradient, full of what nobody computes."""
+    """A buffer for an array's gradient, filled with a value that is never computed."""
     return np.full_like(like, POISON)
 
 
@@ -102,7 +123,7 @@ def replaced(arguments, path, value):
 
 
 def arrays(value):
-    """The NumPy arrays that an argument is, holds or lends the memory of."""
+    """The NumPy arrays of an argument: itself, its parts, or those whose memory it shares."""
     if isinstance(value, np.ndarray):
         return [value]
     if isinstance(value, tuple):
@@ -124,7 +145,7 @@ def memory(array):
 
 
 def fingerprints(arguments):
-    """What each argument is, to the last bit of all the memory that it is a view of."""
+    """A digest of each argument, with all memory that it is a view of."""
     return {name: _fingerprint(value) for name, value in arguments.items()}
 
 

@@ -1,7 +1,7 @@
-"""Calls that are wrong: what comes in place of which argument, and the error that has to come.
+"""Invalid calls: the argument to replace, its replacement, and the expected error.
 
 A row of a table is one fault, whatever the number of functions, arguments and types it is tried
-with. `instead` makes of the argument's good value what comes in its place.
+with. `instead` makes the replacement from the valid value.
 """
 
 import datetime
@@ -12,9 +12,22 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+import calls
 import numpy as np
 import scipy.sparse
-from calls import BINARY, FIRST, FLAT, MAPS, ROWS, WEIGHTS, WITH_BUFFER, first_of, out_of
+from calls import (
+    BINARY,
+    FIRST,
+    FLAGS,
+    FLAT,
+    MAPS,
+    MATRICES,
+    ROWS,
+    WEIGHTS,
+    WITH_BUFFER,
+    first_of,
+    out_of,
+)
 from numpy.lib.stride_tricks import as_strided
 from odd_values import (
     Arrayed,
@@ -42,20 +55,18 @@ from odd_values import (
 )
 
 import fastxent as fx
+from fastxent.functions import LINEAR as LINEAR_MAP
 
-MATRICES = (*FIRST, "linear_weight", "linear_bias")
 REALS = ("label_smoothing", "z_loss", "logit_scale", "softcap", "eps")
-FLAGS = ("check_target", "return_grad", "return_probs", "return_lse", "return_hess",
-         "return_argmax", "keepdims", "accumulate")  # fmt: skip
-PARTS = ("grad_out.x", "grad_out.linear_weight", "grad_out.linear_bias")
-BUFFERS = ("out", "grad_out", "probs_out", *PARTS)
+PARTS = tuple(f"grad_out.{name}" for name in LINEAR_MAP.inputs)
+BUFFERS = (*calls.BUFFERS, *PARTS)
 
 
 class Bad(NamedTuple):
-    """One argument is replaced: the error, and what its message says after the argument's name.
+    """A replacement of one argument, the error, and its message after the argument's name.
 
-    `where` are the arguments that it is tried as, one at a time; `of` the functions (those that
-    take it, if not said), `given` what else is passed, `on` the types of the logits.
+    `where` are the arguments that it replaces, one at a time; `of` the functions (by default all
+    that take it), `given` further arguments, `on` the types of the logits.
     """
 
     name: str
@@ -69,7 +80,7 @@ class Bad(NamedTuple):
 
 
 class Clash(NamedTuple):
-    """Arguments that do not go together: `instead` makes new ones of all; then as `Bad`."""
+    """Arguments that do not match: `instead` makes new ones from all; the rest as in `Bad`."""
 
     name: str
     of: tuple[str, ...]
@@ -79,7 +90,7 @@ class Clash(NamedTuple):
     says: str
 
 
-# --- the first argument, and what else is multiplied ----------------------------------------------
+# --- the first argument, and other factors --------------------------------------------------------
 
 _NO_LOGITS = "must be float16, bfloat16, float32, float64, integer or bool, got "
 _NO_ARRAY = "must be an array or nested numbers, got "
@@ -529,7 +540,7 @@ OPTIONS = [
           "=True needs buffers in grad_out to add to, got None"),
 ]  # fmt: skip
 
-# --- what Python itself says about a call ---------------------------------------------------------
+# --- errors of Python itself ----------------------------------------------------------------------
 
 SIGNATURES = [
     Clash("an unknown option", (*MAPS, *ROWS, *BINARY), lambda a: {"temperature": 2.0}, "",
@@ -662,7 +673,7 @@ BUFFER = [
           "grad_out.linear_bias", ValueError, " must be None without linear_bias, got ndarray"),
 ]  # fmt: skip
 
-# --- buffers in a place that is taken -------------------------------------------------------------
+# --- buffers that overlap inputs ------------------------------------------------------------------
 
 
 def over_input(lay):
