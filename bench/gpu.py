@@ -465,7 +465,7 @@ def plans_for(dtype, classes):
     from fastxent.cuda import launch
     from fastxent.cuda.elements import element
     from fastxent.cuda.groups import Plan
-    from fastxent.terms import Place
+    from fastxent.records import Place
 
     item, older = element(dtype), launch.is_older(Place(0, 0))
     alone = launch.plan_of(item, classes, True, launch.LITTLE, older)

@@ -10,7 +10,7 @@ from fastxent._softmax import log_softmax, logsumexp, softmax
 from fastxent._version import __version__
 from fastxent._warmup import warmup
 from fastxent.cpu.threads import get_num_threads, num_threads, set_num_threads
-from fastxent.terms import LinearGrad
+from fastxent.records import LinearGrad
 
 __all__ = [
     "LinearGrad",

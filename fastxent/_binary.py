@@ -1,37 +1,13 @@
 """The two binary losses."""
 
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any
 
-from numpy.typing import ArrayLike
-
-from fastxent import _inputs as inputs
-from fastxent._dispatch import backend_of, dispatched
-from fastxent._targets import answer, check_one_hot, scalar
-from fastxent.arrays.device import DeviceArray
-from fastxent.terms import Outputs
-
-_No = Literal[False]
+from fastxent import calls
+from fastxent.dispatch import backend_of, public
+from fastxent.functions import BINARY, BINARY_WITH_LOGITS
 
 
-@overload
-def binary_cross_entropy(
-    probs: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None,
-    eps: float | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
-    return_grad: _No = False, grad_out: None = None,
-) -> Any: ...  # fmt: skip
-@overload
-def binary_cross_entropy(
-    probs: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None,
-    eps: float | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
-    return_grad: Literal[True], grad_out: Any = None,
-) -> tuple[Any, Any]: ...  # fmt: skip
-@overload
-def binary_cross_entropy(
-    probs: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None,
-    eps: float | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
-    return_grad: bool = False, grad_out: Any = None,
-) -> Any: ...  # fmt: skip
-@dispatched
+@public(BINARY)
 def binary_cross_entropy(
     probs: Any,
     target: Any,
@@ -100,40 +76,11 @@ def binary_cross_entropy(
     >>> grad.round(4)  # -y/p + (1-y)/(1-p), over 4
     array([-0.2778,  0.2778, -0.3125,  0.3125])
     """
-    x = inputs.array(probs, "probs")
-    call = _Call.read(x, "probs", target, reduction, weight=weight)
-    grad_out = call.buffer(grad_out)
-    clip = inputs.clip(eps, call.types.compute)
-    inputs.flags(return_grad=return_grad)
-    outputs = call.outputs(return_grad, grad_out)
-    reduced = backend_of(x).binary_probs(
-        x, call.target, call.weights[0], clip, call.divisor, outputs, call.types.compute
-    )
-    return call.answer(reduced, outputs, grad_out)
+    call = calls.read_elements(BINARY, locals())
+    return calls.answer(call, backend_of(call.x).binary_cross_entropy(call))
 
 
-@overload
-def binary_cross_entropy_with_logits(
-    logits: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None,
-    pos_weight: ArrayLike | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
-    return_grad: _No = False, return_probs: _No = False, return_hess: _No = False,
-    grad_out: None = None,
-) -> Any: ...  # fmt: skip
-@overload
-def binary_cross_entropy_with_logits(
-    logits: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None,
-    pos_weight: ArrayLike | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
-    return_grad: Literal[True], return_probs: _No = False, return_hess: _No = False,
-    grad_out: Any = None,
-) -> tuple[Any, Any]: ...  # fmt: skip
-@overload
-def binary_cross_entropy_with_logits(
-    logits: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None,
-    pos_weight: ArrayLike | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
-    return_grad: bool = False, return_probs: bool = False, return_hess: bool = False,
-    grad_out: Any = None,
-) -> Any: ...  # fmt: skip
-@dispatched
+@public(BINARY_WITH_LOGITS)
 def binary_cross_entropy_with_logits(
     logits: Any,
     target: Any,
@@ -213,65 +160,5 @@ def binary_cross_entropy_with_logits(
     >>> loss.tolist()  # softplus(-40) is not 0
     [4.248354255291589e-18, 1.42223095254032]
     """
-    x = inputs.array(logits, "logits")
-    call = _Call.read(x, "logits", target, reduction, weight=weight, pos_weight=pos_weight)
-    inputs.flags(return_grad=return_grad, return_probs=return_probs, return_hess=return_hess)
-    grad_out = call.buffer(grad_out)
-    outputs = call.outputs(return_grad, grad_out, return_probs, return_hess)
-    reduced = backend_of(x).binary_logits(
-        x, call.target, *call.weights, call.divisor, outputs, call.types.compute
-    )
-    return call.answer(reduced, outputs, grad_out)
-
-
-class _Call(NamedTuple):
-    """The checked arguments of a binary loss of x."""
-
-    x: Any
-    name: str
-    types: inputs.Precision
-    target: Any
-    weights: list[Any]
-    given: list[tuple[str, Any]]
-    per_element: bool
-    divisor: float
-
-    @classmethod
-    def read(cls, x: Any, name: str, target: Any, reduction: Any, **weights: Any) -> "_Call":
-        """Check what both losses have in common."""
-        types = inputs.precision(x.dtype, name)
-        y = inputs.same_shape(target, x.shape, name)
-        found = [inputs.spread_over(w, which, x.shape) for which, w in weights.items()]
-        given = [("target", y), *zip(weights, found, strict=True)]
-        how = inputs.reduction(reduction)
-        divisor = float(x.size) if how == "mean" else 1.0
-        if type(y) is not DeviceArray:  # on a GPU that would wait for it
-            check_one_hot(backend_of(x), y, name)
-        return cls(x, name, types, y, found, given, how == "none", divisor)
-
-    def buffer(self, grad_out: Any) -> Any:
-        """grad_out, if it may be written."""
-        if grad_out is None:
-            return None
-        over = (self.name, self.x)
-        return inputs.buffer(grad_out, "grad_out", self.x.shape, self.types.own, self.given, over)
-
-    def outputs(
-        self, grad: bool, grad_out: Any, probs: bool = False, hess: bool = False
-    ) -> Outputs:
-        """Arrays for what was asked for."""
-        shape, own = self.x.shape, self.types.own
-        return Outputs(
-            inputs.new(self.x, shape, self.types.loss) if self.per_element else None,
-            grad=inputs.new(self.x, shape, own) if grad and grad_out is None else grad_out,
-            probs=inputs.new(self.x, shape, own) if probs else None,
-            hess=inputs.new(self.x, shape, own) if hess else None,
-        )  # fmt: skip
-
-    def answer(self, reduced: float, outputs: Outputs, grad_out: Any) -> Any:
-        """The loss and what was asked for; numbers where there are no dimensions."""
-        loss = inputs.result(outputs.loss)
-        if loss is None:
-            loss = scalar(reduced, self.types.loss)
-        grad, probs, hess = map(inputs.result, outputs[3:])
-        return answer(loss, grad if grad_out is None else grad_out, probs, hess)
+    call = calls.read_elements(BINARY_WITH_LOGITS, locals())
+    return calls.answer(call, backend_of(call.x).binary_cross_entropy_with_logits(call))

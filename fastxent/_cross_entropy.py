@@ -1,52 +1,14 @@
 """cross_entropy and categorical_cross_entropy."""
 
-from typing import Any, Literal, overload
+from typing import Any
 
-from numpy.typing import ArrayLike
-
-from fastxent import _inputs as inputs
-from fastxent._dispatch import backend_of, dispatched
-from fastxent._plain import plain_cross_entropy
-from fastxent._targets import answer, read_target, scalar
-from fastxent.terms import Outputs
-
-_No = Literal[False]
+from fastxent import calls
+from fastxent.dispatch import backend_of, public
+from fastxent.functions import CATEGORICAL, CROSS_ENTROPY
+from fastxent.plain import plain_cross_entropy
 
 
-@overload
-def cross_entropy(
-    logits: ArrayLike, target: ArrayLike, *, axis: int = -1,
-    weight: ArrayLike | None = None, sample_weight: ArrayLike | None = None,
-    ignore_index: int | None = -100, label_smoothing: float = 0.0, z_loss: float = 0.0,
-    logit_scale: float = 1.0, softcap: float | None = None,
-    reduction: Literal["none", "mean", "sum"] = "mean", normalizer: Any = None,
-    check_target: bool = True, return_grad: _No = False, return_probs: _No = False,
-    return_lse: _No = False, return_hess: _No = False, return_argmax: _No = False,
-    grad_out: None = None, probs_out: None = None,
-) -> Any: ...  # fmt: skip
-@overload
-def cross_entropy(
-    logits: ArrayLike, target: ArrayLike, *, axis: int = -1,
-    weight: ArrayLike | None = None, sample_weight: ArrayLike | None = None,
-    ignore_index: int | None = -100, label_smoothing: float = 0.0, z_loss: float = 0.0,
-    logit_scale: float = 1.0, softcap: float | None = None,
-    reduction: Literal["none", "mean", "sum"] = "mean", normalizer: Any = None,
-    check_target: bool = True, return_grad: Literal[True], return_probs: _No = False,
-    return_lse: _No = False, return_hess: _No = False, return_argmax: _No = False,
-    grad_out: Any = None, probs_out: None = None,
-) -> tuple[Any, Any]: ...  # fmt: skip
-@overload
-def cross_entropy(
-    logits: ArrayLike, target: ArrayLike, *, axis: int = -1,
-    weight: ArrayLike | None = None, sample_weight: ArrayLike | None = None,
-    ignore_index: int | None = -100, label_smoothing: float = 0.0, z_loss: float = 0.0,
-    logit_scale: float = 1.0, softcap: float | None = None,
-    reduction: Literal["none", "mean", "sum"] = "mean", normalizer: Any = None,
-    check_target: bool = True, return_grad: bool = False, return_probs: bool = False,
-    return_lse: bool = False, return_hess: bool = False, return_argmax: bool = False,
-    grad_out: Any = None, probs_out: Any = None,
-) -> Any: ...  # fmt: skip
-@dispatched
+@public(CROSS_ENTROPY)
 def cross_entropy(
     logits: Any,
     target: Any,
@@ -189,73 +151,14 @@ def cross_entropy(
         and type(reduction) is str and (reduction == "mean" or reduction == "sum")
     ):  # fmt: skip
         mean = reduction == "mean"
-        found = plain_cross_entropy(logits, target, ignore_index, mean, return_grad, grad_out)
-        if found is not None:
-            return found
-    x = inputs.array(logits, "logits")
-    types = inputs.precision(x.dtype, "logits")
-    shape = x.shape
-    axis = inputs.class_axis(axis, shape, "logits")
-    aim = read_target(
-        target, "logits", shape, axis, types.compute,
-        weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
-        label_smoothing=label_smoothing, z_loss=z_loss, logit_scale=logit_scale, softcap=softcap,
-        reduction=reduction, normalizer=normalizer,
-    )  # fmt: skip
-    inputs.flags(
-        check_target=check_target, return_grad=return_grad, return_probs=return_probs,
-        return_lse=return_lse, return_hess=return_hess, return_argmax=return_argmax,
-    )  # fmt: skip
-    kept = aim.given
-    if grad_out is not None:
-        grad_out = inputs.buffer(grad_out, "grad_out", shape, types.own, kept, ("logits", x))
-    if probs_out is not None:
-        kept = [*kept, ("logits", x), ("grad_out", grad_out)]
-        probs_out = inputs.buffer(probs_out, "probs_out", shape, types.own, kept)
-    backend = backend_of(x)
-    divisor = aim.scan(backend, shape[axis], check_target, types.compute)
-
-    grad = inputs.new(x, shape, types.own) if return_grad and grad_out is None else grad_out
-    probs = inputs.new(x, shape, types.own) if return_probs and probs_out is None else probs_out
-    hess = inputs.new(x, shape, types.own) if return_hess else None
-    rows = aim.rows
-    loss = inputs.new(x, rows, types.loss) if aim.per_row else None
-    lse = inputs.new(x, rows, types.loss) if return_lse else None
-    argmax = inputs.new(x, rows, inputs.INDEX) if return_argmax else None
-    outputs = Outputs.flat(loss, lse, argmax)._replace(
-        grad=inputs.classes_last(grad, axis),
-        probs=inputs.classes_last(probs, axis),
-        hess=inputs.classes_last(hess, axis),
-    )
-    reduced = backend.cross_entropy(
-        inputs.classes_last(x, axis), aim.target, aim.terms, divisor, outputs, types.compute
-    )
-    first = scalar(reduced, types.loss) if loss is None else inputs.result(loss)
-    return answer(first, grad, probs, inputs.result(lse), hess, inputs.result(argmax))
+        answer = plain_cross_entropy(logits, target, ignore_index, mean, return_grad, grad_out)
+        if answer is not None:
+            return answer
+    call = calls.read_rows(CROSS_ENTROPY, locals())
+    return calls.answer(call, backend_of(call.x).cross_entropy(call))
 
 
-@overload
-def categorical_cross_entropy(
-    probs: ArrayLike, target: ArrayLike, *, axis: int = -1, weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None, ignore_index: int | None = -100,
-    eps: float | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
-    check_target: bool = True, return_grad: _No = False, grad_out: None = None,
-) -> Any: ...  # fmt: skip
-@overload
-def categorical_cross_entropy(
-    probs: ArrayLike, target: ArrayLike, *, axis: int = -1, weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None, ignore_index: int | None = -100,
-    eps: float | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
-    check_target: bool = True, return_grad: Literal[True], grad_out: Any = None,
-) -> tuple[Any, Any]: ...  # fmt: skip
-@overload
-def categorical_cross_entropy(
-    probs: ArrayLike, target: ArrayLike, *, axis: int = -1, weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None, ignore_index: int | None = -100,
-    eps: float | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
-    check_target: bool = True, return_grad: bool = False, grad_out: Any = None,
-) -> Any: ...  # fmt: skip
-@dispatched
+@public(CATEGORICAL)
 def categorical_cross_entropy(
     probs: Any,
     target: Any,
@@ -347,26 +250,5 @@ def categorical_cross_entropy(
     >>> round(float(loss), 6), grad.round(4).tolist()  # -1/p at the class
     (0.356675, [0.0, -1.4286, 0.0])
     """
-    x = inputs.array(probs, "probs")
-    types = inputs.precision(x.dtype, "probs")
-    shape = x.shape
-    axis = inputs.class_axis(axis, shape, "probs")
-    aim = read_target(
-        target, "probs", shape, axis, types.compute,
-        weight=weight, sample_weight=sample_weight, ignore_index=ignore_index, reduction=reduction,
-    )  # fmt: skip
-    clip = inputs.clip(eps, types.compute)
-    inputs.flags(check_target=check_target, return_grad=return_grad)
-    if grad_out is not None:
-        grad_out = inputs.buffer(grad_out, "grad_out", shape, types.own, aim.given, ("probs", x))
-    backend = backend_of(x)
-    divisor = aim.scan(backend, shape[axis], check_target, types.compute)
-
-    grad = inputs.new(x, shape, types.own) if return_grad and grad_out is None else grad_out
-    loss = inputs.new(x, aim.rows, types.loss) if aim.per_row else None
-    outputs = Outputs.flat(loss)._replace(grad=inputs.classes_last(grad, axis))
-    reduced = backend.categorical_cross_entropy(
-        inputs.classes_last(x, axis), aim.target, aim.terms, clip, divisor, outputs, types.compute
-    )
-    first = scalar(reduced, types.loss) if loss is None else inputs.result(loss)
-    return answer(first, grad)
+    call = calls.read_rows(CATEGORICAL, locals())
+    return calls.answer(call, backend_of(call.x).categorical_cross_entropy(call))

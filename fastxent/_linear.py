@@ -1,56 +1,14 @@
 """linear_cross_entropy: the multinomial logistic pipeline, from features to gradients."""
 
-from typing import Any, Literal, overload
+from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike
-
-from fastxent import _inputs as inputs
-from fastxent._dispatch import backend_of, dispatched
-from fastxent._targets import answer, read_target, scalar
-from fastxent.terms import LinearGrad, Outputs
-
-_No = Literal[False]
-INPUTS = LinearGrad._fields
+from fastxent import calls
+from fastxent.dispatch import backend_of, public
+from fastxent.functions import LINEAR
+from fastxent.records import LinearGrad
 
 
-@overload
-def linear_cross_entropy(
-    x: ArrayLike, linear_weight: ArrayLike, target: ArrayLike, *,
-    linear_bias: ArrayLike | None = None, weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None, ignore_index: int | None = -100,
-    label_smoothing: float = 0.0, z_loss: float = 0.0, logit_scale: float = 1.0,
-    softcap: float | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
-    normalizer: Any = None, check_target: bool = True, wrt: str | tuple[str, ...] = INPUTS,
-    return_grad: _No = False,
-    return_lse: _No = False, return_argmax: _No = False, grad_out: None = None,
-    accumulate: _No = False,
-) -> Any: ...  # fmt: skip
-@overload
-def linear_cross_entropy(
-    x: ArrayLike, linear_weight: ArrayLike, target: ArrayLike, *,
-    linear_bias: ArrayLike | None = None, weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None, ignore_index: int | None = -100,
-    label_smoothing: float = 0.0, z_loss: float = 0.0, logit_scale: float = 1.0,
-    softcap: float | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
-    normalizer: Any = None, check_target: bool = True, wrt: str | tuple[str, ...] = INPUTS,
-    return_grad: Literal[True],
-    return_lse: _No = False, return_argmax: _No = False, grad_out: LinearGrad | None = None,
-    accumulate: bool = False,
-) -> tuple[Any, LinearGrad]: ...  # fmt: skip
-@overload
-def linear_cross_entropy(
-    x: ArrayLike, linear_weight: ArrayLike, target: ArrayLike, *,
-    linear_bias: ArrayLike | None = None, weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None, ignore_index: int | None = -100,
-    label_smoothing: float = 0.0, z_loss: float = 0.0, logit_scale: float = 1.0,
-    softcap: float | None = None, reduction: Literal["none", "mean", "sum"] = "mean",
-    normalizer: Any = None, check_target: bool = True, wrt: str | tuple[str, ...] = INPUTS,
-    return_grad: bool = False,
-    return_lse: bool = False, return_argmax: bool = False, grad_out: LinearGrad | None = None,
-    accumulate: bool = False,
-) -> Any: ...  # fmt: skip
-@dispatched
+@public(LINEAR)
 def linear_cross_entropy(
     x: Any,
     linear_weight: Any,
@@ -67,7 +25,7 @@ def linear_cross_entropy(
     reduction: str = "mean",
     normalizer: Any = None,
     check_target: bool = True,
-    wrt: str | tuple[str, ...] = INPUTS,
+    wrt: str | tuple[str, ...] = LINEAR.inputs,
     return_grad: bool = False,
     return_lse: bool = False,
     return_argmax: bool = False,
@@ -147,53 +105,5 @@ def linear_cross_entropy(
            [ 0.667,  0.167],
            [-0.833,  0.667]])
     """
-    features = inputs.array(x, "x")
-    matrix = inputs.array(linear_weight, "linear_weight")
-    bias = None if linear_bias is None else inputs.array(linear_bias, "linear_bias")
-    named = (("x", features), ("linear_weight", matrix), ("linear_bias", bias))
-    own = [None if a is None else inputs.precision(a.dtype, name) for name, a in named]
-    inputs.linear_map(features, matrix, bias)
-    compute = np.result_type(*(types.compute for types in own if types is not None))
-    shape = (*features.shape[:-1], matrix.shape[0])
-    aim = read_target(
-        target, "x @ linear_weight.T", shape, len(shape) - 1, compute,
-        weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
-        label_smoothing=label_smoothing, z_loss=z_loss, logit_scale=logit_scale, softcap=softcap,
-        reduction=reduction, normalizer=normalizer,
-    )  # fmt: skip
-    inputs.flags(
-        check_target=check_target, return_grad=return_grad, return_lse=return_lse,
-        return_argmax=return_argmax, accumulate=accumulate,
-    )  # fmt: skip
-    parts_made = inputs.parts(wrt, "wrt", INPUTS)
-    buffers = inputs.linear_buffers(grad_out, accumulate)
-    kept = [*named, *aim.given]
-    grads = None
-    if return_grad or buffers is not None:
-        parts: list[Any] = []
-        for (name, a), types, given in zip(named, own, buffers or (None,) * 3, strict=True):
-            if a is None or types is None or name not in parts_made:
-                why = f"without {name}" + (" in wrt" if name not in parts_made else "")
-                inputs.no_buffer(given, f"grad_out.{name}", why)
-                parts.append(None)
-            elif buffers is None:
-                parts.append(inputs.new(features, a.shape, types.own))
-            else:
-                out = inputs.buffer(given, f"grad_out.{name}", a.shape, types.own, kept)
-                kept.append((f"grad_out.{name}", out))
-                parts.append(out)
-        grads = LinearGrad(*parts)
-    backend = backend_of(features)
-    divisor = aim.scan(backend, shape[-1], check_target, compute)
-
-    rows = aim.rows
-    loss = inputs.new(features, rows, compute) if aim.per_row else None
-    lse = inputs.new(features, rows, compute) if return_lse else None
-    argmax = inputs.new(features, rows, inputs.INDEX) if return_argmax else None
-    outputs = Outputs.flat(loss, lse, argmax)
-    reduced = backend.linear_cross_entropy(
-        features, matrix, bias, aim.target,
-        aim.terms, divisor, outputs, grads, accumulate, compute,
-    )  # fmt: skip
-    first = scalar(reduced, compute) if loss is None else inputs.result(loss)
-    return answer(first, grads, inputs.result(lse), inputs.result(argmax))
+    call = calls.read_linear(LINEAR, locals())
+    return calls.answer(call, backend_of(call.x).linear_cross_entropy(call))

@@ -5,8 +5,9 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastxent import _inputs as inputs
-from fastxent._dispatch import backend_of, dispatched
+from fastxent import calls
+from fastxent.dispatch import backend_of, public
+from fastxent.functions import LOG_SOFTMAX, LOGSUMEXP, SOFTMAX
 
 Floats = TypeVar("Floats", bound=NDArray[np.floating[Any]])
 
@@ -15,7 +16,7 @@ Floats = TypeVar("Floats", bound=NDArray[np.floating[Any]])
 def softmax(logits: Floats, *, axis: int = -1, out: Floats | None = None) -> Floats: ...
 @overload
 def softmax(logits: ArrayLike, *, axis: int = -1, out: Any = None) -> Any: ...
-@dispatched
+@public(SOFTMAX)
 def softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
     r"""Softmax over one axis: positive numbers that sum to 1.
 
@@ -56,14 +57,16 @@ def softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
     >>> fx.softmax(np.array([2.0, 1.0, 0.1])).round(3)
     array([0.659, 0.242, 0.099])
     """
-    return _same_shape("softmax", logits, axis, out)
+    call = calls.read_map(SOFTMAX, locals())
+    backend_of(call.x).softmax(call)
+    return calls.answer(call)
 
 
 @overload
 def log_softmax(logits: Floats, *, axis: int = -1, out: Floats | None = None) -> Floats: ...
 @overload
 def log_softmax(logits: ArrayLike, *, axis: int = -1, out: Any = None) -> Any: ...
-@dispatched
+@public(LOG_SOFTMAX)
 def log_softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
     r"""Logarithm of softmax over one axis, accurate also where p is close to 0 or to 1.
 
@@ -102,10 +105,12 @@ def log_softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
     >>> fx.log_softmax(np.array([0.0, -60.0])).tolist()
     [-8.75651076269652e-27, -60.0]
     """
-    return _same_shape("log_softmax", logits, axis, out)
+    call = calls.read_map(LOG_SOFTMAX, locals())
+    backend_of(call.x).log_softmax(call)
+    return calls.answer(call)
 
 
-@dispatched
+@public(LOGSUMEXP)
 def logsumexp(logits: Any, *, axis: int = -1, keepdims: bool = False) -> Any:
     r"""Logarithm of the sum of exponentials over one axis.
 
@@ -144,27 +149,6 @@ def logsumexp(logits: Any, *, axis: int = -1, keepdims: bool = False) -> Any:
     >>> float(fx.logsumexp(np.array([0.0, -40.0])))
     4.248354255291589e-18
     """
-    x = inputs.array(logits, "logits")
-    types = inputs.precision(x.dtype, "logits")
-    axis = inputs.class_axis(axis, x.shape, "logits", empty=True)
-    inputs.flags(keepdims=keepdims)
-    shape = (*x.shape[:axis], *x.shape[axis + 1 :])
-    if keepdims:
-        shape = (*shape[:axis], 1, *shape[axis:])
-    result = inputs.new(x, shape, types.own)
-    backend_of(x).logsumexp(inputs.classes_last(x, axis), result.reshape(-1), types.compute)
-    return inputs.result(result)
-
-
-def _same_shape(name: str, logits: Any, axis: int, out: Any) -> Any:
-    x = inputs.array(logits, "logits")
-    types = inputs.precision(x.dtype, "logits")
-    axis = inputs.class_axis(axis, x.shape, "logits", empty=True)
-    if out is None:
-        out = inputs.new(x, x.shape, types.own)
-    else:
-        out = inputs.buffer(out, "out", x.shape, types.own, [], ("logits", x))
-    if x.size:
-        operation = getattr(backend_of(x), name)
-        operation(inputs.classes_last(x, axis), inputs.classes_last(out, axis), types.compute)
-    return out
+    call = calls.read_map(LOGSUMEXP, locals())
+    backend_of(call.x).logsumexp(call)
+    return calls.answer(call)

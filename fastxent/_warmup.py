@@ -7,28 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from fastxent import _inputs as inputs
-from fastxent._binary import binary_cross_entropy, binary_cross_entropy_with_logits
-from fastxent._cross_entropy import categorical_cross_entropy, cross_entropy
-from fastxent._linear import linear_cross_entropy
-from fastxent._softmax import log_softmax, logsumexp, softmax
+from fastxent import options
+from fastxent.functions import FUNCTIONS, Function, Kind, Role
+from fastxent.records import Extent
 
-# For each function the targets that compile different kernels, and the outputs that do.
-_INDEX, _SOFT = [0], "probabilities"
-# Rows of few classes have kernels of their own in the functions of logits.
+# Rows of few classes have kernels of their own.
 _FEW, _MANY = 2, 1000
-_VARIANTS: dict[str, tuple[Callable[..., Any], list[Any], list[str]]] = {
-    "softmax": (softmax, [], []),
-    "log_softmax": (log_softmax, [], []),
-    "logsumexp": (logsumexp, [], []),
-    "cross_entropy": (cross_entropy, [_INDEX, _SOFT], ["grad", "probs", "hess"]),
-    "linear_cross_entropy": (linear_cross_entropy, [_INDEX, _SOFT], ["grad"]),
-    "categorical_cross_entropy": (categorical_cross_entropy, [_INDEX, _SOFT], ["grad"]),
-    "binary_cross_entropy": (binary_cross_entropy, [_SOFT], ["grad"]),
-    "binary_cross_entropy_with_logits": (
-        binary_cross_entropy_with_logits, [_SOFT], ["grad", "probs", "hess"]),
-}  # fmt: skip
-_ONE_WIDTH = [name for name in _VARIANTS if name.startswith(("binary", "categorical"))]
 
 
 def warmup(
@@ -66,14 +50,14 @@ def warmup(
     >>> import fastxent as fx
     >>> fx.warmup("float32", functions=["softmax", "logsumexp"])
     """
-    kinds = inputs.names(dtypes, "dtypes", (str, type, np.dtype))
-    names = inputs.names(_VARIANTS if functions is None else functions, "functions", (str,))
-    inputs.called(progress, "progress")
+    kinds = options.names(dtypes, "dtypes", (str, type, np.dtype))
+    names = options.names(FUNCTIONS if functions is None else functions, "functions")
+    options.callable_or_none(progress, "progress")
     calls = [
         call
-        for dtype in map(inputs.compute_type, kinds)
+        for dtype in map(options.compute_type, kinds)
         for name in names
-        for call in _calls(inputs.one_of(name, "functions", _VARIANTS), dtype)
+        for call in _calls(FUNCTIONS[options.one_of(name, "functions", FUNCTIONS)], dtype)
     ]
     for done, call in enumerate(calls, 1):
         call()
@@ -81,16 +65,32 @@ def warmup(
             progress(done, len(calls))
 
 
-def _calls(name: str, dtype: str) -> Iterator[Callable[[], object]]:
-    """A call for each kernel of a function."""
-    function, targets, outputs = _VARIANTS[name]
-    for classes in (_FEW,) if name in _ONE_WIDTH else (_FEW, _MANY):
+def _calls(function: Function, dtype: str) -> Iterator[Callable[[], object]]:
+    """A call for each kernel of a function: by kind of target, width of rows, results per class."""
+    per_class = [
+        name for name in function.results[1:] if function.result(name).extent is Extent.PER_CLASS
+    ]
+    for n_classes in (_FEW, _MANY) if function.has_rows else (_FEW,):
         # float16 takes the kernels of float32, and one more that rounds.
-        row = np.full((1, classes), 0.5, np.float16 if dtype == "float32" else dtype)
-        given = [row, np.eye(classes, dtype=dtype)] if name == "linear_cross_entropy" else [row]
-        for target in targets or [None]:
-            args = given if target is None else [*given, row if target is _SOFT else target]
-            for wanted in itertools.product((False, True), repeat=len(outputs)):
-                pairs = zip(outputs, wanted, strict=True)
-                flags = {f"return_{output}": want for output, want in pairs}
-                yield functools.partial(function, *args, **flags)
+        row = np.full((1, n_classes), 0.5, np.float16 if dtype == "float32" else dtype)
+        for target in _targets(function, row):
+            arrays = _arrays(function, row, target, dtype)
+            for requested in itertools.product((False, True), repeat=len(per_class)):
+                pairs = zip(per_class, requested, strict=True)
+                requests = {f"return_{name}": flag for name, flag in pairs}
+                yield functools.partial(function.public, **arrays, **requests)
+
+
+def _targets(function: Function, row: Any) -> list[Any]:
+    """The targets that compile different kernels: class indices, probabilities."""
+    if not function.is_loss:
+        return [None]
+    return [row] if function.kind is Kind.ELEMENTS else [[0], row]
+
+
+def _arrays(function: Function, row: Any, target: Any, dtype: str) -> dict[str, Any]:
+    """The arguments without a default, of one row."""
+    given = {
+        Role.INPUT: row, Role.MATRIX: np.eye(row.shape[1], dtype=dtype), Role.TARGET: target,
+    }  # fmt: skip
+    return {name: given[function.parameters[name].role] for name in function.positional}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fastxent as fx
-from fastxent import _dispatch, reference
+from fastxent import dispatch, reference
 
 PACKAGE = Path(fx.__file__).parent
 
@@ -250,9 +250,9 @@ class StubFamily(types.ModuleType):
 @pytest.fixture
 def stub(monkeypatch):
     monkeypatch.setitem(sys.modules, "stub_family", StubFamily("stub_family"))
-    monkeypatch.setattr(_dispatch, "_FAMILIES", {})
-    monkeypatch.setattr(_dispatch, "_named", {np.ndarray: ""})
-    _dispatch.register(Boxed.__module__.partition(".")[0], "stub_family")
+    monkeypatch.setattr(dispatch, "_FAMILIES", {})
+    monkeypatch.setattr(dispatch, "_named", {np.ndarray: ""})
+    dispatch.register(Boxed.__module__.partition(".")[0], "stub_family")
 
 
 def test_another_family_joins(stub, rng):
@@ -285,10 +285,10 @@ def test_families_are_chosen_by_the_type_alone(stub):
         __module__ = "elsewhere"
 
     family = sys.modules["stub_family"]
-    assert _dispatch.family_of(Derived(np.ones(3))) is family
-    assert _dispatch._named[Derived] == "stub_family"
+    assert dispatch.family_of(Derived(np.ones(3))) is family
+    assert dispatch._named[Derived] == "stub_family"
     for value in (np.ones(3), [1.0], 1.0, np.float32(1), None):
-        assert _dispatch.family_of(value) is None
+        assert dispatch.family_of(value) is None
 
 
 def test_missing_argument_is_pythons_own_error():

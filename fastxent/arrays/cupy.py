@@ -1,6 +1,5 @@
 """CuPy's arrays: CuPy's own out, on its current stream."""
 
-from collections.abc import Callable
 from typing import Any
 
 import cupy
@@ -8,25 +7,26 @@ import numpy as np
 
 from fastxent.arrays import device, interface, replay, views
 from fastxent.arrays.device import BFLOAT16, DeviceArray, Library
-from fastxent.terms import Place
+from fastxent.functions import Function
+from fastxent.records import Place
 
 # How much of a product is held before it is added.
 _PRODUCT_BYTES = 64 << 20
 
 
-def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def call(function: Function, *args: Any, **kwargs: Any) -> Any:
     """Call `function` on views of the arrays; give back CuPy's."""
-    given = views.named(function, args, kwargs)
+    given = views.by_name(function, args, kwargs)
     if given is None:
         return function(*args, **kwargs)
-    first = given[views.positional(function)[0]]
+    first = given[function.first]
     place = _place_of(first)
     sight = replay.sight_of(function, given, place.device, _look)
     results = None if sight is None else replay.again(sight, place, new)
     if results is not None:
         return results
     with first.device:  # where CuPy's own products are computed too
-        return replay.computed(function, device.looked_at(given, view), sight)
+        return replay.computed(function, device.looked_at(function, given, view), sight)
 
 
 def _look(array: Any, number: int) -> tuple[int, tuple[int, ...], Any] | None:

@@ -14,19 +14,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastxent.arrays import views
-from fastxent.terms import Place
+from fastxent.functions import ARRAYS, NUMBERS, Function, Role
+from fastxent.records import Place
 
 Given = dict[str, Any]
 
 # Columns are counted in 32 bits, with room for those beyond the last.
 LONGEST = 2**31 - 2**17
 
-# The parameters that hold arrays; of those in the second set a number will do.
-ARRAYS = {
-    "target", "weight", "sample_weight", "pos_weight", "linear_weight", "linear_bias", "normalizer",
-    *views.BUFFERS,
-}  # fmt: skip
-_OR_NUMBER = {"weight", "pos_weight", "normalizer"}
+
+
+_HOLD_ARRAYS = ARRAYS | {Role.BUFFER}
 
 
 class BFloat16:
@@ -177,7 +175,9 @@ def contiguous(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def looked_at(given: Given, view: Callable[[Any], DeviceArray | None]) -> Given:
+def looked_at(
+    function: Function, given: Given, view: Callable[[Any], DeviceArray | None]
+) -> Given:
     """The arguments with views of the arrays, which are all on one GPU.
 
     view(value) is None for what is no array on a GPU.
@@ -188,12 +188,12 @@ def looked_at(given: Given, view: Callable[[Any], DeviceArray | None]) -> Given:
         if place is None:  # the first argument, which decides
             array = _seen(name, value, view)
             place, seen[name] = array.place, array
-        elif value is None or name not in ARRAYS:
+        elif value is None or function.role(name) not in _HOLD_ARRAYS:
             seen[name] = value
-        elif isinstance(value, tuple) and name in views.BUFFERS:
+        elif isinstance(value, tuple) and name in function.buffers:
             parts = [part if part is None else _seen(name, part, view, place) for part in value]
             seen[name] = views.like(value, parts)
-        elif name in _OR_NUMBER and isinstance(value, numbers.Real):
+        elif function.role(name) in NUMBERS and isinstance(value, numbers.Real):
             seen[name] = value
         else:
             seen[name] = _seen(name, value, view, place)

@@ -3,12 +3,12 @@
 On a GPU they are handed on to `interface`.
 """
 
-from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from fastxent.arrays import views
+from fastxent.functions import Function
 
 _CPU = 1  # kDLCPU in dlpack.h
 
@@ -24,12 +24,12 @@ class Exporter(Protocol):
         """The kind of device and its number."""
 
 
-def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def call(function: Function, *args: Any, **kwargs: Any) -> Any:
     """Call `function` on NumPy's views of the arrays; give back the first one's kind."""
-    given = views.named(function, args, kwargs)
+    given = views.by_name(function, args, kwargs)
     if given is None:
         return function(*args, **kwargs)
-    first = views.positional(function)[0]
+    first = function.first
     if _device(first, given[first])[0] in views.ON_GPU:
         from fastxent.arrays import interface
 

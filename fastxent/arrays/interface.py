@@ -5,7 +5,6 @@ own device arrays come this way too.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,15 +13,16 @@ from numba import cuda
 from fastxent.arrays import device, replay, views
 from fastxent.arrays.device import BFLOAT16, DeviceArray, Library
 from fastxent.cuda import driver
-from fastxent.terms import Place
+from fastxent.functions import Function
+from fastxent.records import Place
 
 
-def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def call(function: Function, *args: Any, **kwargs: Any) -> Any:
     """Call `function` on views of the arrays; give back what the first one's library makes."""
-    given = views.named(function, args, kwargs)
+    given = views.by_name(function, args, kwargs)
     if given is None:
         return function(*args, **kwargs)
-    return replay.computed(function, device.looked_at(given, view))
+    return replay.computed(function, device.looked_at(function, given, view))
 
 
 def view(value: Any) -> DeviceArray | None:

@@ -1,25 +1,25 @@
 """JAX arrays on the CPU: read where they lie; what comes back is JAX's own."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
 from fastxent.arrays import views
+from fastxent.functions import Function
 
 
-def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def call(function: Function, *args: Any, **kwargs: Any) -> Any:
     """Call `function` on NumPy's views of the arrays; give back JAX arrays."""
-    given = views.named(function, args, kwargs)
+    given = views.by_name(function, args, kwargs)
     if given is None:
         return function(*args, **kwargs)
     for name, value in given.items():
-        if name in views.BUFFERS and value is not None:
+        if name in function.buffers and value is not None:
             raise ValueError(f"{name} must be None, for JAX arrays cannot be written to")
         if isinstance(value, jax.Array):
             _check(name, value)
-    (device, *_) = given[views.positional(function)[0]].devices()
+    (device, *_) = given[function.first].devices()
 
     def back(result: Any) -> Any:
         return jax.device_put(np.asarray(result), device)

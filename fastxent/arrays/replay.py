@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastxent.arrays import views
-from fastxent.arrays.device import ARRAYS, DeviceArray
+from fastxent.arrays.device import DeviceArray
 from fastxent.cuda import driver
 from fastxent.cuda.addresses import Address, here
 from fastxent.cuda.array_kernels import NONE_BAD
-from fastxent.terms import Place
+from fastxent.functions import Function
+from fastxent.records import Place
 
-Function = Callable[..., Any]
 Given = dict[str, Any]
 # look(array, device) is an array's address, its shape, and what else its kind is; None where that
 # does not say all of it, as where it is not on that GPU, or its elements not side by side.
@@ -181,12 +181,12 @@ def sight_of(function: Function, given: Given, device: int, look: Look) -> Sight
             kind += name, type(value), value or repr(value)  # -0.0 is another option than 0.0
             continue
         # Elsewhere an array is an option, whose value matters.
-        found = look(value, device) if name in ARRAYS or not arrays else None
+        found = look(value, device) if name in function.arrays or name in function.buffers else None
         if found is None or not found[0]:
             return None
         address, shape, dtype = found
         kind += name, shape, dtype, address & 15
-        if name in views.BUFFERS:
+        if name in function.buffers:
             buffers.append(len(arrays))
         arrays.append(value)
         addresses.append(address)
@@ -235,14 +235,14 @@ def recorded(function: Function, given: Given, sight: Sight | None) -> Any:
     """What a function makes of views: results as views. A call that was seen is kept."""
     place = next(iter(given.values())).place
     if sight is None or _idle.get(sight.kind, ()) is None or driver.is_capturing(place):
-        return function(**given)  # not for another: while a stream is recorded nothing is checked
+        return function.body(**given)  # not for another: while a stream is recorded nothing is checked
     recording = _Recording(place)
     for value in given.values():
         if type(value) is DeviceArray:
             recording.give(value)
     before, here.recording = here.recording, recording
     try:
-        results = function(**given)
+        results = function.body(**given)
         program = recording.ended(results)
     finally:
         here.recording = before
@@ -270,7 +270,7 @@ def computed(function: Function, given: Given, sight: Sight | None = None) -> An
         results = None if sight is None else again(sight, first.place, first.library.new)
     if results is None:
         results = recorded(function, given, sight)
-    return views.given_back(results, own)
+    return views.converted(results, own)
 
 
 def _look(array: Any, _device: int) -> tuple[int, tuple[int, ...], Any] | None:

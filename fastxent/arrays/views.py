@@ -1,59 +1,30 @@
-"""What families share: arguments by name, arrays as NumPy sees them, results given back."""
+"""What families share: arguments by name, arrays as NumPy views, results converted back."""
 
-import functools
-import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from fastxent.terms import LinearGrad
+from fastxent.functions import Arguments, Function
+from fastxent.records import LinearGrad
 
-Function = Callable[..., Any]
-Given = dict[str, Any]
+Convert = Callable[[Any], Any]
 
-# The bodies of all public functions, for families that have to know them beforehand; and of each
-# the function that a user calls.
-FUNCTIONS: list[Function] = []
-_PUBLIC: dict[Function, Function] = {}
-BUFFERS = ("out", "grad_out", "probs_out")
 ON_GPU = (2, 13)  # kDLCUDA and kDLCUDAManaged in dlpack.h
 
 
-def join(function: Function, public: Function) -> None:
-    """A public function, and its body, are there."""
-    FUNCTIONS.append(function)
-    _PUBLIC[function] = public
-
-
-def public(function: Function) -> Function:
-    """The public function of a body."""
-    return _PUBLIC[function]
-
-
-def body(name: str) -> Function:
-    """The body of a public function by its name, under which any process finds it."""
-    return next(function for function in FUNCTIONS if function.__name__ == name)
-
-
-@functools.cache
-def positional(function: Function) -> tuple[str, ...]:
-    """The names of the parameters that may be given by position."""
-    parameters = inspect.signature(function).parameters.values()
-    return tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
-
-
-def named(function: Function, args: tuple[Any, ...], kwargs: Given) -> Given | None:
+def by_name(function: Function, args: tuple[Any, ...], kwargs: Arguments) -> Arguments | None:
     """The arguments by name; None where the function itself has to say what is wrong with them.
 
     The function's first parameter comes first, for it decides.
     """
-    names = positional(function)
+    names = function.positional
     if not kwargs and 0 < len(args) <= len(names):
         return dict(zip(names, args))  # noqa: B905 - to say strict=False takes as long again
-    given = dict(zip(names, args, strict=False)) | kwargs
+    arguments = dict(zip(names, args, strict=False)) | kwargs
     # Fewer than there were: one too many by position, or one given twice.
-    if len(given) != len(args) + len(kwargs):
+    if len(arguments) != len(args) + len(kwargs):
         return None
-    return given if args or names[0] not in given else {names[0]: given[names[0]]} | given
+    first = function.first
+    return arguments if args or first not in arguments else {first: arguments[first]} | arguments
 
 
 def parts(value: Any) -> Iterator[Any]:
@@ -64,12 +35,14 @@ def parts(value: Any) -> Iterator[Any]:
         yield value
 
 
-def call(function: Function, given: Given, kind: Any, view: Function, back: Function) -> Any:
+def call(
+    function: Function, arguments: Arguments, kind: Any, view: Convert, back: Convert
+) -> Any:
     """Call with view(a) for each array a of this kind; results go `back`, buffers as they are."""
-    if given.keys().isdisjoint(BUFFERS):  # as most calls are: views of plain arguments will do
-        plain = {name: view(a) if isinstance(a, kind) else a for name, a in given.items()}
-        return given_back(function(**plain), back)
-    seen: dict[int, Any] = {}
+    if arguments.keys().isdisjoint(function.buffers):  # as in most calls: plain arguments
+        plain = {name: view(a) if isinstance(a, kind) else a for name, a in arguments.items()}
+        return converted(function.body(**plain), back)
+    views: dict[int, Any] = {}
     buffers: dict[int, Any] = {}
 
     def look(value: Any) -> Any:
@@ -77,26 +50,26 @@ def call(function: Function, given: Given, kind: Any, view: Function, back: Func
             return like(value, map(look, value))
         if not isinstance(value, kind):
             return value
-        if id(value) not in seen:  # the same object again: what is in place is known by that
-            seen[id(value)] = view(value)
-        return seen[id(value)]
+        if id(value) not in views:  # one view of one object: a call in place is known by that
+            views[id(value)] = view(value)
+        return views[id(value)]
 
     def give(result: Any) -> Any:
         return buffers[id(result)] if id(result) in buffers else back(result)
 
-    views = {name: look(value) for name, value in given.items()}
-    for name in BUFFERS:
-        for part in parts(given.get(name)):
+    seen = {name: look(value) for name, value in arguments.items()}
+    for name in function.buffers:
+        for part in parts(arguments.get(name)):
             if isinstance(part, kind):
-                buffers[id(seen[id(part)])] = part
-    return given_back(function(**views), give)
+                buffers[id(views[id(part)])] = part
+    return converted(function.body(**seen), give)
 
 
-def given_back(result: Any, back: Function) -> Any:
-    """A result, or the tuple of them, each of its parts sent `back`."""
+def converted(result: Any, back: Convert) -> Any:
+    """A result, or the tuple of them, each of its parts converted by `back`."""
     if not isinstance(result, tuple):
         return None if result is None else back(result)
-    return like(result, [given_back(part, back) for part in result])
+    return like(result, [converted(part, back) for part in result])
 
 
 def like(value: tuple[Any, ...], parts: Iterable[Any]) -> tuple[Any, ...]:

@@ -1,6 +1,6 @@
 """The names that the public functions find on a backend; CUDA offers the same signatures."""
 
-from fastxent.cpu.binary import binary_logits, binary_probs
+from fastxent.cpu.binary import binary_cross_entropy, binary_cross_entropy_with_logits
 from fastxent.cpu.launch import (
     categorical_cross_entropy,
     cross_entropy,
@@ -15,8 +15,8 @@ from fastxent.cpu.launch import (
 from fastxent.cpu.linear import linear_cross_entropy
 
 __all__ = [
-    "binary_logits",
-    "binary_probs",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
     "categorical_cross_entropy",
     "cross_entropy",
     "first_beyond_one",

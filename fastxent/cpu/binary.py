@@ -19,7 +19,7 @@ from fastxent.cpu.launch import (
     constant_weight,
     divided,
 )
-from fastxent.terms import Clip, Outputs
+from fastxent.records import Call
 
 Array = NDArray[Any]
 DType = np.dtype[Any]
@@ -37,21 +37,21 @@ def _kernel(char: str, of_logits: bool, *wanted: bool) -> Callable[..., Any]:
     return jit.specialise(binary_kernels.binary_probs, signature)
 
 
-def binary_logits(
-    x: Array, target: Array, weight: Array | None, pos_weight: Array | None,
-    divisor: float, outputs: Outputs, compute: DType,
-) -> float:  # fmt: skip
+def binary_cross_entropy_with_logits(call: Call) -> float:
     """Fill the outputs, shaped as x; return Σ of the losses / divisor."""
+    assert call.target is not None
+    x, target, outputs, compute = call.x, call.target.probs, call.outputs, call.compute
+    weight, pos_weight, divisor = call.weights.weight, call.weights.pos_weight, call.divisor
     outs = [outputs.loss, outputs.grad, outputs.probs, outputs.hess]
     kernel = _kernel(compute.char, True, *(out is not None for out in outs[1:]))
     return _run(kernel, x, target, [weight, pos_weight], (), divisor, outs, compute)
 
 
-def binary_probs(
-    x: Array, target: Array, weight: Array | None, clip: Clip,
-    divisor: float, outputs: Outputs, compute: DType,
-) -> float:  # fmt: skip
+def binary_cross_entropy(call: Call) -> float:
     """Fill loss and grad, shaped as x; return Σ of the losses / divisor."""
+    assert call.target is not None and call.clip is not None
+    x, target, outputs, compute = call.x, call.target.probs, call.outputs, call.compute
+    weight, clip, divisor = call.weights.weight, call.clip, call.divisor
     outs = [outputs.loss, outputs.grad]
     kernel = _kernel(compute.char, False, outputs.grad is not None)
     return _run(kernel, x, target, [weight], (tuple(clip),), divisor, outs, compute)

@@ -21,7 +21,7 @@ from fastxent.cpu.blocks import (
     for_each_block,
     for_each_chunk,
 )
-from fastxent.terms import Clip, Outputs, Target, Terms
+from fastxent.records import Call, Options, Outputs, Target, Weights
 
 Array = NDArray[Any]
 DType = np.dtype[Any]
@@ -112,15 +112,17 @@ def _row_types(char: str) -> list[Any]:
     return [array_type(element, ndim, out=out) for ndim in (1, 2) for out in (False, True)]
 
 
-def softmax(x: Array, out: Array, compute: DType) -> None:
-    """Fill out, shaped as x, with softmax over the last axis."""
+def softmax(call: Call) -> None:
+    """Fill out with softmax over the last axis."""
+    x, out, compute = call.x, call.outputs.out, call.compute
     narrow = is_narrow("softmax", compute.char, x.shape[-1])
     source = narrow_kernels.narrow_softmax_rows if narrow else kernels.softmax_rows
     _map_rows(_row_kernel(source, compute.char, 2), x, out, compute)
 
 
-def log_softmax(x: Array, out: Array, compute: DType) -> None:
-    """Fill out, shaped as x, with log-softmax over the last axis."""
+def log_softmax(call: Call) -> None:
+    """Fill out with log-softmax over the last axis."""
+    x, out, compute = call.x, call.outputs.out, call.compute
     narrow = is_narrow("rows", compute.char, x.shape[-1])
     source = narrow_kernels.narrow_log_softmax_rows if narrow else kernels.log_softmax_rows
     _map_rows(_row_kernel(source, compute.char, 2), x, out, compute)
@@ -146,8 +148,9 @@ def _map_rows(kernel: Callable[..., Any], x: Array, out: Array, compute: DType) 
     )
 
 
-def logsumexp(x: Array, out: Array, compute: DType) -> None:
+def logsumexp(call: Call) -> None:
     """Fill out, (N,) of its own type, with logsumexp over the last axis."""
+    x, out, compute = call.x, call.outputs.out, call.compute
     if not x.size:  # of no numbers
         out.fill(-math.inf)
         return
@@ -166,11 +169,11 @@ def logsumexp(x: Array, out: Array, compute: DType) -> None:
 
 
 def scan_labels(
-    labels: Array, n_classes: int, terms: Terms, compute: DType, check: bool
+    labels: Array, n_classes: int, weights: Weights, options: Options, compute: DType, check: bool
 ) -> tuple[float, int, int]:
     """Σ counted·u·w_y, the divisor of the mean; the first row with a bad label, or -1, and that."""
     kernel = _scan_kernel()
-    class_weight, sample_weight, ignoring, ignore_index = _absent_as_empty(terms)
+    class_weight, sample_weight, ignoring, ignore_index = _absent_as_empty(weights, options)
     found = for_each_chunk(
         lambda lo, hi: kernel(
             labels, n_classes, class_weight, sample_weight, ignoring, ignore_index, lo, hi
@@ -222,36 +225,35 @@ def add_up(parts: Iterable[float]) -> float:
         return float(sum(parts, 0.0))
 
 
-def _absent_as_empty(terms: Terms) -> tuple[Any, Any, bool, int]:
+def _absent_as_empty(weights: Weights, options: Options) -> tuple[Any, Any, bool, int]:
     return (
-        NO_FLOATS["d"] if terms.class_weight is None else terms.class_weight,
-        NO_FLOATS["d"] if terms.sample_weight is None else terms.sample_weight,
-        terms.ignore_index is not None,
-        0 if terms.ignore_index is None else terms.ignore_index,
+        NO_FLOATS["d"] if weights.class_weight is None else weights.class_weight,
+        NO_FLOATS["d"] if weights.sample_weight is None else weights.sample_weight,
+        options.ignore_index is not None,
+        0 if options.ignore_index is None else options.ignore_index,
     )
 
 
-def cross_entropy(
-    x: Array, target: Target, terms: Terms, divisor: float, outputs: Outputs, compute: DType
-) -> float:
+def cross_entropy(call: Call) -> float:
     """Fill the outputs; return Σ of the row losses / divisor."""
-    return divided(fill_cross_entropy(x, target, terms, divisor, outputs, compute), divisor)
+    return divided(fill_cross_entropy(call), call.divisor)
 
 
-def fill_cross_entropy(
-    x: Array, target: Target, terms: Terms, divisor: float, outputs: Outputs, compute: DType
-) -> float:
+def fill_cross_entropy(call: Call) -> float:
     """Fill the outputs; return Σ of the row losses."""
+    x, target, weights, terms = call.x, call.target, call.weights, call.options
+    assert target is not None
+    divisor, outputs, compute = call.divisor, call.outputs, call.compute
     n_classes = x.shape[-1]
     char = compute.char
     grad, probs, hess = outputs.grad, outputs.probs, outputs.hess
     smoothing = terms.label_smoothing
     labels, target_probs = target
-    class_weight, sample_weight, ignoring, ignore_index = _absent_as_empty(terms)
+    class_weight, sample_weight, ignoring, ignore_index = _absent_as_empty(weights, terms)
     lane_weight, total_weight = NO_FLOATS[char], 0.0
-    if smoothing or (target_probs is not None and terms.class_weight is not None):
-        lane_weight = _lane_weight(terms.class_weight, n_classes, compute)
-        weighted = terms.class_weight is not None
+    if smoothing or (target_probs is not None and weights.class_weight is not None):
+        lane_weight = _lane_weight(weights.class_weight, n_classes, compute)
+        weighted = weights.class_weight is not None
         total_weight = total(lane_weight, compute) if weighted else float(n_classes)
     loss: Any = NO_FLOATS[char] if outputs.loss is None else outputs.loss
     lse: Any = NO_FLOATS[char] if outputs.lse is None else outputs.lse
@@ -267,7 +269,7 @@ def fill_cross_entropy(
         )  # fmt: skip
         return losses
 
-    def call(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
+    def wide_call(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
         logits, *arrays = arrays
         wanted, *wide = arrays if labels is None else (labels[base:], *arrays)
         exps = next((array for array in wide if array is not None), None)
@@ -282,16 +284,17 @@ def fill_cross_entropy(
     narrow = few and _is_plain(target, terms, outputs)
     if narrow:
         kernel = _narrow_kernel(char, labels is None, grad is not None, hess is not None)
-        call = narrow_call
+        run = narrow_call
     else:
         kernel = _cross_entropy_kernel(
             char, labels is None, grad is not None, probs is not None, hess is not None
         )
+        run = wide_call
     given, wide = (
         [None if array is None else Operand(array, compute, columns=narrow) for array in arrays]
         for arrays in ((x, target_probs), (grad, probs, hess))
     )
-    losses = add_up(for_each_block(call, [a for a in given if a is not None], wide))
+    losses = add_up(for_each_block(run, [a for a in given if a is not None], wide))
     _no_gradient_of_nothing(divisor, grad, hess)
     return losses
 
@@ -333,7 +336,7 @@ def plain_cross_entropy(
     return losses / divisor
 
 
-def _is_plain(target: Target, terms: Terms, outputs: Outputs) -> bool:
+def _is_plain(target: Target, terms: Options, outputs: Outputs) -> bool:
     """Whether a call is one of those that there are kernels for narrow rows for."""
     moved = terms.z_loss or terms.logit_scale != 1.0 or terms.softcap is not None
     hess = None if target.probs is None else outputs.hess
@@ -348,23 +351,23 @@ def _no_gradient_of_nothing(divisor: float, *arrays: Array | None) -> None:
             array.fill(0)
 
 
-def categorical_cross_entropy(
-    x: Array, target: Target, terms: Terms, clip: Clip, divisor: float, outputs: Outputs,
-    compute: DType,
-) -> float:  # fmt: skip
+def categorical_cross_entropy(call: Call) -> float:
     """Fill loss and grad; return Σ of the row losses / divisor, for probabilities x."""
-    labels, target_probs = target
-    class_weight, sample_weight, ignoring, ignore_index = _absent_as_empty(terms)
-    varying = labels is None and terms.class_weight is not None
+    x, weights, clip, divisor = call.x, call.weights, call.clip, call.divisor
+    outputs, compute = call.outputs, call.compute
+    assert call.target is not None and clip is not None
+    labels, target_probs = call.target
+    class_weight, sample_weight, ignoring, ignore_index = _absent_as_empty(weights, call.options)
+    varying = labels is None and weights.class_weight is not None
     lane_weight = (
-        _lane_weight(terms.class_weight, x.shape[-1], compute)
+        _lane_weight(weights.class_weight, x.shape[-1], compute)
         if varying
         else constant_weight(None, compute)
     )
     kernel = _categorical_kernel(compute.char, labels is None, outputs.grad is not None)
     loss: Any = NO_FLOATS[compute.char] if outputs.loss is None else outputs.loss
 
-    def call(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
+    def run(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
         probs, *arrays = arrays
         wanted, grad = arrays if labels is None else (labels[base:], *arrays)
         losses: float = kernel(
@@ -375,7 +378,7 @@ def categorical_cross_entropy(
 
     given = [Operand(array, compute) for array in (x, target_probs) if array is not None]
     grad = None if outputs.grad is None else Operand(outputs.grad, compute)
-    losses = add_up(for_each_block(call, given, [grad]))
+    losses = add_up(for_each_block(run, given, [grad]))
     _no_gradient_of_nothing(divisor, outputs.grad)
     return divided(losses, divisor)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastxent.cpu.blocks import Box, Operand, boxes, for_each_chunk, put
 from fastxent.cpu.launch import add_up, divided, fill_cross_entropy
-from fastxent.terms import LinearGrad, Outputs, Target, Terms
+from fastxent.records import Call, LinearGrad, Outputs, Target, Weights
 
 Array = NDArray[Any]
 DType = np.dtype[Any]
@@ -25,19 +25,12 @@ _PIECE_BYTES = 4 << 20
 
 
 @np.errstate(all="ignore")  # logits may overflow, and nan or inf be multiplied: no warning then
-def linear_cross_entropy(
-    x: Array,
-    linear_weight: Array,
-    linear_bias: Array | None,
-    target: Target,
-    terms: Terms,
-    divisor: float,
-    outputs: Outputs,
-    grads: LinearGrad | None,
-    accumulate: bool,
-    compute: DType,
-) -> float:
+def linear_cross_entropy(call: Call) -> float:
     """Fill outputs and grads; return Σ of the row losses / divisor."""
+    assert call.linear is not None and call.target is not None
+    linear_weight, linear_bias, grads, accumulate = call.linear
+    x, target, weights, terms = call.x, call.target, call.weights, call.options
+    divisor, outputs, compute = call.divisor, call.outputs, call.compute
     n_classes = linear_weight.shape[0]
     if linear_bias is not None:
         linear_bias = np.ascontiguousarray(linear_bias, compute)
@@ -55,14 +48,17 @@ def linear_cross_entropy(
         x_block = rows.read(box)
         logits = buffer[: len(x_block)]
         _fill_logits(logits, x_block, linear_weight, linear_bias)
-        narrow = (None if array is None else array[part] for array in outputs[:3])
-        sample_weight = None if terms.sample_weight is None else terms.sample_weight[part]
-        own = terms._replace(sample_weight=sample_weight)
+        narrow = {
+            name: array[part] for name, array in outputs._asdict().items() if array is not None
+        }
+        sample_weight = None if weights.sample_weight is None else weights.sample_weight[part]
+        own = weights._replace(sample_weight=sample_weight)
         shaped = logits.reshape((*x[box[0]].shape[:-1], n_classes))  # as probabilities are
-        filled = Outputs(*narrow)._replace(grad=shaped if sums is not None else None)
-        losses.append(fill_cross_entropy(shaped, wanted, own, divisor, filled, compute))
+        filled = Outputs(**narrow, grad=shaped if sums is not None else None)
+        rows_call = call._replace(x=shaped, target=wanted, weights=own, outputs=filled)
+        losses.append(fill_cross_entropy(rows_call))
         if sums is not None and divisor:
-            idle = _idle_rows(wanted.labels, own)
+            idle = _idle_rows(wanted.labels, own, terms.ignore_index)
             sums.add(box, logits, x_block, linear_weight, idle)
     if sums is not None:
         sums.finish()
@@ -101,11 +97,11 @@ def _target_of(target: Target, box: Box) -> Target:
     return Target(None, target.probs[index])
 
 
-def _idle_rows(labels: Array | None, terms: Terms) -> Array | None:
+def _idle_rows(labels: Array | None, terms: Weights, ignore_index: int | None) -> Array | None:
     """The mask of the rows that do not count, or None if all do."""
     idle = None
-    if labels is not None and terms.ignore_index is not None:
-        idle = labels == terms.ignore_index
+    if labels is not None and ignore_index is not None:
+        idle = labels == ignore_index
     if terms.sample_weight is not None:
         weightless = terms.sample_weight == 0
         idle = weightless if idle is None else idle | weightless

@@ -3,7 +3,7 @@
 `normalizer` and `scale` are for numbers that stay on the GPU.
 """
 
-from fastxent.cuda.binary import binary_logits, binary_probs
+from fastxent.cuda.binary import binary_cross_entropy, binary_cross_entropy_with_logits
 from fastxent.cuda.launch import (
     categorical_cross_entropy,
     cross_entropy,
@@ -19,8 +19,8 @@ from fastxent.cuda.launch import (
 from fastxent.cuda.linear import linear_cross_entropy
 
 __all__ = [
-    "binary_logits",
-    "binary_probs",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
     "categorical_cross_entropy",
     "cross_entropy",
     "first_beyond_one",

@@ -22,7 +22,7 @@ from fastxent.cuda.launch import (
     row_kernel,
     run,
 )
-from fastxent.terms import Clip, Outputs
+from fastxent.records import Call, Outputs
 
 # The threads of a block and the vectors of each: for more, loops would not be unrolled.
 THREADS, VECTORS = 256, 1
@@ -34,25 +34,23 @@ LOGITS = "aa" + "afiiafii" + "f" + "ii" + "aaaaa"
 PROBS = "aa" + "afii" + "fffffff" + "ii" + "aaa"
 
 
-def binary_logits(
-    x: Array, target: Array, weight: Any, pos_weight: Any, divisor: float, outputs: Outputs,
-    compute: Any,
-) -> Array | None:  # fmt: skip
+def binary_cross_entropy_with_logits(call: Call) -> Array | None:
     """Fill loss, grad, probs, hess; return Σ of the losses / divisor, unless they are asked for."""
+    assert call.target is not None
     return _binary(
-        binary_kernels.binary_logits_kernel, LOGITS, x, target, (weight, pos_weight), (), divisor,
-        outputs, compute,
+        binary_kernels.binary_logits_kernel, LOGITS, call.x, call.target.probs, call.weights[2:],
+        (), call.divisor, call.outputs, call.compute,
     )  # fmt: skip
 
 
-def binary_probs(
-    x: Array, target: Array, weight: Any, clip: Clip, divisor: float, outputs: Outputs, compute: Any
-) -> Array | None:
+def binary_cross_entropy(call: Call) -> Array | None:
     """Fill loss and grad; return Σ of the losses / divisor, unless they are asked for."""
+    clip = call.clip
+    assert clip is not None and call.target is not None
     limits = (*clip.bounds, clip.most, clip.floor)
     return _binary(
-        binary_kernels.binary_probs_kernel, PROBS, x, target, (weight,), limits, divisor, outputs,
-        compute,
+        binary_kernels.binary_probs_kernel, PROBS, call.x, call.target.probs, call.weights[2:3],
+        limits, call.divisor, call.outputs, call.compute,
     )  # fmt: skip
 
 
@@ -61,7 +59,7 @@ def _binary(
     limits: tuple[float, ...], divisor: float, outputs: Outputs, compute: Any,
 ) -> Array | None:  # fmt: skip
     loss = outputs.loss
-    outs: tuple[Any, ...] = outputs[3:]
+    outs: tuple[Any, ...] = outputs.grad, outputs.probs, outputs.hess
     wants = binary_kernels.BinaryWants(loss is not None, *(out is not None for out in outs))
     if limits:
         outs = outs[:1]  # probabilities have no others

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from numba import types
 
 from fastxent.cuda.jit import Kernel, machine_code
-from fastxent.terms import Place
+from fastxent.records import Place
 
 _FORKED = (
     "CUDA cannot be used in a process that was forked after its first use: start processes by "

@@ -16,7 +16,7 @@ from fastxent.cuda.addresses import noted
 from fastxent.cuda.elements import Element, element
 from fastxent.cuda.groups import Plan
 from fastxent.cuda.jit import Kernel, kernel
-from fastxent.terms import NO_TERMS, Clip, Outputs, Place, Target, Terms
+from fastxent.records import NO_OPTIONS, NO_WEIGHTS, Call, Options, Place, Weights
 
 Array = Any  # fastxent.arrays.device.DeviceArray, which this layer does not know
 
@@ -214,18 +214,18 @@ def _side_by_side(labels: Array, kind: int) -> Array:
 
 
 def scan_labels(
-    labels: Array, n_classes: int, terms: Terms, compute: Any, check: bool
+    labels: Array, n_classes: int, weights: Weights, options: Options, compute: Any, check: bool
 ) -> tuple[Divisor, int, int]:
     """Σ counted·u·w_y, the divisor of the mean; the first row with a bad label, or -1, and that.
 
     Where labels are checked this waits for the answer, once; not while the stream is recorded.
     """
     place, n = labels.place, labels.size
-    read, terms = Labels.of(labels, terms.ignore_index), converted_weights(terms, compute)
+    read, terms = Labels.of(labels, options.ignore_index), converted_weights(weights, compute)
     report = driver.report(place) if check and not driver.is_capturing(place) else None
     report_at = 0 if report is None else driver.address_of(report)
-    weights = _at(terms.class_weight), _at(terms.sample_weight)
-    given = (*read.arguments(), *weights, n_classes, n, CHUNK)
+    given_weights = _at(terms.class_weight), _at(terms.sample_weight)
+    given = (*read.arguments(), *given_weights, n_classes, n, CHUNK)
     found = Divisor(labels.new((), _DOUBLE), labels.new((), compute))
     written = (found.value.address, found.inverse.address, report_at)
     if n <= CHUNK:
@@ -250,7 +250,7 @@ def first_beyond_one(integers: Array) -> tuple[int, int]:
     As labels of two classes they are scanned for one that is no class, which waits for the answer.
     """
     flat = integers.part(0, (integers.size,)) if integers.is_contiguous else integers
-    _, at, value = scan_labels(flat, 2, NO_TERMS, _DOUBLE, True)
+    _, at, value = scan_labels(flat, 2, NO_WEIGHTS, NO_OPTIONS, _DOUBLE, True)
     return at, value
 
 
@@ -376,7 +376,7 @@ def put(values: Array, array: Array, first: int, count: int, adding: bool = Fals
 
 
 def clear_idle(
-    rows: Array, labels: "Labels | None", terms: Terms, divisor: "float | Divisor", n_classes: int
+    rows: Array, labels: "Labels | None", terms: Weights, divisor: "float | Divisor", n_classes: int
 ) -> None:
     """Write zeros into rows (N, K) that do not count; weights as `converted_weights` has them."""
     inverse_at, inverse = inverse_of(divisor)
@@ -405,7 +405,7 @@ def as_numbers(array: Array, compute: Any) -> Array:
     return out
 
 
-def converted_weights(terms: Terms, compute: Any) -> Terms:
+def converted_weights(terms: Weights, compute: Any) -> Weights:
     """The weights as kernels read them."""
     class_weight, sample_weight = (
         None if weight is None else as_numbers(weight, compute)
@@ -515,8 +515,9 @@ def softmax_effort(item: Element, older: bool) -> int:
     return LITTLE // 2 if item.size == 4 else LITTLE
 
 
-def softmax(x: Array, out: Array, compute: Any, log: bool = False) -> None:
+def softmax(call: Call, log: bool = False) -> None:
     """Fill out, shaped as x, with softmax over the last axis."""
+    x, out, compute = call.x, call.outputs.out, call.compute
     n_classes, older = x.shape[-1], is_older(x.place)
     for block in blocks_of(x, compute, (out,)):
         effort = softmax_effort(block.item, older)
@@ -528,13 +529,14 @@ def softmax(x: Array, out: Array, compute: Any, log: bool = False) -> None:
         )  # fmt: skip
 
 
-def log_softmax(x: Array, out: Array, compute: Any) -> None:
+def log_softmax(call: Call) -> None:
     """Fill out, shaped as x, with log-softmax over the last axis."""
-    softmax(x, out, compute, log=True)
+    softmax(call, log=True)
 
 
-def logsumexp(x: Array, out: Array, compute: Any) -> None:
+def logsumexp(call: Call) -> None:
     """Fill out, (N,) of its own type, with logsumexp over the last axis."""
+    x, out, compute = call.x, call.outputs.out, call.compute
     n_classes, older = x.shape[-1], is_older(x.place)
     for block in blocks_of(x, compute, (None,)):
         direct = block.item.name == name_of(out.dtype)
@@ -557,12 +559,10 @@ def _from(array: Array | None, first: int) -> int:
     return 0 if array is None else _at(array) + first * int(array.dtype.itemsize)
 
 
-def cross_entropy(
-    x: Array, target: Target, terms: Terms, divisor: float | Divisor, outputs: Outputs, compute: Any
-) -> Array | None:
+def cross_entropy(call: Call) -> Array | None:
     """Fill the outputs; return Σ of the row losses / divisor, unless they are asked for."""
-    losses = fill_cross_entropy(x, target, terms, divisor, outputs, compute)
-    return None if outputs.loss is not None else reduced(losses, divisor)
+    losses = fill_cross_entropy(call)
+    return None if call.outputs.loss is not None else reduced(losses, call.divisor)
 
 
 def effort_of(wants: kernels.Wants) -> int:
@@ -575,37 +575,37 @@ def is_plain(wants: kernels.Wants) -> bool:
     return wants._replace(grad=True) == kernels.Wants()
 
 
-def fill_cross_entropy(
-    x: Array, target: Target, terms: Terms, divisor: float | Divisor, outputs: Outputs, compute: Any
-) -> Array:
+def fill_cross_entropy(call: Call) -> Array:
     """Fill the outputs; return the row losses."""
+    x, target, options, compute = call.x, call.target, call.options, call.compute
+    assert target is not None
     n_classes, older = x.shape[-1], is_older(x.place)
-    terms = converted_weights(terms, compute)
-    soft, smoothing, softcap = target.labels is None, terms.label_smoothing, terms.softcap
+    terms = converted_weights(call.weights, compute)
+    soft, smoothing, softcap = target.labels is None, options.label_smoothing, options.softcap
     # A kernel takes a scale that is positive; a cap, a sign and 0 change the logits before it.
-    change, factor = Change(math.copysign(1.0, terms.logit_scale), 0.0), abs(terms.logit_scale)
-    if softcap is not None or not terms.logit_scale:
-        change, factor = Change(terms.logit_scale, softcap or 0.0), 1.0
-    labels = None if soft else Labels.of(target.labels, terms.ignore_index)
-    loss, lse, argmax, grad, probs, hess = outputs
+    change, factor = Change(math.copysign(1.0, options.logit_scale), 0.0), abs(options.logit_scale)
+    if softcap is not None or not options.logit_scale:
+        change, factor = Change(options.logit_scale, softcap or 0.0), 1.0
+    labels = None if soft else Labels.of(target.labels, options.ignore_index)
+    _, loss, grad, probs, lse, hess, argmax = call.outputs
     if loss is None:
         loss = x.new((math.prod(x.shape[:-1]),), compute)
     top = soft or any(a is not None for a in (lse, argmax, hess))
     given = (a is not None for a in (grad, probs, hess))
     wants = kernels.Wants(soft, soft or smoothing != 0, factor != 1, top, *given)
     effort = effort_of(wants)
-    inverse_at, inverse = inverse_of(divisor)
-    mix = (1.0 - smoothing, smoothing / n_classes, terms.z_loss, factor)
+    inverse_at, inverse = inverse_of(call.divisor)
+    mix = (1.0 - smoothing, smoothing / n_classes, options.z_loss, factor)
     for block in blocks_of(x, compute, (grad, probs, hess), target.probs, change):
         plan = plan_of(block.item, n_classes, block.wide, effort, older)
         if is_plain(wants) and labels is not None:
             parts = _parts(plan, block, n_classes, x.place)
             if parts[0] > 1:
-                _split_rows(x, block, labels, terms, parts, (inverse_at, inverse), loss)
+                _split_rows(x, block, labels, terms, options.z_loss, parts, (inverse_at, inverse), loss)
                 continue
             plan = clustered(plan, block.item, n_classes, largest_cluster(x.place))
             if plan.cluster > 1:
-                _cluster_rows(x, block, labels, terms, plan, (inverse_at, inverse), loss)
+                _cluster_rows(x, block, labels, terms, options.z_loss, plan, (inverse_at, inverse), loss)
                 continue
         run(
             row_kernel(kernels.cross_entropy_kernel, block.item, plan, _CROSS_ENTROPY, wants),
@@ -662,7 +662,7 @@ def _parts(plan: Plan, block: Block, n_classes: int, place: Place) -> tuple[int,
 
 
 def _split_rows(
-    x: Array, block: Block, labels: Labels, terms: Terms, parts: tuple[int, int],
+    x: Array, block: Block, labels: Labels, terms: Weights, z_loss: float, parts: tuple[int, int],
     inverse: tuple[int, float], loss: Array,
 ) -> None:  # fmt: skip
     """Rows on several blocks each, by two kernels."""
@@ -679,21 +679,21 @@ def _split_rows(
     run(
         row_kernel(split_kernels.split_rows_kernel, block.item, plan, SPLIT_ROWS), grid, x.place,
         *x_rows, *aim, _at(terms.class_weight), _from(terms.sample_weight, block.first),
-        *inverse, terms.z_loss, *how, *made, _from(loss, block.first),
+        *inverse, z_loss, *how, *made, _from(loss, block.first),
         *_address(block.outs[0]),
     )  # fmt: skip
 
 
 def _cluster_rows(
-    x: Array, block: Block, labels: Labels, terms: Terms, plan: Plan, inverse: tuple[int, float],
-    loss: Array,
+    x: Array, block: Block, labels: Labels, terms: Weights, z_loss: float, plan: Plan,
+    inverse: tuple[int, float], loss: Array,
 ) -> None:  # fmt: skip
     """Rows on a cluster of blocks each."""
     n_classes = x.shape[-1]
     run(
         row_kernel(split_kernels.cluster_rows_kernel, block.item, plan, CLUSTER_ROWS),
         block.n * plan.cluster, x.place, *_address(block.x), *_aim(labels, block),
-        _at(terms.class_weight), _from(terms.sample_weight, block.first), *inverse, terms.z_loss,
+        _at(terms.class_weight), _from(terms.sample_weight, block.first), *inverse, z_loss,
         _length(n_classes, plan.cluster), n_classes, _from(loss, block.first),
         *_address(block.outs[0]),
     )  # fmt: skip
@@ -705,14 +705,14 @@ SPLIT_ROWS = "as" + "aiii" + "aaa" + "ff" + "iii" + "aa" + "aas"
 _CROSS_ENTROPY = "as" + "aiii" + "aaa" + "fffff" + "ii" + "aaa" + "asasas"
 
 
-def categorical_cross_entropy(
-    x: Array, target: Target, terms: Terms, clip: Clip, divisor: float | Divisor, outputs: Outputs,
-    compute: Any,
-) -> Array | None:  # fmt: skip
+def categorical_cross_entropy(call: Call) -> Array | None:
     """Fill loss and grad; return Σ of the row losses / divisor, for probabilities x."""
+    x, target, clip, compute = call.x, call.target, call.clip, call.compute
+    assert target is not None and clip is not None
+    outputs, divisor, ignore_index = call.outputs, call.divisor, call.options.ignore_index
     n_classes, older = x.shape[-1], is_older(x.place)
-    terms = converted_weights(terms, compute)
-    labels = None if target.labels is None else Labels.of(target.labels, terms.ignore_index)
+    terms = converted_weights(call.weights, compute)
+    labels = None if target.labels is None else Labels.of(target.labels, ignore_index)
     loss = x.new((math.prod(x.shape[:-1]),), compute) if outputs.loss is None else outputs.loss
     inverse_at, inverse = inverse_of(divisor)
     limits = (inverse, *clip.bounds, clip.most, clip.floor)

@@ -9,7 +9,6 @@ from typing import Any
 
 from fastxent.cuda.launch import (
     Array,
-    Divisor,
     Labels,
     as_numbers,
     clear_idle,
@@ -19,18 +18,17 @@ from fastxent.cuda.launch import (
     put,
     reduced,
 )
-from fastxent.terms import LinearGrad, Outputs, Target, Terms
+from fastxent.records import Call, LinearGrad, Outputs, Target
 
 # A block of logits: enough rows for products that fill the GPU.
 _BLOCK_BYTES = 256 << 20
 
 
-def linear_cross_entropy(
-    x: Array, linear_weight: Array, linear_bias: Array | None, target: Target, terms: Terms,
-    divisor: float | Divisor, outputs: Outputs, grads: LinearGrad | None, accumulate: bool,
-    compute: Any,
-) -> Array | None:  # fmt: skip
+def linear_cross_entropy(call: Call) -> Array | None:
     """Fill outputs and grads; return Σ of the row losses / divisor, unless they are asked for."""
+    assert call.linear is not None and call.target is not None
+    linear_weight, linear_bias, grads, accumulate = call.linear
+    x, target, divisor, compute = call.x, call.target, call.divisor, call.compute
     if x.library.matmul is None:
         raise TypeError(
             "linear_cross_entropy needs arrays of a library whose matrix products can be used "
@@ -38,12 +36,12 @@ def linear_cross_entropy(
         )
     n_classes, features = linear_weight.shape
     n = math.prod(x.shape[:-1])
-    terms = converted_weights(terms, compute)
+    terms = converted_weights(call.weights, compute)
     weight = _matrix(linear_weight, compute)
     bias = None if linear_bias is None else as_numbers(linear_bias, compute)
     if target.labels is not None:  # side by side, and kept until the last block has read them
         target = Target(Labels.of(target.labels, None).kept, None)
-    loss, lse, argmax = outputs[:3]
+    loss, lse, argmax = call.outputs.loss, call.outputs.lse, call.outputs.argmax
     losses = x.new((n,), compute) if loss is None else loss
     limit = max(1, min(n, _BLOCK_BYTES // (max(n_classes, features) * compute.itemsize)))
     sums = None if grads is None else _Sums(grads, weight, accumulate, compute)
@@ -59,12 +57,17 @@ def linear_cross_entropy(
             own = terms._replace(sample_weight=terms.sample_weight.part(first, (rows,)))
         wanted = _targets(target, first, rows, n_classes, compute)
         narrow = (None if a is None else a.part(first, (rows,)) for a in (losses, lse, argmax))
-        filled = Outputs(*narrow)._replace(grad=None if sums is None else logits)
-        fill_cross_entropy(logits, wanted, own, divisor, filled, compute)
+        filled = Outputs(
+            **dict(zip(("loss", "lse", "argmax"), narrow, strict=True)),
+            grad=None if sums is None else logits,
+        )  # fmt: skip
+        fill_cross_entropy(
+            call._replace(x=logits, target=wanted, weights=own, outputs=filled)
+        )
         if sums is not None:
             labels = None
             if wanted.labels is not None:
-                labels = Labels.of(wanted.labels, terms.ignore_index)
+                labels = Labels.of(wanted.labels, call.options.ignore_index)
             if sums.weight is not None:
                 clear_idle(x_block, labels, own, divisor, n_classes)
             sums.add(logits, x_block)

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastxent import _inputs as inputs
-from fastxent import binary_cross_entropy_with_logits, cross_entropy
-from fastxent._dispatch import backend_of
-from fastxent._targets import read_target
-from fastxent.terms import Outputs
+from fastxent import binary_cross_entropy_with_logits, calls, checks, cross_entropy, errors
+from fastxent.dispatch import backend_of
+from fastxent.functions import CROSS_ENTROPY
+from fastxent.records import Outputs
 
 __all__ = [
     "binary_logloss",
@@ -367,10 +366,10 @@ def _given(y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Array, Array, 
         y_true, y_pred, sample_weight = y_pred.get_label(), y_true, y_pred.get_weight()
         if sample_weight is not None and not len(sample_weight):  # as a DMatrix says it
             sample_weight = None
-    labels, margins = inputs.array(y_true, "y_true"), inputs.array(y_pred, "y_pred")
-    inputs.real_numbers(labels, "y_true")
+    labels, margins = checks.array(y_true, "y_true"), checks.array(y_pred, "y_pred")
+    checks.real_numbers(labels, "y_true")
     if sample_weight is not None:
-        sample_weight = inputs.array(sample_weight, "sample_weight")
+        sample_weight = checks.array(sample_weight, "sample_weight")
     return labels, margins, sample_weight
 
 
@@ -400,7 +399,7 @@ def _classes(labels: Array, margins: Array) -> Array:
         )
     if (outside := (labels < 0) | (labels >= n_classes)).any():
         first = int(outside.argmax())
-        raise inputs.bad_label(labels, first, labels[first], n_classes, None, "y_true")
+        raise checks.bad_label(labels, first, labels[first], n_classes, None, "y_true")
     return labels.astype(np.int64, copy=False)
 
 
@@ -415,17 +414,16 @@ def _softmax(
     LightGBM rounds to float32 decides, so all is computed in its float64.
     """
     classes = _classes(labels, margins)
-    compute, own, _ = inputs.precision(margins.dtype, "y_pred")
-    aim = read_target(
-        classes, "y_pred", margins.shape, 1, compute, weight=None,
-        sample_weight=_by_row(weight, "sample_weight", margins), ignore_index=None, reduction="sum",
-    )  # fmt: skip
-    backend = backend_of(margins)
-    divisor = aim.scan(backend, margins.shape[1], False, compute)
-    grad, hess = _two_like(margins, own)
-    terms = aim.terms._replace(hess_factor=factor(margins.shape[1]))
-    outputs = Outputs(None, grad=grad, hess=hess)
-    backend.cross_entropy(margins, aim.target, terms, divisor, outputs, compute)
+    grad, hess = _two_like(margins, checks.precision(margins.dtype, "y_pred").own)
+    call = calls.read_rows(CROSS_ENTROPY, CROSS_ENTROPY.defaults() | {
+        "logits": margins, "target": classes, "ignore_index": None, "reduction": "sum",
+        "sample_weight": _by_row(weight, "sample_weight", margins), "check_target": False,
+    })  # fmt: skip
+    call = call._replace(
+        outputs=Outputs(grad=grad, hess=hess),
+        options=call.options._replace(hess_factor=factor(margins.shape[1])),
+    )
+    backend_of(margins).cross_entropy(call)
     return grad, hess
 
 

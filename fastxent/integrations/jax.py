@@ -10,8 +10,9 @@ import jax.ffi
 import numpy as np
 from jax import numpy as jnp
 
-from fastxent import _inputs as inputs
+from fastxent import checks, options
 from fastxent.cpu import xla_kernels as xla
+from fastxent.functions import CROSS_ENTROPY
 
 __all__ = ["cross_entropy"]
 
@@ -98,7 +99,7 @@ def cross_entropy(
         raise TypeError(f"logits must hold floats, got {x.dtype}")
     if not jnp.issubdtype(y.dtype, jnp.integer):
         raise TypeError(f"target must hold integer class indices, got {y.dtype}")
-    axis = inputs.class_axis(axis, x.shape, "logits")
+    axis = checks.class_axis(axis, x.shape, "logits")
     rows = (*x.shape[:axis], *x.shape[axis + 1 :])
     if y.shape != rows:
         raise ValueError(
@@ -106,8 +107,8 @@ def cross_entropy(
             f"got {y.shape}"
         )
     if ignore_index is not None:
-        ignore_index = inputs.integer(ignore_index, "ignore_index")
-    how, smoothing = inputs.reduction(reduction), inputs.smoothing(label_smoothing)
+        ignore_index = options.integer(ignore_index, "ignore_index")
+    how, smoothing = options.reduction(reduction), options.smoothing(label_smoothing)
     labels, ignored = _int32(y, x.shape[axis], ignore_index)
     x = jnp.moveaxis(x, axis, -1)
     if x.dtype.itemsize < 4:
@@ -150,18 +151,18 @@ def _varying(a: Any, axes: frozenset[str]) -> Any:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _loss(x: Any, y: Any, options: tuple[Any, ...]) -> Any:
-    (loss,) = _call(False, x, y, options)
+def _loss(x: Any, y: Any, settings: tuple[Any, ...]) -> Any:
+    (loss,) = _call(False, x, y, settings)
     return loss
 
 
-def _forward(x: Any, y: Any, options: tuple[Any, ...]) -> tuple[Any, Any]:
-    loss, grad = _call(True, x, y, options)
+def _forward(x: Any, y: Any, settings: tuple[Any, ...]) -> tuple[Any, Any]:
+    loss, grad = _call(True, x, y, settings)
     return loss, grad
 
 
-def _backward(options: tuple[Any, ...], grad: Any, up: Any) -> tuple[Any, None]:
-    return grad * (up[..., None] if options[0] == "none" else up), None
+def _backward(settings: tuple[Any, ...], grad: Any, up: Any) -> tuple[Any, None]:
+    return grad * (up[..., None] if settings[0] == "none" else up), None
 
 
 _loss.defvjp(_forward, _backward)
@@ -169,12 +170,13 @@ _loss.defvjp(_forward, _backward)
 _jitted = jax.jit(_loss, static_argnums=2)
 
 
-def _call(grad: bool, x: Any, y: Any, options: tuple[Any, ...]) -> Any:
+def _call(grad: bool, x: Any, y: Any, settings: tuple[Any, ...]) -> Any:
     """The handler's results; attributes are 64 bits wide, whether JAX's own types are or not."""
-    reduction, ignore_index, label_smoothing, check_target = options
-    results = [jax.ShapeDtypeStruct(x.shape[:-1] if reduction == "none" else (), x.dtype)]
-    if grad:
-        results.append(jax.ShapeDtypeStruct(x.shape, x.dtype))
+    reduction, ignore_index, label_smoothing, check_target = settings
+    results = [
+        jax.ShapeDtypeStruct(CROSS_ENTROPY.shape(name, x.shape, -1, reduction), x.dtype)
+        for name in ("loss", "grad")[: 1 + grad]
+    ]
     char = x.dtype.char
     name = _target(char, grad, xla.is_narrow(char, grad, x.shape[-1]))
     handler = jax.ffi.ffi_call(name, results, vmap_method="broadcast_all")

@@ -356,7 +356,7 @@ from fastxent.cuda import (  # noqa: E402 - after the intrinsics
     rows,
     split_kernels,
 )
-from fastxent.terms import Place  # noqa: E402
+from fastxent.records import Place  # noqa: E402
 
 # A GPU's functions have the type of their argument, and raise nothing.
 _MATH = types.SimpleNamespace(

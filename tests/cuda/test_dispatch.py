@@ -19,7 +19,7 @@ import fastxent as fx
 from fastxent.cuda import jit, kernels
 from fastxent.cuda.elements import element
 from fastxent.cuda.groups import Plan
-from fastxent.terms import Place
+from fastxent.records import Place
 
 ROOT = Path(fx.__file__).parents[1]
 

@@ -9,11 +9,11 @@ import simulator as sim
 import small  # noqa: F401 - few threads
 
 import fastxent as fx
-from fastxent import _dispatch, reference
+from fastxent import dispatch, reference
 from fastxent.arrays import device, replay
 from fastxent.arrays.device import DeviceArray, Library
 from fastxent.cuda import linear
-from fastxent.terms import LinearGrad, Place
+from fastxent.records import LinearGrad, Place
 
 HERE = Place(0, 0)
 
@@ -50,16 +50,16 @@ class Family(ModuleType):
     """That library as a family of arrays."""
 
     def call(self, function, *args, **kwargs):
-        given = device.views.named(function, args, kwargs)
-        return replay.computed(function, device.looked_at(given, view))
+        given = device.views.by_name(function, args, kwargs)
+        return replay.computed(function, device.looked_at(function, given, view))
 
 
 @pytest.fixture(autouse=True)
 def library(monkeypatch):
     monkeypatch.setitem(sys.modules, "matrix_library", Family("matrix_library"))
-    monkeypatch.setattr(_dispatch, "_FAMILIES", dict(_dispatch._FAMILIES))
-    monkeypatch.setattr(_dispatch, "_named", {np.ndarray: ""})
-    _dispatch.register(__name__.partition(".")[0], "matrix_library")
+    monkeypatch.setattr(dispatch, "_FAMILIES", dict(dispatch._FAMILIES))
+    monkeypatch.setattr(dispatch, "_named", {np.ndarray: ""})
+    dispatch.register(__name__.partition(".")[0], "matrix_library")
     yield
     sim.forget()
 

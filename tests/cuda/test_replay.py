@@ -13,7 +13,7 @@ import small  # noqa: F401 - few threads
 import fastxent as fx
 from fastxent.arrays import replay
 from fastxent.cuda import launch
-from fastxent.terms import Place
+from fastxent.records import Place
 
 ROWS, CLASSES = 5, 9
 
@@ -32,7 +32,7 @@ def bodies(monkeypatch):
     recorded = replay.recorded
 
     def noted(function, given, sight):
-        names.append(function.__name__)
+        names.append(function.name)
         return recorded(function, given, sight)
 
     monkeypatch.setattr(replay, "recorded", noted)

@@ -17,7 +17,7 @@ from fastxent.arrays import device, replay
 from fastxent.arrays.device import BFLOAT16, DeviceArray
 from fastxent.cuda import launch
 from fastxent.cuda.elements import element
-from fastxent.terms import Place
+from fastxent.records import Place
 
 INF, NAN = np.inf, np.nan
 ALL = dict(return_grad=True, return_probs=True, return_lse=True, return_hess=True,

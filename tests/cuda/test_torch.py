@@ -9,7 +9,7 @@ import small  # noqa: F401 - few threads
 
 import fastxent as fx
 from fastxent.arrays import replay
-from fastxent.terms import Place
+from fastxent.records import Place
 
 torch = pytest.importorskip("torch", reason="PyTorch is optional: pip install torch")
 autograd, gpu, memory = (

@@ -28,7 +28,7 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     way = (_BY_CLASSES | _OTHERS).get(name)
     if way is None:
         raise NotImplementedError(f"{name} does not take Dask arrays")
-    given = views.named(function, args, kwargs)
+    given = views.by_name(function, args, kwargs)
     if given is None:
         return function(*args, **kwargs)
     asked = request.read(function, given)

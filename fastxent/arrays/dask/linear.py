@@ -9,7 +9,7 @@ import numpy as np
 from fastxent.arrays.dask import blocks, classes, rows
 from fastxent.arrays.dask.blocks import CLASSES, Part, only
 from fastxent.arrays.dask.request import Request
-from fastxent.terms import LinearGrad
+from fastxent.records import LinearGrad
 
 _FEATURES = -2  # an index beside CLASSES
 

@@ -16,7 +16,7 @@ from dask.array.utils import meta_from_array
 
 from fastxent.arrays import foreign, views
 from fastxent.arrays.device import ARRAYS
-from fastxent.terms import LinearGrad
+from fastxent.records import LinearGrad
 
 Given = dict[str, Any]
 _READ = ARRAYS - set(views.BUFFERS)
@@ -124,7 +124,7 @@ class Request(NamedTuple):
 
 def read(function: Callable[..., Any], given: Given) -> Request:
     """The call, if all of it fits."""
-    first = views.positional(function)[0]
+    first = function.first
     for name in views.BUFFERS:
         if given.get(name) is not None:
             kind = type(given[name]).__name__

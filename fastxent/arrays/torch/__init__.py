@@ -26,7 +26,7 @@ def call(function: memory.Function, *args: Any, **kwargs: Any) -> Any:
             return call(function, *args, **kwargs)
         finally:
             _watch(before)
-    given = views.named(function, args, kwargs)
+    given = views.by_name(function, args, kwargs)
     if given is None:
         return function(*args, **kwargs)
     if memory.is_traced():

@@ -1,7 +1,6 @@
 """Tensors on a GPU, on PyTorch's current stream there."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,9 +9,9 @@ from fastxent.arrays import device, interface, replay
 from fastxent.arrays.device import BFLOAT16, DeviceArray, Library
 from fastxent.arrays.replay import Sight
 from fastxent.arrays.torch import storage
-from fastxent.terms import Place
+from fastxent.functions import Function
+from fastxent.records import Place
 
-Function = Callable[..., Any]
 Given = dict[str, Any]
 
 _TYPES: dict[torch.dtype, Any] = storage.DTYPES | {torch.bfloat16: BFLOAT16}
@@ -43,9 +42,9 @@ def again(function: Function, given: Given, first: torch.Tensor) -> tuple[Any, S
     return None if sight is None else replay.again(sight, place, LIBRARY.new), sight
 
 
-def looked_at(given: Given) -> Given:
+def looked_at(function: Function, given: Given) -> Given:
     """The arguments with views of the tensors, which are all on one GPU."""
-    return device.looked_at(given, view)
+    return device.looked_at(function, given, view)
 
 
 def view(value: Any) -> DeviceArray | None:

@@ -176,7 +176,7 @@ def detached(
         first = next(iter(given.values()))
         on_gpu = isinstance(first, torch.Tensor) and is_on_gpu(first)
         arrays, _ = read(given, tuple(given), on_gpu)
-    result = views.given_back(computed(function, arrays, sight), tensor_of)
+    result = views.converted(computed(function, arrays, sight), tensor_of)
     tell_written(given)
     return result
 

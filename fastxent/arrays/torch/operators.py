@@ -22,7 +22,7 @@ from fastxent.arrays import foreign, views
 from fastxent.arrays.torch import autograd, memory, refusals, storage
 from fastxent.arrays.torch.memory import Function, Given
 from fastxent.arrays.torch.storage import DTYPES
-from fastxent.terms import LinearGrad
+from fastxent.records import LinearGrad
 
 _BUFFERS = (*views.BUFFERS, "accumulate")
 

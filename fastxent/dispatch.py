@@ -1,31 +1,30 @@
-"""Array type -> family and backend, by the type alone; imports nothing that is not loaded already.
+"""Array type -> family and backend, by the type alone; imports no library that is not loaded.
 
-The body of a public function is written for views: NumPy arrays (and, on a GPU, an object with
-the same attributes). A family turns a user's arrays into views, calls that body, and turns the
-results back. It sees the call whole, so that it may also record a gradient or build a lazy graph.
+The body of a public function is written for views: NumPy arrays and, on a GPU, an object with
+the same attributes. A family turns a user's arrays into views, calls that body, and turns the
+results back. It gets the whole call, so that it can also record a gradient or build a lazy graph.
 """
 
 import functools
 import importlib
-import inspect
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
 from fastxent import forks
-from fastxent.arrays import views
 from fastxent.arrays.device import DeviceArray
+from fastxent.backend import Backend, HostBackend
+from fastxent.functions import Function
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Family(Protocol):
     """What a module in `fastxent.arrays` offers."""
 
-    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call `function` on views of the arrays among the arguments; give back the same kind."""
+    def call(self, function: Function, *args: Any, **kwargs: Any) -> Any:
+        """Call `function` on views of the arrays among the arguments; return the same kind."""
 
 
 # The top-level module that a type comes from -> the module with its family. A class of one's own
@@ -39,7 +38,7 @@ _FAMILIES: dict[str, str] = {
 }
 # The families of arrays from elsewhere that describe their memory to whoever asks.
 _ANY_ON_GPU, _ANY = "fastxent.arrays.interface", "fastxent.arrays.dlpack"
-# Of each type that came, the module with its family, "" for none; and the modules.
+# Cache: array type -> module of its family ("" for NumPy); and the modules.
 _named: dict[type, str] = {np.ndarray: ""}
 _loaded: dict[str, Family | None] = {"": None}
 
@@ -81,28 +80,40 @@ def _module_of(kind: type) -> str:
 _module_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def dispatched(function: Function) -> Function:
-    """Make a function of views a function of every family's arrays, chosen by the first one."""
-    first = next(iter(inspect.signature(function).parameters))
+def public(description: Function) -> Callable[[F], F]:
+    """Make a function of views the public one, of every family's arrays, chosen by the first.
 
-    @functools.wraps(function)
-    def public(*args: Any, **kwargs: Any) -> Any:
-        family = family_of(args[0] if args else kwargs.get(first))
-        if family is None:
-            return function(*args, **kwargs)
-        return family.call(function, *args, **kwargs)
+    It completes the function's description.
+    """
 
-    views.join(function, public)
-    return cast(Function, public)
+    def decorate(body: F) -> F:
+        first = description.first
+
+        @functools.wraps(body)
+        def function(*args: Any, **kwargs: Any) -> Any:
+            family = family_of(args[0] if args else kwargs.get(first))
+            if family is None:
+                return body(*args, **kwargs)
+            return family.call(description, *args, **kwargs)
+
+        description.complete(body, function)
+        return cast(F, function)
+
+    return decorate
 
 
 @functools.cache
-def _backend(name: str) -> ModuleType:
+def _backend(name: str) -> Any:
     """A backend, loaded with the first call rather than with the package."""
     with forks.loading:
         return importlib.import_module(f"fastxent.{name}.backend")
 
 
-def backend_of(view: object) -> ModuleType:
+def host_backend() -> HostBackend:
+    """The backend of NumPy arrays."""
+    return cast(HostBackend, _backend("cpu"))
+
+
+def backend_of(view: object) -> Backend:
     """The backend that computes on this view."""
-    return _backend("cuda" if type(view) is DeviceArray else "cpu")
+    return cast(Backend, _backend("cuda" if type(view) is DeviceArray else "cpu"))

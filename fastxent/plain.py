@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from fastxent import _inputs as inputs
-from fastxent._dispatch import backend_of
+from fastxent import checks
+from fastxent.dispatch import host_backend
 
 _LABELS = np.dtype(np.int64)
-_LARGEST = float(np.finfo(np.float32).max)
 
 
 def plain_cross_entropy(
@@ -34,15 +33,11 @@ def plain_cross_entropy(
         return None
     if type(ignore_index) is not int or not -(2**63) <= ignore_index < 2**63 or not logits.size:
         return None
-    grad = inputs.new(logits, shape, dtype) if buffer is None and wanted else buffer
-    loss = backend_of(logits).plain_cross_entropy(logits, target, ignore_index, mean, grad)
+    grad = checks.new(logits, shape, dtype) if buffer is None and wanted else buffer
+    loss = host_backend().plain_cross_entropy(logits, target, ignore_index, mean, grad)
     if loss is None:
         return None
-    if abs(loss) > _LARGEST:
-        with np.errstate(all="ignore"):  # infinite in float32, without a warning
-            value = dtype.type(loss)
-    else:
-        value = dtype.type(loss)
+    value = checks.scalar(loss, dtype)
     return value if grad is None else (value, grad)
 
 

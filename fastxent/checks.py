@@ -1,0 +1,338 @@
+"""Arrays, targets, weights and buffers: what is accepted, checked before anything is written."""
+
+import numbers
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastxent import errors, options
+from fastxent.arrays import foreign
+from fastxent.arrays.borrowed import Borrowed
+from fastxent.arrays.device import DeviceArray
+from fastxent.records import Type
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+Named = tuple[str, Any]  # an argument's name and the array
+
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+
+
+class Precision(NamedTuple):
+    """The types of one call: of the arithmetic and the losses, and of arrays shaped as the input."""
+
+    compute: "np.dtype[Any]"
+    own: "np.dtype[Any]"
+
+    def of(self, kind: Type) -> Any:
+        """The type of a result."""
+        if kind is Type.OWN:
+            return self.own
+        return self.compute if kind is Type.LOSS else _INDEX
+
+
+_INDEX = np.dtype(np.int64)
+_SINGLE, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
+_PRECISION: dict[Any, Precision] = {
+    _SINGLE: Precision(_SINGLE, _SINGLE),
+    _DOUBLE: Precision(_DOUBLE, _DOUBLE),
+}
+
+
+# --- arrays ---------------------------------------------------------------------------------
+
+
+def array(value: Any, name: str) -> Any:
+    """The value as a NumPy array, sharing its memory where it is one; a view of a GPU's as it is."""
+    if type(value) is np.ndarray or type(value) is DeviceArray:
+        return value
+    return foreign.array(value, name)
+
+
+def new(like: Any, shape: Shape, dtype: Any) -> Any:
+    """An uninitialised array for a result, in memory of the input's library and device."""
+    if type(like) is DeviceArray:
+        return like.new(shape, dtype)
+    memory = like.base
+    if memory is None or not isinstance(memory, Borrowed):
+        return np.empty(shape, dtype)
+    return memory.new(like, shape, dtype)
+
+
+def precision(dtype: "np.dtype[Any]", name: str) -> Precision:
+    """The types that go with an input's type."""
+    try:
+        return _PRECISION[dtype]
+    except KeyError:
+        pass
+    if dtype.kind in "biu":
+        return _PRECISION[_DOUBLE]
+    if dtype.kind == "f" and dtype.itemsize in (4, 8):  # the other byte order
+        return _PRECISION[dtype.newbyteorder("=")]
+    if dtype.kind == "f" and dtype.itemsize == 2 or dtype.name == "bfloat16":
+        return Precision(_SINGLE, dtype.newbyteorder("="))
+    raise errors.no_precision(name, dtype)
+
+
+def class_axis(axis: Any, shape: Shape, name: str, *, empty: bool = False) -> int:
+    """The class axis counted from the front; it must exist and, unless `empty`, hold a class."""
+    if type(axis) is not int:
+        axis = options.integer(axis, "axis")
+    position: int = axis
+    if not shape:
+        raise errors.no_class_axis(name)
+    if not -len(shape) <= position < len(shape):
+        raise errors.no_such_axis(position, shape, name)
+    position %= len(shape)
+    if not shape[position] and not empty:
+        raise errors.no_classes(name, shape, position)
+    return position
+
+
+def classes_last(view: Any, axis: int) -> Any:
+    """The same memory as a plain array with the class axis moved to the end; None of None."""
+    if view is None:
+        return None
+    if type(view) is DeviceArray:
+        return view.classes_last(axis)
+    plain = view if type(view) is np.ndarray else view.view(np.ndarray)
+    return plain if axis == plain.ndim - 1 else np.moveaxis(plain, axis, -1)
+
+
+def real_numbers(found: Array, name: str) -> None:
+    """Raise unless an array holds integers, bools or floats of any width."""
+    if found.dtype.kind not in "fbiu" and found.dtype.name != "bfloat16":
+        raise errors.not_real(name, found.dtype)
+
+
+# --- targets --------------------------------------------------------------------------------
+
+
+def target(value: Any, shape: Shape, axis: int, of: str) -> Any:
+    """Class indices or, of the whole shape, class probabilities; or the reason why neither."""
+    found = array(value, "target")
+    indices = (*shape[:axis], *shape[axis + 1 :])
+    if not found.size and not isinstance(value, (np.ndarray, DeviceArray)):
+        found = found.astype(np.int64)  # an empty list has no type of its own
+    if found.shape == shape:
+        real_numbers(found, "target")
+    elif found.shape != indices:
+        raise errors.target_shape(indices, shape, of, axis, found.shape)
+    elif found.dtype.kind not in "iu":
+        raise errors.indices_not_integer(found.dtype, shape)
+    return found
+
+
+def element_target(value: Any, shape: Shape, of: str) -> Any:
+    """A binary target: one number for each element."""
+    found = array(value, "target")
+    real_numbers(found, "target")
+    if found.shape != shape:
+        raise errors.wrong_shape("target", shape, f"that of {of}", found.shape)
+    return found
+
+
+def flat_labels(labels: Any, ignore_index: int | None) -> tuple[Any, int | None]:
+    """Labels as contiguous int64, and the ignore_index to compare them with.
+
+    Compared as integers, never wrapped: an unsigned label above int64's range becomes a number
+    that is no class, and equals ignore_index only where it did before. A GPU compares them as they
+    come.
+    """
+    if type(labels) is DeviceArray:
+        return labels, ignore_index
+    if labels.dtype.kind == "u" and labels.dtype.itemsize == 8:  # of either byte order
+        large = labels > np.uint64(_INT64_MAX)
+        if large.any():
+            ignored = labels == ignore_index if ignore_index is not None else False
+            mapped = np.where(large, np.uint64(0), labels).astype(np.int64)
+            mapped[large] = _INT64_MIN
+            mapped[ignored] = _INT64_MIN + 1
+            return mapped.reshape(-1), _INT64_MIN + 1
+    if ignore_index is not None and not _INT64_MIN <= ignore_index <= _INT64_MAX:
+        ignore_index = None  # equal to no label
+    return np.ascontiguousarray(labels, np.int64).reshape(-1), ignore_index
+
+
+def bad_label(
+    labels: Any, row: int, label: int, n_classes: int, ignore_index: int | None,
+    name: str = "target",
+) -> IndexError:  # fmt: skip
+    """The error for the first label that is no class; a GPU's `label` cannot be read from here."""
+    place = np.unravel_index(row, labels.shape) if labels.ndim else ()
+    if type(labels) is not DeviceArray:
+        label = labels.reshape(-1)[row]
+    return errors.bad_label(place, label, n_classes, ignore_index, name)
+
+
+def one_hot(backend: Any, found: Any, of: str, indices: Shape | None = None) -> None:
+    """Raise for a target of integers other than 0 and 1, which more likely are class indices.
+
+    `indices` is the shape that those have; None for a binary loss.
+    """
+    if found.dtype.kind in "iu" and found.size:
+        at, value = backend.first_beyond_one(found)
+        if at >= 0:
+            place = np.unravel_index(at, found.shape) if found.ndim else ()
+            raise errors.not_one_hot(place, value, of, indices)
+
+
+# --- weights --------------------------------------------------------------------------------
+
+
+def weights(found: Any, name: str, shape: Shape, meaning: str) -> Any:
+    """Real weights of exactly this shape, as contiguous float64; on a GPU as they come."""
+    if found is None:
+        return None
+    real_numbers(found, name)
+    if found.shape != shape:
+        raise errors.wrong_shape(name, shape, meaning, found.shape)
+    if type(found) is DeviceArray:
+        return found
+    with np.errstate(all="ignore"):  # float64 may not hold a longdouble
+        return np.ascontiguousarray(found, np.float64)
+
+
+def broadcast(value: Any, name: str, shape: Shape) -> Any:
+    """Weights that broadcast to a shape without enlarging it."""
+    if value is None:
+        return None
+    found = array(value, name)
+    real_numbers(found, name)
+    ends = zip(reversed(found.shape), reversed(shape), strict=False)
+    # np.broadcast_shapes knows 32 dimensions only, arrays have up to 64.
+    if found.ndim > len(shape) or any(n not in (1, whole) for n, whole in ends):
+        raise errors.not_broadcastable(name, shape, found.shape)
+    return found
+
+
+def normalizer(value: Any, reduction: str) -> Any:
+    """What replaces the divisor of the mean: a number; on a GPU an array without dimensions."""
+    if value is None:
+        return None
+    if reduction != "mean":
+        raise errors.normalizer_without_mean(reduction)
+    if isinstance(value, numbers.Real) and not isinstance(value, options.NOT_NUMBERS):
+        return options.to_float(value, "normalizer")
+    found = foreign.array(value, "normalizer", number=True)
+    if found.ndim:
+        raise errors.normalizer_shape(found.shape)
+    if found.dtype.kind not in "fiu" and found.dtype.name != "bfloat16":
+        raise errors.not_of_type("normalizer", "a real number", found.dtype)
+    return found if type(found) is DeviceArray else float(found)
+
+
+def linear_map(x: Array, linear_weight: Array, linear_bias: Array | None) -> None:
+    """Raise unless the operands of x @ linear_weight.T + linear_bias fit together."""
+    matrix = linear_weight.shape
+    if linear_weight.ndim != 2 or not matrix[0]:
+        raise errors.weight_shape(matrix)
+    n_classes, features = matrix
+    if not x.ndim or x.shape[-1] != features:
+        raise errors.linear_shape("x", f"(..., {features})", matrix, x.shape)
+    if linear_bias is not None and linear_bias.shape != (n_classes,):
+        raise errors.linear_shape("linear_bias", f"({n_classes},)", matrix, linear_bias.shape)
+
+
+# --- buffers --------------------------------------------------------------------------------
+
+
+def buffer(
+    value: Any, name: str, shape: Shape, dtype: "np.dtype[Any]", others: list[Named],
+    over: Named | None = None,
+) -> Any:  # fmt: skip
+    """A buffer that may be written: right in kind, shape and type, and apart from all `others`.
+
+    It may lie exactly over the array `over`.
+    """
+    if type(value) not in (np.ndarray, np.memmap, DeviceArray):
+        raise errors.buffer_kind(name, value)
+    if value.shape != shape:
+        raise errors.buffer_shape(name, shape, value.shape)
+    if value.dtype != dtype or not value.dtype.isnative:
+        raise errors.buffer_type(name, dtype, value.dtype)
+    out = _layout(value)
+    if not out.flags.writeable:
+        raise errors.buffer_read_only(name)
+    if _overlaps_itself(out):
+        raise errors.buffer_overlaps_itself(name, out.strides)
+    if over is not None and value is not over[1]:
+        lies = _layout(over[1])
+        if np.may_share_memory(out, lies) and not _same_place(out, lies):
+            others = [*others, over]
+    for other_name, other in others:
+        if isinstance(other, (np.ndarray, DeviceArray)) and _overlap(out, _layout(other)):
+            raise errors.buffer_overlaps(name, other_name, over[0] if over else None)
+    return value
+
+
+def linear_buffers(value: Any, accumulate: bool) -> Any:
+    """grad_out of the linear map: three buffers, or None."""
+    if value is None:
+        if accumulate:
+            raise errors.nothing_to_add_to()
+        return None
+    if not isinstance(value, tuple) or len(value) != 3:
+        raise errors.no_linear_grad(value)
+    return value
+
+
+def _layout(array: Any) -> Array:
+    """An array with the layout of this one, to compare addresses; not to be read."""
+    return array.shadow() if type(array) is DeviceArray else array
+
+
+def _same_place(a: Array, b: Array) -> bool:
+    return (
+        a.ctypes.data == b.ctypes.data
+        and a.shape == b.shape
+        and a.strides == b.strides
+        and a.dtype == b.dtype
+    )
+
+
+def _overlaps_itself(a: Array) -> bool:
+    if a.flags.c_contiguous or not a.size:
+        return False
+    reach = a.itemsize
+    for stride, n in sorted(zip(map(abs, a.strides), a.shape, strict=True)):
+        if n > 1:
+            if stride < reach:
+                return True
+            reach += stride * (n - 1)
+    return False
+
+
+def _overlap(a: Array, b: Array) -> bool:
+    if not np.may_share_memory(a, b):
+        return False
+    return np.shares_memory(a, b)
+
+
+# --- numbers that are returned --------------------------------------------------------------
+
+
+def result(array: Any) -> Any:
+    """A filled array as it is returned: NumPy's without dimensions as a NumPy scalar; None as None.
+
+    Another library's stays in that library's memory.
+    """
+    if type(array) is not np.ndarray or array.ndim or isinstance(array.base, Borrowed):
+        return array
+    return array[()]
+
+
+def scalar(value: Any, dtype: "np.dtype[Any]") -> Any:
+    """A reduced loss in its own type; beyond the type's range it is infinite, without a warning.
+
+    A GPU's stays there.
+    """
+    if isinstance(value, DeviceArray):
+        return value
+    # Far from the ends of either type nothing needs a guard, which takes as long as a small kernel.
+    if 1e-30 < abs(value) < 1e30:
+        return dtype.type(value)
+    with np.errstate(all="ignore"):
+        return dtype.type(value)
+

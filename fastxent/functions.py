@@ -1,0 +1,210 @@
+"""What each public function takes and returns, described once for everybody who has to know.
+
+The signature says names, types and defaults; here stands what each name means (`Role`) and what a
+function is computed over (`Kind`). Checks, allocation, Dask's chunks, PyTorch's operators, GPU
+look-ups, warm-up and tests read it; nobody asks for a function's name.
+"""
+
+import enum
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from fastxent.options import CHECKS
+from fastxent.records import Extent, Outputs, Result, Type
+
+Arguments = dict[str, Any]
+Shape = tuple[int, ...]
+
+
+class Kind(enum.Enum):
+    """What a function is computed over."""
+
+    MAP = "softmax and its logarithms: rows to rows, or to numbers"
+    ROWS = "a loss of rows of classes"
+    LINEAR = "a loss of rows, whose logits are a linear map of the input"
+    ELEMENTS = "a loss of elements: two classes, of which one number says all"
+
+
+class Role(enum.Enum):
+    """What a parameter is."""
+
+    INPUT = "the array that is computed on, (…, C); its type chooses the backend"
+    MATRIX = "weights of a linear map, (C, K)"
+    TARGET = "class indices (…), or class probabilities of the input's shape"
+    PER_ROW = "one number for each row"
+    PER_CLASS = "one number for each class, (C,)"
+    BROADCAST = "an array or a number that broadcasts to the input"
+    SCALAR = "an array without dimensions, or a number"
+    AXIS = "the class axis"
+    OPTION = "a number or a name with a check"
+    FLAG = "True or False"
+    REQUEST = "a flag by which a result is requested"
+    BUFFER = "memory for a result"
+    BUFFER_FLAG = "a flag about buffers"
+
+
+_ROLES = {
+    "logits": Role.INPUT, "probs": Role.INPUT, "x": Role.INPUT,
+    "linear_weight": Role.MATRIX, "linear_bias": Role.PER_CLASS,
+    "target": Role.TARGET, "weight": Role.PER_CLASS, "sample_weight": Role.PER_ROW,
+    "pos_weight": Role.BROADCAST, "normalizer": Role.SCALAR, "axis": Role.AXIS,
+    "keepdims": Role.FLAG, "check_target": Role.FLAG, "accumulate": Role.BUFFER_FLAG,
+    "out": Role.BUFFER, "grad_out": Role.BUFFER, "probs_out": Role.BUFFER,
+}  # fmt: skip
+_OF_ELEMENTS = {"weight": Role.BROADCAST}
+# Arrays that are read; of the second set a number will do.
+ARRAYS = {
+    Role.INPUT, Role.MATRIX, Role.TARGET, Role.PER_ROW, Role.PER_CLASS, Role.BROADCAST, Role.SCALAR,
+}  # fmt: skip
+NUMBERS = {Role.PER_CLASS, Role.BROADCAST, Role.SCALAR}
+
+RESULTS: dict[str, Result] = {
+    name: annotation.__metadata__[0] for name, annotation in Outputs.__annotations__.items()
+}
+
+
+class Parameter(NamedTuple):
+    """A parameter of a function; `default` is `inspect.Parameter.empty` without one."""
+
+    role: Role
+    annotation: Any
+    default: Any
+
+
+class Function:
+    """The description of one public function, which completes it: see `fastxent.dispatch.public`.
+
+    `inputs` are the parameters that gradients flow to; the first of them decides the backend.
+    `parameters` are all, with their roles; `positional` those that may be given by position,
+    `arrays` those that are read, `buffers` those that are written. `results` are the names of what
+    it returns, in order; all but the first have a `return_<name>`, and maybe a buffer `<name>_out`.
+    """
+
+    body: Callable[..., Any]  # takes NumPy arrays and views of a GPU's
+    public: Callable[..., Any]  # takes every family's arrays
+
+    def __init__(
+        self, name: str, kind: Kind, inputs: tuple[str, ...], out: Result | None = None
+    ) -> None:
+        self.name, self.kind, self.inputs, self.out = name, kind, inputs, out
+        self.first = inputs[0]
+
+    def complete(self, body: Callable[..., Any], public: Callable[..., Any]) -> None:
+        """Read the signature of the function that this describes."""
+        self.body, self.public = body, public
+        roles = _ROLES | (_OF_ELEMENTS if self.kind is Kind.ELEMENTS else {})
+        signature = inspect.signature(body).parameters
+        self.parameters = {
+            name: Parameter(
+                Role.REQUEST if name.startswith("return_") else roles.get(name, Role.OPTION),
+                p.annotation, p.default,
+            )
+            for name, p in signature.items()
+        }  # fmt: skip
+        self.positional = tuple(
+            name for name, p in signature.items() if p.kind is p.POSITIONAL_OR_KEYWORD
+        )
+        self.arrays = self.with_role(*ARRAYS)
+        self.buffers = frozenset(self.with_role(Role.BUFFER))
+        self.flags = self.with_role(Role.FLAG, Role.REQUEST, Role.BUFFER_FLAG)
+        self.checks = tuple((n, CHECKS[n]) for n in CHECKS if n in self.parameters)
+        requested = (name for name in Outputs._fields if f"return_{name}" in self.parameters)
+        self.results = ("out",) if self.out else ("loss", *requested)
+        # What is asked for beside the first result, and how.
+        self.requests = frozenset(
+            self.with_role(Role.REQUEST, Role.BUFFER, Role.BUFFER_FLAG)
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the body."""
+        return self.body(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<description of fastxent.{self.name}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return by_name, (self.name,)
+
+    def with_role(self, *roles: Role) -> tuple[str, ...]:
+        """The names of the parameters with one of these roles."""
+        return tuple(name for name, p in self.parameters.items() if p.role in roles)
+
+    def defaults(self) -> Arguments:
+        """The parameters that have defaults, with them."""
+        empty = inspect.Parameter.empty
+        return {n: p.default for n, p in self.parameters.items() if p.default is not empty}
+
+    def role(self, name: str) -> Role | None:
+        """The role of a parameter; None of a name that is none."""
+        parameter = self.parameters.get(name)
+        return None if parameter is None else parameter.role
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether it makes a loss, and gradients with it."""
+        return self.kind is not Kind.MAP
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether results per row lack an axis of the input."""
+        return self.kind is not Kind.ELEMENTS
+
+    def result(self, name: str) -> Result:
+        """The shape and type of a result."""
+        return self.out if name == "out" and self.out else RESULTS[name]
+
+    def is_requested(self, name: str, arguments: Arguments) -> bool:
+        """Whether the arguments ask for a result, by its flag or by a buffer for it."""
+        flag = bool(arguments.get(f"return_{name}"))
+        return flag or arguments.get(f"{name}_out") is not None
+
+    def rows(self, shape: Shape, axis: int) -> Shape:
+        """The shape of results per row, for an input of this shape."""
+        if not self.has_rows:
+            return tuple(shape)
+        axis %= len(shape)
+        return (*shape[:axis], *shape[axis + 1 :])
+
+    def shape(
+        self, name: str, shape: Shape, axis: int, reduction: Any = "none", keepdims: Any = False
+    ) -> Shape:
+        """The shape of a result, for an input of this shape.
+
+        The gradient of a linear map has a part for each input, of that input's shape.
+        """
+        extent = self.result(name).extent
+        if extent is Extent.PER_CLASS:
+            return tuple(shape)
+        if extent is Extent.REDUCED and reduction != "none":
+            return ()
+        rows = self.rows(shape, axis)
+        if not keepdims:
+            return rows
+        axis %= len(shape)
+        return (*rows[:axis], 1, *rows[axis:])
+
+
+SOFTMAX = Function("softmax", Kind.MAP, ("logits",), Result(Extent.PER_CLASS, Type.OWN))
+LOG_SOFTMAX = Function("log_softmax", Kind.MAP, ("logits",), Result(Extent.PER_CLASS, Type.OWN))
+LOGSUMEXP = Function("logsumexp", Kind.MAP, ("logits",), Result(Extent.PER_ROW, Type.OWN))
+CROSS_ENTROPY = Function("cross_entropy", Kind.ROWS, ("logits",))
+CATEGORICAL = Function("categorical_cross_entropy", Kind.ROWS, ("probs",))
+LINEAR = Function(
+    "linear_cross_entropy", Kind.LINEAR, ("x", "linear_weight", "linear_bias")
+)
+BINARY = Function("binary_cross_entropy", Kind.ELEMENTS, ("probs",))
+BINARY_WITH_LOGITS = Function("binary_cross_entropy_with_logits", Kind.ELEMENTS, ("logits",))
+
+FUNCTIONS: dict[str, Function] = {
+    function.name: function
+    for function in (
+        SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, CROSS_ENTROPY, CATEGORICAL, LINEAR, BINARY,
+        BINARY_WITH_LOGITS,
+    )
+}  # fmt: skip
+
+
+def by_name(name: str) -> Function:
+    """The description of the function of this name: what a pickled one becomes."""
+    return FUNCTIONS[name]
