@@ -10,9 +10,9 @@ import small  # noqa: F401 - few threads
 
 import fastxent as fx
 from fastxent import dispatch, reference
-from fastxent.arrays import device, replay
-from fastxent.arrays.device import DeviceArray, Library
+from fastxent.arrays import device, plans, views
 from fastxent.cuda import linear
+from fastxent.device_array import DeviceArray, Library
 from fastxent.records import LinearGrad, Place
 
 HERE = Place(0, 0)
@@ -50,8 +50,8 @@ class Family(ModuleType):
     """That library as a family of arrays."""
 
     def call(self, function, *args, **kwargs):
-        given = device.views.by_name(function, args, kwargs)
-        return replay.computed(function, device.looked_at(function, given, view))
+        given = views.by_name(function, args, kwargs)
+        return plans.computed(function, device.views_of(function, given, view))
 
 
 @pytest.fixture(autouse=True)

@@ -42,7 +42,7 @@ def call(function: memory.Function, *args: Any, **kwargs: Any) -> Any:
         in_graph = first.requires_grad and torch.is_grad_enabled()
         if not in_graph or autograd.is_step(function, given, first):
             asked = given | {"return_grad": True} if in_graph else given
-            results, sight = memory.gpu().again(function, asked, first)
+            results, sight = memory.gpu().run_cached(function, asked, first)
             if results is not None:
                 memory.tell_written(given)
                 return autograd.apply_loss(results, None, first) if in_graph else results

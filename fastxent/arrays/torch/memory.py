@@ -80,7 +80,7 @@ def read(given: Given, inputs: tuple[str, ...], on_gpu: bool) -> tuple[Given, bo
     if not given.keys().isdisjoint(_BUFFERS):
         for name in given.keys() & _BUFFERS:
             arrays[name] = _buffer(name, given[name], given, arrays, on_gpu)
-    return gpu().looked_at(given) if on_gpu else arrays, connected
+    return gpu().views_of(given) if on_gpu else arrays, connected
 
 
 def is_on_gpu(tensor: torch.Tensor) -> bool:
@@ -147,7 +147,7 @@ def computed(function: Function, arrays: Given, sight: Any = None) -> Any:
     """What a function makes of views: views, or tensors on a GPU, by which the call is `sight`."""
     for first in arrays.values():
         if type(first) is DeviceArray:
-            return gpu().replay.computed(function, arrays, sight)
+            return gpu().plans.computed(function, arrays, sight)
         break
     n = torch.get_num_threads()
     if n >= threads.CPUS or n >= threads.automatic():
