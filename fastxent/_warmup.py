@@ -9,7 +9,7 @@ import numpy as np
 
 from fastxent import options
 from fastxent.functions import FUNCTIONS, Function, Kind, Role
-from fastxent.records import Extent
+from fastxent.results import Extent
 
 # Rows of few classes have kernels of their own.
 _FEW, _MANY = 2, 1000

@@ -41,7 +41,7 @@ class Backend(Protocol):
         self, labels: Any, n_classes: int, weights: Weights, options: Options, compute: Any,
         check: bool,
     ) -> tuple[Any, int, int]:  # fmt: skip
-        """Σ counted·u·w_y, the divisor of the mean; the first row with a bad label, or -1, and it."""
+        """Σ counted·u·w_y, the divisor of the mean; the first row with a bad label or -1; that."""
 
     def first_beyond_one(self, integers: Any) -> tuple[int, int]:
         """The place in C order of the first that is neither 0 nor 1, or -1, and the integer."""

@@ -1,6 +1,6 @@
 """Arguments read once into a `Call`, with memory for its results; and the answer made of it.
 
-The order is: inputs, options, target, weights, flags, buffers, labels, memory. So nothing is written
+The order is: inputs, options, target, weights, flags, buffers, labels, memory. Nothing is written
 before everything has been checked.
 """
 
@@ -12,21 +12,11 @@ import numpy as np
 from fastxent import checks, errors, options
 from fastxent.arrays.device import DeviceArray
 from fastxent.checks import Named, Precision, Shape
-from fastxent.dispatch import backend_of
+from fastxent.dispatch import backend_of, device_backend
 from fastxent.functions import Arguments, Function
 from fastxent.options import Options
-from fastxent.records import (
-    Call,
-    Extent,
-    Linear,
-    LinearGrad,
-    Outputs,
-    Target,
-    Weights,
-)
-
-
-# --- softmax and its logarithms ---------------------------------------------------------------
+from fastxent.records import Call, Linear, LinearGrad, Outputs, Target, Weights
+from fastxent.results import Extent
 
 
 def read_map(function: Function, arguments: Arguments) -> Call:
@@ -44,9 +34,7 @@ def read_map(function: Function, arguments: Arguments) -> Call:
         out = checks.buffer(out, "out", shape, types.own, [], (name, x))
     per_class = function.result("out").extent is Extent.PER_CLASS
     view = checks.classes_last(out, axis) if per_class else out.reshape(-1)
-    return Call(
-        function, checks.classes_last(x, axis), types.compute, Outputs(view), Outputs(out)
-    )
+    return Call(function, checks.classes_last(x, axis), types.compute, Outputs(view), Outputs(out))
 
 
 # --- losses of rows ---------------------------------------------------------------------------
@@ -133,7 +121,7 @@ def _divisor(
     """
     backend, divisor = backend_of(x), rows.divisor
     if isinstance(divisor, DeviceArray):
-        divisor = backend.normalizer(divisor, compute)
+        divisor = device_backend().normalizer(divisor, compute)
     if rows.indices is None:
         if check:
             checks.one_hot(backend, rows.arrays[0][1], rows.of, rows.shape)
@@ -156,13 +144,13 @@ def _divisor(
 
 
 def read_linear(function: Function, arguments: Arguments) -> Call:
-    """A call of the loss of a linear map's rows: the logits are x @ linear_weight.T + linear_bias."""
-    inputs = {
+    """A call of the loss of rows whose logits are x @ linear_weight.T + linear_bias."""
+    inputs: Arguments = {
         name: None if arguments[name] is None and name == "linear_bias"
         else checks.array(arguments[name], name)
         for name in function.inputs
     }  # fmt: skip
-    x, matrix, bias = inputs.values()
+    x, matrix, bias = (inputs[name] for name in function.inputs)
     types = {n: checks.precision(a.dtype, n) for n, a in inputs.items() if a is not None}
     checks.linear_map(x, matrix, bias)
     compute = np.result_type(*(precision.compute for precision in types.values()))
@@ -173,9 +161,7 @@ def read_linear(function: Function, arguments: Arguments) -> Call:
     grads = _linear_grads(function, arguments, inputs, types, rows.arrays)
     divisor = _divisor(rows, x, matrix.shape[0], arguments["check_target"], compute)
     own = Precision(compute, compute)
-    results = _results(
-        function, arguments, x, own, -1, rows.reduction, {"grad": grads}
-    )
+    results = _results(function, arguments, x, own, -1, rows.reduction, {"grad": grads})
     return Call(
         function, x, compute, _views(function, results, -1), results, rows.target, rows.weights,
         rows.options, None, divisor, Linear(matrix, bias, grads, arguments["accumulate"]),
@@ -186,7 +172,7 @@ def _linear_grads(
     function: Function, arguments: Arguments, inputs: Arguments, types: dict[str, Precision],
     arrays: list[Named],
 ) -> LinearGrad | None:  # fmt: skip
-    """The gradients to fill, of the inputs in `wrt`: buffers, or new arrays; None if unrequested."""
+    """The gradients to fill, of the inputs in `wrt`: buffers or new arrays; None if unrequested."""
     wrt = options.some_of(arguments["wrt"], "wrt", function.inputs)
     buffers = checks.linear_buffers(arguments["grad_out"], arguments["accumulate"])
     if not arguments["return_grad"] and buffers is None:

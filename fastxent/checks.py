@@ -10,7 +10,7 @@ from fastxent import errors, options
 from fastxent.arrays import foreign
 from fastxent.arrays.borrowed import Borrowed
 from fastxent.arrays.device import DeviceArray
-from fastxent.records import Type
+from fastxent.results import Type
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -20,7 +20,7 @@ _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
 class Precision(NamedTuple):
-    """The types of one call: of the arithmetic and the losses, and of arrays shaped as the input."""
+    """The types of a call: of the arithmetic and the losses, and of arrays shaped as the input."""
 
     compute: "np.dtype[Any]"
     own: "np.dtype[Any]"
@@ -44,7 +44,7 @@ _PRECISION: dict[Any, Precision] = {
 
 
 def array(value: Any, name: str) -> Any:
-    """The value as a NumPy array, sharing its memory where it is one; a view of a GPU's as it is."""
+    """The value as a NumPy array, sharing its memory where it is one; a GPU's view as it is."""
     if type(value) is np.ndarray or type(value) is DeviceArray:
         return value
     return foreign.array(value, name)
@@ -335,4 +335,3 @@ def scalar(value: Any, dtype: "np.dtype[Any]") -> Any:
         return dtype.type(value)
     with np.errstate(all="ignore"):
         return dtype.type(value)
-

@@ -14,7 +14,7 @@ import numpy as np
 
 from fastxent import forks
 from fastxent.arrays.device import DeviceArray
-from fastxent.backend import Backend, HostBackend
+from fastxent.backend import Backend, DeviceBackend, HostBackend
 from fastxent.functions import Function
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -114,6 +114,11 @@ def host_backend() -> HostBackend:
     return cast(HostBackend, _backend("cpu"))
 
 
+def device_backend() -> DeviceBackend:
+    """The backend of arrays on a GPU."""
+    return cast(DeviceBackend, _backend("cuda"))
+
+
 def backend_of(view: object) -> Backend:
     """The backend that computes on this view."""
-    return cast(Backend, _backend("cuda" if type(view) is DeviceArray else "cpu"))
+    return device_backend() if type(view) is DeviceArray else host_backend()

@@ -48,7 +48,9 @@ def masked(name: str) -> TypeError:
 
 def on_gpu(name: str, value: Any) -> TypeError:
     """An array in a GPU's memory beside one in host memory."""
-    return TypeError(f"{name} is on a GPU ({kind_of(value)}), expected an array in host memory here")
+    return TypeError(
+        f"{name} is on a GPU ({kind_of(value)}), expected an array in host memory here"
+    )
 
 
 def sparse(name: str, value: Any) -> TypeError:
@@ -119,9 +121,7 @@ def bad_label(
     )
 
 
-def not_one_hot(
-    place: tuple[Any, ...], value: Any, of: str, indices: Shape | None
-) -> ValueError:
+def not_one_hot(place: tuple[Any, ...], value: Any, of: str, indices: Shape | None) -> ValueError:
     """An integer other than 0 and 1 in a target that has the shape of `of`.
 
     `indices` is the shape that class indices would have; None for a binary loss.
@@ -240,9 +240,7 @@ def no_reduction(names: tuple[str, ...], value: Any) -> ValueError:
 
 def normalizer_without_mean(reduction: str) -> ValueError:
     """A normalizer beside another reduction than the mean."""
-    return ValueError(
-        f"normalizer goes with reduction='mean' only, got reduction={reduction!r}"
-    )
+    return ValueError(f"normalizer goes with reduction='mean' only, got reduction={reduction!r}")
 
 
 def normalizer_shape(shape: Shape) -> ValueError:
@@ -268,3 +266,249 @@ def none_named(argument: str, names: Iterable[str]) -> ValueError:
 def no_compute_type(name: Any) -> ValueError:
     """A type that no kernel computes in."""
     return ValueError(f"dtypes must hold 'float32' or 'float64', got {name!r}")
+
+
+# --- tensors of PyTorch ---------------------------------------------------------------------
+
+
+def no_plain_tensor(name: str, kind: str, remedy: str) -> TypeError:
+    """A tensor of a class that has no plain numbers."""
+    return TypeError(f"{name} must be a plain tensor, got {kind}: {remedy}")
+
+
+def no_dense_tensor(name: str, layout: Any) -> TypeError:
+    """A sparse tensor."""
+    return TypeError(f"{name} must be a dense tensor, got {layout}: call to_dense()")
+
+
+def no_memory_of_zeros(name: str) -> TypeError:
+    """PyTorch's tensor of zeros without memory."""
+    return TypeError(f"{name} must have memory, got zeros without any: call clone()")
+
+
+def quantised(name: str, dtype: Any) -> TypeError:
+    """A quantised tensor."""
+    return TypeError(f"{name} must hold plain numbers, got {dtype}: call dequantize()")
+
+
+def not_numpys_type(name: str, dtype: Any, is_float: bool) -> TypeError:
+    """A tensor of a type that NumPy does not have."""
+    remedy = ": call float()" if is_float else ""
+    return TypeError(f"{name} must hold NumPy's numbers, got {dtype}{remedy}")
+
+
+def no_own_memory(name: str, tensor: Any) -> TypeError:
+    """A tensor that wraps another."""
+    return TypeError(
+        f"{name} must have memory of its own, got {kind_of(tensor)}: give the tensor that it wraps"
+    )
+
+
+def unreadable_tensor(name: str, reason: Exception) -> TypeError:
+    """A tensor that NumPy cannot view, for PyTorch's reason."""
+    return TypeError(f"{name} must be a tensor whose memory can be read: {reason}")
+
+
+def cut_off(name: str, there: int, end: int) -> ValueError:
+    """A tensor whose storage is smaller than it."""
+    return ValueError(
+        f"{name} must have its numbers in memory, but its storage holds {there} of the "
+        f"{end} bytes up to the last: freed or shrunk (by FSDP, offloading or resize_), "
+        "it has to be filled again first"
+    )
+
+
+def no_numbers(name: str, tensor: Any) -> TypeError:
+    """A tensor without numbers beside a NumPy array."""
+    return TypeError(
+        f"{name} must have numbers beside a NumPy array, got {kind_of(tensor)} on {tensor.device}"
+    )
+
+
+def no_bfloat16() -> TypeError:
+    """Tensors of bfloat16 without the package that gives NumPy this type."""
+    return TypeError(
+        "tensors of bfloat16 need the package ml_dtypes, for NumPy has no such type: "
+        "pip install 'fastxent[torch]'"
+    )
+
+
+def no_result_memory() -> RuntimeError:
+    """A new tensor without memory."""
+    return RuntimeError("PyTorch gives no memory for results here: it traces the call")
+
+
+def on_other_device(name: str, device: Any, on_gpu: bool) -> TypeError:
+    """A tensor in host memory beside one on a GPU, or the other way around."""
+    where = "on the GPU where the first argument is" if on_gpu else "in host memory here"
+    return TypeError(f"{name} is on {device}, expected a tensor {where}")
+
+
+def not_beside(name: str, device: Any, first: Any) -> TypeError:
+    """A tensor on another device than the first argument, in a traced call."""
+    return TypeError(
+        f"{name} is on {device}, expected a tensor on {first}, where the first argument is"
+    )
+
+
+def host_value_beside(name: str, value: Any, first: Any) -> TypeError:
+    """A value in host memory beside a tensor on a GPU, in a traced call."""
+    return TypeError(
+        f"{name} is in host memory ({kind_of(value)}), expected an array on "
+        f"{first}, where the first argument is"
+    )
+
+
+def transformed(name: str) -> TypeError:
+    """A tensor inside torch.func."""
+    return TypeError(
+        f"{name} must have numbers of its own, not be transformed by torch.func (grad, "
+        "vmap, jvp), for which there are no rules: differentiate by backward() or "
+        "torch.autograd.grad"
+    )
+
+
+def no_gradient(name: str) -> TypeError:
+    """A target or weight that requires grad."""
+    return TypeError(f"{name} must not require grad: no gradient flows to it; detach it")
+
+
+def no_forward_mode(name: str) -> TypeError:
+    """A tensor with a tangent."""
+    return TypeError(f"{name} must have no tangent: there is no derivative in forward mode")
+
+
+def no_second_derivative() -> RuntimeError:
+    """backward() with create_graph=True."""
+    return RuntimeError("fastxent's functions have no second derivative (create_graph=True)")
+
+
+def out_in_graph() -> ValueError:
+    """A buffer where the input requires grad."""
+    return ValueError("out must be None where logits require grad")
+
+
+def no_tensor_buffer(name: str, value: Any) -> ValueError:
+    """A buffer that is no tensor."""
+    return ValueError(f"{name} must be a torch.Tensor, got {kind_of(value)}")
+
+
+def buffer_requires_grad(name: str) -> ValueError:
+    """A buffer in the graph."""
+    return ValueError(f"{name} must not require grad")
+
+
+def buffer_negated(name: str) -> ValueError:
+    """A buffer whose memory holds other numbers than it."""
+    return ValueError(f"{name} must not be a view of negated numbers")
+
+
+def buffer_in_graph(name: str, value: Any) -> ValueError:
+    """A buffer in a traced call."""
+    return ValueError(
+        f"{name} must be None where PyTorch traces the call or has no numbers for it yet, "
+        f"got {kind_of(value)}: a graph has no buffers"
+    )
+
+
+def missing_argument(function: str, name: str) -> TypeError:
+    """A traced call without an argument."""
+    return TypeError(f"{function}() is missing {name!r}")
+
+
+def unknown_argument(function: str, name: str) -> TypeError:
+    """A traced call with an argument too many."""
+    return TypeError(f"{function}() has no argument {name!r}")
+
+
+# --- arrays of JAX, Dask and DLPack ------------------------------------------------------------
+
+
+def unwritable_buffer(name: str, library: str, reason: str) -> ValueError:
+    """A buffer of a library whose arrays are not written to."""
+    return ValueError(f"{name} must be None, for {library} arrays {reason}")
+
+
+def traced_by_jax(name: str) -> TypeError:
+    """An array inside jax.jit, grad or vmap."""
+    return TypeError(
+        f"{name} is being traced by JAX (jit, grad, vmap), expected an array with numbers; in "
+        "a JAX program call fastxent.integrations.jax"
+    )
+
+
+def elsewhere(name: str, where: str) -> TypeError:
+    """An array on another device beside one in host memory."""
+    return TypeError(f"{name} is on {where}, expected an array in host memory here")
+
+
+def unreadable_export(name: str, value: object, reason: Exception) -> TypeError:
+    """An array whose __dlpack__ fails."""
+    return TypeError(
+        f"{name} must be an array that NumPy reads by DLPack, got {kind_of(value)}: {reason}"
+    )
+
+
+def no_dask_array(name: str, value: Any) -> TypeError:
+    """A first argument that is no Dask array."""
+    return TypeError(f"{name} must be a dask.array.Array, got {kind_of(value)}")
+
+
+def dask_of_others(name: str, kind: str) -> TypeError:
+    """A Dask array whose blocks are no NumPy arrays."""
+    return TypeError(f"{name} must be a Dask array of NumPy arrays, got one of {kind}")
+
+
+def unknown_chunks(name: str, shape: Shape) -> ValueError:
+    """A Dask array with chunks of unknown sizes."""
+    return ValueError(
+        f"{name} must have chunks of known sizes (compute_chunk_sizes() finds them), "
+        f"got shape {shape}"
+    )
+
+
+def does_not_fit(name: str, first: str, shape: Shape, value: Any) -> ValueError:
+    """An argument that does not fit, for a reason that the function has no text for."""
+    return ValueError(
+        f"{name} must be an array that fits {first} of shape {shape}, got {kind_of(value)}"
+    )
+
+
+# --- JAX programs and boosting ------------------------------------------------------------------
+
+
+def no_float_logits(dtype: Any) -> TypeError:
+    """Logits of a JAX program that are no floats."""
+    return TypeError(f"logits must hold floats, got {dtype}")
+
+
+def no_integer_target(dtype: Any) -> TypeError:
+    """A target of a JAX program that holds no integers."""
+    return TypeError(f"target must hold integer class indices, got {dtype}")
+
+
+def index_shape(rows: Shape, shape: Shape, axis: int, got: Shape) -> ValueError:
+    """A target of a JAX program of another shape."""
+    return ValueError(
+        f"target must have shape {rows} for logits of shape {shape} with axis={axis}, got {got}"
+    )
+
+
+def per_row_shape(name: str, rows: Shape, got: Shape) -> ValueError:
+    """Labels or weights of a boosting objective of another shape than one for each row."""
+    return ValueError(f"{name} must have shape {rows}, one for each row of y_pred, got {got}")
+
+
+def margins_shape(expected: str, got: Shape) -> ValueError:
+    """Margins of another shape."""
+    return ValueError(f"y_pred must have shape {expected}, got {got}")
+
+
+def not_integral(first: int, label: Any) -> ValueError:
+    """A float label that is no integer."""
+    return ValueError(f"y_true must hold class indices 0, 1, 2 …, got y_true[{first}] = {label}")
+
+
+def not_binary(first: int, label: Any) -> ValueError:
+    """A binary label outside 0 … 1."""
+    return ValueError(f"y_true must be from 0 to 1, got y_true[{first}] = {label}")

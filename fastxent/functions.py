@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fastxent.options import CHECKS
-from fastxent.records import Extent, Outputs, Result, Type
+from fastxent.results import Extent, Outputs, Result, Type
 
 Arguments = dict[str, Any]
 Shape = tuple[int, ...]
@@ -110,11 +110,10 @@ class Function:
         self.flags = self.with_role(Role.FLAG, Role.REQUEST, Role.BUFFER_FLAG)
         self.checks = tuple((n, CHECKS[n]) for n in CHECKS if n in self.parameters)
         requested = (name for name in Outputs._fields if f"return_{name}" in self.parameters)
+        self.has_one_gradient = self.is_loss and len(self.inputs) == 1
         self.results = ("out",) if self.out else ("loss", *requested)
         # What is asked for beside the first result, and how.
-        self.requests = frozenset(
-            self.with_role(Role.REQUEST, Role.BUFFER, Role.BUFFER_FLAG)
-        )
+        self.requests = frozenset(self.with_role(Role.REQUEST, Role.BUFFER, Role.BUFFER_FLAG))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the body."""
@@ -190,9 +189,7 @@ LOG_SOFTMAX = Function("log_softmax", Kind.MAP, ("logits",), Result(Extent.PER_C
 LOGSUMEXP = Function("logsumexp", Kind.MAP, ("logits",), Result(Extent.PER_ROW, Type.OWN))
 CROSS_ENTROPY = Function("cross_entropy", Kind.ROWS, ("logits",))
 CATEGORICAL = Function("categorical_cross_entropy", Kind.ROWS, ("probs",))
-LINEAR = Function(
-    "linear_cross_entropy", Kind.LINEAR, ("x", "linear_weight", "linear_bias")
-)
+LINEAR = Function("linear_cross_entropy", Kind.LINEAR, ("x", "linear_weight", "linear_bias"))
 BINARY = Function("binary_cross_entropy", Kind.ELEMENTS, ("probs",))
 BINARY_WITH_LOGITS = Function("binary_cross_entropy_with_logits", Kind.ELEMENTS, ("logits",))
 

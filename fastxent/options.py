@@ -140,7 +140,7 @@ class Clip(NamedTuple):
 
 
 def clip(value: Any, compute: DType) -> Clip:
-    """eps: as PyTorch's BCELoss for None, p outside 0 .. 1 being nan; else p and 1 - p within it."""
+    """eps: as PyTorch's BCELoss for None, p outside 0 .. 1 being nan; else a bound of p, 1 - p."""
     if value is None:
         return Clip((0.0, 1.0, math.nan, math.nan), 100.0, 1e-12)
     eps = real(value, "eps")

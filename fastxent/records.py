@@ -1,17 +1,24 @@
-"""The records that carry a call from the public function to a backend, and its results back."""
+"""The records that carry a call from the public function to a backend."""
 
-import enum
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from fastxent.functions import Function
 from fastxent.options import NO_OPTIONS, Clip, Options
-
-if TYPE_CHECKING:
-    from fastxent.functions import Function
+from fastxent.results import Outputs
 
 __all__ = [
-    "NO_OPTIONS", "NO_WEIGHTS", "Call", "Clip", "Extent", "Linear", "LinearGrad", "Options",
-    "Outputs", "Place", "Result", "Target", "Type", "Weights",
-]  # fmt: skip
+    "NO_OPTIONS",
+    "NO_WEIGHTS",
+    "Call",
+    "Clip",
+    "Linear",
+    "LinearGrad",
+    "Options",
+    "Outputs",
+    "Place",
+    "Target",
+    "Weights",
+]
 
 
 class Place(NamedTuple):
@@ -67,49 +74,6 @@ class Linear(NamedTuple):
     accumulate: bool
 
 
-# --- results --------------------------------------------------------------------------------
-
-
-class Extent(enum.Enum):
-    """The shape of a result."""
-
-    REDUCED = "a number; with reduction='none' as PER_ROW"
-    PER_ROW = "the input's shape without the class axis; of a loss of elements, the input's"
-    PER_CLASS = "the input's shape"
-
-
-class Type(enum.Enum):
-    """The type of a result."""
-
-    OWN = "the input's type; float64 for integers"
-    LOSS = "the type of the arithmetic: float32 for half precision"
-    INDEX = "int64"
-
-
-class Result(NamedTuple):
-    """The shape and type of one result."""
-
-    extent: Extent
-    type: Type
-
-
-class Outputs(NamedTuple):
-    """Arrays to fill, None for what was not requested; in the order in which a call returns them.
-
-    A field is a result of every function that has a parameter `return_<field>`; its annotation says
-    the shape and type. A backend sees those per row as (N,), those per class with the class axis
-    last. `out` is the only result of softmax and its logarithms.
-    """
-
-    out: Annotated[Any, None] = None
-    loss: Annotated[Any, Result(Extent.REDUCED, Type.LOSS)] = None
-    grad: Annotated[Any, Result(Extent.PER_CLASS, Type.OWN)] = None
-    probs: Annotated[Any, Result(Extent.PER_CLASS, Type.OWN)] = None
-    lse: Annotated[Any, Result(Extent.PER_ROW, Type.LOSS)] = None
-    hess: Annotated[Any, Result(Extent.PER_CLASS, Type.OWN)] = None
-    argmax: Annotated[Any, Result(Extent.PER_ROW, Type.INDEX)] = None
-
-
 class Call(NamedTuple):
     """The checked arguments of one call; a field that its function has no use for is None.
 
@@ -118,7 +82,7 @@ class Call(NamedTuple):
     `results` the same arrays as they are returned. `compute` is the type of the arithmetic.
     """
 
-    function: "Function"
+    function: Function
     x: Any
     compute: Any
     outputs: Outputs

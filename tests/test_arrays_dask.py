@@ -9,7 +9,7 @@ import pytest
 from conftest import Bounds, normal, worst
 
 import fastxent as fx
-from fastxent import reference
+from fastxent import functions, reference
 from fastxent.cpu import backend
 
 dask = pytest.importorskip("dask", reason="Dask is optional: pip install 'dask[array]'")
@@ -320,14 +320,11 @@ def test_binary_losses_of_logits(data, dtype, reduction):
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_binary_weights_stay_as_small_as_they_came(data, monkeypatch, reduction):
     """No block gets a weight for each element, unless there is one."""
-    body, shapes = fx.arrays.views.body, set()
+    body, shapes = functions.BINARY_WITH_LOGITS.body, set()
 
-    def watched(name):
-        def function(*args, **kwargs):
-            shapes.add(np.shape(kwargs["weight"]))
-            return body(name)(*args, **kwargs)
-
-        return function
+    def watched(*args, **kwargs):
+        shapes.add(np.shape(kwargs["weight"]))
+        return body(*args, **kwargs)
 
     array, q, u = data[0], data[2], data[4]
     for weight, largest in ((None, 1), (2.0, 1), (u[:, None], 7), (q[:1], 4)):
@@ -336,7 +333,7 @@ def test_binary_weights_stay_as_small_as_they_came(data, monkeypatch, reduction)
         lazy = fx.binary_cross_entropy_with_logits(da.from_array(array, (7, 4)), q, **how)
         shapes.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(fx.arrays.views, "body", watched)
+            patch.setattr(functions.BINARY_WITH_LOGITS, "body", watched)
             agree(lazy, want, 1e-12)
         assert shapes
         assert max(map(np.prod, shapes)) == largest
@@ -519,8 +516,8 @@ def test_arguments_that_are_almost_numpy_arrays(tmp_path, monkeypatch):
         mapped[:] = value
         how = {"target": [0, 1, 2, 0], "return_grad": True} | {name: mapped}
         agree(fx.cross_entropy(x, **how), fx.cross_entropy(array, **how), 1e-12)
-    for kernel in ("cross_entropy", "linear_cross_entropy", "binary_probs"):
-        monkeypatch.setattr(backend, kernel, lambda *args: never(args))
+    for kernel in ("cross_entropy", "linear_cross_entropy", "binary_cross_entropy"):
+        monkeypatch.setattr(backend, kernel, lambda call: never(call))
     for name, args in (("cross_entropy", ()), ("linear_cross_entropy", (np.zeros((3, 3)),))):
         for given in (dict(target=Late()), dict(target=[0] * 4, sample_weight=Late())):
             odd = "sample_weight" if len(given) > 1 else "target"
@@ -580,29 +577,40 @@ def test_a_block_is_computed_once_for_all_of_its_results(data):
 def test_tasks_use_one_thread(data, monkeypatch):
     """Dask shares the work; the caller's own number stays."""
     numbers = []
-    body = fx.arrays.views.body
 
-    def watched(name):
-        numbers.append(fx.get_num_threads())
-        return body(name)
+    def watch(function):
+        body = function.body
 
-    monkeypatch.setattr(fx.arrays.views, "body", watched)
+        def watched(*args, **kwargs):
+            numbers.append(fx.get_num_threads())
+            return body(*args, **kwargs)
+
+        monkeypatch.setattr(function, "body", watched)
+
+    one, several = (fx.softmax(da.from_array(data[0], (5, n))) for n in (11, 4))
+    watch(functions.SOFTMAX)
+    watch(functions.CROSS_ENTROPY)  # which chunks of classes are computed by
     with fx.num_threads(3):
-        fx.softmax(da.from_array(data[0], (5, 4))).compute()
-        fx.softmax(da.from_array(data[0], (5, 11))).compute()
+        one.compute()
+        several.compute()
         assert fx.get_num_threads() == 3
     assert set(numbers) == {1}
 
 
-def test_a_function_that_has_no_way_is_refused():
-    """It does not go by another's."""
-    family = importlib.import_module("fastxent.arrays.dask")
-
-    def focal_loss(logits, target):
-        return fx.cross_entropy(logits, target)
-
-    with pytest.raises(NotImplementedError, match="focal_loss does not take Dask arrays"):
-        family.call(focal_loss, da.from_array(X, (2, 2)), [0] * 4)
+def test_what_chunks_of_classes_do_not_know(data, monkeypatch):
+    """For an option or a result that cannot be merged, classes are put into one chunk."""
+    classes = importlib.import_module("fastxent.arrays.dask.classes")
+    x, labels = data[0], data[1]
+    how = dict(z_loss=0.1, return_lse=True)
+    want = fx.cross_entropy(x, labels, **how)
+    merged = classes.cross_entropy
+    monkeypatch.setattr(classes, "cross_entropy", lambda call: pytest.fail("merged"))
+    for name, known in (("_OPTIONS", {"z_loss"}), ("_RESULTS", {"lse"})):
+        with monkeypatch.context() as patch:
+            patch.setattr(classes, name, getattr(classes, name) - known)
+            agree(fx.cross_entropy(da.from_array(x, (5, 4)), labels, **how), want, 1e-12)
+    monkeypatch.setattr(classes, "cross_entropy", merged)
+    agree(fx.cross_entropy(da.from_array(x, (5, 4)), labels, **how), want, 1e-12)
 
 
 def test_dask_is_not_imported_before_its_first_array():

@@ -22,11 +22,15 @@ LAYERS = [
     {"bench"},
     {"integrations", "_warmup"},
     {"_softmax", "_cross_entropy", "_binary", "_linear"},
-    {"_targets", "_plain"},
-    {"_inputs", "_dispatch"},
+    {"plain", "calls"},
+    {"checks", "dispatch"},
     {"arrays"},
     {"cpu", "cuda"},
-    {"formulas", "terms", "reference", "words", "kernel_files", "forks", "_version"},
+    {"backend"},
+    {"records"},
+    {"functions"},
+    {"options"},
+    {"formulas", "errors", "results", "reference", "kernel_files", "forks", "_version"},
 ]
 # Within cpu: what a file may import of that package. Kernel files see nothing of threads or blocks.
 KERNEL_FILES = [

@@ -174,9 +174,9 @@ CALLS = {
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("with_grads", [False, True])
 @pytest.mark.parametrize("name", CALLS)
-def test_what_pytorch_asks_of_an_operator(name, held, reduction):
+def test_what_pytorch_asks_of_an_operator(name, with_grads, reduction):
     """Its schema, its shapes without numbers, and its derivative, asked for in time or not."""
     from fastxent.arrays.torch import operators
 
@@ -188,7 +188,7 @@ def test_what_pytorch_asks_of_an_operator(name, held, reduction):
         first = CALLS[name][0].clone().requires_grad_(requires_grad)
         torch.library.opcheck(
             getattr(torch.ops.fastxent, name).default,
-            (), given | {known.inputs[0]: first, "held": held},
+            (), given | {known.inputs[0]: first, "with_grads": with_grads},
             test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"),
         )  # fmt: skip
 

@@ -252,7 +252,7 @@ def test_no_tangent_is_dropped(function):
 
 def test_operators_have_no_silent_tangents():
     """Nor have they when they are called by themselves, as graphs do."""
-    call = {"logits": X, "axis": -1, "held": False}
+    call = {"logits": X, "axis": -1, "with_grads": False}
 
     def softmax(x):
         return torch.ops.fastxent.softmax(**call | {"logits": x})[0]
@@ -348,7 +348,7 @@ def test_what_has_no_numbers_is_checked_too():
     flags = {f"return_{n}": False for n in ("grad", "probs", "lse", "hess", "argmax")}
     with pytest.raises(TypeError, match="target is on meta, expected a tensor on cpu"):
         torch.ops.fastxent.cross_entropy(
-            logits=X, target=y, axis=-1, held=False, **options, **flags
+            logits=X, target=y, axis=-1, with_grads=False, **options, **flags
         )
 
 

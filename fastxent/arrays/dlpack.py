@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from fastxent import errors
 from fastxent.arrays import views
 from fastxent.functions import Function
 
@@ -58,7 +59,7 @@ def _device(name: str, value: Exporter) -> tuple[int, int]:
     except MemoryError:
         raise
     except Exception as error:
-        raise _unreadable(name, value, error) from error
+        raise errors.unreadable_export(name, value, error) from error
 
 
 def _view(name: str, value: Any) -> Any:
@@ -67,20 +68,13 @@ def _view(name: str, value: Any) -> Any:
         return value
     device, number = _device(name, value)
     if device != _CPU:
-        raise TypeError(
-            f"{name} is on DLPack's device {device}:{number}, expected an array in host memory here"
-        )
+        raise errors.elsewhere(name, f"DLPack's device {device}:{number}")
     try:
         return np.from_dlpack(value)
     except MemoryError:
         raise
     except Exception as error:
-        raise _unreadable(name, value, error) from error
-
-
-def _unreadable(name: str, value: object, error: Exception) -> TypeError:
-    kind = type(value).__name__
-    return TypeError(f"{name} must be an array that NumPy reads by DLPack, got {kind}: {error}")
+        raise errors.unreadable_export(name, value, error) from error
 
 
 def _namespace(value: Any) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fastxent import errors
 from fastxent.arrays.device import DeviceArray
 
 
@@ -15,21 +16,16 @@ def array(value: Any, name: str, *, number: bool = False) -> Any:
     there its type will say more.
     """
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} must not be a masked array; ignore rows by ignore_index instead")
+        raise errors.masked(name)
     if isinstance(value, np.ndarray):
         return value.view(np.ndarray)
     if type(value) is DeviceArray:
         return value
     if hasattr(value, "__cuda_array_interface__"):
-        raise TypeError(
-            f"{name} is on a GPU ({type(value).__name__}), expected an array in host memory here"
-        )
+        raise errors.on_gpu(name, value)
     roots = {base.__module__.partition(".")[0] for base in type(value).__mro__}
     if hasattr(value, "tocoo"):
-        raise TypeError(
-            f"{name} must be a dense array, got the sparse {type(value).__name__}: call toarray(), "
-            "or make it dense (OneHotEncoder(sparse_output=False))"
-        )
+        raise errors.sparse(name, value)
     if "torch" in sys.modules:
         value = _without_tensors(value, name)
     if "pandas" in roots and (found := _of_nullable(value, name)) is not None:
@@ -41,12 +37,9 @@ def array(value: Any, name: str, *, number: bool = False) -> Any:
     except Exception as error:  # of whatever kind the object's own code raises
         program = "; in a JAX program call fastxent.integrations.jax"
         hint = program if {"jax", "jaxlib"} & roots else ""
-        raise TypeError(
-            f"{name} must be an array or nested numbers, got {type(value).__name__}: {error}{hint}"
-        ) from error
+        raise errors.no_array(name, errors.kind_of(value), f": {error}{hint}") from error
     if not number and not made.ndim and made.dtype.kind in "OUST":
-        called = "None" if value is None else type(value).__name__
-        raise TypeError(f"{name} must be an array or nested numbers, got {called}")
+        raise errors.no_array(name, "None" if value is None else errors.kind_of(value))
     return made
 
 
@@ -83,7 +76,7 @@ def _of_nullable(value: Any, name: str) -> Any:
     missing = np.asarray(value.isna()).reshape(-1, len(columns)) & nullable
     if missing.any():
         row = int(np.argwhere(missing)[0, 0])
-        raise ValueError(f"{name} must have no missing values, got one in row {row}")
+        raise errors.missing_values(name, row)
     try:
         common = np.result_type(*(p or own for p, own in zip(plain, columns, strict=True)))
     except TypeError:  # of columns that hold no numbers

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from fastxent import errors
 from fastxent.arrays import views
 from fastxent.functions import Function
 
@@ -16,7 +17,7 @@ def call(function: Function, *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
     for name, value in given.items():
         if name in function.buffers and value is not None:
-            raise ValueError(f"{name} must be None, for JAX arrays cannot be written to")
+            raise errors.unwritable_buffer(name, "JAX", "cannot be written to")
         if isinstance(value, jax.Array):
             _check(name, value)
     (device, *_) = given[function.first].devices()
@@ -29,9 +30,6 @@ def call(function: Function, *args: Any, **kwargs: Any) -> Any:
 
 def _check(name: str, value: Any) -> None:
     if isinstance(value, jax.core.Tracer):
-        raise TypeError(
-            f"{name} is being traced by JAX (jit, grad, vmap), expected an array with numbers; in "
-            "a JAX program call fastxent.integrations.jax"
-        )
+        raise errors.traced_by_jax(name)
     if any(device.platform != "cpu" for device in value.devices()):
-        raise TypeError(f"{name} is on {value.devices()}, expected an array in host memory here")
+        raise errors.elsewhere(name, str(value.devices()))

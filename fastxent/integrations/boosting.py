@@ -379,24 +379,18 @@ def _by_row(per_row: Any, name: str, margins: Array) -> Any:
     if per_row is None:
         return None
     if per_row.shape not in (rows, (*rows, 1)):
-        raise ValueError(
-            f"{name} must have shape {rows}, one for each row of y_pred, got {per_row.shape}"
-        )
+        raise errors.per_row_shape(name, rows, per_row.shape)
     return per_row.reshape(rows)
 
 
 def _classes(labels: Array, margins: Array) -> Array:
     """The classes of the rows of margins (N, K), from labels that may have come as floats."""
     if margins.ndim != 2 or margins.shape[1] < 2:
-        raise ValueError(
-            f"y_pred must have shape (N, K) with at least two classes, got {margins.shape}"
-        )
+        raise errors.margins_shape("(N, K) with at least two classes", margins.shape)
     labels, n_classes = _by_row(labels, "y_true", margins), margins.shape[1]
     if labels.dtype.kind == "f" and (odd := np.floor(labels) != labels).any():  # nan, too
         first = int(odd.argmax())
-        raise ValueError(
-            f"y_true must hold class indices 0, 1, 2 …, got y_true[{first}] = {labels[first]}"
-        )
+        raise errors.not_integral(first, labels[first])
     if (outside := (labels < 0) | (labels >= n_classes)).any():
         first = int(outside.argmax())
         raise checks.bad_label(labels, first, labels[first], n_classes, None, "y_true")
@@ -450,14 +444,14 @@ def _softmax_loss(labels: Array, margins: Array, weight: Any) -> float:
 def _of_binary(labels: Array, margins: Array, weight: Any) -> dict[str, Any]:
     """What the binary loss is asked, shaped as the margins; labels have to be from 0 to 1."""
     if margins.ndim != 1 and margins.shape[1:] != (1,):
-        raise ValueError(f"y_pred must have shape (N,) or (N, 1), got {margins.shape}")
+        raise errors.margins_shape("(N,) or (N, 1)", margins.shape)
     labels, weight = (
         _by_row(a, name, margins) for a, name in ((labels, "y_true"), (weight, "sample_weight"))
     )
     outside = ~((labels >= 0) & (labels <= 1))  # nan, too
     if outside.any():
         first = int(outside.argmax())
-        raise ValueError(f"y_true must be from 0 to 1, got y_true[{first}] = {labels[first]}")
+        raise errors.not_binary(first, labels[first])
     return {
         "logits": margins,
         "target": labels.reshape(margins.shape),

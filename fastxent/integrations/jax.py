@@ -10,7 +10,7 @@ import jax.ffi
 import numpy as np
 from jax import numpy as jnp
 
-from fastxent import checks, options
+from fastxent import checks, errors, options
 from fastxent.cpu import xla_kernels as xla
 from fastxent.functions import CROSS_ENTROPY
 
@@ -96,16 +96,13 @@ def cross_entropy(
     """
     x, y = jnp.asarray(logits), target if isinstance(target, jax.Array) else np.asarray(target)
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"logits must hold floats, got {x.dtype}")
+        raise errors.no_float_logits(x.dtype)
     if not jnp.issubdtype(y.dtype, jnp.integer):
-        raise TypeError(f"target must hold integer class indices, got {y.dtype}")
+        raise errors.no_integer_target(y.dtype)
     axis = checks.class_axis(axis, x.shape, "logits")
     rows = (*x.shape[:axis], *x.shape[axis + 1 :])
     if y.shape != rows:
-        raise ValueError(
-            f"target must have shape {rows} for logits of shape {x.shape} with axis={axis}, "
-            f"got {y.shape}"
-        )
+        raise errors.index_shape(rows, x.shape, axis, y.shape)
     if ignore_index is not None:
         ignore_index = options.integer(ignore_index, "ignore_index")
     how, smoothing = options.reduction(reduction), options.smoothing(label_smoothing)

@@ -1,7 +1,8 @@
 """Bad and odd calls: the documented error or result, and nothing else written."""
 
-import inspect
+import ast
 import re
+from pathlib import Path
 
 import calls
 import faults
@@ -11,7 +12,7 @@ import odd_calls
 import pytest
 
 import fastxent as fx
-from fastxent import _inputs, reference
+from fastxent import reference
 
 FAULTS = [*faults.REFUSED, *odd_calls.ODD, *odd_calls.ODD_PLACES]
 
@@ -316,9 +317,17 @@ def test_ranges_are_those_of_the_arithmetic():
 
 
 def test_messages_come_from_one_file():
-    """Every error text of the package's public layer stands in _inputs.py."""
-    for name in ("_softmax", "_cross_entropy", "_linear", "_targets", "_warmup", "_binary"):
-        source = inspect.getsource(__import__(f"fastxent.{name}", fromlist=["_"]))
-        raised = re.findall(r"raise (\S+)\(", source)
-        assert set(raised) <= {"inputs.bad_label", "inputs.no_one_hot_row"}, name
-    assert "raise ValueError" in inspect.getsource(_inputs)
+    """Every text of an error that an argument can cause stands in errors.py, or where that says."""
+    package = Path(fx.__file__).parent
+    elsewhere = ("errors.py", "reference.py", "cli/", "bench/", "cuda/driver.py", "cuda/jit.py")
+    for path in package.rglob("*.py"):
+        name = path.relative_to(package).as_posix()
+        if name.startswith(elsewhere):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                raised = ast.unparse(node.exc.func)
+                assert not raised.endswith(("ValueError", "TypeError", "IndexError")), (
+                    name,
+                    raised,
+                )

@@ -1,10 +1,10 @@
-"""Rows in chunks of classes: what is known of each chunk, how that is merged, what follows.
+"""Rows in chunks of classes: the statistics of each chunk, their merge, and the results.
 
-Of chunk k of a row, with z the logits after scale and softcap, j the class of its maximum:
+For chunk k of a row, with z the logits after scale and softcap, j the class of its maximum:
 
     m_k = max z      L_k = log Σ exp(z_c − m_k)      lse_k = m_k + L_k
 
-and for each kind of coefficients a_c by which the loss weighs its classes, which are at most two,
+and for each kind of coefficients a_c of the loss (at most two kinds),
 
     F_k = Σ a_c (lse_k − z_c)      A_k = Σ a_c
 
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastxent.arrays.dask.blocks import compute, is_half
+from fastxent.functions import CROSS_ENTROPY
 
 # Where in the last axis of statistics stand: the largest logit as it came, its class, L; then F, A
 # of each kind of coefficients.
@@ -32,7 +33,7 @@ LARGEST, CLASS, LOG_S, KINDS = 0, 1, 2, 3
 
 
 class Transform(NamedTuple):
-    """What is done to logits first."""
+    """The logits after scale and softcap, as functions of the logits."""
 
     logit_scale: float = 1.0
     softcap: float | None = None
@@ -56,7 +57,7 @@ class Transform(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What a chunk has to know of a loss beside arrays."""
+    """The options of a loss that a chunk needs."""
 
     compute: Any  # the type of the arithmetic
     transform: Transform
@@ -68,37 +69,37 @@ class Loss(NamedTuple):
 
 
 def times(c: Any, v: Any) -> Any:
-    """c·v; exactly 0 where the coefficient c is 0, even if v is infinite."""
+    """c·v, exactly 0 where the coefficient c is 0, even if v is infinite."""
     return np.where(c == 0, 0.0, c * v)
 
 
 # --- the first pass -----------------------------------------------------------------------------
 
 
-def known(loss: Loss, x: Any, target: Any, w: Any, classes: Any) -> Any:
+def chunk_statistics(loss: Loss, x: Any, target: Any, w: Any, classes: Any) -> Any:
     """Statistics (…, n) of a chunk x (…, c) whose classes have these numbers.
 
     target is labels (…), class probabilities (…, c), or None; w (c,) or None.
     """
     options = {**loss.transform._asdict(), "reduction": "none", "check_target": False}
     here, local = _local(target, x, classes)
-    lost, j = compute("cross_entropy", x, local, return_argmax=True, **options)
-    log_s = compute("cross_entropy", x, j, **options).astype(np.float64)
+    lost, j = compute(CROSS_ENTROPY, x, local, return_argmax=True, **options)
+    log_s = compute(CROSS_ENTROPY, x, j, **options).astype(np.float64)
     largest = np.take_along_axis(x, j[..., None], -1)[..., 0].astype(np.float64)
     # Where all are −inf the kernel says nan, but a chunk adds nothing unless it has coefficients.
     dead = loss.transform.of(largest) == -np.inf
     log_s[dead] = 0.0
-    found = [largest, j + float(classes[0]), log_s]
+    statistics = [largest, j + float(classes[0]), log_s]
     if target is None:
-        return np.stack(found, -1)
+        return np.stack(statistics, -1)
     epsilon = loss.label_smoothing
     if target.ndim < x.ndim:
-        found += [np.where(here, np.where(dead, np.inf, lost), 0.0), here.astype(np.float64)]
+        statistics += [np.where(here, np.where(dead, np.inf, lost), 0.0), here.astype(np.float64)]
         if not epsilon:
-            return np.stack(found, -1)
+            return np.stack(statistics, -1)
         f_all, a_all = np.zeros(here.shape), np.zeros(here.shape)
     else:
-        f_all = compute("cross_entropy", x, target, weight=w, **options).astype(np.float64)
+        f_all = compute(CROSS_ENTROPY, x, target, weight=w, **options).astype(np.float64)
         ones = np.ones(x.shape[-1]) if w is None else w.astype(np.float64)
         f_all, a_all = (
             times(1 - epsilon, f_all),
@@ -107,14 +108,14 @@ def known(loss: Loss, x: Any, target: Any, w: Any, classes: Any) -> Any:
     smoothing = epsilon / loss.n_classes
     if epsilon:
         n = x.shape[-1]
-        uniform = compute("cross_entropy", x, local, weight=w, label_smoothing=1.0, **options)
+        uniform = compute(CROSS_ENTROPY, x, local, weight=w, label_smoothing=1.0, **options)
         f_all = f_all + smoothing * n * uniform.astype(np.float64)
         a_all = a_all + smoothing * (n if w is None else w.sum(dtype=np.float64))
     if dead.any():
         some = None if target.ndim < x.ndim else target[dead]
         a = coefficients(loss, some, w, (int(dead.sum()), x.shape[-1]))
         f_all[dead] = times(a, np.inf).sum(-1)
-    return np.stack([*found, f_all, a_all], -1)
+    return np.stack([*statistics, f_all, a_all], -1)
 
 
 def _local(target: Any, x: Any, classes: Any) -> tuple[Any, Any]:
@@ -133,7 +134,7 @@ def coefficients(loss: Loss, target: Any, w: Any, shape: tuple[int, ...]) -> Any
     return a if w is None else a * w.astype(np.float64)
 
 
-def merged(transform: Transform, statistics: Any) -> Any:
+def merge(transform: Transform, statistics: Any) -> Any:
     """Statistics (…, K, n) of chunks as those of all of them, (…, n)."""
     largest, log_s = statistics[..., LARGEST], statistics[..., LOG_S]
     z = transform.of(largest)
@@ -159,8 +160,8 @@ def merged(transform: Transform, statistics: Any) -> Any:
 # --- between them -------------------------------------------------------------------------------
 
 
-class Rows(NamedTuple):
-    """What rows (…) are, of their merged statistics; all float64."""
+class RowTerms(NamedTuple):
+    """Terms of rows (…), of their merged statistics; all float64."""
 
     largest: Any
     log_s: Any  # nan where a row is
@@ -182,8 +183,8 @@ def softmax_rows(transform: Transform, whole: Any) -> tuple[Any, Any, Any]:
     return largest, log_s, np.where(finite, z + log_s, z)
 
 
-def rows(loss: Loss, whole: Any, target: Any, u: Any, w_label: Any, divisor: Any) -> Rows:
-    """Of merged statistics (…, n); target is labels (…) or None, w_label their class weights."""
+def row_terms(loss: Loss, whole: Any, target: Any, u: Any, w_label: Any, divisor: Any) -> RowTerms:
+    """Terms of merged statistics (…, n), of labels (…) or None; w_label are their class weights."""
     largest, log_s, lse = softmax_rows(loss.transform, whole)
     zero = np.zeros(lse.shape)
     f_all = a_all = zero
@@ -198,8 +199,8 @@ def rows(loss: Loss, whole: Any, target: Any, u: Any, w_label: Any, divisor: Any
         by_label = (1 - loss.label_smoothing) * w_label
         bad = (target < 0) | (target >= loss.n_classes)
         if loss.ignore_index is not None:
-            skipped = target == loss.ignore_index
-            counted, bad = counted & ~skipped, bad & ~skipped
+            ignored = target == loss.ignore_index
+            counted, bad = counted & ~ignored, bad & ~ignored
         u = np.where(bad, np.nan, u)
     lost = times(by_label, at_label) + f_all
     if loss.z_loss:
@@ -209,7 +210,7 @@ def rows(loss: Loss, whole: Any, target: Any, u: Any, w_label: Any, divisor: Any
     scale = np.where(counted, u, 0.0)
     if loss.divided:
         scale = np.where(divisor == 0, 0.0, scale / divisor)
-    return Rows(largest, log_s, lse, lost, at_label, by_label, a_all, hess_weight, scale)
+    return RowTerms(largest, log_s, lse, lost, at_label, by_label, a_all, hess_weight, scale)
 
 
 # --- the second pass ----------------------------------------------------------------------------
@@ -221,7 +222,7 @@ def probabilities(loss: Loss, x: Any, statistics: Any, largest: Any, log_s: Any)
         x = x.astype(loss.compute)  # to be rounded once, in the end
     labels = np.zeros(x.shape[:-1], np.int64)
     options = {**loss.transform._asdict(), "reduction": "none"}
-    _, p = compute("cross_entropy", x, labels, return_probs=True, **options)
+    _, p = compute(CROSS_ENTROPY, x, labels, return_probs=True, **options)
     below = loss.transform.below(statistics[..., LARGEST], largest)
     chunk_prob = np.exp(below + (statistics[..., LOG_S] - log_s))
     p *= chunk_prob[..., None].astype(loss.compute)
@@ -231,27 +232,27 @@ def probabilities(loss: Loss, x: Any, statistics: Any, largest: Any, log_s: Any)
 
 
 def gradient(
-    loss: Loss, x: Any, p: Any, r: Rows, whole: Any, target: Any, w: Any, classes: Any
+    loss: Loss, x: Any, p: Any, r: RowTerms, whole: Any, target: Any, w: Any, classes: Any
 ) -> Any:
     """A chunk of the gradient (…, c)."""
-    pull = r.a_all + r.by_label + (2 * loss.z_loss * r.lse if loss.z_loss else 0.0)
+    prob_coef = r.a_all + r.by_label + (2 * loss.z_loss * r.lse if loss.z_loss else 0.0)
     is_index = target.ndim < x.ndim
     # By rows in the type of the arithmetic; of single elements in float64.
     if is_index and not loss.label_smoothing:
-        grad = p * (r.scale * pull)[..., None].astype(loss.compute)
+        grad = p * (r.scale * prob_coef)[..., None].astype(loss.compute)
     else:
         a = coefficients(loss, None if is_index else target, w, x.shape)
-        grad = pull[..., None] * p - a
+        grad = prob_coef[..., None] * p - a
         if not is_index:
             here, at = _largest_here(whole, classes)
-            grad[at] = (pull[here] - a[at]) * p[at] + a[at] * np.expm1(-r.log_s[here])
+            grad[at] = (prob_coef[here] - a[at]) * p[at] + a[at] * np.expm1(-r.log_s[here])
         grad *= r.scale[..., None]
         grad = grad.astype(loss.compute)
     if is_index:
         is_here, local = _local(target, x, classes)
         here = np.nonzero(is_here)
         at = (*here, local[here])
-        rest = pull - r.by_label
+        rest = prob_coef - r.by_label
         element = rest[here] * p[at] + r.by_label[here] * np.expm1(-r.at_label[here])
         if loss.label_smoothing:
             element -= loss.label_smoothing / loss.n_classes * (1.0 if w is None else w[at[-1]])
@@ -274,7 +275,7 @@ def _largest_here(whole: Any, classes: Any) -> tuple[Any, Any]:
     return here, (*here, j[here].astype(np.int64) - classes[0])
 
 
-def hessian(loss: Loss, p: Any, r: Rows, whole: Any, classes: Any) -> Any:
+def hessian(loss: Loss, p: Any, r: RowTerms, whole: Any, classes: Any) -> Any:
     """A chunk of the Hessian's diagonal (…, c)."""
     weight = r.scale * r.hess_weight
     hess = weight[..., None] * p * (1 - p.astype(np.float64))

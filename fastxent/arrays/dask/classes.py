@@ -10,75 +10,95 @@ import dask.array as da
 import numpy as np
 
 from fastxent.arrays.dask import blocks, class_chunks, labels, rows
-from fastxent.arrays.dask.blocks import CLASSES, Part, only
+from fastxent.arrays.dask.blocks import CLASSES, Layout, only
 from fastxent.arrays.dask.class_chunks import KINDS, Loss, Transform
 from fastxent.arrays.dask.request import Request
+from fastxent.functions import (
+    CROSS_ENTROPY,
+    LOG_SOFTMAX,
+    LOGSUMEXP,
+    SOFTMAX,
+    Function,
+)
+from fastxent.results import Extent
 
 _STATISTICS = -2  # an index beside CLASSES
 # How many neighbouring chunks are merged at once.
 _SPLIT = 8
 
 
-def softmax(asked: Request) -> list[Any]:
+# The functions, options and results that chunks of classes know; for others, the classes of a row
+# are put into one chunk.
+_FUNCTIONS = {SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, CROSS_ENTROPY}
+_OPTIONS = {*Loss._fields, *Transform._fields}
+_RESULTS = {"loss", "grad", "probs", "lse", "hess", "argmax"}
+
+
+def merges(call: Request) -> bool:
+    """Whether the chunks of a row can be merged for this call."""
+    function, options = call.function, call.options
+    defaults = function.defaults()
+    others = (n for n, _ in function.checks if n not in _OPTIONS)
+    return (
+        function in _FUNCTIONS
+        and all(options.get(n, defaults[n]) == defaults[n] for n in others)
+        and not any(options.get(f"return_{n}") for n in {*function.results} - _RESULTS)
+    )
+
+
+def softmax(call: Request) -> list[Any]:
     """softmax, log_softmax or logsumexp."""
-    dtype = asked.like[0].dtype
-    loss = Loss(_compute(dtype), Transform(), asked.n_classes)
-    own, whole = _statistics(asked, loss, None, None)
-    index, row = asked.whole, asked.rows
-    if asked.name == "logsumexp":
-        keepdims = bool(asked.options.get("keepdims", False))
+    dtype = call.like[0].dtype
+    loss = Loss(_compute(dtype), Transform(), call.n_classes)
+    own, whole = _statistics(call, loss, None, None)
+    index, row = call.whole, call.rows
+    if call.function.result("out").extent is Extent.PER_ROW:
+        keepdims = bool(call.options.get("keepdims", False))
         task = functools.partial(_lse, dtype=dtype)
-        lse = blocks.single(task, Part(row, dtype), (whole, (*row, _STATISTICS)))
-        return [da.expand_dims(lse, asked.axis) if keepdims else lse]
-    task = functools.partial(_same_shape, asked.name, loss, dtype, asked.axis)
-    operands = (asked.x, index, own, (*index, _STATISTICS), whole, (*row, _STATISTICS))
-    return [blocks.single(task, Part(index, dtype), operands)]
+        lse = blocks.single(task, Layout(row, dtype), (whole, (*row, _STATISTICS)))
+        return [da.expand_dims(lse, call.axis) if keepdims else lse]
+    task = functools.partial(_same_shape, call.function, loss, dtype, call.axis)
+    operands = (call.x, index, own, (*index, _STATISTICS), whole, (*row, _STATISTICS))
+    return [blocks.single(task, Layout(index, dtype), operands)]
 
 
-def cross_entropy(asked: Request) -> list[Any]:
-    """The loss and what else was asked for."""
-    options, index, row = asked.options, asked.whole, asked.rows
-    like = asked.like
+def cross_entropy(call: Request) -> list[Any]:
+    """The loss and the other results that were requested."""
+    options, index, row, function = call.options, call.whole, call.rows, call.function
     transform = Transform(float(options.get("logit_scale", 1.0)), options.get("softcap"))
-    divisor = labels.divisor(asked)
+    divisor = labels.divisor(call)
     loss = Loss(
-        _compute(like[0].dtype), transform, asked.n_classes,
+        _compute(call.like[0].dtype), transform, call.n_classes,
         float(options.get("label_smoothing", 0.0)), float(options.get("z_loss", 0.0)),
-        asked.ignore_index, asked.is_mean,
+        call.ignore_index, call.is_mean,
     )  # fmt: skip
-    target, w = asked.arrays["target"], asked.arrays.get("weight")
-    u = asked.arrays.get("sample_weight")
-    aim = row if asked.is_index else index
-    own, whole = _statistics(asked, loss, (target, aim), w)
-    # Labels are of use between and after the passes, other targets after them.
-    by_label = [target, row] if asked.is_index else [None, None]
+    target, w = call.arrays["target"], call.arrays.get("weight")
+    u = call.arrays.get("sample_weight")
+    own, whole = _statistics(call, loss, (target, row if call.is_index else index), w)
+    # Labels are needed between and after the passes, probabilities after them.
+    by_label = [target, row] if call.is_index else [None, None]
     beside = [
         whole, (*row, _STATISTICS), *by_label, u, None if u is None else row,
         w, None if w is None else (CLASSES,), divisor, None if divisor is None else (),
     ]  # fmt: skip
-    names = ["return_grad", "return_probs", "return_lse", "return_hess", "return_argmax"]
-    wanted = [name.removeprefix("return_") for name in names if options.get(name)]
-    kinds = {name: a.dtype for name, a in zip(wanted, like[1:], strict=True)}
-    reduction = options.get("reduction", "mean")
-    by_row = ["loss", *(name for name in wanted if name in ("lse", "argmax"))]
-    parts = [rows.loss_part(asked), *(Part(row, kinds[name]) for name in by_row[1:])]
-    task = functools.partial(
-        _by_row, loss, reduction, [(n, kinds.get(n, like[0].dtype)) for n in by_row]
-    )
-    found = dict(zip(by_row, blocks.several(task, row, beside, parts), strict=True))
-    found["loss"] = rows.reduced(asked, found["loss"])
-    by_class = [(name, kinds[name]) for name in wanted if name not in by_row]
-    if by_class:
-        task = functools.partial(_by_class, loss, by_class, asked.axis)
-        numbers = da.arange(asked.n_classes, chunks=(asked.x.chunks[asked.axis],))
-        soft = [None, None] if asked.is_index else [target, index]
+    names = ["loss", *(n for n in function.results[1:] if options.get(f"return_{n}"))]
+    dtypes = {name: a.dtype for name, a in zip(names, call.like, strict=True)}
+    per_class = [n for n in names if function.result(n).extent is Extent.PER_CLASS]
+    per_row = [n for n in names if n not in per_class]
+    layouts = [rows.loss_layout(call), *(Layout(row, dtypes[n]) for n in per_row[1:])]
+    task = functools.partial(_by_row, loss, call.reduction, [(n, dtypes[n]) for n in per_row])
+    made = dict(zip(per_row, blocks.several(task, row, beside, layouts), strict=True))
+    made["loss"] = rows.reduced(call, made["loss"])
+    if per_class:
+        task = functools.partial(_by_class, loss, [(n, dtypes[n]) for n in per_class], call.axis)
+        numbers = da.arange(call.n_classes, chunks=(call.x.chunks[call.axis],))
+        soft = [None, None] if call.is_index else [target, index]
         operands = [
-            asked.x, index, own, (*index, _STATISTICS), numbers, (asked.axis,), *soft, *beside,
+            call.x, index, own, (*index, _STATISTICS), numbers, (call.axis,), *soft, *beside,
         ]  # fmt: skip
-        parts = [Part(index, kind) for _, kind in by_class]
-        made = blocks.several(task, index, operands, parts)
-        found |= dict(zip((name for name, _ in by_class), made, strict=True))
-    return [found[name] for name in ["loss", *wanted]]
+        layouts = [Layout(index, dtypes[n]) for n in per_class]
+        made |= dict(zip(per_class, blocks.several(task, index, operands, layouts), strict=True))
+    return [made[name] for name in names]
 
 
 def _compute(dtype: Any) -> Any:
@@ -89,22 +109,22 @@ def _compute(dtype: Any) -> Any:
 # --- the first pass -----------------------------------------------------------------------------
 
 
-def _statistics(asked: Request, loss: Loss, target: Any, w: Any) -> tuple[Any, Any]:
+def _statistics(call: Request, loss: Loss, target: Any, w: Any) -> tuple[Any, Any]:
     """Statistics of each chunk, with one element along the classes' axis, and those of rows."""
-    index, axis = asked.whole, asked.axis
-    numbers = da.arange(asked.n_classes, chunks=(asked.x.chunks[axis],))
+    index, axis = call.whole, call.axis
+    numbers = da.arange(call.n_classes, chunks=(call.x.chunks[axis],))
     n = KINDS
     if target is not None:
-        n += 4 if asked.is_index and loss.label_smoothing else 2
+        n += 4 if call.is_index and loss.label_smoothing else 2
     operands = [
-        asked.x, index, *(target or (None, None)), w, None if w is None else (CLASSES,),
+        call.x, index, *(target or (None, None)), w, None if w is None else (CLASSES,),
         numbers, (axis,),
     ]  # fmt: skip
-    part = Part((*index, _STATISTICS), np.float64, once=(axis,), new={_STATISTICS: n})
-    own = blocks.single(functools.partial(_known, loss, axis), part, operands)
+    part = Layout((*index, _STATISTICS), np.float64, single=(axis,), new={_STATISTICS: n})
+    own = blocks.single(functools.partial(_chunk_statistics, loss, axis), part, operands)
     whole = da.reduction(
-        own, _as_it_is, functools.partial(_merged, loss.transform), axis=axis,
-        combine=functools.partial(_merged, loss.transform), split_every={axis: _SPLIT},
+        own, _identity, functools.partial(_merge, loss.transform), axis=axis,
+        combine=functools.partial(_merge, loss.transform), split_every={axis: _SPLIT},
         dtype=np.float64, concatenate=True, meta=np.empty((0,) * len(index), np.float64),
     )  # fmt: skip
     return own, whole
@@ -115,21 +135,23 @@ def _last(array: Any, axis: int) -> Any:
 
 
 @np.errstate(all="ignore")
-def _known(loss: Loss, axis: int, x: Any, target: Any, w: Any, classes: Any) -> Any:
+def _chunk_statistics(loss: Loss, axis: int, x: Any, target: Any, w: Any, classes: Any) -> Any:
     if target is not None and target.ndim == x.ndim:
         target = _last(target, axis)
     w = None if w is None else only(w)[classes[0] : classes[-1] + 1]
-    return np.expand_dims(class_chunks.known(loss, _last(x, axis), target, w, classes), axis)
+    return np.expand_dims(
+        class_chunks.chunk_statistics(loss, _last(x, axis), target, w, classes), axis
+    )
 
 
-def _as_it_is(statistics: Any, axis: Any, keepdims: bool) -> Any:
+def _identity(statistics: Any, axis: Any, keepdims: bool) -> Any:
     return statistics
 
 
 @np.errstate(all="ignore")
-def _merged(transform: Transform, statistics: Any, axis: Any, keepdims: bool) -> Any:
+def _merge(transform: Transform, statistics: Any, axis: Any, keepdims: bool) -> Any:
     (axis,) = axis
-    whole = class_chunks.merged(transform, np.moveaxis(statistics, axis, -2))
+    whole = class_chunks.merge(transform, np.moveaxis(statistics, axis, -2))
     return np.expand_dims(whole, axis) if keepdims else whole
 
 
@@ -145,12 +167,12 @@ def _rows(loss: Loss, whole: Any, y: Any, u: Any, w: Any, divisor: Any) -> Any:
     w_label = None
     if y is not None:
         w_label = labels.weights_of(y, w, loss.n_classes)
-    return class_chunks.rows(loss, whole, y, u, w_label, divisor)
+    return class_chunks.row_terms(loss, whole, y, u, w_label, divisor)
 
 
 @np.errstate(all="ignore")
 def _by_row(
-    loss: Loss, reduction: str, wanted: list[tuple[str, Any]],
+    loss: Loss, reduction: str, requested: list[tuple[str, Any]],
     whole: Any, y: Any, u: Any, w: Any, divisor: Any,
 ) -> tuple[Any, ...]:  # fmt: skip
     whole = only(whole)
@@ -162,8 +184,8 @@ def _by_row(
             total = np.nan if divisor == 0 else total / divisor
         lost = np.full((1,) * lost.ndim, total)
     found = {"loss": lost, "lse": r.lse, "argmax": whole[..., class_chunks.CLASS]}
-    kinds = dict(wanted) | ({} if reduction == "none" else {"loss": np.float64})
-    return tuple(found[name].astype(kinds[name]) for name, _ in wanted)
+    kinds = dict(requested) | ({} if reduction == "none" else {"loss": np.float64})
+    return tuple(found[name].astype(kinds[name]) for name, _ in requested)
 
 
 # --- the second pass ----------------------------------------------------------------------------
@@ -171,16 +193,20 @@ def _by_row(
 
 @np.errstate(all="ignore")
 def _same_shape(
-    name: str, loss: Loss, dtype: Any, axis: int, x: Any, own: Any, whole: Any
+    function: Function, loss: Loss, dtype: Any, axis: int, x: Any, own: Any, whole: Any
 ) -> Any:  # fmt: skip
     x, own = _last(x, axis), only(own).squeeze(axis)
     largest, log_s, _ = class_chunks.softmax_rows(loss.transform, only(whole))
-    if name == "softmax":
-        result = class_chunks.probabilities(loss, x, own, largest, log_s)
-    else:
-        result = np.subtract(x, largest[..., None], dtype=loss.compute, casting="unsafe")
-        result -= log_s[..., None].astype(loss.compute)
-    return _back(result, axis, dtype)
+    return _back(_MAPS[function](loss, x, own, largest, log_s), axis, dtype)
+
+
+def _log_softmax(loss: Loss, x: Any, own: Any, largest: Any, log_s: Any) -> Any:
+    result = np.subtract(x, largest[..., None], dtype=loss.compute, casting="unsafe")
+    result -= log_s[..., None].astype(loss.compute)
+    return result
+
+
+_MAPS = {SOFTMAX: class_chunks.probabilities, LOG_SOFTMAX: _log_softmax}
 
 
 def _back(result: Any, axis: int, dtype: Any) -> Any:
@@ -189,8 +215,8 @@ def _back(result: Any, axis: int, dtype: Any) -> Any:
 
 @np.errstate(all="ignore")
 def _by_class(
-    loss: Loss, wanted: list[tuple[str, Any]], axis: int, x: Any, own: Any, classes: Any, soft: Any,
-    whole: Any, y: Any, u: Any, w: Any, divisor: Any,
+    loss: Loss, requested: list[tuple[str, Any]], axis: int, x: Any, own: Any, classes: Any,
+    soft: Any, whole: Any, y: Any, u: Any, w: Any, divisor: Any,
 ) -> tuple[Any, ...]:  # fmt: skip
     x, own, whole = _last(x, axis), only(own).squeeze(axis), only(whole)
     w = None if w is None else only(w)
@@ -198,10 +224,10 @@ def _by_class(
     w = None if w is None else w[classes[0] : classes[-1] + 1]
     p = class_chunks.probabilities(loss, x, own, r.largest, r.log_s)
     found = {"probs": p}
-    names = [name for name, _ in wanted]
+    names = [name for name, _ in requested]
     if "hess" in names:
         found["hess"] = class_chunks.hessian(loss, p, r, whole, classes)
     if "grad" in names:
         target = _last(soft, axis) if y is None else y
         found["grad"] = class_chunks.gradient(loss, x, p, r, whole, target, w, classes)
-    return tuple(_back(found[name], axis, kind) for name, kind in wanted)
+    return tuple(_back(found[name], axis, kind) for name, kind in requested)

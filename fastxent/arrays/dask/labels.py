@@ -1,4 +1,4 @@
-"""Labels before the first block of rows: whether all are classes, what a mean is divided by."""
+"""Labels before the first block of rows: their check, and the divisor of a mean."""
 
 import functools
 import operator
@@ -7,52 +7,52 @@ from typing import Any
 import dask.array as da
 import numpy as np
 
-from fastxent import words
+from fastxent import errors
 from fastxent.arrays.dask import blocks
-from fastxent.arrays.dask.blocks import CLASSES, Part, only
+from fastxent.arrays.dask.blocks import CLASSES, Layout, only
 from fastxent.arrays.dask.request import Request
 
 
-def divisor(asked: Request) -> Any:
-    """What every block waits for: an array without dimensions, or None if there is no such thing.
+def divisor(call: Request) -> Any:
+    """What every block waits for: an array without dimensions, or None if they need not wait.
 
-    It is what a mean is divided by; computing it raises the error of a bad label, or of integers
-    that are no one-hot rows. For other reductions it does that alone, and its value means nothing.
+    It is the divisor of a mean; computing it raises the error of a bad label, or of integers that
+    are no one-hot rows. For other reductions it is computed for that check alone.
     """
-    arrays, options = asked.arrays, asked.options
+    arrays, options = call.arrays, call.options
     u, w = arrays.get("sample_weight"), arrays.get("weight")
     checked = None
-    if options.get("check_target", True) and (asked.is_index or _is_integer(arrays["target"])):
-        checked = _checked(asked)
-    if not asked.is_mean:
+    if options.get("check_target", True) and (call.is_index or _is_integer(arrays["target"])):
+        checked = _checked(call)
+    if not call.is_mean:
         return checked
     if arrays.get("normalizer") is not None:
         return _after(checked, arrays["normalizer"])
-    if not asked.is_index:
+    if not call.is_index:
         if u is None:
-            size = np.prod([asked.x.shape[k] for k in asked.rows], dtype=np.float64)
+            size = np.prod([call.x.shape[k] for k in call.rows], dtype=np.float64)
             return _after(checked, da.asarray(size))
         return _after(checked, blocks.total(u, np.float64, tuple(range(u.ndim))))
     if w is None and checked is not None:
         return checked
-    rows = asked.rows
-    task = functools.partial(_part, n_classes=asked.n_classes, ignore_index=asked.ignore_index)
+    rows = call.rows
+    task = functools.partial(_part, n_classes=call.n_classes, ignore_index=call.ignore_index)
     operands = [
         arrays["target"], rows, u, None if u is None else rows,
         w, None if w is None else (CLASSES,),
     ]  # fmt: skip
-    parts = blocks.single(task, Part(rows, np.float64, once=rows), operands)
+    parts = blocks.single(task, Layout(rows, np.float64, single=rows), operands)
     return _after(checked, blocks.total(parts, np.float64, tuple(range(parts.ndim))))
 
 
-def looked_at(asked: Request) -> Any:
+def checked_elements(call: Request) -> Any:
     """The target of a binary loss, whose blocks wait until all of its integers are 0 or 1."""
-    target = asked.arrays["target"]
+    target = call.arrays["target"]
     if not _is_integer(target):
         return target
     index = tuple(range(target.ndim))
-    operands = (_checked(asked), (), target, index)
-    return blocks.single(_second, Part(index, target.dtype), operands)
+    operands = (_checked(call), (), target, index)
+    return blocks.single(_second, Layout(index, target.dtype), operands)
 
 
 def _is_integer(target: Any) -> bool:
@@ -60,17 +60,17 @@ def _is_integer(target: Any) -> bool:
 
 
 def _after(checked: Any, number: Any) -> Any:
-    """The number, after labels have been looked at."""
+    """The number, after labels have been checked."""
     if checked is None:
         return number
-    return blocks.single(_second, Part((), np.float64), (checked, (), number, ()))
+    return blocks.single(_second, Layout((), np.float64), (checked, (), number, ()))
 
 
 def _second(checked: Any, number: Any) -> Any:
     return number
 
 
-# --- what labels weigh --------------------------------------------------------------------------
+# --- weights of labels --------------------------------------------------------------------------
 
 
 @np.errstate(all="ignore")
@@ -84,27 +84,27 @@ def _part(labels: Any, u: Any, w: Any, *, n_classes: int, ignore_index: int | No
 
 
 def weights_of(labels: Any, w: Any, n_classes: int) -> Any:
-    """The class weights of labels, in float64; 1 for what is no class."""
+    """The class weights of labels, in float64; 1 for a label that is no class."""
     if w is None:
         return np.ones(labels.shape)
     there = (labels >= 0) & (labels < n_classes)
     return np.where(there, w.astype(np.float64)[np.where(there, labels, 0).astype(np.int64)], 1.0)
 
 
-# --- whether they are classes -------------------------------------------------------------------
+# --- the check -------------------------------------------------------------------
 
 
-def _checked(asked: Request) -> Any:
+def _checked(call: Request) -> Any:
     """Σ counted·u of labels; the error of the first label of all that is wrong."""
-    target, u = asked.arrays["target"], asked.arrays.get("sample_weight")
-    if asked.is_index:
+    target, u = call.arrays["target"], call.arrays.get("sample_weight")
+    if call.is_index:
         check = functools.partial(
-            _check_labels, n_classes=asked.n_classes, ignore_index=asked.ignore_index,
-            unbatched=asked.unbatched,
+            _check_labels, n_classes=call.n_classes, ignore_index=call.ignore_index,
+            unbatched=call.unbatched,
         )  # fmt: skip
     else:
-        check = functools.partial(_check_one_hot, said=asked.said_of_integers)
-    weights = [u] if asked.is_index and u is not None else []
+        check = functools.partial(_check_one_hot, text=call.not_one_hot)
+    weights = [u] if call.is_index and u is not None else []
     found = da.map_blocks(
         check, target, *weights, dtype=object,
         chunks=tuple((1,) * n for n in target.numblocks), meta=np.empty((0,) * target.ndim, object),
@@ -127,17 +127,17 @@ def _check_labels(
 
     def error(place: tuple[int, ...], label: Any) -> Exception:
         named = () if unbatched else place
-        return IndexError(words.bad_label(named, label, n_classes, ignore_index))
+        return errors.bad_label(named, label, n_classes, ignore_index)
 
     return _element(counted, labels, bad, error, block_info)
 
 
-def _check_one_hot(integers: Any, *, said: tuple[str, Any, int], block_info: Any) -> Any:
+def _check_one_hot(integers: Any, *, text: tuple[str, Any, int], block_info: Any) -> Any:
     """One element likewise: a block's first integer that is neither 0 nor 1."""
-    of, indices, skipped = said
+    of, indices, skipped = text
 
     def error(place: tuple[int, ...], value: Any) -> Exception:
-        return ValueError(words.no_one_hot_row(place[skipped:], value, of, indices))
+        return errors.not_one_hot(place[skipped:], value, of, indices)
 
     return _element(0.0, integers, (integers < 0) | (integers > 1), error, block_info)
 

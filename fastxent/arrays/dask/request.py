@@ -1,49 +1,45 @@
-"""A call's arguments: which arrays and options came, whether they fit, what comes back.
+"""A call's arguments: which arrays and options were given, whether they fit, the results' types.
 
-The words of errors are those of the function itself. It is called with arrays that have no rows,
-which shows what is wrong with types and options, and the types of the results; and where shapes do
-not fit, with arrays of these shapes that hold one number, for it looks at shapes first.
+The error texts are those of the function itself. It is called with arrays without rows, which shows
+what is wrong with types and options, and the types of the results; and where shapes do not fit,
+with arrays of these shapes that hold one number, for it checks shapes first.
 """
 
-import inspect
 import operator
-from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 import dask.array as da
 import numpy as np
 from dask.array.utils import meta_from_array
 
-from fastxent.arrays import foreign, views
-from fastxent.arrays.device import ARRAYS
+from fastxent import errors
+from fastxent.arrays import foreign
+from fastxent.functions import Arguments, Function, Kind, Role
 from fastxent.records import LinearGrad
-
-Given = dict[str, Any]
-_READ = ARRAYS - set(views.BUFFERS)
 
 
 class Request(NamedTuple):
-    """A call of the function `name` on an array x that fits.
+    """A call of a function on an array x that fits.
 
-    `arrays` are the others, all of Dask: those of rows chunked as x is, those of classes in one
-    chunk, weights of elements as they came, chunked as the axes of x that they have. `target` among
-    them holds class indices if `is_index`. `options` is the rest. `like` is what the function gives
-    for no rows: of the types, and as many, as its results. `unbatched` is whether x came without a
-    batch.
+    `arrays` are the other arrays, all of Dask: those with rows chunked as x is, those of classes in
+    one chunk, those that broadcast chunked as the axes of x that they have. `target` among them
+    holds class indices if `is_index`. `options` are the other arguments. `like` is what the
+    function returns for no rows: of the types of its results, and as many. `unbatched` is whether x
+    was given without a batch axis.
     """
 
-    name: str
+    function: Function
     x: Any
     axis: int
     is_index: bool
-    arrays: Given
-    options: Given
+    arrays: Arguments
+    options: Arguments
     like: tuple[Any, ...]
     unbatched: bool = False
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """The axes of x that are not that of the classes (of features), as an index."""
+        """The axes of x other than that of the classes (of features), as an index."""
         return tuple(k for k in range(self.x.ndim) if k != self.axis)
 
     @property
@@ -54,35 +50,33 @@ class Request(NamedTuple):
     @property
     def n_classes(self) -> int:
         """C."""
-        matrix = self.arrays.get("linear_weight")
-        return int(self.x.shape[self.axis] if matrix is None else matrix.shape[0])
+        return _classes(self.function, self.x, self.axis, self.arrays)
 
     @property
-    def said_of_integers(self) -> tuple[str, tuple[int, ...] | None, int]:
-        """Of integers that are no one-hot rows: what has their shape, and that of class indices.
-
-        And how many axes are in front that x came without.
-        """
-        if self.is_binary:
-            return self.first, None, 0
-        skipped = int(self.unbatched)
-        of = "x @ linear_weight.T" if "linear_weight" in self.arrays else self.first
-        return of, tuple(self.x.shape[k] for k in self.rows)[skipped:], skipped
-
-    @property
-    def is_binary(self) -> bool:
-        """Whether it is a loss of elements."""
-        return self.name.startswith("binary")
-
-    @property
-    def first(self) -> str:
-        """The name of x."""
-        return views.positional(views.body(self.name))[0]
+    def reduction(self) -> str:
+        """How the losses are reduced."""
+        return str(self.options.get("reduction", "mean"))
 
     @property
     def is_mean(self) -> bool:
-        """Whether rows are divided by something."""
-        return bool(self.options.get("reduction", "mean") == "mean")
+        """Whether losses are divided by something."""
+        return self.reduction == "mean"
+
+    @property
+    def not_one_hot(self) -> tuple[str, tuple[int, ...] | None, int]:
+        """For the error of integers that are no one-hot rows, what `errors.not_one_hot` takes.
+
+        The array with their shape, the shape of class indices, and how many axes in front were not
+        given.
+        """
+        function = self.function
+        if function.kind is Kind.ELEMENTS:
+            return function.first, None, 0
+        skipped = int(self.unbatched)
+        of = function.first
+        if function.kind is Kind.LINEAR:
+            of = f"x @ {function.inputs[1]}.T"
+        return of, tuple(self.x.shape[k] for k in self.rows)[skipped:], skipped
 
     @property
     def ignore_index(self) -> int | None:
@@ -91,13 +85,13 @@ class Request(NamedTuple):
         return None if index is None or not self.is_index else operator.index(index)
 
     def batched(self) -> "Request":
-        """With one row for what has no batch."""
+        """With one row for an array without a batch axis."""
         if self.x.ndim > 1:
             return self
+        per_row = self.function.with_role(Role.TARGET, Role.PER_ROW)
         arrays = self.arrays | {
-            name: self.arrays[name][None]
-            for name in ("target", "sample_weight") if self.arrays.get(name) is not None
-        }  # fmt: skip
+            name: self.arrays[name][None] for name in per_row if self.arrays.get(name) is not None
+        }
         return self._replace(x=self.x[None], axis=1, arrays=arrays, unbatched=True)
 
     def in_one_chunk(self) -> "Request":
@@ -108,108 +102,74 @@ class Request(NamedTuple):
         return self._replace(x=self.x.rechunk({self.axis: -1}), arrays=arrays)
 
     def answer(self, results: list[Any]) -> Any:
-        """The results as the function gives them."""
+        """The results as the function returns them."""
         if self.unbatched:
-            results = [self._one(result) for result in results]
+            results = [self._without_batch(result) for result in results]
         return tuple(results) if len(results) > 1 else results[0]
 
-    def _one(self, result: Any) -> Any:
+    def _without_batch(self, result: Any) -> Any:
         if isinstance(result, LinearGrad):
             return result if result.x is None else result._replace(x=result.x[0])
         return result[0] if result.ndim else result
 
 
-# --- what came ----------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------
 
 
-def read(function: Callable[..., Any], given: Given) -> Request:
+def read(function: Function, arguments: Arguments) -> Request:
     """The call, if all of it fits."""
     first = function.first
-    for name in views.BUFFERS:
-        if given.get(name) is not None:
-            kind = type(given[name]).__name__
-            raise ValueError(f"{name} must be None, for Dask arrays are not written to, got {kind}")
-    missing = [name for name in views.positional(function) if name not in given]
-    if missing:
-        function(**given)
-    name = function.__name__
-    if not isinstance(given[first], da.Array):
-        kind = type(given[first]).__name__
-        raise TypeError(f"{first} must be a dask.array.Array, got {kind}")
-    arrays = {key: _seen(key, given[key]) for key in given if key == first or key in _READ}
-    options = {key: value for key, value in given.items() if key not in arrays}
+    for name in function.with_role(Role.BUFFER):
+        if arguments.get(name) is not None:
+            reason = f"are not written to, got {errors.kind_of(arguments[name])}"
+            raise errors.unwritable_buffer(name, "Dask", reason)
+    if any(name not in arguments for name in function.positional):
+        function(**arguments)  # which raises Python's own error
+    if not isinstance(arguments[first], da.Array):
+        raise errors.no_dask_array(first, arguments[first])
+    arrays = {n: _array(function, n, arguments[n]) for n in arguments if n in function.arrays}
+    options = {n: value for n, value in arguments.items() if n not in arrays}
     x = arrays.pop(first)
-    if "linear_weight" in arrays or name.startswith("binary"):
-        axis: int | None = max(0, x.ndim - 1)  # of features; of nothing
+    if function.kind in (Kind.LINEAR, Kind.ELEMENTS):
+        axis: int | None = max(0, x.ndim - 1)  # of features; of no meaning
     else:
         axis = _axis(options.pop("axis", -1), x)
-    odd = "axis" if axis is None else _odd(name, first, x, axis, arrays)
-    if axis is None or odd is not None:
-        _misfit(function, given, x, axis, arrays, odd)
-    like = _like(function, first, x, axis, arrays, options)
+    wrong = "axis" if axis is None else _misfit(function, x, axis, arrays)
+    if axis is None or wrong is not None:
+        _raise_misfit(function, arguments, x, axis, arrays, wrong)
+    like = _like(function, x, axis, arrays, options)
     if x.ndim and x.shape[axis]:  # classes in no empty chunks
         x = _without_empty(x, axis)
-    lazy = {key: _lazy(key, value, x, axis, name) for key, value in arrays.items()}
+    lazy = {name: _lazy(function, name, value, x, axis) for name, value in arrays.items()}
     is_index = "target" in arrays and arrays["target"].ndim < x.ndim
-    return Request(name, x, axis, is_index, lazy, options, like)
+    return Request(function, x, axis, is_index, lazy, options, like)
 
 
-def _misfit(
-    function: Callable[..., Any], given: Given, x: Any, axis: int | None, arrays: Given, odd: Any
-) -> NoReturn:  # fmt: skip
-    """Let the function say what does not fit, of arrays of one number.
-
-    It gets a buffer (logsumexp a flag) that it refuses after a look at shapes: should it find
-    nothing wrong with them it must not begin to compute, for they may be large.
-    """
-    shapes = {key: _full(value) for key, value in arrays.items()}
-    if axis is not None and "target" in arrays and _target_fits(function.__name__, x, axis, arrays):
-        # Not what is wrong: probabilities take no memory, as labels do.
-        whole = (*_rows(x, axis), _classes(x, axis, arrays))
-        shapes["target"] = np.broadcast_to(0.0, whole if "linear_weight" in arrays else x.shape)
-    if "axis" in given:
-        shapes["axis"] = given["axis"]
-    parameters = inspect.signature(function).parameters
-    stop = next(name for name in ("grad_out", "out", "keepdims") if name in parameters)
-    first = next(iter(given))
-    try:
-        function(**{first: _full(x), stop: "nothing"}, **shapes)
-    except (TypeError, ValueError) as error:
-        if not str(error).startswith(f"{stop} "):
-            raise
-    raise ValueError(
-        f"{odd} must be an array that fits {first} of shape {x.shape}, "
-        f"got {type(given.get(odd)).__name__}"
-    )
-
-
-def _seen(name: str, value: Any) -> Any:
-    """A Dask array whose chunks are known and NumPy's; or a NumPy array; or what is neither."""
+def _array(function: Function, name: str, value: Any) -> Any:
+    """A Dask array of NumPy arrays with known chunks; or a NumPy array; or what is neither."""
     if isinstance(value, da.Array):
         meta = meta_from_array(value)
         if type(meta) is not np.ndarray:
             kind = f"{type(meta).__module__}.{type(meta).__qualname__}"
-            raise TypeError(f"{name} must be a Dask array of NumPy arrays, got one of {kind}")
+            raise errors.dask_of_others(name, kind)
         if any(np.isnan(n) for n in value.shape):
-            raise ValueError(
-                f"{name} must have chunks of known sizes (compute_chunk_sizes() finds them), "
-                f"got shape {value.shape}"
-            )
+            raise errors.unknown_chunks(name, value.shape)
         return value
     if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
         return value.view(np.ndarray)
-    if value is None or isinstance(value, np.ndarray) or name == "normalizer":
+    role = function.role(name)
+    if value is None or isinstance(value, np.ndarray) or role is Role.SCALAR:
         return value
     try:
         found = foreign.array(value, name)
-    except (TypeError, ValueError):  # the function itself says what it is
+    except (TypeError, ValueError):  # the function itself raises the error for it
         return value
     # An empty list has no type of its own.
-    return found if found.size or name != "target" else found.astype(np.int64)
+    return found if found.size or role is not Role.TARGET else found.astype(np.int64)
 
 
 def _axis(axis: Any, x: Any) -> Any:
-    """The class axis counted from the front; None where the function says what is wrong."""
+    """The class axis counted from the front; None where the function raises an error for it."""
     try:
         position = operator.index(axis)
     except TypeError:
@@ -223,122 +183,160 @@ def _rows(x: Any, axis: int) -> tuple[int, ...]:
     return (*x.shape[:axis], *x.shape[axis + 1 :])
 
 
-def _classes(x: Any, axis: int, arrays: Given) -> int:
-    return int(arrays["linear_weight"].shape[0] if "linear_weight" in arrays else x.shape[axis])
+def _classes(function: Function, x: Any, axis: int, arrays: Arguments) -> int:
+    if function.kind is Kind.LINEAR:
+        return int(arrays[function.inputs[1]].shape[0])
+    return int(x.shape[axis])
+
+
+# --- shapes that do not fit -----------------------------------------------------------------
+
+
+def _misfit(function: Function, x: Any, axis: int, arrays: Arguments) -> str | None:
+    """The argument whose shape does not fit, or that is no array and would need a shape."""
+    roles = {name: function.role(name) for name in arrays}
+    for name, value in arrays.items():
+        if roles[name] is not Role.SCALAR and value is not None and not _is_array(value):
+            return name
+    given = {name: role for name, role in roles.items() if arrays[name] is not None}
+    if function.kind is Kind.ELEMENTS:
+        if arrays["target"] is None or arrays["target"].shape != x.shape:
+            return "target"
+        weights = (name for name, role in given.items() if role is Role.BROADCAST)
+        return next((n for n in weights if not _broadcasts(arrays[n].shape, x.shape)), None)
+    if function.kind is Kind.LINEAR:
+        _, matrix_name, bias_name = function.inputs
+        matrix, bias = arrays[matrix_name], arrays.get(bias_name)
+        if matrix is None or matrix.ndim != 2 or not matrix.shape[0]:
+            return matrix_name
+        if not x.ndim or x.shape[-1] != matrix.shape[1]:
+            return function.first
+        if bias is not None and bias.shape != matrix.shape[:1]:
+            return bias_name
+    elif not x.shape[axis] and function.is_loss:
+        return function.first
+    if not function.is_loss:
+        return None
+    if not _target_fits(function, x, axis, arrays):
+        return "target"
+    expected = {
+        Role.PER_CLASS: (_classes(function, x, axis, arrays),), Role.PER_ROW: _rows(x, axis)
+    }  # fmt: skip
+    return next(
+        (n for n, role in given.items() if role in expected and arrays[n].shape != expected[role]),
+        None,
+    )
 
 
 def _is_array(value: Any) -> bool:
     return isinstance(value, da.Array) or type(value) is np.ndarray
 
 
-def _odd(name: str, first: str, x: Any, axis: int, arrays: Given) -> str | None:
-    """The argument whose shape does not fit, or is none where an error would name a shape."""
-    for key, value in arrays.items():
-        if key != "normalizer" and value is not None and not _is_array(value):
-            return key
-    if name.startswith("binary"):
-        if arrays["target"] is None or arrays["target"].shape != x.shape:
-            return "target"
-        weights = (key for key in ("weight", "pos_weight") if arrays.get(key) is not None)
-        return next((key for key in weights if not _spreads(arrays[key].shape, x.shape)), None)
-    if "linear_weight" in arrays:
-        matrix, bias = arrays["linear_weight"], arrays.get("linear_bias")
-        if matrix is None or matrix.ndim != 2 or not matrix.shape[0]:
-            return "linear_weight"
-        if not x.ndim or x.shape[-1] != matrix.shape[1]:
-            return first
-        if bias is not None and bias.shape != matrix.shape[:1]:
-            return "linear_bias"
-    elif not x.shape[axis] and "target" in arrays:
-        return first
-    if "target" not in arrays:
-        return None
-    if not _target_fits(name, x, axis, arrays):
-        return "target"
-    expected = {"weight": (_classes(x, axis, arrays),), "sample_weight": _rows(x, axis)}
-    weights = (key for key in expected if arrays.get(key) is not None)
-    return next((key for key in weights if arrays[key].shape != expected[key]), None)
-
-
-def _spreads(shape: tuple[int, ...], over: tuple[int, ...]) -> bool:
+def _broadcasts(shape: tuple[int, ...], over: tuple[int, ...]) -> bool:
     ends = zip(reversed(shape), reversed(over), strict=False)
     return len(shape) <= len(over) and all(n in (1, whole) for n, whole in ends)
 
 
-def _target_fits(name: str, x: Any, axis: int, arrays: Given) -> bool:
+def _target_fits(function: Function, x: Any, axis: int, arrays: Arguments) -> bool:
     target, rows = arrays["target"], _rows(x, axis)
-    if name.startswith("binary") or not _is_array(target):
+    if function.kind is Kind.ELEMENTS or not _is_array(target):
         return False
-    if "linear_weight" in arrays:
-        matrix = arrays["linear_weight"]
+    whole = x.shape
+    if function.kind is Kind.LINEAR:
+        matrix = arrays[function.inputs[1]]
         if getattr(matrix, "ndim", 0) != 2:
             return False
         whole = (*rows, matrix.shape[0])
-    else:
-        whole = x.shape
     return target.shape == whole or target.shape == rows and target.dtype.kind in "iu"
 
 
-def _full(value: Any) -> Any:
-    """An array of the same shape and type, of one number."""
+def _raise_misfit(
+    function: Function, arguments: Arguments, x: Any, axis: int | None, arrays: Arguments,
+    wrong: Any,
+) -> NoReturn:  # fmt: skip
+    """Let the function raise its error, for arrays of these shapes that hold one number.
+
+    It gets a buffer (logsumexp a flag) that it refuses after the check of shapes: should it find
+    nothing wrong with them it must not begin to compute, for they may be large.
+    """
+    shapes = {name: _of_one_number(value) for name, value in arrays.items()}
+    if axis is not None and "target" in arrays and _target_fits(function, x, axis, arrays):
+        # Not what is wrong: probabilities take no memory, as labels do.
+        whole = (*_rows(x, axis), _classes(function, x, axis, arrays))
+        shapes["target"] = np.broadcast_to(0.0, whole if function.kind is Kind.LINEAR else x.shape)
+    if "axis" in arguments:
+        shapes["axis"] = arguments["axis"]
+    stop = next(iter([*function.with_role(Role.BUFFER), *function.with_role(Role.FLAG)]))
+    try:
+        function(**{function.first: _of_one_number(x), stop: "nothing"}, **shapes)
+    except (TypeError, ValueError) as error:
+        if not str(error).startswith(f"{stop} "):
+            raise
+    raise errors.does_not_fit(wrong, function.first, x.shape, arguments.get(wrong))
+
+
+def _of_one_number(value: Any) -> Any:
+    """An array of the same shape and type that takes the memory of one number."""
     if isinstance(value, da.Array):
         return np.broadcast_to(np.zeros((), value.dtype), value.shape)
     return value
 
 
+# --- types of the results, chunks of the arguments --------------------------------------------
+
+
 def _like(
-    function: Callable[..., Any], first: str, x: Any, axis: int, arrays: Given, options: Given
+    function: Function, x: Any, axis: int, arrays: Arguments, options: Arguments
 ) -> tuple[Any, ...]:
     """The function's results for no rows, which also raises what is wrong with types and options.
 
-    There is an axis of no rows in front of all; and no features of a linear map, whose weights may
-    be large.
+    All arrays get a leading axis of length 0; a linear map gets no features, for its weights may be
+    large.
     """
-    binary, linear = function.__name__.startswith("binary"), "linear_weight" in arrays
-    rank = x.ndim - (0 if binary else 1)
+    elements, linear = function.kind is Kind.ELEMENTS, function.kind is Kind.LINEAR
+    rank = x.ndim - (0 if elements else 1)
+    rows = (0, *(0,) * rank)
 
-    def few(name: str, value: Any) -> Any:
-        if value is None or name == "normalizer" and not isinstance(value, da.Array):
+    def shape(role: Role | None, value: Any) -> tuple[int, ...]:
+        if role is Role.INPUT:
+            return rows if elements else (*rows, 0 if linear else x.shape[axis])
+        if role is Role.TARGET and not elements and value.ndim != rank:
+            return (*rows, _classes(function, x, axis, arrays))
+        if role is Role.MATRIX:
+            return value.shape[0], 0
+        if role is Role.BROADCAST:
+            return ()
+        return value.shape if role in (Role.PER_CLASS, Role.SCALAR) else rows
+
+    def empty(name: str, value: Any) -> Any:
+        role = function.role(name)
+        if value is None or role is Role.SCALAR and not isinstance(value, da.Array):
             return value
-        shape = (0, *(0,) * rank)
-        if name == first and linear:
-            shape = (*shape, 0)
-        elif name == first and not binary:
-            shape = (*shape, x.shape[axis])
-        elif name == "target" and not binary:
-            shape = shape if value.ndim == rank else (*shape, _classes(x, axis, arrays))
-        elif name == "linear_weight":
-            shape = (value.shape[0], 0)
-        elif name in ("weight", "linear_bias") and not binary:
-            shape = value.shape
-        elif name in ("weight", "pos_weight"):
-            shape = ()
-        elif name == "normalizer":
-            shape = value.shape
-        return np.broadcast_to(np.zeros((), value.dtype), shape)
+        return np.broadcast_to(np.zeros((), value.dtype), shape(role, value))
 
-    seen = {name: few(name, value) for name, value in arrays.items()}
-    results = function(**{first: few(first, x)}, **seen, **options)
+    views = {name: empty(name, value) for name, value in arrays.items()}
+    results = function(**{function.first: empty(function.first, x)}, **views, **options)
     return results if type(results) is tuple else (results,)
 
 
-def _lazy(name: str, value: Any, x: Any, axis: int, function: str) -> Any:
-    """An argument as a Dask array, chunked as x is where it speaks of rows, whole where not."""
+def _lazy(function: Function, name: str, value: Any, x: Any, axis: int) -> Any:
+    """An argument as a Dask array, chunked as x is along rows, whole along classes."""
+    role = function.role(name)
     if value is None:
         return None
-    if name == "normalizer":
+    if role is Role.SCALAR:
         return value.astype(np.float64) if isinstance(value, da.Array) else da.asarray(float(value))
-    if function.startswith("binary"):
+    if function.kind is Kind.ELEMENTS:
         ends = x.chunks[x.ndim - value.ndim :]
-        if name != "target":  # weights, which may be spread over axes
+        if role is Role.BROADCAST:
             ends = tuple((1,) if n == 1 else c for n, c in zip(value.shape, ends, strict=True))
         return _chunked(value, ends)
-    if name in ("target", "sample_weight"):
+    if role in (Role.TARGET, Role.PER_ROW):
         rows = (*x.chunks[:axis], *x.chunks[axis + 1 :])
         if value.ndim == len(rows):
             return _chunked(value, rows)
-        return _chunked(value, x.chunks if function != "linear_cross_entropy" else (*rows, -1))
-    if name in ("weight", "linear_bias"):
+        return _chunked(value, (*rows, -1) if function.kind is Kind.LINEAR else x.chunks)
+    if role is Role.PER_CLASS:
         return _chunked(value, -1)
     return _without_empty(value, 0) if isinstance(value, da.Array) else _chunked(value, -1)
 

@@ -1,7 +1,7 @@
 """Rows whose classes lie in one chunk: each block of rows goes to the function itself.
 
-What is more than a block's own is the divisor of a mean: a sum over labels and weights, made first
-and given to every block, so that gradients come out divided.
+The divisor of a mean depends on all blocks: a sum over labels and weights, computed first and
+passed to every block, so that gradients are returned divided.
 """
 
 import functools
@@ -11,110 +11,113 @@ import dask.array as da
 import numpy as np
 
 from fastxent.arrays.dask import blocks, labels
-from fastxent.arrays.dask.blocks import CLASSES, Part, only
+from fastxent.arrays.dask.blocks import CLASSES, Layout, only
 from fastxent.arrays.dask.request import Request
+from fastxent.functions import Arguments, Function, Kind
+from fastxent.results import Extent
 
 
-def results(asked: Request) -> list[Any]:
-    """What the function gives for x, chunked by rows."""
-    asked = asked.in_one_chunk()
-    rows, whole = asked.rows, asked.whole
-    like = asked.like
-    if asked.name in ("softmax", "log_softmax"):
-        task = functools.partial(_same_shape, name=asked.name, axis=asked.axis)
-        return [blocks.single(task, Part(whole, like[0].dtype), (asked.x, whole))]
-    if asked.name == "logsumexp":
-        keepdims = bool(asked.options.get("keepdims", False))
-        task = functools.partial(_logsumexp, axis=asked.axis, keepdims=keepdims)
-        part = Part(whole if keepdims else rows, like[0].dtype, (asked.axis,) if keepdims else ())
-        return [blocks.single(task, part, (asked.x, whole))]
-    operands, task = target_operands(asked), functools.partial(_losses, options(asked))
-    # Beside the loss: what is shaped as x has the axis of the classes.
-    parts = [loss_part(asked), *(Part(whole if a.ndim > _like_rank(asked) else rows, a.dtype)
-                                 for a in like[1:])]  # fmt: skip
-    loss, *others = blocks.several(task, whole, [asked.x, whole, *operands], parts)
-    return [reduced(asked, loss), *others]
+def results(call: Request) -> list[Any]:
+    """The function's results for x, chunked by rows."""
+    call = call.in_one_chunk()
+    rows, whole = call.rows, call.whole
+    if not call.function.is_loss:
+        return [_map(call)]
+    operands = [call.x, whole, *target_operands(call)]
+    task = functools.partial(_losses, call.function, options(call))
+    # Results per class have the class axis; among those for no rows there is one axis more.
+    rank = len(rows) + (0 if call.unbatched else 1)
+    layouts = [loss_layout(call)]
+    layouts += [Layout(whole if a.ndim > rank else rows, a.dtype) for a in call.like[1:]]
+    loss, *others = blocks.several(task, whole, operands, layouts)
+    return [reduced(call, loss), *others]
 
 
-def _like_rank(asked: Request) -> int:
-    """The number of dimensions of a result by rows among those for no rows."""
-    return len(asked.rows) + (0 if asked.unbatched else 1)
+def _map(call: Request) -> Any:
+    """softmax or one of its logarithms."""
+    function, whole = call.function, call.whole
+    layout = Layout(whole, call.like[0].dtype)
+    arguments = {"axis": call.axis, **call.options}
+    if function.result("out").extent is Extent.PER_ROW:
+        keepdims = bool(call.options.get("keepdims", False))
+        layout = Layout(
+            whole if keepdims else call.rows, layout.dtype, (call.axis,) if keepdims else ()
+        )
+    task = functools.partial(_mapped, function=function, arguments=arguments)
+    return blocks.single(task, layout, (call.x, whole))
 
 
-def _same_shape(x: Any, *, name: str, axis: int) -> Any:
-    return blocks.compute(name, x, axis=axis)
-
-
-def _logsumexp(x: Any, *, axis: int, keepdims: bool) -> Any:
-    return blocks.compute("logsumexp", only(x), axis=axis, keepdims=keepdims)
+def _mapped(x: Any, *, function: Function, arguments: Arguments) -> Any:
+    return blocks.compute(function, only(x), **arguments)
 
 
 # --- losses -------------------------------------------------------------------------------------
 
 
-def loss_part(asked: Request) -> Part:
-    """The loss as blocks give it: by rows, or one number each."""
-    if asked.options.get("reduction", "mean") == "none":
-        return Part(asked.rows, asked.like[0].dtype)
-    return Part(asked.rows, np.float64, once=asked.rows)
+def loss_layout(call: Request) -> Layout:
+    """The loss as blocks return it: by rows, or one number each."""
+    if call.reduction == "none":
+        return Layout(call.rows, call.like[0].dtype)
+    return Layout(call.rows, np.float64, single=call.rows)
 
 
-def reduced(asked: Request, loss: Any) -> Any:
+def reduced(call: Request, loss: Any) -> Any:
     """The loss of all blocks."""
-    if asked.options.get("reduction", "mean") == "none":
+    if call.reduction == "none":
         return loss
-    return blocks.total(loss, asked.like[0].dtype, tuple(range(loss.ndim)))
+    return blocks.total(loss, call.like[0].dtype, tuple(range(loss.ndim)))
 
 
-def options(asked: Request) -> dict[str, Any]:
-    """What a block is told beside arrays; labels are looked at before."""
-    told = asked.options | {"check_target": False, "name": asked.name}
-    return told if asked.name == "linear_cross_entropy" else told | {"axis": asked.axis}
+def options(call: Request) -> Arguments:
+    """The arguments of a block beside arrays; labels have been checked before."""
+    own = call.options | {"check_target": False}
+    return own | {"axis": call.axis} if "axis" in call.function.parameters else own
 
 
-def target_operands(asked: Request) -> list[Any]:
-    """Target, weights and divisor, each with its index; a literal None for what there is not."""
-    rows, arrays = asked.rows, asked.arrays
-    classes = (CLASSES,) if asked.name == "linear_cross_entropy" else (asked.axis,)
-    target = arrays["target"]
-    index = rows if asked.is_index else (asked.whole if classes != (CLASSES,) else rows + classes)
-    operands = [target, index]
+def target_operands(call: Request) -> list[Any]:
+    """Target, weights and divisor, each with its index; a literal None for those not given."""
+    rows, arrays = call.rows, call.arrays
+    linear = call.function.kind is Kind.LINEAR
+    classes = (CLASSES,) if linear else (call.axis,)
+    index = rows if call.is_index else (rows + classes if linear else call.whole)
+    operands = [arrays["target"], index]
     for array, index in (
         (arrays.get("sample_weight"), rows), (arrays.get("weight"), classes),
-        (labels.divisor(asked), ()),
+        (labels.divisor(call), ()),
     ):  # fmt: skip
         operands += [array, None if array is None else index]
     return operands
 
 
-def _losses(options: dict[str, Any], x: Any, target: Any, u: Any, w: Any, divisor: Any) -> Any:
-    return reduce_block(options, (x,), only(target), u, None if w is None else only(w), divisor)
+def _losses(
+    function: Function, options: Arguments, x: Any, target: Any, u: Any, w: Any, divisor: Any
+) -> Any:
+    w = None if w is None else only(w)
+    return block_results(function, options, (x,), only(target), u, w, divisor)
 
 
-def reduce_block(
-    options: dict[str, Any], inputs: tuple[Any, ...], target: Any, u: Any, w: Any, divisor: Any,
-    **arrays: Any,
+def block_results(
+    function: Function, options: Arguments, inputs: tuple[Any, ...], target: Any, u: Any, w: Any,
+    divisor: Any, **arrays: Any,
 ) -> tuple[Any, ...]:  # fmt: skip
-    """A block's results of a loss of rows, the loss in an array of as many dimensions as rows."""
-    options = dict(options)
-    name, empty = options.pop("name"), False
+    """A block's results of a loss of rows, the loss in an array with as many axes as rows have."""
+    options, empty = dict(options), False
     if divisor is not None and options.get("reduction", "mean") == "mean":
-        if name == "categorical_cross_entropy":  # which takes no divisor, but weights of rows
-            empty = bool(divisor == 0)
-            u = _divided(np.ones(_rows_of(inputs[0], options["axis"])) if u is None else u, divisor)
-            options["reduction"] = "sum"
-        else:
+        if "normalizer" in function.parameters:
             options["normalizer"] = float(divisor)
-    results = blocks.compute(name, *inputs, target, weight=w, sample_weight=u, **options, **arrays)
+        else:  # by weights of rows
+            empty = bool(divisor == 0)
+            rows = function.rows(inputs[0].shape, options["axis"])
+            u = _divided(np.ones(rows) if u is None else u, divisor)
+            options["reduction"] = "sum"
+    results = blocks.compute(
+        function, *inputs, target, weight=w, sample_weight=u, **options, **arrays
+    )
     loss, *others = results if type(results) is tuple else (results,)
     if options.get("reduction", "mean") != "none":
         rank = inputs[0].ndim - 1
         loss = np.full((1,) * rank, np.nan if empty else loss, np.float64)
     return loss, *others
-
-
-def _rows_of(x: Any, axis: int) -> tuple[int, ...]:
-    return (*x.shape[:axis], *x.shape[axis + 1 :])
 
 
 @np.errstate(all="ignore")
@@ -123,33 +126,33 @@ def _divided(u: Any, divisor: Any) -> Any:
     return np.where(divisor == 0, 0.0, u / divisor)
 
 
-# --- element by element -------------------------------------------------------------------------
+# --- losses of elements ---------------------------------------------------------------------------
 
 
-def elements(asked: Request) -> list[Any]:
+def elements(call: Request) -> list[Any]:
     """A binary loss. The mean is a sum with weights that are divided by the number of elements."""
-    told = asked.options | {"name": asked.name}
-    mean = told.get("reduction", "mean") == "mean"
-    whole, size = asked.whole, asked.x.size
-    w = asked.arrays.get("weight")
-    if mean and size:
-        told["reduction"] = "sum"
+    own, whole, size = dict(call.options), call.whole, call.x.size
+    w = call.arrays.get("weight")
+    if call.is_mean and size:
+        own["reduction"] = "sum"
         w = (da.asarray(1.0) if w is None else w.astype(np.float64)) / size
-    operands = [asked.x, whole, labels.looked_at(asked), whole]
-    for array in (w, asked.arrays.get("pos_weight")):
-        # A block spreads them over its elements.
+    operands = [call.x, whole, labels.checked_elements(call), whole]
+    for array in (w, call.arrays.get("pos_weight")):
+        # A block broadcasts them over its elements.
         operands += [array, None if array is None else whole[len(whole) - array.ndim :]]
-    task = functools.partial(_elements, told)
-    parts = [loss_part(asked._replace(axis=-1)), *(Part(whole, a.dtype) for a in asked.like[1:])]
-    loss, *others = blocks.several(task, whole, operands, parts)
-    return [reduced(asked, loss), *others]
+    task = functools.partial(_elements, call.function, own)
+    layouts = [loss_layout(call._replace(axis=-1))]
+    layouts += [Layout(whole, a.dtype) for a in call.like[1:]]
+    loss, *others = blocks.several(task, whole, operands, layouts)
+    return [reduced(call, loss), *others]
 
 
-def _elements(options: dict[str, Any], x: Any, target: Any, w: Any, pos_weight: Any) -> Any:
-    options = dict(options)
+def _elements(
+    function: Function, options: Arguments, x: Any, target: Any, w: Any, pos_weight: Any
+) -> Any:
     if pos_weight is not None:
-        options["pos_weight"] = pos_weight
-    results = blocks.compute(options.pop("name"), x, target, weight=w, **options)
+        options = options | {"pos_weight": pos_weight}
+    results = blocks.compute(function, x, target, weight=w, **options)
     loss, *others = results if type(results) is tuple else (results,)
     if options.get("reduction", "mean") != "none":
         loss = np.full((1,) * x.ndim, loss, np.float64)

@@ -7,15 +7,16 @@ from torch._C._dynamo import eval_frame
 
 from fastxent.arrays import views
 from fastxent.arrays.torch import autograd, memory, refusals
+from fastxent.functions import Arguments, Function
 
 # Where torch.compile has given up on a caller, it goes on to compile each frame that runs below,
-# here by tensors without tangents and memory, which it takes to be so for ever. Not public.
+# and would treat our checks of one tensor (no tangent, no memory) as constants. Not public.
 _watcher = getattr(eval_frame, "get_eval_frame_callback", lambda: None)
 _watch = getattr(eval_frame, "set_eval_frame", lambda callback: None)
 
 
-def call(function: memory.Function, *args: Any, **kwargs: Any) -> Any:
-    """Call `function` on views of the tensors; give back tensors, maybe in the graph."""
+def call(function: Function, *args: Any, **kwargs: Any) -> Any:
+    """Call `function` on views of the tensors; return tensors, in the graph where it needs grad."""
     if torch.compiler.is_dynamo_compiling():
         from fastxent.arrays.torch import operators
 
@@ -26,38 +27,36 @@ def call(function: memory.Function, *args: Any, **kwargs: Any) -> Any:
             return call(function, *args, **kwargs)
         finally:
             _watch(before)
-    given = views.by_name(function, args, kwargs)
-    if given is None:
+    arguments = views.by_name(function, args, kwargs)
+    if arguments is None:
         return function(*args, **kwargs)
     if memory.is_traced():
-        for value in given.values():
-            if isinstance(value, torch.fx.Proxy):  # in whose graph a call is one node
-                public = views.public(function)
-                return value.tracer.create_proxy("call_function", public, args, kwargs)
-        return _traced(function, given)
-    first: Any = args[0] if args else next(iter(given.values()), None)
-    sight = None
+        for value in arguments.values():
+            if isinstance(value, torch.fx.Proxy):  # symbolic_trace: a call is one node
+                return value.tracer.create_proxy("call_function", function.public, args, kwargs)
+        return _traced(function, arguments)
+    first: Any = args[0] if args else next(iter(arguments.values()), None)
+    key = None
     on_gpu = isinstance(first, torch.Tensor) and memory.is_on_gpu(first)
     if on_gpu and not refusals.may_have_tangents():
         in_graph = first.requires_grad and torch.is_grad_enabled()
-        if not in_graph or autograd.is_step(function, given, first):
-            asked = given | {"return_grad": True} if in_graph else given
-            results, sight = memory.gpu().run_cached(function, asked, first)
+        if not in_graph or autograd.is_step(function, arguments, first):
+            planned = arguments | {"return_grad": True} if in_graph else arguments
+            results, key = memory.gpu().run_cached(function, planned, first)
             if results is not None:
-                memory.tell_written(given)
+                memory.mark_written(function, arguments)
                 return autograd.apply_loss(results, None, first) if in_graph else results
-    inputs = memory.inputs_of(function)
     try:
-        arrays, connected = memory.read(given, inputs, on_gpu)
+        arrays, connected = memory.read(function, arguments, function.inputs, on_gpu)
     except refusals.Virtual:
-        return _traced(function, given)
+        return _traced(function, arguments)
     if not connected or not torch.is_grad_enabled():
-        return memory.detached(function, given, arrays, sight)
-    return autograd.connected(function, given, arrays, inputs, sight)
+        return memory.detached(function, arguments, arrays, key)
+    return autograd.connected(function, arguments, arrays, key)
 
 
-def _traced(function: memory.Function, given: memory.Given) -> Any:
-    """The results as operators give them, of tensors that may have no numbers yet."""
+def _traced(function: Function, arguments: Arguments) -> Any:
+    """The results by operators, of tensors that may have no numbers yet."""
     from fastxent.arrays.torch import operators
 
-    return operators.traced(function, given)
+    return operators.traced(function, arguments)

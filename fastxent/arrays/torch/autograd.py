@@ -1,13 +1,12 @@
-"""The functions in autograd's graph: a node each for losses, losses by row, and softmax.
+"""The functions in autograd's graph: one node each for losses, losses by row, and softmax.
 
-Where a tensor requires grad, a loss makes its gradient with itself and holds it until `backward`,
-which multiplies it by what comes from above. So nothing is computed twice, and the graph holds one
-array shaped as the input, as it would hold the probabilities otherwise. A graph that is not kept
-gives that very array away, so that a step of training makes no other.
+Where a tensor requires grad, a loss makes its gradient in the forward pass and saves it for
+`backward`, which multiplies it by the gradient of the loss. Nothing is computed twice, and the
+graph saves one array shaped as the input, as it would save the probabilities otherwise. A graph
+that is not retained returns that very array, so that a training step allocates no other.
 """
 
 import copy
-import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,56 +14,48 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastxent import errors
 from fastxent.arrays import views
 from fastxent.arrays.torch.memory import (
-    ASKING,
-    EXTRAS,
-    Function,
-    Given,
     computed,
     detached,
     gpu,
-    inputs_of,
     is_on_gpu,
     is_transforming,
     tensor_of,
 )
+from fastxent.functions import LOG_SOFTMAX, LOGSUMEXP, SOFTMAX, Arguments, Function
+from fastxent.results import Extent
 
 
-def connected(
-    function: Function, given: Given, arrays: Given, inputs: tuple[str, ...], sight: Any = None
-) -> Any:
+def connected(function: Function, arguments: Arguments, arrays: Arguments, key: Any = None) -> Any:
     """The results of a call some of whose inputs require grad; `arrays` are views.
 
-    On a GPU a step of training, with the gradient, has been seen as `sight`.
+    `key` is that of a training step on a GPU, with its gradient, among the launch plans.
     """
-    x = given[inputs[0]]
-    if is_step(function, given, x):
+    x = arguments[function.first]
+    if is_step(function, arguments, x):
         arrays["return_grad"] = True
-        return apply_loss(computed(function, arrays, sight), None, x)
-    if function.__name__ not in GRADIENTS:
-        return _connected_loss(function, given, inputs)
-    if given.get("out") is not None:
-        raise ValueError("out must be None where logits require grad")
-    made = detached(function, given, arrays, sight)
-    return _apply_map([made], *map_options(function, given), x)
+        return apply_loss(computed(function, arrays, key), None, x)
+    if function.is_loss:
+        return _connected_loss(function, arguments)
+    if arguments.get("out") is not None:
+        raise errors.out_in_graph()
+    out = detached(function, arguments, arrays, key)
+    keepdims = bool(arguments.get("keepdims"))
+    return _apply_map([out], function, int(arguments.get("axis", -1)), keepdims, x)
 
 
-def is_step(function: Function, given: Given, x: torch.Tensor) -> bool:
-    """Whether a call is one of a step of training: a loss of one input, and nothing beside it.
+def is_step(function: Function, arguments: Arguments, x: torch.Tensor) -> bool:
+    """Whether a call is that of a training step: a loss of one input, with no other result.
 
-    What Python does there costs as much as a small loss.
+    The Python code of this case costs as much as a small loss.
     """
-    if not _is_loss_of_one(function) or x.dtype is torch.float16:
+    if not function.has_one_gradient or x.dtype is torch.float16:
         return False
-    if len(given) == 2:  # input and target alone
+    if len(arguments) == 2:  # input and target alone
         return True
-    return given.keys().isdisjoint(ASKING) and given.get("reduction") != "none"
-
-
-@functools.cache
-def _is_loss_of_one(function: Function) -> bool:
-    return len(inputs_of(function)) == 1 and function.__name__ not in GRADIENTS
+    return arguments.keys().isdisjoint(function.requests) and arguments.get("reduction") != "none"
 
 
 def first_derivative_only() -> None:
@@ -73,15 +64,15 @@ def first_derivative_only() -> None:
     `once_differentiable` says nothing where such a gradient is one of several parts of a loss.
     """
     if torch.is_grad_enabled():
-        raise RuntimeError("fastxent's functions have no second derivative (create_graph=True)")
+        raise errors.no_second_derivative()
 
 
-def _apply(node: type[torch.autograd.Function]) -> Function:
+def _apply(node: type[torch.autograd.Function]) -> Callable[..., Any]:
     """The node's `apply` without the layer for torch.func, a third of its cost.
 
     What torch.func transforms is refused before, for it has no memory to read.
     """
-    apply: Function = super(torch.autograd.Function, node).apply
+    apply: Callable[..., Any] = super(torch.autograd.Function, node).apply
     return apply
 
 
@@ -92,110 +83,106 @@ def _requires_grad(value: Any) -> bool:
 # --- losses in the graph --------------------------------------------------------------------
 
 
-def _connected_loss(function: Function, given: Given, inputs: tuple[str, ...]) -> Any:
-    """The results of a call, of which the loss is in the graph and the rest apart from it."""
-    leaves = [given.get(name) for name in inputs]
-    needed = tuple(n for n, leaf in zip(inputs, leaves, strict=True) if _requires_grad(leaf))
-    asked = [name for name in EXTRAS if _is_asked(given, name)]
-    by_row = given.get("reduction") == "none"
-    if by_row and len(inputs) > 1:
-        return _connected_rows(function, given, inputs, bool(asked))
+def _connected_loss(function: Function, arguments: Arguments) -> Any:
+    """The results of a call, of which the loss is in the graph and the others are detached."""
+    leaves = {name: arguments.get(name) for name in function.inputs}
+    needed = tuple(name for name, leaf in leaves.items() if _requires_grad(leaf))
+    requested = [n for n in function.results[1:] if function.is_requested(n, arguments)]
+    if arguments.get("reduction") == "none" and len(leaves) > 1:
+        return _connected_rows(function, arguments, bool(requested))
     others: list[Any] = []
     shared = False
-    # Made apart from what is asked for: of float16, whose gradient would be 0 before the factor
-    # comes by which AMP keeps it from that; where buffers hold something already; and where the
-    # caller chooses other parts. First, for a buffer may lie over the input.
-    grad_asked = "grad" in asked
-    apart = given.get("accumulate") or grad_asked and "wrt" in given
-    if apart or any(map(_is_float16, leaves)):
-        alone = without_half(without_extras(given), inputs)
-        loss, grads = detached(function, with_gradients(alone, inputs, needed))
-        if asked:
-            others = list(detached(function, given)[1:])
-    elif grad_asked:
-        loss, grads, *others = detached(function, given | {"return_grad": True})
+    # Computed apart from the other results: gradients of float16, which would be 0 before the
+    # factor by which AMP keeps them from that; where buffers are added to; and where the caller
+    # chooses other parts. First, for a buffer may lie over the input.
+    grad_requested = "grad" in requested
+    apart = arguments.get("accumulate") or grad_requested and "wrt" in arguments
+    if apart or any(map(_is_float16, leaves.values())):
+        alone = without_half(function, without_requests(function, arguments))
+        loss, grads = detached(function, with_gradients(function, alone, needed))
+        if requested:
+            others = list(detached(function, arguments)[1:])
+    elif grad_requested:
+        loss, grads, *others = detached(function, arguments | {"return_grad": True})
         others, shared = [grads, *others], True  # the caller may write to it
     else:
-        loss, grads, *others = detached(function, with_gradients(given, inputs, needed))
-    pairs = zip(views.parts(grads), leaves, strict=True)
-    held = [grad if _requires_grad(leaf) else None for grad, leaf in pairs]
+        loss, grads, *others = detached(function, with_gradients(function, arguments, needed))
+    pairs = zip(views.parts(grads), leaves.values(), strict=True)
+    saved = [grad if _requires_grad(leaf) else None for grad, leaf in pairs]
     if shared:
-        held = [None if grad is None else grad.clone() for grad in held]
-    loss = apply_loss((loss, *held), rows_axis(function, given), *leaves)
+        saved = [None if grad is None else grad.clone() for grad in saved]
+    loss = apply_loss((loss, *saved), rows_axis(function, arguments), *leaves.values())
     return (loss, *others) if others else loss
 
 
-def with_gradients(given: Given, inputs: tuple[str, ...], needed: tuple[str, ...]) -> Given:
+def with_gradients(function: Function, arguments: Arguments, needed: tuple[str, ...]) -> Arguments:
     """The call with gradients of those of its inputs that need one."""
-    if len(inputs) == 1:
-        return given | {"return_grad": True}
-    asked = given | {"return_grad": True}
-    if "wrt" in given:
-        own = given["wrt"]
+    requested = arguments | {"return_grad": True}
+    if len(function.inputs) == 1:
+        return requested
+    if "wrt" in arguments:
+        own = arguments["wrt"]
         if not isinstance(own, Iterable) or isinstance(own, bytes) or not (own := tuple(own)):
-            return asked  # which the function refuses
-        names = (given["wrt"],) if isinstance(given["wrt"], str) else own
-        needed = *needed, *(name for name in names if name not in inputs)  # and these
-    return asked | {"wrt": needed}
+            return requested  # which the function refuses
+        names = (arguments["wrt"],) if isinstance(arguments["wrt"], str) else own
+        # Unknown names too: the function refuses them.
+        needed = *needed, *(name for name in names if name not in function.inputs)
+    return requested | {"wrt": needed}
 
 
-def rows_axis(function: Function, given: Given) -> int | None:
+def rows_axis(function: Function, arguments: Arguments) -> int | None:
     """The axis that losses lack and gradients have."""
-    if given.get("reduction") != "none" or function.__name__.startswith("binary"):
+    if arguments.get("reduction") != "none" or not function.has_rows:
         return None
-    return int(given.get("axis", -1))
-
-
-def _is_asked(given: Given, name: str) -> bool:
-    return bool(given.get(f"return_{name}")) or given.get(f"{name}_out") is not None
+    return int(arguments.get("axis", -1))
 
 
 def _is_float16(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype == torch.float16
 
 
-def without_extras(given: Given) -> Given:
-    """The arguments but for what is asked for besides the loss."""
-    return {name: value for name, value in given.items() if name not in ASKING}
+def without_requests(function: Function, arguments: Arguments) -> Arguments:
+    """The arguments of a call that returns the loss alone."""
+    return {name: value for name, value in arguments.items() if name not in function.requests}
 
 
-def without_half(given: Given, inputs: tuple[str, ...]) -> Given:
+def without_half(function: Function, arguments: Arguments) -> Arguments:
     """The arguments with float16 inputs as float32."""
-    half = [name for name in inputs if _is_float16(given.get(name))]
-    return given | {name: given[name].detach().float() for name in half}
+    half = [name for name in function.inputs if _is_float16(arguments.get(name))]
+    return arguments | {name: arguments[name].detach().float() for name in half}
 
 
 class _Loss(torch.autograd.Function):  # type: ignore[misc]
-    """A loss that holds the gradients made with it, until it has been differentiated."""
+    """A loss with its gradients, saved until it has been differentiated."""
 
     @staticmethod
-    def forward(ctx: Any, made: tuple[Any, ...], axis: int | None, *leaves: Any) -> Any:
+    def forward(ctx: Any, results: tuple[Any, ...], axis: int | None, *leaves: Any) -> Any:
         # In a tuple, for autograd makes a view of an argument that is returned.
-        loss, *held = map(tensor_of, made)
-        ctx.save_for_backward(*held)
+        loss, *grads = map(tensor_of, results)
+        ctx.save_for_backward(*grads)
         ctx.axis, ctx.owned = axis, not _is_packed()
         return loss
 
     @staticmethod
     def backward(ctx: Any, up: Any) -> Any:
         first_derivative_only()
-        axis, held = ctx.axis, ctx.saved_tensors
+        axis, saved = ctx.axis, ctx.saved_tensors
         factor = up if axis is None else up.unsqueeze(axis)
-        if _is_batch(up) or is_transforming():  # a batch of factors, of which nothing can be asked
-            return None, None, *[None if g is None else masked_product(g, factor) for g in held]
-        mine = ctx.owned and not _graph_is_kept()
-        # Autograd turns them into their inputs' types.
-        if len(held) == 1:
-            return None, None, _product(held[0], factor, mine)
-        return None, None, *[None if g is None else _product(g, factor, mine) for g in held]
+        if _is_batch(up) or is_transforming():  # a batch of factors, whose values cannot be read
+            return None, None, *[None if g is None else masked_product(g, factor) for g in saved]
+        in_place = ctx.owned and not _graph_is_retained()
+        # Autograd converts them to their inputs' types.
+        if len(saved) == 1:
+            return None, None, _product(saved[0], factor, in_place)
+        return None, None, *[None if g is None else _product(g, factor, in_place) for g in saved]
 
 
 apply_loss = _apply(_Loss)
 
-# What PyTorch's own modules ask it, though it is not public; where one is gone, nothing is given
-# away: whether another `backward` may come, whether somebody keeps or replaces what is saved for
-# it, and whether it is computed for a batch of factors at once.
-_graph_is_kept = getattr(
+# Used by PyTorch's own modules, though not public; where one is gone, gradients are copied: whether
+# another `backward` may come, whether hooks keep or replace saved tensors, and whether `backward`
+# runs for a batch of factors at once.
+_graph_is_retained = getattr(
     torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True
 )  # fmt: skip
 _hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: True)
@@ -207,13 +194,13 @@ def _is_packed() -> bool:
     return _hooks(True) is not None
 
 
-def _product(grad: Any, factor: Any, mine: bool) -> Any:
-    """A gradient times what is above it, in its own memory if that is `mine` to give away.
+def _product(grad: Any, factor: Any, in_place: bool) -> Any:
+    """A saved gradient times the gradient of its loss.
 
-    Else in new memory: who gets it may write to it, and what is held may be asked for again.
+    In new memory unless `in_place`: the receiver may write to it, and `backward` may run again.
     """
-    if is_on_gpu(grad):  # where nobody asks for a number, for that would wait
-        return masked_product(grad, factor) if factor.ndim else gpu().scaled(grad, factor, mine)
+    if is_on_gpu(grad):  # where reading the factor would wait
+        return masked_product(grad, factor) if factor.ndim else gpu().scaled(grad, factor, in_place)
     if factor.ndim:
         number, finite = None, bool(torch.isfinite(factor).all())
     else:
@@ -221,64 +208,64 @@ def _product(grad: Any, factor: Any, mine: bool) -> Any:
         finite = math.isfinite(number)
     if not finite:
         return masked_product(grad, factor)
-    if not mine:
+    if not in_place:
         return grad * factor
     return grad if number == 1.0 else grad.mul_(factor)
 
 
 def masked_product(grad: Any, factor: Any) -> Any:
-    """The same in new memory, 0 where the gradient is: as for rows that do not count.
+    """The same in new memory, but 0 where the gradient is 0, as in ignored rows.
 
-    A factor that is inf or nan would make them nan.
+    A factor of inf or nan would make these nan.
     """
     return torch.where(grad == 0, 0.0, grad * factor)
 
 
-def _connected_rows(function: Function, given: Given, inputs: tuple[str, ...], asked: bool) -> Any:
-    """Losses by row of a linear map, whose gradients are sums over rows: they are made later."""
-    result = detached(function, given)
-    loss, *others = result if asked else (result,)
-    rest = without_extras(given)
+def _connected_rows(function: Function, arguments: Arguments, requested: bool) -> Any:
+    """Losses by row of a linear map, whose gradients are sums over rows: `backward` makes them."""
+    result = detached(function, arguments)
+    loss, *others = result if requested else (result,)
+    rest = without_requests(function, arguments)
     tensors = {name: value for name, value in rest.items() if isinstance(value, torch.Tensor)}
     # Copied, for nobody would notice if arrays or lists were written to before `backward`.
     fixed = {name: copy.deepcopy(a) for name, a in rest.items() if name not in tensors}
-    loss = _apply_rows([loss], function, fixed, inputs, tuple(tensors), *tensors.values())
+    loss = _apply_rows([loss], function, fixed, tuple(tensors), *tensors.values())
     return (loss, *others) if others else loss
 
 
 class _Rows(torch.autograd.Function):  # type: ignore[misc]
-    """Losses by row, which are computed anew as a sum weighted by the gradient from above."""
+    """Losses by row; `backward` recomputes them as a sum, weighted by their gradients."""
 
     @staticmethod
     def forward(
-        ctx: Any, made: list[Any], function: Function, fixed: Given, inputs: Any, names: Any,
+        ctx: Any, result: list[Any], function: Function, fixed: Arguments, names: Any,
         *tensors: Any,
     ) -> Any:  # fmt: skip
         ctx.save_for_backward(*tensors)
-        ctx.again = function, fixed, inputs, names
-        return made.pop()
+        ctx.call = function, fixed, names
+        return result.pop()
 
     @staticmethod
     def backward(ctx: Any, up: Any) -> Any:
         first_derivative_only()
-        function, fixed, inputs, names = ctx.again
-        given = fixed | dict(zip(names, ctx.saved_tensors, strict=True))
-        needed = dict(zip(names, ctx.needs_input_grad[5:], strict=True))
-        wanted = tuple(name for name in inputs if needed.get(name))
+        function, fixed, names = ctx.call
+        arguments = fixed | dict(zip(names, ctx.saved_tensors, strict=True))
+        needs = dict(zip(names, ctx.needs_input_grad[4:], strict=True))
+        needed = tuple(name for name in function.inputs if needs.get(name))
 
         def gradients(up: Any) -> list[Any]:
-            call = with_gradients(weighted_rows(given, up), inputs, wanted)
+            call = with_gradients(function, weighted_rows(arguments, up), needed)
             if torch.compiler.is_dynamo_compiling():  # this backward, by compiled autograd
                 from fastxent.arrays.torch.outside import outside
 
-                found = outside(detached, function, call)
+                _, grads = outside(detached, function, call)
             else:
-                found = detached(function, call)
-            return [grad for grad in found[1] if grad is not None]
+                _, grads = detached(function, call)
+            return [grad for grad in grads if grad is not None]
 
         made = _each_of(up, gradients) if _is_batch(up) else gradients(up)
-        grads = dict(zip(wanted, made, strict=True))
-        return None, None, None, None, None, *(grads.get(name) for name in names)
+        by_name = dict(zip(needed, made, strict=True))
+        return None, None, None, None, *(by_name.get(name) for name in names)
 
 
 _apply_rows = _apply(_Rows)
@@ -296,56 +283,58 @@ def _each_of(ups: Any, gradients: Callable[[Any], list[Any]]) -> list[Any]:
     return [torch._add_batch_dim(torch.stack(grads), 0, level) for grads in each]
 
 
-def weighted_rows(given: Given, up: torch.Tensor) -> Given:
-    """The call whose loss is the sum of these losses by row, each times what is above it."""
-    weight, own = up.double(), given.get("sample_weight")
+def weighted_rows(arguments: Arguments, up: torch.Tensor) -> Arguments:
+    """The call whose loss is the sum of these losses by row, each times its gradient."""
+    weight, own = up.double(), arguments.get("sample_weight")
     if own is not None:
         own = own if isinstance(own, torch.Tensor) else torch.from_numpy(np.array(own, float))
-        weight = torch.where(own == 0, 0.0, weight * own)  # what does not count, whatever is above
-    return given | {"sample_weight": weight, "reduction": "sum"}
+        weight = torch.where(own == 0, 0.0, weight * own)  # ignored, whatever the gradient
+    return arguments | {"sample_weight": weight, "reduction": "sum"}
 
 
 # --- softmax and its logarithms in the graph ------------------------------------------------
 
 
-def map_options(function: Function, given: Given) -> tuple[str, int, bool]:
-    """What the derivative of softmax and its logarithms depends on beside arrays."""
-    return function.__name__, int(given.get("axis", -1)), bool(given.get("keepdims"))
-
-
 class _Map(torch.autograd.Function):  # type: ignore[misc]
-    """Softmax, log-softmax or logsumexp, with what the probabilities come from."""
+    """Softmax, log-softmax or logsumexp, with the tensor that its derivative is computed from."""
 
     @staticmethod
-    def forward(ctx: Any, made: list[Any], name: str, axis: int, keepdims: bool, x: Any) -> Any:
-        out = made.pop()
-        ctx.how = name, axis, keepdims
-        ctx.save_for_backward(x if name == "logsumexp" else out)
+    def forward(
+        ctx: Any, result: list[Any], function: Function, axis: int, keepdims: bool, x: Any
+    ) -> Any:
+        out = result.pop()
+        ctx.call = function, axis, keepdims
+        ctx.save_for_backward(out if saves_result(function) else x)
         return out
 
     @staticmethod
     def backward(ctx: Any, up: Any) -> Any:
         first_derivative_only()
-        name, axis, keepdims = ctx.how
-        (kept,) = ctx.saved_tensors
-        return None, None, None, None, map_gradient(name, axis, keepdims, up, kept)
+        function, axis, keepdims = ctx.call
+        (saved,) = ctx.saved_tensors
+        return None, None, None, None, map_gradient(function, axis, keepdims, up, saved)
 
 
 _apply_map = _apply(_Map)
 
 
-def map_gradient(name: str, axis: int, keepdims: bool, up: Any, kept: Any) -> Any:
-    """By the result, of logsumexp by the input; of half precision as float32.
+def saves_result(function: Function) -> bool:
+    """Whether a derivative is computed from the result; that of logsumexp from the input."""
+    return function.result("out").extent is Extent.PER_CLASS
 
-    Autograd turns it into its input's type.
+
+def map_gradient(function: Function, axis: int, keepdims: bool, up: Any, saved: Any) -> Any:
+    """The gradient of softmax or a logarithm of it; of half precision in float32.
+
+    Autograd converts it to its input's type.
     """
-    if name == "logsumexp" and not keepdims:
+    if not saves_result(function) and not keepdims:
         up = up.unsqueeze(axis)
-    return GRADIENTS[name](_wide(up), _wide(kept), axis)
+    return _GRADIENTS[function](_widened(up), _widened(saved), axis)
 
 
-def _wide(tensor: Any) -> Any:
-    """Half precision as float32: what is a difference of sums is computed there."""
+def _widened(tensor: Any) -> Any:
+    """Half precision as float32, in which differences of sums are computed."""
     half = tensor.dtype in (torch.float16, torch.bfloat16)
     return tensor.float() if half else tensor
 
@@ -365,8 +354,8 @@ def _logsumexp_gradient(up: Any, x: Any, axis: int) -> Any:
     return up * torch.softmax(x, axis)
 
 
-GRADIENTS = {
-    "softmax": _softmax_gradient,
-    "log_softmax": _log_softmax_gradient,
-    "logsumexp": _logsumexp_gradient,
+_GRADIENTS = {
+    SOFTMAX: _softmax_gradient,
+    LOG_SOFTMAX: _log_softmax_gradient,
+    LOGSUMEXP: _logsumexp_gradient,
 }

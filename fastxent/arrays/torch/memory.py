@@ -1,41 +1,33 @@
-"""Tensors as the functions see them, results as tensors again, and what may come."""
+"""Tensors as NumPy views, and results as tensors again."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch.fx import _symbolic_trace
 
+from fastxent import errors
 from fastxent.arrays import views
 from fastxent.arrays.device import DeviceArray
 from fastxent.arrays.torch import refusals, storage
 from fastxent.cpu import threads
-
-Function = Callable[..., Any]
-Given = dict[str, Any]
-
-# Where a gradient flows to more than the first parameter.
-_LINEAR_INPUTS = "x", "linear_weight", "linear_bias"
-# What may be asked for beside a loss.
-EXTRAS = ("grad", "probs", "lse", "hess", "argmax")
-ASKING = {*(f"return_{name}" for name in EXTRAS), *views.BUFFERS, "accumulate"}
+from fastxent.functions import Arguments, Function
 
 # Looked up in every call, which is why they have names here.
-_BUFFERS, _ORDINARY = frozenset(views.BUFFERS), storage.ORDINARY
+_ORDINARY = storage.ORDINARY
 _view, _NUMBERS, _Storage = storage.view, storage.NUMBERS, storage.Storage
 
-# What PyTorch asks itself and does not publish; where one is gone, the answer is the careful one:
-# whether torch.func transforms what is called, how many dispatch modes see it, what
-# torch.jit.trace records it by, and the module that knows of torch.fx.symbolic_trace.
+# Private names that PyTorch's own code uses; where one is gone, the cautious answer is taken:
+# whether torch.func transforms the call, how many dispatch modes are active, whether
+# torch.jit.trace is recording, and the module that knows of torch.fx.symbolic_trace.
 is_transforming = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 _modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 _is_jit_tracing = getattr(torch._C, "_is_tracing", lambda: True)
 
 
 def is_traced() -> bool:
-    """Whether PyTorch wants to see operators: for make_fx, FakeTensorMode, jit.trace and others.
+    """Whether PyTorch has to see operators: for make_fx, FakeTensorMode, jit.trace and others.
 
     Within torch.func, too, where new tensors may have no memory.
     """
@@ -47,28 +39,23 @@ def is_traced() -> bool:
     )
 
 
-@functools.cache
-def inputs_of(function: Function) -> tuple[str, ...]:
-    """The parameters that a gradient flows to."""
-    linear = function.__name__ == "linear_cross_entropy"
-    return _LINEAR_INPUTS if linear else views.positional(function)[:1]
+def read(
+    function: Function, arguments: Arguments, inputs: tuple[str, ...], on_gpu: bool
+) -> tuple[Arguments, bool]:
+    """The arguments with tensors as NumPy views, and whether one of the `inputs` requires grad.
 
-
-def read(given: Given, inputs: tuple[str, ...], on_gpu: bool) -> tuple[Given, bool]:
-    """The arguments with tensors as NumPy's views, and whether an input requires grad.
-
-    Raises for a tensor that is not in host memory (on a GPU), and where a gradient is asked for
-    that there is not: of a target or a weight, or in forward mode. Raises Virtual for one without
-    numbers.
+    Raises for a tensor that is not in host memory (or, `on_gpu`, not on a GPU), and for a gradient
+    or a tangent that would be dropped. Raises Virtual for a tensor without numbers.
     """
-    arrays, connected = given.copy(), False
+    arrays, connected = arguments.copy(), False
     careful = on_gpu or refusals.may_have_tangents()
-    for name, value in given.items():
-        if not isinstance(value, torch.Tensor) or name in _BUFFERS:
+    buffers = function.buffers
+    for name, value in arguments.items():
+        if not isinstance(value, torch.Tensor) or name in buffers:
             continue
         if careful or type(value) not in _ORDINARY or not value.is_cpu:
-            arrays[name] = _seen(name, value, on_gpu)
-        else:  # as nearly all are
+            arrays[name] = _checked_view(name, value, on_gpu)
+        else:  # the common case
             try:
                 arrays[name] = _view(name, value)
             except (KeyError, RuntimeError) as error:
@@ -77,10 +64,10 @@ def read(given: Given, inputs: tuple[str, ...], on_gpu: bool) -> tuple[Given, bo
             if name not in inputs:
                 refusals.gradient(name, value)
             connected = True
-    if not given.keys().isdisjoint(_BUFFERS):
-        for name in given.keys() & _BUFFERS:
-            arrays[name] = _buffer(name, given[name], given, arrays, on_gpu)
-    return gpu().views_of(given) if on_gpu else arrays, connected
+    if not arguments.keys().isdisjoint(buffers):
+        for name in arguments.keys() & buffers:
+            arrays[name] = _buffer(function, name, arguments[name], arguments, arrays, on_gpu)
+    return gpu().views_of(function, arguments) if on_gpu else arrays, connected
 
 
 def is_on_gpu(tensor: torch.Tensor) -> bool:
@@ -90,17 +77,17 @@ def is_on_gpu(tensor: torch.Tensor) -> bool:
 
 @functools.cache
 def gpu() -> Any:
-    """What knows of CUDA, imported with the first tensor there."""
+    """The module for tensors on a GPU, imported with the first of them."""
     from fastxent.arrays.torch import gpu
 
     return gpu
 
 
-def _seen(name: str, tensor: torch.Tensor, on_gpu: bool) -> Any:
-    """A tensor's numbers as an array; of one on a GPU itself, if they are there."""
+def _checked_view(name: str, tensor: torch.Tensor, on_gpu: bool) -> Any:
+    """A NumPy view of a tensor, after all checks; a tensor on a GPU itself."""
     refusals.kind(name, tensor)
     if not (is_on_gpu(tensor) if on_gpu else tensor.is_cpu):
-        raise refusals.elsewhere(name, tensor, on_gpu)
+        raise errors.on_other_device(name, tensor.device, on_gpu)
     if refusals.may_have_tangents():
         refusals.tangent(name, tensor)
     if on_gpu:
@@ -114,46 +101,46 @@ def _seen(name: str, tensor: torch.Tensor, on_gpu: bool) -> Any:
 
 
 def beside_numpy(name: str, tensor: torch.Tensor) -> Any:
-    """A tensor's numbers as an array, for a call on one of NumPy's."""
+    """A NumPy view of a tensor, for a call whose first argument is a NumPy array."""
     try:
-        array = _seen(name, tensor, False)
+        array = _checked_view(name, tensor, False)
     except refusals.Virtual:
-        raise TypeError(
-            f"{name} must have numbers beside a NumPy array, got {type(tensor).__name__} on "
-            f"{tensor.device}"
-        ) from None
+        raise errors.no_numbers(name, tensor) from None
     refusals.gradient(name, tensor)
     return array
 
 
-def _buffer(name: str, value: Any, given: Given, arrays: Given, on_gpu: bool) -> Any:
+def _buffer(
+    function: Function, name: str, value: Any, arguments: Arguments, arrays: Arguments,
+    on_gpu: bool,
+) -> Any:  # fmt: skip
     """A buffer, or each of a tuple of them, as an array."""
     if isinstance(value, tuple):
         names = getattr(value, "_fields", range(len(value)))
-        pairs = zip(names, value, strict=True)
-        return views.like(
-            value, [_buffer(f"{name}.{n}", part, given, arrays, on_gpu) for n, part in pairs]
-        )
+        return views.like(value, [
+            _buffer(function, f"{name}.{part}", buffer, arguments, arrays, on_gpu)
+            for part, buffer in zip(names, value, strict=True)
+        ])  # fmt: skip
     if value is None:
         return None
     refusals.buffer(name, value)
-    array = _seen(name, value, on_gpu)
-    # The array of the same tensor: by that a call in place is known at once.
-    places = (other for other, tensor in given.items() if tensor is value and other != name)
-    return next((arrays[other] for other in places if other not in views.BUFFERS), array)
+    array = _checked_view(name, value, on_gpu)
+    # The view of the same tensor: a call in place is known by its identity.
+    places = (other for other, tensor in arguments.items() if tensor is value and other != name)
+    return next((arrays[other] for other in places if other not in function.buffers), array)
 
 
-def computed(function: Function, arrays: Given, sight: Any = None) -> Any:
-    """What a function makes of views: views, or tensors on a GPU, by which the call is `sight`."""
+def computed(function: Function, arrays: Arguments, key: Any = None) -> Any:
+    """The results of a call on views: views, or on a GPU tensors; `key` is that of its plan."""
     for first in arrays.values():
         if type(first) is DeviceArray:
-            return gpu().plans.computed(function, arrays, sight)
+            return gpu().plans.computed(function, arrays, key)
         break
     n = torch.get_num_threads()
     if n >= threads.CPUS or n >= threads.automatic():
-        return function(**arrays)
+        return function.body(**arrays)
     with threads.at_most(n):
-        return function(**arrays)
+        return function.body(**arrays)
 
 
 def tensor_of(result: Any) -> Any:
@@ -161,7 +148,7 @@ def tensor_of(result: Any) -> Any:
     kind = type(result)
     if kind is np.ndarray:
         memory = result.base
-        # Of what is no tensor itself, as a shape is.
+        # An array that is not in a tensor's memory.
         return memory.owner if isinstance(memory, _Storage) else torch.from_numpy(result)
     if kind in _NUMBERS:
         return storage.tensor_of(result)
@@ -169,21 +156,21 @@ def tensor_of(result: Any) -> Any:
 
 
 def detached(
-    function: Function, given: Given, arrays: Given | None = None, sight: Any = None
+    function: Function, arguments: Arguments, arrays: Arguments | None = None, key: Any = None
 ) -> Any:
-    """The results of a call as tensors apart from any graph; `arrays` are views, if there are."""
+    """The results of a call as tensors without a graph; `arrays` are its views, if there are."""
     if arrays is None:
-        first = next(iter(given.values()))
+        first = next(iter(arguments.values()))
         on_gpu = isinstance(first, torch.Tensor) and is_on_gpu(first)
-        arrays, _ = read(given, tuple(given), on_gpu)
-    result = views.converted(computed(function, arrays, sight), tensor_of)
-    tell_written(given)
+        arrays, _ = read(function, arguments, tuple(arguments), on_gpu)
+    result = views.converted(computed(function, arrays, key), tensor_of)
+    mark_written(function, arguments)
     return result
 
 
-def tell_written(given: Given) -> None:
-    """Let autograd know which buffers have been written to."""
-    for name in given.keys() & views.BUFFERS:
-        for part in views.parts(given.get(name)):
+def mark_written(function: Function, arguments: Arguments) -> None:
+    """Tell autograd which buffers have been written to."""
+    for name in arguments.keys() & function.buffers:
+        for part in views.parts(arguments.get(name)):
             if part is not None and not part.is_inference():
                 torch.autograd.graph.increment_version(part)

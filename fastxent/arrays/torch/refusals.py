@@ -1,13 +1,14 @@
-"""Tensors that are refused, each with the argument's name and what to call instead."""
+"""Which tensors are refused: each error names the argument and what to call instead."""
 
 from typing import Any
 
 import torch
 from torch.autograd import forward_ad
 
+from fastxent import errors
 from fastxent.arrays.torch.storage import DTYPES
 
-# Instead of what, by the name of its class, which need not be loaded.
+# What to call, by the name of the class, which need not be loaded.
 _REMEDIES = {
     "DTensor": "call to_local() for this rank's part of it, full_tensor() for all of it",
     "MaskedTensor": "call get_data(), and ignore rows by ignore_index or sample_weight",
@@ -21,33 +22,29 @@ _functorch = torch._C._functorch
 
 
 class Virtual(Exception):
-    """A tensor that stands for numbers which are not there: fake, meta or functional."""
+    """A tensor without numbers: fake, meta or functional."""
 
 
 def kind(name: str, tensor: torch.Tensor) -> None:
-    """Raise for a tensor that has no plain numbers of its own, Virtual if none yet."""
+    """Raise for a tensor without plain numbers of its own, Virtual if it has none yet."""
     known = next((k.__name__ for k in type(tensor).__mro__ if k.__name__ in _REMEDIES), "")
     if tensor.is_nested and not known:
         known = "NestedTensor"
     if known:
-        raise TypeError(f"{name} must be a plain tensor, got {known}: {_REMEDIES[known]}")
+        raise errors.no_plain_tensor(name, known, _REMEDIES[known])
     if tensor.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}: call to_dense()")
+        raise errors.no_dense_tensor(name, tensor.layout)
     transformed(name, tensor)
     if is_virtual(tensor):
         raise Virtual
     if tensor._is_zerotensor():
-        raise TypeError(f"{name} must have memory, got zeros without any: call clone()")
+        raise errors.no_memory_of_zeros(name)
     if tensor.is_quantized:
-        raise TypeError(f"{name} must hold plain numbers, got {tensor.dtype}: call dequantize()")
+        raise errors.quantised(name, tensor.dtype)
     if tensor.dtype is not torch.bfloat16 and tensor.dtype not in DTYPES:
-        remedy = ": call float()" if tensor.is_floating_point() else ""
-        raise TypeError(f"{name} must hold NumPy's numbers, got {tensor.dtype}{remedy}")
+        raise errors.not_numpys_type(name, tensor.dtype, tensor.is_floating_point())
     if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
-        raise TypeError(
-            f"{name} must have memory of its own, got {type(tensor).__name__}: give the tensor "
-            "that it wraps"
-        )
+        raise errors.no_own_memory(name, tensor)
 
 
 def is_virtual(tensor: torch.Tensor) -> bool:
@@ -63,36 +60,26 @@ def transformed(name: str, tensor: torch.Tensor) -> None:
     """Raise for a tensor that torch.func differentiates or maps; functionalize has operators."""
     while _functorch.is_functorch_wrapped_tensor(tensor):
         if not _functorch.is_functionaltensor(tensor):
-            raise TypeError(
-                f"{name} must have numbers of its own, not be transformed by torch.func (grad, "
-                "vmap, jvp), for which there are no rules: differentiate by backward() or "
-                "torch.autograd.grad"
-            )
+            raise errors.transformed(name)
         tensor = _functorch.get_unwrapped(tensor)
 
 
-def elsewhere(name: str, tensor: torch.Tensor, on_gpu: bool) -> TypeError:
-    """The error for a tensor on another device."""
-    where = "on the GPU where the first argument is" if on_gpu else "in host memory here"
-    return TypeError(f"{name} is on {tensor.device}, expected a tensor {where}")
-
-
 def unreadable(name: str, tensor: torch.Tensor, error: Exception) -> TypeError:
-    """The error for a tensor that NumPy could not be shown, if `kind` has none for it."""
+    """The error for a tensor that NumPy cannot view, if `kind` has none for it."""
     kind(name, tensor)
-    return TypeError(f"{name} must be a tensor whose memory can be read: {error}")
+    return errors.unreadable_tensor(name, error)
 
 
 def gradient(name: str, tensor: torch.Tensor) -> None:
-    """Raise for a tensor, no input that gradients flow to, that requires grad."""
+    """Raise for a tensor that requires grad, but is no input that gradients flow to."""
     if tensor.requires_grad:
-        raise TypeError(f"{name} must not require grad: no gradient flows to it; detach it")
+        raise errors.no_gradient(name)
 
 
 def tangent(name: str, tensor: torch.Tensor) -> None:
     """Raise for a tensor with a tangent, which would be dropped."""
     if tensor.is_floating_point() and forward_ad.unpack_dual(tensor).tangent is not None:
-        raise TypeError(f"{name} must have no tangent: there is no derivative in forward mode")
+        raise errors.no_forward_mode(name)
 
 
 def may_have_tangents() -> bool:
@@ -102,10 +89,10 @@ def may_have_tangents() -> bool:
 
 
 def buffer(name: str, value: Any) -> None:
-    """Raise for what cannot be written to."""
+    """Raise for a value that cannot be a buffer."""
     if not isinstance(value, torch.Tensor):
-        raise ValueError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+        raise errors.no_tensor_buffer(name, value)
     if value.requires_grad:
-        raise ValueError(f"{name} must not require grad")
-    if value.is_neg():  # what is written to would be a copy
-        raise ValueError(f"{name} must not be a view of negated numbers")
+        raise errors.buffer_requires_grad(name)
+    if value.is_neg():  # its memory would be a copy
+        raise errors.buffer_negated(name)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastxent import errors
 from fastxent.arrays.borrowed import NOWHERE, Borrowed
 from fastxent.cpu import pages
 from fastxent.cpu.pages import LARGE
@@ -47,7 +48,7 @@ class Storage(Borrowed):
         if size >= LARGE:
             pages.use_huge(address, size)
         elif size and not address:
-            raise RuntimeError("PyTorch gives no memory for results here: it traces the call")
+            raise errors.no_result_memory()
         memory: Any = _from_address(address or NOWHERE)
         memory.owner = tensor
         return np.ndarray(shape, dtype, memory)
@@ -114,12 +115,7 @@ def is_whole(tensor: torch.Tensor) -> bool:
 
 def cut_off(name: str, tensor: torch.Tensor) -> ValueError:
     """The error for a tensor that reaches beyond its storage."""
-    there = tensor.untyped_storage().nbytes()
-    return ValueError(
-        f"{name} must have its numbers in memory, but its storage holds {there} of the "
-        f"{_end(tensor)} bytes up to the last: freed or shrunk (by FSDP, offloading or resize_), "
-        "it has to be filled again first"
-    )
+    return errors.cut_off(name, tensor.untyped_storage().nbytes(), _end(tensor))
 
 
 def _late(dtype: torch.dtype) -> Any:
@@ -129,10 +125,7 @@ def _late(dtype: torch.dtype) -> Any:
     try:
         import ml_dtypes
     except ImportError:
-        raise TypeError(
-            "tensors of bfloat16 need the package ml_dtypes, for NumPy has no such type: "
-            "pip install 'fastxent[torch]'"
-        ) from None
+        raise errors.no_bfloat16() from None
     own = np.dtype(ml_dtypes.bfloat16)
     DTYPES[dtype], _OWN[own] = own, dtype
     return own

@@ -1,0 +1,47 @@
+"""The results of the functions: the shape and type of each, and the record that holds them.
+
+A result is a field of `Outputs`, whose annotation says its shape and type: to add one, add a field.
+"""
+
+import enum
+from typing import Annotated, Any, NamedTuple
+
+
+class Extent(enum.Enum):
+    """The shape of a result."""
+
+    REDUCED = "a number; with reduction='none' as PER_ROW"
+    PER_ROW = "the input's shape without the class axis; of a loss of elements, the input's"
+    PER_CLASS = "the input's shape"
+
+
+class Type(enum.Enum):
+    """The type of a result."""
+
+    OWN = "the input's type; float64 for integers"
+    LOSS = "the type of the arithmetic: float32 for half precision"
+    INDEX = "int64"
+
+
+class Result(NamedTuple):
+    """The shape and type of one result."""
+
+    extent: Extent
+    type: Type
+
+
+class Outputs(NamedTuple):
+    """Arrays to fill, None for what was not requested; in the order in which a call returns them.
+
+    A field is a result of every function that has a parameter `return_<field>`; its annotation says
+    the shape and type. A backend sees those per row as (N,), those per class with the class axis
+    last. `out` is the only result of softmax and its logarithms.
+    """
+
+    out: Annotated[Any, None] = None
+    loss: Annotated[Any, Result(Extent.REDUCED, Type.LOSS)] = None
+    grad: Annotated[Any, Result(Extent.PER_CLASS, Type.OWN)] = None
+    probs: Annotated[Any, Result(Extent.PER_CLASS, Type.OWN)] = None
+    lse: Annotated[Any, Result(Extent.PER_ROW, Type.LOSS)] = None
+    hess: Annotated[Any, Result(Extent.PER_CLASS, Type.OWN)] = None
+    argmax: Annotated[Any, Result(Extent.PER_ROW, Type.INDEX)] = None
