@@ -8,8 +8,6 @@ import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from numba import types
-
 from fastxent.cuda.jit import Kernel, machine_code
 from fastxent.records import Place
 
@@ -170,13 +168,7 @@ class LaunchedKernel:
     def __init__(self, kernel: Kernel, grid: int, device: int, arguments: list[Any]) -> None:
         n = len(arguments)
         values = (ctypes.c_uint64 * n)()
-        for position, (kind, value) in enumerate(zip(kernel.value_types, arguments, strict=True)):
-            if kind is types.float32:
-                ctypes.c_float.from_buffer(values, 8 * position).value = value
-            elif kind is types.float64:
-                ctypes.c_double.from_buffer(values, 8 * position).value = value
-            else:
-                values[position] = value
+        kernel.signature.layout.pack_into(values, 0, *arguments)
         first = ctypes.addressof(values)
         pointers = (ctypes.c_void_p * n)(*range(first, first + 8 * n, 8))
         self.values, self._pointers = values, pointers

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from numba import cuda, types
 
 from fastxent import kernel_files
-from fastxent.cuda.parameters import Parameter, parameters_of
+from fastxent.cuda.parameters import Signature, signature_of
 
 # Half precision needs instructions of 8.0; newer toolkits do not compile for less than 7.5.
 OLDEST, OLDEST_HALF = (7, 5), (8, 0)
@@ -33,9 +33,7 @@ class Kernel(NamedTuple):
 
     name: str
     source: Callable[..., Any]
-    parameters: tuple[Parameter, ...]
-    types: tuple[Any, ...]  # of the parameters
-    value_types: tuple[Any, ...]  # of their values, in which a record has several
+    signature: Signature
     block: int
     blocks: int
     cluster: int
@@ -43,9 +41,14 @@ class Kernel(NamedTuple):
     def __hash__(self) -> int:
         return hash(self.name)  # needed at every launch, and a tuple does not keep its hash
 
+    @property
+    def types(self) -> tuple[Any, ...]:
+        """The Numba types of its parameters."""
+        return self.signature.types
+
     def select(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Those of the arguments that it has parameters for."""
-        return {p.name: arguments[p.name] for p in self.parameters if p.name in arguments}
+        return {name: arguments[name] for name in self.signature.names if name in arguments}
 
 
 def make_kernel(
@@ -60,10 +63,7 @@ def make_kernel(
     words = "-".join(re.sub(r"\w+=|[^\w,()]", "", str(getattr(arg, "name", arg))) for arg in args)
     name = f"{factory.__name__.removeprefix('make_').removesuffix('_kernel')}-{words}"
     source = factory(*args)
-    parameters = parameters_of(source)
-    types = tuple(parameter.numba_type(compute) for parameter in parameters)
-    values = tuple(kind for parameter in parameters for kind in parameter.value_types(compute))
-    return Kernel(name, source, parameters, types, values, block, blocks, cluster)
+    return Kernel(name, source, signature_of(source, compute), block, blocks, cluster)
 
 
 def ptx(kernel: Kernel, capability: tuple[int, int]) -> str:

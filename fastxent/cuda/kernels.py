@@ -36,7 +36,7 @@ from fastxent.formulas import (
 )
 from fastxent.functions import RESULTS
 from fastxent.options import Options
-from fastxent.records import Extent, Outputs
+from fastxent.results import Extent, Outputs
 
 # The outputs with a value for each class, as Rows; and those with one for each row.
 PER_CLASS = tuple(n for n, r in RESULTS.items() if r and r.extent is Extent.PER_CLASS)

@@ -10,7 +10,6 @@ from fastxent.cuda import driver
 from fastxent.cuda.elements import Element, element
 from fastxent.cuda.groups import ThreadPlan
 from fastxent.cuda.jit import Kernel, make_kernel
-from fastxent.cuda.parameters import packed
 from fastxent.device_array import Queue
 
 # The threads of a block of a kernel that is not laid out on rows.
@@ -22,11 +21,7 @@ def launch(kernel: Kernel, grid: int, queue: Queue, **arguments: Any) -> None:
     """Launch a kernel on so many blocks; does nothing for 0."""
     if not grid:
         return
-    names = {parameter.name for parameter in kernel.parameters}
-    if names != arguments.keys():
-        wrong = ", ".join(sorted(names ^ arguments.keys()))
-        raise TypeError(f"{kernel.name} is launched with arguments missing or unknown: {wrong}")
-    values, pointers = packed(kernel.parameters, arguments)
+    values, pointers = kernel.signature.pack(arguments)
     queue.add_launch(driver.launch(kernel, grid, queue.place, values), pointers)
 
 

@@ -1,4 +1,4 @@
-"""Kinds of kernel parameters, by which a kernel's signature and packed arguments are made.
+"""Kinds of kernel parameters, from which a kernel's signature and packed arguments are made.
 
 A kernel annotates its parameters with these kinds, or with a NamedTuple whose fields are annotated
 with them: such a record is one argument of the kernel. A launch passes arguments by name.
@@ -6,6 +6,7 @@ with them: such a record is one argument of the kernel. A launch passes argument
 
 import functools
 import inspect
+import struct
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
@@ -18,10 +19,12 @@ Step = Annotated[int, "step"]  # of addresses, in bytes
 Integer = Annotated[int, "integer"]
 Number = Annotated[float, "number"]  # of the type that is computed in
 Double = Annotated[float, "double"]
-_namedtuple: Any = types.NamedTuple
 _TYPES = {
     "address": types.uint64, "step": types.uint64, "integer": types.int64, "double": types.float64,
 }  # fmt: skip
+# Of each type how it is packed, in eight bytes.
+_FORMATS = {types.uint64: "Q", types.int64: "q", types.float32: "f4x", types.float64: "d"}
+_namedtuple: Any = types.NamedTuple
 
 
 class Rows(NamedTuple):
@@ -92,30 +95,74 @@ class ClipLimits(NamedTuple):
 
 
 class Parameter(NamedTuple):
-    """A kernel's parameter: its name, its record (None: one value), the kinds of its values."""
+    """A kernel's parameter: its name, its record (None: one value), the kinds of its values.
+
+    `addresses` are the positions of addresses among the values.
+    """
 
     name: str
     record: type | None
     kinds: tuple[str, ...]
-
-    def numba_type(self, compute: Any) -> Any:
-        """Its type in a kernel that computes in this type."""
-        value_types = self.value_types(compute)
-        if self.record is None:
-            return value_types[0]
-        return _namedtuple(value_types, self.record)
-
-    def value_types(self, compute: Any) -> tuple[Any, ...]:
-        """The types of its values."""
-        return tuple({**_TYPES, "number": compute}[kind] for kind in self.kinds)
+    addresses: tuple[int, ...]
 
 
-def parameters_of(kernel: Callable[..., Any]) -> tuple[Parameter, ...]:
-    """The parameters of a kernel."""
-    return tuple(
-        Parameter(p.name, *_record_and_kinds(p.annotation))
-        for p in inspect.signature(kernel).parameters.values()
-    )
+class Signature(NamedTuple):
+    """The parameters of a kernel, their Numba types, and the layout of the packed arguments."""
+
+    parameters: tuple[Parameter, ...]
+    names: frozenset[str]
+    types: tuple[Any, ...]
+    value_types: tuple[Any, ...]  # of the values, of which a record has several
+    layout: struct.Struct
+
+    def pack(self, arguments: dict[str, Any]) -> tuple[list[Any], list[tuple[int, Pointer]]]:
+        """The values of all arguments in order, and the pointers among them by position.
+
+        None is zeros. Addresses are given as pointers or arrays, so that a cached plan can replace
+        them.
+        """
+        if arguments.keys() != self.names:
+            wrong = ", ".join(sorted(arguments.keys() ^ self.names))
+            raise TypeError(f"a kernel is launched with arguments missing or unknown: {wrong}")
+        values: list[Any] = []
+        pointers: list[tuple[int, Pointer]] = []
+        for name, record, kinds, addresses in self.parameters:
+            argument, first = arguments[name], len(values)
+            if argument is None:
+                values += [0] * len(kinds)
+                continue
+            if record is None:
+                values.append(argument)
+            else:
+                values += argument
+            for position in addresses:
+                value = values[first + position]
+                pointer = value.pointer if type(value) is DeviceArray else value
+                if type(pointer) is Pointer:
+                    pointers.append((first + position, pointer))
+                    values[first + position] = pointer.address
+                elif pointer is None:
+                    values[first + position] = 0
+                else:
+                    raise TypeError(f"{name} must be a pointer, got {value!r}")
+        return values, pointers
+
+
+def signature_of(kernel: Callable[..., Any], compute: Any) -> Signature:
+    """The signature of a kernel that computes in this type."""
+    types_of = {**_TYPES, "number": compute}
+    parameters, argument_types, value_types = [], [], []
+    for parameter in inspect.signature(kernel).parameters.values():
+        record, kinds = _record_and_kinds(parameter.annotation)
+        addresses = tuple(k for k, kind in enumerate(kinds) if kind == "address")
+        parameters.append(Parameter(parameter.name, record, kinds, addresses))
+        own = [types_of[kind] for kind in kinds]
+        argument_types.append(own[0] if record is None else _namedtuple(own, record))
+        value_types += own
+    return Signature(
+        tuple(parameters), frozenset(p.name for p in parameters), tuple(argument_types),
+        tuple(value_types), struct.Struct("<" + "".join(_FORMATS[kind] for kind in value_types)),
+    )  # fmt: skip
 
 
 @functools.cache
@@ -124,32 +171,3 @@ def _record_and_kinds(annotation: Any) -> tuple[type | None, tuple[str, ...]]:
         return None, annotation.__metadata__
     hints = get_type_hints(annotation, include_extras=True)
     return annotation, tuple(hints[name].__metadata__[0] for name in annotation._fields)
-
-
-def packed(
-    parameters: tuple[Parameter, ...], arguments: dict[str, Any]
-) -> tuple[list[Any], list[tuple[int, Pointer]]]:
-    """The values of arguments one behind the other, and the pointers among them by position.
-
-    An argument of None is zeros. Addresses are given as pointers or arrays alone: a plan that is
-    cached replaces them.
-    """
-    values: list[Any] = []
-    pointers: list[tuple[int, Pointer]] = []
-    for parameter in parameters:
-        argument = arguments[parameter.name]
-        if argument is None:
-            values.extend([0] * len(parameter.kinds))
-            continue
-        for kind, value in zip(
-            parameter.kinds, argument if parameter.record else (argument,), strict=True
-        ):
-            if kind == "address" and value is not None:
-                pointer = value.pointer if type(value) is DeviceArray else value
-                if type(pointer) is not Pointer:
-                    raise TypeError(f"{parameter.name} must be a pointer, got {value!r}")
-                pointers.append((len(values), pointer))
-                values.append(pointer.address)
-            else:
-                values.append(0 if value is None else value)
-    return values, pointers

@@ -387,7 +387,7 @@ class _LaunchedKernel:
     """A kernel and its packed arguments, as the driver has them."""
 
     def __init__(self, kernel, grid, device, arguments):
-        assert len(arguments) == len(kernel.value_types), kernel.name
+        assert len(arguments) == len(kernel.signature.value_types), kernel.name
         self.kernel, self.grid, self.device = kernel, grid, device
         self.values = list(arguments)
 
@@ -400,12 +400,12 @@ class _LaunchedKernel:
         places.append(Place(self.device, stream))
         values = iter([
             _CASTS[str(kind)](value)
-            for kind, value in zip(self.kernel.value_types, self.values, strict=True)
+            for kind, value in zip(self.kernel.signature.value_types, self.values, strict=True)
         ])  # fmt: skip
         arguments = [
             parameter.record(*(next(values) for _ in parameter.kinds))
             if parameter.record else next(values)
-            for parameter in self.kernel.parameters
+            for parameter in self.kernel.signature.parameters
         ]  # fmt: skip
         _jit(self.kernel.source)[self.grid, self.kernel.block](*arguments)
 
