@@ -5,10 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastxent.arrays import views
-from fastxent.device_array import BFLOAT16 as BFLOAT16
-from fastxent.device_array import DeviceArray as DeviceArray
-from fastxent.device_array import Library as Library
-from fastxent.device_array import Queue
+from fastxent.device_array import DeviceArray, Queue
 from fastxent.functions import ARRAYS, NUMBERS, Arguments, Function, Role
 
 # Columns are counted in 32 bits, with room for those beyond the last.

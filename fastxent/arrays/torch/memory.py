@@ -9,9 +9,9 @@ from torch.fx import _symbolic_trace
 
 from fastxent import errors
 from fastxent.arrays import views
-from fastxent.arrays.device import DeviceArray
 from fastxent.arrays.torch import refusals, storage
 from fastxent.cpu import threads
+from fastxent.device_array import DeviceArray
 from fastxent.functions import Arguments, Function
 
 # Looked up in every call, which is why they have names here.
