@@ -15,26 +15,29 @@ from fastxent.device_array import DeviceArray
 from fastxent.dispatch import backend_of, device_backend
 from fastxent.functions import Arguments, Function
 from fastxent.options import Options
-from fastxent.records import Call, Linear, LinearGrad, Outputs, Target, Weights
-from fastxent.results import Extent
+from fastxent.records import NO_WEIGHTS, Call, Linear, LinearGrad, Outputs, Target, Weights
+
+# --- softmax and its logarithms ---------------------------------------------------------------
 
 
 def read_map(function: Function, arguments: Arguments) -> Call:
     """A call of softmax or of one of its logarithms, over an axis that may be empty."""
-    name = function.first
+    name, (slot,) = function.first, function.slots
     x = checks.array(arguments[name], name)
     types = checks.precision(x.dtype, name)
     axis = checks.class_axis(arguments["axis"], x.shape, name, empty=True)
-    keepdims, out = arguments.get("keepdims", False), arguments.get("out")
-    options.flags((flag, arguments[flag]) for flag in function.flags)
-    shape = function.shape("out", x.shape, axis, keepdims=keepdims)
-    if out is None:
+    options.flags(function.flags, arguments)
+    shape, buffer = x.shape, arguments.get("out")
+    if not slot.per_class:
+        shape = function.shape(slot.name, shape, axis, keepdims=arguments["keepdims"])
+    if buffer is None:
         out = checks.new(x, shape, types.own)
     else:
-        out = checks.buffer(out, "out", shape, types.own, [], (name, x))
-    per_class = function.result("out").extent is Extent.PER_CLASS
-    view = checks.classes_last(out, axis) if per_class else out.reshape(-1)
-    return Call(function, checks.classes_last(x, axis), types.compute, Outputs(view), Outputs(out))
+        out = checks.buffer(buffer, "out", shape, types.own, [], (name, x))
+    view = checks.classes_last(out, axis) if slot.per_class else out.reshape(-1)
+    results = Outputs(out)
+    outputs = results if view is out else Outputs(view)
+    return Call(function, checks.classes_last(x, axis), types.compute, outputs, results)
 
 
 # --- losses of rows ---------------------------------------------------------------------------
@@ -47,16 +50,14 @@ def read_rows(function: Function, arguments: Arguments) -> Call:
     types = checks.precision(x.dtype, name)
     axis = checks.class_axis(arguments["axis"], x.shape, name)
     rows = _rows(function, arguments, name, x.shape, axis, types.compute)
-    clip = None
-    if "eps" in arguments:
-        clip = options.clip(arguments["eps"], types.compute)
-    options.flags((flag, arguments[flag]) for flag in function.flags)
+    clip = options.clip(arguments["eps"], types.compute) if "eps" in arguments else None
+    options.flags(function.flags, arguments)
     buffers = _buffers(function, arguments, x, types, rows.arrays)
     divisor = _divisor(rows, x, x.shape[axis], arguments["check_target"], types.compute)
-    results = _results(function, arguments, x, types, axis, rows.reduction, buffers)
+    results = _results(function, arguments, x, types, rows.shape, rows.reduction, buffers)
     return Call(
         function, checks.classes_last(x, axis), types.compute, _views(function, results, axis),
-        results, rows.target, rows.weights, rows.options, clip, divisor, buffers=tuple(buffers),
+        results, rows.target, rows.weights, rows.options, clip, divisor, None, tuple(buffers),
     )  # fmt: skip
 
 
@@ -84,7 +85,7 @@ def _rows(
     compute: "np.dtype[Any]",
 ) -> CheckedRows:  # fmt: skip
     """Check the arguments that speak of rows and classes, for logits `of` this name and shape."""
-    given = Options(**{n: check(arguments[n], n, compute) for n, check in function.checks})
+    given = options.read(function.options, arguments, compute)
     found = checks.target(arguments["target"], shape, axis, of)
     rows = (*shape[:axis], *shape[axis + 1 :])
     reduction = options.reduction(arguments["reduction"])
@@ -92,23 +93,35 @@ def _rows(
     if found.ndim == len(shape):
         if given.ignore_index != -100:
             raise errors.ignored_probabilities(given.ignore_index)
-        indices, target, ignored = None, Target(None, checks.classes_last(found, axis)), None
+        indices, target = None, Target(None, checks.classes_last(found, axis))
     else:
         labels, ignored = checks.flat_labels(found, given.ignore_index)
         indices, target = found, Target(labels, None)
+        if ignored is not given.ignore_index:
+            given = given._replace(ignore_index=ignored)
     arrays: list[Named] = [("target", found)]
-    for name in ("weight", "sample_weight"):
+    weights = NO_WEIGHTS
+    if arguments["weight"] is not None or arguments["sample_weight"] is not None:
+        weights = _weights(arguments, shape[axis], rows, arrays)
+    if reduction != "mean":
+        divisor = 1.0
+    return CheckedRows(of, rows, indices, target, weights, given, reduction, divisor, arrays)
+
+
+def _weights(arguments: Arguments, n_classes: int, rows: Shape, arrays: list[Named]) -> Weights:
+    """The weights of classes and rows, which join the arrays that were read."""
+    by_name: Arguments = {}
+    for name, shape, meaning in (
+        ("weight", (n_classes,), "one for each class"),
+        ("sample_weight", rows, "one for each row"),
+    ):
         value = arguments[name]
-        arrays.append((name, None if value is None else checks.array(value, name)))
-    per_row = checks.weights(arrays[2][1], "sample_weight", rows, "one for each row")
-    weights = Weights(
-        checks.weights(arrays[1][1], "weight", (shape[axis],), "one for each class"),
-        per_row.reshape(-1) if isinstance(per_row, np.ndarray) else per_row,
-    )
-    return CheckedRows(
-        of, rows, indices, target, weights, given._replace(ignore_index=ignored), reduction,
-        divisor if reduction == "mean" else 1.0, arrays,
-    )  # fmt: skip
+        found = None if value is None else checks.array(value, name)
+        arrays.append((name, found))
+        by_name[name] = checks.weights(found, name, shape, meaning)
+    per_row = by_name["sample_weight"]
+    flat = per_row.reshape(-1) if isinstance(per_row, np.ndarray) else per_row
+    return Weights(by_name["weight"], flat)
 
 
 def _divisor(
@@ -145,23 +158,25 @@ def _divisor(
 
 def read_linear(function: Function, arguments: Arguments) -> Call:
     """A call of the loss of rows whose logits are x @ linear_weight.T + linear_bias."""
-    inputs: Arguments = {
-        name: None if arguments[name] is None and name == "linear_bias"
-        else checks.array(arguments[name], name)
-        for name in function.inputs
-    }  # fmt: skip
-    x, matrix, bias = (inputs[name] for name in function.inputs)
-    types = {n: checks.precision(a.dtype, n) for n, a in inputs.items() if a is not None}
+    names = function.inputs
+    x, matrix = (checks.array(arguments[name], name) for name in names[:2])
+    bias = arguments[names[2]]
+    if bias is not None:
+        bias = checks.array(bias, names[2])
+    inputs = (x, matrix, bias)
+    types = [
+        None if a is None else checks.precision(a.dtype, name)
+        for name, a in zip(names, inputs, strict=True)
+    ]
     checks.linear_map(x, matrix, bias)
-    compute = np.result_type(*(precision.compute for precision in types.values()))
+    compute = checks.wider([t.compute for t in types if t is not None])
     shape = (*x.shape[:-1], matrix.shape[0])
-    of = f"x @ {function.inputs[1]}.T"
-    rows = _rows(function, arguments, of, shape, len(shape) - 1, compute)
-    options.flags((flag, arguments[flag]) for flag in function.flags)
+    rows = _rows(function, arguments, f"x @ {names[1]}.T", shape, len(shape) - 1, compute)
+    options.flags(function.flags, arguments)
     grads = _linear_grads(function, arguments, inputs, types, rows.arrays)
     divisor = _divisor(rows, x, matrix.shape[0], arguments["check_target"], compute)
-    own = Precision(compute, compute)
-    results = _results(function, arguments, x, own, -1, rows.reduction, {"grad": grads})
+    own, found = Precision(compute, compute), {"grad": grads}
+    results = _results(function, arguments, x, own, rows.shape, rows.reduction, found)
     return Call(
         function, x, compute, _views(function, results, -1), results, rows.target, rows.weights,
         rows.options, None, divisor, Linear(matrix, bias, grads, arguments["accumulate"]),
@@ -169,26 +184,28 @@ def read_linear(function: Function, arguments: Arguments) -> Call:
 
 
 def _linear_grads(
-    function: Function, arguments: Arguments, inputs: Arguments, types: dict[str, Precision],
-    arrays: list[Named],
+    function: Function, arguments: Arguments, inputs: tuple[Any, ...],
+    types: list[Precision | None], arrays: list[Named],
 ) -> LinearGrad | None:  # fmt: skip
     """The gradients to fill, of the inputs in `wrt`: buffers or new arrays; None if unrequested."""
-    wrt = options.some_of(arguments["wrt"], "wrt", function.inputs)
+    wrt, names = arguments["wrt"], function.inputs
+    if wrt is not names:
+        wrt = options.some_of(wrt, "wrt", names)
     buffers = checks.linear_buffers(arguments["grad_out"], arguments["accumulate"])
     if not arguments["return_grad"] and buffers is None:
         return None
-    others = [*inputs.items(), *arrays]
+    others = [*zip(names, inputs, strict=True), *arrays]
     parts: list[Any] = []
-    for (name, a), given in zip(inputs.items(), buffers or (None,) * 3, strict=True):
-        if a is None or name not in wrt:
-            if given is not None:
+    for name, a, own, buffer in zip(names, inputs, types, buffers or (None,) * 3, strict=True):
+        if a is None or own is None or name not in wrt:
+            if buffer is not None:
                 reason = f"without {name}" + ("" if name in wrt else " in wrt")
-                raise errors.buffer_unused(f"grad_out.{name}", reason, given)
+                raise errors.buffer_unused(f"grad_out.{name}", reason, buffer)
             parts.append(None)
         elif buffers is None:
-            parts.append(checks.new(inputs["x"], a.shape, types[name].own))
+            parts.append(checks.new(inputs[0], a.shape, own.own))
         else:
-            out = checks.buffer(given, f"grad_out.{name}", a.shape, types[name].own, others)
+            out = checks.buffer(buffer, f"grad_out.{name}", a.shape, own.own, others)
             others.append((f"grad_out.{name}", out))
             parts.append(out)
     return LinearGrad(*parts)
@@ -210,16 +227,15 @@ def read_elements(function: Function, arguments: Arguments) -> Call:
     reduction = options.reduction(arguments["reduction"])
     if type(target) is not DeviceArray:  # on a GPU that would wait for it
         checks.one_hot(backend_of(x), target, name)
-    clip = None
-    if "eps" in arguments:
-        clip = options.clip(arguments["eps"], types.compute)
-    options.flags((flag, arguments[flag]) for flag in function.flags)
+    clip = options.clip(arguments["eps"], types.compute) if "eps" in arguments else None
+    options.flags(function.flags, arguments)
     arrays = [("target", target), *weights.items()]
     buffers = _buffers(function, arguments, x, types, arrays)
-    results = _results(function, arguments, x, types, -1, reduction, buffers)
+    results = _results(function, arguments, x, types, x.shape, reduction, buffers)
+    divisor = float(x.size) if reduction == "mean" else 1.0
     return Call(
         function, x, types.compute, results, results, Target(None, target), Weights(**weights),
-        clip=clip, divisor=float(x.size) if reduction == "mean" else 1.0, buffers=tuple(buffers),
+        options.NO_OPTIONS, clip, divisor, None, tuple(buffers),
     )  # fmt: skip
 
 
@@ -231,47 +247,52 @@ def _buffers(
 ) -> Arguments:
     """The buffers by the names of their results; that of the gradient may lie over the input."""
     buffers: Arguments = {}
-    over: Named = (function.first, x)
-    for name in function.results:
-        buffer = arguments.get(f"{name}_out")
+    for slot in function.slots:
+        buffer = arguments.get(slot.buffer)
         if buffer is None:
             continue
-        argument, kind = f"{name}_out", types.of(function.result(name).type)
-        if name == "grad":
-            buffers[name] = checks.buffer(buffer, argument, x.shape, kind, arrays, over)
-        else:
+        kind, over = types[slot.type], (function.first, x)
+        others, may_lie_over = arrays, slot.name == "grad"
+        if not may_lie_over:
             others = [*arrays, over, ("grad_out", arguments["grad_out"])]
-            buffers[name] = checks.buffer(buffer, argument, x.shape, kind, others)
+        buffers[slot.name] = checks.buffer(
+            buffer, slot.buffer, x.shape, kind, others, over if may_lie_over else None
+        )
     return buffers
 
 
 def _results(
-    function: Function, arguments: Arguments, x: Any, types: Precision, axis: int, reduction: str,
-    buffers: Arguments,
+    function: Function, arguments: Arguments, x: Any, types: Precision, rows: Shape,
+    reduction: str, results: Arguments,
 ) -> Outputs:  # fmt: skip
-    """Memory for what was requested; a loss that is reduced to a number needs none."""
-    results = dict(buffers)
-    if reduction == "none":
-        shape = function.shape("loss", x.shape, axis)
-        results["loss"] = checks.new(x, shape, types.compute)
-    for name in function.results[1:]:
-        if name not in results and arguments[f"return_{name}"]:
-            shape = function.shape(name, x.shape, axis)
-            results[name] = checks.new(x, shape, types.of(function.result(name).type))
-    return Outputs(**results)
+    """Memory for what was requested, beside the `results` that there are: buffers.
+
+    A loss that is reduced to a number needs no memory.
+    """
+    arrays = [None] * len(Outputs._fields)
+    for slot in function.slots:
+        at, name, flag, _, per_class, kind = slot
+        if results and name in results:
+            arrays[at] = results[name]
+        elif reduction == "none" if name == "loss" else arguments[flag]:
+            arrays[at] = checks.new(x, x.shape if per_class else rows, types[kind])
+    return Outputs._make(arrays)
 
 
 def _views(function: Function, results: Outputs, axis: int) -> Outputs:
-    """The results as a backend fills them: (N,) those per row, classes last those per class."""
-    views: Arguments = {}
-    for name, array in zip(Outputs._fields, results, strict=True):
-        if array is None or isinstance(array, LinearGrad):
+    """The results as a backend fills them: per row as (N,), per class with that axis last."""
+    views = list(results)
+    for slot in function.slots:
+        array = results[slot.at]
+        if array is None:
             continue
-        if function.result(name).extent is Extent.PER_CLASS:
-            views[name] = checks.classes_last(array, axis)
+        if not slot.per_class:
+            views[slot.at] = array.reshape(-1)
+        elif type(array) is not LinearGrad:  # which a linear map has for itself
+            views[slot.at] = checks.classes_last(array, axis)
         else:
-            views[name] = array.reshape(-1)
-    return Outputs(**views)
+            views[slot.at] = None
+    return Outputs._make(views)
 
 
 def answer(call: Call, reduced: Any = None) -> Any:
@@ -280,11 +301,12 @@ def answer(call: Call, reduced: Any = None) -> Any:
     `reduced` is the loss where that is a number. Arrays without dimensions become NumPy scalars,
     but the caller's buffers are returned as they are.
     """
-    results = [
-        array if name in call.buffers else checks.result(array)
-        for name, array in zip(Outputs._fields, call.results, strict=True)
-        if array is not None
-    ]
-    if call.function.is_loss and call.results.loss is None:
-        results.insert(0, checks.scalar(reduced, call.compute))
-    return results[0] if len(results) == 1 else tuple(results)
+    results = call.results
+    if results.out is not None:
+        return checks.result(results.out)
+    answers = [checks.scalar(reduced, call.compute)] if results.loss is None else []
+    for slot in call.function.slots:
+        array = results[slot.at]
+        if array is not None:
+            answers.append(array if slot.name in call.buffers else checks.result(array))
+    return answers[0] if len(answers) == 1 else tuple(answers)

@@ -10,7 +10,6 @@ from fastxent import errors, options
 from fastxent.arrays import foreign
 from fastxent.arrays.borrowed import Borrowed
 from fastxent.device_array import DeviceArray
-from fastxent.results import Type
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -20,19 +19,16 @@ _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
 class Precision(NamedTuple):
-    """The types of a call: of the arithmetic and the losses, and of arrays shaped as the input."""
+    """The types of a call, in the order of `fastxent.results.Type`.
+
+    Of the arithmetic and the losses, of arrays shaped as the input, of class indices.
+    """
 
     compute: "np.dtype[Any]"
     own: "np.dtype[Any]"
-
-    def of(self, kind: Type) -> Any:
-        """The type of a result."""
-        if kind is Type.OWN:
-            return self.own
-        return self.compute if kind is Type.LOSS else _INDEX
+    integer: "np.dtype[Any]" = np.dtype(np.int64)
 
 
-_INDEX = np.dtype(np.int64)
 _SINGLE, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 _PRECISION: dict[Any, Precision] = {
     _SINGLE: Precision(_SINGLE, _SINGLE),
@@ -73,6 +69,11 @@ def precision(dtype: "np.dtype[Any]", name: str) -> Precision:
     if dtype.kind == "f" and dtype.itemsize == 2 or dtype.name == "bfloat16":
         return Precision(_SINGLE, dtype.newbyteorder("="))
     raise errors.no_precision(name, dtype)
+
+
+def wider(computes: list["np.dtype[Any]"]) -> "np.dtype[Any]":
+    """The type that arrays of these types of arithmetic are computed in together."""
+    return _DOUBLE if _DOUBLE in computes else _SINGLE
 
 
 def class_axis(axis: Any, shape: Shape, name: str, *, empty: bool = False) -> int:

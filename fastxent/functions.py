@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fastxent.options import CHECKS
+from fastxent.options import entries
 from fastxent.results import Extent, Outputs, Result, Type
 
 Arguments = dict[str, Any]
@@ -64,6 +64,17 @@ RESULTS: dict[str, Result] = {
 }
 
 
+class Slot(NamedTuple):
+    """A result in a call: its place in `Outputs`, and the parameters that request it, if any."""
+
+    at: int
+    name: str
+    flag: str
+    buffer: str
+    per_class: bool
+    type: Type
+
+
 class Parameter(NamedTuple):
     """A parameter of a function; `default` is `inspect.Parameter.empty` without one."""
 
@@ -78,7 +89,8 @@ class Function:
     `inputs` are the parameters that gradients flow to; the first of them decides the backend.
     `parameters` are all, with their roles; `positional` those that may be given by position,
     `arrays` those that are read, `buffers` those that are written. `results` are the names of what
-    it returns, in order; all but the first have a `return_<name>`, and maybe a buffer `<name>_out`.
+    it returns, in order; all but the first have a flag `return_<name>`, and maybe a buffer
+    `<name>_out`. `slots` are the same for the code that reads every call.
     """
 
     body: Callable[..., Any]  # takes NumPy arrays and views of a GPU's
@@ -108,12 +120,20 @@ class Function:
         self.arrays = self.with_role(*ARRAYS)
         self.buffers = frozenset(self.with_role(Role.BUFFER))
         self.flags = self.with_role(Role.FLAG, Role.REQUEST, Role.BUFFER_FLAG)
-        self.checks = tuple((n, CHECKS[n]) for n in CHECKS if n in self.parameters)
-        requested = (name for name in Outputs._fields if f"return_{name}" in self.parameters)
-        self.has_one_gradient = self.is_loss and len(self.inputs) == 1
-        self.results = ("out",) if self.out else ("loss", *requested)
-        # What is asked for beside the first result, and how.
+        # Everything by which more than the first result is requested, or a buffer is given.
         self.requests = frozenset(self.with_role(Role.REQUEST, Role.BUFFER, Role.BUFFER_FLAG))
+        requested = (name for name in Outputs._fields if f"return_{name}" in self.parameters)
+        self.results = ("out",) if self.out else ("loss", *requested)
+        self.options = entries(self.defaults())
+        self.slots = tuple(map(self._slot, self.results))
+        self.has_one_gradient = self.is_loss and len(self.inputs) == 1
+
+    def _slot(self, name: str) -> Slot:
+        extent, kind = self.result(name)
+        return Slot(
+            Outputs._fields.index(name), name, f"return_{name}", f"{name}_out",
+            extent is Extent.PER_CLASS, kind,
+        )  # fmt: skip
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the body."""

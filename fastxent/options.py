@@ -110,13 +110,43 @@ class Options(NamedTuple):
 
 
 NO_OPTIONS = Options(ignore_index=None)
+_DEFAULTS = Options()
 
-_Check = Callable[[Any, str, DType], Any]
-CHECKS: dict[str, _Check] = {
+# Each option that is a parameter: its check.
+CHECKS: dict[str, Callable[[Any, str, DType], Any]] = {
     name: annotation.__metadata__[0]
     for name, annotation in Options.__annotations__.items()
     if hasattr(annotation, "__metadata__")
 }
+
+
+class Entry(NamedTuple):
+    """An option of a function: its place in `Options`, its check and the function's default."""
+
+    at: int
+    name: str
+    check: Callable[[Any, str, DType], Any]
+    default: Any
+
+
+def entries(defaults: dict[str, Any]) -> tuple[Entry, ...]:
+    """The options among the parameters with these defaults."""
+    return tuple(
+        Entry(at, name, CHECKS[name], defaults[name])
+        for at, name in enumerate(Options._fields)
+        if name in CHECKS and name in defaults
+    )
+
+
+def read(options: tuple[Entry, ...], arguments: dict[str, Any], compute: DType) -> Options:
+    """The options of a function among its arguments, checked unless they are the defaults."""
+    values = None
+    for at, name, check, default in options:
+        value = arguments[name]
+        if value is not default:
+            values = values or list(_DEFAULTS)
+            values[at] = check(value, name, compute)
+    return Options._make(values) if values else _DEFAULTS
 
 
 def smoothing(value: Any) -> float:
@@ -157,9 +187,10 @@ def reduction(value: Any) -> str:
     return value
 
 
-def flags(values: Iterable[tuple[str, Any]]) -> None:
+def flags(names: Iterable[str], arguments: dict[str, Any]) -> None:
     """Raise for a flag that is neither a bool nor an int."""
-    for name, value in values:
+    for name in names:
+        value = arguments[name]
         if value is True or value is False:
             continue
         if not isinstance(value, _FLAGS) or isinstance(value, np.timedelta64):

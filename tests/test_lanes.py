@@ -11,7 +11,18 @@ import numpy as np
 import pytest
 from numba import njit
 
-from fastxent.cpu import binary, half, jit, kernels, lanes, launch, narrow_kernels
+from fastxent.cpu import (
+    binary,
+    binary_kernels,
+    few_class_kernels,
+    half,
+    jit,
+    kernels,
+    lanes,
+    launch,
+    memory,
+)
+from fastxent.cpu.arguments import ClipBounds, KernelOptions, WeightArrays
 from fastxent.cpu.vector_math import (
     exp,
     expm1,
@@ -28,9 +39,9 @@ def elementwise(function):
 
     @njit
     def apply(x, out):
-        width = lanes.lanes_of(lanes.row(x, 0))
+        width = memory.lanes_of(memory.row(x, 0))
         for j in range(0, x.shape[1], width):
-            lanes.store(lanes.row(out, 0), j, function(lanes.load(lanes.row(x, 0), j)))
+            memory.store(memory.row(out, 0), j, function(memory.load(memory.row(x, 0), j)))
 
     def call(x):
         out = np.empty_like(x)
@@ -127,11 +138,11 @@ def test_polynomials_and_choices(dtype):
 
     @njit
     def calls(x, value, out):
-        v = lanes.load(lanes.row(x, 0), 0)
-        lanes.store(lanes.row(out, 0), 0, cubic(v))
-        lanes.store(lanes.row(out, 1), 0, lanes.where_less(v, 3.0, -v, 0.5))
-        lanes.store(lanes.row(out, 2), 0, lanes.exponent(v))
-        lanes.store(lanes.row(out, 3), 0, lanes.mantissa(v))
+        v = memory.load(memory.row(x, 0), 0)
+        memory.store(memory.row(out, 0), 0, cubic(v))
+        memory.store(memory.row(out, 1), 0, lanes.where_less(v, 3.0, -v, 0.5))
+        memory.store(memory.row(out, 2), 0, lanes.exponent(v))
+        memory.store(memory.row(out, 3), 0, lanes.mantissa(v))
         return lanes.first_equal(v, value)
 
     width = 64 // np.dtype(dtype).itemsize
@@ -169,20 +180,36 @@ def test_rounding_to_float16(rng):
 @functools.cache  # several tests read it
 def loops(char, name):
     """The LLVM code of a kernel's compiled variant."""
-    kernel = {
-        "softmax": lambda: launch._row_kernel(kernels.softmax_rows, char, 2),
-        "cross_entropy": lambda: launch._cross_entropy_kernel(char, False, True, False, False),
-        "soft": lambda: launch._cross_entropy_kernel(char, True, True, False, False),
-        "categorical": lambda: launch._categorical_kernel(char, True, True),
-        "binary": lambda: binary._kernel(char, True, True, True, True),
-        "binary probs": lambda: binary._kernel(char, False, True),
-        "few classes": lambda: launch._narrow_kernel(char, False, True, True),
-        "few classes, soft": lambda: launch._narrow_kernel(char, True, True, False),
-        "softmax of few": lambda: launch._row_kernel(narrow_kernels.narrow_softmax_rows, char, 2),
-    }[name]()
-    fresh = jit.kernel(kernel.py_func)
-    fresh.compile(kernel.signatures[0])
-    return fresh.inspect_llvm(kernel.signatures[0])
+    rows, grad = (WeightArrays, KernelOptions), ("grad",)
+    source, signature = {
+        "softmax": lambda: (kernels.softmax_rows, launch.map_signature(char, 2)),
+        "cross_entropy": lambda: (
+            kernels.cross_entropy_rows, launch.loss_signature(char, False, grad, rows)
+        ),
+        "soft": lambda: (
+            kernels.cross_entropy_rows, launch.loss_signature(char, True, grad, rows)
+        ),
+        "categorical": lambda: (
+            kernels.categorical_rows, launch.loss_signature(char, True, grad, (*rows, ClipBounds))
+        ),
+        "binary": lambda: (
+            binary_kernels.binary_logits, binary.signature(char, ("grad", "probs", "hess"))
+        ),
+        "binary probs": lambda: (
+            binary_kernels.binary_probs, binary.signature(char, grad, (ClipBounds,))
+        ),
+        "few classes": lambda: (
+            few_class_kernels.cross_entropy_rows,
+            launch.loss_signature(char, False, ("grad", "hess"), rows),
+        ),
+        "few classes, soft": lambda: (
+            few_class_kernels.cross_entropy_rows, launch.loss_signature(char, True, grad, rows)
+        ),
+        "softmax of few": lambda: (few_class_kernels.softmax_rows, launch.map_signature(char, 2)),
+    }[name]()  # fmt: skip
+    fresh = jit.kernel(source)
+    fresh.compile(signature)
+    return fresh.inspect_llvm(fresh.signatures[0])
 
 
 KERNELS = ["softmax", "cross_entropy", "soft", "categorical", "binary", "binary probs"]
@@ -218,9 +245,9 @@ def test_parts_of_vectors_stay_inside(dtype):
 
     @njit
     def copy_part(x, out, n):
-        part = lanes.load_part(lanes.row(x, 0), 0, n, -1.0)
-        lanes.store_part(lanes.row(out, 0), 0, n, part)
-        lanes.store(lanes.row(out, 1), 0, part)
+        part = memory.load_part(memory.row(x, 0), 0, n, -1.0)
+        memory.store_part(memory.row(out, 0), 0, n, part)
+        memory.store(memory.row(out, 1), 0, part)
 
     x = np.arange(1, width + 1, dtype=dtype)[None]
     for n in range(width + 1):
@@ -236,7 +263,7 @@ def test_sums_over_lanes(rng, dtype):
 
     @njit
     def all_of(x, k):
-        v = lanes.load(lanes.row(x, 0), 0)
+        v = memory.load(memory.row(x, 0), 0)
         without = lanes.horizontal_sum(lanes.without_lane(v, k))
         return lanes.horizontal_sum(v), lanes.horizontal_max(v), lanes.lane(v, k), without
 

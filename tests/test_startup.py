@@ -104,7 +104,7 @@ def test_warmup_compiles_all_there_is():
         steps = []
         fx.warmup(progress=lambda done, total: steps.append((done, total)))
         assert steps == [(k, 120) for k in range(1, 121)], steps[-1]
-        known = dict(jit._ready)
+        known = dict(jit._dispatchers)
         flags = [f"return_{name}" for name in ("grad", "probs", "hess")]
         for kind in ("f4", "f8", "f2", "i1"):
             x = np.zeros((3, 2), kind)
@@ -125,7 +125,7 @@ def test_warmup_compiles_all_there_is():
                     fx.binary_cross_entropy(x, soft, eps=0.1, return_grad=grad, weight=soft)
             for function in (fx.softmax, fx.log_softmax, fx.logsumexp):
                 function(x, axis=0)
-        print(jit._ready == known, len(known))
+        print(jit._dispatchers == known, len(known))
     """
     assert python(script) == "True 86\n"  # one of them reads labels, whatever the logits' type
 

@@ -1,89 +1,94 @@
-"""The binary losses on the CPU: elements of any shape, weights that broadcast against it."""
+"""The binary losses: elements of any shape, weights that broadcast to it."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import types
 from numpy.typing import NDArray
 
-from fastxent.cpu import binary_kernels, jit
-from fastxent.cpu.blocks import Operand, for_each_block
-from fastxent.cpu.launch import (
-    CLIP,
-    DTYPES,
-    NO_FLOATS,
-    add_up,
+from fastxent.cpu import arguments, binary_kernels, jit
+from fastxent.cpu.arguments import (
+    ELEMENTS,
+    FLOAT,
+    INTEGER,
+    BinaryWeights,
+    ClipBounds,
+    OutputArrays,
     array_type,
-    constant_weight,
-    divided,
 )
-from fastxent.records import Call
+from fastxent.cpu.blocks import Operand, for_each_block
+from fastxent.cpu.launch import add_up, divided
+from fastxent.records import Call, Outputs
 
 Array = NDArray[Any]
-DType = np.dtype[Any]
+
+
+def signature(
+    char: str, requested: tuple[str, ...], kinds: tuple[Any, ...] = ()
+) -> tuple[Any, ...]:
+    """Return the types of a kernel's arguments (x, target, weights, scale, …, outputs, lo, hi).
+
+    `kinds` are the named tuples after the scale, `requested` the outputs that are not None.
+    """
+    x = array_type(ELEMENTS[char], 1)
+    weights = arguments.numba_type(BinaryWeights, char)
+    others = [arguments.numba_type(kind, char) for kind in kinds]
+    outputs = arguments.numba_type(OutputArrays, char, requested, ndim=1)
+    return x, x, weights, FLOAT, *others, outputs, INTEGER, INTEGER
 
 
 @functools.cache
-def _kernel(char: str, of_logits: bool, *wanted: bool) -> Callable[..., Any]:
-    given, out = array_type(DTYPES[char], 1), array_type(DTYPES[char], 1, out=True)
-    outs = [out, *(out if want else types.none for want in wanted)]
-    weight, span = (given, types.int64), (types.int64, types.int64)
-    if of_logits:
-        signature = (given, given, *weight, *weight, types.float64, *outs, *span)
-        return jit.specialise(binary_kernels.binary_logits, signature)
-    signature = (given, given, *weight, types.float64, CLIP, *outs, *span)
-    return jit.specialise(binary_kernels.binary_probs, signature)
+def _kernel(
+    source: Callable[..., Any], char: str, requested: tuple[str, ...], kinds: tuple[Any, ...]
+) -> Callable[..., Any]:
+    return jit.specialise(source, signature(char, requested, kinds))
 
 
 def binary_cross_entropy_with_logits(call: Call) -> float:
     """Fill the outputs, shaped as x; return Σ of the losses / divisor."""
-    assert call.target is not None
-    x, target, outputs, compute = call.x, call.target.probs, call.outputs, call.compute
-    weight, pos_weight, divisor = call.weights.weight, call.weights.pos_weight, call.divisor
-    outs = [outputs.loss, outputs.grad, outputs.probs, outputs.hess]
-    kernel = _kernel(compute.char, True, *(out is not None for out in outs[1:]))
-    return _run(kernel, x, target, [weight, pos_weight], (), divisor, outs, compute)
+    return _fill_losses(binary_kernels.binary_logits, call)
 
 
 def binary_cross_entropy(call: Call) -> float:
     """Fill loss and grad, shaped as x; return Σ of the losses / divisor."""
-    assert call.target is not None and call.clip is not None
-    x, target, outputs, compute = call.x, call.target.probs, call.outputs, call.compute
-    weight, clip, divisor = call.weights.weight, call.clip, call.divisor
-    outs = [outputs.loss, outputs.grad]
-    kernel = _kernel(compute.char, False, outputs.grad is not None)
-    return _run(kernel, x, target, [weight], (tuple(clip),), divisor, outs, compute)
+    assert call.clip is not None
+    return _fill_losses(binary_kernels.binary_probs, call, ClipBounds(*call.clip))
 
 
-def _run(
-    kernel: Callable[..., Any], x: Array, target: Array, weights: list[Array | None],
-    options: tuple[Any, ...], divisor: float, outs: list[Array | None], compute: DType,
-) -> float:  # fmt: skip
-    """The kernel over all elements; a weight that is one number stays one vector of it."""
-    numbers = [_number(w, compute) for w in weights]
-    varying = [w for w, k in zip(weights, numbers, strict=True) if w is not None and k is None]
+def _fill_losses(source: Callable[..., Any], call: Call, *others: Any) -> float:
+    """Run a kernel over all elements; return Σ of the losses / divisor."""
+    assert call.target is not None
+    x, char, requested = call.x, call.compute.char, arguments.requested(call.outputs)
+    kernel = _kernel(source, char, requested, tuple(map(type, others)))
+    weights = call.weights.weight, call.weights.pos_weight
+    constants = [_constant(weight, char) for weight in weights]
+    varying = [w for w, constant in zip(weights, constants, strict=True) if constant is None]
+    inputs = [x, call.target.probs, *(np.broadcast_to(w, x.shape) for w in varying)]
+    written = {name: array for name, array in call.outputs._asdict().items() if array is not None}
+    absent = arguments.pack_outputs(Outputs(), char)
 
-    def call(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
-        logits, labels, *rest = arrays
-        read: list[Any] = []
-        for number in numbers:
-            # Beside each weight its step: 1 through an array, 0 on the spot.
-            read += [rest.pop(0), 1] if number is None else [number, 0]
-        loss, *wide = rest
-        loss = NO_FLOATS[compute.char] if loss is None else loss
-        losses: float = kernel(logits, labels, *read, 1.0 / divisor, *options, loss, *wide, lo, hi)
+    def run(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
+        logits, target, *rest = arrays
+        members: list[Any] = []
+        for constant in constants:
+            members += [rest.pop(0), 1] if constant is None else [constant, 0]
+        outputs = absent._replace(**dict(zip(written, rest, strict=True)))
+        losses: float = kernel(
+            logits, target, BinaryWeights(*members), 1.0 / call.divisor, *others, outputs, lo, hi
+        )
         return losses
 
-    given = [x, target, *(np.broadcast_to(w, x.shape) for w in varying)]
-    operands = [Operand(array, compute, inner=0) for array in given]
-    written = [None if out is None else Operand(out, compute, inner=0) for out in outs]
-    return divided(add_up(for_each_block(call, operands, written)) if x.size else 0.0, divisor)
+    read, write = (
+        [Operand(array, call.compute, inner=0) for array in arrays]
+        for arrays in (inputs, written.values())
+    )
+    losses = add_up(for_each_block(run, read, write)) if x.size else 0.0
+    return divided(losses, call.divisor)
 
 
-def _number(weight: Array | None, compute: DType) -> Array | None:
-    """What a kernel reads of a weight that is the same everywhere; None of one that varies."""
+def _constant(weight: Array | None, char: str) -> Array | None:
+    """Return what a kernel reads of a weight that is the same everywhere; None if it varies."""
     if weight is None:
-        return constant_weight(None, compute)
-    return constant_weight(weight.item(), compute) if weight.size == 1 else None
+        return arguments.constant_weight(None, char)
+    return arguments.constant_weight(weight.item(), char) if weight.size == 1 else None

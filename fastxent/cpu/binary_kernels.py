@@ -1,22 +1,14 @@
-"""The kernels of the binary losses: loops over elements lo..hi of contiguous arrays.
+"""The kernels of the binary losses: loops over the elements lo..hi of contiguous arrays.
 
-Each is the sum of a term whose vectors also write what was asked for: an output that is None is
-gone from the compiled variant, and so is what only it needs. A weight that is one number is one
-vector of it, read with step 0 again and again.
+The loss is the sum of a term, one vector of elements, that also writes the outputs. An output that
+is None is compiled away, with the code that only it needs.
 """
 
+from fastxent.cpu.float_mode import flush_subnormals, restore_mode
 from fastxent.cpu.jit import subroutine
-from fastxent.cpu.lanes import (
-    fabs,
-    flush_subnormals,
-    load_part,
-    restore_mode,
-    row,
-    store_part,
-    where_less,
-    zero_where_zero,
-)
-from fastxent.cpu.row import lane_costs, sum_of_losses
+from fastxent.cpu.lanes import fabs, where_less, zero_where_zero
+from fastxent.cpu.memory import load_part, row, store_part
+from fastxent.cpu.row import clipped_costs, sum_of_losses
 from fastxent.cpu.vector_math import exp, log1p
 from fastxent.formulas import (
     binary_grad,
@@ -32,33 +24,39 @@ from fastxent.formulas import (
 
 
 @subroutine
-def _logit_term(args, j, part):
-    logits, target, weight, step, pos_weight, pos_step, scale, each, loss, grad, probs, hess = args
-    x, y = load_part(logits, j, part, 0.0), load_part(target, j, part, 0.0)
-    w = load_part(weight, j * step, part, 0.0)
-    pos_w = load_part(pos_weight, j * pos_step, part, 0.0)
+def _logit_term(args, j, count):
+    """Losses of the vector of elements j on; writes the outputs."""
+    logits, target, weights, scale, has_loss, outputs = args
+    (weight, step), (pos_weight, pos_step) = weights
+    loss, grad, probs, hess = outputs
+    x, y = load_part(logits, j, count, 0.0), load_part(target, j, count, 0.0)
+    w, pos_w = (
+        load_part(weight, j * step, count, 0.0),
+        load_part(pos_weight, j * pos_step, count, 0.0),
+    )
     neg, pos = binary_weights(y, w, pos_w, 1.0, zero_where_zero)
     e = exp(-fabs(x))
     softplus, softplus_neg = softplus_pair(x, log1p(e), 0.0, where_less)
     sigma, sigma_neg = sigmoid_pair(x, e, 0.0, 1.0, where_less)
     value = binary_loss(neg, pos, softplus, softplus_neg, zero_where_zero)
-    if each:
-        store_part(loss, j, part, value)
-    store_part(grad, j, part, binary_grad(neg, pos, sigma, sigma_neg, scale, zero_where_zero))
-    store_part(probs, j, part, sigma)
-    store_part(hess, j, part, binary_hess(neg, pos, sigma, sigma_neg, scale, zero_where_zero))
+    if has_loss:
+        store_part(loss, j, count, value)
+    store_part(grad, j, count, binary_grad(neg, pos, sigma, sigma_neg, scale, zero_where_zero))
+    store_part(probs, j, count, sigma)
+    store_part(hess, j, count, binary_hess(neg, pos, sigma, sigma_neg, scale, zero_where_zero))
     return value
 
 
-# logits, target (N,) IN; weight, pos_weight (N,) IN with step 1, or 64 bytes of one number with 0;
-# scale 1/D; loss (N,) OUT or empty; grad, probs, hess (N,) OUT or None. Returns Σ losses.
-def binary_logits(
-    logits, target, weight, step, pos_weight, pos_step, scale, loss, grad, probs, hess, lo, hi
-):  # fmt: skip
+# logits, target (N,) IN; scale 1/D
+def binary_logits(logits, target, weights, scale, outputs, lo, hi):
+    """Σ losses."""
+    weight = row(weights.weight, lo * weights.step), weights.step
+    pos_weight = row(weights.pos_weight, lo * weights.pos_step), weights.pos_step
+    arrays = (
+        row(outputs.loss, lo), row(outputs.grad, lo), row(outputs.probs, lo), row(outputs.hess, lo)
+    )  # fmt: skip
     args = (
-        row(logits, lo), row(target, lo),
-        row(weight, lo * step), step, row(pos_weight, lo * pos_step), pos_step, scale,
-        loss.size > 0, row(loss, lo), row(grad, lo), row(probs, lo), row(hess, lo),
+        row(logits, lo), row(target, lo), (weight, pos_weight), scale, outputs.loss.size > 0, arrays
     )  # fmt: skip
     mode = flush_subnormals()
     total = sum_of_losses(_logit_term, args, hi - lo)
@@ -67,24 +65,24 @@ def binary_logits(
 
 
 @subroutine
-def _prob_term(args, j, part):
-    probs, target, weight, step, scale, clip, each, loss, grad = args
-    bounds, most, floor = clip
-    p, r = clipped_pair(load_part(probs, j, part, 0.5), bounds, 1.0, where_less)
-    y, w = load_part(target, j, part, 0.0), load_part(weight, j * step, part, 0.0)
-    cost_p, cost_r = lane_costs(p, r, most)
+def _prob_term(args, j, count):
+    """Losses of the vector of elements j on; writes the outputs."""
+    probs, target, (weight, step), scale, clip, has_loss, (loss, grad) = args
+    p, r = clipped_pair(load_part(probs, j, count, 0.5), clip.bounds, 1.0, where_less)
+    y, w = load_part(target, j, count, 0.0), load_part(weight, j * step, count, 0.0)
+    cost_p, cost_r = clipped_costs(p, r, clip.most)
     value = binary_prob_loss(y, w, cost_p, cost_r, 1.0)
-    if each:
-        store_part(loss, j, part, value)
-    store_part(grad, j, part, (w * scale) * binary_slope(y, p, r, floor, 1.0, where_less))
+    if has_loss:
+        store_part(loss, j, count, value)
+    slope = binary_slope(y, p, r, clip.floor, 1.0, where_less)
+    store_part(grad, j, count, (w * scale) * slope)
     return value
 
 
-# probs, target (N,) IN; weight (N,) IN with step 1, or 64 bytes of one number with 0; scale 1/D;
-# clip as terms.Clip; loss (N,) OUT or empty; grad (N,) OUT or None. Returns Σ losses.
-def binary_probs(probs, target, weight, step, scale, clip, loss, grad, lo, hi):
-    args = (
-        row(probs, lo), row(target, lo), row(weight, lo * step), step, scale, clip,
-        loss.size > 0, row(loss, lo), row(grad, lo),
-    )  # fmt: skip
+# probs, target (N,) IN; scale 1/D
+def binary_probs(probs, target, weights, scale, clip, outputs, lo, hi):
+    """Σ losses."""
+    weight = row(weights.weight, lo * weights.step), weights.step
+    arrays = row(outputs.loss, lo), row(outputs.grad, lo)
+    args = row(probs, lo), row(target, lo), weight, scale, clip, outputs.loss.size > 0, arrays
     return sum_of_losses(_prob_term, args, hi - lo)

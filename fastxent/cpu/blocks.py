@@ -5,7 +5,7 @@ already and are handed over whole; any other is converted block by block, never 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -159,8 +159,8 @@ def for_each_chunk(call: Callable[[int, int], Result], rows: int, cost: int) -> 
 
 def for_each_block(
     call: Callable[[list[Array | None], int, int, int], Result],
-    inputs: list[Operand],
-    outputs: list[Operand | None],
+    inputs: Sequence[Operand],
+    outputs: Sequence[Operand | None],
 ) -> list[Result]:
     """The results of call(arrays, base, lo, hi) over all rows, in order.
 

@@ -1,6 +1,7 @@
-"""float32 rounded to float16, which NumPy does at 80 ns for each number that is not normal then.
+"""Round float32 to float16.
 
-It raises the floating-point flags one by one; and most of a mean's gradient is that small.
+NumPy takes 80 ns per subnormal result, as it raises floating-point flags one by one, and most of
+the gradient of a mean is subnormal.
 """
 
 import functools
@@ -25,14 +26,16 @@ def _kernel() -> Callable[..., Any]:
 
 def round_into(out: Array, values: Array) -> None:
     """Fill a float16 array of any strides from contiguous float32 of the same size."""
-    whole = out if out.flags.c_contiguous and out.flags.aligned else np.empty_like(out, order="C")
+    contiguous = (
+        out if out.flags.c_contiguous and out.flags.aligned else np.empty_like(out, order="C")
+    )
     bits = values.reshape(-1).view(np.uint32)
     bits.flags.writeable = False
-    _kernel()(bits, whole.reshape(-1).view(np.uint16))
-    if whole is not out:
-        np.copyto(out, whole)
+    _kernel()(bits, contiguous.reshape(-1).view(np.uint16))
+    if contiguous is not out:
+        np.copyto(out, contiguous)
 
 
 def is_rounding(out: Array, values: Array) -> bool:
-    """Whether `round_into` is what has to be done."""
+    """Whether a copy of `values` to `out` is a rounding of float32 to float16."""
     return out.dtype == np.float16 and values.dtype == np.float32

@@ -1,9 +1,10 @@
-"""Compile a kernel for one signature, once, and keep the machine code in a cache that is checked.
+"""Compile a kernel for one signature, once, and keep the machine code in a checked cache.
 
-Numba's own cache is not used: two processes that first-call different signatures of one function
-can leave an index that points at the other's code (wrong numbers, kept on disk), its files carry
-no checksum, it does not see edits in other files, and a folder that cannot be written is an error
-at import. Here every specialisation is one checked file (`kernel_files`). Any doubt means: compile.
+Numba's own cache is not used: concurrent first calls with different signatures of one function can
+leave an index pointing at the wrong code (wrong numbers, kept on disk), its files have no checksum,
+it does not see edits in other files, and a folder that cannot be written is an error at import.
+Here each specialisation is one checked file (`kernel_files`); a file that is not valid is compiled
+again.
 """
 
 import contextlib
@@ -21,67 +22,87 @@ from numba.core import bytecode, caching, compiler, config, serialize
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.runtime.nrt import rtsys
 
-# By Numba only in a kernel's first call, when no fork would wait for it.
+# Numba imports this in a kernel's first call, when no fork would wait for the import.
 from numpy import ma  # noqa: F401
 
 from fastxent import forks, kernel_files
 
-# The options of all compiled code, here and nowhere else. Never fastmath: nnan and ninf break
-# what the contract says of nan and inf. numpy's error model: a division by 0 is no exception.
+# The options of all compiled code. Never fastmath: nnan and ninf break the promises about nan and
+# inf. NumPy's error model: a division by 0 raises no exception.
 _OPTIONS = {"error_model": "numpy"}
 njit: Any = numba.njit
-# Arrays are borrowed from the caller. Numba would count references to them wherever a variable gets
-# one, and each count waits until all that was written before has reached the cache: half the time
-# of a group of rows of few classes. So a kernel has no arrays of its own: see scratch.py.
+# Arrays are borrowed from the caller. Numba would count references to them at each assignment, and
+# each count waits until all stores before it have reached the cache: half the time of a group of
+# rows of few classes. So a kernel cannot create arrays: see scratch.py.
 _BORROWING = {"_nrt": False, **_OPTIONS}
 kernel = njit(nogil=True, **_BORROWING)
-# For functions that only kernels call: no wrappers for Python, or no function of their own at all.
+# Functions that only kernels call: without wrappers for Python, or inlined.
 _INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 subroutine = njit(**_INNER, **_BORROWING)
 inlined = njit(inline="always", **_OPTIONS)
-# For those that have arrays of their own; unless told, they would do as their caller does.
+# Functions of an output that is None where it is not requested, which is decided by the type of the
+# argument: so they are compiled by themselves, and inlined by LLVM.
+of_output = njit(forceinline=True, **_INNER, **_BORROWING)
+# Functions that create arrays; without _nrt they would inherit their caller's option.
 owner = njit(_nrt=True, **_INNER, **_OPTIONS)
 
-# Numba's settings that change the code it makes.
+# Numba's settings that change the machine code.
 _SETTINGS = ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VECTORIZE")
 _config: Any = config
 FunctionIdentity: Any = bytecode.FunctionIdentity
 _rebuild: Any = compiler.CompileResult._rebuild
 _dumps: Any = serialize.dumps
 
-_ready: dict[tuple[Callable[..., Any], Any], Callable[..., Any]] = {}
+_dispatchers: dict[tuple[Callable[..., Any], Any], Any] = {}
 
 
 def specialise(source: Callable[..., Any], signature: Any) -> Callable[..., Any]:
-    """The kernel `source` compiled for `signature` (a tuple of Numba types) and no other."""
+    """Return the kernel `source`, compiled for `signature`, as a function of Python.
+
+    It is the compiled entry point, not Numba's dispatcher: that finds out the types of all
+    arguments in each call, which takes 2 µs with named tuples. The entry point converts by the
+    types of its signature, so the caller has to pass arguments of these types.
+    """
+    (result,) = dispatcher(source, signature).overloads.values()
+    entry_point: Callable[..., Any] = result.entry_point
+    return entry_point
+
+
+def dispatcher(source: Callable[..., Any], signature: Any) -> Any:
+    """Return Numba's dispatcher of a kernel for one signature, a tuple of Numba types."""
     try:
-        return _ready[source, signature]
+        return _dispatchers[source, signature]
     except KeyError:
         pass
     if _config.DISABLE_JIT:
         raise RuntimeError("NUMBA_DISABLE_JIT is set, but fastxent's kernels exist compiled only")
     with global_compiler_lock:
-        if (source, signature) not in _ready:
-            dispatcher = kernel(source)
-            dispatcher._cache = _CheckedCache(source.__qualname__)
-            with _names_of_our_own():
-                dispatcher.compile(signature)
-            dispatcher.disable_compile()
-            _ready[source, signature] = dispatcher
-    return _ready[source, signature]
+        if (source, signature) not in _dispatchers:
+            compiled = kernel(source)
+            compiled._cache = _CheckedCache(_name(source))
+            with _unique_names():
+                compiled.compile(signature)
+            compiled.disable_compile()
+            _dispatchers[source, signature] = compiled
+    return _dispatchers[source, signature]
 
 
 forks.wait_for(global_compiler_lock)
 
 
+def _name(source: Callable[..., Any]) -> str:
+    """The kernel's name in the cache: functions of two modules may have the same name."""
+    return f"{source.__module__.rpartition('.')[2]}.{source.__qualname__}"
+
+
 class _Numbers:
-    """Numbers that no other process counts."""
+    """An iterator of numbers that no other process gives."""
 
     def __init__(self) -> None:
         self._process, self._next = 0, 0
 
     def __next__(self) -> int:
-        if self._process != os.getpid():  # a fork's child would go on with its parent's
+        if self._process != os.getpid():  # the child of a fork would continue its parent's
             self._process, self._next = os.getpid(), int.from_bytes(os.urandom(8))
         self._next += 1
         return self._next
@@ -91,12 +112,12 @@ _numbers = _Numbers()
 
 
 @contextlib.contextmanager
-def _names_of_our_own() -> Iterator[None]:
-    """Within, compiled functions get names that are theirs alone.
+def _unique_names() -> Iterator[None]:
+    """Give compiled functions names that no other process gives.
 
-    Numba counts functions and makes the number a part of their names, which tells apart what has
-    the same name in the source: two lambdas, or what a factory makes. But each process counts from
-    1, and one that loads the kernels of several links by name: it may run another's body.
+    Numba numbers functions as a part of their names, to tell apart functions of the same name: two
+    lambdas, or the functions of a factory. But each process counts from 1, and code is linked by
+    name: a process that loads the kernels of several others could run the wrong function.
     """
     before = FunctionIdentity._unique_ids
     FunctionIdentity._unique_ids = _numbers
@@ -107,7 +128,7 @@ def _names_of_our_own() -> Iterator[None]:
 
 
 def _identity(name: str, signature: Any, codegen: Any) -> bytes:
-    """All that the machine code depends on."""
+    """Return everything that the machine code depends on."""
     from fastxent._version import __version__
 
     settings = [str(getattr(_config, name)) for name in _SETTINGS]
@@ -119,7 +140,7 @@ def _identity(name: str, signature: Any, codegen: Any) -> bytes:
 
 
 class _CheckedCache(caching._Cache):
-    """What a Numba dispatcher asks for compiled code before, and gives it to after, compiling."""
+    """The cache of a Numba dispatcher: one checked file per specialisation."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -130,12 +151,12 @@ class _CheckedCache(caching._Cache):
         return None if place is None else str(place)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        # All that machine code refers to. What Numba knows of types and functions, a third of a
-        # first call, with SciPy's linear algebra if there is any, is loaded when it compiles.
+        # The runtime is all that machine code refers to. Numba's registries of types and functions,
+        # a third of a first call, with SciPy's linear algebra if installed, load when it compiles.
         rtsys.initialize(target_context)
         identity = _identity(self._name, sig, target_context.codegen())
-        # A payload that another Numba wrote, or a hash that is equal by chance: compile. Nothing
-        # is unpickled before its digest is found right.
+        # A payload of another version of Numba, or an equal hash by chance: compile. Nothing is
+        # unpickled before its digest has been checked.
         try:
             payload = kernel_files.load(self._name, identity)
             return None if payload is None else _rebuild(target_context, *pickle.loads(payload))

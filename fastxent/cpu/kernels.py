@@ -1,17 +1,18 @@
-"""The CPU kernels: loops over the rows lo..hi of row-strided arrays, written as their formulas.
+"""The row kernels: softmax and its logarithms, labels, cross-entropy, losses of probabilities.
 
-One source per operation. What a call does not ask for is a literal None, and its code is gone
-from the compiled variant; what costs nothing per element (options, lse, argmax) is decided at run
-time, an absent array being an empty one. A row's bits depend on that row alone, so rows may be
-given to any number of threads.
+A kernel loops over the rows lo..hi of row-strided arrays; weights, options and outputs are the
+named tuples of `arguments.py`. An output that is None is compiled away. What costs nothing per
+element (options, per-row outputs) is decided at run time. The result of a row depends on that row
+alone, so rows can be split among any number of threads with the same bits.
 """
 
 import math
 
 import numpy as np
 
-from fastxent.cpu.jit import inlined, subroutine
-from fastxent.cpu.lanes import VECTOR_BYTES, flush_subnormals, restore_mode, row
+from fastxent.cpu.float_mode import flush_subnormals, restore_mode
+from fastxent.cpu.jit import inlined, of_output, subroutine
+from fastxent.cpu.memory import first_requested, is_requested, row
 from fastxent.cpu.row import (
     below_max_sum,
     cost_sum,
@@ -19,22 +20,22 @@ from fastxent.cpu.row import (
     fill_row,
     find,
     first_max,
+    grad_of_exp,
     has_nan,
+    hess_of_exp,
+    log_prob_element,
     map_row,
     map_rows,
-    minus_minus,
-    minus_times,
-    mixed,
+    product,
     rest_of_max,
     row_max,
+    scale_element,
+    shift_and_scale,
+    smoothed,
     softcap_row,
-    sum_apart,
-    times,
-    times_lanes,
-    times_minus,
-    variance,
+    sum_without,
 )
-from fastxent.cpu.scratch import part, release, reserve, whole_lines
+from fastxent.cpu.scratch import release, reserve, view, whole_lines
 from fastxent.formulas import (
     clipped_pair,
     costs,
@@ -47,37 +48,35 @@ from fastxent.formulas import (
     row_loss,
 )
 
-# How much is read of a weight that is one number, with step 0, at every place of a row.
-CONSTANT_BYTES = VECTOR_BYTES
-# Rows of up to so many classes are asked for before they are written; longer ones would only push
-# others out of the caches.
-WRITTEN_AHEAD = 8192
+# Output rows of at most this many classes are prefetched one row ahead; longer ones would evict
+# the rows in use.
+MAX_PREFETCHED_OUTPUT = 8192
 
 
 @inlined
-def _small_log_sum(x, m, e, n, s):
-    """log s; where one class dominates, s < 2, the row is summed again without it."""
+def _exact_log_sum(x, m, e, n, s):
+    """log s; where one class dominates (s < 2), by a sum of the others."""
     if s < 2.0:
         return log_sum(rest_of_max(x, m, e, n), 1.0, 1.0)
     return log_sum(s, 0.0, 1.0)
 
 
 @inlined
-def lse_base(peak, x, n):
-    """The m of m + log s: as SciPy has it, m where m is not finite, but nan if the row holds one.
+def lse_base(m, x, n):
+    """The m of lse = m + log s: nan if m is infinite and the row has a nan, as in SciPy.
 
-    To be taken before the row is overwritten.
+    It must be computed before the row is overwritten.
     """
-    return math.nan if not math.isfinite(peak) and has_nan(x, n) else peak
+    return math.nan if not math.isfinite(m) and has_nan(x, n) else m
 
 
 @inlined
 def _lse(base, x, m, e, n, s):
-    """m + log s to an ulp of the larger of the two: beside |m| >= 1 a tiny log s may be rounded."""
+    """m + log s to an ulp of the larger of the two: log s may be rounded where |m| >= 1."""
     if not math.isfinite(base):
         return base
     if abs(base) < 1.0:
-        return base + _small_log_sum(x, m, e, n, s)
+        return base + _exact_log_sum(x, m, e, n, s)
     return base + log_sum(s, 0.0, 1.0)
 
 
@@ -89,8 +88,9 @@ def softmax_rows(logits, out, lo, hi):
         p = row(out, i)
         m = row_max(x, n)
         # p_j = exp(x_j - m) / Σ exp(x_c - m)
-        s, _ = exp_sum(x, m, p, n, n, (row(logits, i + 1), row(out, i + (n <= WRITTEN_AHEAD))))
-        map_row(times, p, p, n, 1.0 / s, 0.0)
+        next_rows = row(logits, i + 1), row(out, i + (n <= MAX_PREFETCHED_OUTPUT))
+        s, _ = exp_sum(x, m, p, n, n, next_rows)
+        map_row(scale_element, p, p, n, 1.0 / s, 0.0)
 
 
 # logits (N, C) IN, out (N, C) OUT
@@ -101,7 +101,7 @@ def log_softmax_rows(logits, out, lo, hi):
         m = row_max(x, n)
         # log p_j = (x_j - m) - log s, where log s has its own relative accuracy
         s, _ = exp_sum(x, m, None, n, n, (row(logits, i + 1), row(out, i)))
-        map_row(minus_minus, x, row(out, i), n, m, _small_log_sum(x, m, None, n, s))
+        map_row(log_prob_element, x, row(out, i), n, m, _exact_log_sum(x, m, None, n, s))
 
 
 # logits (N, C) IN, out (N,) OUT
@@ -116,7 +116,7 @@ def logsumexp_rows(logits, out, lo, hi):
 
 @inlined
 def _add(total, lost, value):
-    """total + value, and what rounding has lost so far: a step of Neumaier's sum."""
+    """total + value, and the accumulated rounding error: a step of Neumaier's sum."""
     larger = total + value
     if abs(total) >= abs(value):
         return larger, lost + ((total - larger) + value)
@@ -125,43 +125,43 @@ def _add(total, lost, value):
 
 @inlined
 def _sum(total, lost):
-    """What has been added up; an infinite sum has no rounding to give back."""
+    """The sum, corrected by the rounding error unless it is infinite."""
     return total + lost if math.isfinite(lost) else total
 
 
 @subroutine
-def _count_labels(labels, n_classes, ignoring, ignore_index, n):
-    """How many of n labels are not ignored, and how many of these are no class, by vectors."""
+def _count_labels(labels, n_classes, options, n):
+    """The number of labels that are not ignored, and the number of these that are no class."""
+    ignoring, ignore_index = options.ignoring, options.ignore_index
     counted = bad = 0
     if not (ignoring and 0 <= ignore_index < n_classes):
-        # The usual case in a third of the time: every label is a class, so none is the one ignored.
-        classes, strange = np.uint64(n_classes), False
+        # The common case, in a third of the time: all labels are classes, so none is ignored.
+        classes, outside = np.uint64(n_classes), False
         for i in range(n):
-            strange |= np.uint64(labels[i]) >= classes
-        if not strange:
+            outside |= np.uint64(labels[i]) >= classes
+        if not outside:
             return n, 0
     for i in range(n):
         y = labels[i]
-        loud = (y != ignore_index) | (not ignoring)
-        counted += loud
-        bad += loud & ((y < 0) | (y >= n_classes))
+        active = (y != ignore_index) | (not ignoring)
+        counted += active
+        bad += active & ((y < 0) | (y >= n_classes))
     return counted, bad
 
 
-# labels (N,) IN; class_weight (C,) or empty IN; sample_weight (N,) or empty IN
-def scan_labels(
-    labels, n_classes, class_weight, sample_weight, ignoring, ignore_index, lo, hi
-):  # fmt: skip
-    """Σ counted·u·w_y, and the first row whose label is no class, or -1."""
+# labels (N,) IN
+def scan_labels(labels, n_classes, weights, options, lo, hi):
+    """Σ u·w_y over the active rows, and the first row whose label is no class, or -1."""
+    class_weight, sample_weight = weights.class_weight, weights.sample_weight
     total = lost = 0.0
     first_bad = -1
     if not class_weight.size and not sample_weight.size and labels.strides[0] == labels.itemsize:
-        counted, bad = _count_labels(row(labels, lo), n_classes, ignoring, ignore_index, hi - lo)
+        counted, bad = _count_labels(row(labels, lo), n_classes, options, hi - lo)
         if not bad:
             return float(counted), first_bad
     for i in range(lo, hi):
         y = labels[i]
-        if ignoring and y == ignore_index:
+        if options.ignoring and y == options.ignore_index:
             continue
         valid = y >= 0 and y < n_classes
         if not valid and first_bad < 0:
@@ -174,8 +174,8 @@ def scan_labels(
 
 
 @inlined
-def _put(out, i, value):
-    """Write one number of a row where it is asked for."""
+def _store_number(out, i, value):
+    """Write a row's number to an output, unless that is absent."""
     if out.size:
         out[i] = value
 
@@ -186,170 +186,181 @@ def _zero_where_zero(coefficient, value):
     return value if coefficient else 0.0
 
 
-@inlined
-def _write_hess(e, hess, n, s, rest, e_y, factor):
+@of_output
+def _write_hess(hess, e, n, s, rest, e_y, factor):
     """factor·p_j·(1 - p_j), where 1 - p of a dominant class is the sum of the others."""
+    if hess is None:
+        return
     top = find(e, 1.0, n)
     others = rest if e_y == 1.0 else rest_of_max(e, 0.0, e, n)
     largest = e[top]
-    map_row(variance, e, hess, n, 1.0 / s, factor)
+    map_row(hess_of_exp, e, hess, n, 1.0 / s, factor)
     if s < 2.0:
         hess[top] = hess_element(factor * (largest / s), others / s, 1.0)
 
 
-@inlined
-def _write_grad(e, d, n, y, up, target_coef, prob_coef, other_coef, a, a_y, sums):
-    """d_j = up·[(target_coef + prob_coef)·p_j - other_coef·a_j], and d_y by its own formula."""
+@of_output
+def _write_probs(probs, e, n, inverse):
+    """p_j = e_j / s."""
+    if probs is None:
+        return
+    map_row(scale_element, e, probs, n, inverse, 0.0)
+
+
+@of_output
+def _write_grad(grad, e, n, y, up, coefs, a, a_y, sums, softcap_slope):
+    """up·[(target_coef + prob_coef)·p_j - other_coef·a_j], that of y by its own formula."""
+    if grad is None:
+        return
+    target_coef, prob_coef, other_coef = coefs
     rest, e_y, inverse = sums
     scale = grad_scale(up, target_coef, prob_coef, inverse)
     if other_coef:
-        map_rows(times_minus, e, a, d, n, scale, up * other_coef)
+        map_rows(grad_of_exp, e, a, grad, n, scale, up * other_coef)
     else:
-        map_row(times, e, d, n, scale, 0.0)
-    d[y] = up * grad_at_target(target_coef, prob_coef, other_coef, a_y, rest, e_y, inverse)
+        map_row(scale_element, e, grad, n, scale, 0.0)
+    grad[y] = up * grad_at_target(target_coef, prob_coef, other_coef, a_y, rest, e_y, inverse)
+    if softcap_slope[1]:
+        map_rows(product, grad, softcap_slope[0], grad, n, 0.0, 0.0)
 
 
-@inlined
-def _write_nothing(grad, hess, i, n, value):
-    """Rows that do not count have no gradient, whatever their logits hold; bad labels give nan."""
-    if grad is not None:
-        fill_row(row(grad, i), n, value)
-    if hess is not None:
-        fill_row(row(hess, i), n, value)
+@of_output
+def _fill(output, i, n, value):
+    """Fill row i: 0 for ignored rows, whatever their logits are, nan for bad labels."""
+    if output is None:
+        return
+    fill_row(row(output, i), n, value)
 
 
 @subroutine
-def counted_row(target, sample_weight, ignoring, ignore_index, n, i):
-    """A row's class y (0 of probabilities) and weight u, whether it counts, its loss if not."""
-    u = sample_weight[i] if sample_weight.size else 1.0
+def target_of_row(target, weights, options, n, i):
+    """The class y (0 for probabilities) and weight u of row i, whether it counts, its loss if not.
+
+    A row counts unless it is ignored, has no weight or a bad label.
+    """
+    u = weights.sample_weight[i] if weights.sample_weight.size else 1.0
     if target.ndim == 2:
         return 0, u, u != 0.0, 0.0
     # Read once: another thread may write into target, and only a checked label may be used.
     y = target[i]
-    silent = (ignoring and y == ignore_index) or u == 0.0
+    ignored = (options.ignoring and y == options.ignore_index) or u == 0.0
     valid = y >= 0 and y < n
-    return y, u, valid and not silent, 0.0 if valid or silent else math.nan
+    return y, u, valid and not ignored, 0.0 if valid or ignored else math.nan
 
 
 @subroutine
-def _likely(target, ignoring, ignore_index, i):
-    """Whether row i seems to count. A look ahead to save work: `counted_row` reads what is used."""
-    return target.ndim == 2 or not ignoring or target[i] != ignore_index
+def _may_count(target, options, i):
+    """Whether row i seems to count, to save work; `target_of_row` reads the label that is used."""
+    return target.ndim == 2 or not options.ignoring or target[i] != options.ignore_index
 
 
 @subroutine
-def _coefficients(
-    target, class_weight, lane_weight, total_weight, mix, one_minus_eps, eps_over_c, z, m, y, i
-):  # fmt: skip
-    """y, target_coef, other_coef, a, a_y, Σ a as in formulas.py; and the Hessian's weight."""
+def _coefficients(target, weights, options, buffer, z, m, y, i):
+    """y, target_coef, other_coef, a, a_y, Σ a as in formulas.py; and the Hessian's weight.
+
+    `buffer` takes the a_j of weighted or smoothed probabilities.
+    """
     if target.ndim == 1:
-        w = class_weight[y] if class_weight.size else 1.0
-        return y, one_minus_eps * w, eps_over_c, row(lane_weight, 0), w, total_weight, w
+        w = weights.class_weight[y] if weights.class_weight.size else 1.0
+        a = row(weights.row_weight, 0)
+        return y, options.one_minus_eps * w, options.eps_over_c, a, w, weights.total_weight, w
     n = target.shape[1]
     a = row(target, i)
-    if lane_weight.size:
-        # a_j = w_j·((1 - ε)·q_j + ε/C)
-        map_rows(mixed, a, row(lane_weight, 0), mix, n, one_minus_eps, eps_over_c)
-        a = mix
+    if weights.row_weight.size:
+        w = row(weights.row_weight, 0)
+        map_rows(smoothed, a, w, buffer, n, options.one_minus_eps, options.eps_over_c)
+        a = buffer
     y = find(z, m, n)
-    # The row still holds a_y, where m - x_y is 0 and the gradient is written anew: it adds nothing.
-    others, target_coef = sum_apart(a, n, y)
+    # a still contains a_y. It adds nothing: m - x_y is 0, and the gradient of y is overwritten.
+    others, target_coef = sum_without(a, n, y)
     return y, float(target_coef), 1.0, a, 0.0, others, others + target_coef
 
 
 @inlined
 def _reserve_rows(like, n):
-    """Scratch: a transformed row, the derivative of its softcap, a mixed target."""
+    """Scratch rows: the transformed logits, the derivative of the softcap, the coefficients."""
     size = whole_lines(like, n)
     rows = reserve(like, 3 * size)
-    return rows, part(rows, size, like), part(rows, 2 * size, like)
+    return rows, view(rows, size, like), view(rows, 2 * size, like)
 
 
 @inlined
-def _transformed(x, scratch, logit_scale, softcap, n, want_top):
+def _transform(x, scratch, logit_scale, softcap, n, needs_argmax):
     """The row z after scale and softcap, its maximum, the m of m + log s, and the argmax."""
     z, slope, _ = scratch
-    scaled = softcap <= 0.0
-    if scaled:
-        # A negative scale is a positive one of -x, and a scale of 0 one of 0·x.
-        map_row(times, x, z, n, np.sign(logit_scale), 0.0)
-    else:
+    if softcap > 0.0:
         softcap_row(x, logit_scale, softcap, z, slope, n)
-    top = first_max(z, n) if want_top else 0
+    else:
+        # A negative scale is a positive one of -x, a scale of 0 one of 0·x.
+        map_row(scale_element, x, z, n, np.sign(logit_scale), 0.0)
+    top = first_max(z, n) if needs_argmax else 0
     m = row_max(z, n)
-    if not scaled:
+    if softcap > 0.0:
         return z, m, lse_base(float(m), z, n), top
-    # The shift before the scale: rounding then sees |z_j - m| and not |z_j|.
+    # The maximum is subtracted before the scaling, so that rounding errors scale with |z_j - m|.
     base = lse_base(float(m) * abs(logit_scale), z, n)
-    map_row(minus_times, z, z, n, m, abs(logit_scale))
+    map_row(shift_and_scale, z, z, n, m, abs(logit_scale))
     return z, row_max(z, n), base, top
 
 
-# logits (N, C) IN; target (N,) labels or (N, C) probabilities IN; class_weight (C,),
-# sample_weight (N,) IN or empty; lane_weight the class weights in the logits' type (ones without
-# any) for smoothing, and for probabilities with weights or smoothing, else empty; loss, lse,
-# argmax (N,) OUT or empty; grad, probs, hess (N, C) OUT or None; exps the first of these that is
-# asked for, where the exponentials wait between scans. lo < hi. Returns Σ losses.
-def cross_entropy_rows(
-    logits, target, class_weight, lane_weight, sample_weight, total_weight,
-    ignoring, ignore_index, one_minus_eps, eps_over_c, z_loss, logit_scale, softcap, divisor,
-    hess_factor, loss, lse, argmax, exps, grad, probs, hess, lo, hi,
-):  # fmt: skip
-    n = logits.shape[1]
-    transforming = softcap > 0.0 or logit_scale != 1.0
-    scratch = _reserve_rows(logits, n if transforming or lane_weight.size else 0)
-    every_row = probs is not None or lse.size or argmax.size
+# logits (N, C) IN; target (N,) labels or (N, C) probabilities IN. lo < hi.
+def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, hi):
+    """Σ losses."""
+    n, grad, probs, hess = logits.shape[1], outputs.grad, outputs.probs, outputs.hess
+    scale, softcap = options.logit_scale, options.softcap
+    transforming = softcap > 0.0 or scale != 1.0
+    scratch = _reserve_rows(logits, n if transforming or weights.row_weight.size else 0)
+    exps = first_requested(outputs)  # here the exponentials wait between two scans
+    needs_lse, needs_argmax = outputs.lse.size > 0, outputs.argmax.size > 0
+    every_row = is_requested(probs) or needs_lse or needs_argmax
     mode, total, lost = flush_subnormals(), 0.0, 0.0
     ahead, ahead_of = row_max(row(logits, lo), n), lo
     for i in range(lo, hi):
-        y, u, counted, value = counted_row(target, sample_weight, ignoring, ignore_index, n, i)
+        y, u, counted, value = target_of_row(target, weights, options, n, i)
         if counted or every_row:
             x = row(logits, i)
             if transforming:
-                z, m, base, top = _transformed(x, scratch, logit_scale, softcap, n, argmax.size > 0)
+                z, m, base, top = _transform(x, scratch, scale, softcap, n, needs_argmax)
             else:
                 m = ahead if ahead_of == i else row_max(x, n)
-                z, base, top = x, lse_base(float(m), x, n), first_max(x, n) if argmax.size else 0
-            # All that is read of x besides its exponentials, for with grad over logits it is gone.
+                z, base, top = x, lse_base(float(m), x, n), first_max(x, n) if needs_argmax else 0
+            # Everything read of x besides its exponentials: a gradient may overwrite x.
             y, target_coef, other_coef, a, a_y, a_sum, weight = _coefficients(
-                target, class_weight, lane_weight, total_weight, scratch[2],
-                one_minus_eps, eps_over_c, z, m, y if counted else 0, i,
-            )  # fmt: skip
+                target, weights, options, scratch[2], z, m, y if counted else 0, i
+            )
             margin = float(m) - float(z[y])
             below = below_max_sum(z, m, a, n) if other_coef else 0.0
             # rest = Σ_{j≠y} exp(x_j - m), s = rest + exp(x_y - m)
             e = row(exps, i)
-            soon = row(logits, i + 1), row(exps, i + (n <= WRITTEN_AHEAD))
-            rest, e_y = exp_sum(z, m, e, n, y if counted else n, soon)
+            next_rows = row(logits, i + 1), row(exps, i + (n <= MAX_PREFETCHED_OUTPUT))
+            rest, e_y = exp_sum(z, m, e, n, y if counted else n, next_rows)
             s, inverse = rest + e_y, 1.0 / (rest + e_y)
-            row_lse = _lse(base, z, m, e, n, s) if lse.size or z_loss else 0.0
-            # The next row's maximum now: its loads fill the time that this row's sums take.
-            if i + 1 < hi and not transforming and _likely(target, ignoring, ignore_index, i + 1):
+            lse = _lse(base, z, m, e, n, s) if needs_lse or options.z_loss else 0.0
+            # The next row's maximum now: its loads overlap with the sums of this row.
+            if i + 1 < hi and not transforming and _may_count(target, options, i + 1):
                 ahead, ahead_of = row_max(row(logits, i + 1), n), i + 1
-            _put(lse, i, row_lse)
-            _put(argmax, i, top)
-            # From here on each output may overwrite e, so the one that holds it comes last.
-            if hess is not None and counted:
-                _write_hess(e, row(hess, i), n, s, rest, e_y, u * weight / divisor * hess_factor)
-            if probs is not None:
-                map_row(times, e, row(probs, i), n, inverse, 0.0)
+            _store_number(outputs.lse, i, lse)
+            _store_number(outputs.argmax, i, top)
+            # Each output may overwrite e, so the one that holds it, the first, comes last.
+            if counted:
+                factor = u * weight / divisor * options.hess_factor
+                _write_hess(row(hess, i), e, n, s, rest, e_y, factor)
+            _write_probs(row(probs, i), e, n, inverse)
         if counted:
             log_s = log_sum(rest, e_y, 1.0)
-            other_loss = below + a_sum * log_s
             value = u * row_loss(
-                target_coef, other_coef, z_loss, margin, log_s, other_loss, row_lse,
+                target_coef, other_coef, options.z_loss, margin, log_s, below + a_sum * log_s, lse,
                 _zero_where_zero,
             )  # fmt: skip
-            if grad is not None:
-                d, up, sums = row(grad, i), u * logit_scale / divisor, (rest, e_y, inverse)
-                prob_coef = prob_coefficient(other_coef, a_sum, z_loss, row_lse)
-                _write_grad(e, d, n, y, up, target_coef, prob_coef, other_coef, a, a_y, sums)
-                if softcap > 0.0:
-                    map_rows(times_lanes, d, scratch[1], d, n, 0.0, 0.0)
+            up, sums = u * scale / divisor, (rest, e_y, inverse)
+            prob_coef = prob_coefficient(other_coef, a_sum, options.z_loss, lse)
+            coefs, slope = (target_coef, prob_coef, other_coef), (scratch[1], softcap > 0.0)
+            _write_grad(row(grad, i), e, n, y, up, coefs, a, a_y, sums, slope)
         else:
-            _write_nothing(grad, hess, i, n, value)
+            _fill(grad, i, n, value)
+            _fill(hess, i, n, value)
         total, lost = _add(total, lost, value)
-        _put(loss, i, value)
+        _store_number(outputs.loss, i, value)
     restore_mode(mode)
     release(scratch[0])
     return _sum(total, lost)
@@ -370,49 +381,51 @@ def _class_cost(p_y, w, scale, clip):
     """w·(-log p_y) and scale·w / p_y; a class without weight adds exactly 0."""
     if w == 0.0:
         return 0.0, 0.0
-    bounds, most, floor = clip
-    p, r = clipped_pair(p_y, bounds, 1.0, _where_less)
-    value, _ = costs(p, r, most, math.log, _log1m, _where_less)
-    return w * value, prob_grad_element(w, p, scale, floor, _where_less, _zero_where_zero)
+    p, r = clipped_pair(p_y, clip.bounds, 1.0, _where_less)
+    value, _ = costs(p, r, clip.most, math.log, _log1m, _where_less)
+    return w * value, prob_grad_element(w, p, scale, clip.floor, _where_less, _zero_where_zero)
 
 
-# probs (N, C) IN; target (N,) labels or (N, C) probabilities IN; class_weight (C,), sample_weight
-# (N,) IN or empty; lane_weight the class weights in the type of probs with step 1, or one vector of
-# ones with step 0; clip as terms.Clip; loss (N,) OUT or empty; grad (N, C) OUT or None. Returns
-# Σ losses.
-def categorical_rows(
-    probs, target, class_weight, lane_weight, step, sample_weight, ignoring, ignore_index,
-    clip, divisor, loss, grad, lo, hi,
-):  # fmt: skip
-    n = probs.shape[1]
+@of_output
+def _write_one_class(grad, i, n, y, slope):
+    """slope at class y, 0 elsewhere."""
+    if grad is None:
+        return
+    fill_row(row(grad, i), n, 0.0)
+    grad[i, y] = slope
+
+
+# probs (N, C) IN; target (N,) labels or (N, C) probabilities IN
+def categorical_rows(probs, target, weights, options, clip, divisor, outputs, lo, hi):
+    """Σ losses."""
+    n, grad = probs.shape[1], outputs.grad
     total = lost = 0.0
     for i in range(lo, hi):
-        y, u, counted, value = counted_row(target, sample_weight, ignoring, ignore_index, n, i)
+        y, u, counted, value = target_of_row(target, weights, options, n, i)
+        scale = -u / divisor
         if not counted:
-            _write_nothing(grad, None, i, n, value)
+            _fill(grad, i, n, value)
         elif target.ndim == 2:
             # l = u·Σ_j a_j·(-log p_j), ∂L/∂p_j = -(u/D)·a_j / p_j
             value = u * cost_sum(
-                row(probs, i), row(target, i), row(lane_weight, 0), step, row(grad, i),
-                -u / divisor, clip, n,
+                row(probs, i), row(target, i), row(weights.row_weight, 0),
+                weights.row_weight_step, row(grad, i), scale, clip, n,
             )  # fmt: skip
         else:
-            w = class_weight[y] if class_weight.size else 1.0
-            value, slope = _class_cost(float(probs[i, y]), w, -u / divisor, clip)
+            w = weights.class_weight[y] if weights.class_weight.size else 1.0
+            value, slope = _class_cost(float(probs[i, y]), w, scale, clip)
             value *= u
-            if grad is not None:
-                fill_row(row(grad, i), n, 0.0)
-                grad[i, y] = slope
+            _write_one_class(grad, i, n, y, slope)
         total, lost = _add(total, lost, value)
-        _put(loss, i, value)
+        _store_number(outputs.loss, i, value)
     return _sum(total, lost)
 
 
-# bits (N,) of float32 IN, out (N,) of float16, as its bits, OUT
+# bits (N,) of float32 IN, out (N,) the bits of float16 OUT
 def round_to_half(bits, out):
     for i in range(bits.size):
         sign, x = (bits[i] >> 16) & 0x8000, bits[i] & 0x7FFFFFFF
-        # In steps of float16, ties to even: half a step less one, one more if the result is odd.
+        # Round to the steps of float16, ties to even: add half a step less one, one more if odd.
         shift = 13 if x >= 0x38800000 else min(126 - (x >> 23), 25)  # else subnormal
         significand = x - 0x38000000 if x >= 0x38800000 else (x & 0x7FFFFF) | 0x800000
         odd = (significand >> shift) & 1

@@ -1,6 +1,8 @@
-"""What kernels do to one row while it sits in cache: scans made of vectors, with their tails.
+"""Scans of one row by vectors: maximum, sums, elementwise functions, softcap.
 
-Every function takes row pointers (`lanes.row`) and the number n of classes.
+Every function takes row pointers (`memory.row`) and the number n of classes. A row is scanned
+several times while it is in cache. The tail of a row, after its whole vectors, is one partial
+vector.
 """
 
 import math
@@ -16,19 +18,21 @@ from fastxent.cpu.lanes import (
     horizontal_max,
     horizontal_sum,
     lane,
+    maximum,
+    where_less,
+    widen,
+    without_lane,
+    zero_where_zero,
+)
+from fastxent.cpu.memory import (
     lanes_of,
     load,
     load_part,
-    maximum,
     prefetch,
     prefetch_to_write,
     splat,
     store,
     store_part,
-    where_less,
-    widen,
-    without_lane,
-    zero_where_zero,
     zeros,
 )
 from fastxent.cpu.vector_math import exp, expm1, log, log1m, shifted_exp
@@ -46,11 +50,11 @@ from fastxent.formulas import (
 
 @subroutine
 def row_max(x, n):
-    """m = max_j x_j. A nan may be lost here; it comes back in the sum of exponentials."""
+    """m = max_j x_j. A nan may be lost here; the sum of exponentials has it."""
     width = lanes_of(x)
     full = n // width
     quads = full // 4
-    # Four chains, because one would wait for each comparison.
+    # Four independent maxima: the comparisons of one would wait for each other.
     a = b = c = d = load_part(x, full * width, n - full * width, -math.inf)
     for q in range(quads):
         j = 4 * q * width
@@ -65,7 +69,7 @@ def row_max(x, n):
 
 @subroutine
 def first_max(x, n):
-    """The first index of the largest element, or of the first nan, as numpy.argmax has it."""
+    """The first index of the maximum or, if there is one, of the first nan, as in numpy.argmax."""
     best = x[0]
     at = 0
     for j in range(n):
@@ -79,7 +83,7 @@ def first_max(x, n):
 
 @subroutine
 def find(x, value, n):
-    """The first index of an element that equals `value`; 0 if none does, as in a row of nan."""
+    """The first index of an element equal to `value`; 0 if there is none, as in a row of nan."""
     width = lanes_of(x)
     for j in range(0, n, width):
         at = first_equal(load_part(x, j, min(n - j, width), math.nan), value)
@@ -102,10 +106,10 @@ def has_nan(x, n):
 
 @subroutine
 def add_block(total, lost, block):
-    """total + block, and what rounding has lost so far, by Fast2Sum.
+    """total + block, and the accumulated rounding error, by Fast2Sum.
 
-    That is exact where the total is the larger, as it soon is where no term is negative; else the
-    error is within an ulp of the block.
+    The error is exact where |total| is the larger, soon always true if no term is negative; else it
+    is within an ulp of the block.
     """
     larger = total + block
     return larger, lost + ((larger - total) - block)
@@ -113,7 +117,7 @@ def add_block(total, lost, block):
 
 @subroutine
 def rounded(total, lost):
-    """The sum of the lanes; an infinite one has no rounding to give back."""
+    """The sum of the lanes, corrected by the rounding error unless it is infinite."""
     rounding = horizontal_sum(lost)
     exact = horizontal_sum(total)
     return exact - rounding if math.isfinite(rounding) else exact
@@ -123,13 +127,12 @@ def rounded(total, lost):
 def _sum_row(term, args, n, skip):
     """Σ_{j≠skip} of the row's terms in float64, and the skipped term.
 
-    term(args, j, part) gives the vector of terms from element j on, of which `part` count (None:
-    all); args[0] is the row. Leaving a term out costs next to nothing here and cannot be done
-    afterwards: s - e_y has lost the small terms. skip = n leaves none out (it falls on a lane
-    behind the end, which holds 0).
+    term(args, j, count) returns the vector of terms from element j on, of which the first `count`
+    (None: all) are used, 0 elsewhere; args[0] is the row. A term has to be skipped here: s - e_y
+    would have lost the small terms. skip = n skips none, or a lane after the end, which holds 0.
 
-    Sixteen vectors are added up before their sum is widened to float64: a longer chain would drift
-    with the length of the row, most where terms are equal.
+    Sixteen vectors are added before their sum is widened to float64: the rounding error of a longer
+    sum in float32 would grow with the length of the row, most where terms are equal.
     """
     width = lanes_of(args[0])
     full = n // width
@@ -144,7 +147,7 @@ def _sum_row(term, args, n, skip):
         total, lost = add_block(total, lost, widen(without_lane(special, skip - at * width)))
     else:
         total = widen(without_lane(special, skip - at * width))
-    # The vectors before the one with the skipped term, then those behind it.
+    # The vectors before the one with the skipped term, then those after it.
     for run in range(2):
         begin, end = (0, min(at, full)) if run == 0 else (at + 1, full)
         for first in range(begin, end, 16):
@@ -157,9 +160,9 @@ def _sum_row(term, args, n, skip):
 
 @subroutine
 def sum_of_losses(term, args, n):
-    """Σ term(args, j, part) over n losses, each widened to float64 before it is added.
+    """Σ term(args, j, count) over n losses, each widened to float64 before it is added.
 
-    Eight vectors are as good as a sum of eight numbers; their sums give back what rounding lost.
+    Eight vectors are added plainly; their sums are added with compensation.
     """
     width = lanes_of(args[0])
     full = n // width
@@ -174,63 +177,63 @@ def sum_of_losses(term, args, n):
 
 
 @subroutine
-def _exp_term(args, j, part):
-    x, m, e, soon = args
-    next_x, next_e = soon
+def _exp_term(args, j, count):
+    x, m, e, next_rows = args
+    next_x, next_e = next_rows
     prefetch(next_x, j)
     prefetch_to_write(next_e, j)
-    value = shifted_exp(load_part(x, j, part, -math.inf) - m)
-    store_part(e, j, part, value)
+    value = shifted_exp(load_part(x, j, count, -math.inf) - m)
+    store_part(e, j, count, value)
     return value
 
 
 @inlined
-def exp_sum(x, m, e, n, skip, soon):
-    """Σ_{j≠skip} exp(x_j - m) and exp(x_skip - m); each is stored in e where e is not None.
+def exp_sum(x, m, e, n, skip, next_rows):
+    """Σ_{j≠skip} exp(x_j - m) and exp(x_skip - m); exp(x_j - m) is stored in e unless that is None.
 
-    `soon` are the rows that will be read and written next, or None. They are asked for meanwhile:
-    this is the long scan, and the next is one that would do nothing but wait for memory.
+    `next_rows` are the rows that will be read and written next, or None. They are prefetched here:
+    this scan computes longest, the next one would only wait for memory.
     """
-    return _sum_row(_exp_term, (x, m, e, soon), n, skip)
+    return _sum_row(_exp_term, (x, m, e, next_rows), n, skip)
 
 
 @subroutine
-def _element(args, j, part):
-    return load_part(args[0], j, part, 0.0)
+def _element(args, j, count):
+    return load_part(args[0], j, count, 0.0)
 
 
 @inlined
-def sum_apart(a, n, skip):
+def sum_without(a, n, skip):
     """Σ_{j≠skip} a_j in float64, and a_skip."""
     return _sum_row(_element, (a,), n, skip)
 
 
 def rest_of_max(x, m, e, n):
-    """Σ exp(x_j - m) over all but the first maximum, from the e stored before, if there are."""
+    """Σ exp(x_j - m) over all but the first maximum, from the stored e unless that is None."""
     raise NotImplementedError("exists in compiled code only")
 
 
 @overload(rest_of_max)
 def _rest_of_max(x, m, e, n):
-    def again(x, m, e, n):
+    def compute(x, m, e, n):
         return exp_sum(x, m, None, n, find(x, m, n), (None, None))[0]
 
-    def stored(x, m, e, n):
-        return sum_apart(e, n, find(e, 1.0, n))[0]
+    def load_stored(x, m, e, n):
+        return sum_without(e, n, find(e, 1.0, n))[0]
 
-    return again if isinstance(e, types.NoneType) else stored
+    return compute if isinstance(e, types.NoneType) else load_stored
 
 
 @subroutine
-def _below_max_term(args, j, part):
+def _below_max_term(args, j, count):
     x, m, weight = args
-    w = load_part(weight, j, part, 0.0)
-    return loss_element(w, m - load_part(x, j, part, m), zero_where_zero)
+    w = load_part(weight, j, count, 0.0)
+    return loss_element(w, m - load_part(x, j, count, m), zero_where_zero)
 
 
 @inlined
 def below_max_sum(x, m, weight, n):
-    """Σ_c w_c·(m - x_c) in float64; a class without weight adds exactly 0, even at -inf."""
+    """Σ_j w_j·(m - x_j) in float64; a class without weight adds exactly 0, even at -inf."""
     return _sum_row(_below_max_term, (x, m, weight), n, n)[0]
 
 
@@ -239,78 +242,78 @@ def below_max_sum(x, m, weight, n):
 
 @subroutine
 def map_row(f, x, out, n, a, b):
-    """out_j = f(x_j, a, b) of vectors; out may be x."""
+    """out_j = f(x_j, a, b) for vectors; out may be x."""
     width = lanes_of(x)
     full = n // width
     for k in range(full):
         store(out, k * width, f(load(x, k * width), a, b))
-    part = n - full * width
-    if part:
+    count = n - full * width
+    if count:
         j = full * width
-        store_part(out, j, part, f(load_part(x, j, part, 0.0), a, b))
+        store_part(out, j, count, f(load_part(x, j, count, 0.0), a, b))
 
 
 @subroutine
 def map_rows(f, x, y, out, n, a, b):
-    """out_j = f(x_j, y_j, a, b) of vectors; out may be x."""
+    """out_j = f(x_j, y_j, a, b) for vectors; out may be x."""
     width = lanes_of(x)
     full = n // width
     for k in range(full):
         store(out, k * width, f(load(x, k * width), load(y, k * width), a, b))
-    part = n - full * width
-    if part:
+    count = n - full * width
+    if count:
         j = full * width
-        v = f(load_part(x, j, part, 0.0), load_part(y, j, part, 0.0), a, b)
-        store_part(out, j, part, v)
+        v = f(load_part(x, j, count, 0.0), load_part(y, j, count, 0.0), a, b)
+        store_part(out, j, count, v)
 
 
 @subroutine
-def times(v, a, b):
-    """v·a."""
+def scale_element(v, a, b):
+    """v·a: p_j from e_j and 1 / s."""
     return v * a
 
 
 @subroutine
-def minus_minus(v, a, b):
-    """(v - a) - b."""
+def log_prob_element(v, a, b):
+    """(v - a) - b: log p_j from x_j, m and log s."""
     return (v - a) - b
 
 
 @subroutine
-def minus_times(v, a, b):
-    """(v - a)·b."""
+def shift_and_scale(v, a, b):
+    """(v - a)·b: the shifted logit times the scale."""
     return (v - a) * b
 
 
 @subroutine
-def variance(v, a, b):
+def hess_of_exp(v, a, b):
     """b·p·(1 - p) for p = v·a."""
     p = v * a
-    # The factor goes to p before 1 - p does; times 1 is exact.
+    # The factor goes to p before 1 - p does; scale_element 1 is exact.
     return hess_element(p * b, 1.0 - p, 1.0)
 
 
 @subroutine
-def times_minus(v, w, a, b):
-    """v·a - w·b."""
+def grad_of_exp(v, w, a, b):
+    """v·a - w·b: the gradient from e_j and a_j."""
     return grad_element(v, a, w, b)
 
 
 @subroutine
-def times_lanes(v, w, a, b):
+def product(v, w, a, b):
     """v·w."""
     return v * w
 
 
 @subroutine
-def mixed(v, w, a, b):
-    """w·(a·v + b), but exactly 0 where the second factor is: w may be infinite in float32."""
+def smoothed(v, w, a, b):
+    """w·(a·v + b): a_j from q_j, w_j, 1-ε and ε/C."""
     return coefficient(v, w, a, b, zero_where_zero)
 
 
 @subroutine
 def fill_row(out, n, value):
-    """out_j = value; nothing is read, so what the row held does not matter."""
+    """out_j = value."""
     width = lanes_of(out)
     full = n // width
     v = splat(out, value)
@@ -324,35 +327,34 @@ def fill_row(out, n, value):
 
 @subroutine
 def softcap_row(x, scale, cap, z, slope, n):
-    """z_j = cap·tanh(scale·x_j/cap), slope_j = 1 - tanh²(…)."""
+    """z_j = cap·tanh(scale·x_j/cap) and its derivative slope_j = 1 - tanh²(…)."""
     width = lanes_of(x)
     for j in range(0, n, width):
-        part = min(n - j, width)
-        a = (load_part(x, j, part, 0.0) * scale) / cap
+        count = min(n - j, width)
+        a = (load_part(x, j, count, 0.0) * scale) / cap
         t, derivative = softcap_parts(exp(fabs(a) * -2.0), expm1(fabs(a) * -2.0), 1.0)
-        store_part(z, j, part, copysign(t, a) * cap)
-        store_part(slope, j, part, derivative)
+        store_part(z, j, count, copysign(t, a) * cap)
+        store_part(slope, j, count, derivative)
 
 
 # --- losses of probabilities ----------------------------------------------------------------
 
 
 @inlined
-def lane_costs(p, r, most):
-    """-log p and -log r of vectors, at most `most`, for r = 1 - p."""
+def clipped_costs(p, r, most):
+    """-log p and -log r of vectors, at most `most` each, for r = 1 - p."""
     return costs(p, r, most, log, log1m, where_less)
 
 
 @subroutine
-def _cost_term(args, j, part):
+def _cost_term(args, j, count):
     p, q, weight, step, d, scale, clip = args
-    bounds, most, floor = clip
-    q_j = load_part(q, j, part, 0.0)
-    a = zero_where_zero(q_j, q_j * load_part(weight, j * step, part, 0.0))
-    p_j, r = clipped_pair(load_part(p, j, part, 0.5), bounds, 1.0, where_less)
-    slope = prob_grad_element(a, p_j, scale, floor, where_less, zero_where_zero)
-    store_part(d, j, part, slope)
-    return loss_element(a, lane_costs(p_j, r, most)[0], zero_where_zero)
+    q_j = load_part(q, j, count, 0.0)
+    a = zero_where_zero(q_j, q_j * load_part(weight, j * step, count, 0.0))
+    p_j, r = clipped_pair(load_part(p, j, count, 0.5), clip.bounds, 1.0, where_less)
+    slope = prob_grad_element(a, p_j, scale, clip.floor, where_less, zero_where_zero)
+    store_part(d, j, count, slope)
+    return loss_element(a, clipped_costs(p_j, r, clip.most)[0], zero_where_zero)
 
 
 @inlined

@@ -1,13 +1,12 @@
-"""Cross-entropy as a handler of XLA's foreign functions: called by compiled JAX code, no Python.
+"""Cross-entropy as an XLA FFI handler: compiled JAX programs call it without Python.
 
-XLA calls a handler with the address of one struct: buffers, attributes, and a table of functions
-of its own (xla/ffi/api/c_api.h, which comes with jaxlib). Leading dimensions are rows. A reduced
-loss may have dimensions too, as vmap makes them: then it reduces that many groups of rows, each by
-itself.
+XLA calls a handler with the address of one struct: buffers, attributes, and a table of XLA's
+functions (xla/ffi/api/c_api.h, part of jaxlib). Leading dimensions are rows. A reduced loss may
+have dimensions too, from vmap: it then reduces that many groups of rows separately.
 
-Blocks of rows are shared with XLA's threads, and nobody waits: who ends the last block completes
-the future that the handler has returned. What they share lies on the heap, for a thread may begin
-when all is done.
+Blocks of rows are shared with XLA's threads and nothing blocks: the thread that ends the last block
+completes the future that the handler has returned. The shared state is on the heap, as a thread may
+begin after all work is done.
 """
 
 import functools
@@ -17,7 +16,8 @@ import numba
 import numpy as np
 from numba import types
 
-from fastxent.cpu import jit, kernels, launch, narrow_kernels
+from fastxent.cpu import few_class_kernels, jit, kernels, launch
+from fastxent.cpu.arguments import ELEMENTS, KernelOptions, OutputArrays, WeightArrays
 from fastxent.cpu.blocks import SERIAL_BELOW, Operand, chunk_rows
 from fastxent.cpu.c_interface import (
     add_to,
@@ -28,28 +28,27 @@ from fastxent.cpu.c_interface import (
     struct,
     words,
 )
-from fastxent.cpu.launch import DTYPES
 from fastxent.cpu.scratch import release, reserve
 
-# How the losses are reduced: a value of the attribute `mode`.
+# The reduction, as the value of the attribute `mode`.
 MODES = {"none": -1, "sum": 0, "mean": 1}
 
-# Words of the structs of c_api.h: of a call, of a buffer, of an extension and what it asks for,
-# and of the table of functions.
+# Offsets, in words, in the structs of c_api.h: of a call, a buffer, an extension and its metadata,
+# and the table of functions.
 _EXTENSION, _API, _CONTEXT, _ARGS, _RESULTS, _ATTRIBUTES, _FUTURE = 1, 2, 3, 9, 14, 20, 21
 _DATA, _RANK, _DIMENSIONS = 3, 4, 5
 _KIND, _METADATA, _VERSION, _TRAITS = 1, 3, 3, 4
 _CREATE_ERROR, _DESTROY_ERROR = 6, 8
 _SCHEDULE, _COUNT_THREADS, _CREATE_FUTURE, _COMPLETE = 17, 18, 19, 20
-# The sizes of their arguments, which come first: to the end of the last member, which is an int in
-# that of an error.
+# The sizes of these functions' argument structs, their first member: up to the end of the last
+# member, an int in that of an error.
 _ERROR_SIZE, _THREE_WORDS, _FOUR_WORDS, _FIVE_WORDS = 28, 24, 32, 40
-# Its enums.
-_ASKS_METADATA, _OUT_OF_RANGE = 1, 11
+# Values of its enums.
+_METADATA_REQUEST, _OUT_OF_RANGE = 1, 11
 _ENUM = 0xFFFFFFFF
 
-# Words of what the threads of a call share. After them, as float64: the divisor of each group, and
-# the sum of each block.
+# Offsets, in words, in the state that the threads of a call share. After these words, as float64:
+# the divisor of each group, and the sum of each block.
 (_NEXT, _DONE, _USERS, _COMPLETING, _PROMISE, _X, _Y, _LOSS, _GRAD, _ROWS, _CLASSES, _GROUPS,
  _MODE, _IGNORED, _SMOOTHING, _STEP, _PARTS, _NUMBERS) = range(18)  # fmt: skip
 
@@ -58,17 +57,17 @@ _MESSAGE = np.frombuffer(b"target must hold classes in 0 .. C-1, or ignore_index
 _chunk_rows = jit.subroutine(chunk_rows)
 _row_cost = jit.subroutine(Operand.row_cost)
 _scan_labels = jit.subroutine(kernels.scan_labels)
-_wide_rows = jit.subroutine(kernels.cross_entropy_rows)
-_narrow_rows = jit.subroutine(narrow_kernels.narrow_cross_entropy_rows)
+_many_class_rows = jit.subroutine(kernels.cross_entropy_rows)
+_few_class_rows = jit.subroutine(few_class_kernels.cross_entropy_rows)
 
 
 @jit.subroutine
-def _has_answered(frame, version):
-    """Whether XLA asked what the handler is, as it does once, and has been told."""
+def _answer_metadata(frame, version):
+    """Answer a request for the handler's metadata; return whether the call was one."""
     if frame[_EXTENSION] == 0:
         return False
     extension = words(frame[_EXTENSION])
-    if extension[_KIND] & _ENUM != _ASKS_METADATA:
+    if extension[_KIND] & _ENUM != _METADATA_REQUEST:
         return False
     metadata = words(extension[_METADATA])
     metadata[_VERSION], metadata[_TRAITS] = version, 0
@@ -77,6 +76,7 @@ def _has_answered(frame, version):
 
 @jit.subroutine
 def _buffer(buffers, k):
+    """The k-th buffer of the arguments or results."""
     return words(words(buffers)[k])
 
 
@@ -91,67 +91,84 @@ def _size(buffer, axes):
 
 @jit.subroutine
 def _attribute(frame, k):
-    """The k-th attribute by name, a number of 8 bytes, as a word."""
+    """The k-th attribute in the order of names, a number of 8 bytes, as a word."""
     return words(words(words(frame[_ATTRIBUTES])[k])[1])[0]
 
 
 @jit.owner
 def _labels(state, lo, hi):
-    """The labels of some rows as int64."""
-    labels, given = np.empty(hi - lo, np.int64), pointer(state[_Y] + 4 * lo, types.int32)
+    """The labels of the rows lo..hi as int64."""
+    labels, y = np.empty(hi - lo, np.int64), pointer(state[_Y] + 4 * lo, types.int32)
     for i in range(hi - lo):
-        labels[i] = given[i]
+        labels[i] = y[i]
     return labels
+
+
+@jit.inlined
+def _weights(ones):
+    """The weights of a call: row_weight alone, ones for smoothing."""
+    absent = np.empty(0)
+    return WeightArrays(
+        class_weight=absent, sample_weight=absent, row_weight=ones, row_weight_step=1,
+        total_weight=float(ones.size),
+    )  # fmt: skip
+
+
+@jit.inlined
+def _options(state, n):
+    """The options of a call."""
+    smoothing = pointer(address_of(state) + 8 * _SMOOTHING, types.float64)[0]
+    return KernelOptions(
+        ignoring=True, ignore_index=state[_IGNORED], one_minus_eps=1.0 - smoothing,
+        eps_over_c=smoothing / n, z_loss=0.0, logit_scale=1.0, softcap=0.0, hess_factor=1.0,
+    )  # fmt: skip
 
 
 @jit.owner
 def _scan(state, lo, hi):
-    """How many of some rows count, and the first bad label, or -1."""
-    given, nothing = numba.carray(pointer(state[_Y], types.int32), (hi,)), np.empty(0)
-    return _scan_labels(given, state[_CLASSES], nothing, nothing, True, state[_IGNORED], lo, hi)
+    """The number of active rows among lo..hi, and the first bad label, or -1."""
+    y, n = numba.carray(pointer(state[_Y], types.int32), (hi,)), state[_CLASSES]
+    return _scan_labels(y, n, _weights(np.empty(0)), _options(state, n), lo, hi)
 
 
 @jit.subroutine
 def _numbers(state):
+    """The divisors of the groups and the sums of the blocks."""
     return pointer(address_of(state) + 8 * _NUMBERS, types.float64)
 
 
 @functools.cache
-def _block(char: str, grad: bool, narrow: bool) -> Any:
-    """A function that does rows lo..hi of a call and returns the sum of their losses."""
-    element, dtype, bytes_each = DTYPES[char], np.dtype(char), np.dtype(char).itemsize
+def _make_block(char: str, grad: bool, few_classes: bool) -> Any:
+    """Make a function that computes the rows lo..hi of a call and returns the sum of losses."""
+    element, dtype, itemsize = ELEMENTS[char], np.dtype(char), np.dtype(char).itemsize
+    rows_of = _few_class_rows if few_classes else _many_class_rows
 
     @jit.owner
     def block(state, lo, hi, divisor):
         n, count = state[_CLASSES], hi - lo
-        start = bytes_each * lo
+        start = itemsize * lo
         x = numba.carray(pointer(state[_X] + start * n, element), (count, n))
         if grad:
             d = numba.carray(pointer(state[_GRAD] + start * n, element), (count, n))
         else:
             d = None
-        kept = count if state[_MODE] < 0 else 0
-        loss = numba.carray(pointer(state[_LOSS] + start, element), (kept,))
-        smoothing = pointer(address_of(state) + 8 * _SMOOTHING, types.float64)[0]
-        ones, no = np.ones(n if smoothing else 0, dtype), np.empty(0)
-        target, total = _labels(state, lo, hi), float(ones.size)
-        mix = True, state[_IGNORED], 1.0 - smoothing, smoothing / n
-        if narrow:
-            return _narrow_rows(
-                x, target, no, ones, no, total, *mix, divisor, 1.0, loss, d, None, 0, count
-            )  # fmt: skip
-        return _wide_rows(
-            x, target, no, ones, no, total, *mix, 0.0, 1.0, 0.0, divisor, 1.0,
-            loss, loss[:0], np.empty(0, np.int64), d, d, None, None, 0, count,
-        )  # fmt: skip
+        loss = numba.carray(
+            pointer(state[_LOSS] + start, element), (count if state[_MODE] < 0 else 0,)
+        )
+        weights = _weights(np.ones(n if state[_SMOOTHING] else 0, dtype))
+        outputs = OutputArrays(
+            loss=loss, lse=loss[:0], argmax=np.empty(0, np.int64), grad=d, probs=None, hess=None
+        )
+        target = _labels(state, lo, hi)
+        return rows_of(x, target, weights, _options(state, n), divisor, outputs, 0, count)
 
     return block
 
 
 @functools.cache
-def _work(char: str, grad: bool, narrow: bool) -> Any:
-    """A function that does blocks of a call until none is left."""
-    block, element = _block(char, grad, narrow), DTYPES[char]
+def _make_work(char: str, grad: bool, few_classes: bool) -> Any:
+    """Make a function that computes blocks of a call until none is left."""
+    block, element = _make_block(char, grad, few_classes), ELEMENTS[char]
 
     @jit.owner
     def complete(state):
@@ -185,34 +202,34 @@ def _work(char: str, grad: bool, narrow: bool) -> Any:
 
 @jit.subroutine
 def _failed(api, error):
-    """Whether a function of XLA's has returned an error, which is then done with."""
+    """Whether a function of XLA has returned an error, which is then destroyed."""
     if error:
         call(api[_DESTROY_ERROR], struct((_THREE_WORDS, 0, error)))
     return error != 0
 
 
 @jit.subroutine
-def _ask_for_help(frame, state, task):
-    """Give the work to XLA's threads too; if there are none, the caller does all by itself."""
+def _schedule(frame, state, task):
+    """Schedule the work on XLA's threads, too; without any, the calling thread does all of it."""
     api, threads = words(frame[_API]), struct((0,))
     count = struct((_FOUR_WORDS, 0, frame[_CONTEXT], address_of(threads)))
     if _failed(api, call(api[_COUNT_THREADS], count)):
         return
-    wanted = min(threads[0], state[_GROUPS] * state[_PARTS]) - 1
+    helpers = min(threads[0], state[_GROUPS] * state[_PARTS]) - 1
     future = struct((_THREE_WORDS, 0, 0))
-    if wanted < 1 or _failed(api, call(api[_CREATE_FUTURE], future)):
+    if helpers < 1 or _failed(api, call(api[_CREATE_FUTURE], future)):
         return
     state[_PROMISE] = frame[_FUTURE] = future[2]
-    state[_USERS] += wanted
-    for _ in range(wanted):
-        what = struct((_FIVE_WORDS, 0, frame[_CONTEXT], task, address_of(state)))
-        if _failed(api, call(api[_SCHEDULE], what)):
+    state[_USERS] += helpers
+    for _ in range(helpers):
+        job = struct((_FIVE_WORDS, 0, frame[_CONTEXT], task, address_of(state)))
+        if _failed(api, call(api[_SCHEDULE], job)):
             add_to(state, _USERS, -1)
 
 
 @jit.subroutine
-def _state(frame, grad):
-    """What the threads share, as it is before any of them has begun.
+def _new_state(frame, grad):
+    """The state that the threads share, before any of them has begun.
 
     Attributes come in the order of their names: check_target, ignore_index, label_smoothing, mode.
     """
@@ -236,7 +253,7 @@ def _state(frame, grad):
 
 @jit.subroutine
 def _divide(state, checking):
-    """Set the divisor of each group; whether no label is bad, if that is to be known."""
+    """Set the divisor of each group; return whether all labels are good or not to be checked."""
     numbers, rows, good = _numbers(state), state[_ROWS], True
     for g in range(state[_GROUPS]):
         numbers[g] = 1.0
@@ -249,44 +266,43 @@ def _divide(state, checking):
 
 
 @functools.cache
-def handler(char: str, grad: bool, narrow: bool, minor: int) -> int:
-    """The address of the handler of logits of one type, for version 0.`minor` of the interface.
+def handler(char: str, grad: bool, few_classes: bool, minor: int) -> int:
+    """Return the address of the handler for one type of logits and version 0.`minor` of the FFI.
 
-    Its arguments are logits (…, C) and int32 labels (…), its results the loss and, with `grad`,
+    Its arguments are logits (…, C) and int32 labels (…); its results are the loss and, with `grad`,
     the gradient (…, C).
     """
-    work, element, version = _work(char, grad, narrow), DTYPES[char], minor << 32
+    work, element, version = _make_work(char, grad, few_classes), ELEMENTS[char], minor << 32
 
     def cross_entropy(address):
         frame = words(address)
-        if _has_answered(frame, version):
+        if _answer_metadata(frame, version):
             return 0
-        state = _state(frame, grad)
+        state = _new_state(frame, grad)
         blocks = state[_GROUPS] * state[_PARTS]
         if not _divide(state, _attribute(frame, 0)):
             release(state)
             message = _MESSAGE.ctypes.data
             error = struct((_ERROR_SIZE, 0, message, _OUT_OF_RANGE))
             return call(words(frame[_API])[_CREATE_ERROR], error)
-        if not blocks:  # without rows the sum is 0, the mean is not a number
+        if not blocks:  # without rows the sum is 0, the mean is nan
             for g in range(state[_GROUPS] if state[_MODE] >= 0 else 0):
                 pointer(state[_LOSS], element)[g] = np.nan if state[_MODE] > 0 else 0.0
             release(state)
             return 0
         cost = state[_GROUPS] * state[_ROWS] * _row_cost(state[_CLASSES])
         if blocks > 1 and cost >= SERIAL_BELOW:
-            _ask_for_help(frame, state, c_function(work))
+            _schedule(frame, state, c_function(work))
         work(address_of(state))
         return 0
 
-    # The cache knows a kernel by this name; the version is a constant in its code.
-    cross_entropy.__qualname__ = f"xla_cross_entropy_{char}_{grad:d}_{narrow:d}_{minor}"
-    compiled = jit.specialise(cross_entropy, (types.int64,))
-    (result,) = compiled.overloads.values()  # type: ignore[attr-defined]
-    place: int = result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name)
-    return place
+    # The name in the cache; the version is a constant in the code.
+    cross_entropy.__qualname__ = f"xla_cross_entropy_{char}_{grad:d}_{few_classes:d}_{minor}"
+    (result,) = jit.dispatcher(cross_entropy, (types.int64,)).overloads.values()
+    address: int = result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name)
+    return address
 
 
-def is_narrow(char: str, grad: bool, n_classes: int) -> bool:
-    """Whether rows of so many classes have handlers of their own."""
-    return launch.is_narrow("rows" if grad else "numbers", char, n_classes)
+def has_few_classes(char: str, grad: bool, n_classes: int) -> bool:
+    """Whether rows of so many classes have the handler of few classes."""
+    return launch.has_few_classes("per class" if grad else "per row", char, n_classes)

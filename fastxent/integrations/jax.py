@@ -175,7 +175,7 @@ def _call(grad: bool, x: Any, y: Any, settings: tuple[Any, ...]) -> Any:
         for name in ("loss", "grad")[: 1 + grad]
     ]
     char = x.dtype.char
-    name = _target(char, grad, xla.is_narrow(char, grad, x.shape[-1]))
+    name = _target(char, grad, xla.has_few_classes(char, grad, x.shape[-1]))
     handler = jax.ffi.ffi_call(name, results, vmap_method="broadcast_all")
     found = handler(
         x, y, check_target=np.int64(check_target), label_smoothing=np.float64(label_smoothing),
@@ -185,12 +185,12 @@ def _call(grad: bool, x: Any, y: Any, settings: tuple[Any, ...]) -> Any:
 
 
 @functools.cache
-def _target(char: str, grad: bool, narrow: bool) -> str:
+def _target(char: str, grad: bool, few_classes: bool) -> str:
     """The name by which XLA finds a handler, compiled or loaded when it is first traced."""
-    name = f"fastxent_cross_entropy_{char}_{grad:d}_{narrow:d}"
+    name = f"fastxent_cross_entropy_{char}_{grad:d}_{few_classes:d}"
     # The backend first: one that begins with a handler that it refuses does not begin at all.
     jax.devices("cpu")
-    address = xla.handler(char, grad, narrow, _interface_version())
+    address = xla.handler(char, grad, few_classes, _interface_version())
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(address), platform="cpu")
     return name
 

@@ -37,7 +37,7 @@ CALLS = [(loss, "f4"), (loss, "f8")]
 
 def forget():
     """As if no kernel had been called in this process."""
-    jit._ready.clear()
+    jit._dispatchers.clear()
     for function in [*vars(launch).values(), *vars(binary).values()]:
         getattr(function, "cache_clear", lambda: None)()
 

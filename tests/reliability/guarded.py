@@ -59,7 +59,7 @@ def main(kind, side, width, rows, classes):
     # which it looks at when the memory is freed.
     _nrt_python.memsys_use_cpython_allocator()
     if width == "wide":
-        launch.NARROW = dict.fromkeys(launch.NARROW, {"f": 0, "d": 0})
+        launch.MAX_FEW_CLASSES = dict.fromkeys(launch.MAX_FEW_CLASSES, {"f": 0, "d": 0})
     fence.install().at_end = side == "end"
     count, rng = 0, np.random.default_rng(1)
     for c, n in itertools.product(numbers(classes), numbers(rows)):

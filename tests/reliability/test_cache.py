@@ -86,9 +86,9 @@ def test_names_of_functions(tmp_path, effort, count):
 def test_edited_kernels(tmp_path, count):
     """After an edit the old code is not used; after its undoing it is."""
     shutil.copytree(Path(fastxent.__file__).parent, tmp_path / "fastxent")
-    kernels = tmp_path / "fastxent" / "cpu" / "narrow_kernels.py"
+    kernels = tmp_path / "fastxent" / "cpu" / "few_class_kernels.py"
     good = kernels.read_text()
-    line = "        inverse = narrow(1.0 / s, columns)\n"
+    line = "        inverse = round_to(1.0 / s, columns)\n"
     assert good.count(line) == 1
     environment = {
         "PYTHONPATH": str(tmp_path),

@@ -38,7 +38,7 @@ def merges(call: Request) -> bool:
     """Whether the chunks of a row can be merged for this call."""
     function, options = call.function, call.options
     defaults = function.defaults()
-    others = (n for n, _ in function.checks if n not in _OPTIONS)
+    others = (option.name for option in function.options if option.name not in _OPTIONS)
     return (
         function in _FUNCTIONS
         and all(options.get(n, defaults[n]) == defaults[n] for n in others)

@@ -1,0 +1,568 @@
+"""Kernels for rows of few classes: each lane of a vector is a row, no operation is horizontal.
+
+A group of as many rows as a vector has lanes is transposed into columns, one vector per class, in
+scratch memory that stays in the nearest cache. Column-major (N, C) arrays, as LightGBM has them,
+are columns already; `cross_entropy_rows` takes these too. OPTIONS and OUTPUTS are what it supports;
+any other option or output is left to `kernels.py`, with the same formulas.
+"""
+
+import math
+
+import numpy as np
+
+from fastxent.cpu.columns import (
+    block_of_columns,
+    find_places,
+    gather_lanes,
+    load_strided,
+    load_transposed,
+    scatter_lanes,
+    store_at_places,
+    store_strided,
+    store_transposed,
+)
+from fastxent.cpu.float_mode import flush_subnormals, restore_mode
+from fastxent.cpu.jit import inlined, of_output, subroutine
+from fastxent.cpu.kernels import lse_base, target_of_row
+from fastxent.cpu.lanes import (
+    horizontal_sum,
+    lane,
+    maximum,
+    round_to,
+    scale_by,
+    where_equal,
+    where_less,
+    widen,
+    zero_where_zero,
+)
+from fastxent.cpu.memory import (
+    element_strides,
+    is_requested,
+    lanes_of,
+    load,
+    load_widened,
+    prefetch,
+    prefetch_to_write,
+    row,
+    splat,
+    store,
+    store_part,
+    zeros,
+)
+from fastxent.cpu.row import add_block, fill_row, rounded, smoothed
+from fastxent.cpu.scratch import release, reserve, view
+from fastxent.cpu.vector_math import log_above_one, shifted_exp
+from fastxent.formulas import (
+    grad_at_target,
+    grad_element,
+    grad_scale,
+    hess_element,
+    loss_element,
+    prob_coefficient,
+    row_loss,
+)
+
+# The fields of `KernelOptions` that may differ from their defaults, and those of `OutputArrays`
+# that may be requested with labels and with probabilities as target.
+OPTIONS = {"ignoring", "ignore_index", "one_minus_eps", "eps_over_c", "hess_factor"}
+OUTPUTS = {"labels": {"loss", "grad", "hess"}, "probs": {"loss", "grad"}}
+
+# --- groups of rows -------------------------------------------------------------------------
+
+
+@inlined
+def _is_column_major(array):
+    """Whether the array is column-major: its classes are contiguous, not its rows."""
+    return array.shape[1] > 1 and element_strides(array)[1] != 1
+
+
+@subroutine
+def _copy_rows(source, source_strides, out, out_strides, n, count):
+    """Copy `count` rows of n elements between two layouts; strides are in elements."""
+    a, b = source_strides
+    c, d = out_strides
+    for i in range(count):
+        for j in range(n):
+            out[i * c + j * d] = source[i * a + j * b]
+
+
+@inlined
+def _reserve_group(like, n, sets):
+    """Scratch memory: `sets` of n columns, a padded group of rows, and its places.
+
+    The places are followed by memory for three more 8-byte numbers per row: at most eight vectors
+    with the places.
+    """
+    width = lanes_of(row(like, 0))
+    columns = reserve(like, ((sets + 1) * n + 8) * width)
+    pad = view(columns, sets * n * width, like)
+    fill_row(pad, n * width, 0.0)
+    return columns, pad, view(pad, n * width, np.int64)
+
+
+@inlined
+def _group(array, first, count, pad):
+    """The first row of a group and the stride to the next: in `pad` for an incomplete group."""
+    if count == lanes_of(pad):
+        return row(array, first), element_strides(array)[0]
+    return pad, array.shape[1]
+
+
+@subroutine
+def _transpose_rows(x, step, n, columns):
+    """Transpose the rows of a group into columns; return m = max_j x_j.
+
+    A nan may be lost in m; the sum of exponentials has it.
+    """
+    block, m = block_of_columns(x), splat(columns, -math.inf)
+    for k in range(n // block):
+        m = load_transposed(x, step, k * block, columns, m)
+    if n >= block:
+        if n % block:  # the last block overlaps the one before
+            m = load_transposed(x, step, n - block, columns, m)
+    else:
+        for j in range(n):
+            column = load_strided(x, step, j)
+            store(columns, j * lanes_of(x), column)
+            m = maximum(m, column)
+    return m
+
+
+@subroutine
+def _transpose_back(columns, factor, out, step, n):
+    """Transpose columns, times `factor`, into the rows of a group."""
+    block = block_of_columns(out)
+    for k in range(n // block):
+        store_transposed(out, step, k * block, columns, factor)
+    if n >= block:
+        if n % block:
+            store_transposed(out, step, n - block, columns, factor)
+    else:
+        for j in range(n):
+            store_strided(out, step, j, scale_by(load(columns, j * lanes_of(out)), factor))
+
+
+@subroutine
+def _copy_columns_in(x, step, n, columns):
+    """Copy the columns of a column-major group, `step` apart; return their maximum."""
+    m = splat(columns, -math.inf)
+    for j in range(n):
+        column = load(x, j * step)
+        store(columns, j * lanes_of(x), column)
+        m = maximum(m, column)
+    return m
+
+
+@subroutine
+def _copy_columns_out(columns, factor, out, step, n):
+    """Copy columns, times `factor`, to a column-major group."""
+    for j in range(n):
+        store(out, j * step, scale_by(load(columns, j * lanes_of(out)), factor))
+
+
+@inlined
+def _read_group(array, first, count, pad, columns):
+    """Load the group from row `first` on into columns, filled up with `pad`; return the maximum."""
+    n = array.shape[1]
+    x, step = _group(array, first, count, pad)
+    if count < lanes_of(columns):
+        _copy_rows(row(array, first), element_strides(array), x, (n, 1), n, count)
+    elif _is_column_major(array):
+        return _copy_columns_in(x, element_strides(array)[1], n, columns)
+    return _transpose_rows(x, step, n, columns)
+
+
+@inlined
+def _write_group(columns, factor, places, elements, array, first, count, pad):
+    """Write the columns, times `factor`, to the group from row `first` on.
+
+    Then `elements`, one per lane, at their places. An incomplete group is written to `pad` and
+    copied. factor and elements may be None. The elements are written to the array, not to the
+    columns: a vector load would wait for stores to a part of it.
+    """
+    n = array.shape[1]
+    out, step = _group(array, first, count, pad)
+    if count == lanes_of(columns) and _is_column_major(array):
+        class_step = element_strides(array)[1]
+        _copy_columns_out(columns, factor, out, class_step, n)
+        store_at_places(out, 1, class_step, places, elements)
+        return
+    _transpose_back(columns, factor, out, step, n)
+    store_at_places(out, step, 1, places, elements)
+    if count < lanes_of(columns):
+        _copy_rows(out, (n, 1), row(array, first), element_strides(array), n, count)
+
+
+@subroutine
+def _find_column(columns, value, n, places):
+    """Find the places of each lane's first element equal to `value`; column 0 if none is (nan)."""
+    at = zeros(columns)
+    for j in range(n - 1, -1, -1):
+        at = where_equal(load(columns, j * lanes_of(columns)), value, float(j), at)
+    for k in range(lanes_of(columns)):
+        places[k] = int(lane(at, k)) * lanes_of(columns) + k
+
+
+@subroutine
+def _take_out(columns, places, fill):
+    """Replace the elements at `places` by `fill`; return them.
+
+    A sum of the columns is then that of the others: s - e_y would have lost the small terms.
+    """
+    elements = gather_lanes(columns, places)
+    scatter_lanes(columns, places, splat(columns, fill))
+    return elements
+
+
+@subroutine
+def _sum_columns(term, args, n):
+    """Σ_j term(args, j) in float64 for j in 0..n; eight terms are added before they are widened."""
+    total = widen(zeros(args[0]))
+    for first in range(0, n, 8):
+        block = zeros(args[0])
+        for j in range(first, min(first + 8, n)):
+            block = block + term(args, j)
+        total = total + widen(block)
+    return total
+
+
+@subroutine
+def _exp_term(args, j):
+    """exp(x_j - m), which replaces x_j; prefetches as many elements of the next group."""
+    columns, m, next_x, next_out = args
+    at = j * lanes_of(columns)
+    prefetch(next_x, at)
+    prefetch_to_write(next_out, at)
+    e = shifted_exp(load(columns, at) - m)
+    store(columns, at, e)
+    return e
+
+
+@subroutine
+def _load_term(args, j):
+    """a_j."""
+    return load(args[0], j * lanes_of(args[0]))
+
+
+@inlined
+def _below_one(e):
+    """e, but 0 where it is 1."""
+    return where_equal(e, 1.0, 0.0, e)
+
+
+@subroutine
+def _below_one_term(args, j):
+    """e_j, but 0 where it is 1."""
+    return _below_one(load(args[0], j * lanes_of(args[0])))
+
+
+@subroutine
+def _below_term(args, j):
+    """a_j·(m - x_j): exactly 0 where a_j is, also for x_j = -inf."""
+    columns, m, a_columns = args
+    a = load(a_columns, j * lanes_of(a_columns))
+    return loss_element(a, m - load(columns, j * lanes_of(columns)), zero_where_zero)
+
+
+@inlined
+def _log_sum(rest, e_y, like):
+    """`formulas.log_sum` for vectors, and 1 / s: both in float64.
+
+    log s is the logarithm of s rounded to the element type, plus the rounding error over s: for
+    e_y = 1 and a small rest the error is all of log s. The second term is nan where s is, the first
+    is not.
+    """
+    exact = rest + widen(e_y)
+    s, inverse = round_to(exact, like), 1.0 / exact
+    return widen(log_above_one(s)) + ((widen(e_y) - widen(s)) + rest) * inverse, inverse
+
+
+# --- softmax and its logarithms -------------------------------------------------------------
+
+
+# logits (N, C) IN, out (N, C) OUT
+def softmax_rows(logits, out, lo, hi):
+    n, width = logits.shape[1], lanes_of(row(logits, lo))
+    columns, pad, _ = _reserve_group(logits, n, 1)
+    for first in range(lo, hi, width):
+        count = min(hi - first, width)
+        m = _read_group(logits, first, count, pad, columns)
+        next_rows = row(logits, first + width), row(out, first + width)
+        s = _sum_columns(_exp_term, (columns, m, *next_rows), n)
+        inverse = round_to(1.0 / s, columns)
+        _write_group(columns, inverse, None, None, out, first, count, pad)
+    release(columns)
+
+
+@subroutine
+def _rest_of_max(columns, m, n, next_rows):
+    """Σ exp(x_j - m) over all but one maximum: those below 1, and the number of other ones."""
+    next_x, next_out = next_rows
+    below, ones = widen(zeros(columns)), zeros(columns)
+    for first in range(0, n, 8):
+        block = zeros(columns)
+        for j in range(first, min(first + 8, n)):
+            at = j * lanes_of(columns)
+            prefetch(next_x, at)
+            prefetch_to_write(next_out, at)
+            e = shifted_exp(load(columns, at) - m)
+            block = block + _below_one(e)
+            ones = ones + where_equal(e, 1.0, 1.0, 0.0)
+        below = below + widen(block)
+    return below + (widen(ones) - 1.0)
+
+
+# logits (N, C) IN, out (N, C) OUT
+def log_softmax_rows(logits, out, lo, hi):
+    n, width = logits.shape[1], lanes_of(row(logits, lo))
+    columns, pad, _ = _reserve_group(logits, n, 1)
+    for first in range(lo, hi, width):
+        count = min(hi - first, width)
+        m = _read_group(logits, first, count, pad, columns)
+        next_rows = row(logits, first + width), row(out, first + width)
+        rest, one = _rest_of_max(columns, m, n, next_rows), splat(columns, 1.0)
+        log_s = round_to(_log_sum(rest, one, columns)[0], columns)
+        for j in range(n):
+            store(columns, j * width, (load(columns, j * width) - m) - log_s)
+        _write_group(columns, None, None, None, out, first, count, pad)
+    release(columns)
+
+
+# logits (N, C) IN, out (N,) OUT
+def logsumexp_rows(logits, out, lo, hi):
+    n, width = logits.shape[1], lanes_of(row(logits, lo))
+    columns, pad, _ = _reserve_group(logits, n, 1)
+    for first in range(lo, hi, width):
+        count = min(hi - first, width)
+        m = _read_group(logits, first, count, pad, columns)
+        next_rows = row(logits, first + width), None
+        rest, one = _rest_of_max(columns, m, n, next_rows), splat(columns, 1.0)
+        lse = m + round_to(_log_sum(rest, one, columns)[0], columns)
+        store_part(row(out, 0), first, count, lse)
+        if horizontal_sum(m - m) == 0.0:  # nan where a maximum is infinite
+            continue
+        for k in range(count):
+            base = float(lane(m, k))
+            if not math.isfinite(base):
+                out[first + k] = lse_base(base, row(logits, first + k), n)
+    release(columns)
+
+
+# --- cross-entropy --------------------------------------------------------------------------
+
+
+@inlined
+def _find_targets(target, options, first, count, label_buffer, n, columns, places):
+    """Find the places of a group's classes; return the number of rows without one.
+
+    Labels that are not contiguous are copied to `label_buffer`; unused entries are uninitialised.
+    """
+    labels = label_buffer
+    if count == lanes_of(columns) and target.strides[0] == target.itemsize:
+        labels = row(target, first)
+    else:
+        for k in range(count):
+            label_buffer[k] = target[first + k]
+    ignored_label = options.ignore_index if options.ignoring else -1
+    # Another thread may write into target: only the classes that are checked here may be used.
+    return find_places(labels, n, ignored_label, columns, places)
+
+
+@subroutine
+def _load_weights(target, weights, options, n, first, count, columns, u_buffer, w_buffer):
+    """The weights u and w_y of a group's rows; u is 0 for ignored rows, nan for bad labels."""
+    for k in range(lanes_of(columns)):
+        u_buffer[k], w_buffer[k] = 0.0, 1.0
+        if k < count:
+            y, u, counted, value = target_of_row(target, weights, options, n, first + k)
+            u_buffer[k] = u if counted else value
+            if counted and weights.class_weight.size:
+                w_buffer[k] = weights.class_weight[y]
+    return load_widened(u_buffer, columns), load_widened(w_buffer, columns)
+
+
+@subroutine
+def _load_coefficients(target, weights, options, first, count, pad, a):
+    """Load the a_j of a group, as in formulas.py, into columns."""
+    if target.ndim == 2:
+        _read_group(target, first, count, pad, a)
+    for j in range(weights.row_weight.size):
+        at = j * lanes_of(a)
+        w = splat(a, weights.row_weight[j])
+        if target.ndim == 2:
+            w = smoothed(load(a, at), w, options.one_minus_eps, options.eps_over_c)
+        store(a, at, w)
+
+
+@subroutine
+def _grad_columns(columns, scale, a, other, n):
+    """scale·e_j - other·a_j, which replaces e_j."""
+    for j in range(n):
+        at = j * lanes_of(columns)
+        store(columns, at, grad_element(load(columns, at), scale, load(a, at), other))
+
+
+@subroutine
+def _write_losses(loss, first, count, value):
+    """Write a group's losses, unless that output is absent."""
+    if loss.size:
+        store_part(row(loss, 0), first, count, round_to(value, row(loss, 0)))
+
+
+@inlined
+def _sum_exps(columns, m, n, places, next_rows):
+    """m - x_y, and (log s, rest = Σ_{j≠y} e_j, e_y, 1 / s), in float64. e_j replaces x_j."""
+    x_y = _take_out(columns, places, -math.inf)
+    rest, e_y = _sum_columns(_exp_term, (columns, m, *next_rows), n), shifted_exp(x_y - m)
+    log_s, inverse = _log_sum(rest, e_y, columns)
+    return widen(m - x_y), (log_s, rest, widen(e_y), inverse)
+
+
+@inlined
+def _loss_and_grad(
+    u, target_coef, other_coef, a_y, a_sum, margin, other_loss, sums, divisor, zero_where_zero
+):  # fmt: skip
+    """The loss without u, the scale of e_j in the gradient, and the gradient of y."""
+    log_s, rest, e_y, inverse = sums
+    value = row_loss(target_coef, other_coef, 0.0, margin, log_s, other_loss, 0.0, zero_where_zero)
+    up, prob_coef = u / divisor, prob_coefficient(other_coef, a_sum, 0.0, 0.0)
+    grad_y = up * grad_at_target(target_coef, prob_coef, other_coef, a_y, rest, e_y, inverse)
+    return value, grad_scale(up, target_coef, prob_coef, inverse), grad_y
+
+
+@inlined
+def _value_alone(coefficient, value):
+    """`zero_where_zero` where no coefficient is 0."""
+    return value
+
+
+@inlined
+def _plain_loss_and_grad(margin, sums, divisor):
+    """`_loss_and_grad` of rows without weights and smoothing."""
+    return _loss_and_grad(1.0, 1.0, 0.0, 0.0, 0.0, margin, 0.0, sums, divisor, _value_alone)
+
+
+@of_output
+def _write_grad(grad, columns, a, has_others, parts, places, first, count, pad):
+    """scale·e_j - other·a_j of a group's rows, and the gradient of y at its place."""
+    if grad is None:
+        return
+    scale, grad_y, other = parts
+    scale, grad_y = round_to(scale, columns), round_to(grad_y, columns)
+    if has_others:
+        _grad_columns(columns, scale, a, round_to(other, columns), grad.shape[1])
+        _write_group(columns, None, places, grad_y, grad, first, count, pad)
+    else:
+        _write_group(columns, scale, places, grad_y, grad, first, count, pad)
+
+
+@inlined
+def _probability_coefficients(columns, m, places, a, n):
+    """For probabilities: target_coef, that of the row's maximum, and Σ of the other a_j."""
+    _find_column(columns, m, n, places)
+    target_coef = widen(_take_out(a, places, 0.0))
+    return target_coef, _sum_columns(_load_term, (a,), n)
+
+
+@inlined
+def _variance(e, others, s, inverse, factor):
+    """factor·p·(1 - p) for p = e / s; 1 - p of the maximum (e = 1) is others / s."""
+    one_minus_p = where_equal(e, 1.0, others, s - e) * inverse
+    return hess_element(e * inverse, one_minus_p, factor)
+
+
+@of_output
+def _write_hess(hess, columns, sums, factor, variances, places, first, count, pad):
+    """factor·p_j·(1 - p_j) of a group's rows; in `columns` e_y is 0.
+
+    s - e_j would lose 1 - p of a dominant class. The maximum is alone if s < 2: then s - e_j is the
+    sum of the elements below it.
+    """
+    if hess is None:
+        return
+    n, (_, rest, e_y, inverse) = hess.shape[1], sums
+    e_y, factor, exact = round_to(e_y, columns), round_to(factor, columns), rest + e_y
+    s, inverse = round_to(exact, columns), round_to(inverse, columns)
+    below = _sum_columns(_below_one_term, (columns,), n) + widen(_below_one(e_y))
+    others = where_less(s, 2.0, round_to(below, columns), s - 1.0)
+    for j in range(n):
+        at = j * lanes_of(columns)
+        store(variances, at, _variance(load(columns, at), others, s, inverse, factor))
+    hess_y = _variance(e_y, others, s, inverse, factor)
+    _write_group(variances, None, places, hess_y, hess, first, count, pad)
+
+
+@of_output
+def _zero_ignored_rows(output, first, count, u_buffer):
+    """Write zeros for the rows that are ignored, whatever their logits are."""
+    if output is None:
+        return
+    for k in range(count):
+        if u_buffer[k] == 0.0:
+            if _is_column_major(output):
+                output[first + k] = 0.0
+            else:
+                fill_row(row(output, first + k), output.shape[1], 0.0)
+
+
+# logits (N, C) IN; target (N,) labels or (N, C) probabilities IN. lo < hi.
+def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, hi):
+    """Σ losses."""
+    n, width = logits.shape[1], lanes_of(row(logits, lo))
+    grad, hess = outputs.grad, outputs.hess
+    other_coef = options.eps_over_c if target.ndim == 1 else 1.0
+    has_others = other_coef != 0.0
+    columns, pad, places = _reserve_group(logits, n, 1 + has_others + is_requested(hess))
+    a = view(columns, n * width, logits)
+    variances = view(a, has_others * n * width, logits)
+    label_buffer = view(places, width, np.int64)
+    u_buffer = view(label_buffer, width, np.float64)
+    w_buffer = view(u_buffer, width, np.float64)
+    weighted = weights.class_weight.size > 0 or weights.sample_weight.size > 0
+    mode, total, lost = flush_subnormals(), widen(zeros(columns)), widen(zeros(columns))
+    for first in range(lo, hi, width):
+        count, without_class = min(hi - first, width), 0
+        if target.ndim == 1:
+            without_class = _find_targets(
+                target, options, first, count, label_buffer, n, columns, places
+            )
+        m = _read_group(logits, first, count, pad, columns)
+        target_coef = a_sum = below = widen(zeros(columns))
+        if has_others:
+            _load_coefficients(target, weights, options, first, count, pad, a)
+            below = _sum_columns(_below_term, (columns, m, a), n)
+        if target.ndim == 2:
+            target_coef, a_sum = _probability_coefficients(columns, m, places, a, n)
+        next_rows = row(logits, first + width), row(grad, first + width)
+        margin, sums = _sum_exps(columns, m, n, places, next_rows)
+        other = u = a_y = widen(splat(columns, 1.0))
+        has_weights = weighted or without_class or count < width
+        if has_weights:
+            u, a_y = _load_weights(
+                target, weights, options, n, first, count, columns, u_buffer, w_buffer
+            )
+        if has_weights or has_others:
+            if target.ndim == 2:
+                a_y = widen(zeros(columns))
+            else:
+                target_coef, a_sum = options.one_minus_eps * a_y, a_sum + weights.total_weight
+            value, scale, grad_y = _loss_and_grad(
+                u, target_coef, other_coef, a_y, a_sum, margin, below + a_sum * sums[0], sums,
+                divisor, zero_where_zero,
+            )  # fmt: skip
+            value, other = zero_where_zero(u, u * value), u / divisor * other_coef
+        else:
+            value, scale, grad_y = _plain_loss_and_grad(margin, sums, divisor)
+        total, lost = add_block(total, lost, value)
+        _write_losses(outputs.loss, first, count, value)
+        if is_requested(hess):
+            factor = u * a_y / divisor * options.hess_factor
+            _write_hess(hess, columns, sums, factor, variances, places, first, count, pad)
+        parts = scale, grad_y, other
+        _write_grad(grad, columns, a, has_others, parts, places, first, count, pad)
+        if without_class or weighted:
+            _zero_ignored_rows(grad, first, count, u_buffer)
+            _zero_ignored_rows(hess, first, count, u_buffer)
+    restore_mode(mode)
+    release(columns)
+    return rounded(total, lost)

@@ -1,0 +1,256 @@
+"""Memory as vectors: row pointers, loads, stores and prefetches.
+
+`row(array, i)` makes a pointer, `load(pointer, j)` counts j in elements. Nothing checks bounds:
+`load_part` and `store_part` are for the end of a row. An output that is None takes no stores.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastxent.cpu.lanes import I1, I32, I64, Lanes, build_call, build_lane_mask, build_lanes
+
+
+def build_nothing(context, builder, sig, args):
+    """Emit no instructions: the store to an output that is None."""
+    return context.get_dummy_value()
+
+
+@intrinsic
+def is_requested(typingctx, output):
+    """Whether an output is not None: a compile-time constant."""
+
+    def lower(context, builder, sig, args):
+        return ir.Constant(I1, not isinstance(output, types.NoneType))
+
+    return types.boolean(output), lower
+
+
+@intrinsic
+def first_requested(typingctx, outputs):
+    """The first array of two dimensions in a named tuple of outputs; None if all are None."""
+    for k, member in enumerate(outputs):
+        if isinstance(member, types.Array) and member.ndim == 2:
+
+            def lower(context, builder, sig, args, k=k):
+                return builder.extract_value(args[0], k)
+
+            return member(outputs), lower
+    return types.none(outputs), build_nothing
+
+
+@intrinsic
+def row(typingctx, array, i):
+    """A pointer to the first element of row i, which must be contiguous; None for None."""
+    if isinstance(array, types.NoneType):
+        return types.none(array, types.int64), build_nothing
+
+    def lower(context, builder, sig, args):
+        value = context.make_array(array)(context, builder, args[0])
+        stride = builder.extract_value(value.strides, 0)
+        return cgutils.pointer_add(builder, value.data, builder.mul(args[1], stride))
+
+    return types.CPointer(array.dtype)(array, types.int64), lower
+
+
+@intrinsic
+def element_strides(typingctx, array):
+    """The strides of a two-dimensional array, in elements."""
+    # "exact" says that a stride is whole elements: strides // itemsize would be a slow division.
+    size = I64(array.dtype.bitwidth // 8)
+
+    def lower(context, builder, sig, args):
+        strides = context.make_array(array)(context, builder, args[0]).strides
+        whole = [
+            builder.sdiv(builder.extract_value(strides, k), size, flags=["exact"]) for k in (0, 1)
+        ]
+        return context.make_tuple(builder, sig.return_type, whole)
+
+    return types.UniTuple(types.int64, 2)(array), lower
+
+
+@intrinsic
+@intrinsic
+def lanes_of(typingctx, pointer):
+    """The number of lanes of a vector of the pointer's type: a compile-time constant."""
+
+    def lower(context, builder, sig, args):
+        return I64(Lanes(pointer.dtype).width)
+
+    return types.int64(pointer), lower
+
+
+@intrinsic
+def itemsize(typingctx, like):
+    """The size in bytes of an element of an array, a pointer's memory or a type."""
+
+    def lower(context, builder, sig, args):
+        return I64(like.dtype.bitwidth // 8)
+
+    return types.int64(like), lower
+
+
+@intrinsic
+def zeros(typingctx, pointer):
+    """A vector of zeros of the pointer's element type."""
+    lanes = Lanes(pointer.dtype)
+
+    def lower(context, builder, sig, args):
+        return ir.Constant(lanes.vector, [0.0] * lanes.width)
+
+    return lanes(pointer), lower
+
+
+@intrinsic
+def splat(typingctx, pointer, value):
+    """A vector of the pointer's element type with `value`, rounded to that type, in every lane."""
+    lanes = Lanes(pointer.dtype)
+
+    def lower(context, builder, sig, args):
+        return build_lanes(context, builder, args[1], value, lanes)
+
+    return lanes(pointer, value), lower
+
+
+def build_address(builder, pointer, j, lanes):
+    """Return the address of element j as a pointer to a vector."""
+    return builder.bitcast(builder.gep(pointer, [j]), lanes.vector.as_pointer())
+
+
+def alignment(lanes):
+    """Return the alignment in bytes of a vector: a row may begin at any element."""
+    return lanes.dtype.bitwidth // 8
+
+
+@intrinsic
+def load(typingctx, pointer, j):
+    """The vector that begins at element j."""
+    lanes = Lanes(pointer.dtype)
+
+    def lower(context, builder, sig, args):
+        return builder.load(build_address(builder, *args[:2], lanes), align=alignment(lanes))
+
+    return lanes(pointer, types.int64), lower
+
+
+@intrinsic
+def load_widened(typingctx, pointer, like):
+    """A vector of float64 with as many lanes as one of the type that `like` points at."""
+    lanes = Lanes(types.float64, Lanes(like.dtype).width)
+
+    def lower(context, builder, sig, args):
+        return builder.load(build_address(builder, args[0], I64(0), lanes), align=alignment(lanes))
+
+    return lanes(pointer, like), lower
+
+
+@intrinsic
+def store(typingctx, pointer, j, x):
+    """Write the vector x from element j on; no-op where the pointer is None."""
+
+    def lower(context, builder, sig, args):
+        builder.store(args[2], build_address(builder, *args[:2], x), align=alignment(x))
+        return context.get_dummy_value()
+
+    absent = isinstance(pointer, types.NoneType)
+    return types.none(pointer, types.int64, x), build_nothing if absent else lower
+
+
+def _prefetching(to_write, text):
+    """Make an intrinsic that prefetches the cache line of element j; no-op for None."""
+
+    def prefetch(typingctx, pointer, j):
+        def lower(context, builder, sig, args):
+            at = builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
+            # Into the nearest cache, as data. An address outside the array is no error.
+            build_call(
+                builder, "llvm.prefetch.p0", ir.VoidType(), [at, I32(to_write), I32(3), I32(1)]
+            )
+            return context.get_dummy_value()
+
+        absent = isinstance(pointer, types.NoneType)
+        return types.none(pointer, types.int64), build_nothing if absent else lower
+
+    prefetch.__doc__ = text
+    return intrinsic(prefetch)
+
+
+prefetch = _prefetching(0, "Prefetch the cache line of element j for reading.")
+prefetch_to_write = _prefetching(1, "Prefetch the cache line of element j for writing.")
+
+
+@intrinsic
+def load_part(typingctx, pointer, j, n, fill):
+    """The n elements from j on, then `fill`; memory after the n elements is not read.
+
+    n None means a whole vector, so one function serves the whole vectors of a row and its tail.
+    """
+    lanes = Lanes(pointer.dtype)
+
+    def whole(context, builder, sig, args):
+        return builder.load(build_address(builder, *args[:2], lanes), align=alignment(lanes))
+
+    def lower(context, builder, sig, args):
+        rest = build_lanes(context, builder, args[3], fill, lanes)
+        mask = build_lane_mask(builder, "<", args[2], lanes.width)
+        operands = [build_address(builder, *args[:2], lanes), I32(alignment(lanes)), mask, rest]
+        return build_call(builder, f"llvm.masked.load.{lanes.suffix}.p0", lanes.vector, operands)
+
+    count, read = (n, whole) if isinstance(n, types.NoneType) else (types.int64, lower)
+    return lanes(pointer, types.int64, count, fill), read
+
+
+def _store_halves(builder, address, n, value, lanes):
+    """Store the first n lanes, n < width, as vectors of half, quarter … the width.
+
+    A masked store is dozens of instructions before AVX-512; these branches are predicted well, as
+    they are the same in every row.
+    """
+    half = lanes.width // 2
+    while half:
+        index = ir.VectorType(I32, half)
+        low, high = (
+            builder.shuffle_vector(value, value, ir.Constant(index, list(range(k, k + half))))
+            for k in (0, half)
+        )
+        is_stored = builder.trunc(builder.lshr(n, I64(half.bit_length() - 1)), I1)
+        before = builder.block
+        with builder.if_then(is_stored):
+            half_address = builder.bitcast(address, low.type.as_pointer())
+            builder.store(low, half_address, align=alignment(lanes))
+            after = builder.gep(address, [I64(half)])
+            inside = builder.block
+        value = build_phi(builder, (high, inside), (low, before))
+        address = build_phi(builder, (after, inside), (address, before))
+        half //= 2
+
+
+def build_phi(builder, *branches):
+    """Return the value of the branch that was executed; branches are (value, block) pairs."""
+    result = builder.phi(branches[0][0].type)
+    for value, block in branches:
+        result.add_incoming(value, block)
+    return result
+
+
+@intrinsic
+def store_part(typingctx, pointer, j, n, x):
+    """Write the first n lanes of x from element j on, all for n None; no-op for a None pointer."""
+
+    def whole(context, builder, sig, args):
+        builder.store(args[3], build_address(builder, *args[:2], x), align=alignment(x))
+        return context.get_dummy_value()
+
+    def lower(context, builder, sig, args):
+        pointer, j, n, value = args
+        with builder.if_else(builder.icmp_signed(">=", n, I64(x.width))) as (whole, halves):
+            with whole:
+                builder.store(value, build_address(builder, pointer, j, x), align=alignment(x))
+            with halves:
+                _store_halves(builder, builder.gep(pointer, [j]), n, value, x)
+        return context.get_dummy_value()
+
+    count, write = (n, whole) if isinstance(n, types.NoneType) else (types.int64, lower)
+    absent = isinstance(pointer, types.NoneType)
+    return types.none(pointer, types.int64, count, x), build_nothing if absent else write
