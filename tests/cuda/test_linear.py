@@ -94,7 +94,7 @@ def test_gradients_in_several_blocks(rng, monkeypatch, dtype, tolerance, soft):
 
 
 def test_products_are_made_at_every_call(rng):
-    """A call like one before is not just its launches."""
+    """A repeated call is not just its launches."""
     w, y = rng.standard_normal((6, 3)), np.array([0, 5, 1])
     for _ in range(3):
         x = rng.standard_normal((3, 3))
