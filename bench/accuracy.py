@@ -1,9 +1,9 @@
 """Errors against exact arithmetic: `python bench/accuracy.py --output FILE.json`.
 
-Ours, PyTorch's, optax's (JAX), SciPy's and scikit-learn's, on the same numbers, over the spread of
-logits, an offset that they share, and how sure a row is. "Exact" is `fastxent.reference` in
-longdouble, on the logits as they are held in the type. An error is relative, and the worst of all
-rows (of a gradient: of all elements too, where the exact one is a normal number of the type).
+Errors of fastxent, PyTorch, optax (JAX), SciPy and scikit-learn on the same numbers, over the
+spread of the logits, a shared offset, and the confidence of a row. "Exact" is `fastxent.reference`
+in longdouble, on the logits rounded to the type. An error is relative, and the largest of all rows
+(for a gradient, of all elements whose exact value is a normal number of the type).
 """
 
 import argparse
@@ -46,13 +46,13 @@ def by_torch(loss: Callable[..., Any], x: Any, y: Any) -> Answer:
 
 
 def by_jax(loss: Callable[..., Any], x: Any, y: Any) -> Answer:
-    """A compiled program."""
+    """Value and gradient in a compiled program."""
     both = jax.jit(jax.vmap(jax.value_and_grad(loss)))
     return tuple(map(np.asarray, both(x, y)))
 
 
 def scipy_categorical(x: Any, y: Any) -> Answer:
-    """As its users write it: log_softmax, and its exponential for the gradient."""
+    """As usually written: log_softmax, and its exponential for the gradient."""
     rows, log_p = np.arange(len(y)), special.log_softmax(x, axis=1)
     grad = np.exp(log_p)
     grad[rows, y] -= 1
@@ -60,7 +60,7 @@ def scipy_categorical(x: Any, y: Any) -> Answer:
 
 
 def scipy_binary(x: Any, y: Any) -> Answer:
-    """Likewise: log_expit of either sign, and expit."""
+    """As usually written: log_expit of either sign, and expit."""
     return -special.log_expit(np.where(y == 1, x, -x)), special.expit(x) - y
 
 
@@ -83,11 +83,11 @@ BINARY: dict[str, Callable[[Any, Any], Answer]] = {
     "scikit-learn": lambda x, y: HalfBinomialLoss().loss_gradient(y, x),
 }
 
-# --- what they are given --------------------------------------------------------------------
+# --- inputs --------------------------------------------------------------------
 
 
 def logits_of(experiment: str, at: float, dtype: Any) -> tuple[Any, Any]:
-    """Logits and labels; the same random numbers at every point of an experiment."""
+    """Logits and labels, from the same random numbers at every point of an experiment."""
     rng = np.random.default_rng(20261128)
     noise = rng.standard_normal((ROWS, CLASSES))
     labels = (noise.argmax(axis=1) + rng.integers(1, CLASSES, ROWS)) % CLASSES  # not the largest
@@ -109,10 +109,10 @@ EXPERIMENTS = {"spread": SPREADS, "offset": OFFSETS, "confident": DELTAS, "binar
 # --- errors ---------------------------------------------------------------------------------
 
 
-def worst(given: Any, exact: Any, dtype: Any) -> float:
-    """The largest relative error where the exact number is a normal one; nan counts as infinite."""
+def worst(computed: Any, exact: Any, dtype: Any) -> float:
+    """The largest relative error where the exact value is a normal number; nan counts as inf."""
     where = np.abs(exact) >= np.finfo(dtype).tiny
-    error = np.abs(given.astype(np.longdouble)[where] / exact[where] - 1)
+    error = np.abs(computed.astype(np.longdouble)[where] / exact[where] - 1)
     return float(f"{np.where(np.isnan(error), np.inf, error).max():.3g}")
 
 
@@ -135,7 +135,7 @@ def measured() -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure, and write down with what."""
+    """Measure and save a record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=new_file, required=True)
     args = parser.parse_args()

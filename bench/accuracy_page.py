@@ -13,7 +13,7 @@ from page import insert, table
 
 from fastxent.bench import record
 
-# Of Okabe and Ito's colours, a marker and a line each: to be told apart without colour too.
+# Colours of Okabe and Ito, with a marker and a line style for readers without colour vision.
 STYLES: dict[str, dict[str, Any]] = {
     "PyTorch": {"color": "#cc79a7", "marker": "s", "linestyle": "--", "markersize": 7},
     "JAX": {"color": "#009e73", "marker": "D", "linestyle": "-.", "markersize": 5.5},
@@ -26,7 +26,7 @@ TYPES, PARTS = ("float32", "float64"), ("loss", "gradient")
 
 
 class Experiment(NamedTuple):
-    """How one is shown: the name of its axis, and the points in the table."""
+    """The label of an experiment's axis, and the points in its table."""
 
     axis: str
     shown: list[float]
@@ -40,13 +40,13 @@ EXPERIMENTS = {
 }
 
 
-def errors(run: dict[str, Any], **wanted: Any) -> dict[float, record.Row]:
-    """The rows of one library in an experiment, by point."""
-    return {row["at"]: row for row in run["results"] if wanted.items() <= row.items()}
+def errors(run: dict[str, Any], **fields: Any) -> dict[float, record.Row]:
+    """The rows with these values (experiment, type, library), by point."""
+    return {row["at"]: row for row in run["results"] if fields.items() <= row.items()}
 
 
 def chart(run: dict[str, Any], experiment: str) -> Figure:
-    """Errors over an experiment's points: loss above, gradient below, a column a type."""
+    """Errors over an experiment's points: loss above, gradient below, one column per type."""
     figure = Figure((8, 6.4), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True, sharey="col")
     for (line, column), axis in np.ndenumerate(panels):
@@ -63,15 +63,15 @@ def chart(run: dict[str, Any], experiment: str) -> Figure:
 
 
 def panel(axis: Any, run: dict[str, Any], experiment: str, dtype: str, part: str) -> None:
-    """A line a library. No error at all stands at an eighth of an ulp, an endless one at 300 %."""
+    """One line per library; an error of 0 is drawn at ulp/8, an infinite one at 300 %."""
     ulp = float(np.finfo(dtype).eps)
     for library, style in STYLES.items():
         rows = errors(run, experiment=experiment, dtype=dtype, library=library)
-        # An offset of 0 has a place on the logarithmic axis where 1 would be.
+        # On the logarithmic axis an offset of 0 is drawn at 1.
         places = [at or 1 for at in rows]
         heights = [min(max(row[part], ulp / 8), 3.0) for row in rows.values()]
         axis.plot(places, heights, label=library, linewidth=1.4, **style)
-    top = 1e4 * ulp if experiment == "spread" else 30  # nothing is lost by a spread
+    top = 1e4 * ulp if experiment == "spread" else 30  # a spread loses no digits
     axis.set(xscale="log", yscale="log", ylim=(ulp / 16, top))
     if experiment == "offset":
         axis.set_xticks([1, 10, 1e3, 1e5, 1e7], ["0", "10", "1e3", "1e5", "1e7"])
@@ -91,7 +91,7 @@ def panel(axis: Any, run: dict[str, Any], experiment: str, dtype: str, part: str
 
 
 def written(error: float) -> str:
-    """An error as the tables have it."""
+    """An error as text."""
     if error == float("inf"):
         return "∞ or nan"
     return f"{error:.1e}" if error < 1e-3 else f"{error:.2g}" if error < 0.01 else f"{error:.0%}"
@@ -103,24 +103,24 @@ def marked(error: float, ours: float) -> str:
 
 
 def errors_side_by_side(run: dict[str, Any], experiment: str) -> str:
-    """The table of an experiment: a line for each type, part and point that is shown."""
+    """The table of an experiment: one line per type, part and point."""
     axis, shown = EXPERIMENTS[experiment]
     lines = []
     for dtype in TYPES:
         for part in PARTS:
             for at in shown:
-                found = {
+                row = {
                     library: errors(run, experiment=experiment, dtype=dtype, library=library)[at][
                         part
                     ]
                     for library in LIBRARIES
                 }
-                cells = (marked(error, found["fastxent"]) for error in found.values())
+                cells = (marked(error, row["fastxent"]) for error in row.values())
                 lines.append((f"{dtype}, {part}, {at:g}", *cells))
     return table((axis, *LIBRARIES), lines)
 
 
-# What the landing page shows of the experiments in float32, each at one point.
+# The experiments on the landing page, in float32, each at one point.
 SUMMARY = {
     "ordinary rows": ("spread", 1),
     "offset of 1e7": ("offset", 1e7),
@@ -130,8 +130,8 @@ SUMMARY = {
 
 
 def summary(run: dict[str, Any]) -> str:
-    """A line a library: the worse of loss and gradient."""
-    found = {
+    """One line per library: the larger error of loss and gradient."""
+    worst = {
         (library, name): max(
             errors(run, experiment=experiment, dtype="float32", library=library)[at][part]
             for part in PARTS
@@ -140,14 +140,14 @@ def summary(run: dict[str, Any]) -> str:
         for name, (experiment, at) in SUMMARY.items()
     }
     lines = [
-        (library, *(marked(found[library, name], found["fastxent", name]) for name in SUMMARY))
+        (library, *(marked(worst[library, name], worst["fastxent", name]) for name in SUMMARY))
         for library in LIBRARIES
     ]
     return table(("float32", *SUMMARY), lines)
 
 
 def where(run: dict[str, Any]) -> str:
-    """With what it was measured."""
+    """Date, versions and CPU of a run."""
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     cpu = f"{run['cpu']['model']} ({' '.join(run['cpu']['vectors'])})"
     return (
@@ -157,7 +157,7 @@ def where(run: dict[str, Any]) -> str:
 
 
 def mark(name: str) -> str:
-    """What stands above a part of the page that is written here."""
+    """The comment that marks the beginning of a generated part of the page."""
     return f"<!-- {name}: written by bench/accuracy_page.py -->"
 
 
@@ -169,7 +169,7 @@ def draw(run: dict[str, Any], experiment: str, output: Path) -> None:
 
 
 def fill(run: dict[str, Any], output: Path) -> None:
-    """The marked places of accuracy.md and of the landing page."""
+    """Fill the marked parts of accuracy.md and of the landing page."""
     page = output / "accuracy.md"
     for experiment in EXPERIMENTS:
         insert(page, errors_side_by_side(run, experiment), mark(experiment))
@@ -178,7 +178,7 @@ def fill(run: dict[str, Any], output: Path) -> None:
 
 
 def main() -> None:
-    """Draw, and fill the pages' marked places."""
+    """Draw the charts and fill the marked parts of the pages."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("result", type=Path)
     parser.add_argument("--output", type=Path, default=Path("docs"))

@@ -1,9 +1,8 @@
 """Boosting objectives beside NumPy: `python bench/boosting.py --output FILE.json`.
 
-Each as its library calls it, with predictions, labels and weights as that library has them: XGBoost
-float32 rows, LightGBM float64 with one class behind the other. NumPy's side is what is usually
-written, in that type, in place where it can be. Each side has a process of its own; they take
-turns, and a ratio is that of one round.
+Each objective is called as its library calls it: XGBoost passes float32, row-major, LightGBM
+float64, column-major. NumPy's side is the usual code in that type, in place where possible. Each
+side has its own process; they take turns, and a ratio is that of one round.
 """
 
 import argparse
@@ -24,7 +23,7 @@ TOLERANCE = 2e-6
 
 
 def softmax_of(preds, y):
-    """Probabilities, and where the labels stand in them."""
+    """Probabilities, and the index of the labels in them."""
     p = preds - preds.max(axis=1, keepdims=True)
     np.exp(p, out=p)
     p /= p.sum(axis=1, keepdims=True)
@@ -32,7 +31,7 @@ def softmax_of(preds, y):
 
 
 def numpy_xgboost(y, preds):
-    """XGBoost's convention."""
+    """Gradient and Hessian as XGBoost defines them."""
     p, at = softmax_of(preds, y)
     hess = np.maximum(2 * p * (1 - p), np.float32(1e-16))
     p[at] -= 1
@@ -40,7 +39,7 @@ def numpy_xgboost(y, preds):
 
 
 def numpy_lightgbm(y, preds):
-    """LightGBM's convention; it rounds what it gets to float32, from both sides."""
+    """Gradient and Hessian as LightGBM defines them; it rounds both sides' to float32."""
     p, at = softmax_of(preds, y)
     hess = preds.shape[1] / (preds.shape[1] - 1) * p * (1 - p)
     p[at] -= 1
@@ -54,7 +53,7 @@ LIBRARIES = {
 
 
 def begin(library, side, rows, classes):
-    """In a process of its own: make ready what is asked for below."""
+    """Initialise a process: create the call that `answer` and `seconds` use."""
     global call
     dtype, order, ours, numpys = LIBRARIES[library]
     rng = np.random.default_rng(0)
@@ -69,18 +68,18 @@ def answer():
 
 
 def seconds():
-    """The median call of a tenth of a second of them; answers are freed off the clock."""
+    """Median seconds of the calls within a tenth of a second; freeing results is not timed."""
     took, end = [], time.perf_counter() + 0.1
     while not took or time.perf_counter() < end:
         start = time.perf_counter()
-        made = call()
+        result = call()
         took.append(time.perf_counter() - start)
-        del made
+        del result
     return statistics.median(took)
 
 
 def race(library, rows, classes, rounds):
-    """The rows of both sides, which take turns and are checked first."""
+    """Check both sides, time them in turns, return their rows."""
     spawn = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
         sides = {
@@ -95,13 +94,13 @@ def race(library, rows, classes, rounds):
         for _ in range(rounds):
             for side, pool in sides.items():
                 times[side].append(pool.apply(seconds))
-    about = {"group": "boosting", "job": library, "rows": rows, "classes": classes,
+    case = {"group": "boosting", "job": library, "rows": rows, "classes": classes,
              "dtype": np.dtype(LIBRARIES[library][0]).name}  # fmt: skip
-    return [about | {"peer": side} | record.summary(times[side]) for side in times]
+    return [case | {"peer": side} | record.summary(times[side]) for side in times]
 
 
 def main():
-    """Time both libraries' objectives, print the ratios, write the record."""
+    """Time both libraries' objectives, print the ratios, save the record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=new_file, required=True)
     parser.add_argument("--rows", type=int, default=100_000)

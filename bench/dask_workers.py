@@ -1,8 +1,8 @@
-"""One worker process of Dask's against two: cross-entropy of persisted logits, by rows.
+"""Dask with one worker process and with two: cross-entropy of persisted logits, by rows.
 
 Each worker has one thread, and fastxent uses one in it. Both clusters live for the whole run and
-rounds alternate between them, so that whatever else the machine does falls on both. Gradients are
-computed and stay on the workers, as in a training step; only losses come back.
+rounds alternate between them, so that other load on the machine affects both. Gradients stay on the
+workers, as in a training step; only losses come back.
 
     bench/dask_workers.py --output bench/results/dask/DATE-CPU.json
 """
@@ -25,43 +25,43 @@ ROWS, CLASSES, BLOCKS = 200_000, 1000, 8  # of 100 MB, as Dask recommends
 
 
 def ready(workers: int) -> tuple[Client, dict[str, list[Any]]]:
-    """A client of so many workers, and what is to be computed from what they hold."""
+    """A client with that many workers, and the lazy results of each job on their arrays."""
     cluster = LocalCluster(
         n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0",
         memory_limit=None,
     )  # fmt: skip
     client = Client(cluster)
     client.wait_for_workers(workers)
-    # As many blocks on each worker: left to itself, the scheduler puts more on the one that is
-    # first ready.
-    state, held = da.random.default_rng(0), []
+    # The same number of blocks on each worker: the scheduler would put more on the first that is
+    # ready.
+    state, persisted = da.random.default_rng(0), []
     rows = ROWS // workers
     for address in client.scheduler_info()["workers"]:
         x = state.standard_normal((rows, CLASSES), chunks=(ROWS // BLOCKS, -1), dtype="float32")
         y = state.integers(0, CLASSES, rows, chunks=ROWS // BLOCKS)
-        held.append(client.persist([x, y], workers=[address], allow_other_workers=False))
-    x, y = (da.concatenate(parts) for parts in zip(*held, strict=True))
+        persisted.append(client.persist([x, y], workers=[address], allow_other_workers=False))
+    x, y = (da.concatenate(parts) for parts in zip(*persisted, strict=True))
     wait([x, y])
     loss, grad = fx.cross_entropy(x, y, return_grad=True)
     return client, {"loss": [fx.cross_entropy(x, y)], "loss and gradient": [loss, grad]}
 
 
 def seconds(client: Client, lazy: list[Any]) -> float:
-    """Until all is there."""
+    """Seconds until all results are computed."""
     start = time.perf_counter()
-    held = client.persist(lazy)
-    wait(held)
+    results = client.persist(lazy)
+    wait(results)
     return time.perf_counter() - start
 
 
 def main() -> None:
-    """Alternate, print, and write."""
+    """Time both clusters in turns, print and save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--output", type=new_file)
     args = parser.parse_args()
 
-    # Each worker holds its share, and a block costs more to send than to compute.
+    # Each worker has its share, and a block costs more to send than to compute.
     dask.config.set({"distributed.scheduler.work-stealing": False})
     sides = {workers: ready(workers) for workers in (1, 2)}
     jobs = list(sides[1][1])
@@ -79,7 +79,7 @@ def main() -> None:
     print(f"({ROWS}, {CLASSES}) float32 in {BLOCKS} blocks of rows, {args.rounds} rounds")
     print(f"{'':20}{'workers':>8}{'ms':>8}  {'least - most':>14}")
     for (job, workers), times in took.items():
-        del times[0]  # in which kernels are loaded
+        del times[0]  # the first round loads kernels
         low, median, high = (f(times) * 1e3 for f in (min, statistics.median, max))
         print(f"{job:20}{workers:8}{median:8.0f}  {f'{low:.0f} - {high:.0f}':>14}")
         shape = {"n": ROWS, "c": CLASSES, "dtype": "float32", "blocks": BLOCKS}
@@ -92,10 +92,10 @@ def main() -> None:
         ratios[job] = {"median": round(median, 3), "rounds": [round(ratio, 3) for ratio in each]}
 
     if args.output:
-        found = record.new(threads=1)
-        found["versions"] = {"dask": dask.__version__, "distributed": distributed.__version__}
-        found["results"], found["ratio"] = rows, ratios
-        record.save(found, args.output)
+        run = record.new(threads=1)
+        run["versions"] = {"dask": dask.__version__, "distributed": distributed.__version__}
+        run["results"], run["ratio"] = rows, ratios
+        record.save(run, args.output)
 
 
 if __name__ == "__main__":

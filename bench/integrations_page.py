@@ -1,7 +1,7 @@
-"""Three tables of docs/integrations.md, from runs of boosting.py, dask_workers.py and run.py.
+"""Write three tables of docs/integrations.md, from runs of boosting.py, dask_workers.py and run.py.
 
-`python bench/integrations_page.py`, after runs have been put in bench/results/boosting, /dask and
-/frozen (of `bench/run.py --groups frozen`).
+`python bench/integrations_page.py` reads the runs in bench/results/boosting, /dask and /frozen
+(the last from `bench/run.py --groups frozen`).
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "docs" / "integrations.md"
 
 Runs = list[dict[str, Any]]
-PREDICTIONS = {"xgboost": "float32", "lightgbm": "float64, one class behind the other"}
+PREDICTIONS = {"xgboost": "float32", "lightgbm": "float64, column-major"}
 
 
 def runs(name: str) -> Runs:
@@ -24,13 +24,13 @@ def runs(name: str) -> Runs:
     return [record.load(path) for path in sorted((RESULTS / name).glob("*.json"))]
 
 
-def rows(of: Runs, **wanted: Any) -> list[record.Row]:
-    """The row of each run that holds these values."""
-    return [row for run in of for row in run["results"] if wanted.items() <= row.items()]
+def rows(of: Runs, **fields: Any) -> list[record.Row]:
+    """The row of each run that has these values."""
+    return [row for run in of for row in run["results"] if fields.items() <= row.items()]
 
 
 def boosting(of: Runs) -> str:
-    """An objective beside NumPy's: medians, and the median of each round's ratio."""
+    """Objectives of fastxent and NumPy: medians, and the median of the rounds' ratios."""
     lines = []
     for job, predictions in PREDICTIONS.items():
         theirs, ours = (rows(of, job=job, peer=peer) for peer in ("numpy", "fastxent"))
@@ -44,7 +44,7 @@ def boosting(of: Runs) -> str:
 
 
 def dask(of: Runs) -> str:
-    """One worker and two: medians, least times, and the median of each round's ratio."""
+    """One worker and two: medians, least times, and the median of the rounds' ratios."""
     lines = []
     for job in ("loss and gradient", "loss"):
         sides = [rows(of, job=job, workers=n) for n in (1, 2)]
@@ -61,11 +61,11 @@ def dask(of: Runs) -> str:
 
 
 def frozen(of: Runs) -> str:
-    """A step whose weights are frozen: medians, the median of each round's ratio, and memory."""
+    """A step with frozen weights: medians, the median of the rounds' ratios, and memory."""
     lines = []
     for case in of[0]["results"]:
-        known = {key: case[key] for key in ("rows", "classes", "features")}
-        theirs, ours = (rows(of, peer=peer, **known) for peer in (case["peer"], "fastxent_torch"))
+        shape = {key: case[key] for key in ("rows", "classes", "features")}
+        theirs, ours = (rows(of, peer=peer, **shape) for peer in (case["peer"], "fastxent_torch"))
         ratios = [record.ratio(a, b) for a, b in zip(theirs, ours, strict=True)]
         lines.append((
             PEERS[case["peer"]].name, f"({case['rows']}, {case['features']})", str(case["classes"]),
@@ -77,7 +77,7 @@ def frozen(of: Runs) -> str:
 
 
 def fill(page: Path = PAGE) -> None:
-    """Put all between their marks."""
+    """Write each table between its marks."""
     for part in (boosting, dask, frozen):
         mark = f"<!-- {part.__name__}: written by bench/integrations_page.py -->"
         insert(page, part(runs(part.__name__)), mark)

@@ -1,4 +1,4 @@
-"""The page of numbers: `python bench/page.py bench/results/*.json --output docs/benchmarks.md`."""
+"""Write docs/benchmarks.md: `python bench/page.py bench/results/*.json`."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -46,13 +46,13 @@ python bench/page.py bench/results/*.json
 
 
 def table(header: Sequence[str], lines: list[Sequence[str]]) -> str:
-    """A Markdown table, names to the left and numbers to the right."""
+    """A Markdown table, names left-aligned and numbers right-aligned."""
     rule = ["---", *["--:"] * (len(header) - 1)]
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines)) + "\n"
 
 
 def against(value: Spread | None) -> str:
-    """A ratio to a peer with its range; bold where we lose."""
+    """A ratio to a peer with its range, bold if fastxent is slower."""
     text = times(value)
     return f"**{text}**" if value and value.median < 1 else text
 
@@ -74,7 +74,7 @@ def percent(value: Spread | None) -> str:
 
 
 def shape(case: dict[str, Any]) -> str:
-    """Rows and classes."""
+    """Rows and classes as text."""
     return f"{case['rows']} × {case['classes']}"
 
 
@@ -106,7 +106,7 @@ def headline(runs: list[Run], dtype: str) -> str:
 
 
 def peers_side_by_side(runs: list[Run], group: str) -> str:
-    """A table a heat: each peer's time, ratio, speed and memory."""
+    """One table per heat: time, ratio, speed and memory of each peer."""
     parts = []
     for case in cases(runs, group, *SIDES):
         ours = {"peer": "fastxent", **case}
@@ -154,7 +154,7 @@ JOBS = {
 
 
 def programs(runs: list[Run]) -> str:
-    """Inside another library's program: our time, its own loss's, and NumPy's way beside."""
+    """Programs of other libraries: times of fastxent, of their own loss, and of NumPy arrays."""
     lines = []
     for case in cases(runs, "programs", *SIDES):
         for mine, theirs in PAIRS.items():
@@ -187,7 +187,7 @@ def against_first(runs: list[Run], group: str, field: str, scale: Callable[[str]
 
 
 def threads(runs: list[Run]) -> str:
-    """Two threads over one, for us and for the copy."""
+    """Speed of two threads over one, for fastxent and for a copy."""
     lines = []
     for case in cases(runs, "threads", "rows", "classes"):
         gains = []
@@ -214,7 +214,7 @@ def startup(runs: list[Run]) -> str:
 
 
 def machine(run: Run) -> str:
-    """Where a run was made, and with what."""
+    """Date, CPU, system and versions of a run."""
     cpu = run["cpu"]
     caches = ", ".join(f"{name} {size}" for name, size in cpu["caches"].items())
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
@@ -227,7 +227,7 @@ def machine(run: Run) -> str:
 
 
 def notes(runs: list[Run]) -> str:
-    """Who could not be timed, and why."""
+    """Peers that could not be timed, with the reason."""
     rows = [row for run in runs for row in run["results"] if "note" in row]
     lines = dict.fromkeys(
         f"- {PEERS[row['peer']].name}, {row['job']} {shape(row)} {row['dtype']}: {row['note']}"
@@ -237,7 +237,7 @@ def notes(runs: list[Run]) -> str:
 
 
 def picture(name: str) -> str:
-    """A chart, if it has been drawn, with its path from docs/."""
+    """A chart, by its path from docs/."""
     return f"![{name}](img/{name}.png)\n\n"
 
 
@@ -265,12 +265,12 @@ SECTIONS: dict[str, Callable[[list[Run]], str]] = {
 
 
 def page(runs: list[Run]) -> str:
-    """All of it; groups that no run holds are left out."""
-    held = {row["group"] for run in runs for row in run["results"]}
+    """The whole page, without groups that no run has."""
+    present = {row["group"] for run in runs for row in run["results"]}
     parts = ["# Benchmarks\n\nWritten by `bench/page.py` from `bench/results`.\n"]
     parts += ["## How\n", METHOD.format(threads=runs[0]["threads"])]
     parts += [
-        f"## {GROUPS[name].title}\n\n{SECTIONS[name](runs)}" for name in GROUPS if name in held
+        f"## {GROUPS[name].title}\n\n{SECTIONS[name](runs)}" for name in GROUPS if name in present
     ]
     if any(run["startup"] for run in runs):
         parts.append(f"## Start-up\n\n{startup(runs)}")
@@ -281,7 +281,7 @@ def page(runs: list[Run]) -> str:
 
 
 def measured(runs: list[Run]) -> str:
-    """GB/s of the loss with gradient beside the copy's, by the bytes that both must move."""
+    """GB/s of the loss with gradient and of a copy, by the bytes that both must move."""
     lines = []
     for case in cases(runs, "table", "rows", "classes", "dtype"):
         if case["dtype"] == "float32":
@@ -296,7 +296,7 @@ IN_BRIEF = ["32 × 10", "65536 × 10", "16384 × 100", "8192 × 1000", "1024 × 
 
 
 def brief(runs: list[Run]) -> str:
-    """The README's table: how many times as long as fastxent each peer takes."""
+    """The README's table: time of each peer as a multiple of fastxent's."""
     shapes = {
         shape(case): case
         for case in cases(runs, "table", "rows", "classes", "dtype")
@@ -315,7 +315,7 @@ def brief(runs: list[Run]) -> str:
 
 
 def insert(path: Path, text: str, begin: str = BEGIN) -> None:
-    """Put text between the marks of a page that is otherwise written by hand."""
+    """Replace the text between the marks of a page."""
     before, _, rest = path.read_text().partition(begin)
     _, _, after = rest.partition(END)
     path.write_text("".join((before, begin, "\n", text, END, after)))

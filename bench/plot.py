@@ -10,7 +10,7 @@ from results import Run, cases, number, ratio, spread
 from fastxent.bench import chart, record
 from fastxent.bench.peers import PEERS
 
-# Of Okabe and Ito's colours, and a marker each: to be told apart without colour too.
+# Colours of Okabe and Ito, with a marker for readers without colour vision.
 STYLES = {
     "copy": ("#000000", ":", ""),
     "fastxent_out": ("#d55e00", "-", "o"),
@@ -22,7 +22,7 @@ STYLES = {
 
 
 def sweep(runs: list[Run], by: str, panels: dict[str, dict[str, Any]]) -> Figure:
-    """Speed over rows or classes, a line a peer."""
+    """Speed over rows or classes, one line per peer."""
     figure = Figure((3 + 4 * len(panels), 3.8), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (title, fixed) in zip(axes, panels.items(), strict=True):
@@ -48,7 +48,7 @@ def sweep(runs: list[Run], by: str, panels: dict[str, dict[str, Any]]) -> Figure
 
 
 def threads(runs: list[Run]) -> Figure:
-    """How many times as fast two threads are as one, a pair of bars a shape."""
+    """Speed of two threads over one, a pair of bars per shape."""
     figure = Figure((8, 3), layout="constrained")
     axis = figure.subplots()
     shapes = cases(runs, "threads", "rows", "classes")
@@ -81,7 +81,7 @@ def table(runs: list[Run]) -> list[record.Row]:
 
 
 def main() -> None:
-    """Draw the groups that the runs hold."""
+    """Draw the groups that the runs have."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, default=Path("docs/img"))

@@ -1,4 +1,4 @@
-"""What several complete runs say together: each number by run, then its median and range."""
+"""Numbers of several runs: one per run, then median and range."""
 
 import statistics
 from collections.abc import Callable
@@ -18,25 +18,25 @@ class Spread(NamedTuple):
 
 
 def spread(runs: list[Run], value: Callable[[Run], float | None]) -> Spread | None:
-    """A number of each run that has it."""
+    """Median and range of a number over the runs that have it."""
     values = [v for run in runs if (v := value(run)) is not None]
     return Spread(statistics.median(values), min(values), max(values)) if values else None
 
 
-def timed(run: Run, group: str, **wanted: Any) -> list[record.Row]:
-    """The rows of a group that were timed and hold these values."""
+def timed(run: Run, group: str, **fields: Any) -> list[record.Row]:
+    """The timed rows of a group that have these values."""
     return [
         row
         for row in run["results"]
-        if row["group"] == group and "median" in row and wanted.items() <= row.items()
+        if row["group"] == group and "median" in row and fields.items() <= row.items()
     ]
 
 
-def number(field: str, group: str, **wanted: Any) -> Callable[[Run], float | None]:
-    """A field of the row that holds these values."""
+def number(field: str, group: str, **fields: Any) -> Callable[[Run], float | None]:
+    """A function that reads a field of the row with these values."""
 
     def value(run: Run) -> float | None:
-        return next((row[field] for row in timed(run, group, **wanted) if row.get(field)), None)
+        return next((row[field] for row in timed(run, group, **fields) if row.get(field)), None)
 
     return value
 
@@ -44,7 +44,7 @@ def number(field: str, group: str, **wanted: Any) -> Callable[[Run], float | Non
 def ratio(
     group: str, theirs: dict[str, Any], ours: dict[str, Any]
 ) -> Callable[[Run], float | None]:
-    """How many times as long one row takes as another, round by round."""
+    """A function that returns the ratio of two rows' times, round by round."""
 
     def value(run: Run) -> float | None:
         pair = timed(run, group, **theirs)[:1] + timed(run, group, **ours)[:1]

@@ -16,7 +16,7 @@ QUICK_SIZE = 100_000  # logits
 
 
 def quick(group: Group) -> Group:
-    """The same on small shapes alone, with numbers of no worth: to see that everything runs."""
+    """The group on small shapes, to test that everything runs; the times mean nothing."""
     heats = tuple(
         tuple(replace(entry, case=_small(entry.case)) for entry in heat) for heat in group.heats
     )
@@ -28,12 +28,12 @@ def _small(case: Case) -> Case:
 
 
 def main() -> None:
-    """Run the groups that were asked for, and write what they show after each."""
+    """Run the requested groups and save the record after each."""
     names = [*GROUPS, "startup"]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=new_file, required=True)
     parser.add_argument("--threads", type=int, default=fx.get_num_threads())
-    parser.add_argument("--quick", action="store_true", help="small shapes, numbers of no worth")
+    parser.add_argument("--quick", action="store_true", help="small shapes; times mean nothing")
     parser.add_argument("--groups", nargs="+", choices=names, default=names)
     args = parser.parse_args()
     run = record.new(args.threads)
@@ -43,7 +43,7 @@ def main() -> None:
             run["results"] += run_group(race, name, group)
             run["versions"] = race.versions
             record.save(run, args.output)
-    if "startup" in args.groups:  # when no worker is left to disturb it
+    if "startup" in args.groups:  # when no worker is left to interfere
         sides = startup.measure(1 if args.quick else STARTUP_ROUNDS)
         run["startup"] = {side: record.summary(seconds) for side, seconds in sides.items()}
     record.save(run, args.output)

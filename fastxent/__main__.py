@@ -1,4 +1,4 @@
-"""`python -m fastxent`: the command line."""
+"""Entry point of `python -m fastxent`, the command line."""
 
 import sys
 

@@ -1,36 +1,36 @@
-"""What a fork waits for: a lock that another thread holds would stay locked in a child for ever."""
+"""Locks that are taken around every fork, so that no child inherits one that is locked for ever."""
 
-# logging is imported for what it registers: if Numba imported it while a fork waits below, Python
-# would run only the second half of its hooks.
+# logging is imported for its own fork hooks: if Numba imported it while a fork waits below, Python
+# would run only the second half of these.
 import logging  # noqa: F401
 import os
 import threading
 from typing import Any
 
-# Held while modules are imported that a first call wants, Numba above all: the child of a fork in
-# the midst of that would wait for the end of an import which no thread of it is making.
+# Held while a first call imports modules, mainly Numba. A child forked during an import would wait
+# for its end, though no thread of the child is importing.
 loading = threading.RLock()
 
-# In the order in which a thread may hold them.
+# In the order in which a thread may acquire them.
 _locks: list[Any] = [loading]
-_held: list[Any] = []  # by the thread that forks
+_acquired: list[Any] = []  # by the thread that forks
 
 
 def wait_for(lock: Any) -> None:
-    """Let forks wait for this lock too; a thread that holds it must not begin to load."""
+    """Make forks wait for this lock too; a thread that holds it must not acquire `loading`."""
     _locks.append(lock)
 
 
 def _acquire() -> None:
-    for lock in _locks:  # also one that is added while this thread waits for the first
+    for lock in _locks:  # including one added while this thread waits
         lock.acquire()
-        _held.append(lock)
+        _acquired.append(lock)
 
 
 def _release() -> None:
-    held = _held.copy()
-    _held.clear()  # while all are still held here: the next to fork fills it anew
-    for lock in reversed(held):
+    acquired = _acquired.copy()
+    _acquired.clear()  # before the release, as the next thread that forks fills it again
+    for lock in reversed(acquired):
         lock.release()
 
 

@@ -1,8 +1,8 @@
-"""Compiled kernels on disk: one checked file for each, in a folder that the user may name.
+"""On-disk cache of compiled kernels: one checksummed file per kernel, in a configurable folder.
 
-A file's name is a hash of all that its code depends on, and its content begins with a digest of
-that and of the rest. Whatever is wrong with a file - absent, unreadable, cut off, edited - means:
-compile. What cannot be written is not kept.
+A file's name is a hash of everything that its code depends on. Its content begins with a digest of
+that and of the code. A file that is missing, unreadable, truncated or edited is ignored and the
+kernel is compiled again; a file that cannot be written is not an error.
 """
 
 import contextlib
@@ -13,20 +13,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-_BINARY = getattr(os, "O_BINARY", 0)  # of Windows
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows only
 
 
 def directory() -> Path | None:
-    """Where compiled kernels are kept; None if there is no place for them.
+    """The cache folder; None if there is none.
 
     `FASTXENT_CACHE_DIR`, else `NUMBA_CACHE_DIR`/fastxent, else the user's cache folder. The files
-    hold machine code: whoever can write there can make this process run theirs.
+    are machine code: anyone who can write to the folder can make this process run their code.
     """
     return location()[0]
 
 
 def location() -> tuple[Path | None, str]:
-    """The same with the variable that decides; where none does, an empty name."""
+    """The cache folder and the environment variable that sets it, "" for the default."""
     if place := os.environ.get("FASTXENT_CACHE_DIR"):
         return Path(place), "FASTXENT_CACHE_DIR"
     if place := os.environ.get("NUMBA_CACHE_DIR"):
@@ -44,25 +44,25 @@ def location() -> tuple[Path | None, str]:
     return folder / "fastxent", ""
 
 
-def held() -> list[int]:
-    """The sizes in bytes of the files that are kept there."""
+def file_sizes() -> list[int]:
+    """Sizes in bytes of the files in the cache."""
     place = directory()
     sizes: list[int] = []
     if place is not None:
         with contextlib.suppress(OSError):
             for path in place.glob("*.bin"):
-                with contextlib.suppress(OSError):  # it is gone by now
+                with contextlib.suppress(OSError):  # deleted since it was listed
                     sizes.append(path.stat().st_size)
     return sizes
 
 
 def obstacle() -> str:
-    """Why nothing can be written there, tried without leaving a trace; empty if it can."""
+    """Why the cache folder cannot be written to, "" if it can; leaves no file behind."""
     place = directory()
     if place is None:
         return "no home folder, and FASTXENT_CACHE_DIR is not set"
     try:
-        while not place.exists() and place != place.parent:  # it would be made in the first that is
+        while not place.exists() and place != place.parent:  # the parent where it would be created
             place = place.parent
         with tempfile.TemporaryFile(dir=place):
             return ""
@@ -72,16 +72,16 @@ def obstacle() -> str:
 
 @functools.cache
 def sources(folder: Path) -> str:
-    """A digest of a backend's source files: an edited helper must not leave stale callers."""
+    """Digest of a backend's source files, so that an edited helper invalidates its callers."""
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("*.py"), folder.parent / "formulas.py"]):
-        with contextlib.suppress(OSError):  # a package without sources is known by its version
+        with contextlib.suppress(OSError):  # without sources the version identifies the code
             digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
 def load(name: str, identity: bytes) -> bytes | None:
-    """What was kept for this identity; None unless its digest is right."""
+    """The payload saved under this identity; None if there is none or its digest is wrong."""
     with contextlib.suppress(OSError):
         if path := _file(name, identity):
             content = path.read_bytes()
@@ -92,7 +92,7 @@ def load(name: str, identity: bytes) -> bytes | None:
 
 
 def save(name: str, identity: bytes, payload: bytes) -> None:
-    """Keep it, if it can be."""
+    """Save a payload, if the folder can be written to."""
     with contextlib.suppress(OSError):
         if path := _file(name, identity):
             _write(path, hashlib.sha256(identity + payload).digest() + payload)
@@ -106,8 +106,8 @@ def _file(name: str, identity: bytes) -> Path | None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Put a whole file in place at once, so that no reader meets half of one."""
-    # Others may read what one user has compiled, in a container's image for example.
+    """Write a file atomically, so that no reader sees half of it."""
+    # Readable by other users, as in a container image with a warm cache.
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.urandom(8).hex()}.tmp")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o644)

@@ -1,20 +1,21 @@
 """The specification in code: every function of fastxent in plain float64 NumPy.
 
-Read this page to learn what the fast functions compute. Logits ``x`` have shape ``(…, C)`` once
-the class axis is moved to the end. For one row, with ``m = max_j x_j`` at class ``k``::
+It shows what the fast functions compute; docs/specification.md has the same in words. Logits ``x``
+have shape ``(…, C)`` once the class axis is moved to the end. For one row, with ``m = max_j x_j``
+at class ``k``::
 
     rest = Σ_{j≠k} exp(x_j − m)        s    = 1 + rest          p_j = exp(x_j − m) / s
     log s = log1p(rest)                lse  = m + log s         −log p_j = log s − (x_j − m)
 
-Both kinds of target, class weights ``w`` and label smoothing ε come down to one coefficient
-``a_j`` per class (`_index_target`, `_probability_target`), and with ``A = Σ_j a_j``::
+Both kinds of target, class weights ``w`` and label smoothing ε reduce to one coefficient ``a_j``
+per class (`_index_target`, `_probability_target`), and with ``A = Σ_j a_j``::
 
     loss = Σ_j a_j·(−log p_j) + z_loss·lse²        ∂loss/∂x_j = A·p_j − a_j + 2·z_loss·lse·p_j
 
-Names, defaults, results and corner cases are those of fastxent, apart from: buffers (``out``,
-``grad_out``, ``probs_out``, ``accumulate``) are left out; input errors are checked only where a
-wrong number would follow; results are float64 whatever came in, or longdouble where longdouble
-did, which serves tests as exact arithmetic. Nothing is fast here.
+Names, defaults, results and corner cases are those of fastxent, with these differences: there are
+no buffers (``out``, ``grad_out``, ``probs_out``, ``accumulate``); inputs are checked only where a
+wrong number would follow; results are float64, or longdouble for longdouble inputs, which the tests
+use as exact arithmetic. Nothing here is fast.
 """
 
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ __all__ = [
 
 Array = NDArray[Any]
 
-# Functions ignore floating-point errors: inf − inf, log 0 and 0·inf are meant where they occur.
+# Functions ignore floating-point errors: inf − inf, log 0 and 0·inf are intended where they occur.
 
 
 class LinearGrad(NamedTuple):
@@ -47,7 +48,7 @@ class LinearGrad(NamedTuple):
     linear_bias: Any
 
 
-# ---- softmax: one helper holds all of its numerics ----------------------------------------------
+# ---- softmax: all of its numerics in one helper -------------------------------------------------
 
 
 class _Softmax(NamedTuple):
@@ -63,22 +64,22 @@ def _softmax(x: Array) -> _Softmax:
     k = x.argmax(-1, keepdims=True)
     m = np.take_along_axis(x, k, -1)
     is_max = np.arange(x.shape[-1]) == k
-    # A maximum of nan, +inf or −inf (then all are) makes the whole row nan.
+    # A maximum of nan, +inf or −inf (a row of −inf alone) makes the whole row nan.
     d = np.where(np.isfinite(m), x - m, np.nan)
     e = np.exp(d)
-    # The maximum's exp is 1: log1p of the rest keeps what log(1 + rest) loses on a confident row.
+    # The maximum's exp is 1: log1p(rest) keeps digits that log(1 + rest) loses on a confident row.
     rest = np.where(is_max, 0, e).sum(-1, keepdims=True)
     log_s = np.log1p(rest)
     lse = np.where(np.isfinite(m), m + log_s, m)
     p = e / (1 + rest)
-    # Away from the maximum p ≤ 1/2, and 1 − p is safe.
+    # Away from the maximum p ≤ 1/2, and 1 − p loses no digits.
     one_minus_p = np.where(is_max, rest / (1 + rest), 1 - p)
     return _Softmax(k, d, log_s, lse, p, one_minus_p)
 
 
 @np.errstate(all="ignore")
 def softmax(logits: ArrayLike, *, axis: int = -1) -> Array:
-    """Return ``p_j = exp(x_j − m) / s`` along `axis`; an empty array where that is empty."""
+    """Return ``p_j = exp(x_j − m) / s`` along `axis`; an empty array if the axis is empty."""
     x = _axis_last(logits, axis)
     return _axis_back(_softmax(x).p if x.size else x, axis)
 
@@ -95,7 +96,7 @@ def log_softmax(logits: ArrayLike, *, axis: int = -1) -> Array:
 
 @np.errstate(all="ignore")
 def logsumexp(logits: ArrayLike, *, axis: int = -1, keepdims: bool = False) -> Any:
-    """Return ``m + log s`` along `axis`; −inf where the axis is empty."""
+    """Return ``m + log s`` along `axis`; −inf if the axis is empty."""
     x = _axis_last(logits, axis)
     empty = x.shape[-1] == 0
     lse = np.full_like(x, -np.inf, shape=(*x.shape[:-1], 1)) if empty else _softmax(x).lse
@@ -106,11 +107,11 @@ def logsumexp(logits: ArrayLike, *, axis: int = -1, keepdims: bool = False) -> A
 
 
 class _Target(NamedTuple):
-    a: Array  # (…, C) what multiplies −log p_j
-    mean_weight: Array  # (…) the row's part in the divisor of the mean
-    hess_weight: Array  # (…) what multiplies p(1 − p)
-    ignored: Array  # (…) label is ignore_index
-    bad: Array  # (…) label is out of range: the row is nan
+    a: Array  # (…, C) coefficient of −log p_j
+    mean_weight: Array  # (…) the row's term in the divisor of the mean
+    hess_weight: Array  # (…) coefficient of p(1 − p)
+    ignored: Array  # (…) the label is ignore_index
+    bad: Array  # (…) the label is out of range: the row is nan
 
 
 def _index_target(
@@ -124,7 +125,7 @@ def _index_target(
         row = tuple(int(i) for i in np.argwhere(bad)[0])
         raise IndexError(f"target: expected classes 0 … {C - 1}, got {y[row]} at row {row}")
     y = np.where(bad | ignored, 0, y).astype(np.int64)
-    w_y = np.where(bad, 1, w[y])  # a label without a class has no class weight
+    w_y = np.where(bad, 1, w[y])  # a label out of range has no class weight
     e_y = np.arange(C) == y[..., None]
     a = _times(e_y, (1 - smoothing) * w_y[..., None]) + _times(smoothing / C, w)
     return _Target(a, w_y, w_y, ignored, bad)
@@ -163,23 +164,23 @@ def _reduce(rows: Array, reduction: str, divisor: Any) -> tuple[Any, Any]:
         return rows.sum(), 1
     if reduction != "mean":
         raise ValueError(f"reduction: expected 'none', 'mean' or 'sum', got {reduction!r}")
-    # A mean of nothing is nan, and does not move: its gradient is divided by infinity.
+    # The mean of no rows is nan and has zero gradient: it is divided by infinity.
     return (rows.sum() / divisor, divisor) if divisor != 0 else (rows.dtype.type(np.nan), np.inf)
 
 
 def _reduce_rows(
     rows: Array, t: _Target, sample_weight: ArrayLike | None, reduction: str, normalizer: Any
 ) -> tuple[Any, Array]:
-    """Return the loss, and ``u / D`` of each row: 0 where it is not counted, shape (…, 1)."""
+    """Return the loss, and ``u / D`` of each row, 0 for ignored rows, shape (…, 1)."""
     u = _or_ones(sample_weight, rows.shape, rows.dtype)
-    counted = ~t.ignored & (u != 0)
-    divisor = np.where(counted, u * t.mean_weight, 0).sum()
+    active = ~t.ignored & (u != 0)
+    divisor = np.where(active, u * t.mean_weight, 0).sum()
     if normalizer is not None:
         divisor = rows.dtype.type(normalizer)
     u = np.where(t.bad, np.nan, u)
-    loss, by = _reduce(np.where(counted, u * rows, 0), reduction, divisor)
-    moves = counted & (reduction != "mean" or divisor != 0)
-    return loss, np.where(moves, u / by, 0)[..., None]
+    loss, by = _reduce(np.where(active, u * rows, 0), reduction, divisor)
+    has_grad = active & (reduction != "mean" or divisor != 0)
+    return loss, np.where(has_grad, u / by, 0)[..., None]
 
 
 # ---- cross-entropy ------------------------------------------------------------------------------
@@ -196,32 +197,32 @@ def cross_entropy(
 ) -> Any:
     """Cross-entropy of logits ``(…, C)`` with class indices ``(…)`` or probabilities ``(…, C)``.
 
-    With ``x = logit_scale·logits``, then ``x = softcap·tanh(x / softcap)``, and counted =
-    ``[y ≠ ignore_index and u ≠ 0]`` (rows not counted: loss and gradient exactly 0)::
+    With ``x = logit_scale·logits``, then ``x = softcap·tanh(x / softcap)``, and active =
+    ``[y ≠ ignore_index and u ≠ 0]`` (other rows are ignored: loss and gradient exactly 0)::
 
-        index y         a_j = (1−ε)·w_y·[j = y] + (ε/C)·w_j     D = Σ counted·u·w_y
+        index y         a_j = (1−ε)·w_y·[j = y] + (ε/C)·w_j     D = Σ active·u·w_y
         probability q   a_j = w_j·((1−ε)·q_j + ε/C)             D = Σ u
 
         row loss  l = u·( Σ_j a_j·(log s − (x_j − m)) + z_loss·lse² ),   A = Σ_j a_j
         mean      Σ l / D, or Σ l / normalizer                  sum: Σ l, D = 1   none: l, D = 1
         gradient  (u/D)·( A·p_j − a_j + 2·z_loss·lse·p_j ) · (1 − tanh²) · logit_scale
-        hess      (u/D)·w_y·p_j·(1 − p_j), with A for w_y where target is probabilities
+        hess      (u/D)·w_y·p_j·(1 − p_j), with A for w_y if target is probabilities
 
     Returns
     -------
     loss, or a tuple (loss[, grad][, probs][, lse][, hess][, argmax])
-        probs, lse and argmax speak of ``x``, for rows that are not counted too.
+        probs, lse and argmax are those of ``x``, also for ignored rows.
     """
     z = logit_scale * _axis_last(logits, axis)
     x = z if softcap is None else softcap * np.tanh(z / softcap)
     t = _read_target(target, x, axis, weight, label_smoothing, ignore_index, check_target)
     k, d, log_s, lse, p, one_minus_p = _softmax(x)
 
-    # 0·lse is 0, or nan where lse is not finite: a nan row is nan even if every a_j is 0.
+    # 0·lse is 0, or nan if lse is not finite: a nan row is nan even if every a_j is 0.
     rows = _times(t.a, log_s - d).sum(-1) + (z_loss * lse * lse + 0 * lse)[..., 0]
     loss, scale = _reduce_rows(rows, t, sample_weight, reduction, normalizer)
 
-    # A·p − a as (A − a)·p − a·(1 − p): p − 1 would lose all of a confident row's gradient.
+    # A·p − a as (A − a)·p − a·(1 − p): with p − 1 a confident row would lose its gradient.
     rest_of_a = t.a.sum(-1, keepdims=True) - t.a
     grad = rest_of_a * p - t.a * one_minus_p + 2 * z_loss * lse * p
     if softcap is not None:
@@ -267,7 +268,7 @@ def linear_cross_entropy(
         reduction=reduction, normalizer=normalizer, check_target=check_target,
         return_grad=True, return_lse=True, return_argmax=True,
     )
-    # An ignored row has g = 0, and must add nothing even where its x holds nan.
+    # An ignored row has g = 0 and adds nothing, even if its x has nan.
     live = g.any(-1, keepdims=True)
     rows = tuple(range(x.ndim - 1))
     grad = LinearGrad(
@@ -284,15 +285,15 @@ def linear_cross_entropy(
 
 
 def _clip(p: Array, eps: float | None) -> tuple[Array, Array, Array, Array, float]:
-    """Return p, 1 − p, −log p, −log(1 − p), and the least the gradient may be divided by."""
+    """Return p, 1 − p, −log p, −log(1 − p), and the lower bound of the gradient's divisor."""
     if eps is None:
         p = np.where((p >= 0) & (p <= 1), p, np.nan)
         r, most, floor = 1 - p, 100.0, 1e-12
     else:
         e = p.dtype.type(eps)
-        # Each is clipped by itself: 1 − clip(p) would not hold an eps below the rounding of 1.
+        # Each is clipped by itself: 1 − clip(p) would lose an eps below the rounding of 1.
         p, r, most, floor = np.clip(p, e, 1 - e), np.clip(1 - p, e, 1 - e), np.inf, 0.0
-    # Both logs are taken of the smaller of the two, which is the one that is exact.
+    # Both logs are taken of the smaller of p and 1 − p, which is exact.
     small = p < r
     cost_p = -np.where(small, np.log(p), np.log1p(-r))
     cost_r = -np.where(small, np.log1p(-p), np.log(r))
@@ -336,7 +337,7 @@ def binary_cross_entropy(
     w = _or_ones(weight, (), p.dtype)
     p, r, cost_p, cost_r, floor = _clip(p, eps)
     loss, divisor = _reduce(w * (y * cost_p + (1 - y) * cost_r), reduction, p.size)
-    # p − y as (1−y)·p − y·(1−p), which holds where p is within rounding of y = 1.
+    # p − y as (1−y)·p − y·(1−p), which keeps its digits where p is close to y = 1.
     grad = w * ((1 - y) * p - y * r) / np.maximum(p * r, floor)
     return _answer(loss, (return_grad, (grad / divisor)[()]))
 
@@ -361,7 +362,7 @@ def binary_cross_entropy_with_logits(
     y = np.asarray(target).astype(x.dtype)
     w = _or_ones(weight, (), x.dtype)
     neg, pos = _times(1 - y, w), _times(_or_ones(pos_weight, (), x.dtype) * y, w)
-    e = np.exp(-np.abs(x))  # at most 1, so neither σ(x) nor σ(−x) is the difference of two
+    e = np.exp(-np.abs(x))  # at most 1, so neither σ(x) nor σ(−x) is a difference
     sigma, sigma_neg = np.where(x >= 0, 1, e) / (1 + e), np.where(x >= 0, e, 1) / (1 + e)
     softplus, softplus_neg = np.maximum(x, 0) + np.log1p(e), np.maximum(-x, 0) + np.log1p(e)
     rows = _times(neg, softplus) + _times(pos, softplus_neg)
@@ -403,5 +404,5 @@ def _times(c: Array, v: Array) -> Array:
 
 
 def _answer(loss: Any, *optional: tuple[bool, Any]) -> Any:
-    asked = [value for wanted, value in optional if wanted]
-    return (loss, *asked) if asked else loss
+    outputs = [value for requested, value in optional if requested]
+    return (loss, *outputs) if outputs else loss

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests, and the one table of tolerances: the contract's bounds."""
+"""Fixtures shared by all tests, and the one table of tolerances (docs/specification.md)."""
 
 import functools
 import gc
@@ -19,30 +19,29 @@ from fastxent.cpu import threads
 # The option --page, and the fixtures that count for it.
 pytest_plugins = ["reliability.counts"]
 
-# Compiled kernels of a test run go where nothing else looks, and are shared with its subprocesses.
+# Compiled kernels of a test run have their own folder, which its subprocesses share.
 os.environ.setdefault("FASTXENT_CACHE_DIR", str(Path(tempfile.gettempdir()) / "fastxent-tests"))
 
 # Simulated kernels need a process of their own, in which nothing is compiled:
 #     NUMBA_ENABLE_CUDASIM=1 NUMBA_DISABLE_JIT=1 python -m pytest tests/cuda
-# Anywhere else these tests are not there; nor is, in that one, what compiles kernels.
+# Elsewhere these tests are not collected; in that process, tests that compile kernels are not.
 _cuda = {path.name for path in Path(__file__).parent.glob("cuda/test_*.py")}
 _simulated = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1" and find_spec("numba_cuda") is not None
 _other = {"test_codegen.py"} if _simulated else _cuda - {"test_codegen.py"}
 collect_ignore = [f"cuda/{name}" for name in sorted(_other)]
 
 
-# Numba's compiler makes many objects, few of them garbage: time is lost by looking through them as
-# often as Python does by itself.
+# Numba's compiler makes many objects, few of them garbage, so collect less often than by default.
 gc.set_threshold(100_000, 20, 20)
 
 _compiled = set()
 
 
 def seldom_traced(compile_function):
-    """Let coverage watch the first compilation of a kernel in this process, and no other.
+    """Trace only the first compilation of each kernel in this process, for coverage.
 
-    Numba's compiler is Python, and much slower under a tracer; of the package it runs the same
-    lines for each of a kernel's signatures.
+    Numba's compiler is Python code, and much slower under a tracer; for each signature of a kernel
+    it runs the same lines of the package.
     """
 
     @functools.wraps(compile_function)
@@ -69,7 +68,7 @@ FLOATS = [np.float32, np.float64]
 
 @pytest.fixture(scope="module")
 def environment():
-    """The environment, in the end as it was: Dask leaves OMP_NUM_THREADS=1 in it, and more."""
+    """Restore the environment afterwards: Dask leaves OMP_NUM_THREADS=1 and more in it."""
     unknown = (0, 0, "", False)
     with mock.patch.dict(os.environ), mock.patch.object(threads, "_cached_default", unknown):
         yield
@@ -77,26 +76,26 @@ def environment():
 
 @pytest.fixture(params=FLOATS, ids=["float32", "float64"])
 def dtype(request):
-    """Both types that are computed in."""
+    """Both types of the arithmetic."""
     return request.param
 
 
 @pytest.fixture
 def rng():
-    """A generator that gives every test the same numbers at each run."""
+    """A random generator with the same seed for every test."""
     return np.random.default_rng(20261121)
 
 
 @pytest.fixture(autouse=True)
-def threads_as_found():
-    """No test leaves its number of threads to the next."""
-    found = threads._explicit
+def restored_thread_count():
+    """Restore the number of threads after each test."""
+    before = threads._explicit
     yield
-    threads._explicit = found
+    threads._explicit = before
 
 
 class Bounds:
-    """Contract, section 4, "Accuracy", in ulp: for exact logits z (after scale and softcap)."""
+    """Specification, section 4, "Accuracy", in ulp: for exact logits z, after scale and cap."""
 
     def __init__(self, z, dtype, *, scaled=False, softcap=0.0):
         self.ulp = np.finfo(dtype).eps
@@ -106,36 +105,36 @@ class Bounds:
         self.extra = 2 * softcap
         ordered = np.sort(z, -1)
         second = ordered[..., -2:-1] if z.shape[-1] > 1 else m - np.inf
-        # d: how far an element leads the largest other; half of it counts, or all under a scale.
+        # d: lead of an element over the largest other; it counts in half, in full under a scale.
         lead = np.where(z == m, np.minimum(m - second, np.finfo(dtype).max), 0)
         self.lead = lead * (1 if scaled else 0.5)
 
     def probs(self):
-        """Of probabilities and of index-target gradients but at the target."""
+        """Relative bound of probabilities, and of index-target gradients beside the target."""
         return (4 + self.below + self.log_c + self.extra) * self.ulp
 
     def log_probs(self):
-        """Of a row loss and a log_softmax element: relative."""
+        """Relative bound of a row loss and of a log_softmax element."""
         return (4 + self.lead + self.log_c + self.extra) * self.ulp
 
     def grad_at_target(self):
-        """Of the gradient's element at the target: relative."""
+        """Relative bound of the gradient at the target."""
         return (8 + self.lead + self.log_c + self.extra) * self.ulp
 
     def lse(self):
-        """Of logsumexp: times max(|m|, log s)."""
+        """Bound of logsumexp, relative to max(|m|, log s)."""
         return (4 + self.log_c + self.extra) * self.ulp
 
 
 def normal(values, dtype):
-    """Where exact values are normal numbers of the type, so that the bounds apply."""
+    """Mask of exact values that are normal numbers of the type, where the bounds apply."""
     return np.abs(values) >= np.finfo(dtype).tiny
 
 
 def worst(actual, exact, bound, where=True):
-    """The largest error as a share of its bound; 1 or less keeps the promise."""
-    # An error where none is allowed is infinitely bad. What is no number (or memory never written,
-    # where a signalling nan may lie) is no warning, but no share that is 1 or less either.
+    """The largest error as a share of its bound; at most 1 if the bound holds."""
+    # An error where the bound is 0 counts as infinite. A nan (also a signalling one, in memory that
+    # was never written) raises no warning, but its share is not at most 1 either.
     with np.errstate(divide="ignore", invalid="ignore"):
         error = np.abs(np.asarray(actual, np.longdouble) - exact)
         allowed = np.asarray(bound * np.abs(exact), np.longdouble)

@@ -1,4 +1,4 @@
-"""Copies of the package that are broken in one line each, and whether the named test notices."""
+"""Mutation testing: copies of the package with one broken line, which a named test must catch."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ TESTS = Path(__file__).parent
 
 
 class Mutation(NamedTuple):
-    """What goes wrong; the file in the package; text that stands there once; the new; the test."""
+    """A description, the file, text that occurs once in it, its replacement, the failing test."""
 
     name: str
     file: str
@@ -30,15 +30,15 @@ class Mutation(NamedTuple):
 
 @contextlib.contextmanager
 def server():
-    """A function that runs a test on a copy of the package: pytest's exit code and output.
+    """A function that runs a test on a copy of the package and returns exit code and output.
 
-    Each run is a process of its own, but a fork of one that has loaded the libraries: that took as
-    long as half of the compiling.
+    Each run is a fork of one process that has loaded the libraries, because loading them took half
+    as long as compiling.
     """
     with subprocess.Popen(
         [sys.executable, TESTS / "fork_server.py"], cwd=TESTS.parent, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        # The safe path leaves the working folder out, where the package itself may lie.
+        # The safe path leaves out the working folder, which may contain the package itself.
         env=os.environ | {"PYTHONSAFEPATH": "1"},
     ) as process:  # fmt: skip
 
@@ -51,7 +51,7 @@ def server():
 
 
 def assert_caught(mutation, run):
-    """The named test fails by an assertion: an error of import or compilation shows nothing."""
+    """Assert that the named test fails by an assertion, not by an import or compile error."""
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place, "fastxent")
         shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
@@ -66,7 +66,7 @@ def assert_caught(mutation, run):
 
 
 def assert_collected(tests):
-    """Every one of the tests is there, under this very id."""
+    """Assert that pytest collects all these tests by their ids."""
     files = sorted({test.partition("::")[0] for test in tests})
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *files],

@@ -1,4 +1,4 @@
-"""Accuracy: every result within the contract's bounds of exact arithmetic (longdouble)."""
+"""Accuracy: every result within the specification's bounds of exact arithmetic (longdouble)."""
 
 import numpy as np
 import pytest

@@ -149,7 +149,7 @@ def test_one_sample(data):
 
 
 def test_the_bounds_hold_across_chunks(rng, dtype):
-    """Within the contract's accuracy against exact arithmetic, for rows from flat to confident."""
+    """Within the specified bounds of exact arithmetic, for rows from flat to confident."""
     spread = np.array([0.01, 1, 5, 20, 60])[:, None]
     z = (spread * rng.standard_normal((5, 4, 600)).reshape(5, -1)).reshape(-1, 600).astype(dtype)
     y = rng.integers(0, 600, len(z))

@@ -112,7 +112,7 @@ def test_a_wrong_peer_is_not_timed(tmp_path, monkeypatch):
     """Served in this process: the right peer is timed, the wrong one is reported and is not."""
     case = Case(7, 5)
     arrays = inputs.make(case)
-    serve.save(tmp_path, "given", arrays)
+    serve.save(tmp_path, "inputs", arrays)
     serve.save(tmp_path, "expected", answers.expected(case, arrays))
     requests = ("prepare", case, tmp_path), ("time", 0.001), ("release",), ("time", 0.001)
     right = Pipe(("versions",), *requests)

@@ -19,7 +19,12 @@ def script(monkeypatch):
     return importlib.import_module("gpu")
 
 
-def test_a_dry_run_writes_every_group(script, tmp_path, capsys):
+@pytest.fixture
+def cases(script):
+    return importlib.import_module("gpu_bench.cases")
+
+
+def test_a_dry_run_writes_every_group(script, cases, tmp_path, capsys):
     """Each side of each race, each plan, what Python costs; nothing else stops at a failure."""
     from fastxent.cuda import driver
 
@@ -31,7 +36,7 @@ def test_a_dry_run_writes_every_group(script, tmp_path, capsys):
     groups = {"check", "race", "plans", "ceiling", "launch", "host"}
     assert {row["group"] for row in run["results"]} == groups
     raced = [row for row in run["results"] if row["group"] == "race"]
-    assert {row["job"] for row in raced} == set(script.ARRAYS)
+    assert {row["job"] for row in raced} == set(cases.ARRAYS)
     for row in raced:
         if row["peer"].startswith("torch"):
             assert row["note"] == "RuntimeError: a dry run has no PyTorch"
@@ -49,12 +54,12 @@ def test_a_dry_run_writes_every_group(script, tmp_path, capsys):
     assert "fastxent_in_place, cross_entropy" in printed and "failed: check" in printed
 
 
-def test_bytes_are_those_that_must_move(script):
+def test_bytes_are_those_that_must_move(cases):
     """Logits once in, gradients once out, a label and a loss a row; a copy of as many."""
-    assert script.bytes_moved("cross_entropy", "fastxent", 10, 100, "bfloat16") == 4000 + 120
-    assert script.bytes_moved("softmax", "fastxent", 10, 100, "float32") == 8000
-    assert script.bytes_moved("loss", "fastxent", 10, 100, "float32") == 4000 + 120
-    assert script.bytes_moved("loss", "copy", 10, 100, "float32") == 4000
+    assert cases.bytes_moved("cross_entropy", "fastxent", 10, 100, "bfloat16") == 4000 + 120
+    assert cases.bytes_moved("softmax", "fastxent", 10, 100, "float32") == 8000
+    assert cases.bytes_moved("loss", "fastxent", 10, 100, "float32") == 4000 + 120
+    assert cases.bytes_moved("loss", "copy", 10, 100, "float32") == 4000
 
 
 def test_a_wrong_answer_is_the_exit_status(script, tmp_path, monkeypatch):

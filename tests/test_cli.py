@@ -15,6 +15,7 @@ import pytest
 import fastxent as fx
 from fastxent import cli
 from fastxent.cli import demo
+from fastxent.cli.demo import fits, pipeline, presentation, timing
 
 
 class Terminal(io.StringIO):
@@ -37,9 +38,9 @@ def rich():
 @pytest.fixture
 def fast(monkeypatch):
     """The demo as it is, but for fewer and smaller timings."""
-    monkeypatch.setattr(demo, "ROUNDS", 3)
-    monkeypatch.setattr(demo, "LARGE_ROUNDS", 3)
-    monkeypatch.setattr(demo, "LARGE", (64, 100))
+    monkeypatch.setattr(timing, "ROUNDS", 3)
+    monkeypatch.setattr(timing, "LARGE_ROUNDS", 3)
+    monkeypatch.setattr(timing, "LARGE", (64, 100))
 
 
 def python(*arguments, **environment):
@@ -241,7 +242,7 @@ def test_a_fit_that_stops_too_early_is_a_failure(capsys, sklearn):
 
 def test_gradient_of_the_objective_is_its_derivative(rng):
     x, y = rng.random((20, 4)), rng.integers(0, 3, 20)
-    objective = demo.Objective(x, y, 3, penalty=0.1)
+    objective = pipeline.Objective(x, y, 3, penalty=0.1)
     theta = rng.standard_normal(objective.size)
     grad = objective(theta)[1].copy()
     steps = 1e-6 * np.eye(objective.size)
@@ -251,7 +252,7 @@ def test_gradient_of_the_objective_is_its_derivative(rng):
 
 def test_curvature_is_bounded(rng):
     x, y = rng.random((20, 4)), rng.integers(0, 3, 20)
-    objective = demo.Objective(x, y, 3, penalty=0.1)
+    objective = pipeline.Objective(x, y, 3, penalty=0.1)
     bound = objective.lipschitz_constant()
     for _ in range(100):
         a, b = rng.standard_normal((2, objective.size))
@@ -262,20 +263,20 @@ def test_curvature_is_bounded(rng):
 @pytest.mark.parametrize("wrong", [1.0 + 1e-9, np.nan])
 def test_times_of_different_numbers_are_not_compared(wrong):
     with pytest.raises(SystemExit, match="a case: differs from NumPy"):
-        demo.compare("a case", lambda: (1.0,), lambda: (wrong,), tolerance=1e-12, rounds=1)
+        timing.compare("a case", lambda: (1.0,), lambda: (wrong,), tolerance=1e-12, rounds=1)
 
 
 def test_a_losing_time_is_shown_as_one(capsys):
-    demo.show_speeds([demo.Speed("a case", 2e-3, 1e-3)])
+    presentation.show_speeds([timing.Speed("a case", 2e-3, 1e-3)])
     assert row(capsys.readouterr().out, "a case") == ["2.00 ms", "1.00 ms", "0.50x"]
 
 
 @pytest.mark.parametrize("field", ["accuracy", "test_loss", "objective"])
 def test_agreement_looks_at_accuracy_and_both_losses(field):
-    fit = demo.Fit(0.9, 0.2, 0.3, 100, 1.0)
-    demo.require_agreement(fit, fit)
+    fit = fits.Fit(0.9, 0.2, 0.3, 100, 1.0)
+    fits.require_agreement(fit, fit)
     with pytest.raises(SystemExit, match="differs from scikit-learn's"):
-        demo.require_agreement(fit, fit._replace(**{field: 0.91}))
+        fits.require_agreement(fit, fit._replace(**{field: 0.91}))
 
 
 # --- what the machine does not have ---------------------------------------------------------

@@ -58,7 +58,7 @@ def test_what_a_callback_swallows_comes_again():
         raise KeyboardInterrupt
 
     def work(then):
-        with interrupts.kept():
+        with interrupts.redelivery():
             callback()
             then()
 
@@ -76,7 +76,7 @@ def test_what_a_callback_swallows_comes_again():
             work(wait)
         with pytest.raises(KeyboardInterrupt):
             work(fail)
-        with pytest.raises(RuntimeError), interrupts.kept():
+        with pytest.raises(RuntimeError), interrupts.redelivery():
             fail()
     finally:
         signal.signal(signal.SIGINT, before[1])

@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -46,8 +47,8 @@ def python_blocks(path):
 
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
          if python_blocks(page)]  # fmt: skip
-# Blocks without prompts: of a kernel, and of what needs a GPU.
-EXCERPTS = {"one-pass.md": 1, "gpu.md": 1}
+# Blocks without prompts: a kernel, a program for a GPU, the signatures.
+EXCERPTS = {"one-pass.md": 1, "gpu.md": 1, "specification.md": 1}
 
 
 def imported(examples):
@@ -75,6 +76,22 @@ def test_examples_of_pages(page):
         pytest.importorskip(name, reason=f"the page shows {name}")
     with np.errstate():  # a page may silence NumPy's warnings
         assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def test_signatures_in_the_specification():
+    """The page declares every public function, with the parameters and defaults of the code."""
+    (block,) = [b for b in python_blocks(ROOT / "docs/specification.md") if ">>>" not in b]
+    page = {}
+    exec(block, page)
+    functions = [name for name in fx.__all__ if inspect.isfunction(getattr(fx, name))]
+    assert sorted(functions) == sorted(name for name in page if inspect.isfunction(page[name]))
+    for name in functions:
+        declared, actual = (
+            inspect.signature(f).parameters for f in (page[name], getattr(fx, name))
+        )
+        assert list(declared) == list(actual), name
+        for a, b in zip(declared.values(), actual.values(), strict=True):
+            assert (a.kind, a.default) == (b.kind, b.default), (name, a.name)
 
 
 def test_readme_commands():

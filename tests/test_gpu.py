@@ -1,4 +1,4 @@
-"""The contract's promises on a real GPU, beside the float64 reference: `pytest -m gpu`.
+"""The specification on a real GPU, beside the float64 reference: `pytest -m gpu`.
 
 Inputs are new at every run; a failure shows the seed, and FASTXENT_SEED=<seed> brings them back.
 `compute-sanitizer --tool memcheck python -m pytest -m gpu -k small` takes those of few elements.
@@ -29,7 +29,7 @@ COMPUTE = {kind: np.float64 if kind == "float64" else np.float32 for kind in KIN
 OWN = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": np.float32}
 # By how much rounding once to its own type changes a number.
 ROUNDING = {"float32": 0.0, "float64": 0.0, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-# For results that are compared as a whole, without the contract's bound for each element.
+# For results that are compared as a whole, without the specified bound for each element.
 LOOSE = {"float32": 2e-5, "float64": 1e-12, "float16": 2e-3, "bfloat16": 1.5e-2}
 # Rows of a part of a warp, of a warp, of blocks; even and odd; those that registers do not hold.
 CLASSES = [1, 2, 10, 31, 33, 100, 1000, 1001, 4096, 8191, 16384, 32769, 50257, 128256]
@@ -172,7 +172,7 @@ def agree(lib, got, want, tolerance):
 
 
 class GpuBounds(Bounds):
-    """The contract's bounds where exp is the GPU's: 1.25 for each 0.5 in |x - m|."""
+    """Specification, section 4: the bounds where exp is the GPU's: 1.25 for each 0.5 in |x - m|."""
 
     def __init__(self, z, dtype):
         super().__init__(z, dtype)
@@ -272,7 +272,7 @@ def given_to(lib, kind, args, options):
 
 @pytest.mark.parametrize("name", CALLS)
 def test_small_every_function(lib, kind, name, rng):
-    """The library's own arrays come back, in the contract's types, with the reference's numbers."""
+    """The library's own arrays come back, in the specified types, with the reference's numbers."""
     if kind not in lib.kinds:
         pytest.skip(f"this library has no {kind}")
     for n, c in ((7, 19), (5, 133)):
@@ -332,7 +332,7 @@ def some_rows(rng, classes):
 
 @pytest.mark.parametrize("classes", CLASSES)
 def test_rows_within_bounds(kind, classes, rng):
-    """Loss, gradient, probabilities and logarithms: each element within the contract's bound."""
+    """Loss, gradient, probabilities and logarithms: each element within the specified bound."""
     lib, compute = library_of(kind), COMPUTE[kind]
     x = lib.put(some_rows(rng, classes), kind)
     exact = lib.host(x).astype(np.longdouble)

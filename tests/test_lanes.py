@@ -274,7 +274,7 @@ def test_sums_over_lanes(rng, dtype):
 
 
 def test_on_the_oldest_cpu():
-    """Compiled for a CPU without fma and AVX, the losses and gradients keep to the contract."""
+    """Compiled for a CPU without fma and AVX, losses and gradients keep to the specification."""
     script = """
         import platform
         import numpy as np

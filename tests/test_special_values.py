@@ -1,4 +1,4 @@
-"""The corner table of the contract, position by position, beside NumPy's own arithmetic."""
+"""The corner cases of docs/specification.md, section 3: every position, beside NumPy."""
 
 import itertools
 

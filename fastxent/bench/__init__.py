@@ -1,1 +1,1 @@
-"""The benchmarks: fastxent raced against what else computes a cross-entropy on a CPU."""
+"""Benchmarks of fastxent beside other implementations of cross-entropy on a CPU."""

@@ -1,4 +1,4 @@
-"""What a case's answer should be, by `fastxent.reference`, and how far a peer's is from it."""
+"""The exact answer of a case, by `fastxent.reference`, and the error of a peer's answer."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,11 +12,11 @@ from fastxent.bench.cases import Case
 Array = NDArray[Any]
 
 TOLERANCE = {"float32": 1e-4, "float64": 1e-10}
-_BLOCK = 1 << 16  # logits at a time, so that a dozen float64 arrays of them stay in cache
+_BLOCK = 1 << 16  # logits per block, so that a dozen float64 arrays stay in cache
 
 
 def expected(case: Case, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-    """The parts of the answer in float64: the loss where there is one, then each array."""
+    """The answer in float64: the loss if there is one, then each array."""
     if case.job in ("linear", "frozen"):
         loss, grad_x, grad_weight = _linear(*arrays)
         return (loss, grad_x) if case.job == "frozen" else (loss, grad_x, grad_weight)
@@ -37,7 +37,7 @@ def expected(case: Case, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
 
 def _linear(x: Array, weight: Array, target: Array) -> tuple[Array, ...]:
     loss, grad_x, grad_weight = 0.0, np.empty(x.shape), np.zeros(weight.shape)
-    for rows in _blocks(len(x), len(weight), 1 << 22):  # large enough for the matrix products
+    for rows in _blocks(len(x), len(weight), 1 << 22):  # large blocks, for the matrix products
         part, grad = reference.linear_cross_entropy(
             x[rows], weight, target[rows], reduction="sum", return_grad=True
         )
@@ -52,15 +52,16 @@ def _blocks(rows: int, classes: int, size: int = _BLOCK) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, rows, step))
 
 
-def error(answer: Any, wanted: tuple[Array, ...]) -> float:
-    """The largest error of a loss, relative, or of an array's row.
+def error(answer: Any, exact: tuple[Array, ...]) -> float:
+    """The largest relative error, of the loss and of the rows of each array.
 
-    A row's error is the sum of its elements' errors over the sum of their sizes, and of a gradient
-    times N: all of a row's p together are 1, so that p - 1 may lose what it loses on a sure row.
+    The error of a row is the sum of its absolute errors divided by the sum of its absolute values,
+    or by 1/N if that is larger: a row of p sums to 1, so that peers may lose the digits of p - 1 in
+    confident rows.
     """
     parts = answer if isinstance(answer, tuple) else (answer,)
-    scale = len(wanted[-1]) if wanted[-1].ndim else 1
-    errors = [_error(np.asarray(a), want, scale) for a, want in zip(parts, wanted, strict=True)]
+    scale = len(exact[-1]) if exact[-1].ndim else 1
+    errors = [_error(np.asarray(a), want, scale) for a, want in zip(parts, exact, strict=True)]
     return float(np.max(errors))  # nan if any is
 
 

@@ -1,4 +1,4 @@
-"""The one table of cases: what is raced, on which logits, by whom and for how long."""
+"""The table of benchmark cases: job, shape, type, logits, peers, rounds."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ Job = Literal[
 Logits = Literal["random", "wide", "confident"]
 Target = Literal["index", "soft", "one-hot"]
 
-# Arrays as large as the logits that a job cannot but read or write; the linear loss holds none.
+# How many arrays of the logits' size a job has to read or write; the linear loss has none.
 _ARRAYS: dict[Job, int] = {
     "cross_entropy": 2, "forward": 2, "loss": 1, "softmax": 2, "log_softmax": 2, "binary": 3,
     "linear": 0, "frozen": 0,
@@ -19,11 +19,11 @@ _ARRAYS: dict[Job, int] = {
 
 @dataclass(frozen=True)
 class Case:
-    """Something to compute: N rows of C classes, and what is asked of them.
+    """A computation on N rows of C classes.
 
-    `job` is the name of the function that a peer offers for it, `logits` the model they are drawn
-    from (`inputs` tells of both), `features` the K of x (N, K) where the logits are x @ weight.T,
-    and `threads` how many may work, None for as many as the run is given.
+    `job` is the name of the peer's function, `logits` their distribution (see `inputs`),
+    `features` the K of x (N, K) if the logits are x @ weight.T, and `threads` the number of
+    threads, None for that of the run.
     """
 
     rows: int
@@ -41,12 +41,12 @@ class Case:
 
     @property
     def size(self) -> int:
-        """How many logits there are."""
+        """Number of logits."""
         return self.rows * self.classes
 
     @property
     def floor_bytes(self) -> int:
-        """What must be read and written at least; O(N) beside it is not counted."""
+        """Least number of bytes to read and write, without those of O(N)."""
         arrays = _ARRAYS[self.job] + (self.target != "index")
         return arrays * self.size * (4 if self.dtype == "float32" else 8)
 
@@ -64,7 +64,7 @@ Heat = tuple[Entry, ...]
 
 @dataclass(frozen=True)
 class Group:
-    """Heats that answer one question; in a heat all sides take turns, `rounds` times `seconds`."""
+    """Heats that answer one question; all sides of a heat take turns, `rounds` times `seconds`."""
 
     title: str
     heats: tuple[Heat, ...]

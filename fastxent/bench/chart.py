@@ -1,4 +1,4 @@
-"""A chart of one record: the share of a copy's speed that each peer reaches, a panel a shape."""
+"""Chart of one record: speed of each peer as a share of a copy's, one panel per shape."""
 
 from pathlib import Path
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 from fastxent.bench.peers import PEERS
 from fastxent.bench.record import Row
 
-# Of Okabe and Ito's colours, which colour-blind readers tell apart.
+# From the colours of Okabe and Ito, which colour-blind readers can distinguish.
 OURS, SLOWER, FASTER = "#d55e00", "#a6d8f0", "#0072b2"
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Draw heats of `cross_entropy`; the file's name chooses the format."""
+    """Draw heats of `cross_entropy`; the file's suffix sets the format."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -45,7 +45,8 @@ def _bars(panel: Any, shares: dict[str, float], peers: list[str]) -> None:
     panel.barh(heights, list(shares.values()), color=colours)
     for height, share in zip(heights, shares.values(), strict=True):
         label = f" {share:.{0 if share >= 0.1 else 1}%}"
-        panel.text(min(share, 1), height, label, va="center", fontsize=8)  # small copies are slow
+        # At 1 at most: a small copy is slow, and a share may be far above 1.
+        panel.text(min(share, 1), height, label, va="center", fontsize=8)
     panel.set_yticks(range(len(peers)), [PEERS[name].name for name in peers], fontsize=9)
     panel.set_xlim(0, 1.2)
     panel.axvline(1, color="#999999", linewidth=0.8)

@@ -1,4 +1,4 @@
-"""The arrays of a case, the same at every run."""
+"""Random inputs of a case, the same at every run."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ RIGHT = 0.95  # share of confident rows whose first class is the label
 
 
 def make(case: Case) -> tuple[Array, ...]:
-    """What the job's function takes: (logits, target), (logits,) or (x, weight, target)."""
+    """Arguments of the job's function: (logits, target), (logits,) or (x, weight, target)."""
     rng = np.random.default_rng(0)
     dtype = np.dtype(case.dtype).type
     if case.job == "binary":

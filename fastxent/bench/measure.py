@@ -1,4 +1,4 @@
-"""Seconds and memory of a call, measured in the process that makes it."""
+"""Time and peak memory of a call, measured in its own process."""
 
 import ctypes
 import statistics
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_SHORTEST = 1e-4  # seconds between two looks at the clock, which takes a ten-thousandth of them
+_SHORTEST = 1e-4  # seconds between clock readings; one costs a ten-thousandth of that
 
 
 def seconds_per_call(call: Callable[[], Any], seconds: float) -> float:
     """Median seconds of a call in a loop of that many seconds, or of one call that takes longer.
 
-    A loop, because that is how losses are computed; and after some idle milliseconds a virtual
-    machine may run two threads on one CPU for longer than a call takes.
+    In a loop, as in training. Also, after some idle milliseconds a virtual machine may run two
+    threads on one CPU for longer than a call takes.
     """
     batch = 1
     while (first := _time(call, batch)) < _SHORTEST:
@@ -36,21 +36,21 @@ def _time(call: Callable[[], Any], times: int) -> float:
 
 
 def extra_megabytes(call: Callable[[], Any]) -> float | None:
-    """What the process holds at a call's peak and no longer when the answer is there.
+    """Peak memory of the process during a call, less its memory after it, in megabytes.
 
-    As Linux counts it, and so for every peer alike; None elsewhere. The call must have been made
-    before, so that what is made once is there.
+    As Linux counts it, alike for every peer; None on other systems. Make the call once before, so
+    that memory that is allocated only once does not count.
     """
     try:
         trim = ctypes.CDLL(None).malloc_trim
-        trim(0)  # memory that was given back before must not hide what the call takes
-        Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+        trim(0)  # memory that was freed before must not hide the allocations of the call
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     except (AttributeError, OSError, TypeError):  # not glibc, not Linux, not Unix
         return None
     answer = call()
     trim(0)
     lines = Path("/proc/self/status").read_text().splitlines()
-    del answer  # alive up to here
+    del answer  # alive until here
     kilobytes = {name: int(value.split()[0]) for name, _, value in
                  (line.partition(":") for line in lines) if name in ("VmHWM", "VmRSS")}  # fmt: skip
     return (kilobytes["VmHWM"] - kilobytes["VmRSS"]) * 1024 / 1e6

@@ -1,4 +1,4 @@
-"""Heats: each side in a process of its own, answers checked first, rounds interleaved."""
+"""Run heats: one process per side, answers checked first, rounds interleaved."""
 
 import contextlib
 import tempfile
@@ -18,7 +18,7 @@ from fastxent.bench.worker import Worker
 
 @dataclass
 class Result:
-    """What became of one side of a heat: its seconds by round, or a note that says why not."""
+    """Result of one side of a heat: its seconds by round, or a note why there are none."""
 
     peer: str
     case: Case
@@ -28,7 +28,7 @@ class Result:
 
 
 class Race:
-    """Runs heats. Its workers serve one heat after another, so that each imports once."""
+    """Runs heats; its workers are reused, so that each imports only once."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -56,11 +56,11 @@ class Race:
         for _ in range(rounds):
             for result, worker in racing:
                 if not result.note:
-                    with _noted(result):
+                    with _failure_as_note(result):
                         result.seconds.append(worker.time(seconds))
             report()
         for result, worker in racing:
-            with _noted(result):
+            with _failure_as_note(result):
                 worker.release()
         return results
 
@@ -68,7 +68,7 @@ class Race:
         return case if case.threads else replace(case, threads=self.threads)
 
     def _prepare(self, results: list[Result]) -> list[tuple[Result, Worker]]:
-        """Hand every side its arrays and the answer that it has to give; those that give it."""
+        """Write inputs and exact answers, check every side; return those that passed."""
         ready = []
         sides = self._start(results)
         with tempfile.TemporaryDirectory(prefix="fastxent-bench-") as root:
@@ -77,23 +77,23 @@ class Race:
                 problem = replace(result.case, threads=None)
                 if problem not in folders:
                     folders[problem] = _write(problem, Path(root) / str(len(folders)))
-                with _noted(result):
+                with _failure_as_note(result):
                     self.versions.update(worker.versions())
                     result.facts = worker.prepare(problem, folders[problem])
                     ready.append((result, worker))
         return ready
 
     def _start(self, results: list[Result]) -> list[tuple[Result, Worker]]:
-        """A worker for each side whose peer is installed; two for two sides of one peer."""
+        """A worker for each side whose peer is installed; two sides of one peer get two workers."""
         sides = []
-        seen: Counter[tuple[str, int]] = Counter()
+        counts: Counter[tuple[str, int]] = Counter()
         for result in results:
             if missing := PEERS[result.peer].missing():
                 result.note = f"needs {missing}"
                 continue
             threads = result.case.threads or self.threads
-            key = result.peer, threads, seen[result.peer, threads]
-            seen[result.peer, threads] += 1
+            key = result.peer, threads, counts[result.peer, threads]
+            counts[result.peer, threads] += 1
             if key not in self._workers or not self._workers[key].alive():
                 self._workers[key] = Worker(result.peer, threads)
             sides.append((result, self._workers[key]))
@@ -103,13 +103,13 @@ class Race:
 def _write(case: Case, folder: Path) -> Path:
     folder.mkdir()
     arrays = inputs.make(case)
-    save(folder, "given", arrays)
+    save(folder, "inputs", arrays)
     save(folder, "expected", answers.expected(case, arrays))
     return folder
 
 
 @contextlib.contextmanager
-def _noted(result: Result) -> Iterator[None]:
+def _failure_as_note(result: Result) -> Iterator[None]:
     try:
         yield
     except PeerFailed as failure:

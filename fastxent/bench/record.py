@@ -1,4 +1,4 @@
-"""Results as data: a JSON file of one run, with all that is needed to judge its numbers."""
+"""Records of runs as JSON: results with commit, versions, CPU and threads."""
 
 import contextlib
 import datetime
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 def new(threads: int) -> dict[str, Any]:
-    """A record without results yet."""
+    """A record without results."""
     commit, dirty = _commit()
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -30,7 +30,7 @@ def new(threads: int) -> dict[str, Any]:
 
 
 def save(record: dict[str, Any], path: Path) -> None:
-    """Write a record, a result a line."""
+    """Write a record, one result per line."""
     head = {key: value for key, value in record.items() if key != "results"}
     rows = ",\n".join("  " + json.dumps(row) for row in record["results"])
     text = json.dumps(head, indent=1)
@@ -65,7 +65,7 @@ def _row(group: str, result: Result, copy: Result | None) -> Row:
 
 
 def summary(seconds: list[float]) -> Row:
-    """Median and quartiles, with the rounds that they are of."""
+    """Median, quartiles, and the times of all rounds."""
     q25, median, q75 = (
         statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
     )
@@ -77,13 +77,13 @@ def summary(seconds: list[float]) -> Row:
 
 
 def ratio(theirs: Row, ours: Row) -> float:
-    """How many times as long they take: the median over rounds, each round's two sides paired."""
+    """Ratio of their time to ours: the median over rounds of each round's ratio."""
     pairs = zip(theirs["seconds"], ours["seconds"], strict=True)
     return float(statistics.median(their / our for their, our in pairs))
 
 
 def _bytes(result: Result) -> int:
-    if result.peer == "copy":  # whatever it stands beside
+    if result.peer == "copy":  # whatever the job
         return replace(result.case, job="cross_entropy", target="index").floor_bytes
     return result.case.floor_bytes
 
@@ -92,11 +92,11 @@ def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-# --- where it ran ---------------------------------------------------------------------------
+# --- the machine ---------------------------------------------------------------------------
 
 
 def _commit() -> tuple[str | None, bool]:
-    """The checkout's commit, and whether its files differ from it; None outside of one."""
+    """The commit and whether files differ from it; None outside of a checkout."""
     root = Path(fx.__file__).parent.parent
     if not (root / ".git").exists():
         return None, False
@@ -115,7 +115,7 @@ def _git(root: Path, *arguments: str) -> str:
 def cpu(
     proc: Path = Path("/proc/cpuinfo"), caches: Path = Path("/sys/devices/system/cpu/cpu0/cache")
 ) -> dict[str, Any]:
-    """Model, cores, vector instructions and caches, as far as the system tells."""
+    """Model, cores, vector instructions and caches, as far as the system reports them."""
     info: dict[str, Any] = {
         "model": platform.processor() or platform.machine(), "cores": os.cpu_count(),
         "vectors": [], "caches": {},
@@ -127,7 +127,7 @@ def cpu(
         flags = first.get("flags", first.get("Features", "")).split()
         info["vectors"] = [name for name in ("avx2", "avx512f", "asimd", "sve") if name in flags]
     for index in sorted(caches.glob("index*")):
-        with contextlib.suppress(OSError):  # a virtual machine may not tell the size
+        with contextlib.suppress(OSError):  # a virtual machine may not report the size
             level, kind, size = (
                 (index / name).read_text().strip() for name in ("level", "type", "size")
             )
@@ -135,7 +135,7 @@ def cpu(
     return info
 
 
-# By the codes that ARM has given: implementers, and the parts of those that cloud machines have.
+# ARM's codes of implementers, and of the parts that are found in cloud machines.
 _IMPLEMENTERS = {
     0x41: "ARM", 0x46: "Fujitsu", 0x48: "HiSilicon", 0x4E: "NVIDIA", 0x51: "Qualcomm",
     0x61: "Apple", 0x6D: "Microsoft", 0xC0: "Ampere",
@@ -148,10 +148,10 @@ _PARTS = {
 }  # fmt: skip
 
 
-def _arm_model(said: dict[str, str]) -> str:
-    """The model of an ARM processor, of which the system gives two codes; empty for others."""
+def _arm_model(fields: dict[str, str]) -> str:
+    """Model of an ARM processor, which the system reports as two codes; empty for others."""
     try:
-        maker, part = int(said["CPU implementer"], 0), int(said["CPU part"], 0)
+        maker, part = int(fields["CPU implementer"], 0), int(fields["CPU part"], 0)
     except (KeyError, ValueError):
         return ""
     name = _PARTS.get((maker, part), f"part {part:#x}")

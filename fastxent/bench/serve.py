@@ -1,4 +1,4 @@
-"""A peer in a process of its own: the child's side, which answers the parent's requests."""
+"""Child process of a benchmark: runs one peer and answers the parent's requests."""
 
 import importlib
 from collections.abc import Callable
@@ -12,15 +12,15 @@ from fastxent.bench import answers, measure
 from fastxent.bench.cases import Case
 from fastxent.bench.peers import PEERS
 
-_LARGE = 1 << 26  # bytes of an array from which on memory is measured
+_LARGE = 1 << 26  # bytes of an array from which memory is measured
 
 
 class PeerFailed(Exception):
-    """A peer cannot do what it was asked; the message says why."""
+    """A peer cannot handle a request; the message says why."""
 
 
 def serve(pipe: Any, peer: str, threads: int) -> None:
-    """Answer requests (a method's name, its arguments) until the parent is gone."""
+    """Answer requests (name of a method, its arguments) until the parent closes the pipe."""
     fx.set_num_threads(threads)
     server = _Server(peer)
     try:
@@ -42,7 +42,7 @@ def _reply(method: Callable[..., Any], arguments: list[Any]) -> Any:
 
 
 class _Server:
-    """A peer and the case that it has in hand."""
+    """A peer and its current case."""
 
     def __init__(self, peer: str) -> None:
         self.name, self.peer = peer, PEERS[peer]
@@ -56,18 +56,18 @@ class _Server:
         module = importlib.import_module(f"fastxent.bench.peers.{self.name}")
         if not hasattr(module, case.job):
             raise PeerFailed(f"does not do {case.job}")
-        given = load(folder, "given")
-        self.call = getattr(module, case.job)(*given)
+        arrays = load(folder, "inputs")
+        self.call = getattr(module, case.job)(*arrays)
         answer = self.call()
         if self.peer.computes:
             error = answers.error(answer, load(folder, "expected", mmap_mode="r"))
-            if not error <= answers.TOLERANCE[case.dtype]:  # so that nan fails too
+            if not error <= answers.TOLERANCE[case.dtype]:  # nan fails too
                 self.call = None
                 raise PeerFailed(f"wrong: {error:.1e} from the reference (relative)")
         last = np.asarray(answer[-1] if isinstance(answer, tuple) else answer)
-        facts = {"logits_mod_64": given[0].ctypes.data % 64, "grad_mod_64": last.ctypes.data % 64}
+        facts = {"logits_mod_64": arrays[0].ctypes.data % 64, "grad_mod_64": last.ctypes.data % 64}
         del answer, last
-        measured = case.size * 4 >= _LARGE or case.job == "frozen"  # which is about memory
+        measured = case.size * 4 >= _LARGE or case.job == "frozen"  # a job about memory
         extra = measure.extra_megabytes(self.call) if measured else None
         return {**facts, "extra_mb": extra}
 
@@ -81,12 +81,12 @@ class _Server:
 
 
 def save(folder: Path, kind: str, arrays: tuple[Any, ...]) -> None:
-    """Put arrays where workers load them from."""
+    """Save arrays to a folder, for the workers."""
     for k, array in enumerate(arrays):
         np.save(folder / f"{kind}{k}.npy", array)
 
 
 def load(folder: Path, kind: str, mmap_mode: Any = None) -> tuple[Any, ...]:
-    """The arrays that were saved under that name."""
+    """Load the arrays saved under this name."""
     files = sorted(folder.glob(f"{kind}*.npy"))
     return tuple(np.load(file, mmap_mode=mmap_mode) for file in files)

@@ -1,4 +1,4 @@
-"""What a first call costs in a fresh process, with kernels in the cache and without."""
+"""Time of import and first call in a fresh process, with a warm and with an empty cache."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 _CALL = "import fastxent; fastxent.cross_entropy([[1.0, 2.0]], [1], return_grad=True)"
-# What is timed in each process, and whether its kernels are cached.
+# The code timed in each process, and whether its kernels are in the cache.
 SIDES = {
     "import numba": ("import numba", True),
     "import fastxent": ("import fastxent", True),
@@ -23,7 +23,7 @@ print(time.perf_counter() - begin)
 
 
 def measure(rounds: int) -> dict[str, list[float]]:
-    """Seconds of each side by round, in turn."""
+    """Seconds of each side by round; the sides take turns."""
     seconds: dict[str, list[float]] = {name: [] for name in SIDES}
     with tempfile.TemporaryDirectory(prefix="fastxent-bench-") as root:
         warm = Path(root) / "warm"

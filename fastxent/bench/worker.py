@@ -1,4 +1,4 @@
-"""A peer in a process of its own, so that no thread pool disturbs another's: the parent's side."""
+"""Parent side of a benchmark process; one process per peer keeps thread pools apart."""
 
 import contextlib
 import multiprocessing
@@ -12,7 +12,7 @@ from typing import Any
 from fastxent.bench.cases import Case
 from fastxent.bench.serve import PeerFailed, serve
 
-# What libraries ask for the number of their threads when they are imported.
+# Variables from which libraries read their number of threads at import.
 _THREADS = [
     "FASTXENT_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS", "PJRT_NPROC",
@@ -20,7 +20,7 @@ _THREADS = [
 
 
 class Worker:
-    """Ask it to prepare a case and to time it; then close it. Each raises `PeerFailed`."""
+    """A child process that prepares and times cases; its methods raise `PeerFailed`."""
 
     def __init__(self, peer: str, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -31,12 +31,12 @@ class Worker:
         theirs.close()
 
     def versions(self) -> dict[str, str]:
-        """The versions of what the peer is made of."""
+        """Versions of the peer's packages."""
         versions: dict[str, str] = self._ask("versions")
         return versions
 
     def prepare(self, case: Case, folder: Path) -> dict[str, Any]:
-        """Load a case from files, check the answer, and tell of buffers and memory."""
+        """Load a case from files, check the answer; return facts on alignment and memory."""
         facts: dict[str, Any] = self._ask("prepare", case, folder)
         return facts
 
@@ -46,15 +46,15 @@ class Worker:
         return median
 
     def release(self) -> None:
-        """Forget the case and its arrays."""
+        """Free the case and its arrays."""
         self._ask("release")
 
     def alive(self) -> bool:
-        """Whether there is a process to ask."""
+        """Whether the process is running."""
         return self._process.is_alive()
 
     def close(self) -> None:
-        """End the process, whatever it is doing."""
+        """Terminate the process."""
         self._process.terminate()
         self._process.join()
         self._pipe.close()
@@ -73,9 +73,9 @@ class Worker:
 
 @contextlib.contextmanager
 def _environment(threads: int) -> Iterator[None]:
-    """Let a child that is started here begin with that many threads."""
+    """A context in which child processes start with that many threads."""
     before = dict(os.environ)
-    # Inductor's own pool of compiling processes would outlive a worker that is ended.
+    # Inductor's pool of compile processes would outlive a terminated worker.
     os.environ.update(dict.fromkeys(_THREADS, str(threads)), TORCHINDUCTOR_COMPILE_THREADS="1")
     try:
         yield
@@ -86,7 +86,7 @@ def _environment(threads: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """Let a child that is started here ignore Ctrl-C from its first moment: the parent ends it."""
+    """A context in which child processes start ignoring Ctrl-C; the parent terminates them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""The command line: one module a command, each with its help, its options and what it does."""
+"""The command line: one module per command, with its help text, options and `run`."""
 
 import argparse
 import errno
@@ -11,23 +11,23 @@ from typing import Protocol
 import fastxent as fx
 from fastxent.cli import interrupts
 
-# Of memory, and of the folder for temporary files, which may be memory too.
+# Out of memory, or out of space for temporary files, which may be in memory.
 _NO_ROOM = {errno.ENOMEM, errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended: 128 + SIGINT
+INTERRUPTED = 130  # exit status that a shell reports for Ctrl-C: 128 + SIGINT
 
 
 class Command(Protocol):
-    """What a command's module offers."""
+    """Interface of a command's module."""
 
     SUMMARY: str  # one line, for the list of commands
-    DESCRIPTION: str  # what it does and how to read what it prints
-    EXAMPLES: str  # command lines to begin with
+    DESCRIPTION: str  # what it does and how to read its output
+    EXAMPLES: str  # example command lines
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's options."""
 
     def run(self, args: argparse.Namespace) -> int:
-        """Do it and return 0; on failure return 1, or `sys.exit` with the reason."""
+        """Run the command and return 0; on failure return 1 or `sys.exit` with the reason."""
 
 
 _DESCRIPTION = """\
@@ -52,21 +52,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     As `argparse` does, --help, --version and wrong usage raise `SystemExit` instead.
     """
     try:
-        with interrupts.kept():
+        with interrupts.redelivery():
             try:
                 return _run(argv)
             finally:
-                sys.stdout.flush()  # so that a broken pipe is met here, not at exit
+                sys.stdout.flush()  # a broken pipe raises here, not at exit
     except KeyboardInterrupt:
-        interrupts.settle()
-        # A terminal has shown ^C where the cursor stood.
+        interrupts.clear_pending()
+        # A terminal shows ^C at the cursor.
         print("\rinterrupted" if sys.stderr.isatty() else "interrupted", file=sys.stderr)
         return INTERRUPTED
     except MemoryError as error:
         print(f"fastxent: not enough memory: {str(error) or 'none is left'}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # Whoever read our output has seen enough; Python must not try to flush it at exit.
+        # The reader has closed the pipe; Python must not flush stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -87,8 +87,8 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _commands() -> dict[str, Command]:
-    """By name; a new command is a module beside this one and stands here."""
-    # Not before an interrupt would be answered: they import much.
+    """The commands by name; a new command is a module of this package, listed here."""
+    # Imported here, so that Ctrl-C is handled while their imports take time.
     from fastxent.cli import bench, demo, info, warmup
 
     return {"demo": demo, "bench": bench, "info": info, "warmup": warmup}

@@ -1,4 +1,4 @@
-"""`bench`: fastxent beside its peers on this machine, the short version."""
+"""`bench`: a short benchmark of fastxent and its peers on this machine."""
 
 import argparse
 import itertools
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def shape(text: str) -> tuple[int, int]:
-    """N,C as two numbers."""
+    """Argument type of N,C: rows and classes."""
     rows, classes = map(int, text.split(","))
     if rows < 1 or classes < 1:
         raise ValueError
@@ -81,11 +81,11 @@ def shape(text: str) -> tuple[int, int]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Race, show the results, and write what was asked for."""
+    """Run the races, print the results and write the requested files."""
     if args.plot and not installed("matplotlib"):
         sys.exit("fastxent bench --plot needs matplotlib: pip install 'fastxent[bench]'")
     threads = args.threads or fx.get_num_threads()
-    measured = record.new(threads)
+    run = record.new(threads)
     peers = ALWAYS + [name for name in OTHERS if name in args.peers]
     races = heats([Case(n, c, args.dtype) for n, c in args.shape], peers)
     ticks = itertools.count(1)
@@ -95,24 +95,24 @@ def run(args: argparse.Namespace) -> int:
             results = race.run(
                 heat, ROUNDS, args.seconds, lambda: step(next(ticks), len(races) * ROUNDS)
             )
-            measured["results"] += record.rows("bench", results)
-        measured["versions"] = race.versions
+            run["results"] += record.rows("bench", results)
+        run["versions"] = race.versions
     if args.json:
-        show_json(measured)
+        show_json(run)
     else:
-        show(measured["results"], len(peers), threads)
+        show(run["results"], len(peers), threads)
     if args.output:
-        record.save(measured, args.output)
+        record.save(run, args.output)
     if args.plot:
         from fastxent.bench.chart import draw
 
-        draw(measured["results"], args.plot)
-    failed = [row for row in measured["results"] if row["peer"] in ALWAYS and "note" in row]
+        draw(run["results"], args.plot)
+    failed = [row for row in run["results"] if row["peer"] in ALWAYS and "note" in row]
     return 1 if failed else 0
 
 
 def show(results: list[record.Row], per_shape: int, threads: int) -> None:
-    """A table a shape, then a line for each peer that is left out."""
+    """Print a table per shape, then a line for each peer that was left out."""
     print(f"Mean loss and gradient, threads: {threads}, median of {ROUNDS} rounds.\n")
     for first in range(0, len(results), per_shape):
         heat = results[first : first + per_shape]
@@ -127,14 +127,14 @@ def show(results: list[record.Row], per_shape: int, threads: int) -> None:
 
 
 def cells(row: record.Row, ours: record.Row) -> tuple[str, str, str, str]:
-    """A line of the table."""
+    """A row of the table: peer, time, ratio, share of the copy's speed."""
     times = f"{record.ratio(row, ours):.2f}" if "note" not in ours else ""
     share = f"{row['share_of_copy']:.0%}" if "share_of_copy" in row else ""
     return PEERS[row["peer"]].name, duration(row["median"]), times, share
 
 
 def duration(seconds: float) -> str:
-    """Three digits and a unit."""
+    """A time with three digits and its unit."""
     unit, scale = ("s", 1) if seconds >= 1 else ("ms", 1e3) if seconds >= 1e-3 else ("us", 1e6)
     number = seconds * scale
     return f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f} {unit}"

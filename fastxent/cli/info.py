@@ -1,4 +1,4 @@
-"""`info`: what this machine gives fastxent, and what of it fastxent uses."""
+"""`info`: versions, CPU, threads, cache and GPUs, as text or JSON."""
 
 import argparse
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ examples:
   OMP_NUM_THREADS=1 %(prog)s
 """
 
-# In the words of the screen; other sources are names of variables and functions.
+# How to print a source; other sources are names of variables and functions.
 _SOURCES = {
     "CPU affinity": "the CPUs that this process may run on (affinity)",
     "number of CPUs": "the CPUs of this machine",
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look, and show what there is."""
+    """Collect the facts and print them."""
     facts = machine.facts()
     if args.json:
         show_json(facts)
@@ -110,7 +110,7 @@ def _cuda(cuda: dict[str, Any]) -> Facts:
 
 
 def _size(n: int) -> str:
-    """Bytes as people read them."""
+    """A number of bytes with its unit."""
     for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if n >= scale:
             return f"{n / scale:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""Ctrl-C: never lost, and never the end of Python by a signal."""
+"""Ctrl-C handling: interrupts in callbacks are delivered again, and Python exits normally."""
 
 import _thread
 import contextlib
@@ -7,15 +7,15 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-_AGAIN = 0.01  # seconds, by when a callback has ended
+_DELAY = 0.01  # seconds, after which a callback has returned
 
 
 @contextlib.contextmanager
-def kept() -> Iterator[None]:
-    """Within, an interrupt that meets code from which no exception gets out comes again.
+def redelivery() -> Iterator[None]:
+    """A context in which an interrupt that a callback cannot raise is delivered again.
 
-    LLVM calls Python whenever it has compiled something: that is where Python sees most of the
-    interrupts that come while a kernel is compiled. They would be reported there and forgotten.
+    LLVM calls Python whenever it has compiled something, and most interrupts during compilation
+    arrive in these callbacks. Python would report them as unraisable and drop them.
     """
     timers: list[threading.Timer] = []
     before = sys.unraisablehook
@@ -24,27 +24,27 @@ def kept() -> Iterator[None]:
         if unraisable.exc_type is not KeyboardInterrupt:
             before(unraisable)
             return
-        timers.append(threading.Timer(_AGAIN, _thread.interrupt_main))
+        timers.append(threading.Timer(_DELAY, _thread.interrupt_main))
         timers[-1].start()
 
     sys.unraisablehook = hook
     try:
         yield
     except Exception:
-        if timers:  # what was called back has not done its work
+        if timers:  # the interrupted callback is the cause of the error
             raise KeyboardInterrupt from None
         raise
     finally:
         sys.unraisablehook = before
         for timer in timers:
             timer.cancel()
-            timer.join()  # one that was no longer to be stopped interrupts here
+            timer.join()  # a timer that has already fired interrupts here
 
 
-def settle() -> None:
-    """Let the exit status of a program that has been interrupted be its own.
+def clear_pending() -> None:
+    """Clear an interrupt that Python remembers, so that the exit status is the program's own.
 
-    If a string that is executed was interrupted, as where a named tuple is defined, Python
-    remembers that until the next one, and ends itself by the signal.
+    If `exec` of a string was interrupted, as in the definition of a named tuple, Python remembers
+    it until the next `exec` and would end itself by the signal.
     """
     exec("")

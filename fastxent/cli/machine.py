@@ -1,4 +1,4 @@
-"""What `info` tells, as data: versions, CPU, threads, cache and GPUs of this process."""
+"""Facts for `info`, as data: versions, CPU, threads, cache and GPUs of this process."""
 
 import importlib.metadata
 import os
@@ -11,7 +11,7 @@ from fastxent.bench import record
 from fastxent.cpu import threads
 
 REQUIRED = ("numpy", "numba", "llvmlite")
-# By the names they are installed under: arrays, GPUs, what commands and peers use.
+# Distribution names: array libraries, GPU packages, packages of the commands and the peers.
 OPTIONAL = (
     "torch", "jax", "cupy-cuda12x", "cupy-cuda13x", "dask", "ml_dtypes", "numba-cuda", "cuda-core",
     "cuda-bindings", "nvidia-nvvm", "nvidia-nvjitlink", "nvidia-cuda-nvcc-cu12",
@@ -21,7 +21,7 @@ OPTIONAL = (
 
 
 def facts() -> dict[str, Any]:
-    """All of it, as `info --json` prints it."""
+    """All facts, as `info --json` prints them."""
     return {
         "fastxent": fx.__version__,
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
@@ -35,33 +35,33 @@ def facts() -> dict[str, Any]:
 
 
 def versions(names: tuple[str, ...]) -> dict[str, str]:
-    """Of those that are installed; none is imported."""
-    found = {}
+    """Versions of the distributions that are installed; none is imported."""
+    installed = {}
     for name in names:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def cpu() -> dict[str, Any]:
-    """Its model, its name in LLVM, and what the kernels use of it."""
+    """Model, name in LLVM, and the features that the kernels use."""
     from fastxent.cpu.target import target
 
-    used = target()
+    compiled_for = target()
     return {
         "model": record.cpu()["model"],
         "cpus": os.cpu_count(),
-        "llvm_name": used.cpu,
-        "features": used.features,
-        "vector_bytes": used.vector_bytes,
-        "register_bytes": used.register_bytes,
+        "llvm_name": compiled_for.cpu,
+        "features": compiled_for.features,
+        "vector_bytes": compiled_for.vector_bytes,
+        "register_bytes": compiled_for.register_bytes,
     }
 
 
 def thread_count() -> dict[str, Any]:
-    """How many a call takes, what decides that, every limit that was found, and tensors' own."""
+    """Threads of a call, the source of that number, all limits, and the limit for tensors."""
     chosen = threads.chosen()
     return {
         "used": chosen.threads,
@@ -72,9 +72,9 @@ def thread_count() -> dict[str, Any]:
 
 
 def cache() -> dict[str, Any]:
-    """Where compiled kernels are kept, which variable says so, and what is there."""
+    """The cache folder, the variable that sets it, and its files."""
     place, variable = kernel_files.location()
-    sizes = kernel_files.held()
+    sizes = kernel_files.file_sizes()
     obstacle = kernel_files.obstacle()
     return {
         "path": None if place is None else str(place),
@@ -87,22 +87,22 @@ def cache() -> dict[str, Any]:
 
 
 def cuda() -> dict[str, Any]:
-    """The GPUs, and what is missing: for all of them, or for one of them."""
-    found: dict[str, Any] = {"devices": [], "driver_version": None, "missing": None}
+    """The GPUs, and what is missing for all or for one of them."""
+    facts: dict[str, Any] = {"devices": [], "driver_version": None, "missing": None}
     try:
         # Raises ImportError where numba-cuda is not installed, and says what to install.
         from fastxent.cuda import driver, jit
 
-        found["driver_version"] = ".".join(map(str, driver.version()))
+        facts["driver_version"] = ".".join(map(str, driver.version()))
         for gpu in driver.gpus():
-            found["devices"].append({
+            facts["devices"].append({
                 "name": gpu.name,
                 "compute_capability": list(gpu.capability),
                 "memory_bytes": gpu.memory,
                 "missing": jit.obstacle(gpu.capability) or None,
             })  # fmt: skip
-        if not found["devices"]:
-            found["missing"] = "the CUDA driver shows no GPU to this process"
-    except Exception as missing:  # whatever is wrong with CUDA is what is asked for
-        found["missing"] = str(missing)
-    return found
+        if not facts["devices"]:
+            facts["missing"] = "the CUDA driver shows no GPU to this process"
+    except Exception as missing:  # any CUDA error is part of the report
+        facts["missing"] = str(missing)
+    return facts

@@ -1,4 +1,4 @@
-"""What options of several commands share: two of them, and types with words for a wrong value."""
+"""Options and argument types that several commands share."""
 
 import argparse
 import math
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def add_output(parser: argparse.ArgumentParser, *, progress: bool = True) -> None:
-    """The options that say what is printed."""
+    """Add --json and, with `progress`, --quiet."""
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object on stdout, and nothing else"
     )
@@ -16,7 +16,7 @@ def add_output(parser: argparse.ArgumentParser, *, progress: bool = True) -> Non
 
 
 def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
-    """A finite number above 0; argparse makes its message of the ValueError and the name."""
+    """Argument type of finite numbers above 0; argparse names it in its message."""
 
     def convert(text: str) -> float:
         value = kind(text)
@@ -29,7 +29,7 @@ def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
 
 
 def new_file(text: str) -> Path:
-    """A file to be written in the end: where it cannot be, that is said in the beginning."""
+    """Argument type of a file to write, checked before the command starts."""
     path = Path(text)
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")

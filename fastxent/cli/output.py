@@ -1,4 +1,4 @@
-"""What commands share: tables, facts, JSON and progress; prettier with rich and in a terminal."""
+"""Output of the commands: tables, facts, JSON and progress; formatted by rich in a terminal."""
 
 import contextlib
 import importlib.util
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-Step = Callable[[int, int], None]  # how many are done, of how many
+Step = Callable[[int, int], None]  # steps done, total
 
 
 def installed(package: str) -> bool:
@@ -19,7 +19,7 @@ def installed(package: str) -> bool:
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Names in the first column, numbers in the others; plain ASCII unless a terminal shows it."""
+    """Print a table, names left and numbers right; plain ASCII unless stdout is a terminal."""
     if sys.stdout.isatty() and installed("rich"):
         from rich import box
         from rich.console import Console
@@ -40,78 +40,78 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def show_facts(facts: Sequence[tuple[str, str]]) -> None:
-    """Names and what is said of them, side by side; an indented one belongs to one above it."""
+    """Print names and values side by side; an indented name belongs to the one above it."""
     width = 2 + max(len(name) for name, _ in facts)
     columns = max(40, min(100, shutil.get_terminal_size().columns))
-    # Never within a path.
+    # Paths are never broken.
     wrap = textwrap.TextWrapper(
         columns - width, break_long_words=False, break_on_hyphens=False
     ).wrap
-    for name, said in facts:
-        first, *more = wrap(printable(said)) or [""]
+    for name, value in facts:
+        first, *more = wrap(printable(value)) or [""]
         _show_fact(name.ljust(width), first)
         for line in more:
             print(" " * width + line)
 
 
-def _show_fact(name: str, said: str) -> None:
+def _show_fact(name: str, value: str) -> None:
     if sys.stdout.isatty() and installed("rich"):
         from rich.console import Console
         from rich.text import Text
 
         style = "dim" if name.startswith(" ") else "bold"
-        Console().print(Text(name, style).append(said, "default"), soft_wrap=True)
+        Console().print(Text(name, style).append(value, "default"), soft_wrap=True)
         return
-    print(name + said)
+    print(name + value)
 
 
 def printable(text: str) -> str:
-    """A text whose characters stdout can show: a path may hold any."""
+    """Escape characters that stdout cannot encode; a path may contain any."""
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def show_json(document: dict[str, Any]) -> None:
-    """The whole of what stdout gets under --json."""
+    """Print a document, the only output under --json."""
     print(json.dumps(document, indent=2))
 
 
 @contextlib.contextmanager
-def progress(what: str, *, quiet: bool = False) -> Iterator[Step]:
-    """A line on stderr that counts steps, where that is a terminal."""
+def progress(task: str, *, quiet: bool = False) -> Iterator[Step]:
+    """Count steps in a line on stderr if it is a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda done, total: None
         return
     if installed("rich"):
-        with _bar(what) as step:
+        with _bar(task) as step:
             yield step
     else:
-        with status_line(what) as show:
-            yield lambda done, total: show(f"{what} {done}/{total}")
+        with status_line(task) as show:
+            yield lambda done, total: show(f"{task} {done}/{total}")
 
 
 @contextlib.contextmanager
-def _bar(what: str) -> Iterator[Step]:
+def _bar(title: str) -> Iterator[Step]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeElapsedColumn as Elapsed
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Elapsed()
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @contextlib.contextmanager
 def status_line(status: str) -> Iterator[Callable[[str], None]]:
-    """A line on stderr that is written over; the last status stays."""
+    """A status line on stderr that is overwritten; the last status remains."""
     shown = 0.0
     print(status, end="", file=sys.stderr, flush=True)
 
     def show(text: str) -> None:
         nonlocal status, shown
         status = text
-        if time.monotonic() - shown > 0.1:  # a terminal is slower than a step may be
+        if time.monotonic() - shown > 0.1:  # a terminal may be slower than a step
             print(f"\r{status}", end="", file=sys.stderr, flush=True)
             shown = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""`warmup`: compile kernels ahead of the first call."""
+"""`warmup`: compile kernels into the cache, ahead of the first call."""
 
 import argparse
 import time
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compile, and say how much, how long and where."""
+    """Compile, then print the number of variants, the time and the cache folder."""
     variants = 0
     start = time.perf_counter()
     with progress("compiling", quiet=args.quiet) as step:

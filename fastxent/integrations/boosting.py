@@ -1,8 +1,8 @@
 """Objectives and metrics for XGBoost and LightGBM: gradient and Hessian diagonal in one pass.
 
-Each is a function of a module, without state: to be given to a library by name, and pickled with a
-model. Neither library is imported. The native interfaces call (predictions, data), those of
-scikit-learn (labels, predictions[, weights]); every function takes both.
+Each is a module-level function without state, so that it can be pickled with a model. Neither
+library is imported. The native interfaces call f(predictions, data), those of scikit-learn
+f(labels, predictions[, weights]); every function takes both.
 """
 
 import math
@@ -31,8 +31,8 @@ __all__ = [
 Array = NDArray[Any]
 Gradients = tuple[Array, Array]
 
-# XGBoost lets no element of the Hessian be less.
-_LEAST = np.float32(1e-16)
+# XGBoost's lower bound of the Hessian's elements.
+_MIN_HESSIAN = np.float32(1e-16)
 
 
 def xgboost_softmax(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gradients:
@@ -43,21 +43,21 @@ def xgboost_softmax(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Grad
     .. math::
         g_k = w\,(p_k - [k = y]), \qquad h_k = \max(2\,w\,p_k (1 - p_k),\ 10^{-16})
 
-    The factor of 2 and the least h are XGBoost's (src/objective/multiclass_obj.cu).
+    The factor of 2 and the lower bound of h are XGBoost's (src/objective/multiclass_obj.cu).
 
     Parameters
     ----------
     y_true, y_pred : array_like
-        Labels (N,) that are 0 … K-1, as floats or not, and margins (N, K): so
-        `XGBClassifier(objective=xgboost_softmax)` calls. Or the margins and a DMatrix, from which
-        labels and weights are taken: so `xgboost.train(..., obj=xgboost_softmax)` does.
+        Labels (N,) in 0 … K-1, integers or whole floats, and margins (N, K), as passed by
+        `XGBClassifier(objective=xgboost_softmax)`. Or the margins and a DMatrix with labels and
+        weights, as passed by `xgboost.train(..., obj=xgboost_softmax)`.
     sample_weight : array_like, optional
         Weights (N,).
 
     Returns
     -------
     grad, hess : arrays, shape (N, K)
-        In the type of the margins, which XGBoost has in float32.
+        In the type of the margins, float32 from XGBoost.
 
     Raises
     ------
@@ -80,8 +80,8 @@ def xgboost_softmax(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Grad
     >>> grad.tolist(), hess.tolist()
     ([[0.25, 0.25, -0.75, 0.25]], [[0.375, 0.375, 0.375, 0.375]])
     """
-    grad, hess = _softmax(*_given(y_true, y_pred, sample_weight), lambda n_classes: 2.0)
-    return grad, np.maximum(hess, _LEAST, out=hess)
+    grad, hess = _softmax(*_arguments(y_true, y_pred, sample_weight), lambda n_classes: 2.0)
+    return grad, np.maximum(hess, _MIN_HESSIAN, out=hess)
 
 
 def xgboost_logistic(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gradients:
@@ -92,14 +92,14 @@ def xgboost_logistic(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gra
     .. math::
         g = w\,(σ(x) - y), \qquad h = w \max(σ(x)\,σ(-x),\ 10^{-16})
 
-    as XGBoost has it (src/objective/regression_loss.h).
+    as in XGBoost (src/objective/regression_loss.h).
 
     Parameters
     ----------
     y_true, y_pred : array_like
         Labels (N,) from 0 to 1 and margins (N,) or (N, 1); or the margins and a DMatrix.
     sample_weight : array_like, optional
-        Weights (N,). `scale_pos_weight` is for XGBoost's own objective: weigh the rows instead.
+        Weights (N,). `scale_pos_weight` has no effect: weight the rows instead.
 
     Returns
     -------
@@ -125,9 +125,9 @@ def xgboost_logistic(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gra
     >>> grad.tolist(), hess.tolist()
     ([0.5, -0.5], [0.25, 0.25])
     """
-    labels, margins, weight = _given(y_true, y_pred, sample_weight)
+    labels, margins, weight = _arguments(y_true, y_pred, sample_weight)
     grad, hess = _logistic(labels, margins, weight)
-    least = _LEAST if weight is None else _LEAST * weight.reshape(hess.shape)
+    least = _MIN_HESSIAN if weight is None else _MIN_HESSIAN * weight.reshape(hess.shape)
     return grad, np.maximum(hess, least, out=hess)
 
 
@@ -144,17 +144,17 @@ def lightgbm_softmax(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gra
     Parameters
     ----------
     y_true, y_pred : array_like
-        Labels (N,) that are 0 … K-1, as floats or not, and raw scores (N, K): so
-        `LGBMClassifier(objective=lightgbm_softmax)` calls. Or the scores and a Dataset, from which
-        labels and weights are taken: so `lightgbm.train({"objective": lightgbm_softmax, …})` does.
+        Labels (N,) in 0 … K-1, integers or whole floats, and raw scores (N, K), as passed by
+        `LGBMClassifier(objective=lightgbm_softmax)`. Or the scores and a Dataset with labels and
+        weights, as passed by `lightgbm.train({"objective": lightgbm_softmax, …})`.
     sample_weight : array_like, optional
         Weights (N,).
 
     Returns
     -------
     grad, hess : arrays, shape (N, K)
-        In the type of the scores, which LightGBM has in float64, and laid out as they are, one
-        class behind the other: so it takes them without turning them over.
+        In the type and layout of the scores: float64 and column-major from LightGBM, which then
+        needs no transpose.
 
     Raises
     ------
@@ -178,7 +178,7 @@ def lightgbm_softmax(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gra
     >>> grad.tolist(), hess.tolist()
     ([[0.25, 0.25, -0.75, 0.25]], [[0.25, 0.25, 0.25, 0.25]])
     """
-    return _softmax(*_given(y_true, y_pred, sample_weight), lambda n: n / (n - 1))
+    return _softmax(*_arguments(y_true, y_pred, sample_weight), lambda n: n / (n - 1))
 
 
 def lightgbm_logistic(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gradients:
@@ -189,15 +189,15 @@ def lightgbm_logistic(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gr
     .. math::
         g = w\,(σ(x) - y), \qquad h = w\,σ(x)\,σ(-x)
 
-    as LightGBM has it with `sigmoid=1` (src/objective/binary_objective.hpp).
+    as in LightGBM with `sigmoid=1` (src/objective/binary_objective.hpp).
 
     Parameters
     ----------
     y_true, y_pred : array_like
         Labels (N,) from 0 to 1 and raw scores (N,); or the scores and a Dataset.
     sample_weight : array_like, optional
-        Weights (N,). `scale_pos_weight` and `is_unbalance` are for LightGBM's own objective: weigh
-        the rows, or give `class_weight`.
+        Weights (N,). `scale_pos_weight` and `is_unbalance` have no effect: weight the rows, or
+        pass `class_weight`.
 
     Returns
     -------
@@ -222,7 +222,7 @@ def lightgbm_logistic(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gr
     >>> grad.tolist(), hess.tolist()
     ([0.5, -0.5], [0.25, 0.25])
     """
-    return _logistic(*_given(y_true, y_pred, sample_weight))
+    return _logistic(*_arguments(y_true, y_pred, sample_weight))
 
 
 # --- metrics --------------------------------------------------------------------------------
@@ -231,8 +231,8 @@ def lightgbm_logistic(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gr
 def mlogloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
     r"""XGBoost's mlogloss of margins: Σ w·(lse(x) - x_y) / Σ w.
 
-    XGBoost hands margins to a metric where the objective is a function, and probabilities
-    otherwise: use it beside `xgboost_softmax`.
+    XGBoost passes margins to a metric if the objective is a function, and probabilities
+    otherwise, so use it with `xgboost_softmax`.
 
     Parameters
     ----------
@@ -241,9 +241,8 @@ def mlogloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
 
     Returns
     -------
-    float, or (str, float) where the second argument is a DMatrix
-        What the one interface and the other ask for. XGBoost's own takes no probability as less
-        than 1e-16.
+    float, or (str, float) if the second argument is a DMatrix
+        As each interface expects it. XGBoost's own metric clips probabilities at 1e-16.
 
     Raises
     ------
@@ -257,7 +256,7 @@ def mlogloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
     >>> round(mlogloss([2.0], np.zeros((1, 4))), 4)  # log 4
     1.3863
     """
-    value = _softmax_loss(*_given(y_true, y_pred, sample_weight))
+    value = _softmax_loss(*_arguments(y_true, y_pred, sample_weight))
     return ("mlogloss", value) if _is_data(y_pred) else value
 
 
@@ -267,12 +266,12 @@ def logloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
     Parameters
     ----------
     y_true, y_pred, sample_weight
-        As for `xgboost_logistic`, beside which it is to be used: see `mlogloss`.
+        As for `xgboost_logistic`, with which it is to be used: see `mlogloss`.
 
     Returns
     -------
-    float, or (str, float) where the second argument is a DMatrix
-        XGBoost's own takes no probability as less than 1e-16.
+    float, or (str, float) if the second argument is a DMatrix
+        XGBoost's own metric clips probabilities at 1e-16.
 
     Raises
     ------
@@ -285,16 +284,16 @@ def logloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
     >>> round(logloss([0.0, 1.0], [0.0, 2.0]), 4)
     0.41
     """
-    value = _logistic_loss(*_given(y_true, y_pred, sample_weight))
+    value = _logistic_loss(*_arguments(y_true, y_pred, sample_weight))
     return ("logloss", value) if _is_data(y_pred) else value
 
 
 def multi_logloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[str, float, bool]:
     r"""LightGBM's multi_logloss of raw scores: Σ w·(lse(x) - x_y) / Σ w.
 
-    LightGBM hands raw scores to a metric where the objective is a function, and probabilities
-    otherwise: use it beside `lightgbm_softmax`, with `metric="None"`. LightGBM's own metric of this
-    name would take the raw scores for probabilities.
+    LightGBM passes raw scores to a metric if the objective is a function, and probabilities
+    otherwise, so use it with `lightgbm_softmax` and `metric="None"`: LightGBM's own metric of this
+    name would treat the raw scores as probabilities.
 
     Parameters
     ----------
@@ -320,7 +319,7 @@ def multi_logloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[
     >>> name, round(value, 4), larger_is_better
     ('multi_logloss', 1.3863, False)
     """
-    return "multi_logloss", _softmax_loss(*_given(y_true, y_pred, sample_weight)), False
+    return "multi_logloss", _softmax_loss(*_arguments(y_true, y_pred, sample_weight)), False
 
 
 def binary_logloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[str, float, bool]:
@@ -329,7 +328,7 @@ def binary_logloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple
     Parameters
     ----------
     y_true, y_pred, sample_weight
-        As for `lightgbm_logistic`, beside which it is to be used: see `multi_logloss`.
+        As for `lightgbm_logistic`, with which it is to be used: see `multi_logloss`.
 
     Returns
     -------
@@ -349,22 +348,22 @@ def binary_logloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple
     >>> name, round(value, 4), larger_is_better
     ('binary_logloss', 0.41, False)
     """
-    return "binary_logloss", _logistic_loss(*_given(y_true, y_pred, sample_weight)), False
+    return "binary_logloss", _logistic_loss(*_arguments(y_true, y_pred, sample_weight)), False
 
 
-# --- what they share ------------------------------------------------------------------------
+# --- shared helpers ------------------------------------------------------------------------
 
 
 def _is_data(value: Any) -> bool:
-    """Whether it is a DMatrix or a Dataset."""
+    """Whether a value is a DMatrix or a Dataset."""
     return hasattr(value, "get_label")
 
 
-def _given(y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Array, Array, Any]:
-    """Labels, predictions and weights (None if there are none), of either interface."""
+def _arguments(y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Array, Array, Any]:
+    """Labels, predictions, and weights or None, from the arguments of either interface."""
     if _is_data(y_pred):
         y_true, y_pred, sample_weight = y_pred.get_label(), y_true, y_pred.get_weight()
-        if sample_weight is not None and not len(sample_weight):  # as a DMatrix says it
+        if sample_weight is not None and not len(sample_weight):  # a DMatrix without weights
             sample_weight = None
     labels, margins = checks.array(y_true, "y_true"), checks.array(y_pred, "y_pred")
     checks.real_numbers(labels, "y_true")
@@ -374,7 +373,7 @@ def _given(y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Array, Array, 
 
 
 def _by_row(per_row: Any, name: str, margins: Array) -> Any:
-    """One number for each row of the margins, as (N,); None stays None."""
+    """An array with one number for each row of the margins, as (N,); None for None."""
     rows = margins.shape[:1]
     if per_row is None:
         return None
@@ -384,7 +383,7 @@ def _by_row(per_row: Any, name: str, margins: Array) -> Any:
 
 
 def _classes(labels: Array, margins: Array) -> Array:
-    """The classes of the rows of margins (N, K), from labels that may have come as floats."""
+    """Class indices of the rows of margins (N, K), from labels that may be floats."""
     if margins.ndim != 2 or margins.shape[1] < 2:
         raise errors.margins_shape("(N, K) with at least two classes", margins.shape)
     labels, n_classes = _by_row(labels, "y_true", margins), margins.shape[1]
@@ -400,15 +399,15 @@ def _classes(labels: Array, margins: Array) -> Array:
 def _softmax(
     labels: Array, margins: Array, weight: Any, factor: Callable[[int], float]
 ) -> Gradients:
-    """w·(p - e_y) and factor(K)·w·p·(1 - p), in the type of the margins and laid out as they are.
+    """w·(p - e_y) and factor(K)·w·p·(1 - p), in the type and layout of the margins.
 
-    By the backend: the public `cross_entropy` would return rows that lie one behind the other,
-    where LightGBM's margins are columns, and its Hessian would take a second pass for the factor.
-    In between it would be rounded. Where two splits are as good as each other, the last bit of what
-    LightGBM rounds to float32 decides, so all is computed in its float64.
+    Calls the backend, because the public `cross_entropy` would return row-major arrays, while
+    LightGBM's margins are column-major, and the factor of the Hessian would need a second pass and
+    a second rounding. If two splits are equally good, the last bit of the float32 that LightGBM
+    rounds to decides, so everything is computed in LightGBM's float64.
     """
     classes = _classes(labels, margins)
-    grad, hess = _two_like(margins, checks.precision(margins.dtype, "y_pred").own)
+    grad, hess = _gradient_pair(margins, checks.precision(margins.dtype, "y_pred").own)
     call = calls.read_rows(CROSS_ENTROPY, CROSS_ENTROPY.defaults() | {
         "logits": margins, "target": classes, "ignore_index": None, "reduction": "sum",
         "sample_weight": _by_row(weight, "sample_weight", margins), "check_target": False,
@@ -421,12 +420,12 @@ def _softmax(
     return grad, hess
 
 
-def _two_like(margins: Array, dtype: Any) -> Gradients:
-    """Two arrays laid out as the margins, in one piece of memory.
+def _gradient_pair(margins: Array, dtype: Any) -> Gradients:
+    """Two arrays in the layout of the margins, in one block of memory.
 
-    Two pieces of several megabytes are given back to the system when a round of boosting has used
-    them, and to find their pages anew takes as long as to fill them. One piece twice as large makes
-    the C library (glibc) keep it for the next round.
+    The C library (glibc) returns two blocks of several megabytes to the system after each round of
+    boosting, and new pages cost as much time as filling them. It keeps one block twice as large for
+    the next round.
     """
     if margins.flags.f_contiguous:
         grad, hess = np.empty((2, *margins.shape[::-1]), dtype)
@@ -441,8 +440,8 @@ def _softmax_loss(labels: Array, margins: Array, weight: Any) -> float:
     return float(cross_entropy(margins, classes, sample_weight=u, ignore_index=None))
 
 
-def _of_binary(labels: Array, margins: Array, weight: Any) -> dict[str, Any]:
-    """What the binary loss is asked, shaped as the margins; labels have to be from 0 to 1."""
+def _binary_arguments(labels: Array, margins: Array, weight: Any) -> dict[str, Any]:
+    """Arguments of the binary loss, in the shape of the margins; labels must be in 0 … 1."""
     if margins.ndim != 1 and margins.shape[1:] != (1,):
         raise errors.margins_shape("(N,) or (N, 1)", margins.shape)
     labels, weight = (
@@ -462,13 +461,14 @@ def _of_binary(labels: Array, margins: Array, weight: Any) -> dict[str, Any]:
 
 def _logistic(labels: Array, margins: Array, weight: Any) -> Gradients:
     """w·(σ(x) - y) and w·σ(x)·σ(-x)."""
-    asked = _of_binary(labels, margins, weight)
-    _, grad, hess = binary_cross_entropy_with_logits(**asked, return_grad=True, return_hess=True)
+    arguments = _binary_arguments(labels, margins, weight)
+    arguments |= {"return_grad": True, "return_hess": True}
+    _, grad, hess = binary_cross_entropy_with_logits(**arguments)
     return grad, hess
 
 
 def _logistic_loss(labels: Array, margins: Array, weight: Any) -> float:
-    asked = _of_binary(labels, margins, weight)
+    arguments = _binary_arguments(labels, margins, weight)
     total = float(margins.size) if weight is None else float(weight.sum(dtype=np.float64))
-    loss = binary_cross_entropy_with_logits(**asked)
+    loss = binary_cross_entropy_with_logits(**arguments)
     return float(loss) / total if total else math.nan

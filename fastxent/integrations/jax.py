@@ -1,4 +1,4 @@
-"""Cross-entropy for `jax.jit`, `jax.grad` and `jax.vmap` on the CPU, by compiled code."""
+"""Cross-entropy for `jax.jit`, `jax.grad` and `jax.vmap` on the CPU, as an XLA custom call."""
 
 import functools
 import re
@@ -34,7 +34,7 @@ def cross_entropy(
             + \frac{\epsilon}{C} \sum_c (\operatorname{lse}(x) - x_c), \qquad
         \frac{\partial L}{\partial x} = \frac{1}{D}\,[\,p - (1 - \epsilon)\,e_y - \epsilon / C\,]
 
-    where D is the number of rows that count for "mean", and 1 for "sum" and "none".
+    where D is the number of active rows for "mean", and 1 for "sum" and "none".
 
     Parameters
     ----------
@@ -45,11 +45,11 @@ def cross_entropy(
         Integers of the shape of `logits` without `axis`: class indices in 0 … C-1, or
         `ignore_index`.
     axis : int
-        The class axis. Any but the last costs a copy. This and what follows are Python's values,
-        never traced.
+        The class axis. Any but the last costs a copy. This and the arguments below are static:
+        Python values, never traced.
     ignore_index : int or None
-        Rows with this class index do not count: loss and gradient are exactly 0, whatever they
-        hold. None ignores nothing.
+        Rows with this class index are ignored: loss and gradient are exactly 0, whatever their
+        logits. None ignores nothing.
     label_smoothing : float
         ε between 0 and 1.
     reduction : {"mean", "sum", "none"}
@@ -60,26 +60,26 @@ def cross_entropy(
     Returns
     -------
     jax.Array
-        The loss, 0-d or with "none" one a row; float32 for half precision.
+        The loss, 0-d or with "none" one per row; float32 for half precision.
 
     Raises
     ------
     TypeError
-        Logits that are no floats, a target that holds no integers.
+        Logits that are not floats, a target that is not integers.
     ValueError
-        Shapes that do not fit, an option that means nothing.
+        Shapes that do not match, or an invalid option.
     ValueError or jax.errors.JaxRuntimeError
-        A class index out of range: seen when the program runs, so it is JAX that reports it, as
-        the one or the other.
+        A class index out of range. It is found when the program runs and reported by JAX, as one
+        or the other.
 
     Notes
     -----
-    The gradient is made with the loss and multiplied in the backward pass, where XLA leaves out a
-    factor of 1. Without a gradient it is not made. The work is shared among XLA's own threads;
-    `fastxent.set_num_threads` is not asked. Under `jax.vmap` each loss is a group of rows, which
-    costs about half a microsecond by itself. Arrays sharded over devices are gathered; inside of
-    `jax.shard_map` they are not. There is no derivative in forward mode and no second one. A number
-    too small for its type's normal range may count as 0.
+    The gradient is computed with the loss, if it is needed at all, and multiplied in the backward
+    pass, where XLA leaves out a factor of 1. The work is shared among XLA's own threads;
+    `fastxent.set_num_threads` has no effect. Under `jax.vmap` each loss is a group of rows, with an
+    overhead of about half a microsecond. Arrays sharded over devices are gathered, except inside
+    `jax.shard_map`. Forward mode and second derivatives are not supported. Subnormal numbers may
+    be treated as 0.
 
     References
     ----------
@@ -116,9 +116,9 @@ def cross_entropy(
 
 
 def _int32(y: Any, n_classes: int, ignore_index: int | None) -> tuple[Any, int]:
-    """Labels as int32 and the index to ignore in them: compared as integers, never wrapped.
+    """Labels as int32 and the index to ignore in them, without wrap-around.
 
-    Of a type that is narrower or wider, what is ignored becomes -2, and what is no class -1.
+    In labels of another type, ignored ones become -2 and those out of range -1.
     """
     limits = np.iinfo(np.int32)
     if y.dtype == np.int32 and ignore_index is not None:
@@ -135,14 +135,14 @@ def _int32(y: Any, n_classes: int, ignore_index: int | None) -> tuple[Any, int]:
 
 
 def _axes_of(a: Any) -> frozenset[str]:
-    """The axes of a mesh along which an array is not the same, inside of `jax.shard_map`."""
+    """The mesh axes along which an array varies, inside `jax.shard_map`."""
     kind = jax.typeof(a)
     manual = getattr(kind, "manual_axis_type", None)
     return frozenset(getattr(kind, "vma", ()) if manual is None else manual.varying)
 
 
 def _varying(a: Any, axes: frozenset[str]) -> Any:
-    """The same array, taken as one that differs along these axes: so gradients are summed."""
+    """The array cast to varying along these axes, so that its gradients are summed."""
     missing = tuple(axes - _axes_of(a))
     return jax.lax.pcast(a, missing, to="varying") if missing else a
 
@@ -163,12 +163,12 @@ def _backward(settings: tuple[Any, ...], grad: Any, up: Any) -> tuple[Any, None]
 
 
 _loss.defvjp(_forward, _backward)
-# Outside of a program each call would trace it anew.
+# Without jit each call outside of a program would trace it again.
 _jitted = jax.jit(_loss, static_argnums=2)
 
 
 def _call(grad: bool, x: Any, y: Any, settings: tuple[Any, ...]) -> Any:
-    """The handler's results; attributes are 64 bits wide, whether JAX's own types are or not."""
+    """Results of the handler; its attributes have 64 bits, with or without jax_enable_x64."""
     reduction, ignore_index, label_smoothing, check_target = settings
     results = [
         jax.ShapeDtypeStruct(CROSS_ENTROPY.shape(name, x.shape, -1, reduction), x.dtype)
@@ -186,9 +186,9 @@ def _call(grad: bool, x: Any, y: Any, settings: tuple[Any, ...]) -> Any:
 
 @functools.cache
 def _target(char: str, grad: bool, few_classes: bool) -> str:
-    """The name by which XLA finds a handler, compiled or loaded when it is first traced."""
+    """Name of a registered handler, which is compiled or loaded when first traced."""
     name = f"fastxent_cross_entropy_{char}_{grad:d}_{few_classes:d}"
-    # The backend first: one that begins with a handler that it refuses does not begin at all.
+    # Start the backend first: it fails to start if it refuses a handler registered before.
     jax.devices("cpu")
     address = xla.handler(char, grad, few_classes, _interface_version())
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(address), platform="cpu")
@@ -197,7 +197,7 @@ def _target(char: str, grad: bool, few_classes: bool) -> str:
 
 @functools.cache
 def _interface_version() -> int:
-    """The minor version of XLA's interface, which a handler has to name."""
+    """The minor version of XLA's interface, which a handler has to declare."""
     header = Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"
     found = re.search(r"#define XLA_FFI_API_MINOR (\d+)", header.read_text())
     if found is None:

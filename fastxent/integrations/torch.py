@@ -1,6 +1,6 @@
-"""The losses of `torch.nn`, computed by fastxent: one import replaced is the whole change.
+"""Drop-in replacements for the cross-entropy losses of `torch.nn`: only the import changes.
 
-Constructors, parameters, buffers and saved states are PyTorch's own.
+Constructors, parameters, buffers and saved states are those of PyTorch.
 """
 
 from typing import Any
@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
-import fastxent.arrays.torch.operators  # noqa: F401 - a saved program finds them by their names
+import fastxent.arrays.torch.operators  # noqa: F401 - registers the operators for saved programs
 from fastxent import binary_cross_entropy_with_logits, cross_entropy, linear_cross_entropy
 
 __all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "LinearCrossEntropyLoss"]
 
 
 def _options(loss: Any, input: Any, target: Any) -> dict[str, Any]:
-    """A module's arguments as ours; beside probabilities a negative ignore_index means nothing."""
+    """A module's arguments for fastxent; with probabilities a negative ignore_index is unused."""
     index = loss.ignore_index
     rank = target.ndim if isinstance(target, torch.Tensor) else np.ndim(target)
     unused = index is None or (index < 0 and rank == input.ndim)
@@ -28,13 +28,13 @@ def _options(loss: Any, input: Any, target: Any) -> dict[str, Any]:
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]
-    r"""`torch.nn.CrossEntropyLoss`, with loss and gradient made in one pass.
+    r"""`torch.nn.CrossEntropyLoss`, with loss and gradient computed in one pass.
 
     .. math::
         l = w_y\,(\operatorname{lse}(x) - x_y), \qquad
         \frac{\partial L}{\partial x} = \frac{w_y}{D}\,(p - e_y)
 
-    and with label smoothing or probabilities as target as `fastxent.cross_entropy` has it.
+    With label smoothing, or probabilities as target, as in `fastxent.cross_entropy`.
 
     Parameters
     ----------
@@ -50,8 +50,8 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]
 
     Notes
     -----
-    The gradient is made in the forward pass and held until `backward`. A second derivative is
-    refused.
+    The gradient is computed in the forward pass and saved until `backward`. A second derivative
+    raises an error.
 
     Examples
     --------
@@ -71,7 +71,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]
 
 
 class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):  # type: ignore[misc]
-    r"""`torch.nn.BCEWithLogitsLoss`, with loss and gradient made in one pass.
+    r"""`torch.nn.BCEWithLogitsLoss`, with loss and gradient computed in one pass.
 
     .. math::
         l = w\,[(1 - y)\operatorname{softplus}(x) + \mathrm{pos\_weight}\,
@@ -105,7 +105,7 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):  # type: ignore[misc]
 
 
 class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):  # type: ignore[misc]
-    r"""`torch.nn.LinearCrossEntropyLoss` that never holds all logits.
+    r"""`torch.nn.LinearCrossEntropyLoss` without all logits in memory.
 
     With z = x·Wᵀ + b and d = ∂L/∂z, the gradients are d·W, dᵀ·x and the sum of d over rows.
 
@@ -114,7 +114,7 @@ class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):  # type: ignore[m
     in_features, num_classes, bias, device, dtype, reduction, weight, ignore_index, label_smoothing
         As for `torch.nn.LinearCrossEntropyLoss`.
     out_features, options
-        Likewise; with `out_features` PyTorch computes, and `options` changes nothing.
+        Likewise; with `out_features` PyTorch computes the loss, and `options` has no effect.
 
     Raises
     ------

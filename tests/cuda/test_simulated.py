@@ -1,4 +1,4 @@
-"""The promises of the contract on a GPU: every kernel as it is, run by the simulator.
+"""The promises of docs/specification.md on a GPU: every kernel as it is, run by the simulator.
 
 Against the reference in longdouble. Sizes are such that all plans have their turn: see `small`.
 """
@@ -51,7 +51,7 @@ def nothing_of_before():
 
 
 class GpuBounds(Bounds):
-    """Contract, section 4: on CUDA |x_j - m|/2 becomes 1.25·|x_j - m|."""
+    """Specification, section 4: on CUDA |x_j - m|/2 becomes 1.25·|x_j - m|."""
 
     def __init__(self, z, dtype, *, scaled=False, softcap=0.0):
         super().__init__(z, dtype, softcap=softcap)

@@ -1,6 +1,6 @@
-"""What is documented to come back of a call: structure, types, and the reference's numbers.
+"""Checks of a call's results: structure and types as documented, numbers as in the reference.
 
-Sizes of errors are the contract's bounds (`Bounds`), each relative to the terms that it speaks of.
+Sizes of errors are the specification's bounds (`Bounds`), each relative to the terms named there.
 Where weights, smoothing or a z-loss add up terms of their own, roundings of these are granted too;
 tests/test_accuracy.py holds each bound where it is tightest.
 """
@@ -17,7 +17,7 @@ ROUNDINGS = 6  # of weights, 1 - ε, ε/C, divisors, and their products
 
 
 def named(call, result):
-    """The results by name; AssertionError unless they are as many and of the kinds documented."""
+    """The results by name; AssertionError unless number and kinds are as documented."""
     parts = dict(zip(_names(call), _structure(call, result), strict=True))
     return {name: part for name, part in parts.items() if part is not None}
 
@@ -52,7 +52,7 @@ def _names(call):
 
 
 def _structure(call, result):
-    """The arrays of a result, after a look at their kinds, shapes, types and places."""
+    """The arrays of a result, after checks of kind, shape, type and memory."""
     names = _names(call)
     if names == ["loss"] or call.name not in FLAGS:
         parts = [result]
@@ -102,7 +102,7 @@ def _form(call, name, part):
 
 
 def _rows(call):
-    """The shape of what is one a row, or one an element."""
+    """The shape of results with one number per row or per element."""
     a = call.arguments
     if call.name == "linear_cross_entropy":
         return as_array(a["x"]).shape[:-1]
@@ -126,7 +126,7 @@ def _compute(call):
 
 
 def _expected(call):
-    """The exact results by name, each with the error that it may have."""
+    """The exact results by name, each with its allowed error."""
     a = {k: v for k, v in call.arguments.items() if not k.endswith("out")}
     compute = _compute(call)
     if call.name == "linear_cross_entropy":
@@ -143,7 +143,7 @@ def _expected(call):
 
 
 def _bounds(z, compute, **options):
-    """The bounds of rows of logits; those of rows that are nan anyway do not matter."""
+    """The bounds of rows of logits; those of nan rows are not used."""
     live = np.isfinite(z)
     low = np.where(live, z, np.inf).min(-1, keepdims=True)
     return Bounds(np.where(live, z, np.where(np.isfinite(low), low, 0)), compute, **options)
@@ -160,7 +160,7 @@ def _softmax_error(name, a, want, compute):
         error = bounds.lse() * np.maximum(np.abs(m), np.abs(reference.logsumexp(x)[..., None] - m))
         return np.moveaxis(error, -1, a.get("axis", -1)).reshape(want.shape) + 4 * tiny
     relative = bounds.probs() if name == "softmax" else bounds.log_probs()
-    # An exp that is no normal number may come out as 0, and so may what it is a part of.
+    # A subnormal exp may come out as 0, and so may results that depend on it.
     return np.moveaxis(relative, -1, a.get("axis", -1)) * np.abs(want) + 4 * tiny * x.shape[-1]
 
 
@@ -248,7 +248,7 @@ def _linear(call, a, compute):
     bias = a.pop("linear_bias", None)
     b = np.zeros(len(w), EXACT) if bias is None else as_array(bias).astype(EXACT)
     accumulate = a.pop("accumulate", False)
-    a.pop("wrt", None)  # what is not made is not compared
+    a.pop("wrt", None)  # parts that are not computed are not compared
     logits = x @ w.T + b
     rows = _cross_entropy(logits, a.pop("target"), -1, a, compute)
     want = reference.linear_cross_entropy(
@@ -274,7 +274,7 @@ def _linear(call, a, compute):
 
 
 def _elementwise(name, a, compute):
-    """The losses that are relative to at most two terms an element."""
+    """Losses with at most two terms per element, to which errors are relative."""
     first = next(iter(a))
     x, y = a.pop(first), a.pop("target")
     function = getattr(reference, name)
@@ -329,7 +329,7 @@ def _number(value, shape):
 
 
 def _close(name, got, want, error):
-    """Nan and infinities where they shall be, all else within the error and a last rounding."""
+    """Nan and infinities where expected, all else within the error and a last rounding."""
     if want is None:
         return
     if name == "argmax":
@@ -349,7 +349,7 @@ def _close(name, got, want, error):
     got = got.astype(EXACT)
     same = (got == want) | (np.isnan(got) & np.isnan(want))
     near = np.abs(got - want) <= error + last
-    # What the type does not hold is infinite.
+    # Values beyond the range of the type are infinite.
     beyond = np.isinf(got) & (np.sign(got) == np.sign(want))
     beyond &= np.abs(want) * (1 + 2 * limits.eps) + error >= EXACT(limits.max)
     bad = ~(same | near | beyond)

@@ -1,6 +1,6 @@
-"""Everything that can be wrong with a compile cache, met by processes: `cache_faults.py FLIPS`.
+"""Processes that use a compile cache with every kind of fault: `cache_faults.py FLIPS`.
 
-FLIPS is how many bits are flipped, each in a file of its own.
+FLIPS is the number of flipped bits, each in its own file.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ FOLDER, ODD = "a folder", "odd name"
 
 
 def contents(flips):
-    """What a file may hold instead: (good content, another file's) -> bytes, by name."""
+    """Bad contents of a file: (good content, another file's) -> bytes, by name."""
     number = random.Random(1)
 
     def flipped(share):
@@ -53,7 +53,7 @@ def contents(flips):
 
 
 def payloads():
-    """What may stand behind a right digest, written by another Numba, say."""
+    """Bad payloads with a correct digest, such as one written by another Numba."""
     return {
         "nothing": b"",
         "no pickle": b"garbage",
@@ -66,7 +66,7 @@ def payloads():
 
 
 def replaced(name):
-    """A file that has become something else."""
+    """A function that replaces a file by a folder or a broken link."""
 
     def spoil(path):
         path.unlink()
@@ -81,14 +81,14 @@ def replaced(name):
 
 
 def nobody():
-    """Go on as a user who may read and write little; root may everything."""
+    """Continue as a user with few permissions, since root has all."""
     if os.getuid() == 0:
         os.setgid(65534)
         os.setuid(65534)
 
 
 def limited(name, number):
-    """Go on under a limit of the system's."""
+    """Continue under a system limit."""
 
     def prepare():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write is an error
@@ -98,7 +98,7 @@ def limited(name, number):
 
 
 def failing(module, name, code):
-    """Let a function of the system fail."""
+    """Make a system function fail."""
 
     def prepare():
         def fail(*args, **kwargs):
@@ -110,7 +110,7 @@ def failing(module, name, code):
 
 
 def places(place):
-    """Folders that are none, or that nothing can be kept in, and what happens before the call."""
+    """Unusable cache folders, and the setup before the call."""
     (place / "file").write_text("no folder")
     closed, read_only = place / "closed", place / "read only"
     closed.mkdir(mode=0)
@@ -139,7 +139,7 @@ def places(place):
 
 
 def no_more_files():
-    """Open all that the system allows."""
+    """Open as many files as the system allows."""
     limited("NOFILE", 64 + len(os.listdir("/dev/fd")))()
     with contextlib.suppress(OSError):
         while True:
@@ -147,7 +147,7 @@ def no_more_files():
 
 
 def no_home():
-    """Nothing says where a cache could be."""
+    """Remove all settings of a cache folder."""
 
     def homeless():
         raise RuntimeError("no home")
@@ -158,12 +158,12 @@ def no_home():
 
 
 def newer():
-    """The package after an upgrade."""
+    """Simulate an upgrade of the package."""
     _version.__version__ = "999"
 
 
 def edited():
-    """And after an edit of its kernels."""
+    """Simulate an edit of the kernels."""
     kernel_files.sources = lambda folder: "edited"
 
 
@@ -185,7 +185,7 @@ def digests(folder):
 
 
 def file_faults(flips, good):
-    """What can be wrong with a file: functions that spoil it, by name."""
+    """Functions that damage a file, by name."""
     content = {path.name: path.read_bytes() for path in good.iterdir()}
     assert len(content) == len(CALLS)
     with_digest = digests(good)
@@ -208,14 +208,14 @@ def file_faults(flips, good):
 
 
 def met(folder, compiled, then, prepare=lambda: None):
-    """Whether a process gives right numbers by so many compilations, and then the next."""
+    """Whether a process and the next one give right numbers after that many compilations."""
     answers = [child(folder, CALLS, prepare) for _ in range(2)]
     counts = [answer["compiled"] for answer in answers]
     return all(map(fine, answers)) and counts == [compiled, then]
 
 
 def faults(flips, place):
-    """Each fault, how the next process fares, and the one after."""
+    """Each fault, and whether the next two processes give right numbers."""
     good, folder, results = place / "good", place / "spoilt", {}
     assert fine(child(good, CALLS)), "without any fault"
     each = list(file_faults(flips, good).items())

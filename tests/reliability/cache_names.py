@@ -1,7 +1,7 @@
-"""One kernel a process, all of them loaded into this one: `cache_names.py NUMBER FOLDER`.
+"""Kernels compiled by one process each, all loaded by this one: `cache_names.py NUMBER FOLDER`.
 
-Prints how many calls, of how many, give the bits here that they gave in the process that compiled
-them; and how many names of functions stand in the files of more than one process.
+Prints how many calls give the same bits here as in the process that compiled them, of how many; and
+how many function names occur in the files of more than one process.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ ROWS = 37
 
 
 def calls():
-    """A call for each variant of every function, on numbers that are not all alike."""
+    """A call for each variant of every function, on varied numbers."""
     rng = np.random.default_rng(5)
     for name in _warmup._VARIANTS:
         for call in _warmup._calls(name, "float32"):
@@ -42,7 +42,7 @@ def calls():
 
 
 def digest(call):
-    """Of all that a call gives."""
+    """Digest of all results of a call."""
     function, given, flags = call
     return hashlib.sha256(b"".join(flat(function(*given, **flags)))).hexdigest()
 
@@ -56,7 +56,7 @@ def flat(result):
 
 
 def symbols(file):
-    """The names that a kernel's machine code defines for all others; none where it is not ELF."""
+    """The global names that a kernel's machine code defines; none if it is not ELF."""
     reduced = pickle.loads(file.read_bytes()[32:])
     state = next(part for part in reduced if isinstance(part, tuple) and "object" in part)
     code = state[2][0]

@@ -1,7 +1,7 @@
-"""Processes that find the compile cache in any state: each is a fork of this one.
+"""Processes that use the compile cache in any state: each is a fork of this one.
 
-This one has compiled the subroutines of some kernels and forgotten the kernels, so that a child has
-only these to compile: a fifth of the time of a first call in a process of its own.
+This process has compiled the subroutines of some kernels and dropped the kernels, so that a child
+compiles only these: a fifth of the time of a first call in a new process.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ LOSS = math.log1p(math.exp(-2)) + math.log1p(math.exp(-1))
 
 
 def loss(dtype):
-    """A first call of the kernel for a type, on numbers that are others in another type's bytes."""
+    """A first call of the kernel for a type; its numbers differ if read as another type."""
     x, y = np.array([2, -1], dtype), np.array([1, 0], dtype)
     found = fx.binary_cross_entropy_with_logits(x, y, reduction="sum")
     return math.isclose(found, LOSS, rel_tol=1e-6)
@@ -36,14 +36,14 @@ CALLS = [(loss, "f4"), (loss, "f8")]
 
 
 def forget():
-    """As if no kernel had been called in this process."""
+    """Reset the process as if no kernel had been called."""
     jit._dispatchers.clear()
     for function in [*vars(launch).values(), *vars(binary).values()]:
         getattr(function, "cache_clear", lambda: None)()
 
 
 class Compilations(event.Listener):
-    """Counts them."""
+    """Counts compilations."""
 
     count = 0
 
@@ -55,7 +55,7 @@ class Compilations(event.Listener):
 
 
 def start(folder, calls, prepare=lambda: None, begin=None):
-    """A child that makes the calls, when `begin` is closed; its process and where it answers."""
+    """Start a child that makes the calls when `begin` is closed; return its pid and pipe."""
     read, write = os.pipe()
     process = os.fork()
     if process:
@@ -86,7 +86,7 @@ def start(folder, calls, prepare=lambda: None, begin=None):
 
 
 def end(process, read):
-    """The child's answer; none if it was killed."""
+    """The child's answer, a failure if it was killed."""
     answer = os.read(read, 1000)
     os.close(read)
     os.waitpid(process, 0)
@@ -104,7 +104,7 @@ def fine(answer):
 
 
 def main(do, number):
-    """Print what `do` finds in a fresh folder, when what children need not compile is compiled."""
+    """Print the result of `do` in a new folder, after compiling the shared subroutines."""
     os.environ["FASTXENT_CACHE_DIR"] = "/dev/null/cache"
     assert all(call(dtype) for call, dtype in CALLS)
     forget()

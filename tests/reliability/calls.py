@@ -1,4 +1,4 @@
-"""A good call of every function, of which the bad and the odd ones are made."""
+"""Valid calls of every function, from which the invalid and the unusual ones are made."""
 
 import array
 import functools
@@ -11,7 +11,7 @@ import fastxent as fx
 from fastxent import reference
 
 OF_PROBABILITIES = " of probabilities"
-# Nothing but logits, labels and a gradient: that has a short way of its own.
+# Only logits, labels and a gradient, which has a fast path.
 PLAIN, NOT_PLAIN = "cross_entropy without options", ("weight", "sample_weight", "probs_out")
 NAMES = (
     "softmax", "log_softmax", "logsumexp",
@@ -46,7 +46,7 @@ def takes(name):
 
 
 def poisoned(like):
-    """A buffer for an array's gradient, full of what nobody computes."""
+    """A buffer for an array's gradient, filled with a value that is never computed."""
     return np.full_like(like, POISON)
 
 
@@ -102,7 +102,7 @@ def replaced(arguments, path, value):
 
 
 def arrays(value):
-    """The NumPy arrays that an argument is, holds or lends the memory of."""
+    """The NumPy arrays of an argument: itself, its parts, or those whose memory it shares."""
     if isinstance(value, np.ndarray):
         return [value]
     if isinstance(value, tuple):
@@ -124,7 +124,7 @@ def memory(array):
 
 
 def fingerprints(arguments):
-    """What each argument is, to the last bit of all the memory that it is a view of."""
+    """A digest of each argument, with all memory that it is a view of."""
     return {name: _fingerprint(value) for name, value in arguments.items()}
 
 

@@ -1,4 +1,4 @@
-"""Counts what the tests here try, and makes the table of docs/reliability.md of it.
+"""Counts of tries and successes in these tests, and the table of docs/reliability.md.
 
 python -m pytest -n auto --dist worksteal tests/reliability --page docs/reliability.md
 """
@@ -27,7 +27,7 @@ def pytest_configure(config):
 
 @pytest.fixture
 def effort(request):
-    """Which of two numbers: that of every run of the tests, or that of the page."""
+    """Choose between two numbers of tries: for a run of the tests, or for the page."""
     page = request.config.getoption("--page", None)
     return lambda short, complete: complete if page else short
 
@@ -53,7 +53,7 @@ def one_fault(count):
         for n, (what, attempt) in enumerate(tries, 1):  # noqa: B007
             try:
                 attempt()
-            except Exception as error:  # of whatever kind: a fault is lost, the rest are tried
+            except Exception as error:  # any error: record it and try the rest
                 wrong.append(f"{what}: {type(error).__name__}: {error}")
         assert n, "nothing takes such an argument"
         with contextlib.suppress(AssertionError):
@@ -65,7 +65,7 @@ def one_fault(count):
 
 @pytest.fixture
 def measure(record_property):
-    """Put what was measured in a row of the table, and fail if it is above the limit."""
+    """Put a measurement in a row of the table, and fail if it is above the limit."""
 
     def put(row, value, limit):
         assert row in ROWS
@@ -77,7 +77,7 @@ def measure(record_property):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """A test that fails costs each row that it counts for at least one: it may not have counted."""
+    """Count a failed test as one failure in each row it counts for, if it has not counted."""
     report = yield
     if report.failed and "reliability/" in report.nodeid:
         own = {value[0] for name, value in report.user_properties if name == COUNT}
@@ -88,7 +88,7 @@ def pytest_runtest_makereport(item, call):
 
 
 def totals(reporter):
-    """What the tests have counted, by row; and the outcomes that are not a pass."""
+    """The sums by row, and the outcomes that are not a pass."""
     sums, others = {}, []
     for outcome, reports in reporter.stats.items():
         for report in reports:
@@ -104,7 +104,7 @@ def totals(reporter):
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
     sums, others = totals(terminalreporter)
-    if not sums or hasattr(config, "workerinput"):  # one of xdist's workers knows its own part
+    if not sums or hasattr(config, "workerinput"):  # a worker of xdist has only its own part
         return
     terminalreporter.section("reliability")
     for row, score, _ in scores(sums):

@@ -1,4 +1,4 @@
-"""Bytes to a call of a public function: arguments of every kind, and which of them are wrong."""
+"""Turn bytes into a call of a public function, and say which of its arguments are wrong."""
 
 import numpy as np
 
@@ -40,8 +40,8 @@ MARGIN = 3  # elements of the memory around an array that lies amid it
 class Call:
     """One call: its arguments, the memory it may touch, and what is wrong with it.
 
-    `wrong` has the types of error that an argument deserves; empty, the call must be answered.
-    `initial` are the buffers' contents; `wild` says that values are beyond what can be foretold.
+    `wrong` has the expected errors by argument; if it is empty, the call must succeed. `initial`
+    has the contents of the buffers; `wild` says that the values cannot be predicted.
     """
 
     def __init__(self, source):
@@ -51,7 +51,7 @@ class Call:
         self.memory, self.buffers = [], {}
         self.wild = False
         self.threads = self.pick([1, 2, 3])
-        # No options, and arrays as they mostly are: there are short ways for such calls.
+        # No options and ordinary arrays, for which there are fast paths.
         self.plain = self.one_in(3)
         if self.name == "linear_cross_entropy":
             self.linear()
@@ -67,7 +67,7 @@ class Call:
         return f"with num_threads({self.threads}): {self.name}({arguments})\nwrong: {self.wrong}"
 
     def show(self, value):
-        """An argument as far as it can be told, and where it lies."""
+        """Description of an argument and its memory."""
         if not isinstance(value, np.ndarray):
             return repr(value)
         at = value.ctypes.data - min((m.ctypes.data for m in self.memory), default=0)
@@ -90,7 +90,7 @@ class Call:
         self.wrong.setdefault(name, set()).update(errors)
 
     def numbers(self, shape, palette):
-        """An array of the shape, each number by a byte; what is not there repeats."""
+        """An array of the shape, one byte per number; the bytes repeat if there are too few."""
         size = int(np.prod(shape))
         which = np.frombuffer(self.source.ConsumeBytes(min(size, 32)) or b"\0", np.uint8)
         chosen = np.asarray(palette, object)[np.resize(which, shape) % len(palette)]
@@ -113,7 +113,7 @@ class Call:
     # ---- arrays --------------------------------------------------------------------------------
 
     def lay(self, values):
-        """The values in memory of some layout, which is watched."""
+        """The values in memory of some layout; the memory is checked after the call."""
         layouts = ["plain", "amid"] if self.plain else LAYOUTS
         layout = self.pick(layouts)
         base = view = np.array(values, order="C")
@@ -147,14 +147,14 @@ class Call:
         return view
 
     def array(self, name, shape, palette, dtypes):
-        """An array, a list or a number; sometimes of a type that means nothing."""
+        """An array, a list or a number, sometimes of an invalid type."""
         if self.one_in(40):
             self.is_wrong(name, TypeError)
             return self.meaningless(shape)
         values = self.numbers(shape, palette)
         dtype = np.dtype(self.pick(dtypes))
         with np.errstate(all="ignore"):
-            if dtype.kind in "iub":  # what is no integer has none
+            if dtype.kind in "iub":  # other values have no integer form
                 values = np.nan_to_num(values.astype(float), posinf=100, neginf=0).clip(0, 100)
             values = values.astype(dtype)
         view = self.lay(values)
@@ -281,7 +281,7 @@ class Call:
         return -1
 
     def row_options(self, shape, axis, inputs):
-        """Target, weights and what else the losses of rows have in common."""
+        """Target, weights and the other common arguments of the losses of rows."""
         axis = axis % len(shape) if shape else 0
         classes = shape[axis] if shape else 0
         rows = (*shape[:axis], *shape[axis + 1 :])
@@ -360,7 +360,7 @@ class Call:
         self.arguments[name] = self.array(name, shape, palette, [*NUMBERS, "g"])
 
     def outputs(self, shape, own, x):
-        """What is asked for, and the buffers for it."""
+        """The return flags and buffers."""
         for flag in FLAGS[self.name]:
             if self.one_in(3) and (flag == "grad" or not self.plain):
                 self.arguments[f"return_{flag}"] = True
@@ -435,7 +435,7 @@ class Call:
             self.is_wrong("accumulate", ValueError)
 
     def linear_buffers(self, made):
-        """Buffers for the parts that are made."""
+        """Buffers for the computed parts."""
         inputs = [a for a in self.arguments.values() if isinstance(a, np.ndarray)]
         parts = {}
         for name in ("x", "linear_weight", "linear_bias"):
@@ -459,7 +459,7 @@ class Call:
 
 
 def as_array(value):
-    """As the package sees it; a plain array of nothing for what is none."""
+    """The argument as an array; an empty array if it is not one."""
     try:
         return np.asarray(value)
     except ValueError:
@@ -467,7 +467,7 @@ def as_array(value):
 
 
 def own_type(value):
-    """The type of what is shaped as the input."""
+    """The type of results of the input's shape."""
     dtype = as_array(value).dtype
     return dtype.newbyteorder("=") if dtype.kind == "f" else np.dtype(np.float64)
 

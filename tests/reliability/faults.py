@@ -1,7 +1,7 @@
-"""Calls that are wrong: what comes in place of which argument, and the error that has to come.
+"""Invalid calls: the argument to replace, its replacement, and the expected error.
 
 A row of a table is one fault, whatever the number of functions, arguments and types it is tried
-with. `instead` makes of the argument's good value what comes in its place.
+with. `instead` makes the replacement from the valid value.
 """
 
 import datetime
@@ -52,10 +52,10 @@ BUFFERS = ("out", "grad_out", "probs_out", *PARTS)
 
 
 class Bad(NamedTuple):
-    """One argument is replaced: the error, and what its message says after the argument's name.
+    """A replacement of one argument, the error, and its message after the argument's name.
 
-    `where` are the arguments that it is tried as, one at a time; `of` the functions (those that
-    take it, if not said), `given` what else is passed, `on` the types of the logits.
+    `where` are the arguments that it replaces, one at a time; `of` the functions (by default all
+    that take it), `given` further arguments, `on` the types of the logits.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Bad(NamedTuple):
 
 
 class Clash(NamedTuple):
-    """Arguments that do not go together: `instead` makes new ones of all; then as `Bad`."""
+    """Arguments that do not match: `instead` makes new ones from all; the rest as in `Bad`."""
 
     name: str
     of: tuple[str, ...]
@@ -79,7 +79,7 @@ class Clash(NamedTuple):
     says: str
 
 
-# --- the first argument, and what else is multiplied ----------------------------------------------
+# --- the first argument, and other factors --------------------------------------------------------
 
 _NO_LOGITS = "must be float16, bfloat16, float32, float64, integer or bool, got "
 _NO_ARRAY = "must be an array or nested numbers, got "
@@ -529,7 +529,7 @@ OPTIONS = [
           "=True needs buffers in grad_out to add to, got None"),
 ]  # fmt: skip
 
-# --- what Python itself says about a call ---------------------------------------------------------
+# --- errors of Python itself ----------------------------------------------------------------------
 
 SIGNATURES = [
     Clash("an unknown option", (*MAPS, *ROWS, *BINARY), lambda a: {"temperature": 2.0}, "",
@@ -662,7 +662,7 @@ BUFFER = [
           "grad_out.linear_bias", ValueError, " must be None without linear_bias, got ndarray"),
 ]  # fmt: skip
 
-# --- buffers in a place that is taken -------------------------------------------------------------
+# --- buffers that overlap inputs ------------------------------------------------------------------
 
 
 def over_input(lay):

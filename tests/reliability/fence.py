@@ -1,7 +1,7 @@
-"""NumPy arrays whose memory ends, or begins, right at a page that nobody may touch.
+"""Guard pages: NumPy arrays whose memory ends, or begins, at an inaccessible page.
 
-From `install` on all that NumPy allocates in this process lies so: a read or write one byte outside
-ends the process by a signal. (NUMBA_BOUNDSCHECK does not see loads of whole vectors.)
+After `install` this holds for everything that NumPy allocates in this process: a read or write one
+byte outside ends it by a signal. (NUMBA_BOUNDSCHECK does not check vector loads.)
 """
 
 import ctypes
@@ -11,7 +11,7 @@ _PAGE = mmap.PAGESIZE
 _NONE, _READ_WRITE = 0, 3  # PROT_NONE, PROT_READ | PROT_WRITE
 _PRIVATE, _ANONYMOUS = mmap.MAP_PRIVATE, mmap.MAP_ANONYMOUS
 _SET_HANDLER = 304  # of NumPy's C interface: PyDataMem_SetHandler
-# What NumPy and the capsule hold pointers to, until the process ends.
+# Objects that NumPy and the capsule point to, alive until the process ends.
 _NAME, _kept = b"mem_handler", []
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -42,14 +42,14 @@ class _Handler(ctypes.Structure):
 
 
 class Fence:
-    """Memory between two inaccessible pages, at the one or at the other."""
+    """Allocator of memory between two inaccessible pages, next to one or the other."""
 
     def __init__(self):
         self.at_end = True
         self._blocks = {}  # address of the memory: address of all pages, their size, its own size
 
     def malloc(self, context, size):
-        """Fresh pages, zeroed by the system."""
+        """Allocate new pages, which the system zeroes."""
         inner = -(-size // _PAGE) * _PAGE
         whole = inner + 2 * _PAGE
         base = _libc.mmap(None, whole, _NONE, _PRIVATE | _ANONYMOUS, -1, 0)
@@ -61,11 +61,11 @@ class Fence:
         return address
 
     def calloc(self, context, count, size):
-        """Likewise."""
+        """Allocate memory, which is always zeroed."""
         return self.malloc(context, count * size)
 
     def realloc(self, context, address, size):
-        """Always moved."""
+        """Reallocate; the memory always moves."""
         moved = self.malloc(context, size)
         if address and moved:
             _libc.memmove(moved, address, min(size, self._blocks[address][2]))
@@ -73,13 +73,13 @@ class Fence:
         return moved
 
     def free(self, context, address, size):
-        """The pages go back: use after free is caught, too."""
+        """Unmap the pages, so that use after free is caught too."""
         base, whole, _ = self._blocks.pop(address)
         _libc.munmap(base, whole)
 
 
 def install():
-    """Fence whatever NumPy allocates from now on; the fence, whose side can be changed."""
+    """Use a Fence for all further allocations of NumPy; return it, to change its side."""
     from numpy._core.multiarray import _ARRAY_API
 
     fence = Fence()

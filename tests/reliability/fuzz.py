@@ -42,7 +42,7 @@ import drawn_calls  # noqa: E402
 
 
 def judge(call):
-    """Make the call; whether it was refused. Raises where that or the answer is not documented."""
+    """Make the call and return whether it was refused; raise if that or the result is wrong."""
     try:
         with warnings.catch_warnings(), fx.num_threads(call.threads):
             warnings.simplefilter("error")
@@ -68,7 +68,7 @@ def untouched(call):
 
 
 class Fuzzer:
-    """Counts calls until the time or their number is over; the first finding ends the process."""
+    """Counts calls up to the limit of time or number; the first failure ends the process."""
 
     def __init__(self, seconds, limit, log):
         self.seconds, self.limit, self.log = seconds, limit, log
@@ -76,7 +76,7 @@ class Fuzzer:
         self.begin, self.calls, self.refused = time.monotonic(), 0, 0
 
     def one(self, data):
-        """What atheris calls."""
+        """The function that atheris calls."""
         try:
             self.refused += judge(decoded(data))
         except BaseException:
@@ -89,7 +89,7 @@ class Fuzzer:
             self.end(0)
 
     def end(self, found):
-        """Say what was done, and end: libFuzzer would go on."""
+        """Print a summary and exit, since libFuzzer would go on."""
         covered = re.findall(
             r"cov: (\d+)", self.log.read_text(errors="replace") if self.log else ""
         )
@@ -108,7 +108,7 @@ def decoded(data):
 
 
 def begin(corpus, seed):
-    """Inputs to begin with: what libFuzzer makes of nothing stays short for long."""
+    """A seed corpus: without one, libFuzzer's inputs stay short for long."""
     numbers = random.Random(seed)
     corpus.mkdir()
     for k in range(64):
@@ -131,7 +131,7 @@ def main():
         return
     if given.log:
         os.dup2(os.open(given.log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 2)
-    fx.warmup()  # or compiling would take most of the time
+    fx.warmup()  # else compiling would take most of the time
     fuzzer = Fuzzer(given.seconds, given.calls, given.log)
     place = Path(fuzzer.place.name)
     flags = [f"-seed={given.seed}", "-max_len=384", "-len_control=0", "-timeout=60",

@@ -1,4 +1,4 @@
-"""Every kernel on arrays between inaccessible pages; prints the number of calls that it survived.
+"""Every kernel on arrays between inaccessible pages; prints the number of successful calls.
 
 Run by test_memory_safety.py in a process of its own:
 
@@ -24,7 +24,7 @@ def numbers(text):
 
 
 def calls(x, labels, soft):
-    """A call for each kernel that takes (N, C) numbers, with all the arrays it can be given."""
+    """A call for each kernel of (N, C) numbers, with all arrays that it takes."""
     n, c = x.shape
     per_class, per_row = np.linspace(0.5, 1.5, c), np.linspace(0.5, 1.5, n)
     weights = dict(weight=per_class, sample_weight=per_row)

@@ -1,4 +1,4 @@
-"""Calls that are odd and right: what comes in place of which argument, and what it stands for.
+"""Unusual but valid calls: the argument to replace, its replacement, and the plain equivalent.
 
 A row of a table is one fault, as in `faults.py`.
 """
@@ -63,7 +63,7 @@ class Odd(NamedTuple):
 
 
 class Place(NamedTuple):
-    """An odd buffer: `instead` makes of all arguments those that change, buffers among them."""
+    """An unusual buffer: `instead` makes the changed arguments from all arguments."""
 
     name: str
     of: tuple[str, ...]

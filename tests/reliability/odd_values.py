@@ -1,22 +1,22 @@
-"""Arrays and objects that nobody expects, made of an array that somebody would."""
+"""Unusual arrays and array-like objects, made from ordinary arrays."""
 
 import ctypes
 import enum
 import tempfile
 
-import ml_dtypes  # noqa: F401 - NumPy knows its types by name from then on
+import ml_dtypes  # noqa: F401 - registers its types with NumPy
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 
 class OnGpu:
-    """What a GPU array looks like to code that has not imported its library."""
+    """An object with the interface of a GPU array."""
 
     __cuda_array_interface__ = {"shape": (4,)}
 
 
 class Arrayed:
-    """An array by `__array__`, or what else comes out of it."""
+    """An object whose `__array__` returns an array or something else."""
 
     def __init__(self, found):
         self.found = found
@@ -36,7 +36,7 @@ class Described:
 
 
 class Exported:
-    """An array by DLPack, or what else comes out of it."""
+    """An object whose `__dlpack__` returns an array or something else."""
 
     def __init__(self, found, device=(1, 0)):
         self.found, self.device = found, device
@@ -62,7 +62,7 @@ class Mine(np.ndarray):
 
 
 class Index:
-    """Stands for an integer, by `__index__`."""
+    """An integer by `__index__`."""
 
     def __init__(self, value):
         self.value = value
@@ -72,14 +72,14 @@ class Index:
 
 
 class Floating:
-    """Can be made a float, and is no real number."""
+    """An object with `__float__` that is not a real number."""
 
     def __float__(self):
         return 0.1
 
 
 class Unclear:
-    """Neither true nor false."""
+    """An object without a truth value."""
 
     def __bool__(self):
         raise ValueError("unclear")

@@ -1,4 +1,4 @@
-"""docs/reliability.md: the rows of its table, and the page that a run's counts make of page.md."""
+"""Rows of the table in docs/reliability.md, and the page written from page.md and the counts."""
 
 import datetime
 import importlib.metadata
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """A line of the table: its part, what is counted, or what has to be below a limit."""
+    """A row of the table: its part, and what is counted or has to be below a limit."""
 
     part: str
     what: str
@@ -57,7 +57,7 @@ ROWS = {
 
 
 def scores(sums):
-    """For each row what is said of it, and whether all is well."""
+    """For each row its text, and whether its score is full."""
     for row, (_, _, limited) in ROWS.items():
         if row not in sums:
             yield row, "not run", False
@@ -71,7 +71,7 @@ def scores(sums):
 
 
 def table(sums):
-    """The rows as Markdown; what is not a full score is bold."""
+    """The rows as Markdown; scores that are not full are bold."""
     lines = ["| | | |", "|---|---|---|"]
     before = None
     for row, score, full in scores(sums):
@@ -83,7 +83,7 @@ def table(sums):
 
 
 def machine():
-    """Where the counts are from."""
+    """Date, system and versions of the counts."""
     versions = {name: importlib.metadata.version(name) for name in ("numpy", "numba")}
     known = Path("/proc/cpuinfo")
     lines = known.read_text().splitlines() if known.exists() else []
@@ -97,7 +97,7 @@ def machine():
 
 
 def missing(sums, others):
-    """What is not a full score, and why."""
+    """The rows without a full score, with the reasons."""
     lines = [f"- {ROWS[row].what}: {score}" for row, score, full in scores(sums) if not full]
     for outcome, report in others:
         crash = getattr(report.longrepr, "reprcrash", None)
@@ -107,7 +107,7 @@ def missing(sums, others):
 
 
 def render(sums, others, minutes):
-    """The page."""
+    """The page as Markdown."""
     text = Path(__file__).with_suffix(".md").read_text()
     return Template(text).substitute(
         minutes=minutes, table=table(sums), machine=machine(), missing=missing(sums, others)

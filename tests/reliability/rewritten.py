@@ -1,4 +1,4 @@
-"""Calls while another thread rewrites their labels; prints how many there were, and how they ended.
+"""Calls while another thread rewrites their labels; prints their number and outcomes.
 
 Run by test_memory_safety.py in a process of its own: `rewritten.py CALLS`.
 """
@@ -19,7 +19,7 @@ WILD = [-1, 2**40, -(2**62), 2**63 - 1]
 
 
 def main(calls):
-    """Only labels of odd rows change: the others must come out as if nothing were."""
+    """Change labels of odd rows only; the results of even rows must not change."""
     rng = np.random.default_rng(0)
     fence.install()
     endings = {"refused": 0, "changed in between": 0, "undisturbed": 0}
@@ -42,7 +42,7 @@ def main(calls):
 
 
 def attack(function, x, labels, options, wild, calls, endings):
-    """Calls with labels that are wild now and then."""
+    """Calls whose labels are sometimes far out of range."""
     options = dict(options, reduction="sum")
     want = function(x, labels, return_grad=True, **options)[1]
     good, grad, over = labels[1::2].copy(), np.empty_like(x), threading.Event()

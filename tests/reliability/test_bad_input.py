@@ -18,7 +18,7 @@ FAULTS = [*faults.REFUSED, *odd_calls.ODD, *odd_calls.ODD_PLACES]
 
 
 def refused(function, arguments, error, says, positional=()):
-    """The call raises this very error, says what it should, and has changed no bit."""
+    """Assert that the call raises this error with this message and changes no argument."""
     before = calls.fingerprints(arguments)
     try:
         function(*positional, **arguments)
@@ -31,12 +31,12 @@ def refused(function, arguments, error, says, positional=()):
 
 
 def named_in(of, name):
-    """Whether a call is one of these functions."""
+    """Whether a call is of one of these functions."""
     return of is None or name in of or name.partition(" ")[0] in of
 
 
 def tries_of(fault):
-    """Each call that a bad argument is tried in: its name and what makes it."""
+    """Each call with the bad argument: a name, and a function that makes the call."""
     for name in calls.NAMES:
         for argument in fault.where:
             first = argument.partition(".")[0]
@@ -45,7 +45,7 @@ def tries_of(fault):
             if "." in argument and not name.startswith("linear"):
                 continue
             if argument == "grad_out" and name.startswith("linear") and not fault.of:
-                continue  # not one array: its parts are
+                continue  # its parts are tried instead
             for dtype in fault.on:
                 yield f"{name} {argument} {dtype.__name__}", bad_call(fault, name, argument, dtype)
 
@@ -62,7 +62,7 @@ def bad_call(fault, name, argument, dtype):
 
 
 def clashes_of(fault):
-    """Each call that a clash is tried in."""
+    """Each call with arguments that do not match."""
     for name in calls.NAMES:
         if not named_in(fault.of, name):
             continue
@@ -75,7 +75,7 @@ def clash(fault, name, dtype):
         everything = calls.good(name.replace(calls.PLAIN, "cross_entropy"), dtype)
         changes = fault.instead(everything)
         arguments = {k: v for k, v in everything.items() if k in calls.takes(name)}
-        # None takes away what only some of the functions have.
+        # None removes an argument that only some functions have.
         arguments |= {k: v for k, v in changes.items() if v is not None or k in arguments}
         refused(
             calls.function_of(name), arguments, fault.error, f"^({fault.argument}).*{fault.says}"
@@ -86,7 +86,7 @@ def clash(fault, name, dtype):
 
 @pytest.mark.parametrize("fault", faults.REFUSED, ids=lambda fault: fault.name)
 def test_refused(one_fault, fault):
-    """A bad argument: the documented error, which names it; no input or buffer has changed."""
+    """A bad argument raises the documented error, which names it; nothing is written."""
     if isinstance(fault, faults.Clash):
         one_fault("bad", clashes_of(fault))
     else:
@@ -107,7 +107,7 @@ def threads_of(fault):
 
 @pytest.mark.parametrize("name", faults.POSITIONAL)
 def test_refused_by_python(one_fault, name):
-    """Arguments too few, too many, or twice."""
+    """Too few arguments, too many, or one twice."""
     function, positional, given, says = faults.POSITIONAL[name]
 
     def attempt():
@@ -120,7 +120,7 @@ def test_refused_by_python(one_fault, name):
 
 @pytest.mark.parametrize("name", faults.WARMUP)
 def test_refused_by_warmup(one_fault, name):
-    """Names of no type or function; nothing is compiled."""
+    """Names that are not types or functions raise; nothing is compiled."""
     arguments, error, says = faults.WARMUP[name]
     one_fault("bad", [(name, lambda: refused(fx.warmup, arguments, error, f"^{says}"))])
 
@@ -136,7 +136,7 @@ def parts(result):
 
 
 def same_bits(got, want):
-    """Two results are the same, each part an array in C order or a number."""
+    """Assert that two results are equal, each part a C-ordered array or a number."""
     got, want = parts(got), parts(want)
     assert len(got) == len(want)
     for a, b in zip(got, want, strict=True):
@@ -148,7 +148,7 @@ def same_bits(got, want):
 
 
 def near(got, want):
-    """A result is the reference's, but for rounding: how near is what test_accuracy.py tells."""
+    """Assert that a result is the reference's up to rounding; test_accuracy.py has the bounds."""
     for a, b in zip(parts(got), parts(want), strict=True):
         eps = float(ml_dtypes.finfo(a.dtype).eps)
         with np.errstate(all="ignore"):  # beyond the type's range it is infinite
@@ -158,13 +158,13 @@ def near(got, want):
 
 
 def odd_call(name, arguments, module=fx):
-    """A call with a gradient, if there is one."""
+    """The call with `return_grad`, if the function has it."""
     flags = {"return_grad": True} if "return_grad" in calls.takes(name) else {}
     return calls.function_of(name, module)(**flags | arguments)
 
 
 def odd_tries(fault):
-    """Each call that an odd argument is tried in."""
+    """Each call with the unusual argument."""
     for name in calls.NAMES:
         for argument in fault.where:
             if argument in calls.takes(name) and named_in(fault.of, name):
@@ -195,12 +195,12 @@ def odd(fault, name, argument, dtype):
 
 @pytest.mark.parametrize("fault", odd_calls.ODD, ids=lambda fault: fault.name)
 def test_odd(one_fault, fault):
-    """An odd argument: the bits of the plain one and the reference's numbers; inputs unchanged."""
+    """An unusual argument gives the bits of the plain one; inputs are unchanged."""
     one_fault("odd", odd_tries(fault))
 
 
 def places_of(fault):
-    """Each call that an odd buffer is tried in."""
+    """Each call with the unusual buffer."""
     for name in calls.NAMES:
         if named_in(fault.of, name):
             for dtype in calls.FLOATS:
@@ -234,7 +234,7 @@ def placed(fault, name, dtype):
 
 
 def rest(buffers):
-    """The bits of the memory that buffers are in, but for their own."""
+    """The bits of the memory around buffers, without their own."""
     kept = [buffer.copy() for buffer in buffers]
     for buffer in buffers:
         buffer[...] = 0
@@ -246,15 +246,15 @@ def rest(buffers):
 
 @pytest.mark.parametrize("fault", odd_calls.ODD_PLACES, ids=lambda fault: fault.name)
 def test_odd_buffers(one_fault, fault):
-    """A buffer in an odd place: it is filled and given back, and what lies beside it is not."""
+    """An unusual buffer is filled and returned, and the memory around it is unchanged."""
     one_fault("odd", places_of(fault))
 
 
-# --- about the tables and the messages ------------------------------------------------------------
+# --- the tables and the messages ------------------------------------------------------------------
 
 
 def test_faults_are_distinct():
-    """At least 300, and none is there twice, neither by its name nor by what it is."""
+    """There are at least 300 faults, all different in name and content."""
     tables = [fault.name for fault in FAULTS], list(faults.POSITIONAL), list(faults.WARMUP)
     for names in tables:
         assert len(set(names)) == len(names), sorted(n for n in names if names.count(n) > 1)
@@ -263,11 +263,11 @@ def test_faults_are_distinct():
     for fault in faults.REFUSED:
         what, value = shown(fault)
         assert what not in seen, f"{fault.name} is {seen[what]}"
-        seen[what] = fault.name, value  # kept, for its address may be all that tells it from others
+        seen[what] = fault.name, value  # kept alive, because its id may be its only distinction
 
 
 def shown(fault):
-    """What comes in place of what, as far as it can be told from others."""
+    """A key for a replacement and its argument, to compare faults by."""
     if isinstance(fault, faults.Clash):
         return fault.name, None
     name = next(
@@ -285,7 +285,7 @@ def shown(fault):
 
 
 def test_what_is_wrong_is_named():
-    """The target's shape is wrong for an argument that was given, under its own name."""
+    """An error in the target's shape names the argument that it does not match."""
     for name, of in (
         ("cross_entropy", "logits"),
         ("categorical_cross_entropy", "probs"),
@@ -296,7 +296,7 @@ def test_what_is_wrong_is_named():
 
 
 def test_first_bad_row_is_named(rng):
-    """Of many bad labels, in many chunks and ranks, the first in row order, with its value."""
+    """The error names the first of many bad labels in row order, with its value."""
     labels = rng.integers(0, 3, 300_000)
     labels[[299_999, 123_456, 200_000]] = [77, 55, 66]
     grad = np.full((300_000, 3), calls.POISON, np.float32)
@@ -310,7 +310,7 @@ def test_first_bad_row_is_named(rng):
 
 
 def test_ranges_are_those_of_the_arithmetic():
-    """What float32 cannot multiply by is fine in float64."""
+    """A factor beyond the range of float32 is accepted in float64."""
     for options in ({"softcap": 1e300}, {"logit_scale": 1e39}, {"logit_scale": -1e-50}):
         arguments = calls.good("cross_entropy", np.float64)
         assert np.isfinite(fx.cross_entropy(arguments["logits"], arguments["target"], **options))

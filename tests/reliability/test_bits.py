@@ -1,4 +1,4 @@
-"""The same input gives the same bits, at every run and for any number of threads; exact sums."""
+"""Reproducibility: the same bits on every run and for any number of threads; accurate sums."""
 
 import functools
 import math
@@ -16,7 +16,7 @@ ALL = dict(
 
 @functools.cache
 def inputs(kind):
-    """Logits, labels, probabilities: eight chunks, one for each thread."""
+    """Logits, labels and probabilities of eight chunks, one per thread."""
     rng = np.random.default_rng(5)
     logits = rng.standard_normal((52_000, 16), dtype=np.float32).astype(kind)
     return logits, rng.integers(0, 16, 52_000), fx.softmax(logits[::-1].copy())
@@ -67,7 +67,7 @@ def same_bits(results, others):
 
 @pytest.mark.parametrize("name", CALLS)
 def test_one_bit_pattern(name, dtype, effort, count):
-    """Over 1 to 8 threads, many times."""
+    """The bits are the same for 1 to 8 threads, in many calls."""
     patterns = []
     for _ in range(effort(2, 50)):
         for n in effort((1, 2, 3, 8), range(1, 9)):
@@ -93,7 +93,7 @@ MEANS = {
 @pytest.mark.parametrize("equal", [False, True])
 @pytest.mark.parametrize("name", MEANS)
 def test_means_of_many(name, equal, dtype, effort, count):
-    """As near to the exact mean as the mean of a few, also where all losses are equal."""
+    """The mean of many rows is as accurate as that of a few, also for equal losses."""
     n, rng = effort(2_000_000, 2_000_000 if equal else 10_000_000), np.random.default_rng(1)
     if equal:
         x, y = np.tile(np.array([0.1, -0.3], dtype), (n, 1)), np.zeros(n, int)
@@ -110,7 +110,7 @@ def test_means_of_many(name, equal, dtype, effort, count):
 
 
 def test_a_weighted_mean_of_many(dtype, effort, count):
-    """Within an ulp where every row has a weight, too."""
+    """A weighted mean is within an ulp too."""
     n, rng = effort(2_000_000, 10_000_000), np.random.default_rng(1)
     x = rng.standard_normal((n, 2), dtype=np.float32).astype(dtype)
     y, weight = rng.integers(0, 2, n), np.full(n, 0.1)

@@ -1,4 +1,4 @@
-"""The tests of the kernels, once more with every index checked (what vectors load is fenced in)."""
+"""The kernels' tests with NUMBA_BOUNDSCHECK; vector loads are tested by guard pages instead."""
 
 import os
 import re
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parent.parent
-# Those that call every kernel with every option and layout, and which of these tests.
+# The test files that call every kernel with every option and layout, and a selection of tests.
 FULL = dict.fromkeys(("special_values", "layouts", "gradients", "reference"), "not two_to_the_31")
 SHORT = {"special_values": "logsumexp"}
 
@@ -18,7 +18,7 @@ def pytest_generate_tests(metafunc):
 
 
 def test_with_checked_bounds(name, keyword, count, tmp_path_factory):
-    """All pass, with kernels compiled so for this run alone."""
+    """All pass, with kernels compiled with bounds checks for this run only."""
     # One for all workers of this run.
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
     cache = tmp_path_factory.getbasetemp().parent / f"bounds-{run}"
@@ -27,7 +27,7 @@ def test_with_checked_bounds(name, keyword, count, tmp_path_factory):
          TESTS / f"test_{name}.py"],
         capture_output=True, text=True, timeout=580,
         env=os.environ | {"NUMBA_BOUNDSCHECK": "1", "FASTXENT_CACHE_DIR": str(cache),
-                          "NUMBA_OPT": "0",  # the checks are the same, and sooner compiled
+                          "NUMBA_OPT": "0",  # the same checks, compiled faster
                           "PYTEST_ADDOPTS": ""},
     )  # fmt: skip
     print(done.stdout)

@@ -1,4 +1,4 @@
-"""The compile cache: in whatever state it is, never an error and never a wrong number."""
+"""The compile cache: in no state an error or a wrong number."""
 
 import json
 import os
@@ -26,21 +26,21 @@ print(round(float(fx.softmax(x)[0, 1]), 4), "softmax" in " ".join(compiled))
 
 
 def forks(script, number):
-    """What a script prints whose children are users of the cache."""
+    """The output of a script whose child processes use the cache."""
     pytest.importorskip("resource", reason="needs Unix")
     said, errors = run([HERE / script, number], 550)
     return json.loads(said), errors
 
 
 def test_faults(effort, count):
-    """Files and folders in every bad state: right numbers, and a good cache afterwards."""
+    """Files and folders in every bad state: right numbers, and a valid cache afterwards."""
     found, errors = forks("cache_faults.py", effort(4, 16))
     print(found["failed"], errors)
     count("faults", found["tried"] - len(found["failed"]), found["tried"])
 
 
 def test_races(effort, count):
-    """Processes that make first calls of different types at once on a folder that is not there."""
+    """Concurrent first calls of different types, on a folder that does not exist."""
     found, errors = forks("cache_races.py", effort(8, 200))
     print(errors)
     count("races", found["right"], found["processes"])
@@ -48,7 +48,7 @@ def test_races(effort, count):
 
 
 def test_races_of_fresh_processes(tmp_path, effort, count):
-    """Likewise by processes that have nothing in common but the folder."""
+    """Concurrent first calls by independent processes."""
     script = """
         import sys, numpy as np, fastxent as fx
         x = np.array([[2, 1, .1], [.1, 2, 1.9]], sys.argv[1])
@@ -84,7 +84,7 @@ def test_names_of_functions(tmp_path, effort, count):
 
 
 def test_edited_kernels(tmp_path, count):
-    """After an edit the old code is not used; after its undoing it is."""
+    """After an edit the old code is not used; after undoing the edit it is."""
     shutil.copytree(Path(fastxent.__file__).parent, tmp_path / "fastxent")
     kernels = tmp_path / "fastxent" / "cpu" / "few_class_kernels.py"
     good = kernels.read_text()
@@ -92,7 +92,7 @@ def test_edited_kernels(tmp_path, count):
     assert good.count(line) == 1
     environment = {
         "PYTHONPATH": str(tmp_path),
-        "PYTHONSAFEPATH": "1",  # the working folder may hold the package itself
+        "PYTHONSAFEPATH": "1",  # the working folder may contain the package itself
         "FASTXENT_CACHE_DIR": str(tmp_path / "cache"),
     }
     said = []
@@ -105,7 +105,7 @@ def test_edited_kernels(tmp_path, count):
 
 
 def test_two_kinds_of_cpu(tmp_path, count):
-    """Two machines with one home: each compiles its own, and finds it again."""
+    """Two machines with one home folder: each compiles its own kernels and loads them again."""
     said = [
         python(FIRST_CALL, FASTXENT_CACHE_DIR=str(tmp_path), NUMBA_CPU_NAME=name)
         for name in (None, "generic") * 2

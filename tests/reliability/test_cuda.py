@@ -1,4 +1,4 @@
-"""CUDA in a forked process, as far as it can be tried without a GPU: the driver is played."""
+"""CUDA in a forked process, with a mock driver in place of a GPU."""
 
 from importlib.util import find_spec
 
@@ -38,7 +38,7 @@ def run(text):
 
 @pytest.mark.parametrize("depth", [1, 2])
 def test_in_a_process_forked_after_the_first_use(depth, count):
-    """A child, and a child's child, are told what to do."""
+    """A child, and a child's child, get an error that says what to do."""
     lines = run(f"""
     use()
     for _ in range({depth}):
@@ -52,7 +52,7 @@ def test_in_a_process_forked_after_the_first_use(depth, count):
 
 
 def test_in_a_process_forked_before(count):
-    """Where the parent has not used it the child may, and then the parent."""
+    """If the parent has not used CUDA the child can, and then the parent."""
     lines = run("""
     if os.fork():
         os.wait()

@@ -1,4 +1,4 @@
-"""A coverage-guided fuzzer over the public functions, in a process of its own."""
+"""Coverage-guided fuzzing of the public functions, in a separate process."""
 
 import json
 import subprocess
@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).with_name("fuzz.py")
-COMPILING = 500  # seconds beside, for kernels on an empty cache
+COMPILING = 500  # further seconds, for kernels on an empty cache
 
 
 @pytest.mark.skipif(find_spec("atheris") is None, reason="atheris is not installed")
 def test_fuzz(effort, count, tmp_path):
-    """Each call is refused by the name of a wrong argument, or right, and writes nothing else."""
+    """Each call is right or raises an error naming a wrong argument; nothing else is written."""
     seconds, log = effort(8, 30), tmp_path / "log"
     done = subprocess.run(
         [sys.executable, SCRIPT, "--seconds", str(seconds), "--log", log],

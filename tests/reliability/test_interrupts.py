@@ -1,4 +1,4 @@
-"""Ctrl-C raises KeyboardInterrupt soon, and nobody writes into the caller's arrays afterwards."""
+"""Ctrl-C raises KeyboardInterrupt soon, and no thread writes to the caller's arrays after it."""
 
 import time
 
@@ -7,7 +7,7 @@ from scripts import python
 
 from fastxent.cpu import helpers, threads
 
-# A shell lets what it starts in the background ignore Ctrl-C.
+# A shell starts background processes with Ctrl-C ignored.
 BEFORE = """
         import os, random, signal, sys, threading, time
         import numpy as np
@@ -21,7 +21,7 @@ BEFORE = """
 
 
 def test_interrupts_in_calls_with_buffers(effort, count):
-    """At any moment of a call: the buffer is the caller's again, and stays as it leaves it."""
+    """At any moment of a call; afterwards the buffer does not change any more."""
     script = """
         row = np.linspace(0, 1, 1000, dtype=np.float32)
         logits = np.broadcast_to(row, (16_000, 1000))
@@ -56,7 +56,7 @@ def test_interrupts_in_calls_with_buffers(effort, count):
 
 
 def test_an_interrupt_in_one_long_call(count):
-    """Some seconds of work in one call: it ends within one, and then nobody works."""
+    """A call with seconds of work ends within one second, and no thread works after it."""
     script = """
         row = np.linspace(0, 1, 4000, dtype=np.float32)
         logits = np.broadcast_to(row, (4_000_000, 4000))
@@ -76,7 +76,7 @@ def test_an_interrupt_in_one_long_call(count):
 
 
 def test_interrupts_while_waiting_are_kept():
-    """A second Ctrl-C while the helpers finish does not let them write on after the call."""
+    """After a second Ctrl-C, while helpers finish, they do not write after the call either."""
 
     class Interrupted(helpers.Job):
         waits = 0

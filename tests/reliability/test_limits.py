@@ -1,4 +1,4 @@
-"""As many threads as every limit allows, nothing global changed, nothing done when idle."""
+"""Number of threads within every limit, no global state changed, no CPU time when idle."""
 
 import os
 import threading
@@ -12,7 +12,7 @@ from fastxent.cpu import threads
 
 
 def test_thread_settings(monkeypatch):
-    """Explicit before automatic, a context local to its thread, nothing below 1."""
+    """Explicit numbers override automatic ones, contexts are local to their thread, at least 1."""
     automatic = fx.get_num_threads()
     fx.set_num_threads(3)
     assert fx.get_num_threads() == 3
@@ -37,7 +37,7 @@ def test_thread_settings(monkeypatch):
 
 @pytest.mark.parametrize("name", ["FASTXENT_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS"])
 def test_environment(monkeypatch, name, count):
-    """Each variable is respected; OpenMP's may be a list; nonsense is not a limit."""
+    """Each variable is a limit; OpenMP's may be a list; invalid values are ignored."""
     monkeypatch.setattr(threads, "_cached_default", (0, 0, ""))
     monkeypatch.setenv(name, "1")
     count("limits", int(fx.get_num_threads() == 1), 1)
@@ -85,7 +85,7 @@ def test_cgroup_quota(tmp_path, files, own, limits, count):
 
 
 def test_as_many_threads_as_set(count):
-    """A call starts one thread less than is set, explicitly or by a context; and none for 1."""
+    """A call starts one thread less than the number that is set; none for 1."""
     script = """
         import contextlib, threading, time
         import numpy as np
@@ -164,7 +164,7 @@ GLOBALS = """
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="asks Linux")
 def test_nothing_global_is_changed(count):
-    """Import, calls of every function, errors and threads leave the process's settings alone."""
+    """Import, calls, errors and threads do not change the settings of the process."""
     script = """
         before = state()
         import fastxent as fx
@@ -201,7 +201,7 @@ def test_nothing_global_is_changed(count):
 
 @pytest.mark.parametrize("shape", [(2, 10), (2, 400), (2,)])
 def test_subnormal_numbers_outlive_a_call(shape):
-    """Kernels that make subnormal results 0 for their own time leave the thread as it was."""
+    """Kernels that flush subnormal results restore the mode of the thread."""
     small, x, y = np.float32(1e-30), np.zeros(shape, np.float32), [0, 1]
     function = fx.cross_entropy if len(shape) == 2 else fx.binary_cross_entropy_with_logits
     with fx.num_threads(1):

@@ -1,4 +1,4 @@
-"""Nothing piles up: memory, threads and open files after many calls, half of which raise."""
+"""No leaks: memory, threads and open files after many calls, half of which raise."""
 
 import sys
 

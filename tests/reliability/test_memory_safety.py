@@ -26,7 +26,7 @@ ROWS = {"narrow": (1, 2, 9, 16, 17), "wide": (1, 2, 7)}
 
 
 def last_line(script, *args):
-    """What a script of this folder prints at its end."""
+    """The last line that a script of this folder prints."""
     watched = os.environ | {"PYTHONMALLOC": "debug", "PYTHONFAULTHANDLER": "1"}
     return run([HERE / script, *args], 300, env=watched)[0].rstrip().rpartition("\n")[2]
 
@@ -40,14 +40,14 @@ def joined(numbers):
 @pytest.mark.parametrize("side", ["begin", "end"])
 @pytest.mark.parametrize("kind", ["float32", "float64"])
 def test_arrays_between_inaccessible_pages(kind, side, width, effort, count):
-    """Every kernel at every size: all arrays that are given, made and returned are fenced in."""
+    """Every kernel at every size, with guard pages around inputs, temporaries and results."""
     rows = effort(ROWS[width][-2:-1], ROWS[width])
     last = last_line("guarded.py", kind, side, width, joined(rows), joined(CLASSES[width]))
     count("guarded", int(last), int(last))
 
 
 def test_labels_that_another_thread_rewrites(effort, count):
-    """Wild labels that come after the check make no wild access, and change no other row."""
+    """Bad labels written after the check cause no access out of bounds and change no other row."""
     endings = json.loads(last_line("rewritten.py", effort("1500", "3000")))
     count("rewritten labels", sum(endings.values()), sum(endings.values()))
 
@@ -55,7 +55,7 @@ def test_labels_that_another_thread_rewrites(effort, count):
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for pages")
 @pytest.mark.parametrize(("side", "offset"), [("begin", -1), ("end", 20)])
 def test_the_fence_is_where_it_should_be(side, offset):
-    """One byte outside of five float32 is the end; the bytes inside are not."""
+    """An access one byte outside of five float32 ends the process; accesses inside do not."""
     script = f"""
         import sys, ctypes
         sys.path.insert(0, {str(HERE)!r})

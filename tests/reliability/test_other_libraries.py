@@ -1,7 +1,7 @@
-"""Tensors and frames that are bad or odd, as each argument of every function.
+"""Bad and unusual tensors and frames, as each argument of every function.
 
-Bad: the documented error, which names the argument, and nothing written. Odd: the result of the
-plain tensor or array.
+Bad ones raise the documented error, which names the argument, and write nothing. Unusual ones give
+the result of the plain tensor or array.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ def _torch():
 
 
 def tensors(name, dtype=np.float32):
-    """A good call's arguments as tensors, without buffers."""
+    """The arguments of a valid call as tensors, without buffers."""
     torch = _torch()
     given = calls.good(name, dtype)
     return {
@@ -35,7 +35,7 @@ def tensors(name, dtype=np.float32):
 
 @functools.cache
 def _mesh():
-    """One rank of a group, which is this process."""
+    """A process group with this process as its only rank."""
     torch = _torch()
     torch.distributed.init_process_group(
         "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
@@ -92,7 +92,7 @@ class Wrapper:
 _PLAIN = "must be a plain tensor, got "
 _LOST = "must have its numbers in memory, but its storage holds"
 
-# What comes in place of a tensor: the error, and what is said after the argument's name.
+# Replacements of a tensor: the error, and its message after the argument's name.
 BAD_TENSORS = {
     "a DTensor": (dtensor, TypeError, _PLAIN + r"DTensor: call to_local\(\).*full_tensor\(\)"),
     "a masked tensor": (masked, TypeError, _PLAIN + r"MaskedTensor: call get_data\(\)"),
@@ -137,7 +137,7 @@ def refused(function, given, argument, error, says):
 @pytest.mark.filterwarnings("ignore")  # of prototypes, and of PyTorch's own imports
 @pytest.mark.parametrize("kind", BAD_TENSORS)
 def test_bad_tensors(one_fault, kind):
-    """As every argument that takes a tensor, of every function."""
+    """A bad tensor as every argument of every function."""
     torch = _torch()
     instead, error, says = BAD_TENSORS[kind]
 
@@ -172,7 +172,7 @@ BAD_BUFFERS = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", BAD_BUFFERS)
 def test_bad_buffers(one_fault, kind):
-    """As every buffer of every function."""
+    """A bad tensor as every buffer of every function."""
     torch = _torch()
     instead, says = BAD_BUFFERS[kind]
 
@@ -202,7 +202,7 @@ def flat(result):
     return [] if result is None else [result]
 
 
-# What comes in place of the tensors, and what its results are compared by.
+# Replacements of the tensors, and how their results are compared.
 ODD_TENSORS = {
     "functional": (functional, lambda t: _torch()._from_functional_tensor(t)),
     "fake": (None, None), "meta": (lambda t: t.to("meta"), None),
@@ -222,7 +222,7 @@ def _mine():
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ODD_TENSORS)
 def test_odd_tensors(one_fault, kind):
-    """All tensors of a call: its results, or where there are no numbers their shapes and types."""
+    """Unusual tensors as all arguments: the same results, or the same shapes and types."""
     torch = _torch()
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -301,7 +301,7 @@ def _frames(attempt):
 
 @pytest.mark.parametrize("kind", FRAMES)
 def test_odd_frames(one_fault, kind):
-    """A frame or a series for each array: the bits of the array's own call."""
+    """Frames and series as arguments give the bits of the arrays."""
     _pandas()
 
     def attempt(name, argument, dtype):
@@ -318,7 +318,7 @@ def test_odd_frames(one_fault, kind):
 
 
 def test_frames_of_both_kinds():
-    """nan in a column that is not nullable is a number as any other."""
+    """nan in a column that is not nullable is an ordinary number."""
     pd = _pandas()
     both = pd.DataFrame({"a": pd.array([1.0, 2.0], dtype="Float64"), "b": [math.nan, 1.0]})
     np.testing.assert_array_equal(fx.logsumexp(both), [math.nan, fx.logsumexp([2.0, 1.0])])
@@ -328,7 +328,7 @@ def test_frames_of_both_kinds():
 
 @pytest.mark.parametrize("name", ["NA", "NaT", "Timestamp(0)", "Interval(0, 1)", "offsets.Day(1)"])
 def test_objects_that_are_no_columns(name):
-    """They are refused as any object is."""
+    """They raise the error of any object."""
     value = eval(name, vars(_pandas()))
     with pytest.raises(TypeError, match="^logits must be an array or nested numbers, got "):
         fx.softmax(value)
@@ -338,7 +338,7 @@ def test_objects_that_are_no_columns(name):
 
 @pytest.mark.parametrize("kind", ["a nullable frame", "a frame of Arrow's"])
 def test_bad_frames(one_fault, kind):
-    """What is missing is named by its row, whatever it is missing in."""
+    """The error names the row of a missing value."""
     _pandas()
 
     def attempt(name, argument, dtype):

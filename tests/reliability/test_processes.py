@@ -1,4 +1,4 @@
-"""A child may call at any time, however it was made; so may a thread while the process ends."""
+"""Calls in child processes of every kind, and in threads while the process exits."""
 
 import json
 import os
@@ -28,7 +28,7 @@ forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
      "spawn", "executor", "joblib", "loader"],
 )  # fmt: skip
 def test_workers(kind, count):
-    """Workers after a parallel call in the parent: the parent's numbers."""
+    """Workers started after a parallel call in the parent compute the parent's numbers."""
     needed = {"joblib": "joblib", "loader": "torch"}.get(kind, "fastxent")
     if not find_spec(needed):
         pytest.skip(f"needs {needed}")
@@ -104,7 +104,7 @@ FORKS = """
 
 @forking
 def test_forks_while_threads_call(count):
-    """150 children, made while four threads are in calls that have helpers of their own."""
+    """150 children, forked while four threads are in parallel calls."""
     script = """
         def work():
             while not over.is_set():
@@ -127,7 +127,7 @@ def test_forks_while_threads_call(count):
 
 @forking
 def test_forks_while_a_thread_loads(effort, count):
-    """A child made while another thread makes the first call of all, which imports Numba."""
+    """A child forked while another thread makes the first call, which imports Numba."""
     script = """
         import os, signal, sys, threading, time, warnings
         import numpy as np
@@ -151,7 +151,7 @@ def test_forks_while_a_thread_loads(effort, count):
 
 
 def test_imports_are_made_under_locks():
-    """Once a backend is loaded no call imports anything but under the compiler's lock."""
+    """Once a backend is loaded, calls import modules only under the compiler's lock."""
     script = """
         import sys
         import numpy as np
@@ -177,7 +177,7 @@ def test_imports_are_made_under_locks():
 
 @forking
 def test_forks_while_a_thread_compiles(tmp_path, effort, count):
-    """A child made in the midst of a compilation can compile and compute."""
+    """A child forked during a compilation can compile and compute."""
     script = """
         import os, signal, threading, time, warnings
         import numpy as np
@@ -252,7 +252,7 @@ EXITS = {
 
 @pytest.mark.parametrize("ending", EXITS)
 def test_exits(ending, count):
-    """While the interpreter ends a call works, without threads if there are none to be had."""
+    """A call works while the interpreter exits, without threads if none can be started."""
     before = """
         import atexit, sys, threading, time
         import numpy as np

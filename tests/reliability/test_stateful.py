@@ -26,7 +26,7 @@ import fastxent as fx
 from fastxent.cpu import threads
 
 STEPS = 25
-HELD = 12  # as many results are looked after; the oldest go
+TRACKED = 12  # number of results that are checked; the oldest are dropped
 PATIENCE = 20  # seconds for a child
 
 # Small ones, narrow and wide, and those that are worth several threads and chunks.
@@ -35,7 +35,7 @@ ALL = {"return_grad": True, "return_probs": True, "return_hess": True, "return_l
 
 
 class Given(NamedTuple):
-    """The inputs of a call, read-only: they are shared by all."""
+    """The inputs of a call, read-only, because all calls share them."""
 
     logits: np.ndarray
     probs: np.ndarray
@@ -105,7 +105,7 @@ def bits(array):
 
 @functools.cache
 def alone(name, kind):
-    """The bits of a call by itself: fresh copies, one thread, no buffer."""
+    """The bits of an isolated call: copies of the inputs, one thread, no buffer."""
     with fx.num_threads(1):
         return [bits(a) for a in arrays(CALLS[name](Given(*map(np.copy, given(*kind))), None))]
 
@@ -120,7 +120,7 @@ def over(name):
 
 
 class Machine(RuleBasedStateMachine):
-    """Buffers, results that are held, and who says how many threads; `tried` counts sequences."""
+    """State: buffers, tracked results and scopes of threads; `tried` counts sequences."""
 
     tried = 0
 
@@ -130,20 +130,20 @@ class Machine(RuleBasedStateMachine):
         self.threads = self.outside = fx.get_num_threads()
         self.scopes = []  # (context manager, number before)
         self.buffers = []  # (kind, array)
-        self.held = []  # arrays that nobody may write to
-        self.kept = {}  # the bits of each array, by its id
+        self.results = []  # arrays that nobody may write to
+        self.expected = {}  # the bits of each array, by its id
 
     def keep(self, array):
-        self.kept[id(array)] = bits(array)
+        self.expected[id(array)] = bits(array)
 
     def hold(self, result, but=None):
         for array in arrays(result):
             if array is not but:
-                self.held.append(array)
+                self.results.append(array)
                 self.keep(array)
-        for array in self.held[:-HELD]:
-            del self.kept[id(array)]
-        del self.held[:-HELD]
+        for array in self.results[:-TRACKED]:
+            del self.expected[id(array)]
+        del self.results[:-TRACKED]
 
     def fill(self, name, kind, inputs, out):
         """A call whose result, or the part of it that has a buffer, is looked after from now on."""
@@ -170,7 +170,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.buffers)
     @rule(name=into, data=st.data())
     def call_into(self, name, data):
-        """A buffer takes a result, whatever it held before."""
+        """A result is written to a buffer with any contents."""
         kind, buffer = data.draw(st.sampled_from(self.buffers))
         result = self.fill(name, kind, given(*kind), buffer)
         assert any(a is buffer for a in arrays(result))
@@ -178,7 +178,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.buffers)
     @rule(name=into, data=st.data())
     def in_place(self, name, data):
-        """The gradient takes the place of what it is made from."""
+        """The gradient overwrites its input."""
         kind, buffer = data.draw(st.sampled_from(self.buffers))
         place = over(name)
         buffer[...] = getattr(given(*kind), place)
@@ -187,7 +187,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.buffers)
     @rule(name=into, data=st.data())
     def from_buffer_to_buffer(self, name, data):
-        """The input lies in one buffer, the gradient goes to another: the first stays."""
+        """The input is in one buffer, the gradient goes to another; the first does not change."""
         kind, source = data.draw(st.sampled_from(self.buffers))
         others = [b for k, b in self.buffers if k == kind and b is not source]
         place = over(name)
@@ -255,7 +255,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.scopes)
     @rule(raising=st.booleans())
     def leave(self, raising):
-        """The innermost, at its end or by an exception."""
+        """Leave the innermost context, at its end or by an exception."""
         scope, _ = self.scopes.pop()
         if raising:
             error = KeyError("on the way")
@@ -273,7 +273,7 @@ class Machine(RuleBasedStateMachine):
     @rule(calls=st.lists(st.tuples(names, kinds, few), min_size=1, max_size=3), mine=names,
           kind=kinds)  # fmt: skip
     def at_once(self, calls, mine, kind):
-        """Other threads call while this one does; each has numbers of its own."""
+        """Concurrent calls of several threads, each with its own inputs."""
         outside, errors = self.outside, []
         results = [None] * len(calls)  # in their order: what is drawn later depends on it
 
@@ -302,7 +302,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(name=names, kind=kinds, busy=st.booleans())
     def fork(self, name, kind, busy):
-        """A child computes, perhaps one made while another thread is in a call."""
+        """A forked child computes, perhaps forked while another thread is in a call."""
         alone(name, kind)
         thread = threading.Thread(target=CALLS["plain"], args=(given((1500, 400), "f4"), None))
         if busy:
@@ -327,12 +327,12 @@ class Machine(RuleBasedStateMachine):
 
     # ---- what is no longer needed --------------------------------------------------------------
 
-    @precondition(lambda self: self.held)
+    @precondition(lambda self: self.results)
     @rule(data=st.data())
     def drop(self, data):
-        """A result goes, perhaps but for a view of it."""
-        array = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
-        del self.kept[id(array)]
+        """Drop a result, perhaps keeping a view of it."""
+        array = self.results.pop(data.draw(st.integers(0, len(self.results) - 1)))
+        del self.expected[id(array)]
         if array.ndim and data.draw(st.booleans()):
             self.hold(array[1:])
         del array
@@ -341,16 +341,16 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.buffers)
     @rule(data=st.data())
     def drop_buffer(self, data):
-        """A buffer goes; what it held last is not looked after."""
+        """Drop a buffer; its contents are no longer checked."""
         _, buffer = self.buffers.pop(data.draw(st.integers(0, len(self.buffers) - 1)))
-        del self.kept[id(buffer)]
+        del self.expected[id(buffer)]
 
     # ---- what holds after each step ------------------------------------------------------------
 
     @invariant()
     def untouched(self):
-        for array in (*self.held, *(buffer for _, buffer in self.buffers)):
-            assert bits(array) == self.kept[id(array)], "an array was written to"
+        for array in (*self.results, *(buffer for _, buffer in self.buffers)):
+            assert bits(array) == self.expected[id(array)], "an array was written to"
 
     @invariant()
     def number_of_threads(self):
@@ -376,7 +376,7 @@ def _ended(child):
 
 
 def test_sequences(effort, count):
-    """Calls, buffers, threads and forks in any order: each result as of a call by itself."""
+    """Calls, buffers, threads and forks in any order: results equal those of isolated calls."""
     Machine.tried = 0
     run_state_machine_as_test(
         Machine,

@@ -1,4 +1,4 @@
-"""Any number of Python threads may call at once, the first time too."""
+"""Concurrent calls of many Python threads, also as first calls."""
 
 import time
 import weakref
@@ -11,7 +11,7 @@ from fastxent.cpu import helpers, threads
 
 
 def test_sixteen_threads(count):
-    """1,000 calls each, of all functions and of sizes from a row to several chunks."""
+    """1,000 calls per thread, of all functions, from one row to several chunks."""
     script = """
         import itertools, random, threading, zlib
         import numpy as np
@@ -99,7 +99,7 @@ def test_first_calls(tmp_path, effort, count):
 
 
 def test_the_first_exception_is_raised_and_nobody_works_on():
-    """An exception in any thread comes out, after everyone has stopped."""
+    """An exception in any thread is raised, after all threads have stopped."""
     active = []
 
     def work(k):
@@ -115,7 +115,7 @@ def test_the_first_exception_is_raised_and_nobody_works_on():
 
 
 def test_with_fewer_threads_than_asked_for(monkeypatch):
-    """Where the third thread cannot be started, the first two help, and are waited for."""
+    """If the third thread cannot be started, the call uses the first two and waits for them."""
     ask, started = helpers.ask, []
 
     def reluctant(job):
@@ -139,7 +139,7 @@ def test_with_fewer_threads_than_asked_for(monkeypatch):
 
 
 def test_without_helpers_the_caller_works_alone(monkeypatch):
-    """Where no thread can be started (interpreter exit), all is done by the caller."""
+    """If no thread can be started (interpreter exit), the caller does all the work."""
 
     def refuse(*args, **kwargs):
         raise RuntimeError("can't create new thread at interpreter shutdown")
@@ -152,7 +152,7 @@ def test_without_helpers_the_caller_works_alone(monkeypatch):
 
 
 def test_an_idle_helper_holds_nothing():
-    """What a job worked on is free as soon as the call returns."""
+    """The arrays of a job are freed as soon as the call returns."""
 
     def call():
         array = np.zeros(3)

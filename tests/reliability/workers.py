@@ -1,4 +1,4 @@
-"""Worker processes of every kind after a parallel call in the parent; prints how many were right.
+"""Worker processes of every kind after a parallel call in the parent; prints the right answers.
 
 Run by test_processes.py in a process of its own: `workers.py KIND`. Spawned workers import it.
 """
@@ -26,7 +26,7 @@ def call(seed):
 
 
 def parallel(seed):
-    """Likewise where this process may be limited to one thread."""
+    """A parallel call in a process that may be limited to one thread."""
     with fx.num_threads(2):
         return call(seed)
 
@@ -67,7 +67,7 @@ def by_grandchild(seed):
 
 
 def by_loader():
-    """PyTorch's DataLoader with workers, that compute what they load."""
+    """PyTorch's DataLoader with workers that call fastxent."""
     import torch
 
     class Losses(torch.utils.data.Dataset):

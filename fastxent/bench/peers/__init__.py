@@ -1,8 +1,8 @@
-"""Who is raced: one module a peer, imported only in the process that it runs in.
+"""The implementations that are compared: one module per peer, imported only in its own process.
 
-A module has a function for each job that the peer does, named after it. It takes the arrays of a
-case, makes ready what a user would make once, and returns the call that is timed: a function
-without arguments that returns (loss, gradients …), or the one array that was asked for.
+A module has a function for each job that the peer supports, named after it. It takes the arrays of
+a case, does the setup that a user would do once, and returns the call to time: a function without
+arguments that returns (loss, gradients …), or the one array of the job.
 """
 
 import importlib.util
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Peer:
-    """A peer's name as it is shown, the packages it needs, and whether its answer is checked."""
+    """A peer's name in tables, the packages it needs, and whether its answer is checked."""
 
     name: str
     packages: tuple[str, ...] = ()
     computes: bool = True
 
     def missing(self) -> str:
-        """The first of its packages that is not installed; empty if all are."""
+        """The first of its packages that is not installed, "" if all are."""
         return next((name for name in self.packages if not importlib.util.find_spec(name)), "")
 
 

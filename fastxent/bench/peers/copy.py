@@ -1,4 +1,4 @@
-"""A copy of the logits into a ready buffer: what memory allows, and no work at all."""
+"""A copy of the logits into an existing buffer: the speed that memory allows."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -12,7 +12,7 @@ Call = Callable[[], Any]
 
 
 def softmax(logits: Any) -> Call:
-    """The logits shared out among the threads."""
+    """A copy of the logits by all threads."""
     buffer = np.empty_like(logits)
     if (threads := fx.get_num_threads()) > 1:
         return _shared(buffer.ravel(), logits.ravel(), threads)
@@ -40,7 +40,7 @@ def _shared(buffer: Any, logits: Any, threads: int) -> Call:
 
 
 def cross_entropy(logits: Any, target: Any) -> Call:
-    """The logits alone: the target is no part of it."""
+    """A copy of the logits; the target is not copied."""
     return softmax(logits)
 
 

@@ -1,4 +1,4 @@
-"""fastxent, with a fresh array for what it returns."""
+"""fastxent, with newly allocated results."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ def cross_entropy(logits: Any, target: Any) -> Call:
 
 
 def forward(logits: Any, target: Any) -> Call:
-    """Mean loss, with the gradient made."""
+    """Mean loss; the gradient is computed too."""
     return lambda: fx.cross_entropy(logits, target, return_grad=True)[:1]
 
 

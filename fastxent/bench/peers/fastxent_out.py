@@ -1,4 +1,4 @@
-"""fastxent, into a buffer that is there already."""
+"""fastxent, with results in an existing buffer."""
 
 from collections.abc import Callable
 from typing import Any

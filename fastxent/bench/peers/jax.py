@@ -18,8 +18,8 @@ def _mean_loss(x: Any, labels: Any) -> Any:
 
 
 def ready(function: Any, logits: Any, target: Any) -> Call:
-    """The call of a compiled function, until its results are there."""
-    # int32 labels, as JAX makes them where 64-bit types are not asked for.
+    """A call of a compiled function that waits for its results."""
+    # int32 labels, JAX's default without 64-bit types.
     x, labels = jnp.asarray(logits), jnp.asarray(target.astype(np.int32))
     compiled = jax.jit(function)
     return lambda: jax.block_until_ready(compiled(x, labels))

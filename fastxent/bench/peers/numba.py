@@ -1,4 +1,4 @@
-"""Numba written the obvious way: rows in parallel, three loops, math.exp."""
+"""Numba in its plainest form: rows in parallel, three loops, math.exp."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""NumPy as it is usually written, line by line from the formulas, with fresh arrays throughout."""
+"""NumPy as usually written, line by line from the formulas, with new arrays throughout."""
 
 from collections.abc import Callable
 from typing import Any
@@ -46,7 +46,7 @@ def binary(logits: Any, target: Any) -> Call:
 
 
 def linear(x: Any, weight: Any, target: Any) -> Call:
-    """Mean loss and the gradients of x and of the weight, with all logits held."""
+    """Mean loss and the gradients of x and of the weight, with all logits in memory."""
 
     def call() -> Any:
         loss, grad = _cross_entropy(x @ weight.T, target)

@@ -1,4 +1,4 @@
-"""NumPy with care: everything in buffers made once, no pass over the logits that can be saved."""
+"""Tuned NumPy: preallocated buffers and as few passes over the logits as possible."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +30,7 @@ def cross_entropy(logits: Any, target: Any) -> Call:
 
 
 def binary(logits: Any, target: Any) -> Call:
-    """Mean loss and gradient; the sigmoid by tanh."""
+    """Mean loss and gradient; the sigmoid is computed with tanh."""
     half, n = logits.dtype.type(0.5), logits.dtype.type(len(logits))
     grad = np.empty_like(logits)
 

@@ -1,4 +1,4 @@
-"""PyTorch as it is: forward, then backward into a fresh gradient."""
+"""PyTorch, eager: forward, then backward into a new gradient."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ Call = Callable[[], Any]
 
 
 def loss_and_grads(function: Callable[..., Any], parameters: list[Any], target: Any) -> Call:
-    """A loss of the parameters, and their gradients as a training step makes them."""
+    """A loss of the parameters and its gradients, as in a training step."""
     leaves = [torch.from_numpy(array).requires_grad_() for array in parameters]
     labels = torch.from_numpy(target)
 
@@ -39,7 +39,7 @@ def frozen_head(function: Callable[..., Any], x: Any, weight: Any, target: Any) 
 
 
 def loss_in_graph(function: Callable[..., Any], logits: Any, target: Any) -> Call:
-    """A loss that autograd could go back from."""
+    """A loss with its autograd graph, ready for backward."""
     leaf, labels = torch.from_numpy(logits).requires_grad_(), torch.from_numpy(target)
     return lambda: (function(leaf, labels).detach(),)
 
@@ -50,7 +50,7 @@ def cross_entropy(logits: Any, target: Any) -> Call:
 
 
 def loss(logits: Any, target: Any) -> Call:
-    """Mean loss alone, without what a backward pass would need."""
+    """Mean loss alone, without a graph."""
     x, labels = torch.from_numpy(logits), torch.from_numpy(target)
     return lambda: (F.cross_entropy(x, labels),)
 
@@ -73,12 +73,12 @@ def binary(logits: Any, target: Any) -> Call:
 
 
 def linear(x: Any, weight: Any, target: Any) -> Call:
-    """Mean loss and the gradients of x and of the weight, with all logits held."""
+    """Mean loss and the gradients of x and of the weight, with all logits in memory."""
     return loss_and_grads(_linear_loss, [x, weight], target)
 
 
 def frozen(x: Any, weight: Any, target: Any) -> Call:
-    """Mean loss and the gradient of x, with all logits held."""
+    """Mean loss and the gradient of x, with all logits in memory."""
     return frozen_head(_linear_loss, x, weight, target)
 
 

@@ -1,4 +1,4 @@
-"""PyTorch's own linear cross-entropy in chunks, which never holds all logits."""
+"""PyTorch's chunked linear cross-entropy, which never has all logits in memory."""
 
 import functools
 from collections.abc import Callable

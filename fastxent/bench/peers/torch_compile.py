@@ -11,7 +11,7 @@ Call = Callable[[], Any]
 
 def cross_entropy(logits: Any, target: Any) -> Call:
     """Mean loss and gradient."""
-    torch.compiler.reset()  # or it would make the sizes variables at the second shape
+    torch.compiler.reset()  # else sizes become dynamic at the second shape
     compiled = torch.compile(torch.func.grad_and_value(F.cross_entropy), dynamic=False)
     x, labels = torch.from_numpy(logits), torch.from_numpy(target)
 

@@ -1,0 +1,96 @@
+"""A stand-in for the GPU for `--dry`: arrays in host memory, launches counted but not made."""
+
+import time
+
+import numpy as np
+
+from gpu_bench import internals
+from gpu_bench.cases import SIZES
+
+
+class HostArray:
+    """An array in host memory with the interface of a GPU array."""
+
+    def __init__(self, array):
+        self.array = array
+
+    @property
+    def __cuda_array_interface__(self):
+        a = self.array
+        return {"shape": a.shape, "typestr": a.dtype.str, "strides": a.strides, "version": 3,
+                "data": (a.ctypes.data, False), "stream": None}  # fmt: skip
+
+    device = "gpu:0"
+
+    def __array_namespace__(self):
+        return HostArray
+
+    float16, float32, float64 = np.float16, np.float32, np.float64
+    int64, uint8 = np.int64, np.uint8
+
+    @staticmethod
+    def empty(shape, *, dtype, device):
+        """Zeros, so that two dry runs give the same numbers."""
+        return HostArray(np.zeros(shape, dtype))
+
+
+class Dry:
+    """A stand-in for a GPU: kernel launches are counted and nothing is computed."""
+
+    l2 = 1 << 16
+
+    def __init__(self):
+        self.launches = 0
+        self.rng = np.random.default_rng(0)
+
+    def driver(self):
+        """A context in which kernel launches are counted instead of made."""
+        return internals.counted_launches(self)
+
+    @property
+    def torch(self):
+        """Not available."""
+        raise RuntimeError("a dry run has no PyTorch")
+
+    def facts(self):
+        """No GPU."""
+        return {"name": "none: a dry run, whose numbers mean nothing"}
+
+    def free(self):
+        """Bytes of free memory: enough for small arrays."""
+        return 1 << 24
+
+    def logits(self, rows, classes, dtype):
+        """Normal logits; float16 in place of bfloat16, which NumPy does not have."""
+        kind = np.float16 if SIZES[dtype] == 2 else np.float32
+        return HostArray((3 * self.rng.standard_normal((rows, classes))).astype(kind))
+
+    def labels(self, rows, classes):
+        """Random classes."""
+        return HostArray(self.rng.integers(0, classes, rows))
+
+    def like(self, array):
+        """An array of zeros of the same shape and type."""
+        return HostArray(np.zeros_like(array.array))
+
+    def copy(self, source, out, rows=None):
+        """Copy all or the first rows."""
+        out.array[:rows] = source.array[:rows]
+
+    def host(self, array):
+        """The array as a NumPy array in float64."""
+        return array.array.astype(np.float64)
+
+    def seconds(self, call):
+        """Seconds that the call takes in Python."""
+        begin = time.perf_counter()
+        call()
+        return time.perf_counter() - begin
+
+    def wait(self):
+        """Return at once."""
+
+    def extra_bytes(self, call):
+        """Unknown: 0."""
+        call()
+        return 0

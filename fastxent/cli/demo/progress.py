@@ -1,0 +1,53 @@
+"""Progress of a fit on the terminal: a bar by rich, or a status line."""
+
+import contextlib
+import math
+import sys
+from collections.abc import Iterator
+
+from fastxent.cli.demo.pipeline import Report
+from fastxent.cli.output import installed, status_line
+
+_FIRST_STATUS = "compiling, if this is the first run"
+
+
+@contextlib.contextmanager
+def progress(tol: float, *, quiet: bool) -> Iterator[Report]:
+    """Show iteration, objective and gradient norm on stderr if it is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda iteration, value, grad_norm: None
+        return
+    if installed("rich"):
+        with _bar(tol) as report:
+            yield report
+    else:
+        with status_line(_FIRST_STATUS) as show:
+            yield lambda *step: show(_status(*step))
+
+
+def _status(iteration: int, value: float, grad_norm: float) -> str:
+    return f"iteration {iteration:5d}  objective {value:.6f}  |gradient| {grad_norm:.1e}"
+
+
+@contextlib.contextmanager
+def _bar(tol: float) -> Iterator[Report]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = BarColumn(bar_width=None), TextColumn("{task.description}")
+    first_norm = done = 0.0
+    with Progress(*columns, console=Console(stderr=True), expand=True) as bar:
+        task = bar.add_task(_FIRST_STATUS, total=1.0)
+
+        def report(iteration: int, value: float, grad_norm: float) -> None:
+            nonlocal first_norm, done
+            first_norm = first_norm or grad_norm
+            # The norm falls by about a constant factor per iteration, so a bar of its logarithm
+            # moves evenly. The norm may rise for a while; the bar never goes back.
+            if grad_norm > tol:
+                done = max(done, math.log(first_norm / grad_norm) / math.log(first_norm / tol))
+            else:
+                done = 1.0
+            bar.update(task, completed=done, description=_status(iteration, value, grad_norm))
+
+        yield report
