@@ -85,7 +85,7 @@ MUTATIONS = [
              "return m, scale, up * (e_y * inverse_s - (rest + e_y) * inverse_s)",
              TEST + "confident_rows[3-float32]"),
     Mutation("Hessian of a dominant class as p·(1 - p)", KERNELS,
-             "one_minus_p = others * inverse_s if column == top else one - p", "one_minus_p = one - p",
+             "= others * inverse_s if column == top else one - p", "= one - p",
              TEST + "hessian_diagonal[float32-37]"),
     Mutation("scale before the shift", KERNELS,
              "return exp((x - m) * factor) * inverse_s",
