@@ -12,7 +12,7 @@ from fastxent.cuda.divisors import reduced
 from fastxent.cuda.elements import Element, element
 from fastxent.cuda.groups import ThreadPlan
 from fastxent.cuda.launch import blocks_of_grid, launch, name_of, number_of, row_kernel
-from fastxent.cuda.parameters import Rows, Weight
+from fastxent.cuda.parameters import ElementOutputs, Rows, Weight
 from fastxent.device_array import DeviceArray
 from fastxent.records import Call
 
@@ -51,11 +51,11 @@ def _launch_binary(
             sums = x.new((2 * blocks_of_grid(x.size, chunk),), compute)
         plan = ThreadPlan(THREADS, VECTORS, 1, block.vectorised, False)
         kernel, grid = row_kernel(factory, block.item, plan, wants), blocks_of_grid(block.n, chunk)
-        arguments = block.arguments | options | {
-            "scale": scale, "n": block.n, "chunk": chunk,
-            "sums": None if sums is None else sums.at(2 * n_done),
-        }  # fmt: skip
-        launch(kernel, grid, x.queue, **kernel.select(arguments))
+        block_sums = None if sums is None else sums.at(2 * n_done)
+        launch(
+            kernel, grid, x.queue, **block.inputs, **options, scale=scale, n=block.n, chunk=chunk,
+            outs=ElementOutputs(sums=block_sums, **block.outs),
+        )  # fmt: skip
         n_done += grid
     if wants.loss:
         return None
@@ -63,12 +63,13 @@ def _launch_binary(
 
 
 class _Block(NamedTuple):
-    """Some elements of a call: x, target, weights and outputs by the names of the parameters."""
+    """Some elements of a call: x, target and weights by the names of the parameters; outputs."""
 
     item: Element
     vectorised: bool
     n: int
-    arguments: dict[str, Any]
+    inputs: dict[str, Any]
+    outs: dict[str, DeviceArray | None]
 
 
 def _blocks(
@@ -99,8 +100,8 @@ def _in_place(
     if None in broadcast.values():
         return None
     vectorised = can_vectorise(*(Rows(array.pointer, 0) for array in (x, *arrays[2:])))
-    arguments = {"x": x, "target": target, **broadcast, **outs}
-    return _Block(element(name_of(x.dtype)), vectorised, x.size, arguments)
+    inputs = {"x": x, "target": target, **broadcast}
+    return _Block(element(name_of(x.dtype)), vectorised, x.size, inputs, outs)
 
 
 def _converted(
@@ -113,19 +114,22 @@ def _converted(
     }
     requested = {name: out for name, out in outs.items() if out is not None}
     scratches = {name: x.new((limit,), compute) for name in (*sources, *requested)}
-    alone = {
-        name: Weight(number=1.0 if w is None else float(w))
-        for name, w in weights.items() if not isinstance(w, DeviceArray)
-    }  # fmt: skip
-    arguments = dict.fromkeys(outs) | scratches | alone
-    arguments |= {name: Weight(scratches[name]) for name in weights if name in scratches}
+    inputs = {"x": scratches["x"], "target": scratches["target"]} | {
+        name: Weight(scratches[name]) if isinstance(w, DeviceArray) else _number(w)
+        for name, w in weights.items()
+    }
+    block_outs = {name: scratches.get(name) for name in outs}
     for begin in range(0, n, limit):
         count = min(limit, n - begin)
         for name, source in sources.items():
             convert(source, compute, begin, count, scratches[name])
-        yield _Block(number, True, count, arguments)
+        yield _Block(number, True, count, inputs, block_outs)
         for name, out in requested.items():
             put(scratches[name], out, begin, count)
+
+
+def _number(weight: float | None) -> Weight:
+    return Weight(number=1.0 if weight is None else float(weight))
 
 
 def _broadcast(weight: Given, shape: tuple[int, ...], compute: Any) -> Weight | None:
@@ -135,7 +139,7 @@ def _broadcast(weight: Given, shape: tuple[int, ...], compute: Any) -> Weight | 
     would be copied as a whole.
     """
     if not isinstance(weight, DeviceArray):
-        return Weight(number=1.0 if weight is None else float(weight))
+        return _number(weight)
     own = (1,) * (len(shape) - weight.ndim) + weight.shape
     axes = [k for k, n in enumerate(own) if n != 1]
     first, end = (axes[0], axes[-1] + 1) if axes else (len(shape), len(shape))

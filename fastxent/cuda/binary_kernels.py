@@ -11,7 +11,14 @@ from numba import cuda, int32, uint32, uint64
 
 from fastxent.cuda.elements import device, log1m, number_type, where_less, zero_where_zero
 from fastxent.cuda.groups import WARP, add_exactly, make_exact_sum
-from fastxent.cuda.parameters import Address, ClipLimits, Integer, Number, Weight
+from fastxent.cuda.parameters import (
+    Address,
+    ClipLimits,
+    ElementOutputs,
+    Integer,
+    Number,
+    Weight,
+)
 from fastxent.cuda.rows import make_row
 from fastxent.formulas import (
     binary_grad,
@@ -105,15 +112,15 @@ def make_binary_logits_kernel(element, plan, wants):
     formulas = loss_formula, grad_formula, probs_formula, hess_formula
     finish = make_finish(element, plan, wants, formulas)
 
-    # x, target (N,) IN; weights IN; scale 1 / D; sums (blocks, 2): Σ losses and its rounding error
-    # OUT; loss, grad, probs, hess (N,) OUT
+    # x, target (N,) IN; weights IN; scale 1 / D; outs (N,) OUT, or sums (blocks, 2): Σ losses and
+    # its rounding error
     def kernel(
         x: Address, target: Address, weight: Weight, pos_weight: Weight, scale: Number, n: Integer,
-        chunk: Integer, sums: Address, loss: Address, grad: Address, probs: Address, hess: Address,
+        chunk: Integer, outs: ElementOutputs,
     ):  # fmt: skip
         first = uint64(cuda.blockIdx.x) * uint64(chunk)
         args = LogitArgs(target, first, weight, pos_weight, scale)
-        finish(x, n, chunk, args, sums, loss, grad, probs, hess)
+        finish(x, n, chunk, args, outs)
 
     return kernel
 
@@ -160,14 +167,14 @@ def make_binary_probs_kernel(element, plan, wants):
     formulas = loss_formula, grad_formula, grad_formula, grad_formula
     finish = make_finish(element, plan, wants, formulas)
 
-    # x, target (N,) IN; weight IN; scale 1 / D; sums as above, loss, grad (N,) OUT
+    # x, target (N,) IN; weight IN; scale 1 / D; outs as above OUT
     def kernel(
         x: Address, target: Address, weight: Weight, scale: Number, limits: ClipLimits, n: Integer,
-        chunk: Integer, sums: Address, loss: Address, grad: Address,
+        chunk: Integer, outs: ElementOutputs,
     ):  # fmt: skip
         first = uint64(cuda.blockIdx.x) * uint64(chunk)
         args = ProbArgs(target, first, weight, scale, limits)
-        finish(x, n, chunk, args, sums, loss, grad, uint64(0), uint64(0))
+        finish(x, n, chunk, args, outs)
 
     return kernel
 
@@ -193,28 +200,28 @@ def make_finish(element, plan, wants, formulas):
     write_hess = row.make_writer(hess_formula)
 
     @device
-    def finish(x, n, chunk, args, sums, loss, grad, probs, hess):
+    def finish(x, n, chunk, args, outs):
         i, thread = place()
         shared = cuda.shared.array(_SLOTS, compute)
         buffer = cuda.local.array(n_words, word)
         offset = uint64(i) * uint64(chunk) * uint64(size)
         line = read(x + offset, int32(min(chunk, n - i * chunk)), thread, True, buffer)
         if with_loss:
-            write_loss(loss + offset, buffer, line, thread, args)
+            write_loss(outs.loss + offset, buffer, line, thread, args)
         else:
             block_sum, lost = fold_losses(buffer, line, thread, args, (zero, zero))
             block_sum, lost = total(block_sum, lost, shared, 0)
             if thread == 0:
-                at = sums + uint64(i) * uint64(2 * number_size)
+                at = outs.sums + uint64(i) * uint64(2 * number_size)
                 store_number(at, block_sum)
                 # The rounding error of an infinite sum would be nan.
                 is_finite = block_sum - block_sum == zero
                 store_number(at + uint64(number_size), lost if is_finite else zero)
         if with_probs:
-            write_probs(probs + offset, buffer, line, thread, args)
+            write_probs(outs.probs + offset, buffer, line, thread, args)
         if with_hess:
-            write_hess(hess + offset, buffer, line, thread, args)
+            write_hess(outs.hess + offset, buffer, line, thread, args)
         if with_grad:
-            write_grad(grad + offset, buffer, line, thread, args)
+            write_grad(outs.grad + offset, buffer, line, thread, args)
 
     return finish

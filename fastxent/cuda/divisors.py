@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from fastxent.cuda import reduction_kernels
 from fastxent.cuda.conversion import as_numbers
 from fastxent.cuda.launch import FLOAT64, blocks_of_grid, flat_kernel, launch
-from fastxent.cuda.parameters import Address, Inverse, Labels
+from fastxent.cuda.parameters import DivisorOutputs, Inverse, Labels
 from fastxent.device_array import DeviceArray
 
 # How many numbers a block adds up: few blocks are left, and a small array still has several.
@@ -25,20 +25,19 @@ def new_divisor(like: DeviceArray, compute: Any) -> Divisor:
 
 
 def fill_divisor(
-    sums: DeviceArray, compute: Any, *, divisor: DeviceArray, inverse: DeviceArray,
-    bad_rows: DeviceArray | None = None, labels: Labels | None = None, report: Address = None,
+    sums: DeviceArray, compute: Any, out: DivisorOutputs, bad_rows: DeviceArray | None = None,
+    labels: Labels | None = None,
 ) -> None:  # fmt: skip
     """The sum of sums as a divisor; the first bad row of all, for a report."""
     launch(
         flat_kernel(reduction_kernels.make_divisor_kernel, compute), 1, sums.queue, sums=sums,
-        bad_rows=bad_rows, n_sums=sums.size, labels=labels, divisor=divisor, inverse=inverse,
-        report=report,
+        bad_rows=bad_rows, n_sums=sums.size, labels=labels, out=out,
     )  # fmt: skip
 
 
 def _divisor_of(sums: DeviceArray, compute: Any) -> Divisor:
     divisor = new_divisor(sums, compute)
-    fill_divisor(sums, compute, divisor=divisor.value, inverse=divisor.inverse)
+    fill_divisor(sums, compute, DivisorOutputs(divisor.value, divisor.inverse, None))
     return divisor
 
 

@@ -16,7 +16,7 @@ from fastxent.cuda.launch import (
     launch,
     name_of,
 )
-from fastxent.cuda.parameters import Labels
+from fastxent.cuda.parameters import DivisorOutputs, Labels
 from fastxent.device_array import DeviceArray, Memory, Pointer
 from fastxent.records import NO_OPTIONS, NO_WEIGHTS, Options, Weights
 
@@ -53,8 +53,9 @@ def scan_labels(
     report = driver.report(queue.place) if check and not driver.is_capturing(queue.place) else None
     if report is not None:
         queue.report = Memory(report, driver.address_of(report))
-    report_at = None if queue.report is None else Pointer(queue.report, 0)
     divisor, read = new_divisor(labels, compute), labels_of(labels, options.ignore_index)
+    report_at = None if queue.report is None else Pointer(queue.report, 0)
+    out = DivisorOutputs(divisor.value, divisor.inverse, report_at)
     grid, sums, bad_rows = blocks_of_grid(n_rows, CHUNK), None, None
     alone = grid <= 1  # then the scan itself writes the divisor
     if not alone:
@@ -63,14 +64,10 @@ def scan_labels(
         flat_kernel(reduction_kernels.make_scan_kernel, compute, alone), max(grid, 1), queue,
         labels=read, class_weight=weights.class_weight, sample_weight=weights.sample_weight,
         n=n_classes, n_rows=n_rows, chunk=CHUNK, sums=sums, bad_rows=bad_rows,
-        divisor=divisor.value if alone else None, inverse=divisor.inverse if alone else None,
-        report=report_at if alone else None,
+        out=out if alone else None,
     )  # fmt: skip
     if sums is not None:
-        fill_divisor(
-            sums, compute, divisor=divisor.value, inverse=divisor.inverse, bad_rows=bad_rows,
-            labels=read, report=report_at,
-        )  # fmt: skip
+        fill_divisor(sums, compute, out, bad_rows, read)
     if report is None:
         return divisor, -1, 0
     driver.wait(queue.place)

@@ -94,6 +94,24 @@ class ClipLimits(NamedTuple):
     floor: Number
 
 
+class ElementOutputs(NamedTuple):
+    """The outputs of a binary loss: sums (blocks, 2) of the losses, or one number an element."""
+
+    sums: Address
+    loss: Address
+    grad: Address
+    probs: Address
+    hess: Address
+
+
+class DivisorOutputs(NamedTuple):
+    """A divisor, its inverse, and the report of the first bad row and its label, 0 without one."""
+
+    divisor: Address
+    inverse: Address
+    report: Address
+
+
 class Parameter(NamedTuple):
     """A kernel's parameter: its name, its record (None: one value), the kinds of its values.
 

@@ -10,7 +10,7 @@ from numba import cuda, float64, int64, uint64
 from fastxent.cuda.elements import device
 from fastxent.cuda.groups import WARP, add, make_reduction, smaller
 from fastxent.cuda.intrinsics import load_f64, load_i64, store_f64, store_i64
-from fastxent.cuda.parameters import Address, Double, Integer, Labels
+from fastxent.cuda.parameters import Address, DivisorOutputs, Double, Integer, Labels
 from fastxent.cuda.targets import is_class, load_label
 
 _SLOTS = WARP  # shared memory for one exchange
@@ -20,20 +20,20 @@ _ZERO, _ONE = float64(0), float64(1)
 
 
 def make_put_divisor(number):
-    """put_divisor(...): write a divisor, its inverse (0 of 0), and the report of the first bad row.
+    """put_divisor(total, bad, labels, out): write a divisor, its inverse (0 of 0), and the report.
 
     The report is the row, or NO_BAD_ROW, and its label.
     """
     store, compute = number.store, number.compute
 
     @device
-    def put_divisor(total, bad, labels, divisor, inverse, report):
-        store_f64(divisor, total)
-        store(inverse, compute(_ONE / total if total != _ZERO else _ZERO))
-        if report:
-            store_i64(report, bad)
+    def put_divisor(total, bad, labels, out):
+        store_f64(out.divisor, total)
+        store(out.inverse, compute(_ONE / total if total != _ZERO else _ZERO))
+        if out.report:
+            store_i64(out.report, bad)
             if bad != _NO_ROW:
-                store_i64(report + uint64(8), load_label(labels.address, labels.kind, bad))
+                store_i64(out.report + uint64(8), load_label(labels.address, labels.kind, bad))
 
     return put_divisor
 
@@ -47,11 +47,10 @@ def make_scan_kernel(number, threads, alone):
     put_divisor, load, size = make_put_divisor(number), number.load, number.size
 
     # labels (N,) IN; class_weight (C,), sample_weight (N,) IN or 0; sums, bad_rows (blocks,), or
-    # divisor, inverse, report as in `make_divisor_kernel` OUT
+    # out, OUT
     def kernel(
         labels: Labels, class_weight: Address, sample_weight: Address, n: Integer, n_rows: Integer,
-        chunk: Integer, sums: Address, bad_rows: Address, divisor: Address, inverse: Address,
-        report: Address,
+        chunk: Integer, sums: Address, bad_rows: Address, out: DivisorOutputs,
     ):  # fmt: skip
         shared = cuda.shared.array(_SLOTS, float64)
         rows = cuda.shared.array(_SLOTS, int64)
@@ -75,7 +74,7 @@ def make_scan_kernel(number, threads, alone):
         total, bad = sum_of(total, shared, 0), least(bad, rows, 0)
         if cuda.threadIdx.x == 0:
             if alone:
-                put_divisor(total, bad, labels, divisor, inverse, report)
+                put_divisor(total, bad, labels, out)
             else:
                 block = uint64(cuda.blockIdx.x)
                 store_f64(sums + block * uint64(8), total)
@@ -89,11 +88,9 @@ def make_divisor_kernel(number, threads):
     sum_of, least = make_reduction(add, threads), make_reduction(smaller, threads)
     put_divisor = make_put_divisor(number)
 
-    # sums (n,) IN, bad_rows (n,) IN or 0; labels (N,) IN; divisor (1,), inverse (1,) OUT;
-    # report (2,) OUT or 0
+    # sums (n,) IN, bad_rows (n,) IN or 0; labels (N,) IN; out: (1,), (1,), (2,) OUT
     def kernel(
-        sums: Address, bad_rows: Address, n_sums: Integer, labels: Labels, divisor: Address,
-        inverse: Address, report: Address,
+        sums: Address, bad_rows: Address, n_sums: Integer, labels: Labels, out: DivisorOutputs
     ):  # fmt: skip
         shared = cuda.shared.array(_SLOTS, float64)
         rows = cuda.shared.array(_SLOTS, int64)
@@ -105,7 +102,7 @@ def make_divisor_kernel(number, threads):
             i += threads
         total, bad = sum_of(total, shared, 0), least(bad, rows, 0)
         if cuda.threadIdx.x == 0:
-            put_divisor(total, bad, labels, divisor, inverse, report)
+            put_divisor(total, bad, labels, out)
 
     return kernel
 
