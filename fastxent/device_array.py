@@ -117,7 +117,7 @@ class Queue:
         self.n_checked: int | None = None
 
     def not_cacheable(self) -> None:
-        """The call does something else than launch kernels: its launches are not kept."""
+        """The call does something else than launch kernels: its launches are dropped."""
         self.is_cacheable = False
         self.launches.clear()  # they would keep its arrays allocated
         self.new_arrays.clear()
@@ -238,7 +238,7 @@ class DeviceArray:
         return self._view(moved(self.shape), moved(self.strides))
 
     def reshape(self, *shape: Any) -> "DeviceArray":
-        """A contiguous array as a flat one, the only shape it is asked for."""
+        """A contiguous array as a flat one, the only other shape that is used."""
         return self._view((self.size,), None)
 
     def broadcast_to(self, shape: tuple[int, ...]) -> "DeviceArray":

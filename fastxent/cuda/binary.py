@@ -22,7 +22,7 @@ THREADS, VECTORS = 256, 1
 ELEMENTS = BLOCK_BYTES // 4
 
 _OUTPUTS = ("loss", "grad", "probs", "hess")
-Given = DeviceArray | float | None  # a weight: an array, a number, or 1
+WeightOrNumber = DeviceArray | float | None  # None is 1
 
 
 def binary_cross_entropy_with_logits(call: Call) -> DeviceArray | None:
@@ -38,7 +38,10 @@ def binary_cross_entropy(call: Call) -> DeviceArray | None:
 
 
 def _launch_binary(
-    factory: Callable[..., Any], call: Call, weights: dict[str, Given], options: dict[str, Any]
+    factory: Callable[..., Any],
+    call: Call,
+    weights: dict[str, WeightOrNumber],
+    options: dict[str, Any],
 ) -> DeviceArray | None:
     x, compute = call.x, call.compute
     outs = {name: getattr(call.outputs, name) for name in _OUTPUTS}
@@ -73,7 +76,7 @@ class _Block(NamedTuple):
 
 
 def _blocks(
-    call: Call, weights: dict[str, Given], outs: dict[str, DeviceArray | None]
+    call: Call, weights: dict[str, WeightOrNumber], outs: dict[str, DeviceArray | None]
 ) -> Iterator[_Block]:
     """All elements at once where kernels can take them in place; else one block at a time."""
     assert call.target is not None
@@ -88,7 +91,7 @@ def _blocks(
 
 
 def _in_place(
-    x: DeviceArray, target: DeviceArray, weights: dict[str, Given],
+    x: DeviceArray, target: DeviceArray, weights: dict[str, WeightOrNumber],
     outs: dict[str, DeviceArray | None], compute: Any,
 ) -> _Block | None:  # fmt: skip
     arrays = [x, target, *(out for out in outs.values() if out is not None)]
@@ -105,7 +108,7 @@ def _in_place(
 
 
 def _converted(
-    x: DeviceArray, target: DeviceArray, weights: dict[str, Given],
+    x: DeviceArray, target: DeviceArray, weights: dict[str, WeightOrNumber],
     outs: dict[str, DeviceArray | None], compute: Any,
 ) -> Iterator[_Block]:  # fmt: skip
     number, n, limit = number_of(compute), x.size, min(x.size, ELEMENTS)
@@ -132,7 +135,7 @@ def _number(weight: float | None) -> Weight:
     return Weight(number=1.0 if weight is None else float(weight))
 
 
-def _broadcast(weight: Given, shape: tuple[int, ...], compute: Any) -> Weight | None:
+def _broadcast(weight: WeightOrNumber, shape: tuple[int, ...], compute: Any) -> Weight | None:
     """A weight that kernels can broadcast: its axes, of more than 1, lie side by side in `shape`.
 
     None for another. A weight of the whole shape must be of the type that is computed in, or it

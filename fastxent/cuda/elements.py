@@ -137,7 +137,7 @@ def number_type(item: Element) -> Element:
     return element("float64" if item.compute is float64 else "float32")
 
 
-# --- the scalar functions that `fastxent.formulas` are given ---------------------------------
+# --- the scalar functions that `fastxent.formulas` take --------------------------------------
 
 
 @device

@@ -74,7 +74,7 @@ def is_older(place: Place) -> bool:
 # --- rows on several blocks -----------------------------------------------------------------
 
 
-def n_held(plan: ThreadPlan, item: Element) -> int:
+def elements_per_block(plan: ThreadPlan, item: Element) -> int:
     """How many elements of a row a block holds in registers."""
     return plan.threads * plan.vectors * (item.width if plan.vectorised else 1)
 
@@ -90,9 +90,9 @@ def clustered(plan: ThreadPlan, item: Element, n_classes: int, largest: int) -> 
     sizes = [k for k in CLUSTERS if k <= largest]
     if not plan.streamed or not sizes:
         return plan
-    held = n_held(plan, item)
-    cluster = next((k for k in sizes if k * held >= n_classes), sizes[-1])
-    return plan._replace(cluster=cluster, streamed=cluster * held < n_classes)
+    per_block = elements_per_block(plan, item)
+    cluster = next((k for k in sizes if k * per_block >= n_classes), sizes[-1])
+    return plan._replace(cluster=cluster, streamed=cluster * per_block < n_classes)
 
 
 def largest_cluster(place: Place) -> int:
@@ -116,5 +116,5 @@ def parts_of(
     if not plan.streamed or 2 * n_rows > driver.processors(place.device):
         return 1, n_classes
     part_plan = plan_of_parts(item, plan.vectorised, is_older(place))
-    length = length_of_part(n_classes, -(-n_classes // n_held(part_plan, item)))
+    length = length_of_part(n_classes, -(-n_classes // elements_per_block(part_plan, item)))
     return -(-n_classes // length), length
