@@ -34,13 +34,12 @@ from fastxent.formulas import (
     prob_coefficient,
     row_loss,
 )
-from fastxent.functions import RESULTS
 from fastxent.options import Options
-from fastxent.results import Extent, Outputs
+from fastxent.results import RULES, Extent, Outputs
 
 # The outputs with a value for each class, as Rows; and those with one for each row.
-PER_CLASS = tuple(n for n, r in RESULTS.items() if r and r.extent is Extent.PER_CLASS)
-PER_ROW = tuple(n for n, r in RESULTS.items() if r and r.extent is not Extent.PER_CLASS)
+PER_CLASS = tuple(n for n, r in RULES.items() if r and r.extent is Extent.PER_CLASS)
+PER_ROW = tuple(n for n, r in RULES.items() if r and r.extent is not Extent.PER_CLASS)
 _NEED_TOP = ("lse", "argmax", "hess")
 
 
