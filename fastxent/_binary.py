@@ -30,8 +30,8 @@ def binary_cross_entropy(
     Parameters
     ----------
     probs : array_like
-        Probabilities p of the class 1, of any shape, also none. float32 and float64 stay what
-        they are, float16 and bfloat16 compute in float32, integers and bools in float64.
+        Probabilities p of the class 1, of any shape, also none. float32 and float64 are kept,
+        float16 and bfloat16 compute in float32, integers and bools in float64.
     target : array_like
         y of the same shape: 0 and 1, bools, or floats between.
     weight : array_like, optional
@@ -53,12 +53,12 @@ def binary_cross_entropy(
     loss : scalar or array
         0-d, or with "none" of the shape of `probs`; float32 for half precision.
     grad : array
-        Of the shape and type of `probs`, if asked for: then the result is a tuple.
+        Of the shape and type of `probs`, if requested: then the result is a tuple.
 
     Raises
     ------
     TypeError
-        Numbers of a type that means nothing here; an array on another device.
+        An array of no real numbers; an array on another device.
     ValueError
         A shape, an option or a buffer that does not fit; a target of integers other than 0 and 1.
 
@@ -108,7 +108,7 @@ def binary_cross_entropy_with_logits(
     Parameters
     ----------
     logits : array_like
-        x, of any shape, also none. float32 and float64 stay what they are, float16 and bfloat16
+        x, of any shape, also none. float32 and float64 are kept, float16 and bfloat16
         compute in float32, integers and bools in float64.
     target : array_like
         y of the same shape: 0 and 1, bools, or floats between.
@@ -130,12 +130,12 @@ def binary_cross_entropy_with_logits(
     loss : scalar or array
         0-d, or with "none" of the shape of `logits`; float32 for half precision.
     grad, probs, hess : arrays
-        Those that were asked for: then the result is a tuple that begins with the loss.
+        Those requested: then the result is a tuple that begins with the loss.
 
     Raises
     ------
     TypeError
-        Numbers of a type that means nothing here; an array on another device.
+        An array of no real numbers; an array on another device.
     ValueError
         A shape, an option or a buffer that does not fit; a target of integers other than 0 and 1.
 

@@ -45,7 +45,7 @@ def cross_entropy(
         \frac{\partial L}{\partial x} &= \frac{u}{D} \Big[ (1-ε)\, w_y (p - e_y)
              + \frac{ε}{C} (W p - w) + 2 z \operatorname{lse}\, p \Big], \qquad W = \sum_c w_c
 
-    where D is 1 for "sum" and "none", and for "mean" the sum of u·w_y over the counted rows.
+    where D is 1 for "sum" and "none", and for "mean" the sum of u·w_y over the active rows.
     Without options that is p - e_y, by which nobody has to hold p. For class probabilities q,
     with q' = (1-ε)·q + ε/C:
 
@@ -60,8 +60,8 @@ def cross_entropy(
     Parameters
     ----------
     logits : array_like
-        Shape (N, C), or any rank ≥ 1 with the classes along `axis`. float32 and float64 stay what
-        they are, float16 and bfloat16 compute in float32, integers and bools in float64.
+        Shape (N, C), or any rank ≥ 1 with the classes along `axis`. float32 and float64 are kept,
+        float16 and bfloat16 compute in float32, integers and bools in float64.
     target : array_like
         Integers of the shape of `logits` without `axis`: class indices in 0 … C-1, or
         `ignore_index`. Or of the same shape as `logits`: class probabilities q, or rows of 0 and 1
@@ -79,7 +79,7 @@ def cross_entropy(
     label_smoothing : float
         ε in 0 … 1.
     z_loss : float
-        Adds z_loss·lse² to each counted row.
+        Adds z_loss·lse² to each active row.
     logit_scale : float
         x ← logit_scale·x.
     softcap : float, optional
@@ -104,14 +104,14 @@ def cross_entropy(
     loss : scalar or array
         0-d, or with "none" one a row; float32 for half precision.
     grad, probs, lse, hess, argmax : arrays
-        Those that were asked for: then the result is a tuple that begins with the loss.
+        Those requested: then the result is a tuple that begins with the loss.
 
     Raises
     ------
     IndexError
         A class index out of range; nothing has been written.
     TypeError
-        Logits or a target of a type that means nothing here; an array on another device.
+        Logits or a target of an unsupported type; an array on another device.
     ValueError
         A shape, an option or a buffer that does not fit; an `ignore_index` with probabilities as
         target, integers other than 0 and 1 in place of them.
@@ -182,7 +182,7 @@ def categorical_cross_entropy(
         l = -u \sum_c w_c\, q_c \log p_c, \qquad
         \frac{\partial L}{\partial p_c} = -\frac{u}{D}\, \frac{w_c\, q_c}{p_c}
 
-    where D is 1 for "sum" and "none", and for "mean" the sum of u·w_y over the counted rows, of u
+    where D is 1 for "sum" and "none", and for "mean" the sum of u·w_y over the active rows, of u
     where the target is probabilities. From logits, `cross_entropy` needs no probabilities, and
     keeps the digits that they lose.
 
@@ -224,14 +224,14 @@ def categorical_cross_entropy(
     loss : scalar or array
         0-d, or with "none" one a row; float32 for half precision.
     grad : array
-        Of the shape and type of `probs`, if asked for: then the result is a tuple.
+        Of the shape and type of `probs`, if requested: then the result is a tuple.
 
     Raises
     ------
     IndexError
         A class index out of range; nothing has been written.
     TypeError
-        Probabilities or a target of a type that means nothing here; an array on another device.
+        Probabilities or a target of an unsupported type; an array on another device.
     ValueError
         A shape, an option or a buffer that does not fit; an `ignore_index` with probabilities as
         target, integers other than 0 and 1 in place of them.

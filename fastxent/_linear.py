@@ -74,7 +74,7 @@ def linear_cross_entropy(
         Each part of the shape and type of its input; None where it is not in `wrt`, and for
         `linear_bias` if none was given.
     lse, argmax : arrays
-        Those that were asked for: then the result is a tuple that begins with the loss.
+        Those requested: then the result is a tuple that begins with the loss.
 
     Raises
     ------

@@ -26,8 +26,8 @@ def softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
     Parameters
     ----------
     logits : array_like
-        Any rank ≥ 1; float32 and float64 stay what they are, float16 and bfloat16 compute in
-        float32, integers and bools in float64.
+        Any rank ≥ 1; float32 and float64 are kept, float16 and bfloat16 compute in float32,
+        integers and bools in float64.
     axis : int
         The class axis.
     out : array, optional

@@ -11,7 +11,7 @@ from fastxent import options
 from fastxent.functions import FUNCTIONS, Function, Kind, Role
 from fastxent.results import Extent
 
-# Rows of few classes have kernels of their own.
+# Rows of few classes have kernels of their own, in functions of logits.
 _FEW, _MANY = 2, 1000
 
 
@@ -24,7 +24,7 @@ def warmup(
     """Compile kernels and keep them in the cache, so that no later call has to.
 
     A kernel's variants are the first argument's type, the kind of target, which of gradient,
-    probabilities and Hessian are asked for, and whether classes are few; all other options, shapes
+    probabilities and Hessian are requested, and whether classes are few; all other options, shapes
     and layouts share one. A second or some a variant where the cache is empty, some milliseconds
     where it is not; all of them take some minutes, so name the functions that you call.
 
@@ -70,7 +70,8 @@ def _calls(function: Function, dtype: str) -> Iterator[Callable[[], object]]:
     per_class = [
         name for name in function.results[1:] if function.result(name).extent is Extent.PER_CLASS
     ]
-    for n_classes in (_FEW, _MANY) if function.has_rows else (_FEW,):
+    one_width = function.kind is Kind.ELEMENTS or function.of_probabilities
+    for n_classes in (_FEW,) if one_width else (_FEW, _MANY):
         # float16 takes the kernels of float32, and one more that rounds.
         row = np.full((1, n_classes), 0.5, np.float16 if dtype == "float32" else dtype)
         for target in _targets(function, row):

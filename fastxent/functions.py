@@ -86,7 +86,8 @@ class Parameter(NamedTuple):
 class Function:
     """The description of one public function, which completes it: see `fastxent.dispatch.public`.
 
-    `inputs` are the parameters that gradients flow to; the first of them decides the backend.
+    `inputs` are the parameters that gradients flow to; the first of them decides the backend, and
+    holds logits, or values `of_probabilities`. `out` is the result of a map.
     `parameters` are all, with their roles; `positional` those that may be given by position,
     `arrays` those that are read, `buffers` those that are written. `results` are the names of what
     it returns, in order; all but the first have a flag `return_<name>`, and maybe a buffer
@@ -97,9 +98,11 @@ class Function:
     public: Callable[..., Any]  # takes every family's arrays
 
     def __init__(
-        self, name: str, kind: Kind, inputs: tuple[str, ...], out: Result | None = None
-    ) -> None:
+        self, name: str, kind: Kind, inputs: tuple[str, ...], *, out: Result | None = None,
+        of_probabilities: bool = False,
+    ) -> None:  # fmt: skip
         self.name, self.kind, self.inputs, self.out = name, kind, inputs, out
+        self.of_probabilities = of_probabilities
         self.first = inputs[0]
 
     def complete(self, body: Callable[..., Any], public: Callable[..., Any]) -> None:
@@ -129,7 +132,7 @@ class Function:
         self.has_one_gradient = self.is_loss and len(self.inputs) == 1
 
     def _slot(self, name: str) -> Slot:
-        extent, kind = self.result(name)
+        extent, kind, _ = self.result(name)
         return Slot(
             Outputs._fields.index(name), name, f"return_{name}", f"{name}_out",
             extent is Extent.PER_CLASS, kind,
@@ -204,19 +207,19 @@ class Function:
         return (*rows[:axis], 1, *rows[axis:])
 
 
-SOFTMAX = Function("softmax", Kind.MAP, ("logits",), Result(Extent.PER_CLASS, Type.OWN))
-LOG_SOFTMAX = Function("log_softmax", Kind.MAP, ("logits",), Result(Extent.PER_CLASS, Type.OWN))
-LOGSUMEXP = Function("logsumexp", Kind.MAP, ("logits",), Result(Extent.PER_ROW, Type.OWN))
+SOFTMAX = Function("softmax", Kind.MAP, ("logits",), out=Result(Extent.PER_CLASS, Type.OWN))
+LOG_SOFTMAX = Function("log_softmax", Kind.MAP, ("logits",), out=Result(Extent.PER_CLASS, Type.OWN))
+LOGSUMEXP = Function("logsumexp", Kind.MAP, ("logits",), out=Result(Extent.PER_ROW, Type.OWN))
 CROSS_ENTROPY = Function("cross_entropy", Kind.ROWS, ("logits",))
-CATEGORICAL = Function("categorical_cross_entropy", Kind.ROWS, ("probs",))
+CATEGORICAL = Function("categorical_cross_entropy", Kind.ROWS, ("probs",), of_probabilities=True)
 LINEAR = Function("linear_cross_entropy", Kind.LINEAR, ("x", "linear_weight", "linear_bias"))
-BINARY = Function("binary_cross_entropy", Kind.ELEMENTS, ("probs",))
+BINARY = Function("binary_cross_entropy", Kind.ELEMENTS, ("probs",), of_probabilities=True)
 BINARY_WITH_LOGITS = Function("binary_cross_entropy_with_logits", Kind.ELEMENTS, ("logits",))
 
 FUNCTIONS: dict[str, Function] = {
     function.name: function
     for function in (
-        SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, CROSS_ENTROPY, CATEGORICAL, LINEAR, BINARY,
+        SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, CROSS_ENTROPY, LINEAR, CATEGORICAL, BINARY,
         BINARY_WITH_LOGITS,
     )
 }  # fmt: skip

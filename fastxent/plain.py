@@ -1,8 +1,8 @@
-"""The short way of a plain call: nothing converted, no options.
+"""Fast path of cross_entropy for contiguous float logits, int64 labels and default options.
 
-A small call costs what Python does before the kernel, and beside a large one Python's own code and
-data have left the caches. So cross_entropy asks here first; the answer None means that the call has
-to go the long way, which knows all types, options and errors.
+Most of a small call's time is Python before the kernel; after a large call Python's own code and
+data are out of the caches. cross_entropy tries this first; None means that the call needs the
+general path, which handles all types, options and errors.
 """
 
 from typing import Any
@@ -16,9 +16,9 @@ _LABELS = np.dtype(np.int64)
 
 
 def plain_cross_entropy(
-    logits: Any, target: Any, ignore_index: Any, mean: bool, wanted: bool, buffer: Any
+    logits: Any, target: Any, ignore_index: Any, mean: bool, return_grad: bool, grad_out: Any
 ) -> Any:
-    """What `cross_entropy` returns for (N, C) logits and N labels; None if it is no plain call."""
+    """The result of `cross_entropy` for (N, C) logits and N labels; None for any other call."""
     if type(logits) is not np.ndarray or type(target) is not np.ndarray:
         return None
     dtype, shape = logits.dtype, logits.shape
@@ -29,11 +29,11 @@ def plain_cross_entropy(
         return None
     if target.shape != shape[:1]:
         return None
-    if buffer is not None and not _is_free(buffer, logits, target):
+    if grad_out is not None and not _is_buffer(grad_out, logits, target):
         return None
     if type(ignore_index) is not int or not -(2**63) <= ignore_index < 2**63 or not logits.size:
         return None
-    grad = checks.new(logits, shape, dtype) if buffer is None and wanted else buffer
+    grad = checks.new(logits, shape, dtype) if grad_out is None and return_grad else grad_out
     loss = host_backend().plain_cross_entropy(logits, target, ignore_index, mean, grad)
     if loss is None:
         return None
@@ -41,20 +41,20 @@ def plain_cross_entropy(
     return value if grad is None else (value, grad)
 
 
-def _is_ready(array: Any) -> bool:
+def _is_contiguous(array: Any) -> bool:
     flags = array.flags
     return bool(flags.c_contiguous and flags.aligned)
 
 
-def _is_free(buffer: Any, logits: Any, target: Any) -> bool:
-    """Whether a gradient may be written there, at first sight."""
+def _is_buffer(buffer: Any, logits: Any, target: Any) -> bool:
+    """Whether a gradient can be written there, by the checks that cost little."""
     if buffer is logits:
         return bool(buffer.flags.writeable) and not np.may_share_memory(buffer, target)
     return (
         type(buffer) is np.ndarray
         and buffer.dtype == logits.dtype
         and buffer.shape == logits.shape
-        and _is_ready(buffer)
+        and _is_contiguous(buffer)
         and buffer.flags.writeable
         and not np.may_share_memory(buffer, logits)
         and not np.may_share_memory(buffer, target)

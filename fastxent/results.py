@@ -24,10 +24,14 @@ class Type(enum.IntEnum):
 
 
 class Result(NamedTuple):
-    """The shape and type of one result."""
+    """The shape and type of one result, and whether it is a derivative of the reduced loss.
+
+    Derivatives are divided as the loss is, and 0 where that is a mean over nothing.
+    """
 
     extent: Extent
     type: Type
+    is_derivative: bool = False
 
 
 class Outputs(NamedTuple):
@@ -40,8 +44,8 @@ class Outputs(NamedTuple):
 
     out: Annotated[Any, None] = None
     loss: Annotated[Any, Result(Extent.REDUCED, Type.LOSS)] = None
-    grad: Annotated[Any, Result(Extent.PER_CLASS, Type.OWN)] = None
+    grad: Annotated[Any, Result(Extent.PER_CLASS, Type.OWN, True)] = None
     probs: Annotated[Any, Result(Extent.PER_CLASS, Type.OWN)] = None
     lse: Annotated[Any, Result(Extent.PER_ROW, Type.LOSS)] = None
-    hess: Annotated[Any, Result(Extent.PER_CLASS, Type.OWN)] = None
+    hess: Annotated[Any, Result(Extent.PER_CLASS, Type.OWN, True)] = None
     argmax: Annotated[Any, Result(Extent.PER_ROW, Type.INDEX)] = None

@@ -73,7 +73,8 @@ def test_results_have_the_shapes_and_types_described(name, dtype, reduction):
     }
     for result, array in zip(function.results, results, strict=True):
         if isinstance(array, fx.LinearGrad):
-            assert [part.shape for part in array[:2]] == [given[n].shape for n in function.inputs[:2]]
+            inputs = [given[n].shape for n in function.inputs[:2]]
+            assert [part.shape for part in array[:2]] == inputs
             continue
         shape = function.shape(result, given[function.first].shape, -1, reduction)
         assert array.shape == shape, result

@@ -503,3 +503,16 @@ def test_mean_of_no_elements(dtype):
         assert grad.shape == (0, 3)
         assert function(empty, empty, reduction="sum") == 0
         assert function(empty, empty, reduction="none", weight=np.ones(3)).shape == (0, 3)
+
+
+def test_mean_over_nothing_keeps_what_is_no_derivative(dtype):
+    """Probabilities and lse do not depend on the divisor: gradient and Hessian alone are 0."""
+    x, y = np.array([[0.5, -1.0], [2.0, 3.0]], dtype), [1, 0]
+    names = ("grad", "probs", "lse", "hess", "argmax")
+    asked = {f"return_{name}": True for name in names}
+    loss, *got = fx.cross_entropy(x, y, normalizer=0.0, **asked)
+    _, *want = fx.cross_entropy(x, y, **asked)
+    assert np.isnan(loss)
+    for name, array, expected in zip(names, got, want, strict=True):
+        derivative = name in ("grad", "hess")
+        np.testing.assert_array_equal(array, 0 if derivative else expected, name)

@@ -1,6 +1,6 @@
-"""Arrays of any library that speaks DLPack, in host memory; results by its array-API namespace.
+"""Arrays of any library with DLPack, in host memory; results by its array-API namespace.
 
-On a GPU they are handed on to `interface`.
+Arrays on a GPU go to `interface`.
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -16,7 +16,7 @@ _CPU = 1  # kDLCPU in dlpack.h
 
 @runtime_checkable
 class Exporter(Protocol):
-    """What can hand its memory over."""
+    """An array that exports its memory."""
 
     def __dlpack__(self, **how: Any) -> Any:
         """A capsule that describes the memory."""
@@ -26,7 +26,7 @@ class Exporter(Protocol):
 
 
 def call(function: Function, *args: Any, **kwargs: Any) -> Any:
-    """Call `function` on NumPy's views of the arrays; give back the first one's kind."""
+    """Call `function` on NumPy views of the arrays; return arrays of the first one's kind."""
     given = views.by_name(function, args, kwargs)
     if given is None:
         return function(*args, **kwargs)
@@ -63,7 +63,7 @@ def _device(name: str, value: Exporter) -> tuple[int, int]:
 
 
 def _view(name: str, value: Any) -> Any:
-    """An argument's memory as NumPy sees it."""
+    """A NumPy view of an argument's memory."""
     if isinstance(value, np.ndarray):
         return value
     device, number = _device(name, value)
@@ -78,6 +78,6 @@ def _view(name: str, value: Any) -> Any:
 
 
 def _namespace(value: Any) -> Any:
-    """The library's functions, if the array names them."""
+    """The library's array-API namespace, if it has one."""
     name = getattr(value, "__array_namespace__", None)
     return None if name is None else name()

@@ -1,4 +1,4 @@
-"""Whatever is no NumPy array yet as one: lists, other libraries' objects; or why it is none."""
+"""Conversion to a NumPy array: of lists and other libraries' objects, or the error for them."""
 
 import sys
 from typing import Any
@@ -12,8 +12,8 @@ from fastxent.device_array import DeviceArray
 def array(value: Any, name: str, *, number: bool = False) -> Any:
     """The value as a NumPy array, sharing its memory where it is one; a GPU's as it is.
 
-    What NumPy knows no more of than that it is an object is refused, but where a number is meant:
-    there its type will say more.
+    An array of objects without dimensions is refused, except for a `number`, whose own check says
+    more.
     """
     if isinstance(value, np.ma.MaskedArray):
         raise errors.masked(name)
@@ -44,7 +44,7 @@ def array(value: Any, name: str, *, number: bool = False) -> Any:
 
 
 def _without_tensors(value: Any, name: str) -> Any:
-    """The value with arrays for tensors, which NumPy would ask for in a way that changes them."""
+    """The value with arrays for tensors: NumPy's own conversion would change the tensors."""
     from torch import Tensor
 
     if isinstance(value, Tensor):
@@ -54,18 +54,18 @@ def _without_tensors(value: Any, name: str) -> Any:
     if type(value) in (list, tuple) and any(isinstance(v, (Tensor, list, tuple)) for v in value):
         try:
             return [_without_tensors(part, name) for part in value]
-        except RecursionError:  # of a list that holds itself, of which NumPy says so
+        except RecursionError:  # a list that holds itself, for which NumPy raises
             return value
     return value
 
 
 def _of_nullable(value: Any, name: str) -> Any:
-    """pandas' nullable columns, or those of Arrow, without missing values; None for others."""
+    """The array of pandas' nullable or Arrow columns without missing values; None for others."""
     if not (hasattr(value, "isna") and hasattr(value, "to_numpy") and hasattr(value, "dtype")
             or hasattr(value, "iloc") and getattr(value, "ndim", 0) == 2):  # fmt: skip
         return None
     columns = list(value.dtypes) if value.ndim == 2 else [value.dtype]
-    # An extension type of pandas' for a NumPy type; what only wraps NumPy's arrays has one, too.
+    # pandas' extension types name the NumPy type; those that only wrap NumPy arrays do so, too.
     plain = [
         None if type(dtype).__name__ == "NumpyEADtype" else getattr(dtype, "numpy_dtype", None)
         for dtype in columns
@@ -79,6 +79,6 @@ def _of_nullable(value: Any, name: str) -> Any:
         raise errors.missing_values(name, row)
     try:
         common = np.result_type(*(p or own for p, own in zip(plain, columns, strict=True)))
-    except TypeError:  # of columns that hold no numbers
+    except TypeError:  # columns without numbers
         return None
     return value.to_numpy(dtype=common)

@@ -1,4 +1,4 @@
-"""JAX arrays on the CPU: read where they lie; what comes back is JAX's own."""
+"""JAX arrays on the CPU: read in place; results are JAX arrays."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from fastxent.functions import Function
 
 
 def call(function: Function, *args: Any, **kwargs: Any) -> Any:
-    """Call `function` on NumPy's views of the arrays; give back JAX arrays."""
+    """Call `function` on NumPy views of the arrays; return JAX arrays."""
     given = views.by_name(function, args, kwargs)
     if given is None:
         return function(*args, **kwargs)

@@ -12,15 +12,15 @@ ON_GPU = (2, 13)  # kDLCUDA and kDLCUDAManaged in dlpack.h
 
 
 def by_name(function: Function, args: tuple[Any, ...], kwargs: Arguments) -> Arguments | None:
-    """The arguments by name; None where the function itself has to say what is wrong with them.
+    """The arguments by name; None where the function itself raises Python's own error.
 
-    The function's first parameter comes first, for it decides.
+    The first parameter, which decides the backend, comes first.
     """
     names = function.positional
     if not kwargs and 0 < len(args) <= len(names):
         return dict(zip(names, args))  # noqa: B905 - to say strict=False takes as long again
     arguments = dict(zip(names, args, strict=False)) | kwargs
-    # Fewer than there were: one too many by position, or one given twice.
+    # Fewer names than arguments: one too many by position, or one given twice.
     if len(arguments) != len(args) + len(kwargs):
         return None
     first = function.first

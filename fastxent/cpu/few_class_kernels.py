@@ -22,7 +22,7 @@ from fastxent.cpu.columns import (
     store_transposed,
 )
 from fastxent.cpu.float_mode import flush_subnormals, restore_mode
-from fastxent.cpu.jit import inlined, of_output, subroutine
+from fastxent.cpu.jit import inlined, inlined_by_llvm, subroutine
 from fastxent.cpu.kernels import lse_base, target_of_row
 from fastxent.cpu.lanes import (
     horizontal_sum,
@@ -37,6 +37,7 @@ from fastxent.cpu.lanes import (
 )
 from fastxent.cpu.memory import (
     element_strides,
+    if_requested,
     is_requested,
     lanes_of,
     load,
@@ -374,7 +375,9 @@ def _load_weights(target, weights, options, n, first, count, columns, u_buffer, 
     for k in range(lanes_of(columns)):
         u_buffer[k], w_buffer[k] = 0.0, 1.0
         if k < count:
-            y, u, counted, value = target_of_row(target, weights, options, n, first + k)
+            y, u, counted, value = target_of_row(
+                target, weights.sample_weight, options, n, first + k
+            )
             u_buffer[k] = u if counted else value
             if counted and weights.class_weight.size:
                 w_buffer[k] = weights.class_weight[y]
@@ -442,12 +445,10 @@ def _plain_loss_and_grad(margin, sums, divisor):
     return _loss_and_grad(1.0, 1.0, 0.0, 0.0, 0.0, margin, 0.0, sums, divisor, _value_alone)
 
 
-@of_output
-def _write_grad(grad, columns, a, has_others, parts, places, first, count, pad):
+@inlined_by_llvm
+def _write_grad(grad, columns, a, has_others, parts, group):
     """scale·e_j - other·a_j of a group's rows, and the gradient of y at its place."""
-    if grad is None:
-        return
-    scale, grad_y, other = parts
+    (scale, grad_y, other), (places, first, count, pad) = parts, group
     scale, grad_y = round_to(scale, columns), round_to(grad_y, columns)
     if has_others:
         _grad_columns(columns, scale, a, round_to(other, columns), grad.shape[1])
@@ -471,16 +472,14 @@ def _variance(e, others, s, inverse, factor):
     return hess_element(e * inverse, one_minus_p, factor)
 
 
-@of_output
-def _write_hess(hess, columns, sums, factor, variances, places, first, count, pad):
+@inlined_by_llvm
+def _write_hess(hess, columns, sums, factor, variances, group):
     """factor·p_j·(1 - p_j) of a group's rows; in `columns` e_y is 0.
 
     s - e_j would lose 1 - p of a dominant class. The maximum is alone if s < 2: then s - e_j is the
     sum of the elements below it.
     """
-    if hess is None:
-        return
-    n, (_, rest, e_y, inverse) = hess.shape[1], sums
+    n, (_, rest, e_y, inverse), (places, first, count, pad) = hess.shape[1], sums, group
     e_y, factor, exact = round_to(e_y, columns), round_to(factor, columns), rest + e_y
     s, inverse = round_to(exact, columns), round_to(inverse, columns)
     below = _sum_columns(_below_one_term, (columns,), n) + widen(_below_one(e_y))
@@ -492,11 +491,9 @@ def _write_hess(hess, columns, sums, factor, variances, places, first, count, pa
     _write_group(variances, None, places, hess_y, hess, first, count, pad)
 
 
-@of_output
+@subroutine
 def _zero_ignored_rows(output, first, count, u_buffer):
     """Write zeros for the rows that are ignored, whatever their logits are."""
-    if output is None:
-        return
     for k in range(count):
         if u_buffer[k] == 0.0:
             if _is_column_major(output):
@@ -555,14 +552,15 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
             value, scale, grad_y = _plain_loss_and_grad(margin, sums, divisor)
         total, lost = add_block(total, lost, value)
         _write_losses(outputs.loss, first, count, value)
+        group = places, first, count, pad
         if is_requested(hess):
             factor = u * a_y / divisor * options.hess_factor
-            _write_hess(hess, columns, sums, factor, variances, places, first, count, pad)
+            if_requested(hess, _write_hess, (columns, sums, factor, variances, group))
         parts = scale, grad_y, other
-        _write_grad(grad, columns, a, has_others, parts, places, first, count, pad)
+        if_requested(grad, _write_grad, (columns, a, has_others, parts, group))
         if without_class or weighted:
-            _zero_ignored_rows(grad, first, count, u_buffer)
-            _zero_ignored_rows(hess, first, count, u_buffer)
+            if_requested(grad, _zero_ignored_rows, (first, count, u_buffer))
+            if_requested(hess, _zero_ignored_rows, (first, count, u_buffer))
     restore_mode(mode)
     release(columns)
     return rounded(total, lost)

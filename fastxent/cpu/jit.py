@@ -40,9 +40,8 @@ kernel = njit(nogil=True, **_BORROWING)
 _INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 subroutine = njit(**_INNER, **_BORROWING)
 inlined = njit(inline="always", **_OPTIONS)
-# Functions of an output that is None where it is not requested, which is decided by the type of the
-# argument: so they are compiled by themselves, and inlined by LLVM.
-of_output = njit(forceinline=True, **_INNER, **_BORROWING)
+# Functions that LLVM inlines: where the types of arguments have to be known before.
+inlined_by_llvm = njit(forceinline=True, **_INNER, **_BORROWING)
 # Functions that create arrays; without _nrt they would inherit their caller's option.
 owner = njit(_nrt=True, **_INNER, **_OPTIONS)
 
@@ -59,9 +58,9 @@ _dispatchers: dict[tuple[Callable[..., Any], Any], Any] = {}
 def specialise(source: Callable[..., Any], signature: Any) -> Callable[..., Any]:
     """Return the kernel `source`, compiled for `signature`, as a function of Python.
 
-    It is the compiled entry point, not Numba's dispatcher: that finds out the types of all
-    arguments in each call, which takes 2 µs with named tuples. The entry point converts by the
-    types of its signature, so the caller has to pass arguments of these types.
+    It is the compiled entry point, not Numba's dispatcher, which determines the types of all
+    arguments in each call: 2 µs with named tuples. The entry point converts arguments by its
+    signature without a check of the tuples, so callers make these by `arguments.py` alone.
     """
     (result,) = dispatcher(source, signature).overloads.values()
     entry_point: Callable[..., Any] = result.entry_point

@@ -11,8 +11,8 @@ import math
 import numpy as np
 
 from fastxent.cpu.float_mode import flush_subnormals, restore_mode
-from fastxent.cpu.jit import inlined, of_output, subroutine
-from fastxent.cpu.memory import first_requested, is_requested, row
+from fastxent.cpu.jit import inlined, subroutine
+from fastxent.cpu.memory import first_requested, if_requested, is_requested, row
 from fastxent.cpu.row import (
     below_max_sum,
     cost_sum,
@@ -186,11 +186,9 @@ def _zero_where_zero(coefficient, value):
     return value if coefficient else 0.0
 
 
-@of_output
+@subroutine
 def _write_hess(hess, e, n, s, rest, e_y, factor):
     """factor·p_j·(1 - p_j), where 1 - p of a dominant class is the sum of the others."""
-    if hess is None:
-        return
     top = find(e, 1.0, n)
     others = rest if e_y == 1.0 else rest_of_max(e, 0.0, e, n)
     largest = e[top]
@@ -199,19 +197,15 @@ def _write_hess(hess, e, n, s, rest, e_y, factor):
         hess[top] = hess_element(factor * (largest / s), others / s, 1.0)
 
 
-@of_output
+@subroutine
 def _write_probs(probs, e, n, inverse):
     """p_j = e_j / s."""
-    if probs is None:
-        return
     map_row(scale_element, e, probs, n, inverse, 0.0)
 
 
-@of_output
+@subroutine
 def _write_grad(grad, e, n, y, up, coefs, a, a_y, sums, softcap_slope):
     """up·[(target_coef + prob_coef)·p_j - other_coef·a_j], that of y by its own formula."""
-    if grad is None:
-        return
     target_coef, prob_coef, other_coef = coefs
     rest, e_y, inverse = sums
     scale = grad_scale(up, target_coef, prob_coef, inverse)
@@ -224,21 +218,13 @@ def _write_grad(grad, e, n, y, up, coefs, a, a_y, sums, softcap_slope):
         map_rows(product, grad, softcap_slope[0], grad, n, 0.0, 0.0)
 
 
-@of_output
-def _fill(output, i, n, value):
-    """Fill row i: 0 for ignored rows, whatever their logits are, nan for bad labels."""
-    if output is None:
-        return
-    fill_row(row(output, i), n, value)
-
-
 @subroutine
-def target_of_row(target, weights, options, n, i):
+def target_of_row(target, sample_weight, options, n, i):
     """The class y (0 for probabilities) and weight u of row i, whether it counts, its loss if not.
 
     A row counts unless it is ignored, has no weight or a bad label.
     """
-    u = weights.sample_weight[i] if weights.sample_weight.size else 1.0
+    u = sample_weight[i] if sample_weight.size else 1.0
     if target.ndim == 2:
         return 0, u, u != 0.0, 0.0
     # Read once: another thread may write into target, and only a checked label may be used.
@@ -316,7 +302,7 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
     mode, total, lost = flush_subnormals(), 0.0, 0.0
     ahead, ahead_of = row_max(row(logits, lo), n), lo
     for i in range(lo, hi):
-        y, u, counted, value = target_of_row(target, weights, options, n, i)
+        y, u, counted, value = target_of_row(target, weights.sample_weight, options, n, i)
         if counted or every_row:
             x = row(logits, i)
             if transforming:
@@ -344,8 +330,8 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
             # Each output may overwrite e, so the one that holds it, the first, comes last.
             if counted:
                 factor = u * weight / divisor * options.hess_factor
-                _write_hess(row(hess, i), e, n, s, rest, e_y, factor)
-            _write_probs(row(probs, i), e, n, inverse)
+                if_requested(row(hess, i), _write_hess, (e, n, s, rest, e_y, factor))
+            if_requested(row(probs, i), _write_probs, (e, n, inverse))
         if counted:
             log_s = log_sum(rest, e_y, 1.0)
             value = u * row_loss(
@@ -355,10 +341,11 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
             up, sums = u * scale / divisor, (rest, e_y, inverse)
             prob_coef = prob_coefficient(other_coef, a_sum, options.z_loss, lse)
             coefs, slope = (target_coef, prob_coef, other_coef), (scratch[1], softcap > 0.0)
-            _write_grad(row(grad, i), e, n, y, up, coefs, a, a_y, sums, slope)
-        else:
-            _fill(grad, i, n, value)
-            _fill(hess, i, n, value)
+            grad_args = e, n, y, up, coefs, a, a_y, sums, slope
+            if_requested(row(grad, i), _write_grad, grad_args)
+        else:  # 0 for ignored rows, whatever their logits are, nan for bad labels
+            if_requested(row(grad, i), fill_row, (n, value))
+            if_requested(row(hess, i), fill_row, (n, value))
         total, lost = _add(total, lost, value)
         _store_number(outputs.loss, i, value)
     restore_mode(mode)
@@ -386,13 +373,11 @@ def _class_cost(p_y, w, scale, clip):
     return w * value, prob_grad_element(w, p, scale, clip.floor, _where_less, _zero_where_zero)
 
 
-@of_output
-def _write_one_class(grad, i, n, y, slope):
+@subroutine
+def _write_one_class(grad, n, y, slope):
     """slope at class y, 0 elsewhere."""
-    if grad is None:
-        return
-    fill_row(row(grad, i), n, 0.0)
-    grad[i, y] = slope
+    fill_row(grad, n, 0.0)
+    grad[y] = slope
 
 
 # probs (N, C) IN; target (N,) labels or (N, C) probabilities IN
@@ -401,10 +386,10 @@ def categorical_rows(probs, target, weights, options, clip, divisor, outputs, lo
     n, grad = probs.shape[1], outputs.grad
     total = lost = 0.0
     for i in range(lo, hi):
-        y, u, counted, value = target_of_row(target, weights, options, n, i)
+        y, u, counted, value = target_of_row(target, weights.sample_weight, options, n, i)
         scale = -u / divisor
         if not counted:
-            _fill(grad, i, n, value)
+            if_requested(row(grad, i), fill_row, (n, value))
         elif target.ndim == 2:
             # l = u·Σ_j a_j·(-log p_j), ∂L/∂p_j = -(u/D)·a_j / p_j
             value = u * cost_sum(
@@ -415,7 +400,7 @@ def categorical_rows(probs, target, weights, options, clip, divisor, outputs, lo
             w = weights.class_weight[y] if weights.class_weight.size else 1.0
             value, slope = _class_cost(float(probs[i, y]), w, scale, clip)
             value *= u
-            _write_one_class(grad, i, n, y, slope)
+            if_requested(row(grad, i), _write_one_class, (n, y, slope))
         total, lost = _add(total, lost, value)
         _store_number(outputs.loss, i, value)
     return _sum(total, lost)

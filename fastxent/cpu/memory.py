@@ -28,6 +28,25 @@ def is_requested(typingctx, output):
 
 
 @intrinsic
+def if_requested(typingctx, output, function, args):
+    """Call function(output, *args) unless the output is None; then nothing is compiled."""
+    if isinstance(output, types.NoneType):
+        return types.none(output, function, args), build_nothing
+    inner = function.get_call_type(typingctx, (output, *args), {})
+
+    def lower(context, builder, sig, arguments):
+        values = [arguments[0], *cgutils.unpack_tuple(builder, arguments[2], len(args))]
+        call = context.get_function(function, inner)
+        for library in call.libs:
+            context.active_code_library.add_linking_library(library)
+        pairs = zip(values, (output, *args), inner.args, strict=True)
+        call(builder, [context.cast(builder, value, have, to) for value, have, to in pairs])
+        return context.get_dummy_value()
+
+    return types.none(output, function, args), lower
+
+
+@intrinsic
 def first_requested(typingctx, outputs):
     """The first array of two dimensions in a named tuple of outputs; None if all are None."""
     for k, member in enumerate(outputs):

@@ -5,7 +5,6 @@ how many function names occur in the files of more than one process.
 """
 
 import hashlib
-import inspect
 import json
 import os
 import pickle
@@ -18,6 +17,7 @@ import numpy as np
 
 import fastxent as fx
 from fastxent import _warmup, reference
+from fastxent.functions import FUNCTIONS, Kind
 
 ROWS = 37
 
@@ -25,26 +25,27 @@ ROWS = 37
 def calls():
     """A call for each variant of every function, on varied numbers."""
     rng = np.random.default_rng(5)
-    for name in _warmup._VARIANTS:
-        for call in _warmup._calls(name, "float32"):
-            warm = list(call.args)
-            classes = warm[0].shape[1]
+    for function in FUNCTIONS.values():
+        for call in _warmup._calls(function, "float32"):
+            warm = call.keywords
+            classes = warm[function.first].shape[1]
             probs = reference.softmax(rng.standard_normal((ROWS, classes)))
             logits = 3 * rng.standard_normal((ROWS, classes))
-            takes = inspect.signature(call.func).parameters
-            given = [np.float32(probs if "probs" in takes else logits)]
-            if "linear_weight" in takes:
-                given.append(rng.standard_normal((classes, classes), np.float32))
-            if len(warm) > len(given):
-                labels = isinstance(warm[-1], list)
-                given.append(rng.integers(0, classes, ROWS) if labels else probs)
-            yield call.func, given, call.keywords
+            given = warm | {
+                function.first: np.float32(probs if function.of_probabilities else logits)
+            }
+            if function.kind is Kind.LINEAR:
+                given[function.inputs[1]] = rng.standard_normal((classes, classes), np.float32)
+            if "target" in warm:
+                labels = isinstance(warm["target"], list)
+                given["target"] = rng.integers(0, classes, ROWS) if labels else probs
+            yield call.func, given
 
 
 def digest(call):
     """Digest of all results of a call."""
-    function, given, flags = call
-    return hashlib.sha256(b"".join(flat(function(*given, **flags)))).hexdigest()
+    function, given = call
+    return hashlib.sha256(b"".join(flat(function(**given)))).hexdigest()
 
 
 def flat(result):

@@ -9,6 +9,7 @@ import numpy as np
 
 import fastxent as fx
 from fastxent import reference
+from fastxent.functions import FUNCTIONS, Kind, Role
 
 OF_PROBABILITIES = " of probabilities"
 # Only logits, labels and a gradient, which has a fast path.
@@ -20,16 +21,36 @@ NAMES = (
     "linear_cross_entropy", "linear_cross_entropy" + OF_PROBABILITIES,
     "binary_cross_entropy", "binary_cross_entropy_with_logits",
 )  # fmt: skip
-ROWS = ("cross_entropy", "categorical_cross_entropy", "linear_cross_entropy")
-BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
-MAPS = ("softmax", "log_softmax", "logsumexp")
-FLAT = ("cross_entropy", "categorical_cross_entropy")
+
+
+def of_kind(*kinds):
+    """The names of the functions of these kinds, from their descriptions."""
+    return tuple(name for name, function in FUNCTIONS.items() if function.kind in kinds)
+
+
+def with_role(*roles):
+    """The names of all parameters with these roles."""
+    found = (name for function in FUNCTIONS.values() for name in function.with_role(*roles))
+    return tuple(dict.fromkeys(found))
+
+
+FLAT, BINARY, MAPS = map(of_kind, (Kind.ROWS, Kind.ELEMENTS, Kind.MAP))
+ROWS = (*FLAT, *of_kind(Kind.LINEAR))
 # Those whose gradient or result may lie exactly over the first argument.
-WITH_BUFFER = ("softmax", "log_softmax", "cross_entropy", "categorical_cross_entropy", *BINARY)
-FIRST, WEIGHTS = ("logits", "probs", "x"), ("weight", "sample_weight", "pos_weight")
+WITH_BUFFER = tuple(
+    name for name, function in FUNCTIONS.items()
+    if function.buffers and function.kind is not Kind.LINEAR
+)  # fmt: skip
+FIRST = with_role(Role.INPUT)
+MATRICES = tuple(dict.fromkeys(name for f in FUNCTIONS.values() for name in f.inputs))
+WEIGHTS = tuple(
+    name for name in with_role(Role.PER_CLASS, Role.PER_ROW, Role.BROADCAST)
+    if name not in MATRICES
+)  # fmt: skip
 FLOATS = (np.float32, np.float64)
-REQUIRED = ("logits", "probs", "x", "linear_weight", "target")
-BUFFERS = ("out", "grad_out", "probs_out")
+REQUIRED = tuple(dict.fromkeys(name for f in FUNCTIONS.values() for name in f.positional))
+FLAGS = with_role(Role.FLAG, Role.REQUEST, Role.BUFFER_FLAG)
+BUFFERS = with_role(Role.BUFFER)
 POISON = 7
 
 

@@ -3,15 +3,10 @@
 import numpy as np
 
 import fastxent as fx
+from fastxent.functions import FUNCTIONS as DESCRIBED
 
-FLAGS = {
-    "cross_entropy": ("grad", "probs", "lse", "hess", "argmax"),
-    "linear_cross_entropy": ("grad", "lse", "argmax"),
-    "categorical_cross_entropy": ("grad",),
-    "binary_cross_entropy": ("grad",),
-    "binary_cross_entropy_with_logits": ("grad", "probs", "hess"),
-}
-FUNCTIONS = ("softmax", "log_softmax", "logsumexp", *FLAGS)
+FLAGS = {name: function.results[1:] for name, function in DESCRIBED.items() if function.is_loss}
+FUNCTIONS = tuple(DESCRIBED)
 
 # Dyadic numbers, whose few products and sums are exact in float32: what is left to compare is what
 # the kernels do. What a type does not hold is infinite in it.

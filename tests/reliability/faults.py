@@ -12,9 +12,22 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+import calls
 import numpy as np
 import scipy.sparse
-from calls import BINARY, FIRST, FLAT, MAPS, ROWS, WEIGHTS, WITH_BUFFER, first_of, out_of
+from calls import (
+    BINARY,
+    FIRST,
+    FLAGS,
+    FLAT,
+    MAPS,
+    MATRICES,
+    ROWS,
+    WEIGHTS,
+    WITH_BUFFER,
+    first_of,
+    out_of,
+)
 from numpy.lib.stride_tricks import as_strided
 from odd_values import (
     Arrayed,
@@ -42,13 +55,11 @@ from odd_values import (
 )
 
 import fastxent as fx
+from fastxent.functions import LINEAR as LINEAR_MAP
 
-MATRICES = (*FIRST, "linear_weight", "linear_bias")
 REALS = ("label_smoothing", "z_loss", "logit_scale", "softcap", "eps")
-FLAGS = ("check_target", "return_grad", "return_probs", "return_lse", "return_hess",
-         "return_argmax", "keepdims", "accumulate")  # fmt: skip
-PARTS = ("grad_out.x", "grad_out.linear_weight", "grad_out.linear_bias")
-BUFFERS = ("out", "grad_out", "probs_out", *PARTS)
+PARTS = tuple(f"grad_out.{name}" for name in LINEAR_MAP.inputs)
+BUFFERS = (*calls.BUFFERS, *PARTS)
 
 
 class Bad(NamedTuple):

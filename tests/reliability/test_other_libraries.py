@@ -15,6 +15,7 @@ import pytest
 from lost_memory import freed, shrunk
 
 import fastxent as fx
+from fastxent import functions
 
 # --- tensors ----------------------------------------------------------------------------------
 
@@ -286,8 +287,7 @@ def missing(convert):
 
 
 FRAMES = {"a frame": frame, "a nullable frame": nullable, "a frame of Arrow's": arrow}
-_ARRAYS = ("logits", "probs", "x", "linear_weight", "linear_bias", "target", "weight",
-           "sample_weight", "pos_weight")  # fmt: skip
+_ARRAYS = calls.with_role(*functions.ARRAYS - {functions.Role.SCALAR})
 
 
 def _frames(attempt):

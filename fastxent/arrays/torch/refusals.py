@@ -64,7 +64,7 @@ def transformed(name: str, tensor: torch.Tensor) -> None:
         tensor = _functorch.get_unwrapped(tensor)
 
 
-def unreadable(name: str, tensor: torch.Tensor, error: Exception) -> TypeError:
+def unreadable(name: str, tensor: torch.Tensor, error: Exception) -> Exception:
     """The error for a tensor that NumPy cannot view, if `kind` has none for it."""
     kind(name, tensor)
     return errors.unreadable_tensor(name, error)

@@ -1,7 +1,7 @@
-"""A tensor's memory as a NumPy array, and new tensors that results are written into.
+"""NumPy views of tensors, and new tensors that results are written into.
 
-`tensor.numpy()` would mark the storage, which could then be resized or freed no more. Here NumPy
-gets an address, after a look at how far the storage reaches.
+`tensor.numpy()` would mark the storage, which could then no longer be resized or freed. Here NumPy
+gets the address, after a check that the storage is large enough.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from fastxent.arrays.borrowed import NOWHERE, Borrowed
 from fastxent.cpu import pages
 from fastxent.cpu.pages import LARGE
 
-# NumPy's names of PyTorch's types; bfloat16, which NumPy does not know, joins them when it comes.
+# PyTorch's types as NumPy's; bfloat16, which NumPy does not have, is added with the first tensor.
 DTYPES: dict[torch.dtype, Any] = {
     getattr(torch, name): np.dtype(name)
     for name in (
@@ -23,14 +23,14 @@ DTYPES: dict[torch.dtype, Any] = {
     )
 }  # fmt: skip
 _OWN = {dtype: own for own, dtype in DTYPES.items()}
-# What has its numbers in its own storage; a parameter is one too.
+# The classes whose instances have their numbers in their own storage.
 ORDINARY = {torch.Tensor, torch.nn.Parameter}
 NUMBERS = {np.float32: torch.float32, np.float64: torch.float64}
 _CPU = torch.device("cpu")  # whatever the default device is
 
 
 class Storage(Borrowed):
-    """The memory of a tensor, its owner."""
+    """The memory of a tensor, which is its `owner`."""
 
     __slots__ = ()
 
@@ -41,7 +41,7 @@ class Storage(Borrowed):
             shape == like.shape and dtype is like.dtype and like.flags.c_contiguous
             and type(owner) in ORDINARY
         ):  # fmt: skip
-            tensor = torch.empty_like(owner)  # in half the time
+            tensor = torch.empty_like(owner)  # takes half the time
         else:
             tensor = _empty(shape, dtype)
         address, size = tensor.data_ptr(), tensor.nbytes
@@ -58,16 +58,16 @@ _from_address = Storage.from_address
 
 
 def _empty(shape: tuple[int, ...], dtype: Any) -> torch.Tensor:
-    if dtype not in _OWN:  # of another library's arrays beside a tensor
+    if dtype not in _OWN:  # bfloat16 of another library's array beside a tensor
         _late(torch.bfloat16)
     try:
         return torch.empty(shape, dtype=_OWN[dtype], device=_CPU)
-    except RuntimeError as error:  # which is what PyTorch raises
+    except RuntimeError as error:  # as PyTorch raises it
         raise MemoryError(str(error)) from None
 
 
 def view(name: str, tensor: torch.Tensor) -> Any:
-    """The tensor's memory as an array.
+    """A NumPy view of a tensor.
 
     Raises KeyError for a type that NumPy does not have, RuntimeError where there is no memory, and
     ValueError where there is less than the tensor's.
@@ -100,7 +100,7 @@ def view(name: str, tensor: torch.Tensor) -> Any:
 
 
 def _end(tensor: torch.Tensor) -> int:
-    """How many bytes a storage must have for a tensor's last number; 0 if it has none."""
+    """The bytes from the beginning of the storage to the end of a tensor; 0 for no elements."""
     if not tensor.numel():
         return 0
     steps = zip(tensor.shape, tensor.stride(), strict=True)
@@ -109,17 +109,17 @@ def _end(tensor: torch.Tensor) -> int:
 
 
 def is_whole(tensor: torch.Tensor) -> bool:
-    """Whether its storage reaches as far as a tensor does: it may have been freed or shrunk."""
+    """Whether the storage is large enough for a tensor: it may have been freed or shrunk."""
     return _end(tensor) <= int(tensor.untyped_storage().nbytes())
 
 
-def cut_off(name: str, tensor: torch.Tensor) -> ValueError:
+def cut_off(name: str, tensor: torch.Tensor) -> Exception:
     """The error for a tensor that reaches beyond its storage."""
     return errors.cut_off(name, tensor.untyped_storage().nbytes(), _end(tensor))
 
 
 def _late(dtype: torch.dtype) -> Any:
-    """bfloat16 as a type of NumPy's, when the first one comes; KeyError for others."""
+    """bfloat16 as a NumPy type, at the first such tensor; KeyError for other types."""
     if dtype is not torch.bfloat16:
         raise KeyError(dtype)
     try:
@@ -132,5 +132,5 @@ def _late(dtype: torch.dtype) -> Any:
 
 
 def tensor_of(number: Any) -> torch.Tensor:
-    """One of NumPy's numbers as a tensor without dimensions."""
+    """A NumPy scalar as a tensor without dimensions."""
     return torch.scalar_tensor(float(number), dtype=NUMBERS[type(number)], device=_CPU)
