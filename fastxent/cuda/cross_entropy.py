@@ -1,10 +1,11 @@
 """cross_entropy and categorical_cross_entropy on the GPU: select and launch their kernels."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from fastxent.cuda import categorical_kernels, kernels, split_kernels, thread_plans
-from fastxent.cuda.blocks import Block, LogitChange, blocks_of
+from fastxent.cuda.blocks import NO_CHANGE, Block, LogitChange, blocks_of
 from fastxent.cuda.conversion import converted_weights
 from fastxent.cuda.divisors import inverse_of, reduced
 from fastxent.cuda.groups import ThreadPlan
@@ -100,7 +101,7 @@ class RowArguments:
         self.per_class = {name: getattr(call.outputs, name) for name in kernels.PER_CLASS}
         self.per_row = {name: getattr(call.outputs, name) for name in kernels.PER_ROW}
 
-    def blocks(self, change: LogitChange = LogitChange()) -> Any:  # noqa: B008 - a tuple
+    def blocks(self, change: LogitChange = NO_CHANGE) -> Iterator[Block]:
         """The blocks of rows of the call."""
         call = self.call
         return blocks_of(call.x, call.compute, self.per_class, self.target_probs, change)
