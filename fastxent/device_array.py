@@ -206,8 +206,9 @@ class DeviceArray:
     def new(self, shape: tuple[int, ...], dtype: Any) -> "DeviceArray":
         """A new array of the same library for the same call."""
         owner, address = self.library.new(shape, dtype, self.place)
-        array = DeviceArray(owner, address, shape, None, dtype, self.place, self.library)
-        array.queue = self.queue
+        array = self._view(shape, contiguous(shape, dtype.itemsize))
+        array.memory, array.offset, array.dtype = Memory(owner, address), 0, dtype
+        array.writeable = True
         self.queue.add_array(NewArray(array.memory, shape, dtype))
         return array
 
