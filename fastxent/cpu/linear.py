@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastxent.cpu.blocks import Box, Operand, boxes, for_each_chunk, put
 from fastxent.cpu.launch import add_up, divided, fill_cross_entropy
-from fastxent.records import Call, LinearGrad, Outputs, Target, Weights
+from fastxent.records import Call, LinearGrad, Outputs, Target
 
 Array = NDArray[Any]
 DType = np.dtype[Any]
@@ -22,15 +22,15 @@ DType = np.dtype[Any]
 # large enough for BLAS to be busy and for few passes over the gradient of the weights.
 _BLOCK_BYTES = 32 << 20
 _PIECE_BYTES = 4 << 20
+_GRAD = Outputs._fields.index("grad")
 
 
 @np.errstate(all="ignore")  # logits may overflow, and nan or inf be multiplied: no warning then
 def linear_cross_entropy(call: Call) -> float:
     """Fill outputs and grads; return Σ of the row losses / divisor."""
-    assert call.linear is not None and call.target is not None
+    assert call.linear is not None
+    x, compute = call.x, call.compute
     linear_weight, linear_bias, grads, accumulate = call.linear
-    x, target, weights, terms = call.x, call.target, call.weights, call.options
-    divisor, outputs, compute = call.divisor, call.outputs, call.compute
     n_classes = linear_weight.shape[0]
     if linear_bias is not None:
         linear_bias = np.ascontiguousarray(linear_bias, compute)
@@ -43,26 +43,28 @@ def linear_cross_entropy(call: Call) -> float:
     rows = Operand(x, compute)
     losses = []
     for box in boxes(x.shape[:-1], limit) if n else ():
-        part = slice(*box[1:])
-        wanted = _target_of(target, box)
         x_block = rows.read(box)
         logits = buffer[: len(x_block)]
         _fill_logits(logits, x_block, linear_weight, linear_bias)
-        narrow = {
-            name: array[part] for name, array in outputs._asdict().items() if array is not None
-        }
-        sample_weight = None if weights.sample_weight is None else weights.sample_weight[part]
-        own = weights._replace(sample_weight=sample_weight)
         shaped = logits.reshape((*x[box[0]].shape[:-1], n_classes))  # as probabilities are
-        filled = Outputs(**narrow, grad=shaped if sums is not None else None)
-        rows_call = call._replace(x=shaped, target=wanted, weights=own, outputs=filled)
-        losses.append(fill_cross_entropy(rows_call))
-        if sums is not None and divisor:
-            idle = _idle_rows(wanted.labels, own, terms.ignore_index)
-            sums.add(box, logits, x_block, linear_weight, idle)
+        block = _block_of(call, box, shaped, sums is not None)
+        losses.append(fill_cross_entropy(block))
+        if sums is not None and call.divisor:
+            sums.add(box, logits, x_block, linear_weight, _ignored_rows(block))
     if sums is not None:
         sums.finish()
-    return divided(add_up(losses), divisor)
+    return divided(add_up(losses), call.divisor)
+
+
+def _block_of(call: Call, box: Box, logits: Array, with_grad: bool) -> Call:
+    """The call of `cross_entropy` for a block of rows; the gradient replaces the logits."""
+    rows, weights = slice(*box[1:]), call.weights
+    outputs = [None if array is None else array[rows] for array in call.outputs]
+    outputs[_GRAD] = logits if with_grad else None
+    if weights.sample_weight is not None:
+        weights = weights._replace(sample_weight=weights.sample_weight[rows])
+    target = _target_of(call.target, box)
+    return call._replace(x=logits, target=target, weights=weights, outputs=Outputs(*outputs))
 
 
 def _fill_logits(logits: Array, x: Array, weight: Array, bias: Array | None) -> None:
@@ -89,23 +91,25 @@ def _pieces(weight: Array, compute: DType) -> Iterator[slice]:
         yield slice(first, min(first + step, n_classes))
 
 
-def _target_of(target: Target, box: Box) -> Target:
+def _target_of(target: Target | None, box: Box) -> Target:
     """The targets of a block of rows."""
+    assert target is not None
     index, lo, hi = box
     if target.labels is not None:
         return Target(target.labels[lo:hi], None)
     return Target(None, target.probs[index])
 
 
-def _idle_rows(labels: Array | None, terms: Weights, ignore_index: int | None) -> Array | None:
-    """The mask of the rows that do not count, or None if all do."""
-    idle = None
-    if labels is not None and ignore_index is not None:
-        idle = labels == ignore_index
-    if terms.sample_weight is not None:
-        weightless = terms.sample_weight == 0
-        idle = weightless if idle is None else idle | weightless
-    return idle if idle is not None and idle.any() else None
+def _ignored_rows(call: Call) -> Array | None:
+    """The mask of ignored rows, or None if all are active."""
+    assert call.target is not None
+    labels, u, ignore_index = call.target.labels, call.weights.sample_weight, None
+    if labels is not None:
+        ignore_index = call.options.ignore_index
+    ignored = None if ignore_index is None else labels == ignore_index
+    if u is not None:
+        ignored = u == 0 if ignored is None else ignored | (u == 0)
+    return ignored if ignored is not None and ignored.any() else None
 
 
 class _Sums:
@@ -121,15 +125,15 @@ class _Sums:
         # Whether there is anything yet that a block's share has to be added to.
         self.fresh = not accumulate
 
-    def add(self, box: Box, d: Array, x: Array, weight: Array, idle: Array | None) -> None:
+    def add(self, box: Box, d: Array, x: Array, weight: Array, ignored: Array | None) -> None:
         """Add the block's share: d @ W to x's, dᵀ @ x to W's, Σ d to the bias's gradient.
 
-        Idle rows have d = 0, but 0·nan is nan: their x is taken as 0, and so is d @ W.
+        Ignored rows have d = 0, but 0·nan is nan: their x is taken as 0, and so is d @ W.
         """
-        if idle is not None and self.weight is not None:
-            x = np.where(idle[:, None], x.dtype.type(0), x)
+        if ignored is not None and self.weight is not None:
+            x = np.where(ignored[:, None], x.dtype.type(0), x)
         if self.x is not None:
-            self._add_to_x(self.x, box, d, weight, idle)
+            self._add_to_x(self.x, box, d, weight, ignored)
         if self.weight is not None:
             for piece in _pieces(weight, d.dtype):
                 _add_product(self.weight[piece], d[:, piece].T, x, self.fresh)
@@ -137,11 +141,13 @@ class _Sums:
             _add_product(self.bias, np.ones(len(d), d.dtype), d, self.fresh)
         self.fresh = False
 
-    def _add_to_x(self, x: Operand, box: Box, d: Array, weight: Array, idle: Array | None) -> None:
+    def _add_to_x(
+        self, x: Operand, box: Box, d: Array, weight: Array, ignored: Array | None
+    ) -> None:
         target = x.read(box) if self.accumulate else x.block(box)
         fresh = not self.accumulate
         for classes, part in _class_chunks(weight, d.dtype):
-            _add_product(target, d[:, classes], part, fresh, idle)
+            _add_product(target, d[:, classes], part, fresh, ignored)
             fresh = False
         x.write(box, target)
 
@@ -157,14 +163,14 @@ class _Sums:
                 put(array, total)
 
 
-def _add_product(out: Array, a: Array, b: Array, fresh: bool, idle: Array | None = None) -> None:
-    """Out += a @ b, or = where out holds nothing yet; the idle rows of the product are 0."""
+def _add_product(out: Array, a: Array, b: Array, fresh: bool, ignored: Array | None = None) -> None:
+    """Out += a @ b, or = where out holds nothing yet; the ignored rows of the product are 0."""
     if fresh and out.flags.c_contiguous:
         product = np.matmul(a, b, out=out)
     else:
         product = a @ b
-    if idle is not None:
-        product[idle] = 0
+    if ignored is not None:
+        product[ignored] = 0
     if product is not out:
         np.add(0 if fresh else out, product, out=out)
 
