@@ -1,7 +1,7 @@
-"""linear_cross_entropy on the CPU: logits exist for one block of rows at a time.
+"""linear_cross_entropy on the CPU: the logits of one block of rows exist at a time.
 
-Matrix products are NumPy's, so the BLAS library's threads are as the user has set them; between
-them the cross-entropy kernel turns the block of logits into their gradient, in place.
+Matrix products are NumPy's, with the threads of the BLAS library as the user has set them. Between
+them the cross-entropy kernel replaces the block of logits by its gradient.
 """
 
 import math
@@ -13,56 +13,62 @@ from numpy.typing import NDArray
 
 from fastxent.cpu.blocks import Box, Operand, boxes, for_each_chunk, put
 from fastxent.cpu.launch import add_up, divided, fill_cross_entropy
-from fastxent.records import Call, LinearGrad, Outputs, Target, Weights
+from fastxent.records import Call, LinearGrad, Outputs, Target
 
 Array = NDArray[Any]
 DType = np.dtype[Any]
 
-# A block of logits, and a piece of the weights' gradient on its way into the sum. The block is
-# large enough for BLAS to be busy and for few passes over the gradient of the weights.
+# The sizes of a block of logits and of a piece of the weights' gradient before it is added. A block
+# is large enough to keep BLAS busy and to make few passes over the gradient of the weights.
 _BLOCK_BYTES = 32 << 20
 _PIECE_BYTES = 4 << 20
 
 
-@np.errstate(all="ignore")  # logits may overflow, and nan or inf be multiplied: no warning then
+@np.errstate(all="ignore")  # no warnings of overflowing logits, or of products of nan and inf
 def linear_cross_entropy(call: Call) -> float:
-    """Fill outputs and grads; return Σ of the row losses / divisor."""
-    assert call.linear is not None and call.target is not None
-    linear_weight, linear_bias, grads, accumulate = call.linear
-    x, target, weights, terms = call.x, call.target, call.weights, call.options
-    divisor, outputs, compute = call.divisor, call.outputs, call.compute
-    n_classes = linear_weight.shape[0]
-    if linear_bias is not None:
-        linear_bias = np.ascontiguousarray(linear_bias, compute)
-    # Rows of x may have to be converted too, and there may be more features than classes.
-    widest = max(n_classes, linear_weight.shape[1])
-    limit = max(1, _BLOCK_BYTES // (widest * compute.itemsize))
+    """Fill outputs and gradients; return Σ of the row losses / divisor."""
+    assert call.linear is not None
+    x, compute, (weight, bias, grads, accumulate) = call.x, call.compute, call.linear
+    n_classes, features = weight.shape
+    if bias is not None:
+        bias = np.ascontiguousarray(bias, compute)
+    # Rows of x may have to be converted, too, and there may be more features than classes.
+    limit = max(1, _BLOCK_BYTES // (max(n_classes, features) * compute.itemsize))
     n = math.prod(x.shape[:-1])
     buffer = np.empty((min(limit, n), n_classes), compute)
     sums = None if grads is None else _Sums(grads, accumulate, compute)
     rows = Operand(x, compute)
     losses = []
     for box in boxes(x.shape[:-1], limit) if n else ():
-        part = slice(*box[1:])
-        wanted = _target_of(target, box)
         x_block = rows.read(box)
         logits = buffer[: len(x_block)]
-        _fill_logits(logits, x_block, linear_weight, linear_bias)
-        narrow = {
-            name: array[part] for name, array in outputs._asdict().items() if array is not None
-        }
-        sample_weight = None if weights.sample_weight is None else weights.sample_weight[part]
-        own = weights._replace(sample_weight=sample_weight)
-        shaped = logits.reshape((*x[box[0]].shape[:-1], n_classes))  # as probabilities are
-        filled = Outputs(**narrow, grad=shaped if sums is not None else None)
-        rows_call = call._replace(x=shaped, target=wanted, weights=own, outputs=filled)
-        losses.append(fill_cross_entropy(rows_call))
-        if sums is not None and divisor:
-            idle = _idle_rows(wanted.labels, own, terms.ignore_index)
-            sums.add(box, logits, x_block, linear_weight, idle)
+        _fill_logits(logits, x_block, weight, bias)
+        block = _call_of_block(call, box, logits)
+        losses.append(fill_cross_entropy(block))
+        if sums is not None and call.divisor:
+            sums.add(box, logits, x_block, weight, _ignored_rows(block))
     if sums is not None:
         sums.finish()
-    return divided(add_up(losses), divisor)
+    return divided(add_up(losses), call.divisor)
+
+
+def _call_of_block(call: Call, box: Box, logits: Array) -> Call:
+    """Return the call of cross_entropy for a block of rows, with the gradient over the logits."""
+    assert call.target is not None and call.linear is not None
+    index, lo, hi = box
+    x = logits.reshape((*call.x[index].shape[:-1], logits.shape[1]))  # as probabilities are
+    labels, probs = call.target
+    target = Target(None, probs[index]) if labels is None else Target(labels[lo:hi], None)
+    sample_weight = call.weights.sample_weight
+    if sample_weight is not None:
+        sample_weight = sample_weight[lo:hi]
+    per_row = {n: array[lo:hi] for n, array in call.outputs._asdict().items() if array is not None}
+    return call._replace(
+        x=x,
+        target=target,
+        weights=call.weights._replace(sample_weight=sample_weight),
+        outputs=Outputs(**per_row, grad=None if call.linear.grads is None else x),
+    )
 
 
 def _fill_logits(logits: Array, x: Array, weight: Array, bias: Array | None) -> None:
@@ -73,7 +79,7 @@ def _fill_logits(logits: Array, x: Array, weight: Array, bias: Array | None) -> 
 
 
 def _class_chunks(weight: Array, compute: DType) -> Iterator[tuple[slice, Array]]:
-    """The weights as BLAS takes them: whole if they are that already, else converted in pieces."""
+    """Yield the classes and weights for BLAS: whole if possible, else in converted pieces."""
     direct = weight.dtype == compute and weight.dtype.isnative and weight.flags.aligned
     if direct and (weight.flags.c_contiguous or weight.flags.f_contiguous):
         yield slice(None), weight
@@ -89,47 +95,41 @@ def _pieces(weight: Array, compute: DType) -> Iterator[slice]:
         yield slice(first, min(first + step, n_classes))
 
 
-def _target_of(target: Target, box: Box) -> Target:
-    """The targets of a block of rows."""
-    index, lo, hi = box
-    if target.labels is not None:
-        return Target(target.labels[lo:hi], None)
-    return Target(None, target.probs[index])
-
-
-def _idle_rows(labels: Array | None, terms: Weights, ignore_index: int | None) -> Array | None:
-    """The mask of the rows that do not count, or None if all do."""
-    idle = None
+def _ignored_rows(call: Call) -> Array | None:
+    """Return the mask of the rows that are ignored or without weight; None if there are none."""
+    assert call.target is not None
+    labels, ignore_index = call.target.labels, call.options.ignore_index
+    ignored = None
     if labels is not None and ignore_index is not None:
-        idle = labels == ignore_index
-    if terms.sample_weight is not None:
-        weightless = terms.sample_weight == 0
-        idle = weightless if idle is None else idle | weightless
-    return idle if idle is not None and idle.any() else None
+        ignored = labels == ignore_index
+    if call.weights.sample_weight is not None:
+        weightless = call.weights.sample_weight == 0
+        ignored = weightless if ignored is None else ignored | weightless
+    return ignored if ignored is not None and ignored.any() else None
 
 
 class _Sums:
-    """The gradients as they grow, block by block; those that are None are not made."""
+    """The gradients, summed block by block; those that are None are not computed."""
 
     def __init__(self, grads: LinearGrad, accumulate: bool, compute: DType) -> None:
         self.grads = grads
         self.accumulate = accumulate
         self.x = None if grads.x is None else Operand(grads.x, compute)
-        # Sums are kept in the type of the arithmetic: half precision would lose small blocks.
+        # Sums have the type of the arithmetic: half precision would lose small blocks.
         self.weight = _accumulator(grads.linear_weight, accumulate, compute)
         self.bias = _accumulator(grads.linear_bias, accumulate, compute)
-        # Whether there is anything yet that a block's share has to be added to.
+        # Whether the sums are still uninitialised, so that the first block is stored, not added.
         self.fresh = not accumulate
 
-    def add(self, box: Box, d: Array, x: Array, weight: Array, idle: Array | None) -> None:
-        """Add the block's share: d @ W to x's, dᵀ @ x to W's, Σ d to the bias's gradient.
+    def add(self, box: Box, d: Array, x: Array, weight: Array, ignored: Array | None) -> None:
+        """Add a block: d @ W to the gradient of x, dᵀ @ x to that of W, Σ d to that of the bias.
 
-        Idle rows have d = 0, but 0·nan is nan: their x is taken as 0, and so is d @ W.
+        Ignored rows have d = 0, but 0·nan is nan: their x is taken as 0, and so is d @ W.
         """
-        if idle is not None and self.weight is not None:
-            x = np.where(idle[:, None], x.dtype.type(0), x)
+        if ignored is not None and self.weight is not None:
+            x = np.where(ignored[:, None], x.dtype.type(0), x)
         if self.x is not None:
-            self._add_to_x(self.x, box, d, weight, idle)
+            self._add_to_x(self.x, box, d, weight, ignored)
         if self.weight is not None:
             for piece in _pieces(weight, d.dtype):
                 _add_product(self.weight[piece], d[:, piece].T, x, self.fresh)
@@ -137,16 +137,18 @@ class _Sums:
             _add_product(self.bias, np.ones(len(d), d.dtype), d, self.fresh)
         self.fresh = False
 
-    def _add_to_x(self, x: Operand, box: Box, d: Array, weight: Array, idle: Array | None) -> None:
+    def _add_to_x(
+        self, x: Operand, box: Box, d: Array, weight: Array, ignored: Array | None
+    ) -> None:
         target = x.read(box) if self.accumulate else x.block(box)
         fresh = not self.accumulate
         for classes, part in _class_chunks(weight, d.dtype):
-            _add_product(target, d[:, classes], part, fresh, idle)
+            _add_product(target, d[:, classes], part, fresh, ignored)
             fresh = False
         x.write(box, target)
 
     def finish(self) -> None:
-        """Round the sums into the user's arrays where they are of another type."""
+        """Round the sums into the user's arrays, where these have another type."""
         totals = (self.grads.x, self.weight, self.bias)
         for array, total in zip(self.grads, totals, strict=True):
             if array is None:
@@ -157,20 +159,20 @@ class _Sums:
                 put(array, total)
 
 
-def _add_product(out: Array, a: Array, b: Array, fresh: bool, idle: Array | None = None) -> None:
-    """Out += a @ b, or = where out holds nothing yet; the idle rows of the product are 0."""
+def _add_product(out: Array, a: Array, b: Array, fresh: bool, ignored: Array | None = None) -> None:
+    """Out += a @ b, or out = a @ b if `fresh`; the ignored rows of the product are 0."""
     if fresh and out.flags.c_contiguous:
         product = np.matmul(a, b, out=out)
     else:
         product = a @ b
-    if idle is not None:
-        product[idle] = 0
+    if ignored is not None:
+        product[ignored] = 0
     if product is not out:
         np.add(0 if fresh else out, product, out=out)
 
 
 def _accumulator(array: Array | None, accumulate: bool, compute: DType) -> Any:
-    """The array itself where sums can be kept in it, else one that can, with what it holds."""
+    """Return the array, or a copy in the type of the arithmetic if it has another one."""
     if array is None or array.dtype == compute:
         return array
     return array.astype(compute) if accumulate else np.empty(array.shape, compute)

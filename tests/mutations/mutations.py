@@ -60,8 +60,8 @@ MUTATIONS = [
              "(largest / s), others / s, 1.0)", "(largest / s), 1.0 - largest / s, 1.0)",
              ACCURACY + "hessian_diagonal[float32-1000]"),
     Mutation("gradient of ignored rows multiplied by 0, not written", KERNELS,
-             "fill_row(row(output, i), n, value)",
-             "map_row(scale_element, row(output, i), row(output, i), n, value, 0.0)",
+             "nan for bad labels\n            if_requested(row(grad, i), fill_row, (n, value))",
+             "\n            if_requested(row(grad, i), _write_probs, (row(grad, i), n, value))",
              SPECIAL + "gradient_beside_ignored_rows[float32-400]"),
     # --- rows and sums ----------------------------------------------------------------------
     Mutation("end of a row not written", ROW,
@@ -142,8 +142,7 @@ MUTATIONS = [
              "None, places, hess_y, hess", "None, places, None, hess",
              ACCURACY + "hessian_diagonal[float32-10]"),
     Mutation("Hessian of ignored narrow rows not written", FEW,
-             "_zero_ignored_rows(hess, first, count, u_buffer)",
-             "_zero_ignored_rows(grad, first, count, u_buffer)",
+             "if_requested(hess, _zero_ignored_rows,", "if_requested(grad, _zero_ignored_rows,",
              LAYOUTS + "classes_one_behind_the_other[float32]"),
     Mutation("gradient at the target not written where classes lie one behind the other", FEW,
              "store_at_places(out, 1, class_step, places, elements)", "pass",
@@ -194,7 +193,7 @@ MUTATIONS = [
              ACCURACY + "binary_probabilities[float32-None-False]"),
     # --- threads and files ------------------------------------------------------------------
     Mutation("a call returns while helpers work", "cpu/threads.py",
-             "        left.clear()  # whoever is at work stops after the chunk in hand\n"
+             "        left.clear()  # working threads stop after their current chunk\n"
              "        _finish(jobs)\n", "        left.clear()\n",
              THREADS + "the_first_exception_is_raised_and_nobody_works_on"),
     Mutation("what is in a file is not compared with its digest", "kernel_files.py",
