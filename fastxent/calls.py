@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastxent import checks, errors, options
-from fastxent.arrays.device import DeviceArray
 from fastxent.checks import Named, Precision, Shape
+from fastxent.device_array import DeviceArray
 from fastxent.dispatch import backend_of, device_backend
 from fastxent.functions import Arguments, Function
 from fastxent.options import Options

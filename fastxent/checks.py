@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fastxent import errors, options
 from fastxent.arrays import foreign
 from fastxent.arrays.borrowed import Borrowed
-from fastxent.arrays.device import DeviceArray
+from fastxent.device_array import DeviceArray
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]

@@ -13,8 +13,8 @@ from typing import Any, Protocol, TypeVar, cast
 import numpy as np
 
 from fastxent import forks
-from fastxent.arrays.device import DeviceArray
 from fastxent.backend import Backend, DeviceBackend, HostBackend
+from fastxent.device_array import DeviceArray
 from fastxent.functions import Function
 
 F = TypeVar("F", bound=Callable[..., Any])

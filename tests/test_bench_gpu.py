@@ -28,9 +28,9 @@ def test_a_dry_run_writes_every_group(script, cases, tmp_path, capsys):
     """Each side of each race, each plan, what Python costs; nothing else stops at a failure."""
     from fastxent.cuda import driver
 
-    file, call = tmp_path / "dry.json", driver.Call
+    file, call = tmp_path / "dry.json", driver.LaunchedKernel
     assert script.main(["--dry", "--out", str(file), "--shapes", "64", "3x4100"]) == 0
-    assert driver.Call is call
+    assert driver.LaunchedKernel is call
     run = record.load(file)
     assert run["dry"] and run["launches"] > 100 and run["versions"]["numba-cuda"]
     groups = {"check", "race", "plans", "ceiling", "launch", "host"}

@@ -390,13 +390,13 @@ def test_small_long_rows(clusters, rng, monkeypatch):
 
 
 def long_rows(kind, classes, times, clusters, rng, monkeypatch):
-    from fastxent.arrays import replay
-    from fastxent.cuda import launch
+    from fastxent.arrays import plans
+    from fastxent.cuda import thread_plans
 
-    replay.forget()
-    monkeypatch.setattr(launch, "_parts", lambda plan, block, n, place: (1, n))
+    plans.clear()
+    monkeypatch.setattr(thread_plans, "parts_of", lambda plan, item, rows, n, place: (1, n))
     if not clusters:
-        monkeypatch.setattr(launch, "clustered", lambda plan, *_: plan)
+        monkeypatch.setattr(thread_plans, "clustered", lambda plan, *_: plan)
     lib, compute = library_of(kind), COMPUTE[kind]
     rows = some_rows(rng, classes)
     x = lib.put(np.tile(rows, (times, 1)), kind)
@@ -416,7 +416,7 @@ def long_rows(kind, classes, times, clusters, rng, monkeypatch):
         assert worst(grad[0], want_grad, bounds.probs() + rounding, others) <= 1
         here = normal(want_grad[at], OWN[kind])
         assert worst(grad[0][at], want_grad[at], bounds.grad_at_target()[at] + rounding, here) <= 1
-    replay.forget()
+    plans.clear()
 
 
 OPTIONS = {
@@ -750,9 +750,9 @@ def test_same_bits_on_every_run(kind, rng):
         same_bits(lib, first, fx.binary_cross_entropy_with_logits(x, hard, return_grad=True))
 
 
-def test_small_a_call_like_one_before(lib, rng):
-    """Its launches are told again: on other arrays, and with bad labels."""
-    from fastxent.arrays import replay
+def test_small_a_cached_plan(lib, rng):
+    """A repeated call gives the bits of a first one: on other arrays, and with bad labels."""
+    from fastxent.arrays import plans
 
     def called(x, y, q, u):
         return (
@@ -767,12 +767,12 @@ def test_small_a_call_like_one_before(lib, rng):
         y, u = rng.integers(0, 301, 50), rng.uniform(0, 2, 50)
         return lib.put(x, "float32"), lib.put(y), lib.put(q, "float32"), lib.put(u, "float32")
 
-    replay.forget()
+    plans.clear()
     sets = [put() for _ in range(3)]
     again = [called(*arrays) for arrays in sets]
-    assert any(replay._idle.values())
+    assert plans.n_plans()
     for arrays, got in zip(sets, again, strict=True):
-        replay.forget()
+        plans.clear()
         same_bits(lib, called(*arrays), got)
     x, y = sets[0][:2]
     for bad in (301, 0, -1):

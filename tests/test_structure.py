@@ -26,7 +26,7 @@ LAYERS = [
     {"checks", "dispatch"},
     {"arrays"},
     {"cpu", "cuda"},
-    {"backend"},
+    {"backend", "device_array"},
     {"records"},
     {"functions"},
     {"options"},
@@ -54,40 +54,53 @@ WITHIN_CPU = {
     "threads": {"helpers"},
     "helpers": set(),
 } | {name: set(KERNEL_FILES[k + 1 :]) for k, name in enumerate(KERNEL_FILES)}
-# Within cuda likewise.
+# Within cuda likewise: functions, what they are made of, kernels, and the ground of all.
+_KERNELS = {
+    "split_kernels": {"kernels", "softmax_kernels", "targets", "rows"},
+    "kernels": {"softmax_kernels", "targets", "rows", "groups"},
+    "categorical_kernels": {"targets", "rows", "groups"},
+    "softmax_kernels": {"rows", "groups"},
+    "binary_kernels": {"rows", "groups"},
+    "conversion_kernels": {"targets", "rows"},
+    "reduction_kernels": {"targets", "groups"},
+    "targets": set(),
+    "rows": {"groups"},
+    "groups": set(),
+}
+_LAUNCH = {"launch", "elements", "groups", "parameters"}
 WITHIN_CUDA = {
     "__init__": set(),
-    "backend": {"binary", "launch", "linear"},
-    "linear": {"launch"},
-    "binary": {"binary_kernels", "launch", "jit", "elements", "groups"},
-    "launch": {
-        "array_kernels",
-        "kernels",
-        "split_kernels",
-        "driver",
-        "addresses",
-        "jit",
-        "elements",
-        "groups",
+    "backend": {"binary", "cross_entropy", "divisors", "labels", "linear", "scale", "softmax"},
+    "linear": {"conversion", "cross_entropy", "divisors", "labels"},
+    "binary": {*_LAUNCH, "binary_kernels", "blocks", "conversion", "cross_entropy", "divisors"},
+    "cross_entropy": {
+        *_LAUNCH, "kernels", "split_kernels", "categorical_kernels", "thread_plans", "blocks",
+        "conversion", "divisors", "labels",
     },
+    "softmax": {*_LAUNCH, "softmax_kernels", "thread_plans", "blocks", "conversion"},
+    "scale": {*_LAUNCH, "conversion_kernels", "thread_plans", "blocks"},
+    "labels": {
+        *_LAUNCH, "reduction_kernels", "conversion_kernels", "conversion", "divisors", "driver",
+    },
+    "divisors": {*_LAUNCH, "reduction_kernels", "conversion"},
+    "blocks": {*_LAUNCH, "conversion"},
+    "conversion": {*_LAUNCH, "conversion_kernels"},
+    "plans": {"driver", "reduction_kernels"},
+    "thread_plans": {"driver", "elements", "groups"},
+    "launch": {"driver", "jit", "elements", "groups"},
     "driver": {"jit"},
-    "addresses": set(),
-    "jit": set(),
-    "split_kernels": {"kernels", "rows", "elements", "intrinsics"},
-    "array_kernels": {"kernels", "rows", "groups", "elements", "intrinsics"},
-    "binary_kernels": {"kernels", "rows", "groups", "elements"},
-    "kernels": {"rows", "groups", "elements", "intrinsics"},
-    "rows": {"groups", "elements", "intrinsics"},
-    "groups": {"elements"},
+    "jit": {"parameters"},
+    **{name: below | {"elements", "intrinsics", "parameters"} for name, below in _KERNELS.items()},
+    "parameters": set(),
     "elements": {"intrinsics"},
     "intrinsics": set(),
-}
+}  # fmt: skip
 # What the families of GPU arrays may import beside what all of them have in common.
 DEVICES = {
-    "replay": ["device"],
-    "foreign": ["torch", "memory", "device"],
-    "interface": ["device", "replay"],
-    "cupy": ["device", "interface", "replay"],
+    "plans": [],
+    "foreign": ["torch", "memory"],
+    "interface": ["device", "plans"],
+    "cupy": ["device", "interface", "plans"],
     "dlpack": ["interface"],
 }
 # Within the family of PyTorch's tensors likewise.
@@ -96,8 +109,8 @@ WITHIN_TORCH = {
     "operators": ["outside", "autograd", "memory", "refusals", "storage", "foreign"],
     "outside": ["memory"],
     "autograd": ["memory", "gpu", "outside"],
-    "memory": ["gpu", "device", "refusals", "storage"],
-    "gpu": ["device", "interface", "replay", "storage"],
+    "memory": ["gpu", "refusals", "storage"],
+    "gpu": ["device", "interface", "plans", "storage"],
     "refusals": ["storage"],
     "storage": ["borrowed"],
 }
@@ -213,7 +226,7 @@ def test_kernels_fit_on_a_screen():
     """No compiled function is longer than a screen of 60 lines."""
     names = ("kernels", "binary_kernels", "few_class_kernels", "row", "vector_math")
     files = [PACKAGE / "cpu" / f"{name}.py" for name in names]
-    for path in [*files, *PACKAGE.glob("cuda/*kernels.py"), PACKAGE / "cuda" / "rows.py"]:
+    for path in [*files, *PACKAGE.glob("cuda/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             inner = isinstance(node, ast.FunctionDef) and not any(
                 isinstance(part, ast.FunctionDef) for part in ast.walk(node) if part is not node

@@ -34,7 +34,7 @@ def plans(gpu, rows, classes, dtype, rounds):
             return fx.cross_entropy(x, y, grad_out=out, **options)
 
     for number, plan in enumerate(candidates):
-        name = f"{plan.threads}x{plan.vectors}" + "+tail" * plan.tail
+        name = f"{plan.threads}x{plan.vectors}" + "+streamed" * plan.streamed
         name += f" on {plan.cluster} blocks" if plan.cluster > 1 else ""
         rows_of[name] = base | {"peer": name, "taken": number == 0}
         try:

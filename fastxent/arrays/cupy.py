@@ -1,35 +1,36 @@
-"""CuPy's arrays: CuPy's own out, on its current stream."""
+"""CuPy arrays, on CuPy's current stream."""
 
 from typing import Any
 
 import cupy
 import numpy as np
 
-from fastxent.arrays import device, interface, replay, views
-from fastxent.arrays.device import BFLOAT16, DeviceArray, Library
+from fastxent.arrays import device, interface, plans, views
+from fastxent.device_array import BFLOAT16, DeviceArray, Library
 from fastxent.functions import Function
 from fastxent.records import Place
 
-# How much of a product is held before it is added.
+# The bytes of a product that is then added to a matrix.
 _PRODUCT_BYTES = 64 << 20
 
 
 def call(function: Function, *args: Any, **kwargs: Any) -> Any:
-    """Call `function` on views of the arrays; give back CuPy's."""
-    given = views.by_name(function, args, kwargs)
-    if given is None:
+    """Call `function` on views of the arrays; return CuPy arrays."""
+    arguments = views.by_name(function, args, kwargs)
+    if arguments is None:
         return function(*args, **kwargs)
-    first = given[function.first]
+    first = arguments[function.first]
     place = _place_of(first)
-    sight = replay.sight_of(function, given, place.device, _look)
-    results = None if sight is None else replay.again(sight, place, new)
+    call = plans.keyed(function, arguments, place.device, _describe)
+    results = None if call is None else plans.run_cached(call, place, new)
     if results is not None:
         return results
-    with first.device:  # where CuPy's own products are computed too
-        return replay.computed(function, device.looked_at(function, given, view), sight)
+    with first.device:  # CuPy computes its products there too
+        return plans.computed(function, device.views_of(function, arguments, view), call)
 
 
-def _look(array: Any, number: int) -> tuple[int, tuple[int, ...], Any] | None:
+def _describe(array: Any, number: int) -> tuple[int, tuple[int, ...], Any] | None:
+    """The pointer, shape and dtype of an array for its key; None if it cannot be cached."""
     if type(array) is not cupy.ndarray or array.device.id != number:
         return None
     return (array.data.ptr, array.shape, array.dtype) if array.flags.c_contiguous else None
@@ -41,7 +42,7 @@ def _place_of(array: Any) -> Place:
 
 
 def view(value: Any) -> DeviceArray | None:
-    """What a CuPy array is, or another library's."""
+    """A view of a CuPy array, or of another library's array on a GPU."""
     if not isinstance(value, cupy.ndarray):
         return interface.view(value)
     place = _place_of(value)
@@ -61,7 +62,7 @@ def _matmul(a: Any, b: Any, out: Any) -> None:
 
 
 def _add_matmul(a: Any, b: Any, out: Any) -> None:
-    """A few rows at a time: there is no product that adds."""
+    """A few rows at a time, as CuPy has no product that adds."""
     step = max(1, _PRODUCT_BYTES // max(1, out[:1].nbytes))
     for first in range(0, len(out), step):
         out[first : first + step] += a[first : first + step] @ b

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fastxent import errors
-from fastxent.arrays.device import DeviceArray
+from fastxent.device_array import DeviceArray
 
 
 def array(value: Any, name: str, *, number: bool = False) -> Any:

@@ -1,7 +1,7 @@
-"""Arrays of any library that describes its GPU memory, by CUDA's array interface or DLPack.
+"""GPU arrays of any library with CUDA's array interface or DLPack.
 
-Results are made by the library's array-API namespace, where it has one, and else by Numba, whose
-own device arrays come this way too.
+Results are allocated by the library's array-API namespace, if it has one, or else by Numba, whose
+own device arrays are served here too.
 """
 
 import functools
@@ -10,23 +10,23 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from fastxent.arrays import device, replay, views
-from fastxent.arrays.device import BFLOAT16, DeviceArray, Library
+from fastxent.arrays import device, plans, views
 from fastxent.cuda import driver
+from fastxent.device_array import BFLOAT16, DeviceArray, Library
 from fastxent.functions import Function
 from fastxent.records import Place
 
 
 def call(function: Function, *args: Any, **kwargs: Any) -> Any:
-    """Call `function` on views of the arrays; give back what the first one's library makes."""
-    given = views.by_name(function, args, kwargs)
-    if given is None:
+    """Call `function` on views of the arrays; return arrays of the first one's library."""
+    arguments = views.by_name(function, args, kwargs)
+    if arguments is None:
         return function(*args, **kwargs)
-    return replay.computed(function, device.looked_at(function, given, view))
+    return plans.computed(function, device.views_of(function, arguments, view))
 
 
 def view(value: Any) -> DeviceArray | None:
-    """What an array in GPU memory is; None for anything else."""
+    """A view of an array in GPU memory; None for anything else."""
     if hasattr(value, "__cuda_array_interface__"):
         return _described(value, value.__cuda_array_interface__)
     if hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] in views.ON_GPU:
@@ -34,17 +34,17 @@ def view(value: Any) -> DeviceArray | None:
     return None
 
 
-def _described(value: Any, said: dict[str, Any]) -> DeviceArray:
-    """An array by CUDA's array interface: 3, whose stream is that of the last writes."""
-    if said.get("mask") is not None:
+def _described(value: Any, interface: dict[str, Any]) -> DeviceArray:
+    """An array by CUDA's array interface, version 3: its stream is that of the last writes."""
+    if interface.get("mask") is not None:
         raise TypeError("an array must not be masked; ignore rows by ignore_index instead")
-    dtype = np.dtype(said["typestr"])
+    dtype = np.dtype(interface["typestr"])
     if not dtype.isnative:
         raise TypeError(f"an array on a GPU must have the GPU's byte order, got {dtype!r}")
-    address, read_only = said["data"]
+    address, read_only = interface["data"]
     number = driver.device_of(address) if address else 0
-    place = Place(number, said.get("stream") or 0)
-    strides, shape = said.get("strides"), tuple(said["shape"])
+    place = Place(number, interface.get("stream") or 0)
+    strides, shape = interface.get("strides"), tuple(interface["shape"])
     return DeviceArray(
         value, address, shape, None if strides is None else tuple(strides),
         dtype, place, _library_of(value), not read_only,
@@ -52,17 +52,17 @@ def _described(value: Any, said: dict[str, Any]) -> DeviceArray:
 
 
 def _exported(value: Any) -> DeviceArray:
-    """An array by DLPack, made ready for the legacy default stream."""
+    """An array by DLPack, synchronised with the legacy default stream."""
     from cuda.core.utils import StridedMemoryView
 
     place = Place(int(value.__dlpack_device__()[1]), 1)
-    seen = StridedMemoryView.from_dlpack(value, stream_ptr=1)
-    dtype: Any = BFLOAT16 if str(seen.dtype) == "bfloat16" else np.dtype(seen.dtype)
-    strides = seen.strides
+    memory = StridedMemoryView.from_dlpack(value, stream_ptr=1)
+    dtype: Any = BFLOAT16 if str(memory.dtype) == "bfloat16" else np.dtype(memory.dtype)
+    strides = memory.strides
     return DeviceArray(
-        value, seen.ptr, tuple(seen.shape),
+        value, memory.ptr, tuple(memory.shape),
         None if strides is None else tuple(step * dtype.itemsize for step in strides),
-        dtype, place, _library_of(value), not seen.readonly,
+        dtype, place, _library_of(value), not memory.readonly,
     )  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def _library_of(value: Any) -> Library:
 
 
 def _new_by_numba(shape: tuple[int, ...], dtype: Any, place: Place) -> tuple[Any, int]:
-    """A new device array of Numba's, and its address."""
+    """A new Numba device array, and its address."""
     if dtype is BFLOAT16:
         raise TypeError("arrays of bfloat16 must be CuPy's or PyTorch's: Numba has none")
     with cuda.gpus[place.device]:
@@ -90,6 +90,6 @@ def _new_by(
 
 
 def _with_address(array: Any) -> tuple[Any, int]:
-    seen = view(array)
-    assert seen is not None
-    return array, seen.address
+    made = view(array)
+    assert made is not None
+    return array, made.address

@@ -1,9 +1,9 @@
-"""The CUDA backend: kernels for rows on a GPU, compiled for its architecture at the first call."""
+"""The CUDA backend: kernels compiled for a GPU's architecture at the first call."""
 
 import importlib.util
 
 if importlib.util.find_spec("numba_cuda") is None:
-    # The cuda module that Numba itself brings is no longer kept, and makes other machine code.
+    # The cuda module of Numba itself is deprecated, and its machine code is not tested.
     raise ImportError(
         "arrays on a GPU need numba-cuda: pip install 'fastxent[cuda13]', or fastxent[cuda12] for "
         "a driver of CUDA 12"

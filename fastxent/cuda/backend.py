@@ -1,22 +1,12 @@
-"""The names that the public functions find on a backend; the CPU offers the same signatures.
-
-`normalizer` and `scale` are for numbers that stay on the GPU.
-"""
+"""The names that `fastxent.backend` describes; `normalizer` and `scale` are a GPU's alone."""
 
 from fastxent.cuda.binary import binary_cross_entropy, binary_cross_entropy_with_logits
-from fastxent.cuda.launch import (
-    categorical_cross_entropy,
-    cross_entropy,
-    first_beyond_one,
-    log_softmax,
-    logsumexp,
-    normalizer,
-    scale,
-    scan_labels,
-    softmax,
-    total,
-)
+from fastxent.cuda.cross_entropy import categorical_cross_entropy, cross_entropy
+from fastxent.cuda.divisors import normalizer, total
+from fastxent.cuda.labels import first_beyond_one, scan_labels
 from fastxent.cuda.linear import linear_cross_entropy
+from fastxent.cuda.scale import scale
+from fastxent.cuda.softmax import log_softmax, logsumexp, softmax
 
 __all__ = [
     "binary_cross_entropy",

@@ -5,158 +5,143 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from fastxent.cuda import binary_kernels
+from fastxent.cuda.blocks import BLOCK_BYTES, ROW_TYPES, can_vectorise
+from fastxent.cuda.conversion import as_numbers, convert, put
+from fastxent.cuda.cross_entropy import clip_limits
+from fastxent.cuda.divisors import reduced
 from fastxent.cuda.elements import Element, element
-from fastxent.cuda.groups import Plan
-from fastxent.cuda.launch import (
-    BLOCK_BYTES,
-    ROW_TYPES,
-    Array,
-    Rows,
-    as_numbers,
-    converted,
-    is_wide,
-    name_of,
-    number_of,
-    put,
-    reduced,
-    row_kernel,
-    run,
-)
-from fastxent.records import Call, Outputs
+from fastxent.cuda.groups import ThreadPlan
+from fastxent.cuda.launch import blocks_of_grid, launch, name_of, number_of, row_kernel
+from fastxent.cuda.parameters import ElementOutputs, Rows, Weight
+from fastxent.device_array import DeviceArray
+from fastxent.records import Call
 
-# The threads of a block and the vectors of each: for more, loops would not be unrolled.
+# The threads of a block and the vectors of each: with more, loops would not be unrolled.
 THREADS, VECTORS = 256, 1
-# How many elements are converted at a time: a multiple of what a block takes.
+# How many elements are converted at a time: a multiple of the elements of a block.
 ELEMENTS = BLOCK_BYTES // 4
 
-# What the kernels take: x, target, weights, the scale and limits, n and chunk, sums, outputs.
-LOGITS = "aa" + "afiiafii" + "f" + "ii" + "aaaaa"
-PROBS = "aa" + "afii" + "fffffff" + "ii" + "aaa"
+_OUTPUTS = ("loss", "grad", "probs", "hess")
+WeightOrNumber = DeviceArray | float | None  # None is 1
 
 
-def binary_cross_entropy_with_logits(call: Call) -> Array | None:
-    """Fill loss, grad, probs, hess; return Σ of the losses / divisor, unless they are asked for."""
-    assert call.target is not None
-    return _binary(
-        binary_kernels.binary_logits_kernel, LOGITS, call.x, call.target.probs, call.weights[2:],
-        (), call.divisor, call.outputs, call.compute,
-    )  # fmt: skip
+def binary_cross_entropy_with_logits(call: Call) -> DeviceArray | None:
+    """Fill loss, grad, probs, hess; return Σ of the losses / divisor, unless they are requested."""
+    weights = {"weight": call.weights.weight, "pos_weight": call.weights.pos_weight}
+    return _launch_binary(binary_kernels.make_binary_logits_kernel, call, weights, {})
 
 
-def binary_cross_entropy(call: Call) -> Array | None:
-    """Fill loss and grad; return Σ of the losses / divisor, unless they are asked for."""
-    clip = call.clip
-    assert clip is not None and call.target is not None
-    limits = (*clip.bounds, clip.most, clip.floor)
-    return _binary(
-        binary_kernels.binary_probs_kernel, PROBS, call.x, call.target.probs, call.weights[2:3],
-        limits, call.divisor, call.outputs, call.compute,
-    )  # fmt: skip
+def binary_cross_entropy(call: Call) -> DeviceArray | None:
+    """Fill loss and grad; return Σ of the losses / divisor, unless they are requested."""
+    factory, weights = binary_kernels.make_binary_probs_kernel, {"weight": call.weights.weight}
+    return _launch_binary(factory, call, weights, {"limits": clip_limits(call.clip)})
 
 
-def _binary(
-    factory: Callable[..., Any], signature: str, x: Array, target: Array, weights: tuple[Any, ...],
-    limits: tuple[float, ...], divisor: float, outputs: Outputs, compute: Any,
-) -> Array | None:  # fmt: skip
-    loss = outputs.loss
-    outs: tuple[Any, ...] = outputs.grad, outputs.probs, outputs.hess
-    wants = binary_kernels.BinaryWants(loss is not None, *(out is not None for out in outs))
-    if limits:
-        outs = outs[:1]  # probabilities have no others
-    last = (1.0 / divisor if divisor else 0.0, *limits)
-    sums, done = None, 0
-    for block in _blocks(x, target, weights, (loss, *outs), compute):
-        chunk = THREADS * VECTORS * (block.item.width if block.wide else 1)
-        if sums is None and loss is None:
-            sums = x.new((2 * -(-x.size // chunk),), compute)
-        plan = Plan(THREADS, VECTORS, 1, block.wide, False)
-        grid = -(-block.n // chunk)
-        sums_at = 0 if sums is None else sums.address + 2 * done * compute.itemsize
-        run(
-            row_kernel(factory, block.item, plan, signature, wants), grid, x.place,
-            block.x, block.target, *(part for weight in block.weights for part in weight[:4]),
-            *last, block.n, chunk, sums_at, *block.outs,
+def _launch_binary(
+    factory: Callable[..., Any],
+    call: Call,
+    weights: dict[str, WeightOrNumber],
+    options: dict[str, Any],
+) -> DeviceArray | None:
+    x, compute = call.x, call.compute
+    outs = {name: getattr(call.outputs, name) for name in _OUTPUTS}
+    wants = binary_kernels.BinaryWants(*(array is not None for array in outs.values()))
+    scale = 1.0 / call.divisor if call.divisor else 0.0
+    sums, n_done = None, 0
+    for block in _blocks(call, weights, outs):
+        chunk = THREADS * VECTORS * (block.item.width if block.vectorised else 1)
+        if sums is None and not wants.loss:
+            sums = x.new((2 * blocks_of_grid(x.size, chunk),), compute)
+        plan = ThreadPlan(THREADS, VECTORS, 1, block.vectorised, False)
+        kernel, grid = row_kernel(factory, block.item, plan, wants), blocks_of_grid(block.n, chunk)
+        block_sums = None if sums is None else sums.at(2 * n_done)
+        launch(
+            kernel, grid, x.queue, **block.inputs, **options, scale=scale, n=block.n, chunk=chunk,
+            outs=ElementOutputs(sums=block_sums, **block.outs),
         )  # fmt: skip
-        done += grid
-    if loss is not None:
+        n_done += grid
+    if wants.loss:
         return None
-    return reduced(x.new((0,), compute) if sums is None else sums, divisor)
-
-
-class _Weight(NamedTuple):
-    """A weight as `binary_kernels.weight_of` takes it, and the array that keeps it."""
-
-    address: int = 0
-    number: float = 1.0
-    inner: int = 1
-    period: int = 0
-    kept: Array = None
+    return reduced(x.new((0,), compute) if sums is None else sums, call.divisor)
 
 
 class _Block(NamedTuple):
-    """Some elements of a call as a kernel takes them: addresses, 0 of what there is not."""
+    """Some elements of a call: x, target and weights by the names of the parameters; outputs."""
 
     item: Element
-    wide: bool
+    vectorised: bool
     n: int
-    x: int
-    target: int
-    weights: list[_Weight]
-    outs: list[int]
+    inputs: dict[str, Any]
+    outs: dict[str, DeviceArray | None]
 
 
 def _blocks(
-    x: Array, target: Array, weights: tuple[Any, ...], outs: tuple[Array | None, ...], compute: Any
+    call: Call, weights: dict[str, WeightOrNumber], outs: dict[str, DeviceArray | None]
 ) -> Iterator[_Block]:
-    """All elements at once where kernels can take them as they lie; else so many at a time."""
-    n = x.size
-    if not n:
+    """All elements at once where kernels can take them in place; else one block at a time."""
+    assert call.target is not None
+    x, target = call.x, call.target.probs
+    if not x.size:
         return
-    own = [a for a in (x, target, *outs) if a is not None]
-    alike = {(a.dtype, a.is_contiguous) for a in own} == {(x.dtype, True)}
-    readable = alike and name_of(x.dtype) in ROW_TYPES
-    runs = [_of_one_run(w, x.shape, compute) if readable else None for w in weights]
-    seen = [run for run in runs if run is not None]
-    if len(seen) == len(weights):
-        first, *rest = (
-            Rows(a.address, 0, 1) for a in (x, *(out for out in outs if out is not None))
-        )
-        wide = is_wide(first, *rest)
-        addresses = [0 if out is None else out.address for out in outs]
-        yield _Block(element(name_of(x.dtype)), wide, n, x.address, target.address, seen, addresses)
-        return
-    number, limit = number_of(compute), min(n, ELEMENTS)
-    spread = [w.spread(x.shape) if _is_array(w) else w for w in weights]
-    arrays = [x, target, *filter(_is_array, spread)]
-    scratch = [x.new((limit,), compute) for _ in arrays]
-    made = [None if out is None else x.new((limit,), compute) for out in outs]
+    block = _in_place(x, target, weights, outs, call.compute)
+    if block is None:
+        yield from _converted(x, target, weights, outs, call.compute)
+    else:
+        yield block
+
+
+def _in_place(
+    x: DeviceArray, target: DeviceArray, weights: dict[str, WeightOrNumber],
+    outs: dict[str, DeviceArray | None], compute: Any,
+) -> _Block | None:  # fmt: skip
+    arrays = [x, target, *(out for out in outs.values() if out is not None)]
+    if name_of(x.dtype) not in ROW_TYPES:
+        return None
+    if any(array.dtype != x.dtype or not array.is_contiguous for array in arrays):
+        return None
+    broadcast = {name: _broadcast(w, x.shape, compute) for name, w in weights.items()}
+    if None in broadcast.values():
+        return None
+    vectorised = can_vectorise(*(Rows(array.pointer, 0) for array in (x, *arrays[2:])))
+    inputs = {"x": x, "target": target, **broadcast}
+    return _Block(element(name_of(x.dtype)), vectorised, x.size, inputs, outs)
+
+
+def _converted(
+    x: DeviceArray, target: DeviceArray, weights: dict[str, WeightOrNumber],
+    outs: dict[str, DeviceArray | None], compute: Any,
+) -> Iterator[_Block]:  # fmt: skip
+    number, n, limit = number_of(compute), x.size, min(x.size, ELEMENTS)
+    sources = {"x": x, "target": target} | {
+        name: w.broadcast_to(x.shape) for name, w in weights.items() if isinstance(w, DeviceArray)
+    }
+    requested = {name: out for name, out in outs.items() if out is not None}
+    scratches = {name: x.new((limit,), compute) for name in (*sources, *requested)}
+    inputs = {"x": scratches["x"], "target": scratches["target"]} | {
+        name: Weight(scratches[name]) if isinstance(w, DeviceArray) else _number(w)
+        for name, w in weights.items()
+    }
+    block_outs = {name: scratches.get(name) for name in outs}
     for begin in range(0, n, limit):
         count = min(limit, n - begin)
-        for array, part in zip(arrays, scratch, strict=True):
-            converted(array, compute, begin, count, part)
-        parts = iter(scratch[2:])
-        ready = [_Weight(next(parts).address) if _is_array(w) else _number(w) for w in spread]
-        addresses = [0 if a is None else a.address for a in made]
-        yield _Block(number, True, count, scratch[0].address, scratch[1].address, ready, addresses)
-        for out, part in zip(outs, made, strict=True):
-            if out is not None:
-                put(part, out, begin, count)
+        for name, source in sources.items():
+            convert(source, compute, begin, count, scratches[name])
+        yield _Block(number, True, count, inputs, block_outs)
+        for name, out in requested.items():
+            put(scratches[name], out, begin, count)
 
 
-def _is_array(weight: Any) -> bool:
-    return hasattr(weight, "place")
+def _number(weight: float | None) -> Weight:
+    return Weight(number=1.0 if weight is None else float(weight))
 
 
-def _number(weight: float | None) -> _Weight:
-    return _Weight() if weight is None else _Weight(number=float(weight))
+def _broadcast(weight: WeightOrNumber, shape: tuple[int, ...], compute: Any) -> Weight | None:
+    """A weight that kernels can broadcast: its axes, of more than 1, lie side by side in `shape`.
 
-
-def _of_one_run(weight: Any, shape: tuple[int, ...], compute: Any) -> _Weight | None:
-    """A number, or an array that is spread over axes around its own; None of others.
-
-    What is as large as the whole has to be of the type that is computed in: no copy is made of it.
+    None for another. A weight of the whole shape must be of the type that is computed in, or it
+    would be copied as a whole.
     """
-    if not _is_array(weight):
+    if not isinstance(weight, DeviceArray):
         return _number(weight)
     own = (1,) * (len(shape) - weight.ndim) + weight.shape
     axes = [k for k, n in enumerate(own) if n != 1]
@@ -166,6 +151,5 @@ def _of_one_run(weight: Any, shape: tuple[int, ...], compute: Any) -> _Weight | 
         return None
     if whole and not (weight.dtype == compute and weight.is_contiguous):
         return None
-    kept = as_numbers(weight, compute)
     period = 0 if whole else math.prod(shape[first:end])
-    return _Weight(kept.address, 1.0, math.prod(shape[end:]), period, kept)
+    return Weight(as_numbers(weight, compute), 1.0, math.prod(shape[end:]), period)

@@ -1,193 +1,227 @@
-"""The kernels of the binary losses: an array is dealt out as rows, of which the last is shorter.
+"""The kernels of the binary losses, on an array cut into rows, of which the last is shorter.
 
-A block adds its losses up in the type that they have, with what rounding loses, so that float64 is
-left to the sum over blocks.
+A block adds up its losses in the type that they have, keeping the rounding errors, so that float64
+is needed only for the sum over blocks.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from numba import cuda, int32, uint32, uint64
 
-from fastxent.cuda.elements import device, numbers
-from fastxent.cuda.groups import WARP, add_exactly, exact_sum
-from fastxent.cuda.kernels import kept, log1m, where_less
-from fastxent.cuda.rows import row_of
-from fastxent.formulas import binary_slope, clipped, costs, sigmoid_pair, softplus_pair
+from fastxent.cuda.elements import device, log1m, number_type, where_less, zero_where_zero
+from fastxent.cuda.groups import WARP, add_exactly, make_exact_sum
+from fastxent.cuda.parameters import (
+    Address,
+    ClipLimits,
+    ElementOutputs,
+    Integer,
+    Number,
+    Weight,
+)
+from fastxent.cuda.rows import make_row
+from fastxent.formulas import (
+    binary_grad,
+    binary_hess,
+    binary_loss,
+    binary_prob_loss,
+    binary_slope,
+    binary_weights,
+    clipped_pair,
+    costs,
+    sigmoid_pair,
+    softplus_pair,
+)
 
-_PLACES = 2 * WARP  # for one exchange of two numbers
+_SLOTS = 2 * WARP  # shared memory for one exchange of two numbers
 
 
-def weight_of(number):
-    """A function of (address, number, inner, period): the weight of an element, by its index.
+def make_weight(number):
+    """weight_at(weight, index): the weight of an element, see `parameters.Weight`.
 
-    That at (index // inner) % period of an array, at index itself for a period of 0; the number for
-    an address of 0. So an array of one axis is spread over others without a copy.
+    So an array of one axis is broadcast over others without a copy.
     """
     load, size = number.load, number.size
 
     @device
-    def weight(spread, index):
-        address, alone, inner, period = spread
-        if not address:
-            return alone
-        if period:
-            index = index // inner % period
-        return load(address + uint64(index) * uint64(size))
+    def weight_at(weight, index):
+        if not weight.address:
+            return weight.number
+        if weight.period:
+            index = index // uint64(weight.inner) % uint64(weight.period)
+        return load(weight.address + uint64(index) * uint64(size))
 
-    return weight
+    return weight_at
 
 
 class BinaryWants(NamedTuple):
-    """What a call needs; the rest is gone from its kernel."""
+    """The outputs of a call; the rest is pruned from its kernel. Without `loss` it is summed up."""
 
-    each: bool
+    loss: bool
     grad: bool
     probs: bool = False
     hess: bool = False
 
 
-def binary_logits_kernel(element, plan, wants):
+class LogitArgs(NamedTuple):
+    """What the formulas of an element depend on besides its logit."""
+
+    target: Any
+    first: Any
+    weight: Any
+    pos_weight: Any
+    scale: Any
+
+
+def make_binary_logits_kernel(element, plan, wants):
     """Binary cross-entropy of logits."""
     compute, size = element.compute, element.size
-    load, weight_at = element.load, weight_of(numbers(element))
+    load, weight_at = element.load, make_weight(number_type(element))
     zero, one = compute(0), compute(1)
 
     @device
-    def weights(column, args):
-        """w·(1 - y) and w·pos_weight·y, exactly 0 where the label is not that class."""
-        target, first, weight, pos, _ = args
-        index = first + uint64(uint32(column))
-        y = load(target + index * uint64(size))
-        w, p = weight_at(weight, index), weight_at(pos, index)
-        not_y, heavy_y = one - y, kept(y, p * y)
-        return kept(not_y, w * not_y), kept(heavy_y, w * heavy_y)
+    def class_weights(column, args):
+        """w·(1 - y) and w·pos_weight·y."""
+        index = args.first + uint64(uint32(column))
+        y = load(args.target + index * uint64(size))
+        w, pos_weight = weight_at(args.weight, index), weight_at(args.pos_weight, index)
+        return binary_weights(y, w, pos_weight, one, zero_where_zero)
 
     @device
-    def loss_of(x, column, args):
-        neg, pos = weights(column, args)
+    def loss_formula(x, column, args):
+        neg, pos = class_weights(column, args)
         softplus, softplus_neg = softplus_pair(x, math.log1p(math.exp(-abs(x))), zero, where_less)
-        return kept(neg, neg * softplus) + kept(pos, pos * softplus_neg), zero
+        return binary_loss(neg, pos, softplus, softplus_neg, zero_where_zero)
 
     @device
-    def each_loss(x, column, args):
-        return loss_of(x, column, args)[0]
-
-    @device
-    def slope(x, column, args):
-        neg, pos = weights(column, args)
+    def grad_formula(x, column, args):
+        neg, pos = class_weights(column, args)
         sigma, sigma_neg = sigmoid_pair(x, math.exp(-abs(x)), zero, one, where_less)
-        return (kept(neg, neg * sigma) - kept(pos, pos * sigma_neg)) * args[4]
+        return binary_grad(neg, pos, sigma, sigma_neg, args.scale, zero_where_zero)
 
     @device
-    def probability(x, column, args):
+    def probs_formula(x, column, args):
         return sigmoid_pair(x, math.exp(-abs(x)), zero, one, where_less)[0]
 
     @device
-    def curvature(x, column, args):
-        neg, pos = weights(column, args)
+    def hess_formula(x, column, args):
+        neg, pos = class_weights(column, args)
         sigma, sigma_neg = sigmoid_pair(x, math.exp(-abs(x)), zero, one, where_less)
-        both = neg + pos
-        return kept(both, both * (sigma * sigma_neg) * args[4])
+        return binary_hess(neg, pos, sigma, sigma_neg, args.scale, zero_where_zero)
 
-    finish = _finish(element, plan, wants, loss_of, (slope, probability, curvature))
+    formulas = loss_formula, grad_formula, probs_formula, hess_formula
+    finish = make_finish(element, plan, wants, formulas)
 
-    # logits, target (N,) IN; weights as `weight_of` takes them IN; scale 1 / D; sums (blocks, 2):
-    # Σ losses and what rounding lost OUT; loss, grad, probs, hess (N,) OUT
+    # x, target (N,) IN; weights IN; scale 1 / D; outs (N,) OUT, or sums (blocks, 2): Σ losses and
+    # its rounding error
     def kernel(
-        logits, target, weight, weight_number, weight_inner, weight_period, pos, pos_number,
-        pos_inner, pos_period, scale, n, chunk, sums, loss, grad, probs, hess,
+        x: Address, target: Address, weight: Weight, pos_weight: Weight, scale: Number, n: Integer,
+        chunk: Integer, outs: ElementOutputs,
     ):  # fmt: skip
         first = uint64(cuda.blockIdx.x) * uint64(chunk)
-        args = (
-            target, first, (weight, weight_number, uint64(weight_inner), uint64(weight_period)),
-            (pos, pos_number, uint64(pos_inner), uint64(pos_period)), scale,
-        )  # fmt: skip
-        finish(logits, n, chunk, args, sums, loss, grad, probs, hess)
+        args = LogitArgs(target, first, weight, pos_weight, scale)
+        finish(x, n, chunk, args, outs)
 
     return kernel
 
 
-def binary_probs_kernel(element, plan, wants):
+class ProbArgs(NamedTuple):
+    """What the formulas of an element depend on besides its probability."""
+
+    target: Any
+    first: Any
+    weight: Any
+    scale: Any
+    limits: Any
+
+
+def make_binary_probs_kernel(element, plan, wants):
     """Binary cross-entropy of probabilities."""
     compute, size = element.compute, element.size
-    load, weight_at = element.load, weight_of(numbers(element))
-    zero, one = compute(0), compute(1)
+    load, weight_at = element.load, make_weight(number_type(element))
+    one = compute(1)
 
     @device
     def read_one(x, column, args):
         """p and 1 - p, each clipped by itself; y, w."""
-        target, first, weight, _, bounds, _, _ = args
-        index = first + uint64(uint32(column))
-        y, w = load(target + index * uint64(size)), weight_at(weight, index)
-        return clipped(x, bounds, where_less), clipped(one - x, bounds, where_less), y, w
+        index = args.first + uint64(uint32(column))
+        y, w = load(args.target + index * uint64(size)), weight_at(args.weight, index)
+        limits = args.limits
+        bounds = limits.low, limits.high, limits.below, limits.above
+        p, one_minus_p = clipped_pair(x, bounds, one, where_less)
+        return p, one_minus_p, y, w
 
     @device
-    def loss_of(x, column, args):
-        p, r, y, w = read_one(x, column, args)
-        cost_p, cost_r = costs(p, r, args[5], math.log, log1m, where_less)
-        return w * (y * cost_p + (one - y) * cost_r), zero
+    def loss_formula(x, column, args):
+        p, one_minus_p, y, w = read_one(x, column, args)
+        most = args.limits.most
+        cost_p, cost_one_minus_p = costs(p, one_minus_p, most, math.log, log1m, where_less)
+        return binary_prob_loss(y, w, cost_p, cost_one_minus_p, one)
 
     @device
-    def slope(x, column, args):
-        p, r, y, w = read_one(x, column, args)
-        return (w * args[3]) * binary_slope(y, p, r, args[6], one, where_less)
+    def grad_formula(x, column, args):
+        p, one_minus_p, y, w = read_one(x, column, args)
+        floor = args.limits.floor
+        return (w * args.scale) * binary_slope(y, p, one_minus_p, floor, one, where_less)
 
-    finish = _finish(element, plan, wants, loss_of, (slope, slope, slope))
+    formulas = loss_formula, grad_formula, grad_formula, grad_formula
+    finish = make_finish(element, plan, wants, formulas)
 
-    # probs, target (N,) IN; weight as `weight_of` takes it IN; scale 1 / D; low … floor as
-    # terms.Clip; sums (blocks, 2) as above OUT; loss, grad (N,) OUT
+    # x, target (N,) IN; weight IN; scale 1 / D; outs as above OUT
     def kernel(
-        probs, target, weight, weight_number, weight_inner, weight_period, scale, low, high, below,
-        above, most, floor, n, chunk, sums, loss, grad,
+        x: Address, target: Address, weight: Weight, scale: Number, limits: ClipLimits, n: Integer,
+        chunk: Integer, outs: ElementOutputs,
     ):  # fmt: skip
         first = uint64(cuda.blockIdx.x) * uint64(chunk)
-        args = (
-            target, first, (weight, weight_number, uint64(weight_inner), uint64(weight_period)),
-            scale, (low, high, below, above), most, floor,
-        )  # fmt: skip
-        finish(probs, n, chunk, args, sums, loss, grad, uint64(0), uint64(0))
+        args = ProbArgs(target, first, weight, scale, limits)
+        finish(x, n, chunk, args, outs)
 
     return kernel
 
 
-def _finish(element, plan, wants, loss_of, formulas):
-    """What both do with a block's part of an array, by the formulas of grad, probs and hess."""
-    row, compute, size = row_of(element, plan), element.compute, element.size
-    place, read, _, _, held, word = row.parts()
-    store_number, number_size = numbers(element).store, numbers(element).size
-    each, sloped, with_probs, with_hess = wants
-    total, zero = exact_sum(plan.threads), compute(0)
+def make_finish(element, plan, wants, formulas):
+    """finish(...): the outputs of a block's part of an array.
+
+    By the formulas of the loss, grad, probs and hess of an element.
+    """
+    row, compute, size = make_row(element, plan), element.compute, element.size
+    place, read, n_words, word = row.place, row.read, row.n_words, row.word
+    store_number, number_size = number_type(element).store, number_type(element).size
+    with_loss, with_grad, with_probs, with_hess = wants
+    total, zero = make_exact_sum(plan.threads), compute(0)
+    loss_formula, grad_formula, probs_formula, hess_formula = formulas
 
     @device
-    def each_loss(x, column, args):
-        return loss_of(x, column, args)[0]
+    def exact_loss(x, column, args):
+        return loss_formula(x, column, args), zero
 
-    add_up, write_loss = row.fold(loss_of, add_exactly), row.writer(each_loss)
-    write_slope, write_probs, write_hess = map(row.writer, formulas)
+    fold_losses, write_loss = row.make_fold(exact_loss, add_exactly), row.make_writer(loss_formula)
+    write_grad, write_probs = row.make_writer(grad_formula), row.make_writer(probs_formula)
+    write_hess = row.make_writer(hess_formula)
 
     @device
-    def finish(x, n, chunk, args, sums, loss, grad, probs, hess):
+    def finish(x, n, chunk, args, outs):
         i, thread = place()
-        shared = cuda.shared.array(_PLACES, compute)
-        buffer = cuda.local.array(held, word)
-        on = uint64(i) * uint64(chunk) * uint64(size)
-        line = read(x + on, int32(min(chunk, n - i * chunk)), thread, True, buffer)
-        if each:
-            write_loss(loss + on, buffer, line, thread, args)
+        shared = cuda.shared.array(_SLOTS, compute)
+        buffer = cuda.local.array(n_words, word)
+        offset = uint64(i) * uint64(chunk) * uint64(size)
+        line = read(x + offset, int32(min(chunk, n - i * chunk)), thread, True, buffer)
+        if with_loss:
+            write_loss(outs.loss + offset, buffer, line, thread, args)
         else:
-            found, lost = add_up(buffer, line, thread, args, (zero, zero))
-            found, lost = total(found, lost, shared, 0)
+            block_sum, lost = fold_losses(buffer, line, thread, args, (zero, zero))
+            block_sum, lost = total(block_sum, lost, shared, 0)
             if thread == 0:
-                at = sums + uint64(i) * uint64(2 * number_size)
-                store_number(at, found)
-                # An infinite sum has no rounding to give back.
-                store_number(at + uint64(number_size), lost if found - found == zero else zero)
+                at = outs.sums + uint64(i) * uint64(2 * number_size)
+                store_number(at, block_sum)
+                # The rounding error of an infinite sum would be nan.
+                is_finite = block_sum - block_sum == zero
+                store_number(at + uint64(number_size), lost if is_finite else zero)
         if with_probs:
-            write_probs(probs + on, buffer, line, thread, args)
+            write_probs(outs.probs + offset, buffer, line, thread, args)
         if with_hess:
-            write_hess(hess + on, buffer, line, thread, args)
-        if sloped:
-            write_slope(grad + on, buffer, line, thread, args)
+            write_hess(outs.hess + offset, buffer, line, thread, args)
+        if with_grad:
+            write_grad(outs.grad + offset, buffer, line, thread, args)
 
     return finish

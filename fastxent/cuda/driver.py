@@ -1,4 +1,4 @@
-"""What is asked of the CUDA driver: which GPU, launch, wait, and whether a stream is recorded."""
+"""Calls of the CUDA driver: list GPUs, launch kernels, wait, ask whether a stream is captured."""
 
 import contextlib
 import ctypes
@@ -7,8 +7,6 @@ import os
 import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
-
-from numba import types
 
 from fastxent.cuda.jit import Kernel, machine_code
 from fastxent.records import Place
@@ -29,7 +27,7 @@ def _bindings() -> Any:
         from cuda.bindings import driver
 
         (error,) = driver.cuInit(0)
-    except Exception as missing:  # the bindings raise what they like where there is no library
+    except Exception as missing:  # the bindings raise errors of many types without a driver
         raise RuntimeError(
             f"there is no CUDA driver ({missing}): install NVIDIA's, and see that nvidia-smi "
             "lists the GPU"
@@ -55,7 +53,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _checked(result: tuple[Any, ...]) -> Any:
-    """What a call of the driver gives, or its error."""
+    """The result of a driver call; raises for its error."""
     error, *values = result
     if error.value:
         raise RuntimeError(f"the CUDA driver reports {error.name}")
@@ -63,7 +61,7 @@ def _checked(result: tuple[Any, ...]) -> Any:
 
 
 class Gpu(NamedTuple):
-    """What is told of a GPU."""
+    """Name, compute capability and memory of a GPU."""
 
     name: str
     capability: tuple[int, int]
@@ -71,22 +69,22 @@ class Gpu(NamedTuple):
 
 
 def gpus() -> list[Gpu]:
-    """All that the driver shows to this process, asked without making a context on any."""
+    """The GPUs that this process sees; no context is created."""
     driver = _bindings()
     kind = driver.CUdevice_attribute
     major = kind.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
     minor = kind.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
-    found = []
+    result = []
     for number in range(_checked(driver.cuDeviceGetCount())):
         device = _checked(driver.cuDeviceGet(number))
         name = _checked(driver.cuDeviceGetName(256, device)).rstrip(b"\0").decode()
         versions = [_checked(driver.cuDeviceGetAttribute(part, device)) for part in (major, minor)]
-        found.append(Gpu(name, tuple(versions), _checked(driver.cuDeviceTotalMem(device))))
-    return found
+        result.append(Gpu(name, tuple(versions), _checked(driver.cuDeviceTotalMem(device))))
+    return result
 
 
 def version() -> tuple[int, int]:
-    """The newest version of CUDA that the driver knows."""
+    """The newest version of CUDA that the driver supports."""
     number = _checked(_bindings().cuDriverGetVersion())
     return number // 1000, number % 1000 // 10
 
@@ -111,18 +109,18 @@ def processors(device: int) -> int:
 
 
 def device_of(address: int) -> int:
-    """The number of the GPU that memory belongs to."""
+    """The number of the GPU that holds this address."""
     driver = _bindings()
     ordinal = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
     return int(_checked(driver.cuPointerGetAttribute(ordinal, address)))
 
 
 def current(device: int) -> contextlib.AbstractContextManager[None]:
-    """Make a GPU's primary context this thread's, and put back what was."""
-    return _NOTHING if _is_current(device) else _pushed(device)
+    """Make a GPU's primary context current in this thread, and restore the previous one."""
+    return _UNCHANGED if _is_current(device) else _pushed(device)
 
 
-_NOTHING = contextlib.nullcontext()  # to be done where it is current, as it is most often
+_UNCHANGED = contextlib.nullcontext()  # used when it is already current (the common case)
 
 
 @contextlib.contextmanager
@@ -147,63 +145,60 @@ def _context(device: int) -> Any:
 
 @functools.cache
 def _loaded(kernel: Kernel, architecture: tuple[int, int]) -> Any:
-    """A kernel as the driver launches it, on any GPU of an architecture."""
+    """A kernel loaded for all GPUs of an architecture, and its handle."""
     from cuda.core import ObjectCode
 
     name, code = machine_code(kernel, architecture)
-    ready = ObjectCode.from_cubin(code).get_kernel(name)
-    return ready, _bindings().CUfunction(int(ready.handle))  # the first keeps the second loaded
+    loaded = ObjectCode.from_cubin(code).get_kernel(name)
+    return loaded, _bindings().CUfunction(int(loaded.handle))  # the first keeps the second loaded
 
 
 @functools.lru_cache(maxsize=256)
 def _stream(handle: int) -> Any:
-    """A stream; no handle is the legacy default one, whatever the bindings were told to take."""
+    """A stream by its handle; 0 is the legacy default one, however the bindings are configured."""
     return _bindings().CUstream(handle or 1)
 
 
-class Call:
-    """A kernel and its arguments, to be launched any number of times on GPUs of a kind.
+class LaunchedKernel:
+    """A kernel with a grid and packed arguments, to be launched any number of times.
 
-    `values` are the arguments in eight bytes each; an address may be changed there.
+    `values` are the arguments in eight bytes each; a cached plan writes other addresses there.
     """
 
-    def __init__(self, kernel: Kernel, grid: int, device: int, args: tuple[Any, ...]) -> None:
-        values = (ctypes.c_uint64 * len(args))()
-        for position, (kind, value) in enumerate(zip(kernel.types, args, strict=True)):
-            if kind is types.float32:
-                ctypes.c_float.from_buffer(values, 8 * position).value = value
-            elif kind is types.float64:
-                ctypes.c_double.from_buffer(values, 8 * position).value = value
-            else:
-                values[position] = value
+    def __init__(self, kernel: Kernel, grid: int, device: int, arguments: list[Any]) -> None:
+        n = len(arguments)
+        values = (ctypes.c_uint64 * n)()
+        kernel.signature.layout.pack_into(values, 0, *arguments)
         first = ctypes.addressof(values)
-        pointers = (ctypes.c_void_p * len(args))(*range(first, first + 8 * len(args), 8))
-        self.values, self._pointers, self._at = values, pointers, ctypes.addressof(pointers)
-        self._driver, self._done = _bindings(), _bindings().CUresult.CUDA_SUCCESS
+        pointers = (ctypes.c_void_p * n)(*range(first, first + 8 * n, 8))
+        self.values, self._pointers = values, pointers
+        self._pointers_at = ctypes.addressof(pointers)
+        self._driver, self._success = _bindings(), _bindings().CUresult.CUDA_SUCCESS
         self._function = _loaded(kernel, capability(device))[1]
         self._grid, self._block = grid, kernel.block
 
     def launch(self, stream: int) -> None:
-        """Put it on a stream of the GPU whose context is current."""
+        """Launch it on a stream of the GPU whose context is current."""
         (error,) = self._driver.cuLaunchKernel(
-            self._function, self._grid, 1, 1, self._block, 1, 1, 0, _stream(stream), self._at, 0
-        )
-        if error is not self._done:
+            self._function, self._grid, 1, 1, self._block, 1, 1, 0, _stream(stream),
+            self._pointers_at, 0,
+        )  # fmt: skip
+        if error is not self._success:
             _checked((error,))
 
 
-def launch(kernel: Kernel, grid: int, place: Place, *args: Any) -> Call:
-    """Put a kernel on a stream."""
-    call = Call(kernel, grid, place.device, args)
+def launch(kernel: Kernel, grid: int, place: Place, arguments: list[Any]) -> LaunchedKernel:
+    """Launch a kernel on a stream."""
+    launched = LaunchedKernel(kernel, grid, place.device, arguments)
     with current(place.device):
-        call.launch(place.stream)
-    return call
+        launched.launch(place.stream)
+    return launched
 
 
 def is_capturing(place: Place) -> bool:
-    """Whether the stream is being recorded, for a graph: then nothing may wait for it."""
+    """Whether the stream is being captured into a CUDA graph: then nothing may wait for it."""
     if place.stream in (0, 1):
-        return False  # the legacy stream cannot be recorded
+        return False  # the legacy stream cannot be captured
     driver = _bindings()
     with current(place.device):
         status = _checked(driver.cuStreamIsCapturing(_stream(place.stream)))
@@ -211,38 +206,38 @@ def is_capturing(place: Place) -> bool:
 
 
 def wait(place: Place) -> None:
-    """Until all that is on the stream is done."""
+    """Wait until all work on the stream is done."""
     driver = _bindings()
     with current(place.device):
         _checked(driver.cuStreamSynchronize(_stream(place.stream)))
 
 
-_own = threading.local()
+_thread = threading.local()
 
 
 def report(place: Place) -> Any:
     """Two int64 of this thread in host memory that a kernel can write to.
 
-    They are kept for the next call, and not given back when the thread ends: another would have to
-    wait for the GPU then.
+    They are reused by the thread's next call and never freed: to free them when the thread ends
+    would wait for the GPU.
     """
-    found = getattr(_own, "report", None)
-    if found is None:
+    numbers = getattr(_thread, "report", None)
+    if numbers is None:
         driver = _bindings()
         portable = driver.CU_MEMHOSTALLOC_PORTABLE
         with current(place.device):
             address = int(_checked(driver.cuMemHostAlloc(16, portable)))
-        _own.report = found = (ctypes.c_int64 * 2).from_address(address)
-    return found
+        _thread.report = numbers = (ctypes.c_int64 * 2).from_address(address)
+    return numbers
 
 
 def address_of(report: Any) -> int:
-    """Where a kernel finds it."""
+    """The address of a report, as a kernel sees it."""
     return ctypes.addressof(report)
 
 
 def follow(place: Place, stream: int) -> None:
-    """Let the stream of `place` wait for what is on another one now."""
+    """Let the stream of `place` wait for the work that another stream has now."""
     driver = _bindings()
     with current(place.device):
         event = _checked(driver.cuEventCreate(driver.CUevent_flags.CU_EVENT_DISABLE_TIMING))

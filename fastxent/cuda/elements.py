@@ -1,7 +1,7 @@
-"""Types of elements: how rows of them are read, held in registers and written, and their exp.
+"""Element types of rows: how they are loaded, held in registers and stored, and their exp.
 
-A kernel is written once for all: it gets an `Element` and calls its functions. Half precision is
-held as it lies in memory, two numbers in 32 bits, and computed in float32.
+A kernel is written once for all types: it gets an `Element` and calls its functions. Half precision
+stays packed in registers, two numbers in 32 bits, and is computed in float32.
 """
 
 import functools
@@ -32,7 +32,7 @@ from fastxent.cuda.intrinsics import (
 
 Function = Callable[..., Any]
 
-# Inlined by LLVM and not by Numba, which would type each copy anew: 3 s instead of a minute.
+# Inlined by LLVM, not by Numba, which would infer the types of each copy: 3 s instead of a minute.
 device: Function = cuda.jit(device=True, forceinline=True)
 
 VECTOR_BYTES = 16
@@ -40,12 +40,12 @@ _LOG2_E = float32(1.4426950408889634)
 
 
 class Element(NamedTuple):
-    """A type that rows may have.
+    """A type of rows.
 
     `compute` is the type of the arithmetic, `word` that of the registers; a vector of 16 bytes is
-    `words` words with `width` elements. value(words, i) is the i-th element held, load(address)
-    and store(address, value) move one, write(address, values) a vector of them. `nothing` is a word
-    of -inf.
+    `words` words with `width` elements. value(words, i) is the i-th element in registers,
+    load(address) and store(address, value) move one element, write(address, values) a vector.
+    `minus_inf` is a word of -inf.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Element(NamedTuple):
     word: Any
     words: int
     width: int
-    nothing: Any
+    minus_inf: Any
     value: Function
     load: Function
     store: Function
@@ -63,12 +63,12 @@ class Element(NamedTuple):
     maximum: Function
 
     def __hash__(self) -> int:
-        return hash(self.name)  # asked at every call
+        return hash(self.name)  # needed at every call, and a tuple does not keep its hash
 
 
 @device
 def _exp_f32(x):
-    """exp(x) for x <= 0, to 2 + 1.25·|x| ulp with the rounding of what x comes from."""
+    """exp(x) for x <= 0, to 2 + 1.25·|x| ulp including the rounding of x itself."""
     return exp2_f32(x * _LOG2_E)
 
 
@@ -78,16 +78,16 @@ def _exp_f64(x):
 
 
 @device
-def _held(words, i):
+def _word_value(words, i):
     return words[i]
 
 
 @device
-def _write_held(address, values):
+def _write_words(address, values):
     store_vector(address, values, int32(0))
 
 
-def _half(name: str, low: Function, high: Function, pack: Function, nothing: int) -> Element:
+def _make_half(name: str, low: Function, high: Function, pack: Function, minus_inf: int) -> Element:
     @device
     def value(words, i):
         word = words[i >> 1]
@@ -109,7 +109,7 @@ def _half(name: str, low: Function, high: Function, pack: Function, nothing: int
         store_vector(address, packed, int32(0))
 
     return Element(
-        name, 2, float32, uint32, 4, 8, uint32(nothing), value, load, store, write,
+        name, 2, float32, uint32, 4, 8, uint32(minus_inf), value, load, store, write,
         _exp_f32, max_f32,
     )  # fmt: skip
 
@@ -119,19 +119,40 @@ def element(name: str) -> Element:
     """The element type of this name."""
     if name == "float32":
         return Element(
-            name, 4, float32, float32, 4, 4, float32(-math.inf), _held, load_f32, store_f32,
-            _write_held, _exp_f32, max_f32,
+            name, 4, float32, float32, 4, 4, float32(-math.inf), _word_value, load_f32, store_f32,
+            _write_words, _exp_f32, max_f32,
         )  # fmt: skip
     if name == "float64":
         return Element(
-            name, 8, float64, float64, 2, 2, float64(-math.inf), _held, load_f64, store_f64,
-            _write_held, _exp_f64, max_f64,
+            name, 8, float64, float64, 2, 2, float64(-math.inf), _word_value, load_f64, store_f64,
+            _write_words, _exp_f64, max_f64,
         )  # fmt: skip
     if name == "float16":
-        return _half(name, low_float16, high_float16, pack_float16, 0xFC00FC00)
-    return _half(name, low_bfloat16, high_bfloat16, pack_bfloat16, 0xFF80FF80)
+        return _make_half(name, low_float16, high_float16, pack_float16, 0xFC00FC00)
+    return _make_half(name, low_bfloat16, high_bfloat16, pack_bfloat16, 0xFF80FF80)
 
 
-def numbers(of: Element) -> Element:
+def number_type(item: Element) -> Element:
     """The type that is computed in: that of losses, weights and sums."""
-    return element("float64" if of.compute is float64 else "float32")
+    return element("float64" if item.compute is float64 else "float32")
+
+
+# --- the scalar functions that `fastxent.formulas` take --------------------------------------
+
+
+@device
+def zero_where_zero(coefficient, value):
+    """`value`, but exactly 0 for a coefficient of 0."""
+    return value if coefficient else coefficient
+
+
+@device
+def where_less(a, b, c, d):
+    """`c` where a < b, else `d`."""
+    return c if a < b else d
+
+
+@device
+def log1m(x):
+    """-log(1 - x)."""
+    return -math.log1p(-x)

@@ -1,8 +1,8 @@
-"""Threads that share a row: a part of a warp, a warp, or a block; how they find a maximum or sum.
+"""Reductions over the threads of a row: part of a warp, a warp, or a block.
 
-Within a warp by shuffles, in which all its threads take part whether they have a row or not; beyond
-it by one exchange in shared memory. Each exchange has places of its own there, so one barrier is
-enough: nobody overwrites what another may still read.
+Threads of a warp exchange values by shuffles, in which all its threads take part whether they have
+a row or not; warps exchange theirs once through shared memory. Each exchange has its own slots
+there, so one barrier is enough: no thread overwrites what another may still read.
 """
 
 import functools
@@ -19,20 +19,21 @@ WARP = 32
 _ALL = uint32(0xFFFFFFFF)
 
 
-class Plan(NamedTuple):
-    """How a kernel's threads lie on rows.
+class ThreadPlan(NamedTuple):
+    """How a kernel's threads are laid out on rows.
 
     `threads` a row, a power of 2; `rows` a block, 1 where a row takes more than a warp; `vectors`
-    of 16 bytes that each thread holds, or single elements if not `wide`; whether there is a `tail`
-    that is not held; how many `blocks` a multiprocessor should have room for, by which registers
-    are dealt out; of how many blocks a `cluster` is, all of them on one row.
+    of 16 bytes that each thread holds in registers, or single elements if not `vectorised`; whether
+    the rest of a row is `streamed`, read again in every scan; how many `blocks` a multiprocessor
+    should have room for, which limits the registers of a thread; how many blocks form the
+    `cluster` that shares a row.
     """
 
     threads: int
     vectors: int
     rows: int
-    wide: bool
-    tail: bool
+    vectorised: bool
+    streamed: bool
     blocks: int = 1
     cluster: int = 1
 
@@ -43,30 +44,30 @@ class Plan(NamedTuple):
 
 
 @functools.cache
-def reduction(combine: Function, threads: int) -> Function:
+def make_reduction(combine: Function, threads: int) -> Function:
     """reduce(value, shared, slot): the values of all threads of a row combined, in each of them.
 
-    They get the same bits, for `combine` is commutative. `shared` has 32 places a slot.
+    All threads get the same bits, as `combine` is commutative. `shared` has 32 places a slot.
     """
-    within, among = _offsets(min(threads, WARP)), _offsets(threads // WARP)
+    within_warp, among_warps = _offsets(min(threads, WARP)), _offsets(threads // WARP)
     warps = int32(threads // WARP)
 
     @device
     def over_warp(value, shared, slot):
-        for offset in within:
+        for offset in within_warp:
             value = combine(value, cuda.shfl_xor_sync(_ALL, value, offset))
         return value
 
     @device
     def over_block(value, shared, slot):
-        for offset in within:
+        for offset in within_warp:
             value = combine(value, cuda.shfl_xor_sync(_ALL, value, offset))
         lane, warp = cuda.threadIdx.x & 31, cuda.threadIdx.x >> 5
         if lane == 0:
             shared[slot * WARP + warp] = value
-        cuda.syncthreads()  # before anybody reads what another warp has found
+        cuda.syncthreads()  # before any thread reads the value of another warp
         value = shared[slot * WARP + (lane & (warps - 1))]
-        for offset in among:
+        for offset in among_warps:
             value = combine(value, cuda.shfl_xor_sync(_ALL, value, offset))
         return value
 
@@ -74,7 +75,7 @@ def reduction(combine: Function, threads: int) -> Function:
 
 
 def _offsets(threads: int) -> tuple[int, ...]:
-    """By which a butterfly reaches all of so many threads, a power of 2."""
+    """The offsets of a butterfly over so many threads, a power of 2."""
     return tuple(1 << k for k in range(threads.bit_length() - 1))
 
 
@@ -85,8 +86,20 @@ def add(a, b):
 
 
 @device
+def smaller(a, b):
+    """The smaller integer."""
+    return min(a, b)
+
+
+@device
+def add_pairs(a, b):
+    """a + b of pairs."""
+    return a[0] + b[0], a[1] + b[1]
+
+
+@device
 def add_exactly(a, b):
-    """a + b of sums and what rounding has lost of each (Knuth's TwoSum)."""
+    """a + b of pairs (sum, rounding error of the sum), by Knuth's TwoSum."""
     total = a[0] + b[0]
     other = total - a[0]
     lost = (a[0] - (total - other)) + (b[0] - other)
@@ -94,26 +107,26 @@ def add_exactly(a, b):
 
 
 @functools.cache
-def exact_sum(threads: int) -> Function:
-    """reduce(total, lost, shared, slot): sums by `add_exactly` of all threads, in each of them.
+def make_exact_sum(threads: int) -> Function:
+    """reduce(total, lost, shared, slot): sums by `add_exactly` over all threads, in each of them.
 
-    Of more than a warp; two slots are used.
+    For rows of more than a warp; it takes two slots.
     """
-    within, among = _offsets(WARP), _offsets(threads // WARP)
+    within_warp, among_warps = _offsets(WARP), _offsets(threads // WARP)
     warps = int32(threads // WARP)
 
     @device
     def reduce(total, lost, shared, slot):
-        for offset in within:
+        for offset in within_warp:
             other = cuda.shfl_xor_sync(_ALL, total, offset), cuda.shfl_xor_sync(_ALL, lost, offset)
             total, lost = add_exactly((total, lost), other)
         lane, warp = cuda.threadIdx.x & 31, cuda.threadIdx.x >> 5
         if lane == 0:
             shared[slot * WARP + warp], shared[(slot + 1) * WARP + warp] = total, lost
-        cuda.syncthreads()  # before anybody reads what another warp has found
+        cuda.syncthreads()  # before any thread reads the sums of another warp
         place = slot * WARP + (lane & (warps - 1))
         total, lost = shared[place], shared[place + WARP]
-        for offset in among:
+        for offset in among_warps:
             other = cuda.shfl_xor_sync(_ALL, total, offset), cuda.shfl_xor_sync(_ALL, lost, offset)
             total, lost = add_exactly((total, lost), other)
         return total, lost

@@ -1,10 +1,10 @@
-"""Every piece of PTX and LLVM that kernels need beside Numba's own: memory, exp2, half precision.
+"""PTX and LLVM intrinsics that Numba lacks: loads and stores by address, exp2, half precision.
 
-Addresses are plain uint64, as every library gives them. Kernels that count bytes have no code for
-negative indices, reach rows behind 2³¹ elements, and see bfloat16 as the bits that it is. Pointers
-are made in the global address space: 128 bits at a time come by one instruction only from there.
+Addresses are uint64, as every library gives them, and kernels count bytes: so they have no code for
+negative indices, reach rows beyond 2³¹ elements, and can load bfloat16 as bits. Pointers are made
+in the global address space: only there a 128-bit access is one instruction.
 
-Simulated kernels get these names from a module of the tests, so nothing else may stand here.
+The tests' simulator replaces this whole module, so it holds intrinsics alone.
 """
 
 from llvmlite import ir
@@ -24,7 +24,7 @@ def _pointer(builder, address, kind):
 # --- memory ---------------------------------------------------------------------------------
 
 
-def _load_of(number, kind, n_bytes):
+def _make_load(number, kind, n_bytes):
     @intrinsic
     def load(typing, address):
         def build(context, builder, signature, args):
@@ -35,7 +35,7 @@ def _load_of(number, kind, n_bytes):
     return load
 
 
-def _store_of(number, kind, n_bytes):
+def _make_store(number, kind, n_bytes):
     @intrinsic
     def store(typing, address, value):
         def build(context, builder, signature, args):
@@ -47,12 +47,14 @@ def _store_of(number, kind, n_bytes):
     return store
 
 
-load_f32, store_f32 = (make(types.float32, _F32, 4) for make in (_load_of, _store_of))
-load_f64, store_f64 = (make(types.float64, ir.DoubleType(), 8) for make in (_load_of, _store_of))
-load_u8 = _load_of(types.uint8, ir.IntType(8), 1)
-load_u16, store_u16 = (make(types.uint16, _I16, 2) for make in (_load_of, _store_of))
-load_u32 = _load_of(types.uint32, _I32, 4)
-load_i64, store_i64 = (make(types.int64, ir.IntType(64), 8) for make in (_load_of, _store_of))
+load_f32, store_f32 = (make(types.float32, _F32, 4) for make in (_make_load, _make_store))
+load_f64, store_f64 = (
+    make(types.float64, ir.DoubleType(), 8) for make in (_make_load, _make_store)
+)
+load_u8 = _make_load(types.uint8, ir.IntType(8), 1)
+load_u16, store_u16 = (make(types.uint16, _I16, 2) for make in (_make_load, _make_store))
+load_u32 = _make_load(types.uint32, _I32, 4)
+load_i64, store_i64 = (make(types.int64, ir.IntType(64), 8) for make in (_make_load, _make_store))
 
 
 def _word(context, builder, array, value, at, k):
@@ -100,11 +102,11 @@ def store_vector(typing, address, words, at):
 # --- clusters of blocks, from compute capability 9 on ----------------------------------------
 
 
-def _order(text):
-    """A function of one PTX instruction, across which no memory is read or written."""
+def _make_fence(text):
+    """An intrinsic of one PTX instruction across which memory accesses are not moved."""
 
     @intrinsic
-    def order(typing):
+    def fence(typing):
         def build(context, builder, signature, args):
             kind = ir.FunctionType(ir.VoidType(), [])
             builder.call(ir.InlineAsm(kind, text, "~{memory}", side_effect=True), [])
@@ -112,13 +114,13 @@ def _order(text):
 
         return types.void(), build
 
-    return order
+    return fence
 
 
-# A barrier of all threads of a cluster in two halves: what stands before the one is seen behind
-# the other, by all of them.
-cluster_arrive = _order("barrier.cluster.arrive.release;")
-cluster_wait = _order("barrier.cluster.wait.acquire;")
+# The barrier of all threads of a cluster in two halves: memory that is written before the first is
+# visible to all of them behind the second.
+cluster_arrive = _make_fence("barrier.cluster.arrive.release;")
+cluster_wait = _make_fence("barrier.cluster.wait.acquire;")
 
 
 @intrinsic
@@ -141,8 +143,8 @@ def store_beside(typing, array, at, value, block):
 # --- arithmetic -----------------------------------------------------------------------------
 
 
-def _assembly(text, result, *arguments):
-    """A function of one PTX instruction, which has no effect but its result."""
+def _make_instruction(text, result, *arguments):
+    """An intrinsic of one PTX instruction without side effects."""
     letters = {types.float32: "f", types.float64: "d", types.uint32: "r"}
     constraint = ",".join(["=" + letters[result], *(letters[kind] for kind in arguments)])
 
@@ -167,18 +169,20 @@ def _assembly(text, result, *arguments):
 
 
 # 2**x, to 2 ulp; numbers below the normal range are 0, and 2**0 is exactly 1.
-exp2_f32 = _assembly("ex2.approx.ftz.f32 $0, $1;", types.float32, types.float32)
+exp2_f32 = _make_instruction("ex2.approx.ftz.f32 $0, $1;", types.float32, types.float32)
 # The larger; of a nan and a number the number.
-max_f32 = _assembly("max.f32 $0, $1, $2;", types.float32, types.float32, types.float32)
-max_f64 = _assembly("max.f64 $0, $1, $2;", types.float64, types.float64, types.float64)
+max_f32 = _make_instruction("max.f32 $0, $1, $2;", types.float32, types.float32, types.float32)
+max_f64 = _make_instruction("max.f64 $0, $1, $2;", types.float64, types.float64, types.float64)
 # Two numbers rounded to half precision, the first in the lower half; from compute capability 8 on.
-pack_bfloat16 = _assembly(
+pack_bfloat16 = _make_instruction(
     "cvt.rn.bf16x2.f32 $0, $2, $1;", types.uint32, types.float32, types.float32
 )
-pack_float16 = _assembly("cvt.rn.f16x2.f32 $0, $2, $1;", types.uint32, types.float32, types.float32)
+pack_float16 = _make_instruction(
+    "cvt.rn.f16x2.f32 $0, $2, $1;", types.uint32, types.float32, types.float32
+)
 
 
-def _of_bits(build):
+def _make_of_bits(build):
     @intrinsic
     def value(typing, bits):
         return types.float32(types.uint32), lambda context, builder, _, args: build(
@@ -209,9 +213,9 @@ def float16_bits(typing, x):
 
 
 # The number in the lower or in the upper half of 32 bits.
-low_bfloat16 = _of_bits(lambda b, bits: b.bitcast(b.shl(bits, ir.Constant(_I32, 16)), _F32))
-high_bfloat16 = _of_bits(
+low_bfloat16 = _make_of_bits(lambda b, bits: b.bitcast(b.shl(bits, ir.Constant(_I32, 16)), _F32))
+high_bfloat16 = _make_of_bits(
     lambda b, bits: b.bitcast(b.and_(bits, ir.Constant(_I32, 0xFFFF0000)), _F32)
 )
-low_float16 = _of_bits(_from_float16)
-high_float16 = _of_bits(lambda b, bits: _from_float16(b, b.lshr(bits, ir.Constant(_I32, 16))))
+low_float16 = _make_of_bits(_from_float16)
+high_float16 = _make_of_bits(lambda b, bits: _from_float16(b, b.lshr(bits, ir.Constant(_I32, 16))))

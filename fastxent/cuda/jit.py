@@ -1,8 +1,8 @@
-"""Kernels made into machine code for one architecture, without a GPU, and kept on disk.
+"""Compile kernels to machine code for one architecture, without a GPU, and cache it on disk.
 
-Numba turns a kernel into PTX, and the linker of the same toolkit makes that machine code: so the
-driver, which may be older than the toolkit, never has to read PTX. A kernel is launched from what
-comes out, not by Numba's dispatcher, which takes ten times as long to launch one.
+Numba compiles a kernel to PTX, and the linker of the same toolkit compiles that to machine code: so
+the driver, which may be older than the toolkit, never has to read PTX. The driver launches that
+code directly: Numba's own dispatcher takes ten times as long for a launch.
 """
 
 import functools
@@ -16,54 +16,58 @@ from typing import Any, NamedTuple
 from numba import cuda, types
 
 from fastxent import kernel_files
+from fastxent.cuda.parameters import Signature, signature_of
 
-# Older architectures have none of what half precision needs, and newer toolkits do not know them.
+# Half precision needs instructions of 8.0; newer toolkits do not compile for less than 7.5.
 OLDEST, OLDEST_HALF = (7, 5), (8, 0)
 
 _INSTALL = "pip install 'fastxent[cuda13]', or fastxent[cuda12] for a driver of CUDA 12"
 
 
 class Kernel(NamedTuple):
-    """A kernel to be compiled: its name, which says all that its source was made of, and types."""
+    """A kernel to be compiled. Its name encodes all that its source was made from, and its types.
+
+    A multiprocessor should have room for `blocks` blocks: that limits the registers of a thread.
+    `cluster` is how many blocks can write into each other's shared memory.
+    """
 
     name: str
     source: Callable[..., Any]
-    types: tuple[Any, ...]
-    addresses: tuple[int, ...]  # which of its arguments are such
+    signature: Signature
     block: int
-    blocks: int  # of them a multiprocessor should hold, by which the registers are dealt out
-    cluster: int  # how many blocks can reach into each other's shared memory
+    blocks: int
+    cluster: int
 
     def __hash__(self) -> int:
-        return hash(self.name)  # asked at every launch, and the types' are not kept
+        return hash(self.name)  # needed at every launch, and a tuple does not keep its hash
+
+    @property
+    def types(self) -> tuple[Any, ...]:
+        """The Numba types of its parameters."""
+        return self.signature.types
+
+    def select(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Those of the arguments that it has parameters for."""
+        return {name: arguments[name] for name in self.signature.names if name in arguments}
 
 
-def kernel(
+def make_kernel(
     factory: Callable[..., Any],
     *args: Any,
-    signature: str,
     compute: Any,
     block: int,
     blocks: int = 1,
     cluster: int = 1,
 ) -> Kernel:
-    """The kernel that a factory makes of these.
-
-    In its signature `a` is an address or 0, `s` a step of addresses, `i` an integer, `f` a number
-    of the type that is computed in, and `d` a float64.
-    """
-    kinds = {
-        "a": types.uint64, "s": types.uint64, "i": types.int64, "f": compute, "d": types.float64,
-    }  # fmt: skip
-    said = "-".join(re.sub(r"\w+=|[^\w,()]", "", str(getattr(arg, "name", arg))) for arg in args)
-    name = f"{factory.__name__.removesuffix('_kernel')}-{said}"
-    addresses = tuple(position for position, kind in enumerate(signature) if kind == "a")
-    found = tuple(map(kinds.get, signature))
-    return Kernel(name, factory(*args), found, addresses, block, blocks, cluster)
+    """The kernel that a factory makes of these arguments, for a type that is computed in."""
+    words = "-".join(re.sub(r"\w+=|[^\w,()]", "", str(getattr(arg, "name", arg))) for arg in args)
+    name = f"{factory.__name__.removeprefix('make_').removesuffix('_kernel')}-{words}"
+    source = factory(*args)
+    return Kernel(name, source, signature_of(source, compute), block, blocks, cluster)
 
 
 def ptx(kernel: Kernel, capability: tuple[int, int]) -> str:
-    """What Numba makes of a kernel."""
+    """A kernel compiled to PTX."""
     supported(kernel, capability)
     code, _ = cuda.compile(
         kernel.source, types.void(*kernel.types), device=False, abi="numba", cc=capability,
@@ -73,17 +77,17 @@ def ptx(kernel: Kernel, capability: tuple[int, int]) -> str:
 
 
 def clustered(code: str, cluster: int) -> str:
-    """PTX of a kernel whose blocks are in clusters, for which Numba has no option."""
+    """PTX with the directives of a kernel that is launched in clusters, which Numba lacks."""
     if cluster == 1:
         return code
-    said = rf"\1\n.explicitcluster\n.reqnctapercluster {cluster}, 1, 1"
-    found, n = re.subn(r"^(\.maxntid .*)$", said, code, count=1, flags=re.MULTILINE)
-    assert n == 1, "without its clusters it would reach for blocks that are not there"
-    return found
+    directives = rf"\1\n.explicitcluster\n.reqnctapercluster {cluster}, 1, 1"
+    code, n = re.subn(r"^(\.maxntid .*)$", directives, code, count=1, flags=re.MULTILINE)
+    assert n == 1, "without them a kernel would write to blocks that do not exist"
+    return code
 
 
 def link(code: str, capability: tuple[int, int]) -> tuple[bytes, str]:
-    """Machine code of PTX, and what the assembler reports of registers and memory."""
+    """PTX compiled to machine code, and the report of registers and spills."""
     from cuda.core import Linker, LinkerOptions, ObjectCode
 
     options = LinkerOptions(arch="sm_{}{}".format(*capability), ptxas_options=["-v"], verbose=True)
@@ -92,36 +96,36 @@ def link(code: str, capability: tuple[int, int]) -> tuple[bytes, str]:
 
 
 def machine_code(kernel: Kernel, capability: tuple[int, int]) -> tuple[str, bytes]:
-    """A kernel's name in its machine code, and that: from disk, where it has been made before."""
+    """The name of a kernel's entry and its machine code, from disk if it was compiled before."""
     identity = _identity(kernel, capability)
-    kept = kernel_files.load("cuda", identity)
-    if kept is None:
+    entry = kernel_files.load("cuda", identity)
+    if entry is None:
         try:
             code = ptx(kernel, capability)
             name = re.search(r"\.entry (\w+)", code)
             assert name is not None
-            kept = name[1].encode() + b"\0" + link(code, capability)[0]
-        except Exception as error:  # of any kind: kernels compile wherever there is a toolkit
+            entry = name[1].encode() + b"\0" + link(code, capability)[0]
+        except Exception as error:  # the toolkit raises errors of many types
             raise RuntimeError(_cannot_compile(capability, error)) from error
-        kernel_files.save("cuda", identity, kept)
-    entry, _, content = kept.partition(b"\0")
-    return entry.decode(), content
+        kernel_files.save("cuda", identity, entry)
+    name_bytes, _, content = entry.partition(b"\0")
+    return name_bytes.decode(), content
 
 
 def obstacle(capability: tuple[int, int]) -> str:
-    """Why no kernel can be made for an architecture, found out by making one; empty if it can."""
+    """Why kernels cannot be compiled for an architecture, by compiling one; empty if they can."""
     if reason := too_old(capability, half=False):
         return reason
     try:
-        code, _ = cuda.compile(_nothing, types.void(), device=False, abi="numba", cc=capability)
+        code, _ = cuda.compile(_empty, types.void(), device=False, abi="numba", cc=capability)
         link(str(code), capability)
     except Exception as error:  # as above
         return _cannot_compile(capability, error)
     return ""
 
 
-def _nothing() -> None:
-    """The smallest kernel."""
+def _empty() -> None:
+    """The smallest kernel, to try the toolkit."""
 
 
 def _cannot_compile(capability: tuple[int, int], error: Exception) -> str:
@@ -130,7 +134,7 @@ def _cannot_compile(capability: tuple[int, int], error: Exception) -> str:
 
 
 def supported(kernel: Kernel, capability: tuple[int, int]) -> None:
-    """Raise where an architecture cannot run a kernel."""
+    """Raise if an architecture cannot run a kernel."""
     if reason := too_old(capability, half="float16" in kernel.name):
         raise RuntimeError(
             f"{reason}: copy the arrays to the host, where they are computed on the CPU"
@@ -152,19 +156,19 @@ def too_old(capability: tuple[int, int], *, half: bool) -> str:
 def _versions() -> tuple[str, ...]:
     from fastxent._version import __version__
 
-    found = [__version__, platform.python_version()]
+    versions = [__version__, platform.python_version()]
     for package in ("numba-cuda", "cuda-core", "nvidia-nvvm", "nvidia-nvjitlink",
                     "nvidia-cuda-nvcc-cu12", "nvidia-nvjitlink-cu12"):  # fmt: skip
         try:
-            found.append(f"{package} {importlib.metadata.version(package)}")
+            versions.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             continue
-    return tuple(found)
+    return tuple(versions)
 
 
 def _identity(kernel: Kernel, capability: tuple[int, int]) -> bytes:
-    """All that the machine code depends on."""
+    """Everything that the machine code depends on."""
     sources = kernel_files.sources(Path(__file__).parent)
     shape = kernel.block, kernel.blocks, kernel.cluster
-    kind = (kernel.name, kernel.types, shape, capability)
-    return repr((kind, _versions(), sources)).encode()
+    key = (kernel.name, kernel.types, shape, capability)
+    return repr((key, _versions(), sources)).encode()

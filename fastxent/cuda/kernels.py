@@ -1,465 +1,294 @@
-"""The row kernels: softmax and its logarithms, cross-entropy, and losses of probabilities.
+"""The cross-entropy kernel: loss, gradient and more of rows of logits.
 
-Each is a source made for an element type and a `Plan`; a thread knows its row and its share of it
-(`rows`), and every thread of a row computes the row's few numbers for itself. An address of 0 is an
-output, or an input, that there is not.
+A new option or output needs an edit of this file alone: launches pass options and outputs by the
+names that the kernel's parameters have, and compile it for what a call requests (`Wants`).
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from numba import cuda, int32, int64, uint32, uint64
 
-from fastxent.cuda.elements import device, numbers
-from fastxent.cuda.groups import WARP, add, reduction
-from fastxent.cuda.intrinsics import load_i64, load_u8, load_u16, load_u32, store_i64
-from fastxent.cuda.rows import row_of, split_sum_of
+from fastxent.cuda.elements import device, number_type, zero_where_zero
+from fastxent.cuda.groups import WARP, add, add_pairs, make_reduction
+from fastxent.cuda.intrinsics import store_i64
+from fastxent.cuda.parameters import Address, Integer, Inverse, Labels, Number, Rows
+from fastxent.cuda.rows import make_row, make_split_sum
+from fastxent.cuda.softmax_kernels import SLOTS, make_first_top, make_lse
+from fastxent.cuda.targets import (
+    CheckedTarget,
+    CoefficientTerms,
+    make_check_target,
+    make_class_weight,
+    make_coefficient,
+    make_inverse,
+)
 from fastxent.formulas import (
-    at_least,
-    clipped,
-    costs,
+    coefficient,
     grad_at_target,
+    grad_element,
+    grad_scale,
+    hess_element,
     log_sum,
+    loss_element,
     prob_coefficient,
     row_loss,
 )
+from fastxent.functions import RESULTS
+from fastxent.options import Options
+from fastxent.results import Extent, Outputs
 
-_NOT_THERE, _OF_NAN = int32(2**31 - 1), int32(-(2**31))
-PLACES = 8 * WARP  # for the exchanges of a block
-
-
-@device
-def kept(coefficient, value):
-    """`value`, but exactly 0 under a coefficient of 0."""
-    return value if coefficient else coefficient
-
-
-@device
-def where_less(a, b, c, d):
-    """`c` where a < b, else `d`."""
-    return c if a < b else d
-
-
-@device
-def log1m(x):
-    """-log(1 - x)."""
-    return -math.log1p(-x)
-
-
-@device
-def smaller(a, b):
-    """The smaller integer."""
-    return min(a, b)
-
-
-def softmax_kernel(element, plan, log):
-    """Softmax, or its logarithm."""
-    row, compute, exp = row_of(element, plan), element.compute, element.exp
-    place, read, peak, sums, held, word = row.parts()
-    one = compute(1)
-
-    @device
-    def probability(x, column, args):
-        m, inverse = args
-        return exp(x - m) * inverse
-
-    @device
-    def logarithm(x, column, args):
-        m, log_s = args
-        return (x - m) - log_s
-
-    write = row.writer(logarithm if log else probability)
-
-    # x, out (N, C) IN, OUT
-    def kernel(x, x_pitch, out, out_pitch, n_rows, n):
-        i, thread = place()
-        shared = cuda.shared.array(PLACES, compute)
-        buffer = cuda.local.array(held, word)
-        n = int32(n) if i < n_rows else int32(0)
-        line = read(x + uint64(i) * x_pitch, n, thread, True, buffer)
-        m, behind = peak(buffer, line, thread, one, shared)
-        below, count = sums(buffer, line, m, behind, one, shared)
-        # p_j = exp(x_j - m) / s, log p_j = (x_j - m) - log s
-        others = below + (count - one)
-        norm = math.log1p(others) if log else one / (others + one)
-        write(out + uint64(i) * out_pitch, buffer, line, thread, (m, norm))
-
-    return kernel
-
-
-def first_top_of(element, row, plan):
-    """The first index of the largest element, or of the first nan: negative then."""
-    least = reduction(smaller, plan.threads)
-
-    @device
-    def key(x, column, m):
-        if x != x:
-            return _OF_NAN + column
-        return column if x == m else _NOT_THERE
-
-    scan = row.fold(key, smaller)
-
-    @device
-    def first_top(buffer, line, thread, m, shared):
-        return least(scan(buffer, line, thread, m, _NOT_THERE), shared, 0)
-
-    return first_top
-
-
-def lse_of(compute):
-    """A function of the m of m + log s, of `first_top` and of log s: as SciPy has it.
-
-    m where it is infinite, but nan where the row holds one.
-    """
-    zero, nan = compute(0), compute(math.nan)
-
-    @device
-    def lse(m, top, log_s):
-        if m - m == zero:
-            return m + log_s
-        return nan if top < 0 else m
-
-    return lse
-
-
-def logsumexp_kernel(element, plan):
-    """m + log s."""
-    row, compute, size, store = row_of(element, plan), element.compute, element.size, element.store
-    place, read, peak, sums, held, word = row.parts()
-    first_top, lse = first_top_of(element, row, plan), lse_of(compute)
-    one = compute(1)
-
-    # x (N, C) IN, out (N,) OUT
-    def kernel(x, x_pitch, out, n_rows, n):
-        i, thread = place()
-        shared = cuda.shared.array(PLACES, compute)
-        keys = cuda.shared.array(WARP, int32)
-        buffer = cuda.local.array(held, word)
-        live = i < n_rows
-        n = int32(n) if live else int32(0)
-        line = read(x + uint64(i) * x_pitch, n, thread, True, buffer)
-        m, behind = peak(buffer, line, thread, one, shared)
-        top = first_top(buffer, line, thread, m, keys)
-        below, count = sums(buffer, line, m, behind, one, shared)
-        if live and thread == 0:  # a row without classes too
-            value = lse(m, top, math.log1p(below + (count - one)))
-            store(out + uint64(i) * uint64(size), value)
-
-    return kernel
-
-
-# --- targets --------------------------------------------------------------------------------
-
-
-@device
-def load_label(labels, kind, i):
-    """Label i as 64 bits, its sign kept: kind is 2·log2(bytes), and 1 more for unsigned ones."""
-    if kind >= 6:
-        return load_i64(labels + uint64(i) * uint64(8))
-    if kind >= 4:
-        label, sign = int64(load_u32(labels + uint64(i) * uint64(4))), int64(0x80000000)
-    elif kind >= 2:
-        label, sign = int64(load_u16(labels + uint64(i) * uint64(2))), int64(0x8000)
-    else:
-        label, sign = int64(load_u8(labels + uint64(i))), int64(0x80)
-    return label if kind & 1 else (label ^ sign) - sign
-
-
-@device
-def is_class(label, n):
-    """Whether 64 bits are a class; as unsigned ones, so that negative labels are none."""
-    return uint64(label) < uint64(n)
-
-
-def coefficients_of(element, soft):
-    """weight(w, j) and a(column, terms), the a_j of `formulas`, for one kind of target.
-
-    terms are (class_weight, target row, keep, spread, y).
-    """
-    number, one, zero = numbers(element), element.compute(1), element.compute(0)
-    load, size, load_number, number_size = element.load, element.size, number.load, number.size
-
-    @device
-    def weight(class_weight, j):
-        if class_weight:
-            return load_number(class_weight + uint64(uint32(j)) * uint64(number_size))
-        return one
-
-    @device
-    def share_of_class(column, terms):
-        return weight(terms[0], column)
-
-    @device
-    def share_of_probability(column, terms):
-        class_weight, probs, keep, spread, y = terms
-        if column == y:
-            return zero
-        q = load(probs + uint64(uint32(column)) * uint64(size)) * keep + spread
-        return kept(q, q * weight(class_weight, column))
-
-    return weight, share_of_probability if soft else share_of_class
-
-
-@device
-def add_pairs(a, b):
-    """a + b of pairs."""
-    return a[0] + b[0], a[1] + b[1]
-
-
-def aim_of(element, soft):
-    """A function of a row: its weight, class, whether it counts, and loss and gradient if not."""
-    compute, number = element.compute, numbers(element)
-    zero, one, nan = compute(0), compute(1), compute(math.nan)
-    load_number, number_size = number.load, number.size
-
-    @device
-    def aim(target, kind, ignoring, ignored, sample_weight, i, n, live):
-        if not live:
-            return one, int32(0), False, zero
-        u = one
-        if sample_weight:
-            u = load_number(sample_weight + uint64(i) * uint64(number_size))
-        if soft:
-            return u, int32(0), u != zero, zero
-        label = load_label(target, kind, i)
-        silent = u == zero or (ignoring != 0 and label == ignored)
-        if is_class(label, n):
-            return u, int32(label), not silent, zero
-        return u, int32(0), False, zero if silent else nan
-
-    return aim
-
-
-# --- cross-entropy --------------------------------------------------------------------------
+# The outputs with a value for each class, as Rows; and those with one for each row.
+PER_CLASS = tuple(n for n, r in RESULTS.items() if r and r.extent is Extent.PER_CLASS)
+PER_ROW = tuple(n for n, r in RESULTS.items() if r and r.extent is not Extent.PER_CLASS)
+_NEED_TOP = ("lse", "argmax", "hess")
 
 
 class Wants(NamedTuple):
-    """What a call of cross-entropy needs beside the plain loss; the rest is gone from its kernel.
+    """What a call needs besides the loss of labels; the rest is pruned from its kernel.
 
-    Class probabilities for targets; coefficients a_j of all classes, as smoothing and `soft` have;
-    a scale of the logits; the index of the largest, for lse, argmax, the Hessian and `soft`; the
-    arrays that are asked for.
+    `soft`: targets are probabilities; `all_classes`: coefficients a_j of all classes, for soft
+    targets and label smoothing; `scaled`: a scale of the logits; `top`: the index of the largest
+    logit, for lse, argmax, the Hessian and soft targets. Then the requested outputs per class.
     """
 
     soft: bool = False
-    shared: bool = False
+    all_classes: bool = False
     scaled: bool = False
     top: bool = False
     grad: bool = True
     probs: bool = False
     hess: bool = False
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the loss of labels, with or without its gradient."""
+        return self._replace(grad=True) == Wants()
 
-def cross_entropy_kernel(element, plan, wants):
-    """Cross-entropy of rows of logits, and what a call wants with it."""
-    soft, sharing, scaled, topped, sloped, with_probs, with_hess = wants
-    reads_all = topped or with_probs  # rows that do not count too; else they are as rows of -inf
-    row, compute, exp = row_of(element, plan), element.compute, element.exp
-    place, read, peak, sums, held, word = row.parts()
-    load, size, number = element.load, element.size, numbers(element)
-    load_number, store_number, number_size = number.load, number.store, number.size
-    first_top, lse_at = first_top_of(element, row, plan), lse_of(compute)
-    (weight_of, a_of), aim = coefficients_of(element, soft), aim_of(element, soft)
-    total, split_sum = reduction(add, plan.threads), split_sum_of(element)
-    zero, one = compute(0), compute(1)
+
+def options_of(options: Options, n_classes: int) -> dict[str, float]:
+    """The options of the row loss by the names of the kernel's parameters.
+
+    The kernel takes a positive logit_scale; its sign, 0 and a softcap change the logits before.
+    """
+    return {
+        "one_minus_eps": 1.0 - options.label_smoothing,
+        "eps_over_c": options.label_smoothing / n_classes,
+        "z_loss": options.z_loss,
+        "factor": 1.0 if options.softcap is not None else abs(options.logit_scale) or 1.0,
+    }
+
+
+def wants_of(soft: bool, options: dict[str, float], outputs: Outputs) -> Wants:
+    """What the kernel of a call is compiled for."""
+    requested = {name for name, array in outputs._asdict().items() if array is not None}
+    return Wants(
+        soft=soft,
+        all_classes=soft or options["eps_over_c"] != 0.0,
+        scaled=options["factor"] != 1.0,
+        top=soft or not requested.isdisjoint(_NEED_TOP),
+        **{name: name in requested for name in PER_CLASS},
+    )
+
+
+class Coefficients(NamedTuple):
+    """The coefficients of a row as in `formulas`, and the class weight of y."""
+
+    target_coef: Any
+    other_coef: Any
+    a_y: Any
+    w_y: Any
+
+
+def make_row_coefficients(element, wants):
+    """row_coefficients(terms): the Coefficients of a row."""
+    load, size, soft, all_classes = element.load, element.size, wants.soft, wants.all_classes
+    class_weight_of, zero, one = make_class_weight(element), element.compute(0), element.compute(1)
 
     @device
-    def shared_terms(x, column, args):
-        """a_j·(m - x_j) and a_j; what has no weight adds exactly 0, even at -inf."""
-        m, factor, terms = args
-        a = a_of(column, terms)
-        return kept(a, a * ((m - x) * factor)), a
-
-    @device
-    def slope(x, column, args):
-        """∂L/∂x_j."""
-        m, factor, scale, at_y, y, counted, blank, share, terms = args
-        g = exp((x - m) * factor) * scale
-        if sharing:
-            g -= share * a_of(column, terms)
-        g = at_y if column == y else g
-        return blank if (reads_all or sharing) and not counted else g
-
-    @device
-    def probability(x, column, args):
-        m, factor, inverse = args
-        return exp((x - m) * factor) * inverse
-
-    @device
-    def curvature(x, column, args):
-        """scale·p_j·(1 - p_j), where 1 - p of the largest is the sum of the others."""
-        m, factor, inverse, others, top, scale, counted, blank = args
-        p = exp((x - m) * factor) * inverse
-        q = others * inverse if column == top else one - p
-        return scale * (p * q) if counted else blank
-
-    @device
-    def set_apart(class_weight, q, y, keep, spread):
-        """Of the class set apart: its coefficient, weight and a_y; and the share of the others."""
-        weight = weight_of(class_weight, y)
+    def row_coefficients(terms):
+        w_y = class_weight_of(terms.class_weight, terms.y)
         if soft:
-            q_y = load(q + uint64(uint32(y)) * uint64(size)) * keep + spread
-            return kept(q_y, q_y * weight), weight, zero, one
-        return keep * weight, weight, weight, spread if sharing else zero
+            q_y = load(terms.probs + uint64(uint32(terms.y)) * uint64(size))
+            a_y = coefficient(q_y, w_y, terms.one_minus_eps, terms.eps_over_c, zero_where_zero)
+            return Coefficients(a_y, one, zero, w_y)
+        other_coef = terms.eps_over_c if all_classes else zero
+        return Coefficients(terms.one_minus_eps * w_y, other_coef, w_y, w_y)
+
+    return row_coefficients
+
+
+def make_loss_value():
+    """loss_value(...): the loss of a row, from its numbers."""
 
     @device
-    def put(out, at, value):
-        """One number of a row where it is asked for."""
-        if out:
-            store_number(out + at * uint64(number_size), value)
+    def loss_value(checked, coefs, z_loss, margin, log_s, other_loss, lse):
+        value = row_loss(
+            coefs.target_coef, coefs.other_coef, z_loss, margin, log_s, other_loss, lse,
+            zero_where_zero,
+        )  # fmt: skip
+        return checked.u * value if checked.active else checked.fill
 
-    shared_sums = row.fold(shared_terms, add_pairs)
+    return loss_value
+
+
+def make_gradient_terms(element):
+    """gradient_terms(...): (m, scale, at_y) of a row's gradient, exp(x_j - m)·scale for j ≠ y."""
+    zero = element.compute(0)
 
     @device
-    def shares(buffer, line, thread, args, shared):
+    def gradient_terms(checked, coefs, z_loss, up, m, a_sum, rest, e_y, inverse_s, lse):
+        prob_coef = prob_coefficient(coefs.other_coef, a_sum, z_loss, lse)
+        at_y = up * grad_at_target(
+            coefs.target_coef, prob_coef, coefs.other_coef, coefs.a_y, rest, e_y, inverse_s
+        )
+        scale = grad_scale(up, coefs.target_coef, prob_coef, inverse_s)
+        # The elements of an inactive row are -inf, as they were not read: exp(-inf - 0)·fill is 0
+        # or nan.
+        if not checked.active:
+            m, scale, at_y = zero, checked.fill, checked.fill
+        return m, scale, at_y
+
+    return gradient_terms
+
+
+def make_element_formulas(element, wants, coefficient_of):
+    """The formulas of an element of each output per class, and the terms of Σ a_j·(m - x_j)."""
+    exp, one, all_classes = element.exp, element.compute(1), wants.all_classes
+    # Rows that are inactive are read for these; without them they are as rows of -inf.
+    reads_all = wants.top or wants.probs
+
+    @device
+    def other_terms(x, column, args):
+        """a_j·(m - x_j) and a_j."""
+        m, factor, terms = args
+        a = coefficient_of(column, terms)
+        return loss_element(a, (m - x) * factor, zero_where_zero), a
+
+    @device
+    def grad(x, column, args):
+        """∂L/∂x_j."""
+        m, factor, scale, at_y, y, active, fill, other, terms = args
+        e_j = exp((x - m) * factor)
+        if all_classes:
+            g = grad_element(e_j, scale, coefficient_of(column, terms), other)
+        else:
+            g = e_j * scale
+        g = at_y if column == y else g
+        return fill if (reads_all or all_classes) and not active else g
+
+    @device
+    def probs(x, column, args):
+        """p_j."""
+        m, factor, inverse_s = args
+        return exp((x - m) * factor) * inverse_s
+
+    @device
+    def hess(x, column, args):
+        """∂²L/∂x_j², where 1 - p of the largest is the sum of the others."""
+        m, factor, inverse_s, others, top, scale, active, fill = args
+        p = exp((x - m) * factor) * inverse_s
+        one_minus_p = others * inverse_s if column == top else one - p
+        return hess_element(p, one_minus_p, scale) if active else fill
+
+    return other_terms, grad, probs, hess
+
+
+def make_cross_entropy_kernel(element, plan, wants):
+    """Cross-entropy of rows of logits, and what a call wants with it."""
+    soft, all_classes, scaled, with_top, with_grad, with_probs, with_hess = wants
+    reads_all = with_top or with_probs
+    row, compute, load, size = make_row(element, plan), element.compute, element.load, element.size
+    place, read, row_maximum, exp_sums = row.place, row.read, row.row_maximum, row.exp_sums
+    n_words, word, number = row.n_words, row.word, number_type(element)
+    store_number, number_size = number.store, number.size
+    first_top, lse_of = make_first_top(element, row), make_lse(compute)
+    check_target, inverse_of = make_check_target(element, soft), make_inverse(element)
+    row_coefficients = make_row_coefficients(element, wants)
+    loss_value, gradient_terms = make_loss_value(), make_gradient_terms(element)
+    total, split_sum = make_reduction(add, plan.threads), make_split_sum(element)
+    zero, one = compute(0), compute(1)
+    formulas = make_element_formulas(element, wants, make_coefficient(element, soft))
+    other_terms, grad_formula, probs_formula, hess_formula = formulas
+    fold_others = row.make_fold(other_terms, add_pairs)
+    write_grad, write_probs = row.make_writer(grad_formula), row.make_writer(probs_formula)
+    write_hess = row.make_writer(hess_formula)
+
+    @device
+    def other_sums(buffer, line, thread, args, shared):
         """Σ a_j·(m - x_j) and Σ a_j."""
-        below_a, all_a = zero, zero
-        if sharing:
-            below_a, all_a = shared_sums(buffer, line, thread, args, (zero, zero))
-            below_a, all_a = total(below_a, shared, 4), total(all_a, shared, 5)
-        return below_a, all_a
+        below_a, a_sum = zero, zero
+        if all_classes:
+            below_a, a_sum = fold_others(buffer, line, thread, args, (zero, zero))
+            below_a, a_sum = total(below_a, shared, 4), total(a_sum, shared, 5)
+        return below_a, a_sum
 
-    write_slope, write_probs = row.writer(slope), row.writer(probability)
-    write_hess = row.writer(curvature)
+    @device
+    def put(out, i, value):
+        """One number of a row, if it is requested."""
+        if out:
+            store_number(out + i * uint64(number_size), value)
 
-    # x (N, C) IN; target (N,) labels of a kind, or (N, C) probabilities with a pitch, IN;
-    # class_weight (C,), sample_weight (N,) IN or 0; inverse_at: of 1 / D, or 0 if it is `inverse`;
-    # loss, lse, argmax (N,) OUT or 0; grad, probs, hess (N, C) OUT or 0
+    # x (N, C) IN; labels (N,), or target_probs (N, C) for soft targets, IN; class_weight (C,),
+    # sample_weight (N,) IN or 0; loss, lse, argmax (N,) OUT or 0; grad, probs, hess (N, C) OUT or 0
     def kernel(
-        x, x_pitch, target, kind, ignoring, ignored, class_weight, sample_weight, inverse_at,
-        inverse, keep, spread, z_loss, factor, n_rows, n, loss, lse, argmax,
-        grad, grad_pitch, probs, probs_pitch, hess, hess_pitch,
+        x: Rows, labels: Labels, target_probs: Rows, class_weight: Address, sample_weight: Address,
+        inverse: Inverse, one_minus_eps: Number, eps_over_c: Number, z_loss: Number,
+        factor: Number, n_rows: Integer, n: Integer, loss: Address, lse: Address, argmax: Address,
+        grad: Rows, probs: Rows, hess: Rows,
     ):  # fmt: skip
         i, thread = place()
-        shared = cuda.shared.array(PLACES, compute)
+        shared = cuda.shared.array(SLOTS, compute)
         keys = cuda.shared.array(WARP, int32)
-        buffer = cuda.local.array(held, word)
-        live, at = i < n_rows, uint64(i)
-        q = target + at * uint64(kind) if soft else uint64(0)
-        u, y, counted, blank = aim(target, kind, ignoring, ignored, sample_weight, i, n, live)
-        scale = load_number(inverse_at) if inverse_at else inverse
-        counted = counted and scale != zero  # a mean over nothing does not move, and is nan anyway
-        line = read(
-            x + at * x_pitch, int32(n) if live else int32(0), thread, counted or reads_all, buffer
-        )
+        buffer = cuda.local.array(n_words, word)
+        exists, at = i < n_rows, uint64(i)
+        u, y, active, fill = check_target(labels, sample_weight, i, n, exists)
+        scale = inverse_of(inverse)
+        active = active and scale != zero  # the mean of no rows has zero gradient, and is nan
+        x_row = x.address + at * x.pitch
+        length = int32(n) if exists else int32(0)
+        line = read(x_row, length, thread, active or reads_all, buffer)
         factor, top = factor if scaled else one, int32(0)
-        m, behind = peak(buffer, line, thread, factor, shared)
-        if topped:
+        m, streamed_part = row_maximum(buffer, line, thread, factor, shared)
+        if with_top:
             top = first_top(buffer, line, thread, m, keys)
         if soft:
-            y = top & int32(0x7FFFFFFF) if counted else int32(0)
-        # All that is read of x besides what is held, before `sums`, behind which a thread may
-        # write: with grad over x it is gone.
-        margin, apart, weight, a_y, share = zero, zero, zero, zero, zero
-        if counted:
-            margin = (m - load(x + at * x_pitch + uint64(uint32(y)) * uint64(size))) * factor
-            apart, weight, a_y, share = set_apart(class_weight, q, y, keep, spread)
-        terms = (class_weight, q, keep, spread, y)
-        below_a, all_a = shares(buffer, line, thread, (m, factor, terms), shared)
-        below, count = sums(buffer, line, m, behind, factor, shared)
+            y = top & int32(0x7FFFFFFF) if active else int32(0)
+        # All that is read of x besides the thread's own elements is read before `exp_sums`: behind
+        # its barrier a thread may write, and grad may lie over x.
+        checked = CheckedTarget(u, y, active, fill)
+        q = target_probs.address + at * target_probs.pitch if soft else uint64(0)
+        terms = CoefficientTerms(class_weight, q, one_minus_eps, eps_over_c, y)
+        margin, target_coef, other_coef, a_y, w_y = zero, zero, zero, zero, zero
+        if active:
+            margin = (m - load(x_row + uint64(uint32(y)) * uint64(size))) * factor
+            target_coef, other_coef, a_y, w_y = row_coefficients(terms)
+        coefs = Coefficients(target_coef, other_coef, a_y, w_y)
+        below_a, a_sum = other_sums(buffer, line, thread, (m, factor, terms), shared)
+        below, count = exp_sums(buffer, line, m, streamed_part, factor, shared)
         rest, e_y, others, inverse_s = split_sum(margin, below, count)
         log_s = log_sum(rest, e_y, one)
-        row_lse = lse_at(m * factor, top, math.log1p(others)) if topped or z_loss else zero
-        if thread == 0 and live:
-            shared_loss = below_a + all_a * log_s
-            value = row_loss(apart, share, z_loss, margin, log_s, shared_loss, row_lse, kept)
-            put(loss, at, u * value if counted else blank)
+        row_lse = lse_of(m * factor, top, math.log1p(others)) if with_top or z_loss else zero
+        if thread == 0 and exists:
+            other_loss = below_a + a_sum * log_s
+            value = loss_value(checked, coefs, z_loss, margin, log_s, other_loss, row_lse)
+            put(loss, at, value)
             put(lse, at, row_lse)
             if argmax:
                 store_i64(argmax + at * uint64(8), int64(top & int32(0x7FFFFFFF)))
         if with_probs:
-            write_probs(probs + at * probs_pitch, buffer, line, thread, (m, factor, inverse_s))
+            out = probs.address + at * probs.pitch
+            write_probs(out, buffer, line, thread, (m, factor, inverse_s))
         if with_hess:
-            h = u * scale * (apart + all_a if soft else weight)
-            args_h = (m, factor, inverse_s, others, top, h, counted, blank)
-            write_hess(hess + at * hess_pitch, buffer, line, thread, args_h)
-        if sloped:
-            up, pull = u * scale * factor, prob_coefficient(share, all_a, z_loss, row_lse)
-            at_y = up * grad_at_target(apart, pull, share, a_y, rest, e_y, inverse_s)
-            c = up * (apart + pull) * inverse_s
-            if not counted:  # exp(-inf - 0)·blank is 0 or nan: what was not read is not looked at
-                m, c, at_y = zero, blank, blank
-            args_g = (m, factor, c, at_y, y, counted, blank, up * share, terms)
-            write_slope(grad + at * grad_pitch, buffer, line, thread, args_g)
-
-    return kernel
-
-
-# --- losses of probabilities ----------------------------------------------------------------
-
-
-def categorical_kernel(element, plan, soft, sloped):
-    """Cross-entropy of rows of probabilities."""
-    row, compute, load, size = row_of(element, plan), element.compute, element.load, element.size
-    place, read, _, _, held, word = row.parts()
-    number, total = numbers(element), reduction(add, plan.threads)
-    load_number, store_number, number_size = number.load, number.store, number.size
-    (weight_of, a_of), aim = coefficients_of(element, soft), aim_of(element, soft)
-    zero, one = compute(0), compute(1)
-
-    @device
-    def clipped_pair(p, bounds):
-        """p and 1 - p, each clipped by itself: 1 - clip(p) would not hold a tiny bound."""
-        return clipped(p, bounds, where_less), clipped(one - p, bounds, where_less)
-
-    @device
-    def cost(x, a, bounds, most):
-        """a·(-log p); without weight exactly 0."""
-        p, r = clipped_pair(x, bounds)
-        return kept(a, a * costs(p, r, most, math.log, log1m, where_less)[0])
-
-    @device
-    def slope_of(x, a, scale, bounds, floor):
-        """scale·a / p."""
-        p, _ = clipped_pair(x, bounds)
-        return kept(a, (a * scale) / at_least(p, floor, where_less))
-
-    @device
-    def soft_cost(x, column, args):
-        terms, bounds, most, _, _, _, _, _ = args
-        return cost(x, a_of(column, terms), bounds, most)
-
-    @device
-    def slope(x, column, args):
-        terms, bounds, _, floor, scale, counted, at_y, blank = args
-        if soft:
-            return slope_of(x, a_of(column, terms), scale, bounds, floor) if counted else blank
-        return at_y if column == terms[4] else blank
-
-    cost_sum, write = row.fold(soft_cost, add), row.writer(slope)
-
-    # probs (N, C) IN; target, weights, inverse as in `cross_entropy_kernel` IN; low … floor as
-    # terms.Clip; loss (N,) OUT; grad (N, C) OUT
-    def kernel(
-        probs, probs_pitch, target, kind, ignoring, ignored, class_weight, sample_weight,
-        inverse_at, inverse, low, high, below, above, most, floor, n_rows, n, loss, grad,
-        grad_pitch,
-    ):  # fmt: skip
-        i, thread = place()
-        shared = cuda.shared.array(PLACES, compute)
-        buffer = cuda.local.array(held, word)
-        live, at, bounds = i < n_rows, uint64(i), (low, high, below, above)
-        u, y, counted, value = aim(target, kind, ignoring, ignored, sample_weight, i, n, live)
-        scale = load_number(inverse_at) if inverse_at else inverse
-        length = int32(n) if live else int32(0)
-        line = read(probs + at * probs_pitch, length, thread, soft and counted, buffer)
-        # No class is set apart here. Nothing is written before all that is read of p.
-        q = target + at * uint64(kind) if soft else uint64(0)
-        terms = (class_weight, q, one, zero, int32(-1) if soft else y)
-        moving, at_y, blank = counted and scale != zero, value, value
-        if soft:
-            args = (terms, bounds, most, floor, zero, counted, zero, zero)
-            value = u * total(cost_sum(buffer, line, thread, args, zero), shared, 0)
-        elif counted:
-            p = load(probs + at * probs_pitch + uint64(uint32(y)) * uint64(size))
-            w = weight_of(class_weight, y)
-            value = u * cost(p, w, bounds, most)
-            at_y = slope_of(p, w, -u * scale, bounds, floor) if moving else zero
-        cuda.syncthreads()  # all have read what is apart from their own elements
-        if thread == 0 and live:
-            store_number(loss + at * uint64(number_size), value if counted else blank)
-        if sloped:
-            args = (terms, bounds, most, floor, -u * scale, moving, at_y, blank)
-            write(grad + at * grad_pitch, buffer, line, thread, args)
+            h = u * scale * (coefs.target_coef + a_sum if soft else coefs.w_y)
+            args_h = (m, factor, inverse_s, others, top, h, active, fill)
+            write_hess(hess.address + at * hess.pitch, buffer, line, thread, args_h)
+        if with_grad:
+            up = u * scale * factor
+            m, c, at_y = gradient_terms(
+                checked, coefs, z_loss, up, m, a_sum, rest, e_y, inverse_s, row_lse
+            )
+            args_g = (m, factor, c, at_y, y, active, fill, up * coefs.other_coef, terms)
+            write_grad(grad.address + at * grad.pitch, buffer, line, thread, args_g)
 
     return kernel

@@ -1,160 +1,201 @@
 """linear_cross_entropy on the GPU: logits exist for one block of rows at a time.
 
-Matrix products are the array library's own; between them the cross-entropy kernel turns the block
-of logits into their gradient, in place.
+Matrix products are the array library's own; between them the cross-entropy kernel replaces the
+block of logits by their gradient, in place.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
-from fastxent.cuda.launch import (
-    Array,
-    Labels,
-    as_numbers,
-    clear_idle,
-    converted,
-    converted_weights,
-    fill_cross_entropy,
-    put,
-    reduced,
-)
+from fastxent.cuda.conversion import as_numbers, clear_ignored, convert, converted_weights, put
+from fastxent.cuda.cross_entropy import fill_cross_entropy
+from fastxent.cuda.divisors import inverse_of, reduced
+from fastxent.cuda.labels import contiguous_labels, labels_of
+from fastxent.device_array import DeviceArray
 from fastxent.records import Call, LinearGrad, Outputs, Target
 
 # A block of logits: enough rows for products that fill the GPU.
 _BLOCK_BYTES = 256 << 20
 
 
-def linear_cross_entropy(call: Call) -> Array | None:
-    """Fill outputs and grads; return Σ of the row losses / divisor, unless they are asked for."""
+def linear_cross_entropy(call: Call) -> DeviceArray | None:
+    """Fill outputs and grads; return Σ of the row losses / divisor, unless they are requested."""
     assert call.linear is not None and call.target is not None
-    linear_weight, linear_bias, grads, accumulate = call.linear
-    x, target, divisor, compute = call.x, call.target, call.divisor, call.compute
+    x, compute, (linear_weight, linear_bias, grads, accumulate) = call.x, call.compute, call.linear
     if x.library.matmul is None:
         raise TypeError(
             "linear_cross_entropy needs arrays of a library whose matrix products can be used "
             f"here, as CuPy's or PyTorch's, got {type(x.owner).__name__}"
         )
     n_classes, features = linear_weight.shape
-    n = math.prod(x.shape[:-1])
-    terms = converted_weights(call.weights, compute)
-    weight = _matrix(linear_weight, compute)
+    n, reduces = math.prod(x.shape[:-1]), call.outputs.loss is None
+    matrix = _matrix(linear_weight, compute)
     bias = None if linear_bias is None else as_numbers(linear_bias, compute)
-    if target.labels is not None:  # side by side, and kept until the last block has read them
-        target = Target(Labels.of(target.labels, None).kept, None)
-    loss, lse, argmax = call.outputs.loss, call.outputs.lse, call.outputs.argmax
-    losses = x.new((n,), compute) if loss is None else loss
+    call = _prepared(call, n)
     limit = max(1, min(n, _BLOCK_BYTES // (max(n_classes, features) * compute.itemsize)))
-    sums = None if grads is None else _Sums(grads, weight, accumulate, compute)
+    sums = None if grads is None else _Sums(grads, matrix, accumulate, compute)
     for first in range(0, n, limit):
         rows = min(limit, n - first)
         x_block, logits = x.new((rows, features), compute), x.new((rows, n_classes), compute)
-        converted(x, compute, first * features, rows * features, x_block)
-        x.library.matmul(x_block.owner, weight.owner.T, logits.owner)
+        convert(x, compute, first * features, rows * features, x_block)
+        _matmul(x_block, matrix, logits, transposed=True)
         if bias is not None:
             _add_to_rows(bias, logits)
-        own = terms
-        if terms.sample_weight is not None:
-            own = terms._replace(sample_weight=terms.sample_weight.part(first, (rows,)))
-        wanted = _targets(target, first, rows, n_classes, compute)
-        narrow = (None if a is None else a.part(first, (rows,)) for a in (losses, lse, argmax))
-        filled = Outputs(
-            **dict(zip(("loss", "lse", "argmax"), narrow, strict=True)),
-            grad=None if sums is None else logits,
-        )  # fmt: skip
-        fill_cross_entropy(call._replace(x=logits, target=wanted, weights=own, outputs=filled))
-        if sums is not None:
-            labels = None
-            if wanted.labels is not None:
-                labels = Labels.of(wanted.labels, call.options.ignore_index)
-            if sums.weight is not None:
-                clear_idle(x_block, labels, own, divisor, n_classes)
-            sums.add(logits, x_block)
-            if sums.grads.x is not None:
-                product = sums.product(logits, x_block)
-                clear_idle(product, labels, own, divisor, n_classes)
-                put(product, sums.grads.x, first * features, rows * features, accumulate)
+        block = _rows_of_call(call, logits, first, with_grad=sums is not None)
+        fill_cross_entropy(block)
+        if sums is None:
+            continue
+        if sums.weight is not None:
+            _clear(x_block, block)
+        sums.add(logits, x_block)
+        if sums.grads.x is not None:
+            product = x.new(x_block.shape, compute)
+            _matmul(logits, matrix, product)
+            _clear(product, block)
+            put(product, sums.grads.x, first * features, rows * features, accumulate)
     if sums is not None:
         sums.finish()
-    return None if loss is not None else reduced(losses, divisor)
+    return reduced(call.outputs.loss, call.divisor) if reduces else None
 
 
-def _matrix(weight: Array, compute: Any) -> Array:
-    """The weights as the library multiplies them: of the type that is computed in."""
-    if weight.dtype == compute:
-        return weight
-    matrix = weight.new(weight.shape, compute)
-    converted(weight, compute, 0, weight.size, matrix)
-    return matrix
+def _prepared(call: Call, n: int) -> Call:
+    """The call with memory for its losses, and what its blocks are parts of side by side."""
+    assert call.target is not None
+    labels, probs = call.target
+    outputs = call.outputs
+    if outputs.loss is None:
+        outputs = outputs._replace(loss=call.x.new((n,), call.compute))
+    return call._replace(
+        target=Target(None if labels is None else contiguous_labels(labels), probs),
+        weights=converted_weights(call.weights, call.compute), outputs=outputs,
+    )  # fmt: skip
 
 
-def _ones(like: Array, shape: tuple[int, ...]) -> Array:
-    """Ones, as what scales nothing and shifts by one: there is no other way to fill memory here."""
+def _rows_of_call(call: Call, logits: DeviceArray, first: int, with_grad: bool) -> Call:
+    """The cross-entropy of a block of logits, which are rows first … of the call."""
+    assert call.target is not None
+    n_rows, n_classes = logits.shape
+    labels, probs = call.target
+
+    def part(array: DeviceArray | None) -> DeviceArray | None:
+        return None if array is None else array.part(first, (n_rows,))
+
+    if probs is not None:
+        begin, shape = first * n_classes, (n_rows, n_classes)
+        if probs.dtype == call.compute and probs.is_contiguous:
+            probs = probs.part(begin, shape)
+        else:
+            block = probs.new(shape, call.compute)
+            convert(probs, call.compute, begin, n_rows * n_classes, block)
+            probs = block
+    _, loss, _, _, lse, _, argmax = call.outputs
+    return call._replace(
+        x=logits, target=Target(part(labels), probs),
+        weights=call.weights._replace(sample_weight=part(call.weights.sample_weight)),
+        outputs=Outputs(
+            loss=part(loss), lse=part(lse), argmax=part(argmax), grad=logits if with_grad else None
+        ),
+    )  # fmt: skip
+
+
+def _clear(rows: DeviceArray, block: Call) -> None:
+    """Write zeros to rows that are ignored: nan in them must not reach a product."""
+    assert block.target is not None
+    labels = block.target.labels
+    clear_ignored(
+        rows, None if labels is None else labels_of(labels, block.options.ignore_index),
+        block.weights.sample_weight, inverse_of(block.divisor), block.x.shape[-1],
+    )  # fmt: skip
+
+
+# --- the library's own operations -------------------------------------------------------------
+
+
+def _own(array: DeviceArray) -> Any:
+    """The library's array, for an operation that a cached plan could not repeat."""
+    array.queue.not_cacheable()
+    return array.owner
+
+
+def _matmul(a: DeviceArray, b: DeviceArray, out: DeviceArray, transposed: bool = False) -> None:
+    """Out = a @ b, or a @ b.T."""
+    product: Callable[..., Any] | None = a.library.matmul
+    assert product is not None
+    product(_own(a), _own(b).T if transposed else _own(b), _own(out))
+
+
+def _add_matmul(a: Any, b: Any, out: Any, like: DeviceArray) -> None:
+    """Out += a @ b, of the library's arrays."""
+    product: Callable[..., Any] | None = like.library.add_matmul
+    assert product is not None
+    product(a, b, out)
+
+
+def _fill(array: DeviceArray, value: int) -> None:
+    _own(array)[...] = value
+
+
+def _ones(like: DeviceArray, shape: tuple[int, ...]) -> DeviceArray:
     ones = like.new(shape, like.dtype)
-    ones.owner[...] = 1
+    _fill(ones, 1)
     return ones
 
 
-def _add_to_rows(bias: Array, logits: Array) -> None:
+def _matrix(weight: DeviceArray, compute: Any) -> DeviceArray:
+    """The weights in the type that is computed in."""
+    if weight.dtype == compute:
+        return weight
+    matrix = weight.new(weight.shape, compute)
+    convert(weight, compute, 0, weight.size, matrix)
+    return matrix
+
+
+def _add_to_rows(bias: DeviceArray, logits: DeviceArray) -> None:
     ones = _ones(logits, (logits.shape[0], 1))
-    logits.library.add_matmul(ones.owner, bias.owner.reshape(1, -1), logits.owner)
-
-
-def _targets(target: Target, first: int, rows: int, n_classes: int, compute: Any) -> Target:
-    """The targets of a block of rows."""
-    if target.labels is not None:
-        return Target(target.labels.part(first, (rows,)), None)
-    if target.probs.dtype == compute and target.probs.is_contiguous:
-        return Target(None, target.probs.part(first * n_classes, (rows, n_classes)))
-    block = target.probs.new((rows, n_classes), compute)
-    converted(target.probs, compute, first * n_classes, rows * n_classes, block)
-    return Target(None, block)
+    _add_matmul(_own(ones), _own(bias).reshape(1, -1), _own(logits), logits)
 
 
 class _Sums:
-    """The gradients of weights and bias as they grow, in the type that is computed in.
+    """The gradients of weights and bias, summed over the blocks in the type that is computed in.
 
-    Those that are None are not made.
+    None where they are not requested.
     """
 
-    def __init__(self, grads: LinearGrad, matrix: Array, accumulate: bool, compute: Any) -> None:
+    def __init__(
+        self, grads: LinearGrad, matrix: DeviceArray, accumulate: bool, compute: Any
+    ) -> None:
         self.grads, self.matrix = grads, matrix
         self.weight, self.bias = (
             None if grad is None else _accumulator(grad, accumulate, compute)
             for grad in (grads.linear_weight, grads.linear_bias)
         )
 
-    def add(self, d: Array, x: Array) -> None:
+    def add(self, d: DeviceArray, x: DeviceArray) -> None:
         """Add dᵀ @ x to the weights' gradient and Σ d to the bias's."""
-        library = x.library
         if self.weight is not None:
-            library.add_matmul(d.owner.T, x.owner, self.weight.owner)
+            _add_matmul(_own(d).T, _own(x), _own(self.weight), x)
         if self.bias is not None:
             ones = _ones(d, (1, d.shape[0]))
-            library.add_matmul(ones.owner, d.owner, self.bias.owner.reshape(1, -1))
-
-    def product(self, d: Array, x: Array) -> Array:
-        """The gradient d @ W of the rows x."""
-        product = x.new(x.shape, x.dtype)
-        x.library.matmul(d.owner, self.matrix.owner, product.owner)
-        return product
+            _add_matmul(_own(ones), _own(d), _own(self.bias).reshape(1, -1), x)
 
     def finish(self) -> None:
-        """Round the sums into the user's arrays where they are others."""
+        """Round the sums into the user's arrays, where they are not these."""
         pairs = ((self.grads.linear_weight, self.weight), (self.grads.linear_bias, self.bias))
         for array, total in pairs:
-            if array is not None and total is not array:
+            if total is not None and total is not array:
                 put(total, array, 0, array.size)
 
 
-def _accumulator(array: Array, accumulate: bool, compute: Any) -> Array:
-    """The array itself where sums can be kept in it, else one that can, with what it holds."""
+def _accumulator(array: DeviceArray, accumulate: bool, compute: Any) -> DeviceArray:
+    """The array itself where sums can be kept in it, else one that can, with its contents."""
     if array.dtype == compute and array.is_contiguous:
         if not accumulate:
-            array.owner[...] = 0
+            _fill(array, 0)
         return array
     total = array.new(array.shape, compute)
     if accumulate:
-        converted(array, compute, 0, array.size, total)
+        convert(array, compute, 0, array.size, total)
     else:
-        total.owner[...] = 0
+        _fill(total, 0)
     return total

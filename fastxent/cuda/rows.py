@@ -1,9 +1,10 @@
-"""A row on its threads: read once into registers, scanned there, its ends and its tail apart.
+"""Per-row device functions: vector loads into registers, unaligned ends, streamed remainder.
 
-A row begins wherever its address says: up to the first address divisible by 16, and behind the last
-whole vector, single elements are the `edge`, one a thread. The vectors in between are dealt out in
-turns; each thread holds the first few of its own, and reads those behind them (the `tail`) again in
-every scan, the last time from the end, where the caches still hold it.
+A row may begin at any address. The elements before the first address divisible by 16 (the unaligned
+head) and those behind the last whole vector (the unaligned end) are single ones, one a thread. The
+vectors between are dealt out to the threads in turns: each thread holds its first few in registers.
+If there are more, they are streamed: read again in every scan, the last time in reverse order, so
+that the caches still hold what is read first.
 """
 
 import functools
@@ -14,121 +15,175 @@ from typing import Any, NamedTuple
 from numba import cuda, int32, int64, uint32, uint64
 
 from fastxent.cuda.elements import VECTOR_BYTES, Element, device
-from fastxent.cuda.groups import WARP, Plan, add, reduction
+from fastxent.cuda.groups import WARP, ThreadPlan, add, make_reduction
 from fastxent.cuda.intrinsics import load_vector
 
 Function = Callable[..., Any]
 
-# So many vectors of the tail are on their way to a thread at a time.
+# How many streamed vectors a thread loads before it uses the first: that hides their latency.
 _AHEAD = 4
 
 
-class Row(NamedTuple):
-    """What kernels do with the rows of one element type under one plan.
+class Line(NamedTuple):
+    """A row as its threads read it.
 
-    A `line` is (address, before, vectors, reach, edge_at, edge): where a row's vectors begin, how
-    many elements stand before them, how many there are and how many of them are to be read; the
-    column of this thread's single element, -1 without one, and its value. `fold` and `writer` take
-    a formula of an element, formula(x, column, args), and make a function of all of a row's.
+    `address` is that of its first whole vector, `head` the number of elements before that;
+    `vectors` how many vectors there are, `readable` how many of them are to be read;
+    `single_at` the column of this thread's unaligned element, -1 without one, and `single` its
+    value.
     """
 
-    held: int
-    word: Any
-    place: Function
-    read: Function
-    peak: Function
-    sums: Function
-    fold: Function
-    writer: Function
+    address: Any
+    head: Any
+    vectors: Any
+    readable: Any
+    single_at: Any
+    single: Any
 
-    def parts(self) -> tuple[Any, ...]:
-        """What kernels call by its own name, for compiled code knows no tuple of functions."""
-        return self.place, self.read, self.peak, self.sums, self.held, self.word
+
+class Access(NamedTuple):
+    """How the elements of a row are addressed and moved, a vector at a time or one by one.
+
+    A vector is `words` registers of type `word` with `width` elements, `step` bytes; a thread's
+    vectors are `stride` bytes apart. value(words, i) is an element in registers.
+    vector_at(address, k) is the address of vector k, fetch(address, buffer, v) loads a vector into
+    slot v of a buffer, clear(buffer, v) fills that with -inf, put(address, values) stores a vector.
+    """
+
+    width: int
+    words: int
+    word: Any
+    step: int
+    stride: int
+    value: Function
+    vector_at: Function
+    fetch: Function
+    clear: Function
+    put: Function
+
+
+@device
+def _element_itself(words, i):
+    return words[i]
 
 
 @functools.cache
-def row_of(element: Element, plan: Plan) -> Row:
-    """The functions for rows of these elements on threads that lie like this."""
-    threads, vectors_held, rows, wide, tail, *_ = plan
-    compute, size = element.compute, element.size
-    width, step = (element.width, VECTOR_BYTES) if wide else (1, size)
-    words = element.words if wide else 1
-    value = element.value if wide else _itself
-    word = element.word if wide else compute
-    nothing = element.nothing if wide else compute(-math.inf)
-    maximum, exp, load, store = element.maximum, element.exp, element.load, element.store
-    write_vector = element.write
-    minus_inf, zero, one = compute(-math.inf), compute(0), compute(1)
-    largest, total = reduction(maximum, threads), reduction(add, threads)
-    beyond, ahead_words = int32(threads * vectors_held), _AHEAD * words
-    stride = threads * step
+def make_access(element: Element, plan: ThreadPlan) -> Access:
+    """How rows of these elements are accessed under a plan."""
+    vectorised, load, store, write = plan.vectorised, element.load, element.store, element.write
+    if vectorised:
+        width, words, word, step = element.width, element.words, element.word, VECTOR_BYTES
+        value, minus_inf = element.value, element.minus_inf
+    else:
+        width, words, word, step = 1, 1, element.compute, element.size
+        value, minus_inf = _element_itself, element.compute(-math.inf)
+
+    @device
+    def vector_at(address, k):
+        # From the address of a thread's first vector those of its others are a constant away:
+        # computed anew, each would take registers of its own.
+        return address + uint64(uint32(k)) * uint64(step)
+
+    @device
+    def fetch(address, buffer, v):
+        if vectorised:
+            load_vector(address, buffer, int32(v * words))
+        else:
+            buffer[v] = load(address)
+
+    @device
+    def clear(buffer, v):
+        for k in range(words):
+            buffer[v * words + k] = minus_inf
+
+    @device
+    def put(address, values):
+        if vectorised:
+            write(address, values)
+        else:
+            store(address, values[0])
+
+    stride = plan.threads * step
+    return Access(width, words, word, step, stride, value, vector_at, fetch, clear, put)
+
+
+@functools.cache
+def make_place(plan: ThreadPlan) -> Function:
+    """place(): the row of this thread, and its number among the threads of the row."""
+    threads, rows = plan.threads, plan.rows
 
     @device
     def place():
-        """The row of this thread, and its number among those of the row."""
         thread = cuda.threadIdx.x
         if rows == 1:
             return int64(cuda.blockIdx.x), int32(thread)
         return int64(cuda.blockIdx.x) * rows + thread // threads, int32(thread % threads)
 
-    @device
-    def beside(address, at):
-        """The address of vector number `at`. From that of a thread's first, those of the others
-        are a constant away: each computed anew would take registers of its own.
-        """  # noqa: D205, D209
-        return address + uint64(uint32(at)) * uint64(step)
+    return place
 
-    @device
-    def fetch(where, buffer, v):
-        """The vector there into place v of a buffer."""
-        if wide:
-            load_vector(where, buffer, int32(v * words))
-        else:
-            buffer[v] = load(where)
 
-    @device
-    def clear(buffer, v):
-        for k in range(words):
-            buffer[v * words + k] = nothing
+@functools.cache
+def make_read(element: Element, plan: ThreadPlan) -> Function:
+    """read(row, n, thread, wanted, buffer): the Line of a row of n elements.
+
+    The thread's first vectors go to the buffer: -inf where there is none, or the row is not wanted.
+    """
+    access, threads, held_vectors = make_access(element, plan), plan.threads, plan.vectors
+    vector_at, fetch, clear, stride = access.vector_at, access.fetch, access.clear, access.stride
+    vectorised, size, width, load = plan.vectorised, element.size, access.width, element.load
+    minus_inf = element.compute(-math.inf)
 
     @device
     def read(row, n, thread, wanted, buffer):
-        """The line of a row of n elements; its first vectors, if wanted, or -inf in the buffer."""
-        before = int32(0)
-        if wide:
+        head = int32(0)
+        if vectorised:
             past = row // uint64(size) % uint64(width)
-            before = min(int32((uint64(width) - past) % uint64(width)), n)
-        vectors = (n - before) // int32(width)
-        reach = vectors if wanted else int32(0)
-        address = row + uint64(uint32(before)) * uint64(size)
-        mine = beside(address, thread)
-        for v in range(vectors_held):
-            if thread + v * threads < reach:
-                fetch(mine + uint64(v * stride), buffer, v)
+            head = min(int32((uint64(width) - past) % uint64(width)), n)
+        vectors = (n - head) // int32(width)
+        readable = vectors if wanted else int32(0)
+        address = row + uint64(uint32(head)) * uint64(size)
+        first = vector_at(address, thread)
+        for v in range(held_vectors):
+            if thread + v * threads < readable:
+                fetch(first + uint64(v * stride), buffer, v)
             else:
                 clear(buffer, v)
-        edge_at, edge = int32(-1), minus_inf
-        if wide:
-            if thread < before:
-                edge_at = thread
+        single_at, single = int32(-1), minus_inf
+        if vectorised:
+            if thread < head:
+                single_at = thread
             elif thread < n - vectors * int32(width):
-                edge_at = thread + vectors * int32(width)
-            if wanted and edge_at >= 0:
-                edge = load(row + uint64(uint32(edge_at)) * uint64(size))
-        return address, before, vectors, reach, edge_at, edge
+                single_at = thread + vectors * int32(width)
+            if wanted and single_at >= 0:
+                single = load(row + uint64(uint32(single_at)) * uint64(size))
+        return Line(address, head, vectors, readable, single_at, single)
+
+    return read
+
+
+@functools.cache
+def make_streamed_sums(element: Element, plan: ThreadPlan) -> Function:
+    """streamed_sums(line, thread, m, factor): the maximum of m and of the thread's streamed part.
+
+    And the sums of the streamed part for that maximum, in one scan, as `make_exp_sums` has them.
+    """
+    access, threads, compute = make_access(element, plan), plan.threads, element.compute
+    vector_at, fetch, clear, stride = access.vector_at, access.fetch, access.clear, access.stride
+    value, width, word = access.value, access.width, access.word
+    maximum, exp = element.maximum, element.exp
+    first_streamed, ahead_words = int32(threads * plan.vectors), _AHEAD * access.words
+    minus_inf, zero, one = compute(-math.inf), compute(0), compute(1)
 
     @device
-    def tail_sums(line, thread, m, factor):
-        """The maximum of m and of this thread's tail, and its sums for that, in one scan."""
-        address, _, _, reach, _, _ = line
+    def streamed_sums(line, thread, m, factor):
         ahead = cuda.local.array(ahead_words, word)
         below, count = zero, zero
-        at = thread + beyond
-        while at < reach:
-            mine = beside(address, at)
+        at = thread + first_streamed
+        while at < line.readable:
+            first = vector_at(line.address, at)
             for v in range(_AHEAD):
-                if at + v * threads < reach:
-                    fetch(mine + uint64(v * stride), ahead, v)
+                if at + v * threads < line.readable:
+                    fetch(first + uint64(v * stride), ahead, v)
                 else:
                     clear(ahead, v)
             new = m
@@ -137,7 +192,7 @@ def row_of(element: Element, plan: Plan) -> Row:
             if new > m:  # what was the maximum is below it now
                 below, count = (below + count) * exp((m - new) * factor), zero
                 m = new
-            shift = m if m > minus_inf else zero  # -inf - (-inf) would be nan, not nothing
+            shift = m if m > minus_inf else zero  # -inf - (-inf) would be nan instead of -inf
             for i in range(_AHEAD * width):
                 e = exp((value(ahead, i) - shift) * factor)
                 below += zero if e == one else e
@@ -145,131 +200,202 @@ def row_of(element: Element, plan: Plan) -> Row:
             at += int32(_AHEAD * threads)
         return m, below, count
 
+    return streamed_sums
+
+
+@functools.cache
+def make_row_maximum(element: Element, plan: ThreadPlan) -> Function:
+    """row_maximum(buffer, line, thread, factor, shared): m = max_j x_j.
+
+    And what `exp_sums` continues from: the maximum and the sums of the thread's streamed part.
+    """
+    access, maximum, streamed = make_access(element, plan), element.maximum, plan.streamed
+    value, n_held = access.value, plan.vectors * access.width
+    largest = make_reduction(maximum, plan.threads)
+    streamed_sums, zero = make_streamed_sums(element, plan), element.compute(0)
+
     @device
-    def peak(buffer, line, thread, factor, shared):
-        """m = max_j x_j of the row, and what `sums` goes on from: this thread's tail."""
-        m = line[5]
-        for i in range(vectors_held * width):
+    def row_maximum(buffer, line, thread, factor, shared):
+        m = line.single
+        for i in range(n_held):
             m = maximum(m, value(buffer, i))
         m = largest(m, shared, 0)
-        if not tail:
+        if not streamed:
             return m, (m, zero, zero)
-        behind = tail_sums(line, thread, m, factor)
-        return largest(behind[0], shared, 1), behind
+        sums = streamed_sums(line, thread, m, factor)
+        return largest(sums[0], shared, 1), sums
+
+    return row_maximum
+
+
+@functools.cache
+def make_exp_sums(element: Element, plan: ThreadPlan) -> Function:
+    """exp_sums(buffer, line, m, streamed_part, factor, shared): Σ exp(x_j - m), in two parts.
+
+    The sum over what is below the maximum, and how often the maximum occurs: added to 1, the small
+    numbers of a confident row would be lost.
+    """
+    access, exp, compute, threads = (
+        make_access(element, plan), element.exp, element.compute, plan.threads,
+    )  # fmt: skip
+    value, n_held = access.value, plan.vectors * access.width
+    vectorised, streamed = plan.vectorised, plan.streamed
+    total, zero, one = make_reduction(add, threads), compute(0), compute(1)
 
     @device
-    def sums(buffer, line, m, behind, factor, shared):
-        """Σ exp(x_j - m) over what is below the maximum, and how often the maximum occurs.
-
-        Apart, for beside 1 the small numbers of a confident row would be lost. Four sums a thread:
-        a longer chain would drift with the length of the row. What any of the row's threads has
-        read before, none has overwritten yet.
-        """
+    def exp_sums(buffer, line, m, streamed_part, factor, shared):
+        # Four sums a thread: the error of a longer chain would grow with the length of the row.
         parts = cuda.local.array(4, compute)
         for k in range(4):
             parts[k] = zero
-        mine, below, count = behind
-        if tail:
-            if mine < m:
-                below, count = (below + count) * exp((mine - m) * factor), zero
-        if wide:
-            e = exp((line[5] - m) * factor)
+        streamed_m, below, count = streamed_part
+        if streamed:
+            if streamed_m < m:
+                below, count = (below + count) * exp((streamed_m - m) * factor), zero
+        if vectorised:
+            e = exp((line.single - m) * factor)
             below += zero if e == one else e
             count += one if e == one else zero
-        for i in range(vectors_held * width):
+        for i in range(n_held):
             e = exp((value(buffer, i) - m) * factor)
             parts[i & 3] += zero if e == one else e
             count += one if e == one else zero
         below += (parts[0] + parts[1]) + (parts[2] + parts[3])
-        found = total(below, shared, 2), total(count, shared, 3)
+        sums = total(below, shared, 2), total(count, shared, 3)
+        # Behind this, threads write: all of the row have read what they read of it before. The
+        # barrier of a block orders memory, but shuffles do not.
         if threads <= WARP:
-            cuda.syncwarp()  # shuffles promise no order of memory, as the barrier of a block does
-        return found
+            cuda.syncwarp()
+        return sums
 
-    def fold(formula, combine):
-        @device
-        def folded(buffer, line, thread, args, found):
-            """`found` combined with the formula of each of this thread's elements."""
-            address, before, _, reach, edge_at, edge = line
-            again = cuda.local.array(words, word)
-            for v in range(vectors_held):
-                at = thread + v * threads
-                if at < reach:
-                    for k in range(width):
-                        x = value(buffer, v * width + k)
-                        found = combine(found, formula(x, before + at * width + k, args))
-            if tail:
-                at = thread + beyond
-                while at < reach:
-                    fetch(beside(address, at), again, 0)
-                    for k in range(width):
-                        x = value(again, k)
-                        found = combine(found, formula(x, before + at * width + k, args))
-                    at += int32(threads)
-            if wide:
-                if edge_at >= 0:
-                    found = combine(found, formula(edge, edge_at, args))
-            return found
+    return exp_sums
 
-        return folded
+
+def make_fold(element: Element, plan: ThreadPlan, formula: Function, combine: Function) -> Function:
+    """fold(buffer, line, thread, args, start): `start` combined with all elements of the thread.
+
+    Of each element formula(x, column, args) is taken.
+    """
+    access, threads, held_vectors = make_access(element, plan), plan.threads, plan.vectors
+    vector_at, fetch, value = access.vector_at, access.fetch, access.value
+    width, words, word = access.width, access.words, access.word
+    vectorised, streamed = plan.vectorised, plan.streamed
+    first_streamed = int32(threads * held_vectors)
 
     @device
-    def put(address, values):
-        if wide:
-            write_vector(address, values)
-        else:
-            store(address, values[0])
+    def fold(buffer, line, thread, args, start):
+        streamed_words, result = cuda.local.array(words, word), start
+        for v in range(held_vectors):
+            at = thread + v * threads
+            if at < line.readable:
+                for k in range(width):
+                    x = value(buffer, v * width + k)
+                    result = combine(result, formula(x, line.head + at * width + k, args))
+        if streamed:
+            at = thread + first_streamed
+            while at < line.readable:
+                fetch(vector_at(line.address, at), streamed_words, 0)
+                for k in range(width):
+                    x = value(streamed_words, k)
+                    result = combine(result, formula(x, line.head + at * width + k, args))
+                at += int32(threads)
+        if vectorised:
+            if line.single_at >= 0:
+                result = combine(result, formula(line.single, line.single_at, args))
+        return result
 
-    def writer(formula):
-        @device
-        def write(out, buffer, line, thread, args):
-            """The formula of each of this thread's elements to where they stand in another row."""
-            address, before, vectors, reach, edge_at, edge = line
-            start = out + uint64(uint32(before)) * uint64(size)
-            values, again = cuda.local.array(width, compute), cuda.local.array(words, word)
-            if tail:
-                at = thread + beyond
-                if at < vectors:
-                    at += (vectors - int32(1) - at) // int32(threads) * int32(threads)
-                while at >= beyond and at < vectors:
-                    if reach:
-                        fetch(beside(address, at), again, 0)
-                    else:
-                        clear(again, 0)
-                    for k in range(width):
-                        values[k] = formula(value(again, k), before + at * width + k, args)
-                    put(beside(start, at), values)
-                    at -= int32(threads)
-            mine = beside(start, thread)
-            for v in range(vectors_held):
-                at = thread + v * threads
-                if at < vectors:
-                    for k in range(width):
-                        x = value(buffer, v * width + k)
-                        values[k] = formula(x, before + at * width + k, args)
-                    put(mine + uint64(v * stride), values)
-            if wide:
-                if edge_at >= 0:
-                    store(
-                        out + uint64(uint32(edge_at)) * uint64(size),
-                        formula(edge, edge_at, args),
-                    )
-
-        return write
-
-    return Row(vectors_held * words, word, place, read, peak, sums, fold, writer)
+    return fold
 
 
-@device
-def _itself(words, i):
-    return words[i]
+def make_writer(element: Element, plan: ThreadPlan, formula: Function) -> Function:
+    """write(out, buffer, line, thread, args): formula(x, column, args) of all elements to `out`.
+
+    `out` is the address of a row that is aligned like the one that was read, and may be that row.
+    """
+    access, threads, held_vectors = make_access(element, plan), plan.threads, plan.vectors
+    vector_at, fetch, clear, put = access.vector_at, access.fetch, access.clear, access.put
+    value, width, words, word = access.value, access.width, access.words, access.word
+    stride, vectorised, streamed = access.stride, plan.vectorised, plan.streamed
+    compute, size, store = element.compute, element.size, element.store
+    first_streamed = int32(threads * held_vectors)
+
+    @device
+    def write(out, buffer, line, thread, args):
+        address = out + uint64(uint32(line.head)) * uint64(size)
+        values, streamed_words = cuda.local.array(width, compute), cuda.local.array(words, word)
+        if streamed:
+            at = thread + first_streamed
+            if at < line.vectors:
+                at += (line.vectors - int32(1) - at) // int32(threads) * int32(threads)
+            while at >= first_streamed and at < line.vectors:
+                if line.readable:
+                    fetch(vector_at(line.address, at), streamed_words, 0)
+                else:
+                    clear(streamed_words, 0)
+                for k in range(width):
+                    x = value(streamed_words, k)
+                    values[k] = formula(x, line.head + at * width + k, args)
+                put(vector_at(address, at), values)
+                at -= int32(threads)
+        first = vector_at(address, thread)
+        for v in range(held_vectors):
+            at = thread + v * threads
+            if at < line.vectors:
+                for k in range(width):
+                    x = value(buffer, v * width + k)
+                    values[k] = formula(x, line.head + at * width + k, args)
+                put(first + uint64(v * stride), values)
+        if vectorised:
+            if line.single_at >= 0:
+                store(
+                    out + uint64(uint32(line.single_at)) * uint64(size),
+                    formula(line.single, line.single_at, args),
+                )
+
+    return write
+
+
+class Row(NamedTuple):
+    """The functions that kernels call for rows of one element type under one plan.
+
+    A buffer is `n_words` registers of type `word`. Compiled code knows no tuple of functions: a
+    kernel takes those that it calls by names of its own.
+    """
+
+    element: Element
+    plan: ThreadPlan
+    n_words: int
+    word: Any
+    place: Function
+    read: Function
+    row_maximum: Function
+    exp_sums: Function
+
+    def make_fold(self, formula: Function, combine: Function) -> Function:
+        """See `make_fold`."""
+        return make_fold(self.element, self.plan, formula, combine)
+
+    def make_writer(self, formula: Function) -> Function:
+        """See `make_writer`."""
+        return make_writer(self.element, self.plan, formula)
 
 
 @functools.cache
-def split_sum_of(element: Element) -> Function:
-    """A function of m - x_y and of what `sums` found: Σ_{j≠y} e_j, e_y, Σ_{j≠max} e_j, 1 / s.
+def make_row(element: Element, plan: ThreadPlan) -> Row:
+    """The functions for rows of these elements under a plan."""
+    access = make_access(element, plan)
+    return Row(
+        element, plan, plan.vectors * access.words, access.word, make_place(plan),
+        make_read(element, plan), make_row_maximum(element, plan), make_exp_sums(element, plan),
+    )  # fmt: skip
 
-    Where y is a maximum, its 1 is one of those that were counted; else it is below them.
+
+@functools.cache
+def make_split_sum(element: Element) -> Function:
+    """split_sum(margin, below, count): Σ_{j≠y} e_j, e_y, Σ_{j≠max} e_j, 1 / s.
+
+    Of margin = m - x_y and of the results of `exp_sums`. Where y is a maximum, its 1 is one of
+    those that were counted; else it is below them.
     """
     exp, one = element.exp, element.compute(1)
 

@@ -1,32 +1,34 @@
-"""Long rows, each on several blocks: on a cluster of them, or by two kernels where rows are few.
+"""The cross-entropy kernels of long rows: several blocks a row, as a cluster or by two kernels.
 
-All blocks of a row have to know of each part its maximum, what is below that, and how often it
-occurs; and the target's logit, for with grad over x it is gone when others start to write. The
-blocks of a cluster tell each other. Two kernels leave it in memory between them, and the second one
-reads the parts again from the L2 cache; but they take as many blocks to a row as there are.
+All blocks of a row need the maximum and the sums of each part of it, and the target's logit: where
+grad lies over x it is overwritten once blocks start to write. The blocks of a cluster write these
+into each other's shared memory. Of two kernels the first leaves them in global memory and the
+second reads the parts again, from the L2 cache; but a row has as many blocks as it has parts.
 """
 
 import math
 
 from numba import cuda, int32, int64, uint32, uint64
 
-from fastxent.cuda.elements import device, numbers
+from fastxent.cuda.elements import device, number_type
 from fastxent.cuda.intrinsics import cluster_arrive, cluster_wait, store_beside
-from fastxent.cuda.kernels import (
-    PLACES,
-    aim_of,
-    coefficients_of,
+from fastxent.cuda.kernels import Coefficients, make_gradient_terms, make_loss_value
+from fastxent.cuda.parameters import Address, Integer, Inverse, Labels, Number, Rows
+from fastxent.cuda.rows import make_row, make_split_sum
+from fastxent.cuda.softmax_kernels import SLOTS, make_lse
+from fastxent.cuda.targets import (
+    CheckedTarget,
     is_class,
-    kept,
     load_label,
-    lse_of,
+    make_check_target,
+    make_class_weight,
+    make_inverse,
 )
-from fastxent.cuda.rows import row_of, split_sum_of
-from fastxent.formulas import grad_at_target, log_sum, prob_coefficient, row_loss
+from fastxent.formulas import log_sum
 
 
-def _part_of(size):
-    """A function of a block: its row, where its part begins, and how long that is."""
+def make_part(size):
+    """part(length, n_parts, n): a block's row, its part's first element, offset and length."""
 
     @device
     def part(length, n_parts, n):
@@ -37,190 +39,206 @@ def _part_of(size):
     return part
 
 
-def split_sums_kernel(element, plan):
-    """The sums of each part of a row, and the row's logit at its target."""
-    row, number, size, load = row_of(element, plan), numbers(element), element.size, element.load
-    _, read, peak, sums, held, word = row.parts()
-    part, compute = _part_of(size), element.compute
+def make_part_sums(element, row):
+    """part_sums(buffer, line, thread, shared): m, below, count of a part of a row."""
+    row_maximum, exp_sums, compute = row.row_maximum, row.exp_sums, element.compute
     zero, one, minus_inf = compute(0), compute(1), compute(-math.inf)
+
+    @device
+    def part_sums(buffer, line, thread, shared):
+        m, streamed_part = row_maximum(buffer, line, thread, one, shared)
+        shift = m if m > minus_inf else zero  # the sums of a part of -inf are 0, not nan
+        below, count = exp_sums(buffer, line, shift, streamed_part, one, shared)
+        return m, below, count
+
+    return part_sums
+
+
+def make_split_sums_kernel(element, plan):
+    """The sums of each part of a row, and the row's logit at its target."""
+    row, number, compute = make_row(element, plan), number_type(element), element.compute
+    read, n_words, word, size, load = row.read, row.n_words, row.word, element.size, element.load
+    part, part_sums = make_part(size), make_part_sums(element, row)
     store_number, number_size = number.store, number.size
 
-    # x (N, C) IN; labels (N,) of a kind IN; sums (N, parts, 3): m, below, count OUT; at_target
-    # (N,) OUT
-    def kernel(x, x_pitch, labels, kind, length, n_parts, n, found, at_target):
-        i, first, on, count = part(length, n_parts, n)
+    # x (N, C) IN; labels (N,) IN; sums (N, parts, 3): m, below, count OUT; at_target (N,) OUT
+    def kernel(
+        x: Rows, labels: Labels, length: Integer, n_parts: Integer, n: Integer, sums: Address,
+        at_target: Address,
+    ):  # fmt: skip
+        i, first, offset, count = part(length, n_parts, n)
         thread = int32(cuda.threadIdx.x)
-        shared = cuda.shared.array(PLACES, compute)
-        buffer = cuda.local.array(held, word)
-        address = x + uint64(i) * x_pitch
-        line = read(address + on, count, thread, True, buffer)
-        m, behind = peak(buffer, line, thread, one, shared)
-        shift = m if m > minus_inf else zero  # a part of -inf alone has sums of 0, not nan
-        below, ones = sums(buffer, line, shift, behind, one, shared)
+        shared = cuda.shared.array(SLOTS, compute)
+        buffer = cuda.local.array(n_words, word)
+        x_row = x.address + uint64(i) * x.pitch
+        line = read(x_row + offset, count, thread, True, buffer)
+        m, below, ones = part_sums(buffer, line, thread, shared)
         if thread == 0:
-            at = found + uint64(cuda.blockIdx.x) * uint64(3 * number_size)
+            at = sums + uint64(cuda.blockIdx.x) * uint64(3 * number_size)
             store_number(at, m)
             store_number(at + uint64(number_size), below)
             store_number(at + uint64(2 * number_size), ones)
-            y = load_label(labels, kind, i)
+            y = load_label(labels.address, labels.kind, i)
             if is_class(y, n) and first <= y and y < first + int64(count):
-                x_y = load(address + uint64(y) * uint64(size))
+                x_y = load(x_row + uint64(y) * uint64(size))
                 store_number(at_target + uint64(i) * uint64(number_size), x_y)
 
     return kernel
 
 
-def merging(element, part):
-    """A function of what `part(found, k)` says of each part: the maximum and the sums of a row."""
+def make_merge(element, part_of):
+    """merge(sums, n_parts): the maximum and sums of a row from part_of(sums, k) of its parts."""
     maximum, exp, compute = element.maximum, element.exp, element.compute
     zero, minus_inf = compute(0), compute(-math.inf)
 
     @device
-    def merge(found, n_parts):
+    def merge(sums, n_parts):
         m, below, count = minus_inf, zero, zero
         for k in range(n_parts):
-            m = maximum(m, part(found, k)[0])
+            m = maximum(m, part_of(sums, k)[0])
         for k in range(n_parts):
-            own, b, c = part(found, k)
-            if own == m:
-                below, count = below + b, count + c
+            part_m, part_below, part_count = part_of(sums, k)
+            if part_m == m:
+                below, count = below + part_below, count + part_count
+            elif part_m > minus_inf:
+                below += (part_below + part_count) * exp(part_m - m)
             else:
-                below += (b + c) * exp(own - m) if own > minus_inf else b
+                below += part_below
         return m, below, count
 
     return merge
 
 
-def ending_of(element, row):
-    """A function of a block that knows the sums of its row: the loss, and its part of the gradient.
+def make_finish(element, row):
+    """finish(...): the row's loss, and a block's part of the gradient, from the sums of the row.
 
-    loss, grad are addresses of the row's loss and of the part, or 0.
+    loss and grad are addresses of the row's loss and of the part of the gradient, or 0.
     """
-    compute, exp, store_number = element.compute, element.exp, numbers(element).store
-    (weight_of, _), split_sum = coefficients_of(element, False), split_sum_of(element)
-    lse, zero, one = lse_of(compute), compute(0), compute(1)
+    exp, store_number, compute = element.exp, number_type(element).store, element.compute
+    class_weight_of, split_sum = make_class_weight(element), make_split_sum(element)
+    loss_value, gradient_terms = make_loss_value(), make_gradient_terms(element)
+    lse_of, zero, one = make_lse(compute), compute(0), compute(1)
 
     @device
-    def slope(x, column, args):
+    def grad_formula(x, column, args):
         m, scale, at_y, y = args
         return at_y if column == y else exp(x - m) * scale
 
-    write = row.writer(slope)
+    write = row.make_writer(grad_formula)
 
     @device
-    def end(first, line, buffer, thread, sums, aim, class_weight, x_y, scale, z_loss, loss, grad):
-        (m, below, ones), (u, y, counted, blank) = sums, aim
-        weight, margin = zero, zero
-        if counted:
-            weight, margin = weight_of(class_weight, y), m - x_y
+    def finish(
+        first, line, buffer, thread, sums, checked, class_weight, x_y, scale, z_loss, loss, grad
+    ):
+        m, below, ones = sums
+        w_y, margin = zero, zero
+        if checked.active:
+            w_y, margin = class_weight_of(class_weight, checked.y), m - x_y
+        coefs = Coefficients(w_y, zero, zero, w_y)
         rest, e_y, others, inverse_s = split_sum(margin, below, ones)
-        row_lse = lse(m, int32(0), math.log1p(others)) if z_loss else zero
+        lse = lse_of(m, int32(0), math.log1p(others)) if z_loss else zero
         if thread == 0 and first == 0 and loss:
             log_s = log_sum(rest, e_y, one)
-            value = u * row_loss(weight, zero, z_loss, margin, log_s, zero, row_lse, kept)
-            store_number(loss, value if counted else blank)
+            store_number(loss, loss_value(checked, coefs, z_loss, margin, log_s, zero, lse))
         if grad:
-            up, pull = u * scale, prob_coefficient(zero, zero, z_loss, row_lse)
-            at_y = up * grad_at_target(weight, pull, zero, zero, rest, e_y, inverse_s)
-            c = up * (weight + pull) * inverse_s
-            if not counted:  # as in a row on one block
-                m, c, at_y = zero, blank, blank
-            write(grad, buffer, line, thread, (m, c, at_y, int32(int64(y) - first)))
+            up = checked.u * scale
+            m, c, at_y = gradient_terms(
+                checked, coefs, z_loss, up, m, zero, rest, e_y, inverse_s, lse
+            )
+            write(grad, buffer, line, thread, (m, c, at_y, int32(int64(checked.y) - first)))
 
-    return end
+    return finish
 
 
-def split_rows_kernel(element, plan):
-    """The plain cross-entropy of rows whose parts have been summed."""
-    row, number, size = row_of(element, plan), numbers(element), element.size
-    _, read, _, _, held, word = row.parts()
-    part, aim_at, end = _part_of(size), aim_of(element, False), ending_of(element, row)
-    load_number, number_size = number.load, number.size
+def make_split_rows_kernel(element, plan):
+    """Loss and gradient of rows whose parts have been summed by `make_split_sums_kernel`."""
+    row, number, size = make_row(element, plan), number_type(element), element.size
+    read, n_words, word, part = row.read, row.n_words, row.word, make_part(size)
+    check_target, inverse_of = make_check_target(element, False), make_inverse(element)
+    finish, load_number, number_size = make_finish(element, row), number.load, number.size
     zero = element.compute(0)
 
     @device
-    def part_there(found, k):
-        at = found + uint64(k) * uint64(3 * number_size)
+    def part_of(sums, k):
+        at = sums + uint64(k) * uint64(3 * number_size)
         below = load_number(at + uint64(number_size))
         return load_number(at), below, load_number(at + uint64(2 * number_size))
 
-    merge = merging(element, part_there)
+    merge = make_merge(element, part_of)
 
-    # As in `cross_entropy_kernel`; found, at_target as above IN
+    # As in `make_cross_entropy_kernel`; sums, at_target as above IN
     def kernel(
-        x, x_pitch, target, kind, ignoring, ignored, class_weight, sample_weight, inverse_at,
-        inverse, z_loss, length, n_parts, n, found, at_target, loss, grad, grad_pitch,
+        x: Rows, labels: Labels, class_weight: Address, sample_weight: Address, inverse: Inverse,
+        z_loss: Number, length: Integer, n_parts: Integer, n: Integer, sums: Address,
+        at_target: Address, loss: Address, grad: Rows,
     ):  # fmt: skip
-        i, first, on, count = part(length, n_parts, n)
+        i, first, offset, count = part(length, n_parts, n)
         thread, at = int32(cuda.threadIdx.x), uint64(i) * uint64(number_size)
-        buffer = cuda.local.array(held, word)
-        u, y, counted, blank = aim_at(target, kind, ignoring, ignored, sample_weight, i, n, True)
-        scale = load_number(inverse_at) if inverse_at else inverse
-        counted = counted and scale != zero
-        line = read(x + uint64(i) * x_pitch + on, count, thread, counted, buffer)
-        sums = merge(found + uint64(i) * uint64(n_parts * 3 * number_size), n_parts)
-        x_y = load_number(at_target + at) if counted else zero
-        end(
-            first, line, buffer, thread, sums, (u, y, counted, blank), class_weight, x_y, scale,
-            z_loss, loss + at if loss else loss,
-            grad + uint64(i) * grad_pitch + on if grad else grad,
+        buffer = cuda.local.array(n_words, word)
+        u, y, active, fill = check_target(labels, sample_weight, i, n, True)
+        scale = inverse_of(inverse)
+        checked = CheckedTarget(u, y, active and scale != zero, fill)
+        line = read(x.address + uint64(i) * x.pitch + offset, count, thread, checked.active, buffer)
+        row_sums = merge(sums + uint64(i) * uint64(n_parts * 3 * number_size), n_parts)
+        x_y = load_number(at_target + at) if checked.active else zero
+        finish(
+            first, line, buffer, thread, row_sums, checked, class_weight, x_y, scale, z_loss,
+            loss + at if loss else loss,
+            grad.address + uint64(i) * grad.pitch + offset if grad.address else grad.address,
         )  # fmt: skip
 
     return kernel
 
 
-def cluster_rows_kernel(element, plan):
-    """The plain cross-entropy of rows on clusters of blocks, which hold all of it between them.
+def make_cluster_rows_kernel(element, plan):
+    """Loss and gradient of rows on clusters of blocks, whose registers hold a row between them.
 
-    Each block writes what it found into the shared memory of all; nothing is read twice.
+    Each block writes its sums into the shared memory of all; nothing is read twice.
     """
-    row, number, size, load = row_of(element, plan), numbers(element), element.size, element.load
-    _, read, peak, sums, held, word = row.parts()
-    part, aim_at, end = _part_of(size), aim_of(element, False), ending_of(element, row)
-    load_number, number_size, compute = number.load, number.size, element.compute
-    zero, one, minus_inf = compute(0), compute(1), compute(-math.inf)
-    n_parts, places = plan.cluster, 3 * plan.cluster
+    row, number, compute = make_row(element, plan), number_type(element), element.compute
+    read, n_words, word, size, load = row.read, row.n_words, row.word, element.size, element.load
+    part, zero = make_part(size), compute(0)
+    check_target, inverse_of = make_check_target(element, False), make_inverse(element)
+    part_sums, finish = make_part_sums(element, row), make_finish(element, row)
+    number_size, n_parts, n_sums = number.size, plan.cluster, 3 * plan.cluster
 
     @device
-    def part_there(found, k):
-        return found[3 * k], found[3 * k + 1], found[3 * k + 2]
+    def part_of(sums, k):
+        return sums[3 * k], sums[3 * k + 1], sums[3 * k + 2]
 
-    merge = merging(element, part_there)
+    merge = make_merge(element, part_of)
 
-    # As in `cross_entropy_kernel`; length: of a part
+    # As in `make_cross_entropy_kernel`; length: of a part
     def kernel(
-        x, x_pitch, target, kind, ignoring, ignored, class_weight, sample_weight, inverse_at,
-        inverse, z_loss, length, n, loss, grad, grad_pitch,
+        x: Rows, labels: Labels, class_weight: Address, sample_weight: Address, inverse: Inverse,
+        z_loss: Number, length: Integer, n: Integer, loss: Address, grad: Rows,
     ):  # fmt: skip
-        cluster_arrive()  # this block has begun; whether the others have is asked where it matters
-        i, first, on, count = part(length, n_parts, n)
+        cluster_arrive()  # this block has begun; the wait for the others comes where it matters
+        i, first, offset, count = part(length, n_parts, n)
         thread = int32(cuda.threadIdx.x)
-        shared = cuda.shared.array(PLACES, compute)
-        found = cuda.shared.array(places, compute)
-        buffer = cuda.local.array(held, word)
-        u, y, counted, blank = aim_at(target, kind, ignoring, ignored, sample_weight, i, n, True)
-        scale = load_number(inverse_at) if inverse_at else inverse
-        counted = counted and scale != zero
-        address = x + uint64(i) * x_pitch
-        line = read(address + on, count, thread, counted, buffer)
-        # Read now: with grad over x another block may overwrite it once it is past the barrier.
-        x_y = load(address + uint64(uint32(y)) * uint64(size)) if counted else zero
-        m, behind = peak(buffer, line, thread, one, shared)
-        shift = m if m > minus_inf else zero  # a part of -inf alone has sums of 0, not nan
-        below, ones = sums(buffer, line, shift, behind, one, shared)
-        cluster_wait()  # for all blocks to have begun: before, their memory is not there
+        shared = cuda.shared.array(SLOTS, compute)
+        sums = cuda.shared.array(n_sums, compute)
+        buffer = cuda.local.array(n_words, word)
+        u, y, active, fill = check_target(labels, sample_weight, i, n, True)
+        scale = inverse_of(inverse)
+        checked = CheckedTarget(u, y, active and scale != zero, fill)
+        x_row = x.address + uint64(i) * x.pitch
+        line = read(x_row + offset, count, thread, checked.active, buffer)
+        # Before the cluster's barrier: with grad over x another block may overwrite it behind that.
+        x_y = load(x_row + uint64(uint32(y)) * uint64(size)) if checked.active else zero
+        m, below, ones = part_sums(buffer, line, thread, shared)
+        cluster_wait()  # until all blocks have begun: before, their shared memory does not exist
         if thread < n_parts:
             own = int32(3 * (first // length))
-            store_beside(found, own, m, thread)
-            store_beside(found, own + int32(1), below, thread)
-            store_beside(found, own + int32(2), ones, thread)
-        cluster_arrive()  # nobody merges before all have stored what they found
+            store_beside(sums, own, m, thread)
+            store_beside(sums, own + int32(1), below, thread)
+            store_beside(sums, own + int32(2), ones, thread)
+        cluster_arrive()  # no block merges before all have stored their sums
         cluster_wait()
-        end(
-            first, line, buffer, thread, merge(found, n_parts), (u, y, counted, blank),
-            class_weight, x_y, scale, z_loss,
-            loss + uint64(i) * uint64(number_size) if loss else loss,
-            grad + uint64(i) * grad_pitch + on if grad else grad,
+        finish(
+            first, line, buffer, thread, merge(sums, n_parts), checked, class_weight, x_y, scale,
+            z_loss, loss + uint64(i) * uint64(number_size) if loss else loss,
+            grad.address + uint64(i) * grad.pitch + offset if grad.address else grad.address,
         )  # fmt: skip
 
     return kernel

@@ -6,20 +6,30 @@ from typing import NamedTuple
 import numpy as np
 from numba.cuda import compiler, dispatcher, types
 
-from fastxent.cuda import array_kernels, binary, binary_kernels, kernels, launch, split_kernels
+from fastxent.cuda import (
+    binary,
+    binary_kernels,
+    categorical_kernels,
+    conversion_kernels,
+    cross_entropy,
+    kernels,
+    launch,
+    reduction_kernels,
+    softmax_kernels,
+    split_kernels,
+    thread_plans,
+)
 from fastxent.cuda.elements import element
-from fastxent.cuda.groups import Plan
+from fastxent.cuda.groups import ThreadPlan
 from fastxent.cuda.jit import Kernel, clustered
 from fastxent.cuda.kernels import Wants
 
-SOFT = Wants(soft=True, shared=True, top=True)
-EVERYTHING = Wants(shared=True, scaled=True, top=True, probs=True, hess=True)
+SOFT = Wants(soft=True, all_classes=True, top=True)
+EVERYTHING = Wants(all_classes=True, scaled=True, top=True, probs=True, hess=True)
 
 
 class Entry(NamedTuple):
-    """A kernel for some architectures, and what its code has to hold: which accesses to 16 bytes,
-    and no float64.
-    """  # noqa: D205
+    """A kernel for some architectures; its code has these accesses to 16 bytes, and no float64."""
 
     kernel: Kernel
     capabilities: list[tuple[int, int]]
@@ -31,118 +41,140 @@ BOTH, LOADS, STORES = ("ld", "st"), ("ld",), ("st",)
 OLD, NEW = [(7, 5), (8, 0)], [(9, 0), (10, 0)]
 
 
-def of(name, older=None):
+def architectures(name, older=None):
     """The architectures that rows of a type are computed on."""
     old = OLD[1:] if "float16" in name else OLD
     return [*(old if older in (True, None) else []), *(NEW if older in (False, None) else [])]
 
 
-def cross_entropy(name, n_classes, older, wants=Wants(), wide=True):  # noqa: B008 - a tuple
-    """The kernel of a call on rows of so many classes."""
+def loss(name, n_classes, older, wants=Wants(), vectorised=True):  # noqa: B008 - a tuple
+    """The kernel of cross_entropy on rows of so many classes."""
     item = element(name)
-    plan = launch.plan_of(item, n_classes, wide, launch.effort_of(wants), older)
-    how = (kernels.cross_entropy_kernel, item, plan, launch._CROSS_ENTROPY, wants)
+    limit = cross_entropy.max_per_thread_of(wants)
+    plan = thread_plans.plan_of(item, n_classes, vectorised, limit, older)
+    prepared = launch.row_kernel(kernels.make_cross_entropy_kernel, item, plan, wants)
     vectors = BOTH if wants.grad or wants.probs else LOADS
-    vectors = vectors if plan.wide else ()
-    return Entry(launch.row_kernel(*how), of(name, older), vectors, name != "float64")
+    vectors = vectors if plan.vectorised else ()
+    return Entry(prepared, architectures(name, older), vectors, name != "float64")
 
 
-def row(factory, name, n_classes, older, signature, *how, effort=None, vectors=BOTH):
+def row(factory, name, n_classes, older, *variant, limit=None, vectors=BOTH):
     """The kernel of another call."""
     item = element(name)
-    plan = launch.plan_of(item, n_classes, True, effort or launch.map_effort(item), older)
-    prepared = launch.row_kernel(factory, item, plan, signature, *how)
-    return Entry(prepared, of(name, older), vectors, name != "float64")
+    limit = limit or thread_plans.max_per_thread_of_sums(item)
+    plan = thread_plans.plan_of(item, n_classes, True, limit, older)
+    prepared = launch.row_kernel(factory, item, plan, *variant)
+    return Entry(prepared, architectures(name, older), vectors, name != "float64")
 
 
-def binary_loss(name, factory, signature, *wants):
+def binary_loss(name, factory, *wants):
     """The kernel of a binary loss."""
-    item, plan = element(name), Plan(binary.THREADS, binary.VECTORS, 1, True, False)
-    prepared = launch.row_kernel(factory, item, plan, signature, binary_kernels.BinaryWants(*wants))
-    return Entry(prepared, of(name), BOTH, name != "float64")
+    item, plan = element(name), ThreadPlan(binary.THREADS, binary.VECTORS, 1, True, False)
+    prepared = launch.row_kernel(factory, item, plan, binary_kernels.BinaryWants(*wants))
+    return Entry(prepared, architectures(name), BOTH, name != "float64")
 
 
 def split(name, older):
     """The kernels of rows on several blocks."""
     item = element(name)
-    plan = launch.plan_of_parts(item, True, older)
-    sums = (split_kernels.split_sums_kernel, item, plan, launch.SPLIT_SUMS)
-    rows = (split_kernels.split_rows_kernel, item, plan, launch.SPLIT_ROWS)
-    for how, vectors in ((sums, LOADS), (rows, BOTH)):
-        yield Entry(launch.row_kernel(*how), of(name, older), vectors, name != "float64")
+    plan = thread_plans.plan_of_parts(item, True, older)
+    for factory, vectors in (
+        (split_kernels.make_split_sums_kernel, LOADS),
+        (split_kernels.make_split_rows_kernel, BOTH),
+    ):
+        prepared = launch.row_kernel(factory, item, plan)
+        yield Entry(prepared, architectures(name, older), vectors, name != "float64")
 
 
 def cluster(name, n_classes):
     """The kernel of long rows on clusters of blocks."""
     item = element(name)
-    plan = launch.plan_of(item, n_classes, True, launch.LITTLE)
-    plan = launch.clustered(plan, item, n_classes, launch.CLUSTERS[-1])
-    prepared = launch.row_kernel(split_kernels.cluster_rows_kernel, item, plan, launch.CLUSTER_ROWS)
+    plan = thread_plans.plan_of(item, n_classes, True)
+    plan = thread_plans.clustered(plan, item, n_classes, thread_plans.CLUSTERS[-1])
+    prepared = launch.row_kernel(split_kernels.make_cluster_rows_kernel, item, plan)
     return Entry(prepared, list(NEW), BOTH, name != "float64")
 
 
 def scaled(name):
-    """The kernel of a gradient times what is above it."""
+    """The kernel of a gradient times the gradient above it."""
     item = element(name)
-    plan = Plan(launch.THREADS, launch.SOME // item.width, 1, True, False)
-    prepared = launch.row_kernel(array_kernels.scale_kernel, item, plan, "aaaii")
-    return Entry(prepared, of(name), BOTH, True)
+    vectors = thread_plans.MAX_PER_THREAD_OPTIONS // item.width
+    plan = ThreadPlan(launch.THREADS, vectors, 1, True, False)
+    prepared = launch.row_kernel(conversion_kernels.make_scale_kernel, item, plan)
+    return Entry(prepared, architectures(name), BOTH, True)
 
 
-def others():
-    """The kernels that are not about rows."""
-    two = (array_kernels.scan_kernel, array_kernels.mean_kernel)  # of one chunk, of several
+# The kernels that are not laid out on rows, and their variants.
+FLAT = {
+    reduction_kernels.make_scan_kernel: [(True,), (False,)],  # of one chunk, of several
+    reduction_kernels.make_sum_kernel: [()],
+    reduction_kernels.make_divisor_kernel: [()],
+    reduction_kernels.make_mean_kernel: [(True,), (False,)],
+    conversion_kernels.make_copy_labels_kernel: [()],
+    conversion_kernels.make_gather_kernel: [()],
+    conversion_kernels.make_chain_kernel: [()],
+    conversion_kernels.make_scatter_kernel: [()],
+    conversion_kernels.make_clear_kernel: [()],
+}
+
+
+def flat():
+    """Those kernels for both types that are computed in."""
     for compute in ("float32", "float64"):
-        for factory in launch.SIGNATURES:
-            for how in [(True,), (False,)] if factory in two else [()]:
-                prepared = launch._kernel(factory, np.dtype(compute), *how)
-                yield Entry(prepared, of(compute), (), False)
+        for factory, variants in FLAT.items():
+            for variant in variants:
+                prepared = launch.flat_kernel(factory, np.dtype(compute), *variant)
+                yield Entry(prepared, architectures(compute), (), False)
 
 
 def of_rows(older):
     """The kernels of rows, on GPUs older than compute capability 9 or others."""
     for n_classes in (10, 100, 1000, 4096, 8192, 16384, 32768, 128256):
-        yield cross_entropy("float32", n_classes, older)
+        yield loss("float32", n_classes, older)
     for n_classes in (1000, 16384, 32768, 128256):
-        yield cross_entropy("bfloat16", n_classes, older)
-    yield cross_entropy("float16", 16384, older)
-    yield cross_entropy("float32", 1000, older, wide=False)
-    yield cross_entropy("float32", 50000, older, wide=False)
-    yield cross_entropy("float64", 1000, older)
-    yield cross_entropy("float64", 128256, older)
-    yield cross_entropy("float32", 16384, older, Wants(grad=False))
+        yield loss("bfloat16", n_classes, older)
+    yield loss("float16", 16384, older)
+    yield loss("float32", 1000, older, vectorised=False)
+    yield loss("float32", 50000, older, vectorised=False)
+    yield loss("float64", 1000, older)
+    yield loss("float64", 128256, older)
+    yield loss("float32", 16384, older, Wants(grad=False))
     for name in ("float32", "bfloat16"):
-        for wants in (SOFT, EVERYTHING, Wants(shared=True)):
+        for wants in (SOFT, EVERYTHING, Wants(all_classes=True)):
             for n_classes in (8192, 50000):
-                yield cross_entropy(name, n_classes, older, wants)
+                yield loss(name, n_classes, older, wants)
         for n_classes, log in ((16384, False), (32768, True), (128256, True)):
-            how = (kernels.softmax_kernel, name, n_classes, older, "asasii", log)
-            yield row(*how, effort=launch.softmax_effort(element(name), older))
-        yield row(kernels.logsumexp_kernel, name, 8192, older, "asaii", vectors=LOADS)
+            limit = thread_plans.max_per_thread_of_softmax(element(name), older)
+            factory = softmax_kernels.make_softmax_kernel
+            yield row(factory, name, n_classes, older, log, limit=limit)
+        yield row(softmax_kernels.make_logsumexp_kernel, name, 8192, older, vectors=LOADS)
         yield from split(name, older)
-        how = (kernels.categorical_kernel, name, 8192, older, launch._CATEGORICAL)
-        yield row(*how, False, True, effort=launch.SOME, vectors=STORES)
-        yield row(*how, True, True, effort=launch.MUCH)
+        of_labels, of_probs = (
+            thread_plans.MAX_PER_THREAD_OPTIONS, thread_plans.MAX_PER_THREAD_LOGARITHMS,
+        )  # fmt: skip
+        factory = categorical_kernels.make_categorical_kernel
+        yield row(factory, name, 8192, older, False, True, limit=of_labels, vectors=STORES)
+        yield row(factory, name, 8192, older, True, True, limit=of_probs)
 
 
 def every():
     """All kernels, of each kind those that differ, for the architectures that they are for."""
-    found = {}
+    entries = {}
     for older in (True, False):
         for entry in of_rows(older):
-            if entry.kernel in found:
-                entry.capabilities.extend(found[entry.kernel].capabilities)
-            found[entry.kernel] = entry
-    yield from found.values()
+            if entry.kernel in entries:
+                entry.capabilities.extend(entries[entry.kernel].capabilities)
+            entries[entry.kernel] = entry
+    yield from entries.values()
     for n_classes in (50257, 262144, 1 << 20):
         yield cluster("float32", n_classes)
     yield cluster("bfloat16", 128256)
     for name in ("float32", "bfloat16"):
         yield scaled(name)
         wants = (False, True, True, True)
-        yield binary_loss(name, binary_kernels.binary_logits_kernel, binary.LOGITS, *wants)
-        yield binary_loss(name, binary_kernels.binary_probs_kernel, binary.PROBS, False, True)
-    yield from others()
+        yield binary_loss(name, binary_kernels.make_binary_logits_kernel, *wants)
+        yield binary_loss(name, binary_kernels.make_binary_probs_kernel, False, True)
+    yield from flat()
 
 
 # Functions of a device are compiled for the GPU that is there, though nothing of them depends on

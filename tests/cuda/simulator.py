@@ -249,7 +249,7 @@ def forget():
     """Arrays of before are no longer there."""
     _arrays.clear()
     _reports.clear()
-    replay.forget()
+    plans.clear()
 
 
 def _checked(address, size):
@@ -345,16 +345,20 @@ sys.modules["fastxent.cuda.intrinsics"] = intrinsics
 # --- a driver that launches here ------------------------------------------------------------
 
 from fastxent import formulas  # noqa: E402
-from fastxent.arrays import replay  # noqa: E402
+from fastxent.arrays import plans  # noqa: E402
 from fastxent.cuda import (  # noqa: E402 - after the intrinsics
-    array_kernels,
     binary_kernels,
+    categorical_kernels,
+    conversion_kernels,
     driver,
     elements,
     groups,
     kernels,
+    reduction_kernels,
     rows,
+    softmax_kernels,
     split_kernels,
+    targets,
 )
 from fastxent.records import Place  # noqa: E402
 
@@ -363,10 +367,14 @@ _MATH = types.SimpleNamespace(
     log=np.log, log1p=np.log1p, exp=np.exp, expm1=np.expm1, copysign=np.copysign,
     inf=np.inf, nan=np.nan,
 )  # fmt: skip
-for _module in (array_kernels, binary_kernels, elements, groups, kernels, rows, split_kernels):
-    _module.cuda = _Current()
-for _module in (array_kernels, binary_kernels, elements, kernels, rows, split_kernels, formulas):
-    _module.math = _MATH
+for _module in (
+    binary_kernels, categorical_kernels, conversion_kernels, elements, formulas, groups, kernels,
+    reduction_kernels, rows, softmax_kernels, split_kernels, targets,
+):  # fmt: skip
+    if hasattr(_module, "cuda"):
+        _module.cuda = _Current()
+    if hasattr(_module, "math"):
+        _module.math = _MATH
 
 launched: list[str] = []  # the names of kernels, in order
 places: list[Place] = []  # where each of them was launched
@@ -375,13 +383,13 @@ followed: list[tuple[Place, int]] = []  # which waits on the GPU for which other
 _CASTS = {"float32": np.float32, "float64": np.float64, "int64": np.int64, "uint64": np.uint64}
 
 
-class _Call:
-    """A kernel and its arguments, as the driver has them."""
+class _LaunchedKernel:
+    """A kernel and its packed arguments, as the driver has them."""
 
-    def __init__(self, kernel, grid, device, args):
-        assert len(args) == len(kernel.types), kernel.name
+    def __init__(self, kernel, grid, device, arguments):
+        assert len(arguments) == len(kernel.signature.value_types), kernel.name
         self.kernel, self.grid, self.device = kernel, grid, device
-        self.values = [int(value) if isinstance(value, int) else value for value in args]
+        self.values = list(arguments)
 
     def launch(self, stream):
         global _cluster
@@ -390,11 +398,16 @@ class _Call:
         _begun.clear()
         launched.append(self.kernel.name)
         places.append(Place(self.device, stream))
-        values = [
+        values = iter([
             _CASTS[str(kind)](value)
-            for kind, value in zip(self.kernel.types, self.values, strict=True)
-        ]
-        _jit(self.kernel.source)[self.grid, self.kernel.block](*values)
+            for kind, value in zip(self.kernel.signature.value_types, self.values, strict=True)
+        ])  # fmt: skip
+        arguments = [
+            parameter.record(*(next(values) for _ in parameter.kinds))
+            if parameter.record else next(values)
+            for parameter in self.kernel.signature.parameters
+        ]  # fmt: skip
+        _jit(self.kernel.source)[self.grid, self.kernel.block](*arguments)
 
 
 _reports: dict[int, np.ndarray] = {}
@@ -411,7 +424,7 @@ def _report(place):
     return _reports[number]
 
 
-driver.Call = _Call
+driver.LaunchedKernel = _LaunchedKernel
 driver.report = _report
 driver.address_of = lambda report: report.ctypes.data
 driver.wait = waited.append

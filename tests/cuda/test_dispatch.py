@@ -16,9 +16,9 @@ import simulator as sim
 import small  # noqa: F401 - few threads
 
 import fastxent as fx
-from fastxent.cuda import jit, kernels
+from fastxent.cuda import jit, softmax_kernels
 from fastxent.cuda.elements import element
-from fastxent.cuda.groups import Plan
+from fastxent.cuda.groups import ThreadPlan
 from fastxent.records import Place
 
 ROOT = Path(fx.__file__).parents[1]
@@ -238,9 +238,9 @@ def test_masked_arrays():
 
 def kernel_of(name):
     number = element(name)
-    return jit.kernel(
-        kernels.softmax_kernel, number, Plan(32, 2, 1, True, False), False,
-        signature="aaaaii", compute=number.compute, block=32,
+    return jit.make_kernel(
+        softmax_kernels.make_softmax_kernel, number, ThreadPlan(32, 2, 1, True, False), False,
+        compute=number.compute, block=32,
     )  # fmt: skip
 
 

@@ -10,9 +10,9 @@ import small  # noqa: F401 - few threads
 
 import fastxent as fx
 from fastxent import dispatch, reference
-from fastxent.arrays import device, replay
-from fastxent.arrays.device import DeviceArray, Library
+from fastxent.arrays import device, plans, views
 from fastxent.cuda import linear
+from fastxent.device_array import DeviceArray, Library
 from fastxent.records import LinearGrad, Place
 
 HERE = Place(0, 0)
@@ -50,8 +50,8 @@ class Family(ModuleType):
     """That library as a family of arrays."""
 
     def call(self, function, *args, **kwargs):
-        given = device.views.by_name(function, args, kwargs)
-        return replay.computed(function, device.looked_at(function, given, view))
+        given = views.by_name(function, args, kwargs)
+        return plans.computed(function, device.views_of(function, given, view))
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +94,7 @@ def test_gradients_in_several_blocks(rng, monkeypatch, dtype, tolerance, soft):
 
 
 def test_products_are_made_at_every_call(rng):
-    """A call like one before is not just its launches."""
+    """A repeated call is not just its launches."""
     w, y = rng.standard_normal((6, 3)), np.array([0, 5, 1])
     for _ in range(3):
         x = rng.standard_normal((3, 3))

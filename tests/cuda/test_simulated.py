@@ -13,10 +13,11 @@ from conftest import Bounds, normal, worst
 
 import fastxent as fx
 from fastxent import reference
-from fastxent.arrays import device, replay
-from fastxent.arrays.device import BFLOAT16, DeviceArray
-from fastxent.cuda import launch
+from fastxent.arrays import device, plans
+from fastxent.cuda import blocks, thread_plans
 from fastxent.cuda.elements import element
+from fastxent.device_array import BFLOAT16, DeviceArray
+from fastxent.functions import FUNCTIONS
 from fastxent.records import Place
 
 INF, NAN = np.inf, np.nan
@@ -94,18 +95,16 @@ def back(result):
 
 def call(name, *args, **options):
     """A public function on copies there; its results as NumPy has them."""
-    function = getattr(fx, name)
     if isinstance(args[0], Bits):
-        return _call_on_bits(function, *args, **options)
+        return _call_on_bits(FUNCTIONS[name], *args, **options)
     given = {key: there(value) for key, value in options.items()}
-    return back(function(*map(there, args), **given))
+    return back(getattr(fx, name)(*map(there, args), **given))
 
 
-def _call_on_bits(function, first, *target, **options):
-    names = ["probs" if "categorical" in function.__name__ else "logits", "target"]
-    given = dict(zip(names, (first, *target), strict=False)) | options
+def _call_on_bits(function, *args, **options):
+    given = dict(zip(function.positional, args, strict=False)) | options
     given = {key: _bits_there(value) for key, value in given.items()}
-    found = replay.computed(function.__wrapped__, device.looked_at(given, _bits_view))
+    found = plans.computed(function, device.views_of(function, given, _bits_view))
     widened = [
         a if a.dtype != np.uint16 else (a.astype(np.uint32) << 16).view(np.float32)
         for a in (found if isinstance(found, tuple) else (found,))
@@ -193,13 +192,13 @@ def make_logits(rng, name, classes, spread=10, rows=4):
 def test_sizes_reach_all_plans():
     """Every line of the tables of plans, with and without a tail, is in this file's sizes."""
     for name, sizes in CLASSES.items():
-        found = {launch.plan_of(element(name), n, True) for n in sizes}
-        assert any(not plan.wide for plan in found)
-        assert any(not plan.tail and plan.threads == 64 for plan in found)
+        found = {thread_plans.plan_of(element(name), n, True) for n in sizes}
+        assert any(not plan.vectorised for plan in found)
+        assert any(not plan.streamed and plan.threads == 64 for plan in found)
         if name != "bfloat16":
             narrowest = {4} if name == "float64" else {16}  # an edge is a thread's single element
-            assert {plan.threads for plan in found if plan.wide} >= narrowest | {32, 64}
-            assert any(plan.tail for plan in found)
+            assert {plan.threads for plan in found if plan.vectorised} >= narrowest | {32, 64}
+            assert any(plan.streamed for plan in found)
 
 
 @sizes
@@ -916,7 +915,7 @@ def test_buffers(rng):
 
 def test_block_by_block(rng, monkeypatch):
     """Several blocks of converted rows take labels, weights and targets of their own place."""
-    monkeypatch.setattr(launch, "BLOCK_BYTES", 2 * 7 * 4)  # two rows
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 2 * 7 * 4)  # two rows
     x = rng.standard_normal((7, 5)).astype(np.float32)
     u, labels = rng.uniform(0.5, 2, 5).astype(np.float32), np.array([0, 6, -100, 3, 2])
     q = rng.random((7, 5)).astype(np.float32)

@@ -7,7 +7,7 @@ import small  # noqa: F401 - few threads
 
 import fastxent as fx
 from fastxent import reference
-from fastxent.cuda import driver, launch
+from fastxent.cuda import driver, thread_plans
 
 OPTIONS = {"ignore_index": 7, "z_loss": 0.01, "reduction": "sum"}
 
@@ -19,7 +19,7 @@ def kernels(request, monkeypatch):
     monkeypatch.setattr(driver, "processors", lambda device: 100)
     if clusters:
         monkeypatch.setattr(driver, "capability", lambda device: (9, 0))
-        monkeypatch.setattr(launch, "_parts", lambda plan, block, n, place: (1, n))
+        monkeypatch.setattr(thread_plans, "parts_of", lambda plan, item, rows, n, place: (1, n))
     sim.launched.clear()  # what other tests have launched is no sign of what these do
     yield {"cluster_rows"} if clusters else {"split_sums", "split_rows"}
     sim.forget()

@@ -8,7 +8,7 @@ import simulator as sim
 import small  # noqa: F401 - few threads
 
 import fastxent as fx
-from fastxent.arrays import replay
+from fastxent.arrays import plans
 from fastxent.records import Place
 
 torch = pytest.importorskip("torch", reason="PyTorch is optional: pip install torch")
@@ -37,7 +37,7 @@ def pretence(monkeypatch):
     monkeypatch.setattr(gpu, "place_of", lambda tensor: Place(0, 5))
     monkeypatch.setattr(gpu, "number_of", lambda tensor: 0)
     monkeypatch.setattr(gpu, "LIBRARY", gpu.LIBRARY._replace(new=new))
-    replay.forget()
+    plans.clear()
     monkeypatch.setattr(sim, "_arrays", [(0, 2**63)])
     monkeypatch.setattr(torch.Tensor, "item", refused)
     sim.waited.clear()

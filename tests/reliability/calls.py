@@ -34,8 +34,8 @@ def with_role(*roles):
     return tuple(dict.fromkeys(found))
 
 
-ROWS, BINARY, MAPS = of_kind(Kind.ROWS, Kind.LINEAR), of_kind(Kind.ELEMENTS), of_kind(Kind.MAP)
-FLAT = of_kind(Kind.ROWS)
+FLAT, BINARY, MAPS = map(of_kind, (Kind.ROWS, Kind.ELEMENTS, Kind.MAP))
+ROWS = (*FLAT, *of_kind(Kind.LINEAR))
 # Those whose gradient or result may lie exactly over the first argument.
 WITH_BUFFER = tuple(
     name for name, function in FUNCTIONS.items()

@@ -42,7 +42,7 @@ def call(function: Function, *args: Any, **kwargs: Any) -> Any:
         in_graph = first.requires_grad and torch.is_grad_enabled()
         if not in_graph or autograd.is_step(function, arguments, first):
             planned = arguments | {"return_grad": True} if in_graph else arguments
-            results, key = memory.gpu().again(function, planned, first)
+            results, key = memory.gpu().run_cached(function, planned, first)
             if results is not None:
                 memory.mark_written(function, arguments)
                 return autograd.apply_loss(results, None, first) if in_graph else results

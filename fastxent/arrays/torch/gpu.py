@@ -1,34 +1,34 @@
-"""Tensors on a GPU, on PyTorch's current stream there."""
+"""CUDA tensors, on PyTorch's current stream of their GPU."""
 
 import functools
 from typing import Any
 
 import torch
 
-from fastxent.arrays import device, interface, replay
-from fastxent.arrays.device import BFLOAT16, DeviceArray, Library
-from fastxent.arrays.replay import Sight
+from fastxent.arrays import device, interface, plans
+from fastxent.arrays.plans import KeyedCall
 from fastxent.arrays.torch import storage
-from fastxent.functions import Function
+from fastxent.device_array import BFLOAT16, DeviceArray, Library
+from fastxent.functions import Arguments, Function
 from fastxent.records import Place
-
-Given = dict[str, Any]
 
 _TYPES: dict[torch.dtype, Any] = storage.DTYPES | {torch.bfloat16: BFLOAT16}
 _OWN = {dtype: own for own, dtype in _TYPES.items()}
 
 
-def again(function: Function, given: Given, first: torch.Tensor) -> tuple[Any, Sight | None]:
-    """The results of a call like one before, None for another; and what is seen of the call.
+def run_cached(
+    function: Function, arguments: Arguments, first: torch.Tensor
+) -> tuple[Any, KeyedCall | None]:
+    """The results of a call by its cached plan, None without one; and the call by its key.
 
-    `first` is on a GPU, and alone may require grad.
+    `first` is on a GPU, and the only tensor that may require grad.
     """
     place = place_of(first)
     assert place is not None
-    if first.requires_grad and sum(value is first for value in given.values()) > 1:
+    if first.requires_grad and sum(value is first for value in arguments.values()) > 1:
         return None, None  # a target, a weight or a buffer must not
 
-    def look(tensor: Any, number: int) -> tuple[int, tuple[int, ...], Any] | None:
+    def describe(tensor: Any, number: int) -> tuple[int, tuple[int, ...], Any] | None:
         if (
             type(tensor) is torch.Tensor and number_of(tensor) == number
             and (tensor is first or not tensor.requires_grad)
@@ -38,17 +38,17 @@ def again(function: Function, given: Given, first: torch.Tensor) -> tuple[Any, S
             return tensor.data_ptr(), tensor.shape, tensor.dtype
         return None
 
-    sight = replay.sight_of(function, given, place.device, look)
-    return None if sight is None else replay.again(sight, place, LIBRARY.new), sight
+    call = plans.keyed(function, arguments, place.device, describe)
+    return None if call is None else plans.run_cached(call, place, LIBRARY.new), call
 
 
-def looked_at(function: Function, given: Given) -> Given:
+def views_of(function: Function, arguments: Arguments) -> Arguments:
     """The arguments with views of the tensors, which are all on one GPU."""
-    return device.looked_at(function, given, view)
+    return device.views_of(function, arguments, view)
 
 
 def view(value: Any) -> DeviceArray | None:
-    """What a tensor is, or another library's array; None for what is in host memory."""
+    """A view of a tensor, or of another library's array; None for what is in host memory."""
     if not isinstance(value, torch.Tensor):
         return interface.view(value)
     place = place_of(value)
@@ -56,7 +56,7 @@ def view(value: Any) -> DeviceArray | None:
         return None
     if value.requires_grad:
         value = value.detach()
-    if value.is_conj() or value.is_neg():  # a view of other numbers than lie there
+    if value.is_conj() or value.is_neg():  # its elements are not those in memory
         value = value.resolve_conj().resolve_neg()
     dtype = _TYPES.get(value.dtype)
     if dtype is None:
@@ -80,15 +80,17 @@ def number_of(tensor: torch.Tensor) -> int:
     return tensor.get_device() if tensor.is_cuda else -1
 
 
-def scaled(grad: torch.Tensor, factor: torch.Tensor, mine: bool) -> torch.Tensor:
-    """A gradient times the number above it, in its own memory if that is `mine` to give away.
+def scaled(grad: torch.Tensor, factor: torch.Tensor, in_place: bool) -> torch.Tensor:
+    """A gradient times the gradient above it, a number, which may be written in place.
 
     The number is read on the GPU: nothing waits for it. What is 0 stays 0.
     """
-    from fastxent.cuda.launch import scale
+    from fastxent.cuda.scale import scale
 
-    out = grad if mine else torch.empty_like(grad)
-    scale(view(grad), view(factor.to(_compute(grad))), view(out))
+    out = grad if in_place else torch.empty_like(grad)
+    values, number, result = view(grad), view(factor.to(_compute(grad))), view(out)
+    assert values is not None and number is not None and result is not None
+    scale(values, number, result)
     return out
 
 

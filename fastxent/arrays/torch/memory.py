@@ -9,9 +9,9 @@ from torch.fx import _symbolic_trace
 
 from fastxent import errors
 from fastxent.arrays import views
-from fastxent.arrays.device import DeviceArray
 from fastxent.arrays.torch import refusals, storage
 from fastxent.cpu import threads
+from fastxent.device_array import DeviceArray
 from fastxent.functions import Arguments, Function
 
 # Looked up in every call, which is why they have names here.
@@ -67,7 +67,7 @@ def read(
     if not arguments.keys().isdisjoint(buffers):
         for name in arguments.keys() & buffers:
             arrays[name] = _buffer(function, name, arguments[name], arguments, arrays, on_gpu)
-    return gpu().looked_at(function, arguments) if on_gpu else arrays, connected
+    return gpu().views_of(function, arguments) if on_gpu else arrays, connected
 
 
 def is_on_gpu(tensor: torch.Tensor) -> bool:
@@ -134,7 +134,7 @@ def computed(function: Function, arrays: Arguments, key: Any = None) -> Any:
     """The results of a call on views: views, or on a GPU tensors; `key` is that of its plan."""
     for first in arrays.values():
         if type(first) is DeviceArray:
-            return gpu().replay.computed(function, arrays, key)
+            return gpu().plans.computed(function, arrays, key)
         break
     n = torch.get_num_threads()
     if n >= threads.CPUS or n >= threads.automatic():

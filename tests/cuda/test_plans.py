@@ -1,4 +1,4 @@
-"""A call like one before launches the same kernels on other arrays, and nothing else is."""
+"""A cached plan launches the same kernels on other arrays, and does nothing else."""
 
 import contextlib
 import gc
@@ -11,8 +11,12 @@ import simulator as sim
 import small  # noqa: F401 - few threads
 
 import fastxent as fx
-from fastxent.arrays import replay
-from fastxent.cuda import launch
+from fastxent import device_array
+from fastxent.arrays import plans
+from fastxent.cuda import blocks, cross_entropy, divisors, launch, softmax_kernels
+from fastxent.cuda.elements import element
+from fastxent.cuda.groups import ThreadPlan
+from fastxent.device_array import DeviceArray, Queue
 from fastxent.records import Place
 
 ROWS, CLASSES = 5, 9
@@ -27,15 +31,15 @@ def nothing_of_before():
 
 @pytest.fixture
 def bodies(monkeypatch):
-    """The names of the functions that went the long way."""
+    """The names of the functions whose bodies ran."""
     names = []
-    recorded = replay.recorded
+    run_recorded = plans.run_recorded
 
-    def noted(function, given, sight):
+    def noted(function, arguments, call):
         names.append(function.name)
-        return recorded(function, given, sight)
+        return run_recorded(function, arguments, call)
 
-    monkeypatch.setattr(replay, "recorded", noted)
+    monkeypatch.setattr(plans, "run_recorded", noted)
     return names
 
 
@@ -48,8 +52,8 @@ def arrays(seed, misaligned=0):
         "p": rng.random((ROWS, CLASSES)).astype(np.float32),
         "q": rng.dirichlet(np.ones(CLASSES), ROWS).astype(np.float32),
         "y": rng.integers(0, CLASSES, ROWS),
-        "many": rng.integers(0, CLASSES, 3 * launch.CHUNK),
-        "tall": rng.standard_normal((3 * launch.CHUNK, CLASSES)),
+        "many": rng.integers(0, CLASSES, 3 * divisors.CHUNK),
+        "tall": rng.standard_normal((3 * divisors.CHUNK, CLASSES)),
         "u": rng.random(ROWS),
         "w": rng.random(CLASSES).astype(np.float32),
         "d": np.array(rng.random()),
@@ -95,13 +99,13 @@ def contents(results):
 
 @pytest.mark.parametrize("name", CALLS)
 def test_other_arrays(name, bodies):
-    """The same bits as the long way gives, by the same kernels, also after an array has moved."""
+    """The same bits as without a plan, by the same kernels, also where an array has moved."""
     call = CALLS[name]
     kept = [contents(call(arrays(seed))) for seed in (1, 2, 1)]
     assert len(bodies) == 1
     launched = sim.launched.copy()
     assert launched == launched[: len(launched) // 3] * 3
-    replay.forget()
+    plans.clear()
     sim.launched.clear()
     want = contents(call(arrays(2)))
     assert len(bodies) == 2 and sim.launched * 3 == launched
@@ -112,8 +116,8 @@ def test_other_arrays(name, bodies):
 
 
 def test_block_by_block(bodies, monkeypatch):
-    """Launches on parts of arrays find the same parts of others."""
-    monkeypatch.setattr(launch, "BLOCK_BYTES", 4 * ROWS * 4)  # four columns
+    """Launches on parts of arrays take the same parts of others."""
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 4 * ROWS * 4)  # four columns
     for seed in (1, 2):
         x = arrays(seed)["x"]
         found = sim.host(fx.logsumexp(x, axis=0))
@@ -141,7 +145,7 @@ def test_a_buffer_is_what_is_returned():
 
 
 def test_bad_labels():
-    """A call like one without bad labels finds them, before anything is written."""
+    """The plan of a call without bad labels finds them, before anything is written."""
     fx.cross_entropy(*(arrays(1)[name] for name in "xy"), return_grad=True)
     a = arrays(2)
     a["y"].array[3] = CLASSES
@@ -157,10 +161,10 @@ def test_bad_labels():
     assert np.isfinite(loss.array) and not grad.array[3].any() and grad.array[2].any()
 
 
-def test_while_a_stream_is_recorded_labels_are_not_checked(bodies):
-    """Neither is such a call kept, nor is one that checks told again."""
-    recorded = 77  # that the simulated driver says is being captured
-    for stream, waits in ((recorded, 0), (5, 1), (recorded, 0), (5, 1)):
+def test_labels_are_not_checked_while_a_stream_is_captured(bodies):
+    """Such a call gets no plan, and does not run one that checks."""
+    captured = 77  # as the simulated driver says
+    for stream, waits in ((captured, 0), (5, 1), (captured, 0), (5, 1)):
         sim.waited.clear()
         a = arrays(1)
         fx.cross_entropy(sim.Array(a["x"].array, stream), a["y"])
@@ -181,15 +185,15 @@ def test_while_a_stream_is_recorded_labels_are_not_checked(bodies):
     ],
     ids=["alignment", "type", "shape", "rank", "option", "buffer", "function"],
 )
-def test_another_kind(bodies, other):
-    """What the launches depend on makes a call another one."""
+def test_another_key(bodies, other):
+    """All that the launches depend on is part of the key."""
     fx.softmax(arrays(1)["x"])
     other()
     assert len(bodies) == 2
 
 
 def test_where_a_buffer_lies(bodies):
-    """In place and apart are two kinds, and an overlap is refused as ever."""
+    """In place and apart have two plans, and an overlap is refused as ever."""
     for _ in range(2):
         a = arrays(1)
         fx.softmax(a["x"], out=a["out"])
@@ -214,22 +218,30 @@ def test_equal_options_of_other_types(bodies):
         fx.cross_entropy(a["x"], a["y"], ignore_index=True)
 
 
-def test_what_is_not_kept(bodies, monkeypatch):
-    """Elements that do not lie side by side, arguments of any type, and calls of many launches."""
+def test_calls_without_a_plan(bodies, monkeypatch):
+    """Arrays that are not contiguous, arguments of other types, and calls of many launches."""
     for _ in range(2):
         a = arrays(1)
         fx.softmax(sim.Array(a["x"].array[:, ::2]))
         fx.cross_entropy(a["x"], a["y"], label_smoothing=np.float64(0.5))
     assert len(bodies) == 4
-    monkeypatch.setattr(replay, "LAUNCHES", 1)
+    monkeypatch.setattr(device_array, "MAX_LAUNCHES", 1)
     for _ in range(2):
         fx.cross_entropy(a["x"], a["y"])
     assert len(bodies) == 6
 
 
-def test_an_address_of_unknown_origin_is_not_told_again(bodies, monkeypatch):
-    """One that lost by what it was computed from where it lies: of class weights, here."""
-    monkeypatch.setattr(launch, "_at", lambda array: 0 if array is None else int(array.address))
+def test_a_launch_on_an_array_of_unknown_origin(bodies, monkeypatch):
+    """Neither an argument nor a new array of the call, as class weights here: it has no plan."""
+    converted_weights = cross_entropy.converted_weights
+
+    def reimported(weights, compute):
+        w = converted_weights(weights, compute).class_weight
+        place = w.queue.place
+        other = DeviceArray(w.owner, w.address, w.shape, None, w.dtype, place, w.library)
+        return weights._replace(class_weight=other)
+
+    monkeypatch.setattr(cross_entropy, "converted_weights", reimported)
     got = []
     for seed in (1, 2):
         a = arrays(seed)
@@ -237,16 +249,27 @@ def test_an_address_of_unknown_origin_is_not_told_again(bodies, monkeypatch):
     assert len(bodies) == 2 and got[0] != got[1]
 
 
-def test_no_more_kinds_than_there_is_room_for(monkeypatch):
-    """Old ones go."""
-    monkeypatch.setattr(replay, "KINDS", 3)
+def test_addresses_are_given_as_pointers():
+    """A number would be launched again as it is; arguments must have the kernel's names."""
+    plan = ThreadPlan(4, 2, 1, False, False)
+    kernel = launch.row_kernel(softmax_kernels.make_logsumexp_kernel, element("float32"), plan)
+    arguments = {"x": None, "out": 4096, "n_rows": 1, "n": 1}
+    with pytest.raises(TypeError, match="^out must be a pointer, got 4096"):
+        launch.launch(kernel, 1, Queue(Place(0, 0)), **arguments)
+    with pytest.raises(TypeError, match="missing or unknown: n_rows, rows"):
+        launch.launch(kernel, 1, Queue(Place(0, 0)), x=None, out=None, rows=1, n=1)
+
+
+def test_the_cache_is_bounded(monkeypatch):
+    """Old plans are dropped."""
+    monkeypatch.setattr(plans, "MAX_KEYS", 3)
     for n in range(1, 9):
         fx.softmax(sim.on_gpu(np.zeros((1, n), np.float32)))
-        assert len(replay._idle) <= 3
+        assert len(plans._plans) <= 3
 
 
 def test_on_its_own_stream_and_gpu(bodies, monkeypatch):
-    """Whichever the call before was on; each GPU has kinds of its own, and is made current."""
+    """Whichever the recorded call was on; each GPU has plans of its own, and is made current."""
     current = []
 
     def made_current(device):
@@ -266,7 +289,7 @@ def test_on_its_own_stream_and_gpu(bodies, monkeypatch):
 
 
 def test_labels_are_checked_in_the_report_of_the_thread(bodies):
-    """Not in that of the thread in which the call was first computed."""
+    """Not in that of the thread that recorded the call."""
     fx.cross_entropy(arrays(1)["x"], arrays(1)["y"])
     found = []
 
@@ -280,7 +303,7 @@ def test_labels_are_checked_in_the_report_of_the_thread(bodies):
 
 
 def test_nothing_outlives_a_call():
-    """Neither arguments nor results nor what was made on the way, whether kept or an error."""
+    """Neither arguments nor results nor scratch memory, with a plan, without and after an error."""
     gc.collect()
     gc.disable()
     try:
@@ -303,7 +326,7 @@ def test_nothing_outlives_a_call():
         gc.enable()
 
 
-def test_new_arrays_that_lie_unevenly(bodies, monkeypatch):
+def test_new_arrays_that_are_not_aligned(bodies, monkeypatch):
     """Kernels were chosen for results at multiples of 16 bytes."""
     allocate, shift = sim.allocate, [0]
     monkeypatch.setattr(
@@ -318,10 +341,10 @@ def test_new_arrays_that_lie_unevenly(bodies, monkeypatch):
 
 
 def test_a_call_within_a_call(monkeypatch):
-    """Who calls while a call of the kind is being launched takes nothing from it."""
+    """A call while the same call is being launched does not change its arguments."""
     first, second = arrays(1), arrays(2)
     want = [contents(fx.softmax(a["x"])) for a in (arrays(1), arrays(2))]
-    launch_one, inner = sim.driver.Call.launch, []
+    launch_one, inner = sim.driver.LaunchedKernel.launch, []
 
     def launch_both(call, stream):
         if not inner:
@@ -333,7 +356,7 @@ def test_a_call_within_a_call(monkeypatch):
             thread.join()
         launch_one(call, stream)
 
-    monkeypatch.setattr(sim.driver.Call, "launch", launch_both)
+    monkeypatch.setattr(sim.driver.LaunchedKernel, "launch", launch_both)
     outer = contents(fx.softmax(first["x"]))
     np.testing.assert_array_equal(outer, want[0])
     np.testing.assert_array_equal(inner[1], want[1])

@@ -1,0 +1,157 @@
+"""Cache of launch plans: record a call's kernel launches once, repeat them with new pointers.
+
+Before its first kernel, Python takes longer than the kernels of a small call. What it finds out
+depends on types, shapes, options and the alignment of addresses, but not on the addresses. So calls
+are known by a key of these, and a call whose key is known only runs the `CachedPlan` of an earlier
+one: see `fastxent.cuda.plans`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from fastxent.arrays import views
+from fastxent.cuda import driver
+from fastxent.cuda.plans import CachedPlan, New, plan_of_call
+from fastxent.device_array import DeviceArray, Memory
+from fastxent.functions import Arguments, Function
+from fastxent.records import Place
+
+# How many keys are remembered; then all are dropped.
+MAX_KEYS = 512
+
+# Function, device, options, and of each array its shape, dtype and alignment; which buffers lie
+# exactly over which arrays.
+CallKey = tuple[Any, ...]
+# describe(array, device) returns (pointer, shape, dtype), or None if the array cannot be cached: it
+# is not on that GPU, or not contiguous. The last may hold more that belongs to the key.
+Describe = Callable[[Any, int], tuple[int, tuple[int, ...], Any] | None]
+
+# Plans that no thread runs, by key: one for each thread that has made the call at the same time.
+# None where a call has no plan.
+_plans: dict[CallKey, list[CachedPlan] | None] = {}
+
+# Types of options; of these equal values mean the same.
+_SIMPLE = {bool, int, float, str, type(None)}
+
+
+def clear() -> None:
+    """Drop all plans."""
+    _plans.clear()
+
+
+def n_plans() -> int:
+    """How many plans there are."""
+    return sum(len(plans or ()) for plans in _plans.values())
+
+
+class KeyedCall(NamedTuple):
+    """A call by its key, with its arrays and their addresses."""
+
+    key: CallKey
+    arrays: list[Any]
+    addresses: list[int]
+
+
+def keyed(
+    function: Function, arguments: Arguments, device: int, describe: Describe
+) -> KeyedCall | None:
+    """A call whose first argument is on this GPU; None if it cannot be cached."""
+    key: list[Any] = [function, device]
+    arrays: list[Any] = []
+    addresses, buffers = [], []
+    for name, value in arguments.items():
+        if type(value) in _SIMPLE:
+            key += name, type(value), value or repr(value)  # -0.0 is another option than 0.0
+            continue
+        # An array in place of an option is no array of the call: its value matters.
+        is_buffer = name in function.buffers
+        described = describe(value, device) if is_buffer or name in function.arrays else None
+        if described is None or not described[0]:
+            return None
+        address, shape, dtype = described
+        key += name, shape, dtype, address & 15
+        if is_buffer:
+            buffers.append(len(arrays))
+        arrays.append(value)
+        addresses.append(address)
+    for buffer in buffers:  # it may lie exactly over another array, and must not overlap one
+        end = addresses[buffer] + _n_bytes(arrays[buffer])
+        for number, (array, address) in enumerate(zip(arrays, addresses, strict=True)):
+            if address == addresses[buffer] and array.shape == arrays[buffer].shape:
+                key.append((buffer, number))
+            elif address < end and addresses[buffer] < address + _n_bytes(array):
+                return None
+    return KeyedCall(tuple(key), arrays, addresses)
+
+
+def _n_bytes(array: Any) -> int:
+    n: int = math.prod(array.shape) * array.dtype.itemsize
+    return n
+
+
+def run_cached(call: KeyedCall, place: Place, new: New) -> Any:
+    """The results of a call that has a plan; None if it has to be computed."""
+    plans = _plans.get(call.key)
+    if not plans:
+        return None
+    try:
+        plan = plans.pop()  # no other thread may write into its arguments meanwhile
+    except IndexError:  # another thread took the last one
+        return None
+    results = None
+    if not plan.checked or not driver.is_capturing(place):
+        results = plan.run(call.arrays, call.addresses, place, new)
+    plans.append(plan)
+    return results
+
+
+def run_recorded(function: Function, arguments: Arguments, call: KeyedCall | None) -> Any:
+    """The results of a function of views, as views; the plan of a keyed call is cached."""
+    queue = next(iter(arguments.values())).queue
+    # While a stream is captured labels are not checked: a plan would never check them.
+    if call is None or _plans.get(call.key, ()) is None or driver.is_capturing(queue.place):
+        queue.not_cacheable()
+        return function.body(**arguments)
+    results = function.body(**arguments)
+    plan = plan_of_call(queue, _memories(arguments), results)
+    if len(_plans) >= MAX_KEYS:
+        _plans.clear()
+    if plan is None:
+        _plans[call.key] = None
+    else:
+        plans = _plans.setdefault(call.key, [])
+        if plans is not None:
+            plans.append(plan)
+    return results
+
+
+def _memories(arguments: Arguments) -> list[Memory]:
+    """The memory of the arrays of a keyed call, in the order of their addresses there."""
+    return [value.memory for value in arguments.values() if type(value) is DeviceArray]
+
+
+def computed(function: Function, arguments: Arguments, call: KeyedCall | None = None) -> Any:
+    """The results of a function of views that are all on one GPU, as the library's arrays.
+
+    A `call` was found to have no plan.
+    """
+    results = None
+    if call is None:
+        first = next(iter(arguments.values()))
+        call = keyed(function, arguments, first.place.device, _describe)
+        results = None if call is None else run_cached(call, first.place, first.library.new)
+    if results is None:
+        results = run_recorded(function, arguments, call)
+    return views.converted(results, own)
+
+
+def _describe(array: Any, _device: int) -> tuple[int, tuple[int, ...], Any] | None:
+    if type(array) is not DeviceArray or not array.is_plain:
+        return None
+    return array.address, array.shape, (array.dtype, array.writeable)
+
+
+def own(array: Any) -> Any:
+    """A result as an array of its library."""
+    return array.owner if type(array) is DeviceArray else array

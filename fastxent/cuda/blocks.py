@@ -1,0 +1,152 @@
+"""The rows of a call, in place, or in blocks that are converted on their way to a kernel."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from fastxent.cuda.conversion import apply_chain_rule, convert, put
+from fastxent.cuda.elements import Element, element
+from fastxent.cuda.launch import name_of, number_of
+from fastxent.cuda.parameters import Rows
+from fastxent.device_array import DeviceArray
+from fastxent.options import Options
+
+# The bytes of a converted block: it stays in the L2 cache until it is used.
+BLOCK_BYTES = 16 << 20
+# The types that kernels read in place.
+ROW_TYPES = ("float32", "float64", "float16", "bfloat16")
+
+
+def rows_of(array: DeviceArray) -> Rows | None:
+    """An array's rows, if they are evenly spaced and contiguous; None if not."""
+    size = array.dtype.itemsize
+    *outer, n_classes = array.shape
+    *steps, last = array.strides
+    if n_classes > 1 and last != size:
+        return None
+    n, pitch = 1, n_classes * size
+    for length, step in zip(reversed(outer), reversed(steps), strict=True):
+        if length == 1:
+            continue
+        if n == 1:
+            pitch = step
+        elif step != n * pitch:
+            return None
+        n *= length
+    if pitch < 0 or pitch % size or array.address % size:
+        return None
+    return Rows(array.pointer, pitch)
+
+
+def can_vectorise(*rows: Rows | None) -> bool:
+    """Whether the rows of all arrays are aligned to 16 bytes in the same way."""
+    first, *others = [r for r in rows if r is not None]
+    at = address_of(first)
+    return all((address_of(o) - at) % 16 == 0 and (o.pitch - first.pitch) % 16 == 0 for o in others)
+
+
+def address_of(rows: Rows) -> int:
+    """The address of the first row, for its alignment."""
+    return 0 if rows.address is None else rows.address.address
+
+
+class Block(NamedTuple):
+    """Rows first … first + n of a call as a kernel takes them, None for an absent array.
+
+    `outs` are the outputs per class by name.
+    """
+
+    item: Element
+    vectorised: bool
+    first: int
+    n: int
+    x: Rows
+    target_probs: Rows | None
+    outs: dict[str, Rows | None]
+
+
+class LogitChange(NamedTuple):
+    """What logits are multiplied by, and capped at (0: not), before a kernel reads them."""
+
+    scale: float = 1.0
+    softcap: float = 0.0
+
+    @classmethod
+    def of(cls, options: Options) -> "LogitChange":
+        """What a kernel cannot do: it takes a positive scale, and no softcap."""
+        if options.softcap is not None or not options.logit_scale:
+            return cls(options.logit_scale, options.softcap or 0.0)
+        return cls(math.copysign(1.0, options.logit_scale))
+
+
+NO_CHANGE = LogitChange()
+
+
+def blocks_of(
+    x: DeviceArray, compute: Any, outs: dict[str, DeviceArray | None],
+    target_probs: DeviceArray | None = None, change: LogitChange = NO_CHANGE,
+) -> Iterator[Block]:  # fmt: skip
+    """All rows at once where kernels can take them in place; else one converted block at a time.
+
+    The first of `outs` may lie over x, as a gradient may: in a converted block it does.
+    """
+    block = _in_place(x, outs, target_probs) if change == NO_CHANGE else None
+    if block is None:
+        yield from _converted(x, compute, outs, target_probs, change)
+    else:
+        yield block
+
+
+def _in_place(
+    x: DeviceArray, outs: dict[str, DeviceArray | None], target_probs: DeviceArray | None
+) -> Block | None:
+    if name_of(x.dtype) not in ROW_TYPES:
+        return None
+    arrays = {"x": x, "target_probs": target_probs, **outs}
+    present = {name: array for name, array in arrays.items() if array is not None}
+    rows = {name: rows_of(array) for name, array in present.items()}
+    if any(array.dtype != x.dtype or rows[name] is None for name, array in present.items()):
+        return None
+    x_rows = rows["x"]
+    assert x_rows is not None
+    out_rows = {name: rows.get(name) for name in outs}
+    vectorised = can_vectorise(x_rows, *out_rows.values())
+    n = math.prod(x.shape[:-1])
+    return Block(
+        element(name_of(x.dtype)), vectorised, 0, n, x_rows, rows.get("target_probs"), out_rows
+    )
+
+
+def _converted(
+    x: DeviceArray, compute: Any, outs: dict[str, DeviceArray | None],
+    target_probs: DeviceArray | None, change: LogitChange,
+) -> Iterator[Block]:  # fmt: skip
+    number, n_classes = number_of(compute), x.shape[-1]
+    n_rows = math.prod(x.shape[:-1])
+    limit = max(1, min(n_rows, BLOCK_BYTES // max(1, n_classes * number.size)))
+
+    def scratch() -> DeviceArray:
+        return x.new((limit, n_classes), compute)
+
+    def rows(array: DeviceArray | None) -> Rows | None:
+        return None if array is None else Rows(array.pointer, n_classes * number.size)
+
+    x_scratch = scratch()
+    probs_scratch = None if target_probs is None else scratch()
+    requested = {name: out for name, out in outs.items() if out is not None}
+    over_x = next(iter(outs), None)
+    scratches = {name: x_scratch if name == over_x else scratch() for name in requested}
+    for first in range(0, n_rows, limit):
+        n = min(limit, n_rows - first)
+        begin, count = first * n_classes, n * n_classes
+        convert(x, compute, begin, count, x_scratch, *change)
+        if target_probs is not None and probs_scratch is not None:
+            convert(target_probs, compute, begin, count, probs_scratch)
+        x_rows = rows(x_scratch)
+        assert x_rows is not None
+        out_rows = {name: rows(scratches.get(name)) for name in outs}
+        yield Block(number, True, first, n, x_rows, rows(probs_scratch), out_rows)
+        for name, out in requested.items():
+            if name == over_x and change != NO_CHANGE:
+                apply_chain_rule(x, compute, begin, count, scratches[name], *change)
+            put(scratches[name], out, begin, count)

@@ -1,0 +1,104 @@
+"""The kernel of cross-entropy of probabilities."""
+
+import math
+
+from numba import cuda, int32, uint32, uint64
+
+from fastxent.cuda.elements import device, log1m, number_type, where_less, zero_where_zero
+from fastxent.cuda.groups import WARP, add, make_reduction
+from fastxent.cuda.parameters import Address, ClipLimits, Integer, Inverse, Labels, Rows
+from fastxent.cuda.rows import make_row
+from fastxent.cuda.targets import (
+    CoefficientTerms,
+    make_check_target,
+    make_class_weight,
+    make_coefficient,
+    make_inverse,
+)
+from fastxent.formulas import clipped_pair, costs, loss_element, prob_grad_element
+
+_SLOTS = WARP  # shared memory for the exchange of a block
+
+
+def make_categorical_kernel(element, plan, soft, with_grad):
+    """Cross-entropy of rows of probabilities with targets that are labels, or `soft`."""
+    row, compute, load, size = make_row(element, plan), element.compute, element.load, element.size
+    place, read, n_words, word = row.place, row.read, row.n_words, row.word
+    number, total = number_type(element), make_reduction(add, plan.threads)
+    store_number, number_size = number.store, number.size
+    class_weight_of, coefficient_of = make_class_weight(element), make_coefficient(element, soft)
+    check_target, inverse_of = make_check_target(element, soft), make_inverse(element)
+    zero, one = compute(0), compute(1)
+
+    @device
+    def clip(x, limits):
+        """p and 1 - p within the limits."""
+        bounds = limits.low, limits.high, limits.below, limits.above
+        return clipped_pair(x, bounds, one, where_less)
+
+    @device
+    def loss_of_class(x, a, limits):
+        """a·(-log p)."""
+        p, one_minus_p = clip(x, limits)
+        cost = costs(p, one_minus_p, limits.most, math.log, log1m, where_less)[0]
+        return loss_element(a, cost, zero_where_zero)
+
+    @device
+    def grad_of_class(x, a, scale, limits):
+        """scale·a / p."""
+        p, _ = clip(x, limits)
+        return prob_grad_element(a, p, scale, limits.floor, where_less, zero_where_zero)
+
+    @device
+    def soft_loss(x, column, args):
+        terms, limits = args
+        return loss_of_class(x, coefficient_of(column, terms), limits)
+
+    @device
+    def grad_formula(x, column, args):
+        terms, limits, scale, has_grad, at_y, fill = args
+        if soft:
+            a = coefficient_of(column, terms)
+            return grad_of_class(x, a, scale, limits) if has_grad else fill
+        return at_y if column == terms.y else fill
+
+    fold_losses, write_grad = row.make_fold(soft_loss, add), row.make_writer(grad_formula)
+
+    # probs (N, C) IN; labels, target_probs, weights as in `make_cross_entropy_kernel` IN; loss (N,)
+    # OUT; grad (N, C) OUT or 0
+    def kernel(
+        x: Rows, labels: Labels, target_probs: Rows, class_weight: Address, sample_weight: Address,
+        inverse: Inverse, limits: ClipLimits, n_rows: Integer, n: Integer, loss: Address,
+        grad: Rows,
+    ):  # fmt: skip
+        i, thread = place()
+        shared = cuda.shared.array(_SLOTS, compute)
+        buffer = cuda.local.array(n_words, word)
+        exists, at = i < n_rows, uint64(i)
+        u, y, active, value = check_target(labels, sample_weight, i, n, exists)
+        scale = inverse_of(inverse)
+        x_row = x.address + at * x.pitch
+        length = int32(n) if exists else int32(0)
+        line = read(x_row, length, thread, soft and active, buffer)
+        # Probabilities need no class with formulas of its own.
+        q = target_probs.address + at * target_probs.pitch if soft else uint64(0)
+        terms = CoefficientTerms(class_weight, q, one, zero, int32(-1) if soft else y)
+        has_grad, at_y, fill = active and scale != zero, value, value
+        if soft:
+            losses = fold_losses(buffer, line, thread, (terms, limits), zero)
+            value = u * total(losses, shared, 0)
+        elif active:
+            p = load(x_row + uint64(uint32(y)) * uint64(size))
+            w_y = class_weight_of(class_weight, y)
+            value = u * loss_of_class(p, w_y, limits)
+            at_y = grad_of_class(p, w_y, -u * scale, limits) if has_grad else zero
+        # Before a thread writes: all have read what is not their own element, and grad may lie
+        # over x.
+        cuda.syncthreads()
+        if thread == 0 and exists:
+            store_number(loss + at * uint64(number_size), value if active else fill)
+        if with_grad:
+            args = (terms, limits, -u * scale, has_grad, at_y, fill)
+            write_grad(grad.address + at * grad.pitch, buffer, line, thread, args)
+
+    return kernel

@@ -1,0 +1,139 @@
+"""Convert arrays between types and layouts, in parts of rank 4."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastxent.cuda import conversion_kernels
+from fastxent.cuda.launch import THREADS, blocks_of_grid, flat_kernel, launch, name_of
+from fastxent.cuda.parameters import Inverse, Labels, Strided
+from fastxent.device_array import DeviceArray
+from fastxent.records import Weights
+
+
+class Part(NamedTuple):
+    """A part of rank 4 of an array: its elements first … first + n in C order."""
+
+    array: Strided
+    first: int
+    n: int
+
+
+def parts_of_rank_4(array: DeviceArray) -> Iterator[Part]:
+    """An array of any rank and layout as parts that kernels can address."""
+    kind = conversion_kernels.KINDS[name_of(array.dtype)]
+    dims: list[tuple[int, int]] = []
+    for n, stride in zip(array.shape, array.strides, strict=True):
+        if n == 1:
+            continue
+        if dims and dims[-1][1] == n * stride:  # joins the dimension before
+            dims[-1] = (dims[-1][0] * n, stride)
+        else:
+            dims.append((n, stride))
+    dims = [(1, 0)] * (4 - len(dims)) + dims
+    outer, inner = dims[:-4], dims[-4:]
+    count = math.prod(n for n, _ in inner)
+    (_, *sizes), strides = zip(*inner, strict=True)
+    for number, index in enumerate(np.ndindex(*(n for n, _ in outer))):
+        offset = sum(i * stride for i, (_, stride) in zip(index, outer, strict=True))
+        strided = Strided(array.pointer.at(offset), kind, *sizes, *strides)
+        yield Part(strided, number * count, count)
+
+
+def _launch_over(
+    factory: Callable[..., Any], compute: Any, array: DeviceArray, first: int, count: int,
+    arguments: Callable[[Strided, int], dict[str, Any]],
+) -> None:  # fmt: skip
+    """Launch a kernel for each part that elements first … first + count of an array lie in.
+
+    `arguments` are those for a part, and how many elements were before it.
+    """
+    kernel = flat_kernel(factory, compute)
+    for part in parts_of_rank_4(array):
+        begin, end = max(first, part.first), min(first + count, part.first + part.n)
+        if begin < end:
+            launch(
+                kernel, blocks_of_grid(end - begin, THREADS), array.queue,
+                first=begin - part.first, count=end - begin, **arguments(part.array, begin - first),
+            )  # fmt: skip
+
+
+def convert(
+    array: DeviceArray, compute: Any, first: int, count: int, out: DeviceArray,
+    scale: float = 1.0, softcap: float = 0.0,
+) -> None:  # fmt: skip
+    """Elements first … of an array to `out`, in its type, scaled and capped as logits are."""
+    _launch_over(
+        conversion_kernels.make_gather_kernel, compute, array, first, count,
+        lambda source, n_before: {
+            "source": source, "scale": scale, "softcap": softcap, "out": out.at(n_before),
+        },
+    )  # fmt: skip
+
+
+def apply_chain_rule(
+    array: DeviceArray, compute: Any, first: int, count: int, grad: DeviceArray, scale: float,
+    softcap: float,
+) -> None:  # fmt: skip
+    """Gradients with respect to the output of `convert`, carried back to its input in place."""
+    _launch_over(
+        conversion_kernels.make_chain_kernel, compute, array, first, count,
+        lambda source, n_before: {
+            "source": source, "scale": scale, "softcap": softcap, "grad": grad.at(n_before),
+        },
+    )  # fmt: skip
+
+
+def put(
+    values: DeviceArray, array: DeviceArray, first: int, count: int, adding: bool = False
+) -> None:
+    """Numbers side by side to elements first … of an array, or added to them."""
+    _launch_over(
+        conversion_kernels.make_scatter_kernel, values.dtype, array, first, count,
+        lambda out, n_before: {
+            "values": values.at(n_before), "out": out, "adding": int(adding),
+        },
+    )  # fmt: skip
+
+
+def copy_labels(labels: DeviceArray) -> DeviceArray:
+    """Labels of any layout side by side, in 64 bits; unsigned ones stay unsigned."""
+    unsigned = labels.dtype.kind == "u"
+    copy = labels.new((labels.size,), np.dtype(np.uint64 if unsigned else np.int64))
+    _launch_over(
+        conversion_kernels.make_copy_labels_kernel, np.dtype(np.float64), labels, 0, labels.size,
+        lambda source, n_before: {"labels": source, "out": copy.at(n_before)},
+    )  # fmt: skip
+    return copy
+
+
+def as_numbers(array: DeviceArray, compute: Any) -> DeviceArray:
+    """An array side by side in the type that is computed in: itself, if it is that."""
+    if array.dtype == compute and array.is_contiguous:
+        return array
+    out = array.new((array.size,), compute)
+    convert(array, compute, 0, array.size, out)
+    return out
+
+
+def converted_weights(weights: Weights, compute: Any) -> Weights:
+    """The weights of rows and classes as kernels read them."""
+    class_weight, sample_weight = (
+        None if weight is None else as_numbers(weight, compute)
+        for weight in (weights.class_weight, weights.sample_weight)
+    )
+    return weights._replace(class_weight=class_weight, sample_weight=sample_weight)
+
+
+def clear_ignored(
+    rows: DeviceArray, labels: Labels | None, sample_weight: DeviceArray | None, inverse: Inverse,
+    n_classes: int,
+) -> None:  # fmt: skip
+    """Write zeros to rows (N, K) that are ignored; weights as `converted_weights` returns them."""
+    launch(
+        flat_kernel(conversion_kernels.make_clear_kernel, rows.dtype),
+        blocks_of_grid(rows.size, THREADS), rows.queue, rows=rows, n_columns=rows.shape[1],
+        labels=labels, sample_weight=sample_weight, inverse=inverse, n=n_classes, count=rows.size,
+    )  # fmt: skip

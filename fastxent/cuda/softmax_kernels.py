@@ -1,0 +1,117 @@
+"""The kernels of softmax, log-softmax and logsumexp.
+
+Each is made for an element type and a `ThreadPlan`: a thread knows its row and its share of it, and
+every thread of a row computes the row's few numbers for itself.
+"""
+
+import math
+
+from numba import cuda, int32, uint64
+
+from fastxent.cuda.elements import device
+from fastxent.cuda.groups import WARP, make_reduction, smaller
+from fastxent.cuda.parameters import Address, Integer, Rows
+from fastxent.cuda.rows import make_row
+
+_NOT_THERE, _OF_NAN = int32(2**31 - 1), int32(-(2**31))
+SLOTS = 8 * WARP  # shared memory for the exchanges of a block
+
+
+def make_softmax_kernel(element, plan, log):
+    """Softmax, or its logarithm."""
+    row, compute, exp = make_row(element, plan), element.compute, element.exp
+    place, read, row_maximum, exp_sums = row.place, row.read, row.row_maximum, row.exp_sums
+    n_words, word, one = row.n_words, row.word, compute(1)
+
+    @device
+    def probability(x, column, args):
+        m, inverse = args
+        return exp(x - m) * inverse
+
+    @device
+    def log_probability(x, column, args):
+        m, log_s = args
+        return (x - m) - log_s
+
+    write = row.make_writer(log_probability if log else probability)
+
+    # x, out (N, C) IN, OUT
+    def kernel(x: Rows, out: Rows, n_rows: Integer, n: Integer):
+        i, thread = place()
+        shared = cuda.shared.array(SLOTS, compute)
+        buffer = cuda.local.array(n_words, word)
+        n = int32(n) if i < n_rows else int32(0)
+        line = read(x.address + uint64(i) * x.pitch, n, thread, True, buffer)
+        m, streamed_part = row_maximum(buffer, line, thread, one, shared)
+        below, count = exp_sums(buffer, line, m, streamed_part, one, shared)
+        # p_j = exp(x_j - m) / s, log p_j = (x_j - m) - log s
+        others = below + (count - one)
+        norm = math.log1p(others) if log else one / (others + one)
+        write(out.address + uint64(i) * out.pitch, buffer, line, thread, (m, norm))
+
+    return kernel
+
+
+def make_first_top(element, row):
+    """first_top(buffer, line, thread, m, shared): the first index of the maximum m.
+
+    Or that of the first nan plus the smallest int32, which is negative.
+    """
+    least = make_reduction(smaller, row.plan.threads)
+
+    @device
+    def key(x, column, m):
+        if x != x:
+            return _OF_NAN + column
+        return column if x == m else _NOT_THERE
+
+    fold = row.make_fold(key, smaller)
+
+    @device
+    def first_top(buffer, line, thread, m, shared):
+        return least(fold(buffer, line, thread, m, _NOT_THERE), shared, 0)
+
+    return first_top
+
+
+def make_lse(compute):
+    """lse_of(m, top, log_s): m + log s, with `top` of `first_top`.
+
+    As SciPy defines it: an infinite m is the result, unless the row holds nan.
+    """
+    zero, nan = compute(0), compute(math.nan)
+
+    @device
+    def lse_of(m, top, log_s):
+        if m - m == zero:
+            return m + log_s
+        return nan if top < 0 else m
+
+    return lse_of
+
+
+def make_logsumexp_kernel(element, plan):
+    """m + log s."""
+    row, compute = make_row(element, plan), element.compute
+    size, store = element.size, element.store
+    place, read, row_maximum, exp_sums = row.place, row.read, row.row_maximum, row.exp_sums
+    n_words, word, one = row.n_words, row.word, compute(1)
+    first_top, lse_of = make_first_top(element, row), make_lse(compute)
+
+    # x (N, C) IN, out (N,) OUT
+    def kernel(x: Rows, out: Address, n_rows: Integer, n: Integer):
+        i, thread = place()
+        shared = cuda.shared.array(SLOTS, compute)
+        keys = cuda.shared.array(WARP, int32)
+        buffer = cuda.local.array(n_words, word)
+        exists = i < n_rows
+        n = int32(n) if exists else int32(0)
+        line = read(x.address + uint64(i) * x.pitch, n, thread, True, buffer)
+        m, streamed_part = row_maximum(buffer, line, thread, one, shared)
+        top = first_top(buffer, line, thread, m, keys)
+        below, count = exp_sums(buffer, line, m, streamed_part, one, shared)
+        if exists and thread == 0:  # a row without classes too
+            value = lse_of(m, top, math.log1p(below + (count - one)))
+            store(out + uint64(i) * uint64(size), value)
+
+    return kernel

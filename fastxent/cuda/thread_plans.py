@@ -1,0 +1,120 @@
+"""How many threads and registers a row gets, by element type, row length and architecture."""
+
+import functools
+
+from fastxent.cuda import driver
+from fastxent.cuda.elements import Element
+from fastxent.cuda.groups import ThreadPlan
+from fastxent.records import Place
+
+# Threads a row and vectors of 16 bytes a thread, from the shortest rows to those that are streamed.
+PLANS = ((8, 4), (32, 4), (32, 8), (128, 8), (256, 8), (256, 16), (512, 16))
+# The same for rows of single elements: short rows, which seldom begin at a multiple of 16 bytes,
+# and rows that are aligned unlike the output.
+PLANS_OF_SINGLES = ((4, 8), (32, 8), (128, 8), (256, 16))
+SHORT = 32  # the number of classes up to which rows are read as single elements
+# How many elements a thread may hold. Beyond that its registers spill to memory, or its loops are
+# no longer unrolled and the array of registers is placed in memory.
+MAX_PER_THREAD = 64  # of sums, and of the loss of labels with its gradient
+MAX_PER_THREAD_OPTIONS = 16  # with options or further outputs, whose formulas are longer
+MAX_PER_THREAD_LOGARITHMS = 4  # with a logarithm of each element
+# Threads on a multiprocessor, by vectors a thread: they share 65,536 registers.
+RESIDENT = {1: 768, 2: 768, 4: 768, 8: 768, 16: 512}
+SMALL_BLOCK = 128  # the threads of a block, for rows that take fewer
+PART = 16384  # the most elements of a part of a row that is split by two kernels
+CLUSTERS = (2, 4, 8)  # sizes of clusters, on every GPU that has clusters
+
+
+@functools.cache
+def plan_of(
+    item: Element, n_classes: int, vectorised: bool, max_per_thread: int = MAX_PER_THREAD,
+    older: bool = False,
+) -> ThreadPlan:  # fmt: skip
+    """The plan for rows of so many classes; `older` is for GPUs before compute capability 9."""
+    vectorised = vectorised and n_classes > SHORT
+    width = item.width if vectorised else 1
+    if item.size == 8:  # a float64 takes two registers
+        max_per_thread = min(max_per_thread, MAX_PER_THREAD_OPTIONS // 2)
+    plans = PLANS if vectorised else PLANS_OF_SINGLES
+    table = [(t, min(v, max(1, max_per_thread // width))) for t, v in plans]
+    if older:  # its code takes more registers than the largest blocks have
+        table = [(t, v) for t, v in table if t * v < 512 * 16]
+    # The unaligned head and end of a vectorised row are single elements, one a thread.
+    singles = 2 * (width - 1)
+    fitting = [(t, v) for t, v in table if t * v * width >= n_classes and t >= singles]
+    threads, vectors = fitting[0] if fitting else table[-1]
+    rows = max(1, SMALL_BLOCK // threads)
+    blocks = blocks_for(item, vectors, threads * rows, older)
+    return ThreadPlan(threads, vectors, rows, vectorised, not fitting, blocks)
+
+
+def blocks_for(item: Element, vectors: int, block: int, older: bool) -> int:
+    """How many blocks of threads with so many vectors a multiprocessor should have room for."""
+    resident = RESIDENT[vectors] * 2 // 3 if older or item.size == 2 else RESIDENT[vectors]
+    return max(1, resident // block)
+
+
+def max_per_thread_of_sums(item: Element) -> int:
+    """For sums: half precision is unpacked twice and takes registers for that."""
+    return MAX_PER_THREAD if item.size > 2 else MAX_PER_THREAD // 2
+
+
+def max_per_thread_of_softmax(item: Element, older: bool) -> int:
+    """For softmax: code for newer GPUs unpacks half precision once, but spills 2 of 64 float32."""
+    if older:
+        return max_per_thread_of_sums(item)
+    return MAX_PER_THREAD // 2 if item.size == 4 else MAX_PER_THREAD
+
+
+def is_older(place: Place) -> bool:
+    """Whether a place's GPU is older than compute capability 9."""
+    return driver.capability(place.device) < (9, 0)
+
+
+# --- rows on several blocks -----------------------------------------------------------------
+
+
+def elements_per_block(plan: ThreadPlan, item: Element) -> int:
+    """How many elements of a row a block holds in registers."""
+    return plan.threads * plan.vectors * (item.width if plan.vectorised else 1)
+
+
+def length_of_part(n_classes: int, n_parts: int) -> int:
+    """The length of a part of a row: a multiple of 16 bytes in every type."""
+    return -(-n_classes // n_parts // 64) * 64
+
+
+@functools.cache
+def clustered(plan: ThreadPlan, item: Element, n_classes: int, largest: int) -> ThreadPlan:
+    """The plan on clusters of at most so many blocks, if a single block would stream the row."""
+    sizes = [k for k in CLUSTERS if k <= largest]
+    if not plan.streamed or not sizes:
+        return plan
+    per_block = elements_per_block(plan, item)
+    cluster = next((k for k in sizes if k * per_block >= n_classes), sizes[-1])
+    return plan._replace(cluster=cluster, streamed=cluster * per_block < n_classes)
+
+
+def largest_cluster(place: Place) -> int:
+    """The largest cluster of a GPU: a slice of one (MIG) may have fewer multiprocessors."""
+    return 1 if is_older(place) else driver.processors(place.device)
+
+
+def plan_of_parts(item: Element, vectorised: bool, older: bool) -> ThreadPlan:
+    """The plan for parts of rows, each as long as a block can hold."""
+    plan = plan_of(item, PART, vectorised, max_per_thread_of_sums(item), older)
+    return plan._replace(streamed=False)
+
+
+def parts_of(
+    plan: ThreadPlan, item: Element, n_rows: int, n_classes: int, place: Place
+) -> tuple[int, int]:
+    """How many blocks a row is split into by two kernels, and the length of a part.
+
+    1 unless a single block would stream the row and most of the GPU be idle.
+    """
+    if not plan.streamed or 2 * n_rows > driver.processors(place.device):
+        return 1, n_classes
+    part_plan = plan_of_parts(item, plan.vectorised, is_older(place))
+    length = length_of_part(n_classes, -(-n_classes // elements_per_block(part_plan, item)))
+    return -(-n_classes // length), length
