@@ -142,31 +142,42 @@ def numba_type(kind: Kind, char: str, requested: tuple[str, ...] = (), ndim: int
     return _NamedTuple(members, kind)
 
 
+# The array fields that a call has by the same name, with what stands for an absent array.
+_ABSENT: dict[Any, list[tuple[str, Array | None]]] = {
+    (kind, char): [
+        (name, None if shape == "NC" else _EMPTY[dtype or char])
+        for name, (dtype, shape, _) in fields(kind).items()
+        if name in record._fields
+    ]
+    for kind, record in ((WeightArrays, Weights), (OutputArrays, Outputs))
+    for char in ELEMENTS
+}
+_SAME_OPTIONS = [name for name in KernelOptions._fields if name in Options._fields]
+
+
+def _pack_arrays(kind: Kind, record: Any, char: str) -> dict[str, Any]:
+    """Return the array fields of a named tuple from a record of the call."""
+    return {
+        name: absent if (array := getattr(record, name)) is None else array
+        for name, absent in _ABSENT[kind, char]
+    }
+
+
 def pack_weights(
     weights: Weights, char: str, row_weight: Array | None = None, **numbers: Any
 ) -> WeightArrays:
     """Return the weights of a call, and those that a row needs of all classes."""
-    return WeightArrays(
-        **_with_empty(WeightArrays, {**weights._asdict(), "row_weight": row_weight}, char),
-        **numbers,
-    )
+    row_weight = _EMPTY[char] if row_weight is None else row_weight
+    arrays = _pack_arrays(WeightArrays, weights, char)
+    return WeightArrays(**arrays, row_weight=row_weight, **numbers)
 
 
 def pack_outputs(outputs: Outputs, char: str) -> OutputArrays:
     """Return the outputs of a call."""
-    return OutputArrays(**_with_empty(OutputArrays, outputs._asdict(), char))
+    return OutputArrays(**_pack_arrays(OutputArrays, outputs, char))
 
 
-def _with_empty(kind: Kind, arrays: dict[str, Any], char: str) -> dict[str, Any]:
-    """Return the array fields of a named tuple; those of shape "C" or "N" are empty where None."""
-    members = {}
-    for name, (dtype, shape, _) in fields(kind).items():
-        if shape:
-            array = arrays[name]
-            members[name] = _EMPTY[dtype or char] if array is None and shape != "NC" else array
-    return members
-
-
+@functools.lru_cache(256)
 def pack_options(options: Options, n_classes: int) -> KernelOptions:
     """Return the options of a call; those that are None become 0."""
     smoothing = options.label_smoothing
@@ -178,30 +189,28 @@ def pack_options(options: Options, n_classes: int) -> KernelOptions:
     )
 
 
-_SAME_OPTIONS = [name for name in KernelOptions._fields if name in Options._fields]
-
-
-def supports(
-    options: KernelOptions, outputs: OutputArrays, known_options: set[str], known_outputs: set[str]
-) -> bool:
-    """Whether a kernel that knows these options and outputs is enough for a call.
-
-    All other options then have their defaults, and all other outputs are absent.
-    """
+@functools.lru_cache(256)
+def are_default(options: KernelOptions, known: frozenset[str]) -> bool:
+    """Whether all options but the known ones have their default values."""
     defaults = KernelOptions._field_defaults
-    for name in KernelOptions._fields:
-        if name not in known_options and getattr(options, name) != defaults[name]:
-            return False
-    for name in OutputArrays._fields:
-        array = getattr(outputs, name)
-        if name not in known_outputs and array is not None and (array.size or name in PER_CLASS):
+    return all(
+        getattr(options, name) == defaults[name]
+        for name in KernelOptions._fields
+        if name not in known
+    )
+
+
+def are_absent(outputs: Outputs, known: frozenset[str]) -> bool:
+    """Whether all outputs but the known ones are absent."""
+    for name, array in zip(Outputs._fields, outputs, strict=True):
+        if array is not None and name not in known:
             return False
     return True
 
 
 def requested(outputs: OutputArrays | Outputs) -> tuple[str, ...]:
     """Return the names of the outputs of shape "NC" that are not None."""
-    return tuple(name for name in PER_CLASS if getattr(outputs, name) is not None)
+    return tuple([name for name in PER_CLASS if getattr(outputs, name) is not None])
 
 
 def at_row(arguments: Any, base: int, per_class: Sequence[Any] | None = None) -> Any:

@@ -23,6 +23,9 @@ from fastxent.records import Call, Outputs
 
 Array = NDArray[Any]
 
+# The outputs of a call that requests none, by element type.
+_ABSENT = {char: arguments.pack_outputs(Outputs(), char)._asdict() for char in ELEMENTS}
+
 
 def signature(
     char: str, requested: tuple[str, ...], kinds: tuple[Any, ...] = ()
@@ -65,15 +68,14 @@ def _fill_losses(source: Callable[..., Any], call: Call, *others: Any) -> float:
     constants = [_constant(weight, char) for weight in weights]
     varying = [w for w, constant in zip(weights, constants, strict=True) if constant is None]
     inputs = [x, call.target.probs, *(np.broadcast_to(w, x.shape) for w in varying)]
-    written = {name: array for name, array in call.outputs._asdict().items() if array is not None}
-    absent = arguments.pack_outputs(Outputs(), char)
+    written = {n: a for n, a in zip(Outputs._fields, call.outputs, strict=True) if a is not None}
 
     def run(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
         logits, target, *rest = arrays
         members: list[Any] = []
         for constant in constants:
             members += [rest.pop(0), 1] if constant is None else [constant, 0]
-        outputs = absent._replace(**dict(zip(written, rest, strict=True)))
+        outputs = OutputArrays(**(_ABSENT[char] | dict(zip(written, rest, strict=True))))
         losses: float = kernel(
             logits, target, BinaryWeights(*members), 1.0 / call.divisor, *others, outputs, lo, hi
         )

@@ -65,8 +65,8 @@ from fastxent.formulas import (
 
 # The fields of `KernelOptions` that may differ from their defaults, and those of `OutputArrays`
 # that may be requested with labels and with probabilities as target.
-OPTIONS = {"ignoring", "ignore_index", "one_minus_eps", "eps_over_c", "hess_factor"}
-OUTPUTS = {"labels": {"loss", "grad", "hess"}, "probs": {"loss", "grad"}}
+OPTIONS = frozenset({"ignoring", "ignore_index", "one_minus_eps", "eps_over_c", "hess_factor"})
+OUTPUTS = {"labels": frozenset({"loss", "grad", "hess"}), "probs": frozenset({"loss", "grad"})}
 
 # --- groups of rows -------------------------------------------------------------------------
 

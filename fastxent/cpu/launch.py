@@ -265,11 +265,12 @@ def fill_cross_entropy(call: Call) -> float:
     weights = arguments.pack_weights(call.weights, char, row_weight, total_weight=total_weight)
     options = arguments.pack_options(call.options, n_classes)
     outputs = arguments.pack_outputs(call.outputs, char)
-    results = "per class" if arguments.requested(outputs) else "per row"
-    few = has_few_classes(results, char, n_classes) and arguments.supports(
-        options, outputs, few_class_kernels.OPTIONS,
-        few_class_kernels.OUTPUTS["probs" if soft else "labels"],
-    )  # fmt: skip
+    known = few_class_kernels.OUTPUTS["probs" if soft else "labels"]
+    few = (
+        has_few_classes("per class" if arguments.requested(outputs) else "per row", char, n_classes)
+        and arguments.are_default(options, few_class_kernels.OPTIONS)
+        and arguments.are_absent(call.outputs, known)
+    )
     source = (few_class_kernels if few else kernels).cross_entropy_rows
     return _fill_losses(source, call, outputs, weights, options, columns=few)
 
