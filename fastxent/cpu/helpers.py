@@ -67,7 +67,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_idle.clear)
 
 
-def ask(job: Job) -> None:
+def submit(job: Job) -> None:
     """Give the job to an idle helper or a new one; RuntimeError if no thread can be started."""
     # Before 3.12 Python starts a thread even then, and waits forever for it to begin.
     if sys.is_finalizing():

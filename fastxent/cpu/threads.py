@@ -241,7 +241,7 @@ def _start(jobs: list[helpers.Job], loop: Callable[[], None], n: int) -> None:
         for _ in range(n):
             # In the caller's context, so that NumPy's error state is the caller's.
             jobs.append(helpers.Job(functools.partial(copy_context().run, loop)))
-            helpers.ask(jobs[-1])
+            helpers.submit(jobs[-1])
 
 
 def _finish(jobs: list[helpers.Job]) -> None:
