@@ -1,4 +1,4 @@
-"""The names that the public functions find on a backend; CUDA offers the same signatures."""
+"""The functions of the CPU backend; the CUDA backend has the same names and signatures."""
 
 from fastxent.cpu.binary import binary_cross_entropy, binary_cross_entropy_with_logits
 from fastxent.cpu.launch import (

@@ -1,7 +1,7 @@
-"""Arrays of any rank, stride, byte order and type, as rows that a kernel can read and write.
+"""Present arrays of any shape, stride, byte order and type as rows, whole or by converted blocks.
 
-A kernel wants (rows, classes) of its own float type with contiguous rows. Most arrays are that
-already and are handed over whole; any other is converted block by block, never as a whole.
+A kernel takes (rows, classes) of its own float type with contiguous rows. Most arrays have such a
+view; any other is converted block by block, never as a whole.
 """
 
 import math
@@ -17,20 +17,20 @@ Array = NDArray[Any]
 Result = TypeVar("Result")
 Box = tuple[tuple[slice, ...], int, int]
 
-# Work is counted in elements; what a row costs besides its elements equals about this many.
+# Work is counted in elements. The cost of a row besides its elements, measured:
 _ROW_COST = 24
-# And what an element of a binary loss costs.
+# The cost of an element of a binary loss.
 _ELEMENT_COST = 2
-# Below this much work waking a thread costs more than it saves.
+# With less work than this, waking a thread costs more than it saves.
 SERIAL_BELOW = 1 << 19
-# A chunk is what one kernel call does: long enough to hide its own cost, short enough to share
-# evenly and to let Ctrl-C through. It depends on the shape alone, so that sums over chunks have
-# the same bits whatever the number of threads.
+# A chunk is the work of one kernel call: large enough to hide the cost of the call, small enough to
+# share evenly and to react to Ctrl-C. It depends on the shape alone, so sums over chunks have the
+# same bits for every number of threads.
 _SMALLEST_CHUNK, _LARGEST_CHUNK, _CHUNKS = 1 << 18, 1 << 21, 16
 
 
 class Operand:
-    """One (…, classes) array, seen as rows of the kernel's type; with inner=0, as elements.
+    """An array (…, classes) as rows of the kernel's type; with inner=0, as elements.
 
     With `columns` the kernel also takes column-major (N, C).
     """
@@ -46,20 +46,20 @@ class Operand:
         self.rows = as_operand(array, dtype, inner, columns)
 
     def block(self, box: Box) -> Array:
-        """The rows of the box, or an uninitialised array for them."""
+        """Return the rows of the box, or an uninitialised array for them."""
         index, lo, hi = box
         if self.rows is not None:
             return self.rows[lo:hi]
         return np.empty((hi - lo, *self.inner), self.dtype)
 
     def _part(self, box: Box) -> Array:
-        """The box of the array as it is; a view, even without dimensions."""
+        """Return a view of the box of the array; an array even without dimensions."""
         index: Any = (*box[0], ...)
         part: Array = self.array[index]
         return part
 
     def read(self, box: Box) -> Array:
-        """The rows of the box, converted if they have to be."""
+        """Return the rows of the box, converted if necessary."""
         block = self.block(box)
         if self.rows is None:
             part = self._part(box)
@@ -67,14 +67,14 @@ class Operand:
         return block
 
     def write(self, box: Box, block: Array) -> None:
-        """Put back what the kernel left in a block that was not the array itself."""
+        """Write a block that is not a view back to the array."""
         if self.rows is None:
             part = self._part(box)
             put(part, block.reshape(part.shape))
 
 
 def put(out: Array, values: Array) -> None:
-    """Copy into an array of another type, which may hold less: what is too large is infinite."""
+    """Copy into an array of another type; values beyond its range become infinite."""
     if half.is_rounding(out, values):
         half.round_into(out, values)
         return
@@ -109,7 +109,7 @@ def as_operand(array: Array, dtype: DTypeLike, inner: int, columns: bool) -> Arr
 def boxes(
     shape: tuple[int, ...], limit: int, lo: int = 0, outer: tuple[slice, ...] = ()
 ) -> Iterator[Box]:
-    """Split leading axes into boxes of at most `limit` rows, each a run lo..hi of the flat rows."""
+    """Split the axes of rows into boxes of at most `limit` rows, each a range of the flat rows."""
     if not shape:
         yield outer, lo, lo + 1
         return
@@ -125,13 +125,13 @@ def boxes(
 
 
 def chunk_rows(rows: int, cost: int) -> int:
-    """How many rows of this cost one kernel call takes."""
+    """Return the number of rows per kernel call, for rows of this cost."""
     chunk = min(max(rows * cost // _CHUNKS, _SMALLEST_CHUNK), _LARGEST_CHUNK)
     return max(1, chunk // cost)
 
 
 def for_each_chunk(call: Callable[[int, int], Result], rows: int, cost: int) -> list[Result]:
-    """The results of call(lo, hi) over fixed chunks of the rows, in order."""
+    """Return the results of call(lo, hi) over chunks of the rows, in order."""
     step = chunk_rows(rows, cost)
     if rows <= step:
         return [call(0, rows)] if rows else []
@@ -148,7 +148,7 @@ def for_each_block(
     inner: int = 1,
     columns: bool = False,
 ) -> list[Result]:
-    """The results of call(arrays, base, lo, hi) over all rows, in order.
+    """Return the results of call(arrays, base, lo, hi) over all rows, in order.
 
     `arrays` are the inputs, then the outputs, as rows of the kernel's type: see `Operand`. They
     begin at row `base` of the whole, and `call` shall do their rows lo..hi.
@@ -180,7 +180,7 @@ def for_each_block(
 
 
 def collect(do: Callable[[int], Result], count: int, cost: int) -> list[Result]:
-    """[do(k) for k in range(count)], by as many threads as the work is worth."""
+    """Return [do(k) for k in range(count)], by several threads if the work is worth it."""
     results: dict[int, Result] = {}
 
     def work(k: int) -> None:

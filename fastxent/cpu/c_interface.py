@@ -1,6 +1,6 @@
-"""What compiled code needs to speak a C interface: words of memory, calls, and atomics.
+"""Intrinsics for C interfaces: memory as words, calls of C functions, atomics, allocation.
 
-A C struct is seen as words of 8 bytes: its members are pointers and integers of that size, or
+A C struct is treated as words of 8 bytes: its members are pointers and integers of that size, or
 padded to it. An int or an enum is the lower half of its word.
 """
 
@@ -40,7 +40,7 @@ def words(typingctx: Any, address: Any) -> Any:
 
 @intrinsic
 def address_of(typingctx: Any, pointer: Any) -> Any:
-    """The address that a pointer holds."""
+    """The address of a pointer, as an integer."""
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.ptrtoint(args[0], _WORD)
@@ -50,9 +50,9 @@ def address_of(typingctx: Any, pointer: Any) -> Any:
 
 @intrinsic
 def struct(typingctx: Any, members: Any) -> Any:
-    """A tuple of int64 as a C struct, in the memory of the compiled function that this stands in.
+    """A tuple of int64 as a C struct on the stack of the enclosing compiled function.
 
-    It lives until that returns; in a loop it is the same memory again.
+    It lives until that function returns; in a loop it is the same memory each time.
     """
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -64,7 +64,7 @@ def struct(typingctx: Any, members: Any) -> Any:
 
 @intrinsic
 def call(typingctx: Any, function: Any, argument: Any) -> Any:
-    """Call the C function at an address, which takes a pointer and returns one: its address."""
+    """Call the C function at an address with a pointer; return the pointer it returns, as int64."""
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         kind = ir.FunctionType(_WORD, [_WORD.as_pointer()])
@@ -75,7 +75,7 @@ def call(typingctx: Any, function: Any, argument: Any) -> Any:
 
 @intrinsic
 def add_to(typingctx: Any, words: Any, index: Any, value: Any) -> Any:
-    """words[index] += value in one step that no thread can interrupt; what it was before."""
+    """Atomically add to words[index]; return the previous value."""
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place = builder.gep(args[0], [args[1]])
@@ -91,10 +91,10 @@ def _by_name(builder: Any, name: str, result: Any, arg: Any) -> Any:
 
 @intrinsic
 def allocate(typingctx: Any, n: Any) -> Any:
-    """The address of n bytes until it is given to `free`; 0 if there is no memory."""
+    """Allocate n bytes; return their address, 0 if there is no memory."""
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        # By their names: Numba's own way is closed where it counts no references.
+        # Called by name: Numba's own interface is disabled without reference counting.
         return builder.ptrtoint(_by_name(builder, "NRT_Allocate", _BYTES, args[0]), _WORD)
 
     return types.int64(types.int64), lower
@@ -102,7 +102,7 @@ def allocate(typingctx: Any, n: Any) -> Any:
 
 @intrinsic
 def free(typingctx: Any, address: Any) -> Any:
-    """Give back what was allocated."""
+    """Free memory of `allocate`."""
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         _by_name(builder, "NRT_Free", ir.VoidType(), builder.inttoptr(args[0], _BYTES))
@@ -115,8 +115,8 @@ def free(typingctx: Any, address: Any) -> Any:
 def c_function(typingctx: Any, function: Any) -> Any:
     """The address of a C function void f(intptr_t) that calls a compiled function of one int64.
 
-    It lies in the module that is being compiled, so it is cached and moved with it. There is nobody
-    to raise to: the function must not.
+    It is part of the module being compiled, so it is cached and relocated with it. The compiled
+    function must not raise: no caller could catch the exception.
     """
     function.dispatcher.compile((types.int64,))
 

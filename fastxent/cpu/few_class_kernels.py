@@ -557,8 +557,7 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
         if is_requested(hess):
             factor = u * a_y / divisor * options.hess_factor
             if_requested(hess, _write_hess, (columns, sums, factor, variances, group))
-        parts = scale, grad_y, other
-        if_requested(grad, _write_grad, (columns, a, has_others, parts, group))
+        if_requested(grad, _write_grad, (columns, a, has_others, (scale, grad_y, other), group))
         if without_class or weighted:
             if_requested(grad, _zero_ignored_rows, (first, count, u_buffer))
             if_requested(hess, _zero_ignored_rows, (first, count, u_buffer))

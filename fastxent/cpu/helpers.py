@@ -1,8 +1,7 @@
-"""Threads that do one job at a time for whoever asks, and wait for the next without spinning.
+"""A pool of helper threads: one job at a time each, no spinning while idle.
 
-`concurrent.futures` does the same, but hands a job over and back through conditions and queues, at
-each of which a thread may have to wait for the interpreter's lock: some 0.1 ms a call, which is a
-tenth of what a call that is worth a second thread takes.
+`concurrent.futures` passes jobs and results through conditions and queues. Each may wait for the
+interpreter's lock: some 0.1 ms per call, a tenth of the shortest call with two threads.
 """
 
 import os
@@ -13,18 +12,18 @@ from collections.abc import Callable
 
 
 class Job:
-    """A call that a helper makes, unless whoever asked for it has finished before it begins."""
+    """A call that a helper makes, unless the caller finishes before the helper begins."""
 
     def __init__(self, call: Callable[[], object]) -> None:
-        self._call = [call]  # who takes it out makes it; both ways to do so are atomic
+        self._call = [call]  # the thread that takes it out makes it; pop and clear are atomic
         self._begun = self._over = False
         self._running = threading.Lock()
         self._running.acquire()
         self.error: BaseException | None = None
 
     def do(self) -> None:
-        """Make the call, if it is still there; what it raises is kept."""
-        self._begun = True  # before it is taken: `finish` must not overlook it
+        """Make the call unless it was cancelled; store its exception."""
+        self._begun = True  # before it is taken, so that `finish` sees it
         call: Callable[[], object] | None = None
         try:
             call = self._call.pop()
@@ -32,19 +31,19 @@ class Job:
         except BaseException as error:
             self.error = error if call else None
         finally:
-            del call  # arrays must not live on with an idle helper
+            del call  # an idle helper must not keep arrays alive
             self._over = True
             self._running.release()
 
     def finish(self) -> None:
-        """Call it off or, if it has begun, wait; after an interrupt it can be called again."""
+        """Cancel the job or, if it has begun, wait; may be called again after an interrupt."""
         self._call.clear()
         while self._begun and not self._over:
             self._running.acquire()
 
 
 class _Helper:
-    """A thread, and the lock that it waits at."""
+    """A thread and the lock on which it waits for its next job."""
 
     def __init__(self, idle: "deque[_Helper]") -> None:
         self.job: Job | None = None
@@ -62,15 +61,15 @@ class _Helper:
             idle.append(self)
 
 
-# Threads do not survive a fork: a child that inherited idle helpers would wait for them for ever.
+# Threads do not survive a fork: a child with inherited idle helpers would wait for them forever.
 _idle: "dict[int, deque[_Helper]]" = {}
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_idle.clear)
 
 
-def ask(job: Job) -> None:
-    """Let an idle helper do the job, or a new one; RuntimeError if no thread can be started."""
-    # Before 3.12 Python starts a thread even then, and waits for ever for its first sign of life.
+def submit(job: Job) -> None:
+    """Give the job to an idle helper or a new one; RuntimeError if no thread can be started."""
+    # Before 3.12 Python starts a thread even then, and waits forever for it to begin.
     if sys.is_finalizing():
         raise RuntimeError("no thread can be started while the interpreter ends")
     idle = _idle.setdefault(os.getpid(), deque())

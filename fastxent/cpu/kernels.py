@@ -341,8 +341,7 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
             up, sums = u * scale / divisor, (rest, e_y, inverse)
             prob_coef = prob_coefficient(other_coef, a_sum, options.z_loss, lse)
             coefs, slope = (target_coef, prob_coef, other_coef), (scratch[1], softcap > 0.0)
-            grad_args = e, n, y, up, coefs, a, a_y, sums, slope
-            if_requested(row(grad, i), _write_grad, grad_args)
+            if_requested(row(grad, i), _write_grad, (e, n, y, up, coefs, a, a_y, sums, slope))
         else:  # 0 for ignored rows, whatever their logits are, nan for bad labels
             if_requested(row(grad, i), fill_row, (n, value))
             if_requested(row(hess, i), fill_row, (n, value))

@@ -1,7 +1,7 @@
-"""linear_cross_entropy on the CPU: logits exist for one block of rows at a time.
+"""linear_cross_entropy on the CPU: the logits of one block of rows exist at a time.
 
-Matrix products are NumPy's, so the BLAS library's threads are as the user has set them; between
-them the cross-entropy kernel turns the block of logits into their gradient, in place.
+Matrix products are NumPy's, with the threads of the BLAS library as the user has set them. Between
+them the cross-entropy kernel replaces the block of logits by its gradient.
 """
 
 import math
@@ -18,14 +18,14 @@ from fastxent.records import Call, LinearGrad, Outputs, Target
 Array = NDArray[Any]
 DType = np.dtype[Any]
 
-# A block of logits, and a piece of the weights' gradient on its way into the sum. The block is
-# large enough for BLAS to be busy and for few passes over the gradient of the weights.
+# The sizes of a block of logits and of a piece of the weights' gradient before it is added. A block
+# is large enough to keep BLAS busy and to make few passes over the gradient of the weights.
 _BLOCK_BYTES = 32 << 20
 _PIECE_BYTES = 4 << 20
 _GRAD = Outputs._fields.index("grad")
 
 
-@np.errstate(all="ignore")  # logits may overflow, and nan or inf be multiplied: no warning then
+@np.errstate(all="ignore")  # no warnings of overflowing logits, or of products of nan and inf
 def linear_cross_entropy(call: Call) -> float:
     """Fill outputs and grads; return Σ of the row losses / divisor."""
     assert call.linear is not None
@@ -75,7 +75,7 @@ def _fill_logits(logits: Array, x: Array, weight: Array, bias: Array | None) -> 
 
 
 def _class_chunks(weight: Array, compute: DType) -> Iterator[tuple[slice, Array]]:
-    """The weights as BLAS takes them: whole if they are that already, else converted in pieces."""
+    """Yield the classes and weights for BLAS: whole if possible, else in converted pieces."""
     direct = weight.dtype == compute and weight.dtype.isnative and weight.flags.aligned
     if direct and (weight.flags.c_contiguous or weight.flags.f_contiguous):
         yield slice(None), weight
@@ -113,16 +113,16 @@ def _ignored_rows(call: Call) -> Array | None:
 
 
 class _Sums:
-    """The gradients as they grow, block by block; those that are None are not made."""
+    """The gradients, summed block by block; those that are None are not computed."""
 
     def __init__(self, grads: LinearGrad, accumulate: bool, compute: DType) -> None:
         self.grads = grads
         self.accumulate = accumulate
         self.x = None if grads.x is None else Operand(grads.x, compute)
-        # Sums are kept in the type of the arithmetic: half precision would lose small blocks.
+        # Sums have the type of the arithmetic: half precision would lose small blocks.
         self.weight = _accumulator(grads.linear_weight, accumulate, compute)
         self.bias = _accumulator(grads.linear_bias, accumulate, compute)
-        # Whether there is anything yet that a block's share has to be added to.
+        # Whether the sums are still uninitialised, so that the first block is stored, not added.
         self.fresh = not accumulate
 
     def add(self, box: Box, d: Array, x: Array, weight: Array, ignored: Array | None) -> None:
@@ -152,7 +152,7 @@ class _Sums:
         x.write(box, target)
 
     def finish(self) -> None:
-        """Round the sums into the user's arrays where they are of another type."""
+        """Round the sums into the user's arrays, where these have another type."""
         totals = (self.grads.x, self.weight, self.bias)
         for array, total in zip(self.grads, totals, strict=True):
             if array is None:
@@ -176,7 +176,7 @@ def _add_product(out: Array, a: Array, b: Array, fresh: bool, ignored: Array | N
 
 
 def _accumulator(array: Array | None, accumulate: bool, compute: DType) -> Any:
-    """The array itself where sums can be kept in it, else one that can, with what it holds."""
+    """Return the array, or a copy in the type of the arithmetic if it has another one."""
     if array is None or array.dtype == compute:
         return array
     return array.astype(compute) if accumulate else np.empty(array.shape, compute)

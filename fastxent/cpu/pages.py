@@ -1,7 +1,7 @@
-"""Huge pages for new memory, as NumPy asks for them for its own, unless it is told not to.
+"""Huge pages for new memory on Linux, as NumPy requests them for its arrays.
 
-Linux maps new memory page by page, when it is first written to. With pages of 4 KiB that takes two
-to three times as long as a large gradient takes to be computed.
+Linux maps new memory page by page at the first write. With pages of 4 KiB, mapping takes two to
+three times as long as computing a large gradient.
 """
 
 import ctypes
@@ -9,8 +9,8 @@ import mmap
 import os
 from typing import Any
 
-LARGE = 1 << 22  # bytes from which on NumPy asks, too
-_ADVICE = getattr(mmap, "MADV_HUGEPAGE", None)  # of Linux alone
+LARGE = 1 << 22  # bytes; NumPy requests huge pages from this size on
+_ADVICE = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux only
 
 
 def _find() -> Any:
@@ -26,9 +26,9 @@ _madvise = _find()
 
 
 def use_huge(address: int, size: int) -> None:
-    """Advise the system to map memory that nobody has written to in huge pages.
+    """Advise the system to map unwritten memory in huge pages.
 
-    Only advice: where the system has none, or is set never to use them, nothing changes.
+    It is only advice: a system without huge pages, or with them disabled, ignores it.
     """
     if _madvise is not None:
         start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -1,8 +1,8 @@
-"""How many threads, and how chunks of rows are shared among them.
+"""The number of threads, and the distribution of chunks of rows among them.
 
-The caller works too; n - 1 helpers join it. Not Numba's prange: its OpenMP layer dies in a forked
-child, its workqueue layer aborts when two Python threads call at once, and an exception inside is
-lost. Nothing here knows about kernels, and importing it imports no Numba.
+The calling thread works too; n - 1 helpers join it. Numba's prange is not used: its OpenMP layer
+dies in a forked child, its workqueue layer aborts when two Python threads call at once, and an
+exception inside is lost. This module imports no Numba.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ from fastxent.cpu import helpers
 
 _explicit: int | None = None
 _local: ContextVar[int | None] = ContextVar("fastxent_num_threads", default=None)
-# What the library allows itself whose arrays a call is on.
+# The number of threads of the library whose arrays a call is on.
 _of_library: ContextVar[int | None] = ContextVar("fastxent_threads_of_library", default=None)
-# No automatic number is above this one: the affinity is among its limits.
+# The upper bound of automatic numbers.
 CPUS = os.cpu_count() or 1
 _ENVIRONMENT = ("FASTXENT_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 
@@ -74,15 +74,15 @@ def get_num_threads() -> int:
 
 
 def automatic() -> int:
-    """The number where the user has chosen none; 0 where he has, which no library's is below."""
+    """Return the automatic number; 0 if the user has set one, so that no library's is smaller."""
     if _explicit or _local.get():
         return 0
-    n = _default()  # which looks at the environment, in a new process
+    n = _default()  # updates the cache in a new process
     return 0 if _cached_default[3] else n
 
 
 def at_most(n: int) -> contextlib.AbstractContextManager[None]:
-    """Within, take no more threads than the library whose arrays these are takes."""
+    """Limit the number of threads, inside a `with` block, to that of the library of the arrays."""
     return _scope(_of_library, n)
 
 
@@ -139,23 +139,23 @@ class Limit(NamedTuple):
     source: str
 
 
-# The process, its number of threads, what sets that, and whether the user chose it.
+# The process, its number of threads, the source of that, and whether the user set it.
 _cached_default: tuple[int, int, str, bool] = (0, 0, "", False)
 
 
 def _default() -> int:
-    """The machine's answer, asked once a process: a child may live under other limits."""
+    """Return the smallest limit, determined once per process: a child may have other limits."""
     global _cached_default
     if _cached_default[0] != os.getpid():
-        found = list(limits())
-        least = min(found, key=lambda limit: limit.threads)
-        own = any(limit.source == _ENVIRONMENT[0] for limit in found)
-        _cached_default = (os.getpid(), *least, own)
+        all_limits = list(limits())
+        smallest = min(all_limits, key=lambda limit: limit.threads)
+        set_by_user = any(limit.source == _ENVIRONMENT[0] for limit in all_limits)
+        _cached_default = (os.getpid(), *smallest, set_by_user)
     return _cached_default[1]
 
 
 def chosen() -> Limit:
-    """What `get_num_threads` returns, and why."""
+    """Return the number of `get_num_threads` and its source."""
     if n := _local.get():
         return Limit(n, "num_threads")
     if _explicit:
@@ -164,7 +164,7 @@ def chosen() -> Limit:
 
 
 def limits() -> Iterator[Limit]:
-    """All that the number is the smallest of, where none is set; of equals, the first counts."""
+    """Yield the limits whose smallest, the first of equals, is the automatic number."""
     for name in _ENVIRONMENT:
         value = os.environ.get(name, "").split(",")[0].strip()  # OMP_NUM_THREADS may be a list
         if value.isdecimal() and int(value) > 0:
@@ -180,14 +180,14 @@ def limits() -> Iterator[Limit]:
 def cgroup_limits(
     root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> Iterator[int]:
-    """The CPUs that the control groups of this process grant (v2 and v1), rounded up."""
+    """Yield the CPU quotas of this process's control groups (v2 and v1), rounded up."""
     with contextlib.suppress(OSError):
         for line in own.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers and "cpu" not in controllers.split(","):
                 continue
             group = root / path.strip("/") if not controllers else root / "cpu" / path.strip("/")
-            # A limit may stand at any level above; inside a container only the root is visible.
+            # A parent group may have a limit, too; inside a container only the root is visible.
             while True:
                 with contextlib.suppress(OSError, ValueError):
                     yield from _quota(group)
@@ -209,23 +209,23 @@ def _quota(group: Path) -> Iterator[int]:
 def run(work: Callable[[int], None], chunks: int, threads: int) -> None:
     """Call work(k) for k in range(chunks), on the caller's thread and `threads` - 1 more.
 
-    Returns, or raises the first exception, only when nobody works any longer: after Ctrl-C too,
-    no thread may still write into buffers that the caller gets back.
+    Returns, or raises the first exception, when no thread works any longer: even after Ctrl-C no
+    thread may write into buffers that the caller has again.
     """
-    # Taken from both ends, atomically: so each thread works on neighbouring rows, and in a loop of
-    # calls mostly on those that its own caches hold.
+    # Chunks are taken from both ends, atomically: each thread works on neighbouring rows and, in
+    # repeated calls, mostly on rows that are in its own caches.
     left = deque(range(chunks))
     jobs: list[helpers.Job] = []
     try:
         _start(jobs, functools.partial(_take, work, left.pop), min(threads, chunks) - 1)
         _take(work, left.popleft)
     finally:
-        left.clear()  # whoever is at work stops after the chunk in hand
+        left.clear()  # working threads stop after their current chunk
         _finish(jobs)
 
 
 def _take(work: Callable[[int], None], next_chunk: Callable[[], int]) -> None:
-    """Work on what is left until nothing is."""
+    """Work on chunks until none is left."""
     while True:
         try:
             k = next_chunk()
@@ -235,17 +235,17 @@ def _take(work: Callable[[int], None], next_chunk: Callable[[], int]) -> None:
 
 
 def _start(jobs: list[helpers.Job], loop: Callable[[], None], n: int) -> None:
-    """Let up to n helpers join; `jobs` holds what may have begun."""
-    # No more threads to be had, or none at interpreter exit: then with those there are.
+    """Let up to n helpers join; `jobs` are those that may have begun."""
+    # If no thread can be started, as at interpreter exit, continue with those that were.
     with contextlib.suppress(RuntimeError):
         for _ in range(n):
             # In the caller's context, so that NumPy's error state is the caller's.
             jobs.append(helpers.Job(functools.partial(copy_context().run, loop)))
-            helpers.ask(jobs[-1])
+            helpers.submit(jobs[-1])
 
 
 def _finish(jobs: list[helpers.Job]) -> None:
-    """Take back what has not begun, wait for the rest, raise what was raised there."""
+    """Cancel the jobs that have not begun, wait for the others, raise their first exception."""
     interrupt: BaseException | None = None
     waiting = True
     while waiting:
@@ -253,11 +253,11 @@ def _finish(jobs: list[helpers.Job]) -> None:
             for job in jobs:
                 job.finish()
             waiting = False
-        except BaseException as error:  # a second Ctrl-C: remembered, while we wait on
+        except BaseException as error:  # a second Ctrl-C: raised after the wait
             interrupt = error
     if interrupt is not None:
         raise interrupt
     for job in jobs:
-        raised, job.error = job.error, None  # else it would keep itself alive by its traceback
+        raised, job.error = job.error, None  # avoids a reference cycle through the traceback
         if raised is not None:
             raise raised

@@ -1,17 +1,20 @@
-"""exp, expm1 and logarithms on the ranges that losses need, a vector at a time: about 1 ulp.
+"""Vector exp, expm1 and logarithms on the ranges that losses need, to about 1 ulp.
 
-exp and expm1 take non-positive arguments. After the max shift there are no others, so there is no
-overflow to guard, and what would be subnormal is returned as 0: on many CPUs each subnormal result
-costs a microcode assist. Method (Cody and Waite): x = n·ln 2 + r with |r| <= ln 2 / 2; then
-e^r = 1 + q with q = r + r²·P(r), and e^x = 2^n + 2^n·q. `shifted_exp` saves two of the eleven
-multiplications this takes in float32, where they are what the CPU has most of to do.
+exp and expm1 take non-positive arguments: after the maximum is subtracted there are no others, so
+no overflow has to be handled. Subnormal results become 0: on many CPUs each costs a microcode
+assist. Method (Cody and Waite): x = n·ln 2 + r with |r| <= ln 2 / 2; then e^r = 1 + q with
+q = r + r²·P(r), and e^x = 2^n + 2^n·q. `shifted_exp` saves two of the eleven multiplications of
+this in float32, where multiplications limit the speed of a row.
 
 log x = k·ln 2 + log(1 + f), where x = 2^k·(1 + f) with 1 + f in √½ .. √2: in float32 as
 f - f²/2 + f³·P(f), in float64, after Sun's fdlibm, as f - (f²/2 - s·(f²/2 + s²·P(s²))) with
-s = f / (2 + f). log1p and log1m have ranges so short that x ± x²·P(x) does.
+s = f / (2 + f). log1p and log1m have ranges so short that x ± x²·P(x) is enough.
 
-Each P is the polynomial of least maximal relative error of the whole (Remez), which is below
-6e-9 for float32 and 1e-17 for float64, so rounding decides; that of `shifted_exp` errs by 9.2e-8.
+Each P is the minimax polynomial (Remez) for the relative error of the function, which is below
+6e-9 for float32 and 1e-17 for float64, so that rounding dominates; for `shifted_exp` it is 9.2e-8.
+
+The docstring of a function gives its lane types, its largest error in ulp (as `tests/test_lanes.py`
+measures it against extended precision), and its valid range.
 """
 
 import math
@@ -31,15 +34,15 @@ from fastxent.cpu.lanes import (
 )
 
 LOG2_E, LN2 = 1.4426950408889634, 0.6931471805599453
-# ln 2 in two parts; the first has so few bits that n times it is exact, with or without fma.
+# ln 2 in two parts; the first has so few bits that its product with n is exact.
 LN2_HI_32, LN2_LO_32 = 0.693359375, -2.12194440054690583e-4
 LN2_HI_64, LN2_LO_64 = 6.93145751953125e-1, 1.42860682030941723212e-6
-# Adding 1.5·2**(bits of the fraction) rounds to an integer and leaves it in the low bits; with the
-# bias of the exponent added too, these are the exponent field of 2**n.
+# Adding 1.5·2**(number of fraction bits) rounds to an integer in the low bits; with the exponent
+# bias added too, these are the exponent field of 2**n.
 SHIFT_32, SHIFT_64 = 12582912.0 + 127.0, 6755399441055744.0 + 1023.0
-# ln of the smallest normal number: -126·ln 2 and -1022·ln 2.
+# The logarithm of the smallest normal number: -126·ln 2 and -1022·ln 2.
 LOWEST_32, LOWEST_64 = -87.33654475055310, -708.3964185322641
-# A number of which n is -127.
+# A number whose n is -127.
 ZERO_FROM_32 = -88.0
 ROOT_HALF = 0.7071067811865476
 
@@ -69,7 +72,7 @@ _log1p_32 = polynomial(
     -0.153553952180231286, 0.106805539992303261, -0.0576644320097083949, 0.0202045796580349594,
     -0.00331847160817321096,
 )  # fmt: skip
-# In powers of (x - ½)²: two chains of half the length, because each step waits for the one before.
+# In powers of (x - ½)²: two polynomials of half the degree, as each step waits for the one before.
 _log1p_64_even = polynomial(
     -0.37813956756734246, -0.09323036636366903, -0.028943183164417283, -0.009909900766963532,
     -0.0035856647739285212, -0.0013445311725850085, -0.0005165391191998817, -0.00020487921021877982,
@@ -83,46 +86,77 @@ _log1p_64_odd = polynomial(
 
 
 def exp(x):
-    """e**x for x <= 0 (Lanes); exactly 0 where the result would not be a normal number."""
+    """e**x.
+
+    Lane types: float32, float64
+    Max error: ULP = 1
+    Valid range: [-inf, 0], nan; exactly 0 where the result would be subnormal
+    """
     raise NotImplementedError("exp of lanes exists in compiled code only")
 
 
 def shifted_exp(x):
-    """e**x for x <= 0 (Lanes) that is a difference and was rounded.
+    """e**x of a rounded difference x, whose rounding may have cost |x|/2 ulp already.
 
-    In float32 to 1.5 + |x|/40 ulp, as the rounding of x may have cost |x|/2 already; where the
-    result is below the normal range, it may be subnormal or 0. In float64 it is `exp`.
+    Lane types: float32, float64
+    Max error: ULP = 1.5 + |x|/40 (float32), as exp (float64)
+    Valid range: [-inf, 0], nan; where e**x is below the normal range, 0 or subnormal
     """
     raise NotImplementedError("shifted_exp of lanes exists in compiled code only")
 
 
 def expm1(x):
-    """e**x - 1 for x <= 0 (Lanes), to its own relative accuracy."""
+    """e**x - 1.
+
+    Lane types: float32, float64
+    Max error: ULP = 1
+    Valid range: [-inf, 0], nan
+    """
     raise NotImplementedError("expm1 of lanes exists in compiled code only")
 
 
 def log(x):
-    """Natural logarithm of positive x (Lanes), subnormal too; -inf of 0 and below, nan of nan."""
+    """Natural logarithm.
+
+    Lane types: float32, float64
+    Max error: ULP = 1.2
+    Valid range: positive and finite, subnormal too (tested on (0, 1]); -inf for x <= 0, nan for nan
+    """
     raise NotImplementedError("log of lanes exists in compiled code only")
 
 
 def log_above_one(x):
-    """Natural logarithm of finite x >= 1 (Lanes); what it makes of a nan is a number."""
+    """Natural logarithm.
+
+    Lane types: float32, float64
+    Max error: ULP = 1.2
+    Valid range: x >= 1 and finite (tested to 1e30); the result for nan is a number
+    """
     raise NotImplementedError("log_above_one of lanes exists in compiled code only")
 
 
 def log1p(x):
-    """log(1 + x) for x in 0 .. 1 (Lanes), to its own relative accuracy."""
+    """log(1 + x).
+
+    Lane types: float32, float64
+    Max error: ULP = 1.2
+    Valid range: [0, 1], nan
+    """
     raise NotImplementedError("log1p of lanes exists in compiled code only")
 
 
 def log1m(x):
-    """-log(1 - x) for x in 0 .. ½ (Lanes), to its own relative accuracy."""
+    """-log(1 - x).
+
+    Lane types: float32, float64
+    Max error: ULP = 1.2
+    Valid range: [0, ½], nan
+    """
     raise NotImplementedError("log1m of lanes exists in compiled code only")
 
 
 @inlined
-def _parts32(x):
+def _exp_parts32(x):
     """2^n and q with e^x = 2^n·(1 + q)."""
     shifted = x * LOG2_E + SHIFT_32
     n = shifted - SHIFT_32
@@ -131,7 +165,7 @@ def _parts32(x):
 
 
 @inlined
-def _parts64(x):
+def _exp_parts64(x):
     """2^n and q with e^x = 2^n·(1 + q)."""
     shifted = x * LOG2_E + SHIFT_64
     n = shifted - SHIFT_64
@@ -146,34 +180,36 @@ def _exp(x, parts, lowest):
 
 
 @inlined
-def _rest_by_fma(x, n):
-    """x - n·ln 2: ln 2 rounded to float32 is off by 2.7e-9 of itself, and nothing else is lost."""
+def _remainder_by_fma(x, n):
+    """x - n·ln 2 with one rounding; the relative error of ln 2 in float32 is 2.7e-9."""
     return fma(n, -LN2, x)
 
 
 @inlined
-def _rest_in_two(x, n):
+def _remainder_in_two(x, n):
+    """x - n·ln 2 without fma, with ln 2 in two parts."""
     return (x - n * LN2_HI_32) - n * LN2_LO_32
 
 
 @inlined
-def _scaled_by_fma(t, q):
-    """2^n·(1 + q), without a register for the 1: the loop around this has none to spare."""
+def _scale_by_fma(t, q):
+    """2^n·(1 + q), without a register for the 1: the loop of the row needs all of them."""
     return fma(q, t, t)
 
 
 @inlined
-def _scaled_in_two(t, q):
+def _scale_in_two(t, q):
+    """2^n·(1 + q) without fma."""
     return (q + 1.0) * t
 
 
 @inlined
-def _shifted_exp32(x, rest, scaled):
-    # No lower than where n is -127, of which 2^n is made 0: x is not needed to the end.
+def _shifted_exp32(x, remainder, scale):
+    # Clamped to where n is -127, for which 2^n is 0: no comparison with x is needed at the end.
     x = where_less(x, ZERO_FROM_32, ZERO_FROM_32, x)
     shifted = x * LOG2_E + SHIFT_32
-    r = rest(x, shifted - SHIFT_32)
-    return scaled(power_of_two(shifted), _shifted_exp_32(r) * r)
+    r = remainder(x, shifted - SHIFT_32)
+    return scale(power_of_two(shifted), _shifted_exp_32(r) * r)
 
 
 @inlined
@@ -199,8 +235,8 @@ def _log_core64(k, f):
 
 @inlined
 def _log(x, core, tiny, lift, lifted):
-    # A subnormal number is lifted into the normal range first. x - x is 0, but nan for nan, of
-    # which the bits would make a number.
+    # A subnormal number is scaled to the normal range first. x - x is 0, but nan for nan, whose
+    # bits alone would give a number.
     normal = where_less(x, tiny, x * lift, x)
     k = exponent(normal) - where_less(x, tiny, lifted, x - x)
     result = core(k, mantissa(normal) - 1.0)
@@ -222,7 +258,7 @@ def _log1m(x, core):
 
 
 def _by_type(float32, float64):
-    """The overload that takes what is made for the lanes' own precision."""
+    """Make an overload that selects by the element type of the lanes."""
 
     def choose(x):
         return float32 if x.dtype == types.float32 else float64
@@ -231,18 +267,20 @@ def _by_type(float32, float64):
 
 
 overload(exp)(
-    _by_type(lambda x: _exp(x, _parts32, LOWEST_32), lambda x: _exp(x, _parts64, LOWEST_64))
+    _by_type(lambda x: _exp(x, _exp_parts32, LOWEST_32), lambda x: _exp(x, _exp_parts64, LOWEST_64))
 )
 overload(shifted_exp)(
     _by_type(
-        (lambda x: _shifted_exp32(x, _rest_by_fma, _scaled_by_fma))
+        (lambda x: _shifted_exp32(x, _remainder_by_fma, _scale_by_fma))
         if has_fma()
-        else (lambda x: _shifted_exp32(x, _rest_in_two, _scaled_in_two)),
+        else (lambda x: _shifted_exp32(x, _remainder_in_two, _scale_in_two)),
         lambda x: exp(x),
     )
 )
 overload(expm1)(
-    _by_type(lambda x: _expm1(x, _parts32, LOWEST_32), lambda x: _expm1(x, _parts64, LOWEST_64))
+    _by_type(
+        lambda x: _expm1(x, _exp_parts32, LOWEST_32), lambda x: _expm1(x, _exp_parts64, LOWEST_64)
+    )
 )
 overload(log)(
     _by_type(

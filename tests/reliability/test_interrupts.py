@@ -89,7 +89,7 @@ def test_interrupts_while_waiting_are_kept():
 
     done = []
     job = Interrupted(lambda: done.append(time.sleep(0.1)))
-    helpers.ask(job)
+    helpers.submit(job)
     while job._call:
         time.sleep(0.001)
     with pytest.raises(KeyboardInterrupt):

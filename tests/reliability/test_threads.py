@@ -116,15 +116,15 @@ def test_the_first_exception_is_raised_and_nobody_works_on():
 
 def test_with_fewer_threads_than_asked_for(monkeypatch):
     """If the third thread cannot be started, the call uses the first two and waits for them."""
-    ask, started = helpers.ask, []
+    submit, started = helpers.submit, []
 
     def reluctant(job):
         if len(started) == 2:
             raise RuntimeError("can't start new thread")
         started.append(job)
-        ask(job)
+        submit(job)
 
-    monkeypatch.setattr(helpers, "ask", reluctant)
+    monkeypatch.setattr(helpers, "submit", reluctant)
     active, done = [], []
 
     def work(k):
