@@ -76,6 +76,7 @@ def test_what_the_kernels_of_few_classes_support():
         assert kernel.outputs < set(OutputArrays._fields)
 
     def supported(outputs, **values):
+        packed = arguments.pack_outputs(Outputs(**outputs), "f")
         given = arguments.pack_options(NO_OPTIONS._replace(**values), 3)
         return support.is_enough(given, packed, "f")
 

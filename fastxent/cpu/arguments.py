@@ -144,27 +144,6 @@ def numba_type(kind: Any, char: str, requested: tuple[str, ...] = (), ndim: int 
     return _NamedTuple(members, kind)
 
 
-# The array fields that a call has by the same name, with what stands for an absent array.
-_ABSENT: dict[Any, list[tuple[str, Array | None]]] = {
-    (kind, char): [
-        (name, None if shape == "NC" else _EMPTY[dtype or char])
-        for name, (dtype, shape, _) in fields(kind).items()
-        if name in record._fields
-    ]
-    for kind, record in ((WeightArrays, Weights), (OutputArrays, Outputs))
-    for char in ELEMENTS
-}
-_SAME_OPTIONS = [name for name in KernelOptions._fields if name in Options._fields]
-
-
-def _pack_arrays(kind: Kind, record: Any, char: str) -> dict[str, Any]:
-    """Return the array fields of a named tuple from a record of the call."""
-    return {
-        name: absent if (array := getattr(record, name)) is None else array
-        for name, absent in _ABSENT[kind, char]
-    }
-
-
 def pack_weights(
     weights: Weights, char: str, row_weight: Array | None = None, row_weight_step: int = 1,
     total_weight: float = 0.0,

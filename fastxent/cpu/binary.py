@@ -22,9 +22,6 @@ from fastxent.records import Call
 
 Array = NDArray[Any]
 
-# The outputs of a call that requests none, by element type.
-_ABSENT = {char: arguments.pack_outputs(Outputs(), char)._asdict() for char in ELEMENTS}
-
 
 def signature(
     char: str, requested: tuple[str, ...], kinds: tuple[Any, ...] = ()

@@ -32,7 +32,8 @@ _SMALLEST_CHUNK, _LARGEST_CHUNK, _CHUNKS = 1 << 18, 1 << 21, 16
 class Operand:
     """An array (…, classes) as rows of the kernel's type; with inner=0, as elements.
 
-    With `columns` the kernel also takes column-major (N, C).
+    With `columns` the kernel also takes column-major arrays. `rows` is None for an array that has
+    to be converted.
     """
 
     __slots__ = ("array", "dtype", "inner", "rows")
@@ -150,8 +151,8 @@ def for_each_block(
 ) -> list[Result]:
     """Return the results of call(arrays, base, lo, hi) over all rows, in order.
 
-    `arrays` are the inputs, then the outputs, as rows of the kernel's type: see `Operand`. They
-    begin at row `base` of the whole, and `call` shall do their rows lo..hi.
+    `arrays` are the inputs, then the outputs, as views or converted blocks that begin at row
+    `base`. `call` computes their rows lo..hi.
     """
     shape = inputs[0].shape[: inputs[0].ndim - inner]
     rows, cost = math.prod(shape), row_cost(inputs[0].shape[-1]) if inner else _ELEMENT_COST

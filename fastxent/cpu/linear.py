@@ -27,16 +27,14 @@ _GRAD = Outputs._fields.index("grad")
 
 @np.errstate(all="ignore")  # no warnings of overflowing logits, or of products of nan and inf
 def linear_cross_entropy(call: Call) -> float:
-    """Fill outputs and grads; return Σ of the row losses / divisor."""
+    """Fill outputs and gradients; return Σ of the row losses / divisor."""
     assert call.linear is not None
-    x, compute = call.x, call.compute
-    linear_weight, linear_bias, grads, accumulate = call.linear
-    n_classes = linear_weight.shape[0]
-    if linear_bias is not None:
-        linear_bias = np.ascontiguousarray(linear_bias, compute)
-    # Rows of x may have to be converted too, and there may be more features than classes.
-    widest = max(n_classes, linear_weight.shape[1])
-    limit = max(1, _BLOCK_BYTES // (widest * compute.itemsize))
+    x, compute, (weight, bias, grads, accumulate) = call.x, call.compute, call.linear
+    n_classes, features = weight.shape
+    if bias is not None:
+        bias = np.ascontiguousarray(bias, compute)
+    # Rows of x may have to be converted, too, and there may be more features than classes.
+    limit = max(1, _BLOCK_BYTES // (max(n_classes, features) * compute.itemsize))
     n = math.prod(x.shape[:-1])
     buffer = np.empty((min(limit, n), n_classes), compute)
     sums = None if grads is None else _Sums(grads, accumulate, compute)
@@ -45,26 +43,29 @@ def linear_cross_entropy(call: Call) -> float:
     for box in boxes(x.shape[:-1], limit) if n else ():
         x_block = rows.read(box)
         logits = buffer[: len(x_block)]
-        _fill_logits(logits, x_block, linear_weight, linear_bias)
-        shaped = logits.reshape((*x[box[0]].shape[:-1], n_classes))  # as probabilities are
-        block = _block_of(call, box, shaped, sums is not None)
+        _fill_logits(logits, x_block, weight, bias)
+        block = _call_of_block(call, box, logits)
         losses.append(fill_cross_entropy(block))
         if sums is not None and call.divisor:
-            sums.add(box, logits, x_block, linear_weight, _ignored_rows(block))
+            sums.add(box, logits, x_block, weight, _ignored_rows(block))
     if sums is not None:
         sums.finish()
     return divided(add_up(losses), call.divisor)
 
 
-def _block_of(call: Call, box: Box, logits: Array, with_grad: bool) -> Call:
-    """The call of `cross_entropy` for a block of rows; the gradient replaces the logits."""
-    rows, weights = slice(*box[1:]), call.weights
-    outputs = [None if array is None else array[rows] for array in call.outputs]
-    outputs[_GRAD] = logits if with_grad else None
+def _call_of_block(call: Call, box: Box, logits: Array) -> Call:
+    """Return the call of cross_entropy for a block of rows, with the gradient over the logits."""
+    assert call.target is not None and call.linear is not None
+    index, lo, hi = box
+    x = logits.reshape((*call.x[index].shape[:-1], logits.shape[1]))  # as probabilities are
+    labels, probs = call.target
+    target = Target(None, probs[index]) if labels is None else Target(labels[lo:hi], None)
+    weights = call.weights
     if weights.sample_weight is not None:
-        weights = weights._replace(sample_weight=weights.sample_weight[rows])
-    target = _target_of(call.target, box)
-    return call._replace(x=logits, target=target, weights=weights, outputs=Outputs(*outputs))
+        weights = weights._replace(sample_weight=weights.sample_weight[lo:hi])
+    outputs = [None if array is None else array[lo:hi] for array in call.outputs]
+    outputs[_GRAD] = None if call.linear.grads is None else x
+    return call._replace(x=x, target=target, weights=weights, outputs=Outputs(*outputs))
 
 
 def _fill_logits(logits: Array, x: Array, weight: Array, bias: Array | None) -> None:
@@ -91,24 +92,16 @@ def _pieces(weight: Array, compute: DType) -> Iterator[slice]:
         yield slice(first, min(first + step, n_classes))
 
 
-def _target_of(target: Target | None, box: Box) -> Target:
-    """The targets of a block of rows."""
-    assert target is not None
-    index, lo, hi = box
-    if target.labels is not None:
-        return Target(target.labels[lo:hi], None)
-    return Target(None, target.probs[index])
-
-
 def _ignored_rows(call: Call) -> Array | None:
-    """The mask of ignored rows, or None if all are active."""
+    """Return the mask of the rows that are ignored or without weight; None if there are none."""
     assert call.target is not None
-    labels, u, ignore_index = call.target.labels, call.weights.sample_weight, None
-    if labels is not None:
-        ignore_index = call.options.ignore_index
-    ignored = None if ignore_index is None else labels == ignore_index
-    if u is not None:
-        ignored = u == 0 if ignored is None else ignored | (u == 0)
+    labels, ignore_index = call.target.labels, call.options.ignore_index
+    ignored = None
+    if labels is not None and ignore_index is not None:
+        ignored = labels == ignore_index
+    if call.weights.sample_weight is not None:
+        weightless = call.weights.sample_weight == 0
+        ignored = weightless if ignored is None else ignored | weightless
     return ignored if ignored is not None and ignored.any() else None
 
 
@@ -126,7 +119,7 @@ class _Sums:
         self.fresh = not accumulate
 
     def add(self, box: Box, d: Array, x: Array, weight: Array, ignored: Array | None) -> None:
-        """Add the block's share: d @ W to x's, dᵀ @ x to W's, Σ d to the bias's gradient.
+        """Add a block: d @ W to the gradient of x, dᵀ @ x to that of W, Σ d to that of the bias.
 
         Ignored rows have d = 0, but 0·nan is nan: their x is taken as 0, and so is d @ W.
         """
@@ -164,7 +157,7 @@ class _Sums:
 
 
 def _add_product(out: Array, a: Array, b: Array, fresh: bool, ignored: Array | None = None) -> None:
-    """Out += a @ b, or = where out holds nothing yet; the ignored rows of the product are 0."""
+    """Out += a @ b, or out = a @ b if `fresh`; the ignored rows of the product are 0."""
     if fresh and out.flags.c_contiguous:
         product = np.matmul(a, b, out=out)
     else:
