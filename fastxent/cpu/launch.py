@@ -45,6 +45,11 @@ MAX_FEW_CLASSES = {
     "per row": {"f": 320, "d": 160},
 }
 
+# What the kernels of few classes are enough for, by the kind of target.
+FEW_CLASSES_LABELS, FEW_CLASSES_PROBS = (
+    arguments.Support(few_class_kernels.OPTIONS, outputs)
+    for outputs in (few_class_kernels.LABEL_OUTPUTS, few_class_kernels.PROB_OUTPUTS)
+)
 _DERIVATIVES = [name for name, rule in RULES.items() if rule and rule.is_derivative]
 
 # The work of reading a label, in elements of a row of logits.
@@ -257,7 +262,7 @@ def fill_cross_entropy(call: Call) -> float:
     options = arguments.pack_options(call.options, n_classes)
     outputs = arguments.pack_outputs(call.outputs, char)
     results = "per class" if arguments.requested(outputs) else "per row"
-    support = few_class_kernels.PROBS_SUPPORT if soft else few_class_kernels.LABELS_SUPPORT
+    support = FEW_CLASSES_PROBS if soft else FEW_CLASSES_LABELS
     few = has_few_classes(results, char, n_classes) and support.is_enough(options, outputs, char)
     source = (few_class_kernels if few else kernels).cross_entropy_rows
     return _fill_losses(source, call, outputs, weights, options, columns=few)
