@@ -194,6 +194,8 @@ class DeviceArray:
     def is_contiguous(self) -> bool:
         """Whether elements lie side by side in C order."""
         expected = contiguous(self.shape, self.dtype.itemsize)
+        if self.strides == expected:
+            return True
         pairs = zip(self.shape, self.strides, expected, strict=True)
         return all(n == 1 or have == want for n, have, want in pairs) or not self.size
 
@@ -204,8 +206,9 @@ class DeviceArray:
     def new(self, shape: tuple[int, ...], dtype: Any) -> "DeviceArray":
         """A new array of the same library for the same call."""
         owner, address = self.library.new(shape, dtype, self.place)
-        array = DeviceArray(owner, address, shape, None, dtype, self.place, self.library)
-        array.queue = self.queue
+        array = self._view(shape, contiguous(shape, dtype.itemsize))
+        array.memory, array.offset, array.dtype = Memory(owner, address), 0, dtype
+        array.writeable = True
         self.queue.add_array(NewArray(array.memory, shape, dtype))
         return array
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fastxent.options import entries
-from fastxent.results import Extent, Outputs, Result, Type
+from fastxent.results import RULES, Extent, Outputs, Result, Type
 
 Arguments = dict[str, Any]
 Shape = tuple[int, ...]
@@ -58,10 +58,6 @@ ARRAYS = {
     Role.INPUT, Role.MATRIX, Role.TARGET, Role.PER_ROW, Role.PER_CLASS, Role.BROADCAST, Role.SCALAR,
 }  # fmt: skip
 NUMBERS = {Role.PER_CLASS, Role.BROADCAST, Role.SCALAR}
-
-RESULTS: dict[str, Result] = {
-    name: annotation.__metadata__[0] for name, annotation in Outputs.__annotations__.items()
-}
 
 
 class Slot(NamedTuple):
@@ -174,7 +170,7 @@ class Function:
 
     def result(self, name: str) -> Result:
         """The shape and type of a result."""
-        return self.out if name == "out" and self.out else RESULTS[name]
+        return self.out if name == "out" and self.out else RULES[name]
 
     def is_requested(self, name: str, arguments: Arguments) -> bool:
         """Whether the arguments ask for a result, by its flag or by a buffer for it."""

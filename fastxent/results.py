@@ -49,3 +49,8 @@ class Outputs(NamedTuple):
     lse: Annotated[Any, Result(Extent.PER_ROW, Type.LOSS)] = None
     hess: Annotated[Any, Result(Extent.PER_CLASS, Type.OWN, True)] = None
     argmax: Annotated[Any, Result(Extent.PER_ROW, Type.INDEX)] = None
+
+
+RULES: dict[str, Any] = {
+    name: annotation.__metadata__[0] for name, annotation in Outputs.__annotations__.items()
+}

@@ -14,7 +14,7 @@ import fastxent as fx
 from fastxent import backend, functions, options, reference
 from fastxent.functions import FUNCTIONS, Kind, Role
 from fastxent.options import Options
-from fastxent.results import Extent, Outputs, Type
+from fastxent.results import RULES, Extent, Outputs, Type
 
 PACKAGE = Path(fx.__file__).parent
 each = pytest.mark.parametrize("name", FUNCTIONS)
@@ -92,8 +92,8 @@ def test_options_and_results_are_fields():
                 assert name.removeprefix("return_") in Outputs._fields
             if parameter.role is Role.BUFFER and name != "out":
                 assert name.removesuffix("_out") in function.results
-    assert set(functions.RESULTS) == set(Outputs._fields)
-    assert {rule.extent for rule in functions.RESULTS.values() if rule} == {*Extent}
+    assert set(RULES) == set(Outputs._fields)
+    assert {rule.extent for rule in RULES.values() if rule} == {*Extent}
 
 
 def test_the_plain_call_is_one_without_options():

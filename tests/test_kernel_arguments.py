@@ -61,24 +61,28 @@ def test_packing_goes_by_name():
     rest = arguments.at_row(weights, 3)
     assert rest.sample_weight.tolist() == [3.0] and rest.class_weight is weights.class_weight
     rest = arguments.at_row(outputs, 1, [None, None, "block"])
-    assert rest.lse.tolist() == [1.0] and rest[3:] == (None, None, "block")
+    assert rest.lse.tolist() == [1.0] and (rest.grad, rest.probs, rest.hess) == (
+        None,
+        None,
+        "block",
+    )
 
 
 def test_what_the_kernels_of_few_classes_support():
     """Their options and outputs are fields; any other is left to the kernels of many classes."""
-    options, known = few_class_kernels.OPTIONS, few_class_kernels.OUTPUTS["labels"]
-    assert options < set(KernelOptions._fields)
-    assert all(names < set(OutputArrays._fields) for names in few_class_kernels.OUTPUTS.values())
+    support = launch.FEW_CLASS_SUPPORT["labels"]
+    assert support.options < set(KernelOptions._fields)
+    for kernel in (support, launch.FEW_CLASS_SUPPORT["probs"]):
+        assert kernel.outputs < set(OutputArrays._fields)
 
     def supported(outputs, **values):
+        packed = arguments.pack_outputs(Outputs(**outputs), "f")
         given = arguments.pack_options(NO_OPTIONS._replace(**values), 3)
-        return arguments.are_default(given, options) and arguments.are_absent(
-            Outputs(**outputs), known
-        )
+        return support.is_enough(given, packed, "f")
 
     assert supported({}) and supported({"grad": np.ones((1, 3))}, label_smoothing=0.1)
     assert supported({}, ignore_index=-100, hess_factor=2.0)
-    for name in set(KernelOptions._fields) - options:
+    for name in set(KernelOptions._fields) - support.options:
         assert not supported({}, **{name: 2.0})
-    for name in set(OutputArrays._fields) - known:
+    for name in set(OutputArrays._fields) - support.outputs:
         assert not supported({name: np.ones(1)})

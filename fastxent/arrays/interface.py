@@ -90,6 +90,9 @@ def _new_by(
 
 
 def _with_address(array: Any) -> tuple[Any, int]:
+    described = getattr(array, "__cuda_array_interface__", None)
+    if described is not None:
+        return array, described["data"][0]
     made = view(array)
     assert made is not None
     return array, made.address

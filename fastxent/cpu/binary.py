@@ -19,12 +19,9 @@ from fastxent.cpu.arguments import (
 )
 from fastxent.cpu.blocks import Operand, for_each_block
 from fastxent.cpu.launch import add_up, divided
-from fastxent.records import Call, Outputs
+from fastxent.records import Call
 
 Array = NDArray[Any]
-
-# The outputs of a call that requests none, by element type.
-_ABSENT = {char: arguments.pack_outputs(Outputs(), char)._asdict() for char in ELEMENTS}
 
 
 def signature(
@@ -62,28 +59,33 @@ def binary_cross_entropy(call: Call) -> float:
 def _fill_losses(source: Callable[..., Any], call: Call, *others: Any) -> float:
     """Run a kernel over all elements; return Σ of the losses / divisor."""
     assert call.target is not None
-    x, char, requested = call.x, call.compute.char, arguments.requested(call.outputs)
+    x, char, requested = call.x, call.compute.char, arguments.requested(call.outputs[1:])
     kernel = _kernel(source, char, requested, tuple(map(type, others)))
     weights = call.weights.weight, call.weights.pos_weight
     constants = [_constant(weight, char) for weight in weights]
     varying = [w for w, constant in zip(weights, constants, strict=True) if constant is None]
     inputs = [x, call.target.probs, *(np.broadcast_to(w, x.shape) for w in varying)]
-    written = {n: a for n, a in zip(Outputs._fields, call.outputs, strict=True) if a is not None}
+    packed = list(arguments.pack_outputs(call.outputs, char))
+    absent = arguments.NO_OUTPUTS[char]
+    places = [k for k, array in enumerate(packed) if array is not absent[k]]
 
     def run(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
         logits, target, *rest = arrays
         members: list[Any] = []
         for constant in constants:
             members += [rest.pop(0), 1] if constant is None else [constant, 0]
-        outputs = OutputArrays(**(_ABSENT[char] | dict(zip(written, rest, strict=True))))
+        outputs = list(absent)
+        for k, array in zip(places, rest, strict=True):
+            outputs[k] = array
         losses: float = kernel(
-            logits, target, BinaryWeights(*members), 1.0 / call.divisor, *others, outputs, lo, hi
-        )
+            logits, target, BinaryWeights(*members), 1.0 / call.divisor, *others,
+            OutputArrays._make(outputs), lo, hi,
+        )  # fmt: skip
         return losses
 
     read, write = (
         [Operand(array, call.compute, inner=0) for array in arrays]
-        for arrays in (inputs, written.values())
+        for arrays in (inputs, [packed[k] for k in places])
     )
     losses = add_up(for_each_block(run, read, write)) if x.size else 0.0
     return divided(losses, call.divisor)

@@ -2,8 +2,8 @@
 
 A group of as many rows as a vector has lanes is transposed into columns, one vector per class, in
 scratch memory that stays in the nearest cache. Column-major (N, C) arrays, as LightGBM has them,
-are columns already; `cross_entropy_rows` takes these too. OPTIONS and OUTPUTS are what it supports;
-any other option or output is left to `kernels.py`, with the same formulas.
+are columns already; `cross_entropy_rows` takes these too. Options and outputs that it does not know
+(OPTIONS, OUTPUTS) are left to `kernels.py`, with the same formulas.
 """
 
 import math
@@ -63,10 +63,9 @@ from fastxent.formulas import (
     row_loss,
 )
 
-# The fields of `KernelOptions` that may differ from their defaults, and those of `OutputArrays`
-# that may be requested with labels and with probabilities as target.
-OPTIONS = frozenset({"ignoring", "ignore_index", "one_minus_eps", "eps_over_c", "hess_factor"})
-OUTPUTS = {"labels": frozenset({"loss", "grad", "hess"}), "probs": frozenset({"loss", "grad"})}
+# What `cross_entropy_rows` knows; any other option or output is left to `kernels.py`.
+OPTIONS = {"ignoring", "ignore_index", "one_minus_eps", "eps_over_c", "hess_factor"}
+OUTPUTS = {"labels": {"loss", "grad", "hess"}, "probs": {"loss", "grad"}}  # by the target
 
 # --- groups of rows -------------------------------------------------------------------------
 

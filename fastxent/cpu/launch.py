@@ -16,7 +16,6 @@ from fastxent.cpu.arguments import (
     ELEMENTS,
     FLOAT,
     INTEGER,
-    PER_CLASS,
     ClipBounds,
     KernelOptions,
     OutputArrays,
@@ -32,7 +31,8 @@ from fastxent.cpu.blocks import (
     for_each_block,
     for_each_chunk,
 )
-from fastxent.records import NO_WEIGHTS, Call, Options, Outputs, Weights
+from fastxent.records import NO_WEIGHTS, Call, Options, Weights
+from fastxent.results import RULES
 
 Array = NDArray[Any]
 DType = np.dtype[Any]
@@ -46,16 +46,19 @@ MAX_FEW_CLASSES = {
     "per row": {"f": 320, "d": 160},
 }
 
+_DERIVATIVES = [name for name, rule in RULES.items() if rule and rule.is_derivative]
+
+# The options and outputs of cross-entropy that the kernel of few classes knows, by the target.
+FEW_CLASS_SUPPORT = {
+    target: arguments.Support(few_class_kernels.OPTIONS, outputs)
+    for target, outputs in few_class_kernels.OUTPUTS.items()
+}
+
 # The work of reading a label, in elements of a row of logits.
 _LABEL_COST = 1
 
-# The weights and per-row outputs of plain calls: all absent.
+# The weights of plain calls: all absent.
 _NO_WEIGHTS = {char: arguments.pack_weights(NO_WEIGHTS, char) for char in "fd"}
-_NO_ROW_OUTPUTS: dict[str, dict[str, Array]] = {
-    char: {name: array for name, array in outputs._asdict().items() if array is not None}
-    for char in "fd"
-    for outputs in [arguments.pack_outputs(Outputs(), char)]
-}
 
 
 def has_few_classes(results: str, char: str, n_classes: int) -> bool:
@@ -220,11 +223,11 @@ def _fill_losses(
     """
     assert call.target is not None
     labels, probs = call.target
-    per_class = [getattr(outputs, name) for name in PER_CLASS]
     kinds = (WeightArrays, *map(type, others))
     kernel = _loss_kernel(
         source, call.compute.char, labels is None, arguments.requested(outputs), kinds
     )
+    per_class = arguments.per_class(outputs)
 
     def run(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
         x, *arrays = arrays
@@ -243,7 +246,10 @@ def _fill_losses(
         for group in ((call.x, probs), per_class)
     )
     losses = add_up(for_each_block(run, [i for i in inputs if i is not None], written))
-    _zero_if_empty_mean(call.divisor, per_class)
+    if not call.divisor:  # the mean of no rows has zero gradient
+        for name in _DERIVATIVES:
+            if (array := getattr(call.outputs, name)) is not None:
+                array.fill(0)
     return losses
 
 
@@ -265,12 +271,9 @@ def fill_cross_entropy(call: Call) -> float:
     weights = arguments.pack_weights(call.weights, char, row_weight, total_weight=total_weight)
     options = arguments.pack_options(call.options, n_classes)
     outputs = arguments.pack_outputs(call.outputs, char)
-    known = few_class_kernels.OUTPUTS["probs" if soft else "labels"]
-    few = (
-        has_few_classes("per class" if arguments.requested(outputs) else "per row", char, n_classes)
-        and arguments.are_default(options, few_class_kernels.OPTIONS)
-        and arguments.are_absent(call.outputs, known)
-    )
+    results = "per class" if arguments.requested(outputs) else "per row"
+    support = FEW_CLASS_SUPPORT["probs" if soft else "labels"]
+    few = has_few_classes(results, char, n_classes) and support.is_enough(options, outputs, char)
     source = (few_class_kernels if few else kernels).cross_entropy_rows
     return _fill_losses(source, call, outputs, weights, options, columns=few)
 
@@ -313,7 +316,7 @@ def plain_cross_entropy(
     divisor = counted if mean else 1.0
     run = functools.partial(
         _plain_kernel(char, n_classes, grad is not None), x, labels, _NO_WEIGHTS[char], options,
-        divisor, OutputArrays(**_NO_ROW_OUTPUTS[char], grad=grad),
+        divisor, arguments.NO_OUTPUTS[char]._replace(grad=grad),
     )  # fmt: skip
     losses: float = run(0, n) if at_once else add_up(for_each_chunk(run, n, cost))
     return losses / divisor
@@ -329,8 +332,8 @@ def _plain_kernel(char: str, n_classes: int, has_grad: bool) -> Kernel:
 
 
 @functools.lru_cache(16)
-def _plain_options(ignore_index: int) -> KernelOptions:
-    return KernelOptions(ignoring=True, ignore_index=ignore_index)
+def _plain_options(ignore_index: int) -> Any:
+    return arguments.pack_options(Options(ignore_index), 1)
 
 
 def divided(losses: float, divisor: float) -> float:
@@ -344,10 +347,3 @@ def add_up(parts: Iterable[float]) -> float:
         return math.fsum(parts)
     except (OverflowError, ValueError):  # beyond float64; inf and -inf
         return float(sum(parts, 0.0))
-
-
-def _zero_if_empty_mean(divisor: float, arrays: Iterable[Array | None]) -> None:
-    """The mean of no rows has zero gradient."""
-    for array in arrays:
-        if array is not None and not divisor:
-            array.fill(0)

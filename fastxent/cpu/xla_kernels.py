@@ -17,7 +17,14 @@ import numpy as np
 from numba import types
 
 from fastxent.cpu import few_class_kernels, jit, kernels, launch
-from fastxent.cpu.arguments import ELEMENTS, KernelOptions, OutputArrays, WeightArrays
+from fastxent.cpu.arguments import (
+    ELEMENTS,
+    NO_OUTPUTS,
+    KernelOptions,
+    OutputArrays,
+    WeightArrays,
+    pack_options,
+)
 from fastxent.cpu.blocks import SERIAL_BELOW, Operand, chunk_rows
 from fastxent.cpu.c_interface import (
     add_to,
@@ -29,6 +36,7 @@ from fastxent.cpu.c_interface import (
     words,
 )
 from fastxent.cpu.scratch import release, reserve
+from fastxent.options import Options
 
 # The reduction, as the value of the attribute `mode`.
 MODES = {"none": -1, "sum": 0, "mean": 1}
@@ -56,6 +64,7 @@ _MESSAGE = np.frombuffer(b"target must hold classes in 0 .. C-1, or ignore_index
 
 _chunk_rows = jit.subroutine(chunk_rows)
 _row_cost = jit.subroutine(Operand.row_cost)
+_DEFAULTS = pack_options(Options(), 1)
 _scan_labels = jit.subroutine(kernels.scan_labels)
 _many_class_rows = jit.subroutine(kernels.cross_entropy_rows)
 _few_class_rows = jit.subroutine(few_class_kernels.cross_entropy_rows)
@@ -118,10 +127,7 @@ def _weights(ones):
 def _options(state, n):
     """The options of a call."""
     smoothing = pointer(address_of(state) + 8 * _SMOOTHING, types.float64)[0]
-    return KernelOptions(
-        ignoring=True, ignore_index=state[_IGNORED], one_minus_eps=1.0 - smoothing,
-        eps_over_c=smoothing / n, z_loss=0.0, logit_scale=1.0, softcap=0.0, hess_factor=1.0,
-    )  # fmt: skip
+    return KernelOptions(True, state[_IGNORED], 1.0 - smoothing, smoothing / n, *_DEFAULTS[4:])
 
 
 @jit.owner
@@ -141,6 +147,7 @@ def _numbers(state):
 def _make_block(char: str, grad: bool, few_classes: bool) -> Any:
     """Make a function that computes the rows lo..hi of a call and returns the sum of losses."""
     element, dtype, itemsize = ELEMENTS[char], np.dtype(char), np.dtype(char).itemsize
+    absent = NO_OUTPUTS[char]
     rows_of = _few_class_rows if few_classes else _many_class_rows
 
     @jit.owner
@@ -156,9 +163,7 @@ def _make_block(char: str, grad: bool, few_classes: bool) -> Any:
             pointer(state[_LOSS] + start, element), (count if state[_MODE] < 0 else 0,)
         )
         weights = _weights(np.ones(n if state[_SMOOTHING] else 0, dtype))
-        outputs = OutputArrays(
-            loss=loss, lse=loss[:0], argmax=np.empty(0, np.int64), grad=d, probs=None, hess=None
-        )
+        outputs = OutputArrays(loss, d, *absent[2:])  # in the order of its fields
         target = _labels(state, lo, hi)
         return rows_of(x, target, weights, _options(state, n), divisor, outputs, 0, count)
 

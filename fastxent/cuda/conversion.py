@@ -120,11 +120,12 @@ def as_numbers(array: DeviceArray, compute: Any) -> DeviceArray:
 
 def converted_weights(weights: Weights, compute: Any) -> Weights:
     """The weights of rows and classes as kernels read them."""
-    class_weight, sample_weight = (
-        None if weight is None else as_numbers(weight, compute)
-        for weight in (weights.class_weight, weights.sample_weight)
-    )
-    return weights._replace(class_weight=class_weight, sample_weight=sample_weight)
+    class_weight, sample_weight = weights.class_weight, weights.sample_weight
+    if class_weight is not None:
+        weights = weights._replace(class_weight=as_numbers(class_weight, compute))
+    if sample_weight is not None:
+        weights = weights._replace(sample_weight=as_numbers(sample_weight, compute))
+    return weights
 
 
 def clear_ignored(

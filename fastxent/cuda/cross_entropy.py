@@ -1,15 +1,16 @@
 """cross_entropy and categorical_cross_entropy on the GPU: select and launch their kernels."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from fastxent.cuda import categorical_kernels, kernels, split_kernels, thread_plans
-from fastxent.cuda.blocks import Block, LogitChange, blocks_of
+from fastxent.cuda.blocks import NO_CHANGE, Block, LogitChange, blocks_of
 from fastxent.cuda.conversion import converted_weights
 from fastxent.cuda.divisors import inverse_of, reduced
 from fastxent.cuda.groups import ThreadPlan
 from fastxent.cuda.labels import contiguous_labels, labels_of
-from fastxent.cuda.launch import blocks_of_grid, launch, row_kernel
+from fastxent.cuda.launch import blocks_of_grid, launch_with, row_kernel
 from fastxent.cuda.parameters import ClipLimits
 from fastxent.device_array import DeviceArray
 from fastxent.options import Clip
@@ -44,7 +45,7 @@ def fill_cross_entropy(call: Call) -> DeviceArray:
                 _launch_cluster(x, block, plan, arguments)
                 continue
         kernel = row_kernel(kernels.make_cross_entropy_kernel, block.item, plan, wants)
-        launch(kernel, blocks_of_grid(block.n, plan.rows), x.queue, **kernel.select(arguments))
+        launch_with(arguments, kernel, blocks_of_grid(block.n, plan.rows), x.queue)
     losses: DeviceArray = call.outputs.loss
     return losses
 
@@ -70,7 +71,7 @@ def categorical_cross_entropy(call: Call) -> DeviceArray | None:
         factory = categorical_kernels.make_categorical_kernel
         kernel = row_kernel(factory, block.item, plan, *variant)
         arguments = rows.of_block(block) | {"limits": clip_limits(call.clip)}
-        launch(kernel, blocks_of_grid(block.n, plan.rows), x.queue, **kernel.select(arguments))
+        launch_with(arguments, kernel, blocks_of_grid(block.n, plan.rows), x.queue)
     return reduced(call.outputs.loss, call.divisor) if reduces else None
 
 
@@ -97,11 +98,10 @@ class RowArguments:
         self.inverse, self.target_probs = inverse_of(call.divisor), call.target.probs
         labels = call.target.labels
         self.labels = None if labels is None else contiguous_labels(labels)
-        outputs = call.outputs._asdict()
-        self.per_class = {name: outputs[name] for name in kernels.PER_CLASS}
-        self.per_row = {name: outputs[name] for name in kernels.PER_ROW}
+        self.per_class = {name: getattr(call.outputs, name) for name in kernels.PER_CLASS}
+        self.per_row = {name: getattr(call.outputs, name) for name in kernels.PER_ROW}
 
-    def blocks(self, change: LogitChange = LogitChange()) -> Any:  # noqa: B008 - a tuple
+    def blocks(self, change: LogitChange = NO_CHANGE) -> Iterator[Block]:
         """The blocks of rows of the call."""
         call = self.call
         return blocks_of(call.x, call.compute, self.per_class, self.target_probs, change)
@@ -141,7 +141,7 @@ def _launch_split(
     }  # fmt: skip
     for factory in (split_kernels.make_split_sums_kernel, split_kernels.make_split_rows_kernel):
         kernel = row_kernel(factory, block.item, plan)
-        launch(kernel, grid, x.queue, **kernel.select(arguments))
+        launch_with(arguments, kernel, grid, x.queue)
 
 
 def _launch_cluster(
@@ -150,4 +150,4 @@ def _launch_cluster(
     """Rows on a cluster of blocks each."""
     kernel = row_kernel(split_kernels.make_cluster_rows_kernel, block.item, plan)
     length = thread_plans.length_of_part(x.shape[-1], plan.cluster)
-    launch(kernel, block.n * plan.cluster, x.queue, **kernel.select(arguments | {"length": length}))
+    launch_with(arguments | {"length": length}, kernel, block.n * plan.cluster, x.queue)

@@ -46,10 +46,6 @@ class Kernel(NamedTuple):
         """The Numba types of its parameters."""
         return self.signature.types
 
-    def select(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Those of the arguments that it has parameters for."""
-        return {name: arguments[name] for name in self.signature.names if name in arguments}
-
 
 def make_kernel(
     factory: Callable[..., Any],

@@ -4,6 +4,7 @@ A new option or output needs an edit of this file alone: launches pass options a
 names that the kernel's parameters have, and compile it for what a call requests (`Wants`).
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -34,13 +35,12 @@ from fastxent.formulas import (
     prob_coefficient,
     row_loss,
 )
-from fastxent.functions import RESULTS
 from fastxent.options import Options
-from fastxent.results import Extent, Outputs
+from fastxent.results import RULES, Extent, Outputs
 
 # The outputs with a value for each class, as Rows; and those with one for each row.
-PER_CLASS = tuple(n for n, r in RESULTS.items() if r and r.extent is Extent.PER_CLASS)
-PER_ROW = tuple(n for n, r in RESULTS.items() if r and r.extent is not Extent.PER_CLASS)
+PER_CLASS = tuple(n for n, r in RULES.items() if r and r.extent is Extent.PER_CLASS)
+PER_ROW = tuple(n for n, r in RULES.items() if r and r.extent is not Extent.PER_CLASS)
 _NEED_TOP = ("lse", "argmax", "hess")
 
 
@@ -81,14 +81,16 @@ def options_of(options: Options, n_classes: int) -> dict[str, float]:
 
 def wants_of(soft: bool, options: dict[str, float], outputs: Outputs) -> Wants:
     """What the kernel of a call is compiled for."""
-    requested = {name for name, array in outputs._asdict().items() if array is not None}
-    return Wants(
-        soft=soft,
-        all_classes=soft or options["eps_over_c"] != 0.0,
-        scaled=options["factor"] != 1.0,
-        top=soft or not requested.isdisjoint(_NEED_TOP),
-        **{name: name in requested for name in PER_CLASS},
-    )
+    all_classes, scaled = soft or options["eps_over_c"] != 0.0, options["factor"] != 1.0
+    return _wants(soft, all_classes, scaled, tuple([array is not None for array in outputs]))
+
+
+@functools.cache
+def _wants(soft: bool, all_classes: bool, scaled: bool, is_requested: tuple[bool, ...]) -> Wants:
+    requested = {name for name, wanted in zip(Outputs._fields, is_requested, strict=True) if wanted}
+    top = soft or not requested.isdisjoint(_NEED_TOP)
+    per_class = {name: name in requested for name in PER_CLASS}
+    return Wants(soft, all_classes, scaled, top, **per_class)
 
 
 class Coefficients(NamedTuple):

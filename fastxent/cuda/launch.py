@@ -19,10 +19,15 @@ FLOAT64, INT64 = np.dtype(np.float64), np.dtype(np.int64)
 
 def launch(kernel: Kernel, grid: int, queue: Queue, **arguments: Any) -> None:
     """Launch a kernel on so many blocks; does nothing for 0."""
-    if not grid:
-        return
-    values, pointers = kernel.signature.pack(arguments)
-    queue.add_launch(driver.launch(kernel, grid, queue.place, values), pointers)
+    kernel.signature.check(arguments)
+    launch_with(arguments, kernel, grid, queue)
+
+
+def launch_with(arguments: dict[str, Any], kernel: Kernel, grid: int, queue: Queue) -> None:
+    """Launch a kernel with those of the arguments that it has parameters for."""
+    if grid:
+        values, pointers = kernel.signature.pack(arguments)
+        queue.add_launch(driver.launch(kernel, grid, queue.place, values), pointers)
 
 
 def blocks_of_grid(n: int, block: int) -> int:

@@ -133,15 +133,18 @@ class Signature(NamedTuple):
     value_types: tuple[Any, ...]  # of the values, of which a record has several
     layout: struct.Struct
 
+    def check(self, arguments: dict[str, Any]) -> None:
+        """Raise unless the arguments have the names of the parameters."""
+        if arguments.keys() != self.names:
+            wrong = ", ".join(sorted(arguments.keys() ^ self.names))
+            raise TypeError(f"a kernel is launched with arguments missing or unknown: {wrong}")
+
     def pack(self, arguments: dict[str, Any]) -> tuple[list[Any], list[tuple[int, Pointer]]]:
         """The values of all arguments in order, and the pointers among them by position.
 
         None is zeros. Addresses are given as pointers or arrays, so that a cached plan can replace
         them.
         """
-        if arguments.keys() != self.names:
-            wrong = ", ".join(sorted(arguments.keys() ^ self.names))
-            raise TypeError(f"a kernel is launched with arguments missing or unknown: {wrong}")
         values: list[Any] = []
         pointers: list[tuple[int, Pointer]] = []
         for name, record, kinds, addresses in self.parameters:

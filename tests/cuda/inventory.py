@@ -1,4 +1,4 @@
-"""The kernels that calls launch, each as it is launched: what is compiled and looked at."""
+"""The kernels that calls launch, for the test of their machine code."""
 
 from types import SimpleNamespace
 from typing import NamedTuple

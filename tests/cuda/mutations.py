@@ -42,7 +42,7 @@ MUTATIONS = [
     # --- rows -------------------------------------------------------------------------------
     Mutation("-inf - (-inf) in the streamed part", ROWS,
              "shift = m if m > minus_inf else zero", "shift = m",
-             TEST + "tails[float32]"),
+             TEST + "streamed_rows[float32]"),
     Mutation("sums of the streamed part not carried to its new maximum", ROWS,
              "(below + count) * exp((m - new) * factor), zero", "below + count, zero",
              TEST + "softmax_family[float32-1699]"),

@@ -1,8 +1,8 @@
-"""Kernels in Numba's CUDA simulator: what it lacks, and a driver that launches in it.
+"""Numba's CUDA simulator with what it lacks, and a driver that launches kernels in it.
 
-A process that imports this first runs every kernel as Python, a thread for each of the GPU's, on
-arrays in host memory. Each access is checked to lie within an array and to be aligned. What it
-cannot show: races, the order of memory, how exact ex2 is, and speed.
+A process that imports this first runs every kernel as Python, with a thread for each thread of the
+GPU, on arrays in host memory. Each access is checked to lie within an array and to be aligned. It
+cannot show races, the order of memory accesses, the accuracy of ex2, or speed.
 """
 
 import contextlib
@@ -23,24 +23,24 @@ from numba.cuda.simulator.kernelapi import Dim3, FakeCUDALocal, FakeCUDAModule, 
 
 # --- threads --------------------------------------------------------------------------------
 
-# The simulator asks its threads in turns whether they wait at a barrier, and puts a lock around
-# each call of a device function: nearly all of the time of small kernels. Here one thread runs at a
-# time, until it waits for others: all of a warp up to the block's barrier, then the next warp. So a
-# run is the same every time, and a barrier that is missing is seen: a warp is far ahead of another.
+# Numba's simulator polls its threads for whether they wait at a barrier, and locks each call of a
+# device function: nearly all of the time of small kernels. Here one thread runs at a time, until it
+# waits for others: all of a warp up to the block's barrier, then the next warp. So runs are
+# deterministic, and a missing barrier has an effect: one warp is far ahead of another.
 backwards = False  # whether the last warp and its last thread come first
 
-# Another processor would only make it slow to hand over; test processes share them out.
+# One processor for each test process: handing over to a thread on another one is slow.
 _processors = sorted(os.sched_getaffinity(0))
 _mine = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 os.sched_setaffinity(0, {_processors[_mine % len(_processors)]})
 
 
 class _Over(BaseException):
-    """What ends a thread that waits for one that has failed."""
+    """Ends a thread that waits for one that has failed."""
 
 
 class _Thread(threading.Thread):
-    """Runs one thread of a block after another, each when it is its turn."""
+    """A Python thread that runs one thread of a block after another."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -51,7 +51,7 @@ class _Thread(threading.Thread):
         self.block, self.thread_id, self.args = block, number, args
         self.blockIdx, self.threadIdx = Dim3(*grid_point), Dim3(number, 0, 0)
         self.waits, self.error, self.shuffles = "its turn", None, 0
-        self.met, self.arrived = 0, False  # how often the cluster has, and whether it is to again
+        self.met, self.arrived = 0, False  # barriers of the cluster it has passed, and arrived at
 
     def run(self):
         sys.settrace(None)  # coverage leaves out the kernels' files, but takes its time to do so
@@ -87,8 +87,8 @@ def _closed():
     return lock
 
 
-_cluster = 1  # of how many blocks a cluster is
-_begun: list[tuple] = []  # the blocks of one, until it is complete
+_cluster = 1  # the blocks of a cluster
+_begun: list[tuple] = []  # the blocks of an incomplete cluster
 
 
 def _run_block(self, grid_point, *args):
@@ -166,10 +166,10 @@ cuda.jit = lambda *args, device=False, **kwargs: (
 
 
 def _shuffle_xor(self, mask, value, offset):
-    """The value of another thread of the warp, all of whose threads take part."""
+    """The value of another thread of the warp, as all its threads take part."""
     assert mask == 0xFFFFFFFF
     thread = threading.current_thread()
-    # Two sets of places, in turns: all have read one before anybody writes to it again.
+    # Two sets of slots in turns: all threads have read one before any writes to it again.
     values = thread.block.values[thread.shuffles & 1]
     thread.shuffles += 1
     values[thread.thread_id] = value
@@ -216,7 +216,7 @@ def _unwritten(shape, dtype):
 
 
 def _shared_array(self, shape, dtype):
-    """The block's array of this line, that nobody has written to when the block begins."""
+    """The block's array of this line of code, unwritten when the block begins."""
     shared, frame = threading.current_thread().block.shared, sys._getframe(1)
     place = frame.f_code, frame.f_lineno
     if place not in shared:
@@ -232,9 +232,9 @@ _arrays: list[tuple[int, int]] = []  # where arrays begin and end
 
 
 def allocate(shape, dtype, misaligned=0):
-    """An array that kernels may touch, its first byte `misaligned` from 16.
+    """An array that kernels may access, its first byte `misaligned` from 16.
 
-    Poisoned by numbers that are large in every type, so neither a result nor nan.
+    It is filled with numbers that are large in every type, so neither a result nor nan.
     """
     dtype = np.dtype(dtype)
     n = int(np.prod(shape)) * dtype.itemsize
@@ -246,7 +246,7 @@ def allocate(shape, dtype, misaligned=0):
 
 
 def forget():
-    """Arrays of before are no longer there."""
+    """Forget all arrays: accesses to them are errors."""
     _arrays.clear()
     _reports.clear()
     plans.clear()
@@ -362,7 +362,7 @@ from fastxent.cuda import (  # noqa: E402 - after the intrinsics
 )
 from fastxent.records import Place  # noqa: E402
 
-# A GPU's functions have the type of their argument, and raise nothing.
+# As on a GPU: results have the type of the argument, and nothing is raised.
 _MATH = types.SimpleNamespace(
     log=np.log, log1p=np.log1p, exp=np.exp, expm1=np.expm1, copysign=np.copysign,
     inf=np.inf, nan=np.nan,
@@ -377,9 +377,9 @@ for _module in (
         _module.math = _MATH
 
 launched: list[str] = []  # the names of kernels, in order
-places: list[Place] = []  # where each of them was launched
+places: list[Place] = []  # the GPU and stream of each
 waited: list[Place] = []
-followed: list[tuple[Place, int]] = []  # which waits on the GPU for which other stream
+followed: list[tuple[Place, int]] = []  # streams that wait, and for which other
 _CASTS = {"float32": np.float32, "float64": np.float64, "int64": np.int64, "uint64": np.uint64}
 
 
@@ -414,12 +414,12 @@ _reports: dict[int, np.ndarray] = {}
 
 
 def _report(place):
-    """That of the thread, until arrays are forgotten."""
+    """The report of the thread, until arrays are forgotten."""
     number = threading.get_ident()
     if number not in _reports:
         _reports[number] = allocate(2, np.int64)
     at = _reports[number].ctypes.data
-    if (at, at + 16) not in _arrays:  # what a test has put in its place is gone
+    if (at, at + 16) not in _arrays:  # a test has replaced the list of arrays
         _arrays.append((at, at + 16))
     return _reports[number]
 
@@ -440,7 +440,7 @@ driver.processors = lambda device: 1
 
 
 class Array:
-    """A library's array, with nothing but CUDA's array interface; its memory is the host's."""
+    """An array in host memory, with nothing but CUDA's array interface."""
 
     def __init__(self, array, stream=None):
         self.array = array

@@ -1,7 +1,7 @@
-"""What the compiler makes of every kernel, for each architecture, without a GPU.
+"""The machine code of every kernel, for each architecture, compiled without a GPU.
 
-It shows how wide accesses are, which types are computed in, and that nothing a thread holds goes to
-memory. It cannot show that the code is fast, or that it is right.
+It shows the width of accesses, the types of the arithmetic, and that no registers spill to memory.
+It cannot show that the code is fast, or that it is right.
 """
 
 import re

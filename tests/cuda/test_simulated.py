@@ -28,7 +28,7 @@ TYPES = ["float32", "float64", "float16", "bfloat16"]
 COMPUTE = dict.fromkeys(TYPES, np.float32) | {"float64": np.float64}
 HALF = {"float16": (2.0**-10, 2.0**-14), "bfloat16": (2.0**-7, 2.0**-126)}  # ulp, smallest normal
 
-# Single elements; a part of a warp; a warp; a block; a block and a tail of more than one turn.
+# Single elements; a part of a warp; a warp; a block; a block that streams more than one turn.
 CLASSES = {
     "float32": [1, 5, 37, 101, 301, 1699],
     "float64": [1, 5, 11, 37, 201, 901],
@@ -190,13 +190,13 @@ def make_logits(rng, name, classes, spread=10, rows=4):
 
 
 def test_sizes_reach_all_plans():
-    """Every line of the tables of plans, with and without a tail, is in this file's sizes."""
+    """The sizes of this file reach every line of the tables of plans, streamed or not."""
     for name, sizes in CLASSES.items():
         found = {thread_plans.plan_of(element(name), n, True) for n in sizes}
         assert any(not plan.vectorised for plan in found)
         assert any(not plan.streamed and plan.threads == 64 for plan in found)
         if name != "bfloat16":
-            narrowest = {4} if name == "float64" else {16}  # an edge is a thread's single element
+            narrowest = {4} if name == "float64" else {16}  # a thread has one unaligned element
             assert {plan.threads for plan in found if plan.vectorised} >= narrowest | {32, 64}
             assert any(plan.streamed for plan in found)
 
@@ -370,7 +370,7 @@ def test_shared_offset(rng):
 
 @pytest.mark.parametrize("classes", [5, 37, 700])
 def test_the_maximum_is_found_wherever_it_is(classes):
-    """A logit that leads by 1e5, at ends, in vectors and in the tail: another shift overflows."""
+    """A logit that leads by 1e5, at ends, in vectors, streamed: any other shift overflows."""
     labels = np.unique(
         [0, 1, 2, 4, classes // 3, classes // 2, classes - 3, classes - 2, classes - 1]
     )
@@ -435,7 +435,7 @@ def test_softmax_family_of_special_rows(name):
 
 
 @pytest.mark.parametrize("name", ["float32", "float64", "float16"])
-def test_tails(name):
+def test_streamed_rows(name):
     """The maximum, -inf, +inf and nan behind what is held, and labels there."""
     classes, held = {"float32": (700, 512), "float64": (900, 256), "float16": (1200, 1024)}[name]
     end = classes - 9
@@ -472,7 +472,7 @@ def test_other_rows_do_not_notice(rng):
 
 
 def test_two_equal_maxima():
-    """The first one is the argmax, in a lane, in another warp, at an edge and in the tail."""
+    """The first one is the argmax: in a lane, in another warp, unaligned and streamed."""
     x = np.zeros((6, 601), np.float32)
     for row, (first, second) in enumerate([(0, 600), (9, 10), (300, 517), (515, 590), (1, 2)]):
         x[row, [first, second]] = 3
@@ -777,7 +777,7 @@ def test_wherever_rows_begin(rng, name, classes):
 
 
 def test_outputs_that_lie_otherwise(rng):
-    """A buffer at another distance from 16 bytes: rows of single elements, held and with a tail."""
+    """A buffer aligned otherwise: rows of single elements, in registers or streamed."""
     for classes in (37, 333):
         values, labels = rng.standard_normal((2, classes)).astype(np.float32), np.array([0, 36])
         buffer = sim.Array(sim.allocate(values.shape, np.float32, misaligned=4))
@@ -888,7 +888,7 @@ def test_in_place_in_other_layouts(rng):
 @pytest.mark.parametrize("function", ["softmax", "log_softmax"])
 @pytest.mark.parametrize("classes", [5, 700])
 def test_softmax_in_place(rng, function, classes):
-    """Out over the logits, held and with a tail."""
+    """Out over the logits, in registers or streamed."""
     values = rng.standard_normal((2, classes)).astype(np.float32)
     for backwards in (False, True):
         sim.backwards, x = backwards, sim.on_gpu(values)
@@ -1135,7 +1135,7 @@ def test_categorical_in_place_of_several_warps(backwards):
 
 
 def test_categorical_of_special_values():
-    """A class without weight is silent; 0, 1, outside and nan as the reference has them."""
+    """A class without weight adds nothing; 0, 1, outside and nan as in the reference."""
     p = np.float32([[NAN, 0.5, 7, 0.25], [0, 1, 0.5, 0.5], [1.5, -1, INF, 0.5]])
     q = np.float32([[0, 1, 0, 1], [1, 1, 0, 0], [0.5, 0, 0, 1]])
     for eps, target in itertools.product((None, 1e-15), (q, np.array([1, 0, 3]))):

@@ -73,7 +73,7 @@ def test_special_parts(kernels):
     "n_classes, shift, backwards", [(513, 0, True), (1100, 4, True), (4099, 0, False)]
 )
 def test_lengths_and_alignment(rng, kernels, n_classes, shift, backwards):
-    """Parts that are full and parts that are not, tails, rows that lie anywhere, loss alone."""
+    """Parts that are full and parts that are not, streamed, rows at any address, loss alone."""
     x = rng.standard_normal((1, n_classes)).astype(np.float32)
     y = np.array([n_classes - 1])
     want = reference.cross_entropy(x, y, return_grad=True)
