@@ -54,6 +54,11 @@ FEW_CLASS_SUPPORT = {
     for target, outputs in few_class_kernels.OUTPUTS.items()
 }
 
+# The outputs of a plain call besides its gradient: absent. (`_replace` would take twice as long.)
+_OTHER_OUTPUTS = {char: arguments.NO_OUTPUTS[char]._asdict() for char in ELEMENTS}
+for _outputs in _OTHER_OUTPUTS.values():
+    del _outputs["grad"]
+
 # The work of reading a label, in elements of a row of logits.
 _LABEL_COST = 1
 
@@ -302,23 +307,25 @@ def plain_cross_entropy(
     n, n_classes = x.shape
     char = x.dtype.char
     cost = Operand.row_cost(n_classes)
-    options = _plain_options(ignore_index)
-    scan = functools.partial(_scan_kernel(), labels, n_classes, _NO_WEIGHTS["d"], options)
+    options, scan = _plain_options(ignore_index), _scan_kernel()
+    scan_args = labels, n_classes, _NO_WEIGHTS["d"], options
     # One piece of the rows is one of the labels, too, which cost less; a small call needs no lists.
     at_once = n <= chunk_rows(n, cost)
     if at_once:
-        counted, bad = scan(0, n)
+        counted, bad = scan(*scan_args, 0, n)
     else:
-        results = for_each_chunk(scan, n, _LABEL_COST)
+        results = for_each_chunk(functools.partial(scan, *scan_args), n, _LABEL_COST)
         counted, bad = sum(part for part, _ in results), max(bad for _, bad in results)
     if bad >= 0 or not counted:
         return None
     divisor = counted if mean else 1.0
-    run = functools.partial(
-        _plain_kernel(char, n_classes, grad is not None), x, labels, _NO_WEIGHTS[char], options,
-        divisor, arguments.NO_OUTPUTS[char]._replace(grad=grad),
-    )  # fmt: skip
-    losses: float = run(0, n) if at_once else add_up(for_each_chunk(run, n, cost))
+    kernel = _plain_kernel(char, n_classes, grad is not None)
+    outputs = OutputArrays(grad=grad, **_OTHER_OUTPUTS[char])
+    args = x, labels, _NO_WEIGHTS[char], options, divisor, outputs
+    if at_once:
+        losses: float = kernel(*args, 0, n)
+    else:
+        losses = add_up(for_each_chunk(functools.partial(kernel, *args), n, cost))
     return losses / divisor
 
 
