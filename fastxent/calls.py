@@ -29,7 +29,8 @@ def read_map(function: Function, arguments: Arguments) -> Call:
     options.flags(function.flags, arguments)
     shape, buffer = x.shape, arguments.get("out")
     if not slot.per_class:
-        shape = function.shape(slot.name, shape, axis, keepdims=arguments["keepdims"])
+        kept = (1,) if arguments["keepdims"] else ()
+        shape = (*shape[:axis], *kept, *shape[axis + 1 :])
     if buffer is None:
         out = checks.new(x, shape, types.own)
     else:
@@ -110,18 +111,18 @@ def _rows(
 
 def _weights(arguments: Arguments, n_classes: int, rows: Shape, arrays: list[Named]) -> Weights:
     """The weights of classes and rows, which join the arrays that were read."""
-    by_name: Arguments = {}
-    for name, shape, meaning in (
-        ("weight", (n_classes,), "one for each class"),
-        ("sample_weight", rows, "one for each row"),
-    ):
-        value = arguments[name]
-        found = None if value is None else checks.array(value, name)
-        arrays.append((name, found))
-        by_name[name] = checks.weights(found, name, shape, meaning)
-    per_row = by_name["sample_weight"]
-    flat = per_row.reshape(-1) if isinstance(per_row, np.ndarray) else per_row
-    return Weights(by_name["weight"], flat)
+    w, u = arguments["weight"], arguments["sample_weight"]
+    if w is not None:
+        w = checks.array(w, "weight")
+        arrays.append(("weight", w))
+        w = checks.weights(w, "weight", (n_classes,), "one for each class")
+    if u is not None:
+        u = checks.array(u, "sample_weight")
+        arrays.append(("sample_weight", u))
+        u = checks.weights(u, "sample_weight", rows, "one for each row")
+        if len(rows) != 1 and type(u) is not DeviceArray:
+            u = u.reshape(-1)
+    return Weights(w, u)
 
 
 def _divisor(

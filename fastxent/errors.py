@@ -324,3 +324,36 @@ not_integral = Text(
     ValueError, "y_true must hold class indices 0, 1, 2 …, got y_true[{first}] = {label}"
 )
 not_binary = Text(ValueError, "y_true must be from 0 to 1, got y_true[{first}] = {label}")
+
+
+# --- arrays on a GPU -------------------------------------------------------------------------
+
+
+def in_host_memory(name: str, value: Any, device: int | None) -> TypeError:
+    """An array in host memory beside one on a GPU; `device` None for the first argument."""
+    where = "a GPU" if device is None else f"GPU {device}"
+    return TypeError(
+        f"{name} is in host memory ({kind_of(value)}), expected an array on {where}, "
+        "where the first argument is: nothing is copied between them unasked"
+    )
+
+
+no_device_memory = Text(
+    TypeError, "{name} has no memory that can be read ({value.__class__.__name__})"
+)
+misaligned = Text(ValueError, "{name} must have its elements at multiples of their {size} bytes")
+too_long = Text(ValueError, "{name} must have at most {most} elements along an axis here")
+on_other_gpu = Text(TypeError, "{name} is on GPU {device}, expected it on GPU {first}")
+masked_on_gpu = Text(TypeError, "an array must not be masked; ignore rows by ignore_index instead")
+byte_order_on_gpu = Text(
+    TypeError, "an array on a GPU must have the GPU's byte order, got {dtype!r}"
+)
+no_numba_bfloat16 = Text(
+    TypeError, "arrays of bfloat16 must be CuPy's or PyTorch's: Numba has none"
+)
+no_real_tensor = Text(TypeError, "a tensor must hold real numbers, got {dtype}")
+no_matrix_products = Text(
+    TypeError,
+    "linear_cross_entropy needs arrays of a library whose matrix products can be used here, as "
+    "CuPy's or PyTorch's, got {owner.__class__.__name__}",
+)

@@ -70,9 +70,9 @@ def test_packing_goes_by_name():
 
 def test_what_the_kernels_of_few_classes_support():
     """Their options and outputs are fields; any other is left to the kernels of many classes."""
-    support = launch.FEW_CLASS_SUPPORT["labels"]
+    support = launch.FEW_CLASSES_LABELS
     assert support.options < set(KernelOptions._fields)
-    for kernel in (support, launch.FEW_CLASS_SUPPORT["probs"]):
+    for kernel in (support, launch.FEW_CLASSES_PROBS):
         assert kernel.outputs < set(OutputArrays._fields)
 
     def supported(outputs, **values):

@@ -22,7 +22,7 @@ from fastxent.cpu import (
     launch,
     memory,
 )
-from fastxent.cpu.arguments import ClipBounds, KernelOptions, WeightArrays
+from fastxent.cpu.arguments import KernelOptions, WeightArrays
 from fastxent.cpu.vector_math import (
     exp,
     expm1,
@@ -32,6 +32,7 @@ from fastxent.cpu.vector_math import (
     log_above_one,
     shifted_exp,
 )
+from fastxent.options import Clip
 
 
 def elementwise(function):
@@ -190,13 +191,13 @@ def loops(char, name):
             kernels.cross_entropy_rows, launch.loss_signature(char, True, grad, rows)
         ),
         "categorical": lambda: (
-            kernels.categorical_rows, launch.loss_signature(char, True, grad, (*rows, ClipBounds))
+            kernels.categorical_rows, launch.loss_signature(char, True, grad, (*rows, Clip))
         ),
         "binary": lambda: (
             binary_kernels.binary_logits, binary.signature(char, ("grad", "probs", "hess"))
         ),
         "binary probs": lambda: (
-            binary_kernels.binary_probs, binary.signature(char, grad, (ClipBounds,))
+            binary_kernels.binary_probs, binary.signature(char, grad, (Clip,))
         ),
         "few classes": lambda: (
             few_class_kernels.cross_entropy_rows,

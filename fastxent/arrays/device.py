@@ -4,6 +4,7 @@ import numbers
 from collections.abc import Callable
 from typing import Any
 
+from fastxent import errors
 from fastxent.arrays import views
 from fastxent.device_array import DeviceArray, Queue
 from fastxent.functions import ARRAYS, NUMBERS, Arguments, Function, Role
@@ -45,23 +46,20 @@ def _checked(name: str, value: Any, view: View, queue: Queue | None = None) -> D
     """A view of what has to be an array on a GPU, that of the queue if there is one."""
     array = view(value)
     if array is None:
-        where = "a GPU" if queue is None else f"GPU {queue.place.device}"
-        raise TypeError(
-            f"{name} is in host memory ({type(value).__name__}), expected an array on {where}, "
-            "where the first argument is: nothing is copied between them unasked"
-        )
+        device = None if queue is None else queue.place.device
+        raise errors.in_host_memory(name, value, device)
     if not array.address and array.size:
-        raise TypeError(f"{name} has no memory that can be read ({type(value).__name__})")
+        raise errors.no_device_memory(name, value)
     if not array.is_plain:
         size = array.dtype.itemsize
         if array.address % size or any(step % size for step in array.strides):
-            raise ValueError(f"{name} must have its elements at multiples of their {size} bytes")
+            raise errors.misaligned(name, size)
     if array.shape and max(array.shape) > LONGEST:
-        raise ValueError(f"{name} must have at most {LONGEST} elements along an axis here")
+        raise errors.too_long(name, LONGEST)
     if queue is not None:
         device, stream = queue.place
         if array.place.device != device and array.size:
-            raise TypeError(f"{name} is on GPU {array.place.device}, expected it on GPU {device}")
+            raise errors.on_other_gpu(name, array.place.device, device)
         if array.place.stream not in (0, stream):  # where it may still be written
             _follow(queue, array.place.stream)
         array.queue = queue

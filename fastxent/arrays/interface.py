@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
+from fastxent import errors
 from fastxent.arrays import device, plans, views
 from fastxent.cuda import driver
 from fastxent.device_array import BFLOAT16, DeviceArray, Library
@@ -37,10 +38,10 @@ def view(value: Any) -> DeviceArray | None:
 def _described(value: Any, interface: dict[str, Any]) -> DeviceArray:
     """An array by CUDA's array interface, version 3: its stream is that of the last writes."""
     if interface.get("mask") is not None:
-        raise TypeError("an array must not be masked; ignore rows by ignore_index instead")
+        raise errors.masked_on_gpu()
     dtype = np.dtype(interface["typestr"])
     if not dtype.isnative:
-        raise TypeError(f"an array on a GPU must have the GPU's byte order, got {dtype!r}")
+        raise errors.byte_order_on_gpu(dtype)
     address, read_only = interface["data"]
     number = driver.device_of(address) if address else 0
     place = Place(number, interface.get("stream") or 0)
@@ -76,7 +77,7 @@ def _library_of(value: Any) -> Library:
 def _new_by_numba(shape: tuple[int, ...], dtype: Any, place: Place) -> tuple[Any, int]:
     """A new Numba device array, and its address."""
     if dtype is BFLOAT16:
-        raise TypeError("arrays of bfloat16 must be CuPy's or PyTorch's: Numba has none")
+        raise errors.no_numba_bfloat16()
     with cuda.gpus[place.device]:
         return _with_address(cuda.device_array(shape, dtype))
 

@@ -15,8 +15,8 @@ from numba import types
 from numpy.typing import NDArray
 
 from fastxent.cpu.lanes import VECTOR_BYTES
-from fastxent.options import Options
-from fastxent.records import Outputs, Weights
+from fastxent.options import Clip, Options
+from fastxent.records import NO_WEIGHTS, Outputs, Weights
 from fastxent.results import RULES, Extent, Type
 
 Array = NDArray[Any]
@@ -65,14 +65,6 @@ class BinaryWeights(NamedTuple):
     pos_step: int
 
 
-class ClipBounds(NamedTuple):
-    """Clipping of probabilities: see `fastxent.formulas.clipped` and `costs`."""
-
-    bounds: Any
-    most: float
-    floor: float
-
-
 # The other options are numbers that kernels take as they are; 0 for None.
 _IGNORE_INDEX, _SMOOTHING, *_NUMBERS = Options._fields
 _OPTION_FIELDS = {
@@ -101,7 +93,7 @@ FIELDS: dict[Any, dict[str, Field]] = {
         "weight": Field(shape="N"), "step": Field(INTEGER), "pos_weight": Field(shape="N"),
         "pos_step": Field(INTEGER),
     },
-    ClipBounds: {
+    Clip: {
         "bounds": Field(_Tuple((FLOAT,) * 4)), "most": Field(FLOAT), "floor": Field(FLOAT)
     },
     KernelOptions: _OPTION_FIELDS,
@@ -124,6 +116,9 @@ NO_OUTPUTS: dict[str, Any] = {
     )
     for char in "fd"
 }
+
+
+_NO_WEIGHTS = {char: WeightArrays(_EMPTY["d"], _EMPTY["d"], _EMPTY[char]) for char in "fd"}
 
 
 def array_type(dtype: Any, ndim: int, *, out: bool = False) -> Any:
@@ -154,6 +149,8 @@ def pack_weights(
     total_weight: float = 0.0,
 ) -> WeightArrays:  # fmt: skip
     """The weights of a call, and those that a row needs of all classes."""
+    if weights is NO_WEIGHTS and row_weight is None:
+        return _NO_WEIGHTS[char]
     empty = _EMPTY["d"]
     return WeightArrays(
         empty if weights.class_weight is None else weights.class_weight,
@@ -162,6 +159,7 @@ def pack_weights(
     )  # fmt: skip
 
 
+@functools.lru_cache(256)
 def pack_options(options: Options, n_classes: int) -> Any:
     """The options of a call."""
     ignore_index, smoothing, *numbers = options
@@ -174,7 +172,13 @@ def pack_options(options: Options, n_classes: int) -> Any:
 def pack_outputs(outputs: Outputs, char: str) -> Any:
     """The outputs of a call."""
     pairs = zip(outputs[1:], NO_OUTPUTS[char], strict=True)
-    return OutputArrays._make([absent if array is None else array for array, absent in pairs])
+    return OutputArrays(*[absent if array is None else array for array, absent in pairs])
+
+
+def only_grad(grad: Array | None, char: str) -> Any:
+    """The outputs of a plain call."""
+    loss, _, *others = NO_OUTPUTS[char]
+    return OutputArrays(loss, grad, *others)
 
 
 def requested(outputs: Any) -> tuple[str, ...]:
@@ -197,10 +201,9 @@ def at_row(arguments: Any, base: int, blocks: Sequence[Any] | None = None) -> An
     if base:
         for k in _PER_ROW[kind]:
             members[k] = members[k][base:]
-    if blocks is not None:
-        for k, array in zip(_PER_CLASS[kind], blocks, strict=True):
-            members[k] = array
-    return kind._make(members)
+    for k, array in zip(_PER_CLASS[kind], blocks or (), strict=blocks is not None):
+        members[k] = array
+    return kind(*members)
 
 
 class Support:

@@ -13,11 +13,10 @@ from fastxent.cpu.arguments import (
     FLOAT,
     INTEGER,
     BinaryWeights,
-    ClipBounds,
     OutputArrays,
     array_type,
 )
-from fastxent.cpu.blocks import Operand, for_each_block
+from fastxent.cpu.blocks import for_each_block
 from fastxent.cpu.launch import add_up, divided
 from fastxent.records import Call
 
@@ -52,8 +51,7 @@ def binary_cross_entropy_with_logits(call: Call) -> float:
 
 def binary_cross_entropy(call: Call) -> float:
     """Fill loss and grad, shaped as x; return Σ of the losses / divisor."""
-    assert call.clip is not None
-    return _fill_losses(binary_kernels.binary_probs, call, ClipBounds(*call.clip))
+    return _fill_losses(binary_kernels.binary_probs, call, call.clip)
 
 
 def _fill_losses(source: Callable[..., Any], call: Call, *others: Any) -> float:
@@ -83,12 +81,10 @@ def _fill_losses(source: Callable[..., Any], call: Call, *others: Any) -> float:
         )  # fmt: skip
         return losses
 
-    read, write = (
-        [Operand(array, call.compute, inner=0) for array in arrays]
-        for arrays in (inputs, [packed[k] for k in places])
-    )
-    losses = add_up(for_each_block(run, read, write)) if x.size else 0.0
-    return divided(losses, call.divisor)
+    if not x.size:
+        return divided(0.0, call.divisor)
+    written = [packed[k] for k in places]
+    return divided(add_up(for_each_block(run, inputs, written, call.compute, 0)), call.divisor)
 
 
 def _constant(weight: Array | None, char: str) -> Array | None:

@@ -36,26 +36,15 @@ class Operand:
     to be converted.
     """
 
+    __slots__ = ("array", "dtype", "inner", "rows")
+
     def __init__(
         self, array: Array, dtype: DTypeLike, inner: int = 1, columns: bool = False
     ) -> None:
         self.array = array
         self.dtype = dtype
-        outer = array.ndim - inner
-        self.outer, self.inner = array.shape[:outer], array.shape[outer:]
-        self.rows = as_rows(array, dtype) if inner else as_elements(array, dtype)
-        if columns and self.rows is None and _is_columns(array, dtype):
-            self.rows = array
-
-    @property
-    def cost(self) -> int:
-        """The work of a row, or of an element of a binary loss, in elements of logits."""
-        return self.row_cost(self.inner[0]) if self.inner else _ELEMENT_COST
-
-    @staticmethod
-    def row_cost(n_classes: int) -> int:
-        """Return the work of one row of logits."""
-        return n_classes + _ROW_COST
+        self.inner = array.shape[array.ndim - inner :]
+        self.rows = as_operand(array, dtype, inner, columns)
 
     def block(self, box: Box) -> Array:
         """Return the rows of the box, or an uninitialised array for them."""
@@ -94,34 +83,28 @@ def put(out: Array, values: Array) -> None:
         np.copyto(out, values, casting="unsafe")
 
 
-def as_rows(array: Array, dtype: DTypeLike) -> Array | None:
-    """Return the array as a (rows, classes) view with contiguous rows; None if there is none."""
-    if not _is_native(array, dtype):
+def row_cost(n_classes: int) -> int:
+    """The work of one row of logits, in elements."""
+    return n_classes + _ROW_COST
+
+
+def as_operand(array: Array, dtype: DTypeLike, inner: int, columns: bool) -> Array | None:
+    """The array as a kernel takes it, without a copy; None if it has to be converted."""
+    own, flags = array.dtype, array.flags
+    if not ((own is dtype or own == dtype) and own.isnative and flags.aligned):
         return None
+    if not inner:
+        return array.reshape(-1) if flags.c_contiguous else None
     classes = array.shape[-1]
     if classes > 1 and array.strides[-1] != array.itemsize:
-        return None
+        is_columns = columns and array.ndim == 2 and array.strides[0] == array.itemsize
+        return array if is_columns else None
     if array.ndim == 2:
         return array
     try:
         return array.reshape((math.prod(array.shape[:-1]), classes), copy=False)
     except ValueError:
         return None
-
-
-def _is_columns(array: Array, dtype: DTypeLike) -> bool:
-    return array.ndim == 2 and array.strides[0] == array.itemsize and _is_native(array, dtype)
-
-
-def as_elements(array: Array, dtype: DTypeLike) -> Array | None:
-    """Return the array as a contiguous (elements,) view; None if there is none."""
-    if not _is_native(array, dtype) or not array.flags.c_contiguous:
-        return None
-    return array.reshape(-1)
-
-
-def _is_native(array: Array, dtype: DTypeLike) -> bool:
-    return array.dtype == dtype and array.dtype.isnative and array.flags.aligned
 
 
 def boxes(
@@ -160,27 +143,36 @@ def for_each_chunk(call: Callable[[int, int], Result], rows: int, cost: int) -> 
 
 def for_each_block(
     call: Callable[[list[Array | None], int, int, int], Result],
-    inputs: Sequence[Operand],
-    outputs: Sequence[Operand | None],
+    inputs: Sequence[Array],
+    outputs: Sequence[Array | None],
+    dtype: DTypeLike,
+    inner: int = 1,
+    columns: bool = False,
 ) -> list[Result]:
     """Return the results of call(arrays, base, lo, hi) over all rows, in order.
 
     `arrays` are the inputs, then the outputs, as views or converted blocks that begin at row
     `base`. `call` computes their rows lo..hi.
     """
-    operands = [*inputs, *outputs]
-    shape, cost = inputs[0].outer, inputs[0].cost
-    rows = math.prod(shape)
-    if all(operand is None or operand.rows is not None for operand in operands):
-        arrays = [None if operand is None else operand.rows for operand in operands]
+    shape = inputs[0].shape[: inputs[0].ndim - inner]
+    rows, cost = math.prod(shape), row_cost(inputs[0].shape[-1]) if inner else _ELEMENT_COST
+    arrays: list[Array | None] = []
+    for array in (*inputs, *outputs):
+        view = None if array is None else as_operand(array, dtype, inner, columns)
+        if array is not None and view is None:  # to be converted
+            break
+        arrays.append(view)
+    else:
         return for_each_chunk(lambda lo, hi: call(arrays, 0, lo, hi), rows, cost)
+    read = [Operand(array, dtype, inner, columns) for array in inputs]
+    write = [None if array is None else Operand(array, dtype, inner, columns) for array in outputs]
     parts = list(boxes(shape, chunk_rows(rows, cost))) if rows else []
 
     def do(k: int) -> Result:
         box = parts[k]
-        written = [None if operand is None else operand.block(box) for operand in outputs]
-        result = call([*(i.read(box) for i in inputs), *written], box[1], 0, box[2] - box[1])
-        for operand, block in zip(outputs, written, strict=True):
+        written = [None if operand is None else operand.block(box) for operand in write]
+        result = call([*(i.read(box) for i in read), *written], box[1], 0, box[2] - box[1])
+        for operand, block in zip(write, written, strict=True):
             if operand is not None and block is not None:
                 operand.write(box, block)
         return result

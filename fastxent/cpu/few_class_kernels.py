@@ -3,7 +3,7 @@
 A group of as many rows as a vector has lanes is transposed into columns, one vector per class, in
 scratch memory that stays in the nearest cache. Column-major (N, C) arrays, as LightGBM has them,
 are columns already; `cross_entropy_rows` takes these too. Options and outputs that it does not know
-(OPTIONS, OUTPUTS) are left to `kernels.py`, with the same formulas.
+are left to `kernels.py`, with the same formulas.
 """
 
 import math
@@ -63,9 +63,9 @@ from fastxent.formulas import (
     row_loss,
 )
 
-# What `cross_entropy_rows` knows; any other option or output is left to `kernels.py`.
+# The options that `cross_entropy_rows` knows, and the outputs for labels and for probabilities.
 OPTIONS = {"ignoring", "ignore_index", "one_minus_eps", "eps_over_c", "hess_factor"}
-OUTPUTS = {"labels": {"loss", "grad", "hess"}, "probs": {"loss", "grad"}}  # by the target
+LABEL_OUTPUTS, PROB_OUTPUTS = {"loss", "grad", "hess"}, {"loss", "grad"}
 
 # --- groups of rows -------------------------------------------------------------------------
 

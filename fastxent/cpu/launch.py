@@ -16,7 +16,6 @@ from fastxent.cpu.arguments import (
     ELEMENTS,
     FLOAT,
     INTEGER,
-    ClipBounds,
     KernelOptions,
     OutputArrays,
     WeightArrays,
@@ -24,12 +23,12 @@ from fastxent.cpu.arguments import (
     at_row,
 )
 from fastxent.cpu.blocks import (
-    Operand,
     boxes,
     chunk_rows,
     collect,
     for_each_block,
     for_each_chunk,
+    row_cost,
 )
 from fastxent.records import NO_WEIGHTS, Call, Options, Weights
 from fastxent.results import RULES
@@ -46,18 +45,12 @@ MAX_FEW_CLASSES = {
     "per row": {"f": 320, "d": 160},
 }
 
+# What the kernels of few classes are enough for, by the kind of target.
+FEW_CLASSES_LABELS, FEW_CLASSES_PROBS = (
+    arguments.Support(few_class_kernels.OPTIONS, outputs)
+    for outputs in (few_class_kernels.LABEL_OUTPUTS, few_class_kernels.PROB_OUTPUTS)
+)
 _DERIVATIVES = [name for name, rule in RULES.items() if rule and rule.is_derivative]
-
-# The options and outputs of cross-entropy that the kernel of few classes knows, by the target.
-FEW_CLASS_SUPPORT = {
-    target: arguments.Support(few_class_kernels.OPTIONS, outputs)
-    for target, outputs in few_class_kernels.OUTPUTS.items()
-}
-
-# The outputs of a plain call besides its gradient: absent. (`_replace` would take twice as long.)
-_OTHER_OUTPUTS = {char: arguments.NO_OUTPUTS[char]._asdict() for char in ELEMENTS}
-for _outputs in _OTHER_OUTPUTS.values():
-    del _outputs["grad"]
 
 # The work of reading a label, in elements of a row of logits.
 _LABEL_COST = 1
@@ -87,29 +80,28 @@ def map_signature(char: str, out_ndim: int) -> tuple[Any, ...]:
     return array_type(element, 2), array_type(element, out_ndim, out=True), INTEGER, INTEGER
 
 
-@functools.cache
-def _map_kernel(source: Kernel, char: str, out_ndim: int) -> Kernel:
-    return jit.specialise(source, map_signature(char, out_ndim))
+@functools.lru_cache(1024)
+def _map_kernel(name: str, results: str, char: str, n_classes: int, out_ndim: int) -> Kernel:
+    return jit.specialise(
+        _few_or_many(results, char, n_classes, name), map_signature(char, out_ndim)
+    )
 
 
 def softmax(call: Call) -> None:
     """Fill out with softmax over the last axis."""
-    source = _few_or_many("softmax", call.compute.char, call.x.shape[-1], "softmax_rows")
-    _map_rows(source, call)
+    _map_rows("softmax_rows", "softmax", call)
 
 
 def log_softmax(call: Call) -> None:
     """Fill out with log-softmax over the last axis."""
-    source = _few_or_many("per class", call.compute.char, call.x.shape[-1], "log_softmax_rows")
-    _map_rows(source, call)
+    _map_rows("log_softmax_rows", "per class", call)
 
 
-def _map_rows(source: Kernel, call: Call) -> None:
-    kernel = _map_kernel(source, call.compute.char, 2)
+def _map_rows(name: str, results: str, call: Call) -> None:
+    x, compute = call.x, call.compute
+    kernel = _map_kernel(name, results, compute.char, x.shape[-1], 2)
     for_each_block(
-        lambda arrays, base, lo, hi: kernel(*arrays, lo, hi),
-        [Operand(call.x, call.compute)],
-        [Operand(call.outputs.out, call.compute)],
+        lambda arrays, base, lo, hi: kernel(*arrays, lo, hi), (x,), (call.outputs.out,), compute
     )
 
 
@@ -120,12 +112,9 @@ def logsumexp(call: Call) -> None:
         out.fill(-math.inf)
         return
     computed = out if out.dtype == compute else np.empty(out.size, compute)
-    source = _few_or_many("per row", compute.char, x.shape[-1], "logsumexp_rows")
-    kernel = _map_kernel(source, compute.char, 1)
+    kernel = _map_kernel("logsumexp_rows", "per row", compute.char, x.shape[-1], 1)
     for_each_block(
-        lambda arrays, base, lo, hi: kernel(arrays[0], computed[base:], lo, hi),
-        [Operand(x, compute)],
-        [],
+        lambda arrays, base, lo, hi: kernel(arrays[0], computed[base:], lo, hi), (x,), (), compute
     )
     if computed is not out:
         with np.errstate(all="ignore"):  # half precision may not hold it
@@ -156,9 +145,12 @@ def scan_labels(
         arguments.pack_options(options, n_classes),
     )  # fmt: skip
     results = for_each_chunk(scan, len(labels), _LABEL_COST)
-    first_bad = next((bad for _, bad in results if bad >= 0), -1)
-    label = int(labels[first_bad]) if first_bad >= 0 else 0
-    return add_up([total for total, _ in results]), first_bad, label
+    if len(results) == 1:  # the common case
+        ((divisor, first_bad),) = results
+    else:
+        first_bad = next((bad for _, bad in results if bad >= 0), -1)
+        divisor = add_up([part for part, _ in results])
+    return divisor, first_bad, int(labels[first_bad]) if first_bad >= 0 else 0
 
 
 def first_beyond_one(integers: Array) -> tuple[int, int]:
@@ -228,29 +220,22 @@ def _fill_losses(
     """
     assert call.target is not None
     labels, probs = call.target
-    kinds = (WeightArrays, *map(type, others))
-    kernel = _loss_kernel(
-        source, call.compute.char, labels is None, arguments.requested(outputs), kinds
-    )
-    per_class = arguments.per_class(outputs)
+    compute, divisor, requested = call.compute, call.divisor, arguments.requested(outputs)
+    kinds = (WeightArrays, *[type(other) for other in others])
+    kernel = _loss_kernel(source, compute.char, labels is None, requested, kinds)
+    given = (call.x,) if probs is None else (call.x, probs)
+    n = len(given)
 
     def run(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
-        x, *arrays = arrays
-        target = arrays.pop(0) if labels is None else labels[base:]
+        target = arrays[1] if labels is None else labels[base:]
         losses: float = kernel(
-            x, target, at_row(weights, base), *others, call.divisor,
-            at_row(outputs, base, arrays), lo, hi,
+            arrays[0], target, at_row(weights, base), *others, divisor,
+            at_row(outputs, base, arrays[n:]), lo, hi,
         )  # fmt: skip
         return losses
 
-    inputs, written = (
-        [
-            None if array is None else Operand(array, call.compute, columns=columns)
-            for array in group
-        ]
-        for group in ((call.x, probs), per_class)
-    )
-    losses = add_up(for_each_block(run, [i for i in inputs if i is not None], written))
+    written = arguments.per_class(outputs)
+    losses = add_up(for_each_block(run, given, written, compute, columns=columns))
     if not call.divisor:  # the mean of no rows has zero gradient
         for name in _DERIVATIVES:
             if (array := getattr(call.outputs, name)) is not None:
@@ -277,7 +262,7 @@ def fill_cross_entropy(call: Call) -> float:
     options = arguments.pack_options(call.options, n_classes)
     outputs = arguments.pack_outputs(call.outputs, char)
     results = "per class" if arguments.requested(outputs) else "per row"
-    support = FEW_CLASS_SUPPORT["probs" if soft else "labels"]
+    support = FEW_CLASSES_PROBS if soft else FEW_CLASSES_LABELS
     few = has_few_classes(results, char, n_classes) and support.is_enough(options, outputs, char)
     source = (few_class_kernels if few else kernels).cross_entropy_rows
     return _fill_losses(source, call, outputs, weights, options, columns=few)
@@ -285,15 +270,15 @@ def fill_cross_entropy(call: Call) -> float:
 
 def categorical_cross_entropy(call: Call) -> float:
     """Fill loss and grad for probabilities x; return Σ of the row losses / divisor."""
-    assert call.target is not None and call.clip is not None
+    assert call.target is not None
     char, n_classes, class_weight = call.compute.char, call.x.shape[-1], call.weights.class_weight
     row_weight, step = arguments.constant_weight(None, char), 0
     if call.target.labels is None and class_weight is not None:
         row_weight, step = _row_weight(class_weight, n_classes, call.compute), 1
     weights = arguments.pack_weights(call.weights, char, row_weight, row_weight_step=step)
     options = arguments.pack_options(call.options, n_classes)
-    outputs, clip = arguments.pack_outputs(call.outputs, char), ClipBounds(*call.clip)
-    losses = _fill_losses(kernels.categorical_rows, call, outputs, weights, options, clip)
+    outputs = arguments.pack_outputs(call.outputs, char)
+    losses = _fill_losses(kernels.categorical_rows, call, outputs, weights, options, call.clip)
     return divided(losses, call.divisor)
 
 
@@ -306,7 +291,7 @@ def plain_cross_entropy(
     """
     n, n_classes = x.shape
     char = x.dtype.char
-    cost = Operand.row_cost(n_classes)
+    cost = row_cost(n_classes)
     options, scan = _plain_options(ignore_index), _scan_kernel()
     scan_args = labels, n_classes, _NO_WEIGHTS["d"], options
     # One piece of the rows is one of the labels, too, which cost less; a small call needs no lists.
@@ -320,7 +305,7 @@ def plain_cross_entropy(
         return None
     divisor = counted if mean else 1.0
     kernel = _plain_kernel(char, n_classes, grad is not None)
-    outputs = OutputArrays(grad=grad, **_OTHER_OUTPUTS[char])
+    outputs = arguments.only_grad(grad, char)
     args = x, labels, _NO_WEIGHTS[char], options, divisor, outputs
     if at_once:
         losses: float = kernel(*args, 0, n)

@@ -22,6 +22,7 @@ DType = np.dtype[Any]
 # is large enough to keep BLAS busy and to make few passes over the gradient of the weights.
 _BLOCK_BYTES = 32 << 20
 _PIECE_BYTES = 4 << 20
+_GRAD = Outputs._fields.index("grad")
 
 
 @np.errstate(all="ignore")  # no warnings of overflowing logits, or of products of nan and inf
@@ -59,16 +60,12 @@ def _call_of_block(call: Call, box: Box, logits: Array) -> Call:
     x = logits.reshape((*call.x[index].shape[:-1], logits.shape[1]))  # as probabilities are
     labels, probs = call.target
     target = Target(None, probs[index]) if labels is None else Target(labels[lo:hi], None)
-    sample_weight = call.weights.sample_weight
-    if sample_weight is not None:
-        sample_weight = sample_weight[lo:hi]
-    per_row = {n: array[lo:hi] for n, array in call.outputs._asdict().items() if array is not None}
-    return call._replace(
-        x=x,
-        target=target,
-        weights=call.weights._replace(sample_weight=sample_weight),
-        outputs=Outputs(**per_row, grad=None if call.linear.grads is None else x),
-    )
+    weights = call.weights
+    if weights.sample_weight is not None:
+        weights = weights._replace(sample_weight=weights.sample_weight[lo:hi])
+    outputs = [None if array is None else array[lo:hi] for array in call.outputs]
+    outputs[_GRAD] = None if call.linear.grads is None else x
+    return call._replace(x=x, target=target, weights=weights, outputs=Outputs(*outputs))
 
 
 def _fill_logits(logits: Array, x: Array, weight: Array, bias: Array | None) -> None:

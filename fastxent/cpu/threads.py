@@ -15,6 +15,7 @@ from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import NamedTuple
 
+from fastxent import errors
 from fastxent.cpu import helpers
 
 _explicit: int | None = None
@@ -126,9 +127,9 @@ def _at_least_one(n: int) -> int:
     except TypeError:
         number = None
     if number is None or isinstance(n, bool):
-        raise TypeError(f"n must be an int, got {type(n).__name__}")
+        raise errors.wrong_type("n", "an int", n)
     if number < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+        raise errors.wrong_value("n", "at least 1", n)
     return number
 
 

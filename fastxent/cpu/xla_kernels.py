@@ -25,7 +25,7 @@ from fastxent.cpu.arguments import (
     WeightArrays,
     pack_options,
 )
-from fastxent.cpu.blocks import SERIAL_BELOW, Operand, chunk_rows
+from fastxent.cpu.blocks import SERIAL_BELOW, chunk_rows, row_cost
 from fastxent.cpu.c_interface import (
     add_to,
     address_of,
@@ -63,7 +63,7 @@ _ENUM = 0xFFFFFFFF
 _MESSAGE = np.frombuffer(b"target must hold classes in 0 .. C-1, or ignore_index\0", np.uint8)
 
 _chunk_rows = jit.subroutine(chunk_rows)
-_row_cost = jit.subroutine(Operand.row_cost)
+_row_cost = jit.subroutine(row_cost)
 _DEFAULTS = pack_options(Options(), 1)
 _scan_labels = jit.subroutine(kernels.scan_labels)
 _many_class_rows = jit.subroutine(kernels.cross_entropy_rows)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from fastxent import errors
 from fastxent.cuda.conversion import as_numbers, clear_ignored, convert, converted_weights, put
 from fastxent.cuda.cross_entropy import fill_cross_entropy
 from fastxent.cuda.divisors import inverse_of, reduced
@@ -24,10 +25,7 @@ def linear_cross_entropy(call: Call) -> DeviceArray | None:
     assert call.linear is not None and call.target is not None
     x, compute, (linear_weight, linear_bias, grads, accumulate) = call.x, call.compute, call.linear
     if x.library.matmul is None:
-        raise TypeError(
-            "linear_cross_entropy needs arrays of a library whose matrix products can be used "
-            f"here, as CuPy's or PyTorch's, got {type(x.owner).__name__}"
-        )
+        raise errors.no_matrix_products(x.owner)
     n_classes, features = linear_weight.shape
     n, reduces = math.prod(x.shape[:-1]), call.outputs.loss is None
     matrix = _matrix(linear_weight, compute)

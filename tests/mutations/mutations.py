@@ -92,7 +92,7 @@ MUTATIONS = [
              "return larger, lost + ((value - larger) + total)", "return larger, lost",
              SPECIAL + "large_weights_do_not_swallow_small_ones[float32-400]"),
     Mutation("a block takes the weights of the first rows", "cpu/launch.py",
-             "x, target, at_row(weights, base), *others", "x, target, weights, *others",
+             "arrays[0], target, at_row(weights, base), *others", "arrays[0], target, weights, *others",
              LAYOUTS + "rows_keep_their_own_target_and_weight[float32]"),
     Mutation("exp of what is too small not 0", "cpu/vector_math.py",
              "return where_less(x, lowest, 0.0, t * q + t)", "return t * q + t",

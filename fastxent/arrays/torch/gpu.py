@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from fastxent import errors
 from fastxent.arrays import device, interface, plans
 from fastxent.arrays.plans import KeyedCall
 from fastxent.arrays.torch import storage
@@ -60,7 +61,7 @@ def view(value: Any) -> DeviceArray | None:
         value = value.resolve_conj().resolve_neg()
     dtype = _TYPES.get(value.dtype)
     if dtype is None:
-        raise TypeError(f"a tensor must hold real numbers, got {value.dtype}")
+        raise errors.no_real_tensor(value.dtype)
     strides = None
     if not value.is_contiguous():
         strides = tuple(stride * dtype.itemsize for stride in value.stride())
