@@ -147,9 +147,13 @@ def test_nobody_asks_for_a_functions_name():
                 assert not (isinstance(text, str) and names.match(text)), (own, node.lineno)
 
 
-@pytest.mark.parametrize("name, protocol", [("cpu", backend.HostBackend)])
+@pytest.mark.parametrize(
+    "name, protocol", [("cpu", backend.HostBackend), ("cuda", backend.DeviceBackend)]
+)
 def test_a_backend_offers_what_the_protocol_says(name, protocol):
     """Under the same names, with the same parameters; each function of the package is one."""
+    if name == "cuda":
+        pytest.importorskip("numba_cuda", reason="numba-cuda is optional")
     module = importlib.import_module(f"fastxent.{name}.backend")
     promised = {n: f for n, f in inspect.getmembers(protocol, inspect.isfunction) if n[0] != "_"}
     assert set(promised) == set(module.__all__)
