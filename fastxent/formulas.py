@@ -88,9 +88,10 @@ def prob_coefficient(other_coef, a_sum, z_loss, lse):
 
 @njit(inline="always")
 def grad_at_target(target_coef, prob_coef, other_coef, a_y, rest, e_y, inverse):
-    """∂loss/∂x_y = target_coef·(p_y - 1) + prob_coef·p_y - other_coef·a_y; `inverse` is 1 / s.
+    """The gradient ∂loss/∂x_y = target_coef·(p_y - 1) + prob_coef·p_y - other_coef·a_y.
 
     p_y - 1 is computed as -rest / s: the subtraction is 0 in float32 for a confident row.
+    `inverse` is 1 / s.
     """
     return prob_coef * (e_y * inverse) - target_coef * (rest * inverse) - other_coef * a_y
 
@@ -103,7 +104,10 @@ def grad_scale(up, target_coef, prob_coef, inverse):
 
 @njit(inline="always")
 def grad_element(e_j, scale, a_j, other):
-    """up·∂loss/∂x_j for j ≠ y: scale·e_j - other·a_j, with `grad_scale` and up·other_coef."""
+    """The gradient up·∂loss/∂x_j for j ≠ y: scale·e_j - other·a_j.
+
+    `scale` is `grad_scale`, `other` up·other_coef.
+    """
     return e_j * scale - a_j * other
 
 

@@ -23,9 +23,9 @@ _ROW_COST = 24
 _ELEMENT_COST = 2
 # With less work than this, waking a thread costs more than it saves.
 SERIAL_BELOW = 1 << 19
-# A chunk is the work of one kernel call: large enough to hide the cost of the call, small enough to
-# share evenly and to react to Ctrl-C. It depends on the shape alone, so sums over chunks have the
-# same bits for every number of threads.
+# The sizes of a chunk, a block of rows, in elements. It is the work of one kernel call: large
+# enough to hide the cost of the call, small enough to share evenly and to react to Ctrl-C. It
+# depends on the shape alone, so sums over chunks have the same bits for every number of threads.
 _SMALLEST_CHUNK, _LARGEST_CHUNK, _CHUNKS = 1 << 18, 1 << 21, 16
 
 
