@@ -200,8 +200,8 @@ def _linear_grads(
     for name, a, own, buffer in zip(names, inputs, types, buffers or (None,) * 3, strict=True):
         if a is None or own is None or name not in wrt:
             if buffer is not None:
-                reason = f"without {name}" + ("" if name in wrt else " in wrt")
-                raise errors.buffer_unused(f"grad_out.{name}", reason, buffer)
+                reason = f"None without {name}" + ("" if name in wrt else " in wrt")
+                raise errors.buffer_kind(f"grad_out.{name}", reason, buffer)
             parts.append(None)
         elif buffers is None:
             parts.append(checks.new(inputs[0], a.shape, own.own))

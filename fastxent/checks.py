@@ -184,8 +184,6 @@ def one_hot(backend: Any, found: Any, of: str, indices: Shape | None = None) -> 
 
 def weights(found: Any, name: str, shape: Shape, meaning: str) -> Any:
     """Real weights of exactly this shape, as contiguous float64; on a GPU as they come."""
-    if found is None:
-        return None
     real_numbers(found, name)
     if found.shape != shape:
         raise errors.wrong_shape(name, shape, meaning, found.shape)
@@ -248,7 +246,7 @@ def buffer(
     It may lie exactly over the array `over`.
     """
     if type(value) not in (np.ndarray, np.memmap, DeviceArray):
-        raise errors.buffer_kind(name, value)
+        raise errors.buffer_kind(name, "a numpy.ndarray", value)
     if value.shape != shape:
         raise errors.buffer_shape(name, shape, value.shape)
     if value.dtype != dtype or not value.dtype.isnative:
@@ -263,7 +261,7 @@ def buffer(
         if np.may_share_memory(out, lies) and not _same_place(out, lies):
             others = [*others, over]
     for other_name, other in others:
-        if isinstance(other, (np.ndarray, DeviceArray)) and _overlap(out, _layout(other)):
+        if isinstance(other, (np.ndarray, DeviceArray)) and np.shares_memory(out, _layout(other)):
             raise errors.buffer_overlaps(name, other_name, over[0] if over else None)
     return value
 
@@ -275,7 +273,8 @@ def linear_buffers(value: Any, accumulate: bool) -> Any:
             raise errors.nothing_to_add_to()
         return None
     if not isinstance(value, tuple) or len(value) != 3:
-        raise errors.no_linear_grad(value)
+        kind = "a LinearGrad of buffers (x, linear_weight, linear_bias)"
+        raise errors.buffer_kind("grad_out", kind, value)
     return value
 
 
@@ -303,12 +302,6 @@ def _overlaps_itself(a: Array) -> bool:
                 return True
             reach += stride * (n - 1)
     return False
-
-
-def _overlap(a: Array, b: Array) -> bool:
-    if not np.may_share_memory(a, b):
-        return False
-    return np.shares_memory(a, b)
 
 
 # --- numbers that are returned --------------------------------------------------------------

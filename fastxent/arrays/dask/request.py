@@ -126,7 +126,7 @@ def read(function: Function, arguments: Arguments) -> Request:
     if any(name not in arguments for name in function.positional):
         function(**arguments)  # which raises Python's own error
     if not isinstance(arguments[first], da.Array):
-        raise errors.no_dask_array(first, arguments[first])
+        raise errors.wrong_type(first, "a dask.array.Array", arguments[first])
     arrays = {n: _array(function, n, arguments[n]) for n in arguments if n in function.arrays}
     options = {n: value for n, value in arguments.items() if n not in arrays}
     x = arrays.pop(first)

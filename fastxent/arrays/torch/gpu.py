@@ -61,7 +61,7 @@ def view(value: Any) -> DeviceArray | None:
         value = value.resolve_conj().resolve_neg()
     dtype = _TYPES.get(value.dtype)
     if dtype is None:
-        raise errors.no_real_tensor(value.dtype)
+        raise errors.not_real("a tensor", value.dtype)
     strides = None
     if not value.is_contiguous():
         strides = tuple(stride * dtype.itemsize for stride in value.stride())
