@@ -13,13 +13,7 @@ from fastxent.arrays.dask import blocks, class_chunks, labels, rows
 from fastxent.arrays.dask.blocks import CLASSES, Layout, only
 from fastxent.arrays.dask.class_chunks import KINDS, Loss, Transform
 from fastxent.arrays.dask.request import Request
-from fastxent.functions import (
-    CROSS_ENTROPY,
-    LOG_SOFTMAX,
-    LOGSUMEXP,
-    SOFTMAX,
-    Function,
-)
+from fastxent.functions import CROSS_ENTROPY, LOG_SOFTMAX, LOGSUMEXP, SOFTMAX, Function
 from fastxent.results import Extent
 
 _STATISTICS = -2  # an index beside CLASSES
