@@ -80,20 +80,16 @@ def target_operands(call: Request) -> list[Any]:
     linear = call.function.kind is Kind.LINEAR
     classes = (CLASSES,) if linear else (call.axis,)
     index = rows if call.is_index else (rows + classes if linear else call.whole)
-    operands = [arrays["target"], index]
-    for array, index in (
-        (arrays.get("sample_weight"), rows), (arrays.get("weight"), classes),
-        (labels.divisor(call), ()),
-    ):  # fmt: skip
-        operands += [array, None if array is None else index]
-    return operands
+    return blocks.operands(
+        (arrays["target"], index), (arrays.get("sample_weight"), rows),
+        (arrays.get("weight"), classes), (labels.divisor(call), ()),
+    )  # fmt: skip
 
 
 def _losses(
     function: Function, options: Arguments, x: Any, target: Any, u: Any, w: Any, divisor: Any
 ) -> Any:
-    w = None if w is None else only(w)
-    return block_results(function, options, (x,), only(target), u, w, divisor)
+    return block_results(function, options, (x,), only(target), u, only(w), divisor)
 
 
 def block_results(
