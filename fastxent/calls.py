@@ -248,17 +248,15 @@ def _buffers(
 ) -> Arguments:
     """The buffers by the names of their results; that of the gradient may lie over the input."""
     buffers: Arguments = {}
+    first = function.first, x
     for slot in function.slots:
         buffer = arguments.get(slot.buffer)
         if buffer is None:
             continue
-        kind, over = types[slot.type], (function.first, x)
-        others, may_lie_over = arrays, slot.name == "grad"
-        if not may_lie_over:
-            others = [*arrays, over, ("grad_out", arguments["grad_out"])]
-        buffers[slot.name] = checks.buffer(
-            buffer, slot.buffer, x.shape, kind, others, over if may_lie_over else None
-        )
+        kind, in_place = types[slot.type], slot.name == "grad"
+        others = arrays if in_place else [*arrays, first, ("grad_out", arguments["grad_out"])]
+        over = first if in_place else None
+        buffers[slot.name] = checks.buffer(buffer, slot.buffer, x.shape, kind, others, over)
     return buffers
 
 

@@ -52,11 +52,7 @@ sparse = Text(
 )
 
 
-def no_array(name: str, got: str, reason: str = "") -> TypeError:
-    """A value that NumPy makes no array of."""
-    return TypeError(f"{name} must be an array or nested numbers, got {got}{reason}")
-
-
+no_array = Text(TypeError, "{name} must be an array or nested numbers, got {got}{reason}")
 missing_values = Text(ValueError, "{name} must have no missing values, got one in row {row}")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastxent import errors
 from fastxent.arrays import views
+from fastxent.cuda import driver
 from fastxent.device_array import DeviceArray, Queue
 from fastxent.functions import ARRAYS, NUMBERS, Arguments, Function, Role
 
@@ -36,12 +37,6 @@ def views_of(function: Function, arguments: Arguments, view: View) -> Arguments:
     return result
 
 
-def _follow(queue: Queue, stream: int) -> None:
-    from fastxent.cuda.driver import follow
-
-    follow(queue.place, stream)
-
-
 def _checked(name: str, value: Any, view: View, queue: Queue | None = None) -> DeviceArray:
     """A view of what has to be an array on a GPU, that of the queue if there is one."""
     array = view(value)
@@ -61,6 +56,6 @@ def _checked(name: str, value: Any, view: View, queue: Queue | None = None) -> D
         if array.place.device != device and array.size:
             raise errors.on_other_gpu(name, array.place.device, device)
         if array.place.stream not in (0, stream):  # where it may still be written
-            _follow(queue, array.place.stream)
+            driver.follow(queue.place, array.place.stream)
         array.queue = queue
     return array
