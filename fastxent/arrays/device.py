@@ -25,12 +25,12 @@ def views_of(function: Function, arguments: Arguments, view: View) -> Arguments:
         if queue is None:  # the first argument, which decides
             array = _checked(name, value, view)
             queue, result[name] = array.queue, array
-        elif value is None or function.role(name) not in _HOLD_ARRAYS:
+        elif value is None or function.roles.get(name) not in _HOLD_ARRAYS:
             result[name] = value
         elif isinstance(value, tuple) and name in function.buffers:
             parts = [part if part is None else _checked(name, part, view, queue) for part in value]
             result[name] = views.like(value, parts)
-        elif function.role(name) in NUMBERS and isinstance(value, numbers.Real):
+        elif function.roles.get(name) in NUMBERS and isinstance(value, numbers.Real):
             result[name] = value
         else:
             result[name] = _checked(name, value, view, queue)

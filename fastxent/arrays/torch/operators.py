@@ -164,7 +164,7 @@ class _Operator:
             if isinstance(value, torch.Tensor) and not types:
                 self.check(name, value, first)
             elif not types:
-                role = self.function.parameters[name].role
+                role = self.function.roles[name]
                 arguments[name] = None if value is None else _constant(name, value, first, role)
             elif tuple in types:
                 names = value.split(",") if isinstance(value, str) else value
