@@ -258,7 +258,7 @@ def buffer(
         raise errors.buffer_overlaps_itself(name, out.strides)
     if over is not None and value is not over[1]:
         lies = _layout(over[1])
-        if np.may_share_memory(out, lies) and not _same_place(out, lies):
+        if np.may_share_memory(out, lies) and _place(out) != _place(lies):
             others = [*others, over]
     for other_name, other in others:
         if isinstance(other, (np.ndarray, DeviceArray)) and np.shares_memory(out, _layout(other)):
@@ -283,13 +283,9 @@ def _layout(array: Any) -> Array:
     return array.shadow() if type(array) is DeviceArray else array
 
 
-def _same_place(a: Array, b: Array) -> bool:
-    return (
-        a.ctypes.data == b.ctypes.data
-        and a.shape == b.shape
-        and a.strides == b.strides
-        and a.dtype == b.dtype
-    )
+def _place(a: Array) -> tuple[Any, ...]:
+    """What arrays that lie exactly over one another have in common."""
+    return a.ctypes.data, a.shape, a.strides, a.dtype
 
 
 def _overlaps_itself(a: Array) -> bool:

@@ -31,8 +31,6 @@ class BFloat16:
     def __repr__(self) -> str:
         return self.name
 
-    __str__ = __repr__
-
 
 BFLOAT16 = BFloat16()
 

@@ -336,23 +336,11 @@ def _widened(tensor: Any) -> Any:
     return tensor.float() if half else tensor
 
 
-def _softmax_gradient(up: Any, p: Any, axis: int) -> Any:
-    """p·(g - Σ p·g)."""
-    return p * (up - (p * up).sum(axis, keepdim=True))
-
-
-def _log_softmax_gradient(up: Any, log_p: Any, axis: int) -> Any:
-    """g - p·Σ g."""
-    return up - log_p.exp() * up.sum(axis, keepdim=True)
-
-
-def _logsumexp_gradient(up: Any, x: Any, axis: int) -> Any:
-    """g·p, of x: the result has been rounded, and exp would make that a factor."""
-    return up * torch.softmax(x, axis)
-
-
-_GRADIENTS = {
-    SOFTMAX: _softmax_gradient,
-    LOG_SOFTMAX: _log_softmax_gradient,
-    LOGSUMEXP: _logsumexp_gradient,
+_GRADIENTS: dict[Function, Callable[[Any, Any, int], Any]] = {
+    # p·(g - Σ p·g)
+    SOFTMAX: lambda up, p, axis: p * (up - (p * up).sum(axis, keepdim=True)),
+    # g - p·Σ g
+    LOG_SOFTMAX: lambda up, log_p, axis: up - log_p.exp() * up.sum(axis, keepdim=True),
+    # g·p, of x: the result has been rounded, and exp would make that a factor.
+    LOGSUMEXP: lambda up, x, axis: up * torch.softmax(x, axis),
 }
