@@ -92,9 +92,7 @@ def class_axis(axis: Any, shape: Shape, name: str, *, empty: bool = False) -> in
 
 
 def classes_last(view: Any, axis: int) -> Any:
-    """The same memory as a plain array with the class axis moved to the end; None of None."""
-    if view is None:
-        return None
+    """The same memory as a plain array with the class axis moved to the end."""
     if type(view) is DeviceArray:
         return view.classes_last(axis)
     plain = view if type(view) is np.ndarray else view.view(np.ndarray)
@@ -304,7 +302,7 @@ def _overlaps_itself(a: Array) -> bool:
 
 
 def result(array: Any) -> Any:
-    """A filled array as it is returned: NumPy's without dimensions as a NumPy scalar; None as None.
+    """A filled array as it is returned: NumPy's without dimensions as a NumPy scalar.
 
     Another library's stays in that library's memory.
     """

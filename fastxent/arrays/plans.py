@@ -40,11 +40,6 @@ def clear() -> None:
     _plans.clear()
 
 
-def n_plans() -> int:
-    """How many plans there are."""
-    return sum(len(plans or ()) for plans in _plans.values())
-
-
 class KeyedCall(NamedTuple):
     """A call by its key, with its arrays and their addresses."""
 
