@@ -94,4 +94,4 @@ def _arrays(function: Function, row: Any, target: Any, dtype: str) -> dict[str, 
     given = {
         Role.INPUT: row, Role.MATRIX: np.eye(row.shape[1], dtype=dtype), Role.TARGET: target,
     }  # fmt: skip
-    return {name: given[function.parameters[name].role] for name in function.positional}
+    return {name: given[function.roles[name]] for name in function.positional}

@@ -200,8 +200,8 @@ def _linear_grads(
     for name, a, own, buffer in zip(names, inputs, types, buffers or (None,) * 3, strict=True):
         if a is None or own is None or name not in wrt:
             if buffer is not None:
-                reason = f"without {name}" + ("" if name in wrt else " in wrt")
-                raise errors.buffer_unused(f"grad_out.{name}", reason, buffer)
+                reason = f"None without {name}" + ("" if name in wrt else " in wrt")
+                raise errors.buffer_kind(f"grad_out.{name}", reason, buffer)
             parts.append(None)
         elif buffers is None:
             parts.append(checks.new(inputs[0], a.shape, own.own))
@@ -248,17 +248,15 @@ def _buffers(
 ) -> Arguments:
     """The buffers by the names of their results; that of the gradient may lie over the input."""
     buffers: Arguments = {}
+    first = function.first, x
     for slot in function.slots:
         buffer = arguments.get(slot.buffer)
         if buffer is None:
             continue
-        kind, over = types[slot.type], (function.first, x)
-        others, may_lie_over = arrays, slot.name == "grad"
-        if not may_lie_over:
-            others = [*arrays, over, ("grad_out", arguments["grad_out"])]
-        buffers[slot.name] = checks.buffer(
-            buffer, slot.buffer, x.shape, kind, others, over if may_lie_over else None
-        )
+        kind, in_place = types[slot.type], slot.name == "grad"
+        others = arrays if in_place else [*arrays, first, ("grad_out", arguments["grad_out"])]
+        over = first if in_place else None
+        buffers[slot.name] = checks.buffer(buffer, slot.buffer, x.shape, kind, others, over)
     return buffers
 
 

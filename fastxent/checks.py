@@ -92,9 +92,7 @@ def class_axis(axis: Any, shape: Shape, name: str, *, empty: bool = False) -> in
 
 
 def classes_last(view: Any, axis: int) -> Any:
-    """The same memory as a plain array with the class axis moved to the end; None of None."""
-    if view is None:
-        return None
+    """The same memory as a plain array with the class axis moved to the end."""
     if type(view) is DeviceArray:
         return view.classes_last(axis)
     plain = view if type(view) is np.ndarray else view.view(np.ndarray)
@@ -184,8 +182,6 @@ def one_hot(backend: Any, found: Any, of: str, indices: Shape | None = None) -> 
 
 def weights(found: Any, name: str, shape: Shape, meaning: str) -> Any:
     """Real weights of exactly this shape, as contiguous float64; on a GPU as they come."""
-    if found is None:
-        return None
     real_numbers(found, name)
     if found.shape != shape:
         raise errors.wrong_shape(name, shape, meaning, found.shape)
@@ -248,7 +244,7 @@ def buffer(
     It may lie exactly over the array `over`.
     """
     if type(value) not in (np.ndarray, np.memmap, DeviceArray):
-        raise errors.buffer_kind(name, value)
+        raise errors.buffer_kind(name, "a numpy.ndarray", value)
     if value.shape != shape:
         raise errors.buffer_shape(name, shape, value.shape)
     if value.dtype != dtype or not value.dtype.isnative:
@@ -260,10 +256,10 @@ def buffer(
         raise errors.buffer_overlaps_itself(name, out.strides)
     if over is not None and value is not over[1]:
         lies = _layout(over[1])
-        if np.may_share_memory(out, lies) and not _same_place(out, lies):
+        if np.may_share_memory(out, lies) and _place(out) != _place(lies):
             others = [*others, over]
     for other_name, other in others:
-        if isinstance(other, (np.ndarray, DeviceArray)) and _overlap(out, _layout(other)):
+        if isinstance(other, (np.ndarray, DeviceArray)) and np.shares_memory(out, _layout(other)):
             raise errors.buffer_overlaps(name, other_name, over[0] if over else None)
     return value
 
@@ -275,7 +271,8 @@ def linear_buffers(value: Any, accumulate: bool) -> Any:
             raise errors.nothing_to_add_to()
         return None
     if not isinstance(value, tuple) or len(value) != 3:
-        raise errors.no_linear_grad(value)
+        kind = "a LinearGrad of buffers (x, linear_weight, linear_bias)"
+        raise errors.buffer_kind("grad_out", kind, value)
     return value
 
 
@@ -284,13 +281,9 @@ def _layout(array: Any) -> Array:
     return array.shadow() if type(array) is DeviceArray else array
 
 
-def _same_place(a: Array, b: Array) -> bool:
-    return (
-        a.ctypes.data == b.ctypes.data
-        and a.shape == b.shape
-        and a.strides == b.strides
-        and a.dtype == b.dtype
-    )
+def _place(a: Array) -> tuple[Any, ...]:
+    """What arrays that lie exactly over one another have in common."""
+    return a.ctypes.data, a.shape, a.strides, a.dtype
 
 
 def _overlaps_itself(a: Array) -> bool:
@@ -305,17 +298,11 @@ def _overlaps_itself(a: Array) -> bool:
     return False
 
 
-def _overlap(a: Array, b: Array) -> bool:
-    if not np.may_share_memory(a, b):
-        return False
-    return np.shares_memory(a, b)
-
-
 # --- numbers that are returned --------------------------------------------------------------
 
 
 def result(array: Any) -> Any:
-    """A filled array as it is returned: NumPy's without dimensions as a NumPy scalar; None as None.
+    """A filled array as it is returned: NumPy's without dimensions as a NumPy scalar.
 
     Another library's stays in that library's memory.
     """

@@ -7,6 +7,7 @@ elements are never read from Python. Kernels are given pointers, never bare addr
 
 import functools
 import math
+import types
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -29,8 +30,6 @@ class BFloat16:
 
     def __repr__(self) -> str:
         return self.name
-
-    __str__ = __repr__
 
 
 BFLOAT16 = BFloat16()
@@ -256,15 +255,11 @@ class DeviceArray:
     def shadow(self) -> "np.ndarray[Any, Any]":
         """A NumPy array of the same layout, to find overlaps of memory; never to be read."""
         kind = f"|V{self.dtype.itemsize}"
-        return np.asarray(_Interface({
+        layout = {
             "data": (self.address, not self.writeable), "shape": self.shape, "typestr": kind,
             "strides": self.strides, "version": 3,
-        }))  # fmt: skip
-
-
-class _Interface:
-    def __init__(self, interface: dict[str, Any]) -> None:
-        self.__array_interface__ = interface
+        }  # fmt: skip
+        return np.asarray(types.SimpleNamespace(__array_interface__=layout))
 
 
 @functools.lru_cache(maxsize=256)

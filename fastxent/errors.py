@@ -52,11 +52,7 @@ sparse = Text(
 )
 
 
-def no_array(name: str, got: str, reason: str = "") -> TypeError:
-    """A value that NumPy makes no array of."""
-    return TypeError(f"{name} must be an array or nested numbers, got {got}{reason}")
-
-
+no_array = Text(TypeError, "{name} must be an array or nested numbers, got {got}{reason}")
 missing_values = Text(ValueError, "{name} must have no missing values, got one in row {row}")
 
 
@@ -141,7 +137,7 @@ linear_shape = Text(
 # --- buffers --------------------------------------------------------------------------------
 
 
-buffer_kind = Text(ValueError, "{name} must be a numpy.ndarray, got {value.__class__.__name__}")
+buffer_kind = Text(ValueError, "{name} must be {expected}, got {value.__class__.__name__}")
 buffer_shape = Text(ValueError, "{name} must have shape {shape}, got {got}")
 buffer_type = Text(ValueError, "{name} must have dtype {dtype} in native byte order, got {got!r}")
 buffer_read_only = Text(ValueError, "{name} must be writeable, got a read-only array")
@@ -158,14 +154,8 @@ def buffer_overlaps(name: str, other: str, over: str | None) -> ValueError:
     return ValueError(f"{name} must not overlap {other}{may}")
 
 
-buffer_unused = Text(ValueError, "{name} must be None {reason}, got {value.__class__.__name__}")
 nothing_to_add_to = Text(
     ValueError, "accumulate=True needs buffers in grad_out to add to, got None"
-)
-no_linear_grad = Text(
-    ValueError,
-    "grad_out must be a LinearGrad of buffers (x, linear_weight, linear_bias), got "
-    "{value.__class__.__name__}",
 )
 
 
@@ -225,13 +215,11 @@ cut_off = Text(
 )
 
 
-def no_numbers(name: str, tensor: Any) -> TypeError:
-    """A tensor without numbers beside a NumPy array."""
-    return TypeError(
-        f"{name} must have numbers beside a NumPy array, got {kind_of(tensor)} on {tensor.device}"
-    )
-
-
+no_numbers = Text(
+    TypeError,
+    "{name} must have numbers beside a NumPy array, got {tensor.__class__.__name__} on "
+    "{tensor.device}",
+)
 no_bfloat16 = Text(
     TypeError,
     "tensors of bfloat16 need the package ml_dtypes, for NumPy has no such type: pip install "
@@ -269,7 +257,6 @@ no_second_derivative = Text(
     RuntimeError, "fastxent's functions have no second derivative (create_graph=True)"
 )
 out_in_graph = Text(ValueError, "out must be None where logits require grad")
-no_tensor_buffer = Text(ValueError, "{name} must be a torch.Tensor, got {value.__class__.__name__}")
 buffer_requires_grad = Text(ValueError, "{name} must not require grad")
 buffer_negated = Text(ValueError, "{name} must not be a view of negated numbers")
 buffer_in_graph = Text(
@@ -295,7 +282,6 @@ unreadable_export = Text(
     TypeError,
     "{name} must be an array that NumPy reads by DLPack, got {value.__class__.__name__}: {reason}",
 )
-no_dask_array = Text(TypeError, "{name} must be a dask.array.Array, got {value.__class__.__name__}")
 dask_of_others = Text(TypeError, "{name} must be a Dask array of NumPy arrays, got one of {kind}")
 unknown_chunks = Text(
     ValueError,
@@ -351,7 +337,6 @@ byte_order_on_gpu = Text(
 no_numba_bfloat16 = Text(
     TypeError, "arrays of bfloat16 must be CuPy's or PyTorch's: Numba has none"
 )
-no_real_tensor = Text(TypeError, "a tensor must hold real numbers, got {dtype}")
 no_matrix_products = Text(
     TypeError,
     "linear_cross_entropy needs arrays of a library whose matrix products can be used here, as "

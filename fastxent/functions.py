@@ -71,23 +71,16 @@ class Slot(NamedTuple):
     type: Type
 
 
-class Parameter(NamedTuple):
-    """A parameter of a function; `default` is `inspect.Parameter.empty` without one."""
-
-    role: Role
-    annotation: Any
-    default: Any
-
-
 class Function:
     """The description of one public function, which completes it: see `fastxent.dispatch.public`.
 
     `inputs` are the parameters that gradients flow to; the first of them decides the backend, and
     holds logits, or values `of_probabilities`. `out` is the result of a map.
-    `parameters` are all, with their roles; `positional` those that may be given by position,
-    `arrays` those that are read, `buffers` those that are written. `results` are the names of what
-    it returns, in order; all but the first have a flag `return_<name>`, and maybe a buffer
-    `<name>_out`. `slots` are the same for the code that reads every call.
+    `parameters` are all, as the signature has them, and `roles` what they are; `positional` those
+    that may be given by position, `arrays` those that are read, `buffers` those that are written.
+    `results` are the names of what it returns, in order; all but the first have a flag
+    `return_<name>`, and maybe a buffer `<name>_out`. `slots` are the same for the code that reads
+    every call.
     """
 
     body: Callable[..., Any]  # takes NumPy arrays and views of a GPU's
@@ -105,16 +98,13 @@ class Function:
         """Read the signature of the function that this describes."""
         self.body, self.public = body, public
         roles = _ROLES | (_OF_ELEMENTS if self.kind is Kind.ELEMENTS else {})
-        signature = inspect.signature(body).parameters
-        self.parameters = {
-            name: Parameter(
-                Role.REQUEST if name.startswith("return_") else roles.get(name, Role.OPTION),
-                p.annotation, p.default,
-            )
-            for name, p in signature.items()
-        }  # fmt: skip
+        self.parameters = inspect.signature(body).parameters
+        self.roles = {
+            name: Role.REQUEST if name.startswith("return_") else roles.get(name, Role.OPTION)
+            for name in self.parameters
+        }
         self.positional = tuple(
-            name for name, p in signature.items() if p.kind is p.POSITIONAL_OR_KEYWORD
+            name for name, p in self.parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD
         )
         self.arrays = self.with_role(*ARRAYS)
         self.buffers = frozenset(self.with_role(Role.BUFFER))
@@ -146,17 +136,12 @@ class Function:
 
     def with_role(self, *roles: Role) -> tuple[str, ...]:
         """The names of the parameters with one of these roles."""
-        return tuple(name for name, p in self.parameters.items() if p.role in roles)
+        return tuple(name for name, role in self.roles.items() if role in roles)
 
     def defaults(self) -> Arguments:
         """The parameters that have defaults, with them."""
         empty = inspect.Parameter.empty
         return {n: p.default for n, p in self.parameters.items() if p.default is not empty}
-
-    def role(self, name: str) -> Role | None:
-        """The role of a parameter; None of a name that is none."""
-        parameter = self.parameters.get(name)
-        return None if parameter is None else parameter.role
 
     @property
     def is_loss(self) -> bool:

@@ -112,13 +112,6 @@ class Options(NamedTuple):
 NO_OPTIONS = Options(ignore_index=None)
 _DEFAULTS = Options()
 
-# Each option that is a parameter: its check.
-CHECKS: dict[str, Callable[[Any, str, DType], Any]] = {
-    name: annotation.__metadata__[0]
-    for name, annotation in Options.__annotations__.items()
-    if hasattr(annotation, "__metadata__")
-}
-
 
 class Entry(NamedTuple):
     """An option of a function: its place in `Options`, its check and the function's default."""
@@ -132,9 +125,9 @@ class Entry(NamedTuple):
 def entries(defaults: dict[str, Any]) -> tuple[Entry, ...]:
     """The options among the parameters with these defaults."""
     return tuple(
-        Entry(at, name, CHECKS[name], defaults[name])
-        for at, name in enumerate(Options._fields)
-        if name in CHECKS and name in defaults
+        Entry(at, name, annotation.__metadata__[0], defaults[name])
+        for at, (name, annotation) in enumerate(Options.__annotations__.items())
+        if name in defaults
     )
 
 

@@ -41,11 +41,6 @@ def plain_cross_entropy(
     return value if grad is None else (value, grad)
 
 
-def _is_contiguous(array: Any) -> bool:
-    flags = array.flags
-    return bool(flags.c_contiguous and flags.aligned)
-
-
 def _is_buffer(buffer: Any, logits: Any, target: Any) -> bool:
     """Whether a gradient can be written there, by the checks that cost little."""
     if buffer is logits:
@@ -54,8 +49,9 @@ def _is_buffer(buffer: Any, logits: Any, target: Any) -> bool:
         type(buffer) is np.ndarray
         and buffer.dtype == logits.dtype
         and buffer.shape == logits.shape
-        and _is_contiguous(buffer)
-        and buffer.flags.writeable
+        and (flags := buffer.flags).c_contiguous
+        and flags.aligned
+        and flags.writeable
         and not np.may_share_memory(buffer, logits)
         and not np.may_share_memory(buffer, target)
     )

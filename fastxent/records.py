@@ -3,22 +3,10 @@
 from typing import Any, NamedTuple
 
 from fastxent.functions import Function
-from fastxent.options import NO_OPTIONS, Clip, Options
-from fastxent.results import Outputs
-
-__all__ = [
-    "NO_OPTIONS",
-    "NO_WEIGHTS",
-    "Call",
-    "Clip",
-    "Linear",
-    "LinearGrad",
-    "Options",
-    "Outputs",
-    "Place",
-    "Target",
-    "Weights",
-]
+from fastxent.options import NO_OPTIONS as NO_OPTIONS
+from fastxent.options import Clip
+from fastxent.options import Options as Options
+from fastxent.results import Outputs as Outputs
 
 
 class Place(NamedTuple):

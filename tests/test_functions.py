@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fastxent as fx
-from fastxent import backend, functions, options, reference
+from fastxent import backend, functions, reference
 from fastxent.functions import FUNCTIONS, Kind, Role
 from fastxent.options import Options
 from fastxent.results import RULES, Extent, Outputs, Type
@@ -26,7 +26,7 @@ def arguments(function, dtype=np.float64):
     shapes = {Role.INPUT: (4, 5) if function.kind is Kind.LINEAR else (4, 3), Role.MATRIX: (3, 5)}
     given = {}
     for name in function.positional:
-        role = function.parameters[name].role
+        role = function.roles[name]
         if role is Role.TARGET:
             elements = function.kind is Kind.ELEMENTS
             given[name] = rng.random((4, 3)) if elements else rng.integers(0, 3, 4)
@@ -87,10 +87,10 @@ def test_options_and_results_are_fields():
         for name, parameter in function.parameters.items():
             if name in Options._fields:
                 assert parameter.default == Options._field_defaults[name], name
-                assert name in options.CHECKS
-            if parameter.role is Role.REQUEST:
+                assert name in {option.name for option in function.options}
+            if function.roles[name] is Role.REQUEST:
                 assert name.removeprefix("return_") in Outputs._fields
-            if parameter.role is Role.BUFFER and name != "out":
+            if function.roles[name] is Role.BUFFER and name != "out":
                 assert name.removesuffix("_out") in function.results
     assert set(RULES) == set(Outputs._fields)
     assert {rule.extent for rule in RULES.values() if rule} == {*Extent}

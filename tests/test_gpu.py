@@ -770,7 +770,7 @@ def test_small_a_cached_plan(lib, rng):
     plans.clear()
     sets = [put() for _ in range(3)]
     again = [called(*arrays) for arrays in sets]
-    assert plans.n_plans()
+    assert any(plans._plans.values())
     for arrays, got in zip(sets, again, strict=True):
         plans.clear()
         same_bits(lib, called(*arrays), got)

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastxent import errors
 from fastxent.arrays import views
+from fastxent.cuda import driver
 from fastxent.device_array import DeviceArray, Queue
 from fastxent.functions import ARRAYS, NUMBERS, Arguments, Function, Role
 
@@ -24,22 +25,16 @@ def views_of(function: Function, arguments: Arguments, view: View) -> Arguments:
         if queue is None:  # the first argument, which decides
             array = _checked(name, value, view)
             queue, result[name] = array.queue, array
-        elif value is None or function.role(name) not in _HOLD_ARRAYS:
+        elif value is None or function.roles.get(name) not in _HOLD_ARRAYS:
             result[name] = value
         elif isinstance(value, tuple) and name in function.buffers:
             parts = [part if part is None else _checked(name, part, view, queue) for part in value]
             result[name] = views.like(value, parts)
-        elif function.role(name) in NUMBERS and isinstance(value, numbers.Real):
+        elif function.roles.get(name) in NUMBERS and isinstance(value, numbers.Real):
             result[name] = value
         else:
             result[name] = _checked(name, value, view, queue)
     return result
-
-
-def _follow(queue: Queue, stream: int) -> None:
-    from fastxent.cuda.driver import follow
-
-    follow(queue.place, stream)
 
 
 def _checked(name: str, value: Any, view: View, queue: Queue | None = None) -> DeviceArray:
@@ -61,6 +56,6 @@ def _checked(name: str, value: Any, view: View, queue: Queue | None = None) -> D
         if array.place.device != device and array.size:
             raise errors.on_other_gpu(name, array.place.device, device)
         if array.place.stream not in (0, stream):  # where it may still be written
-            _follow(queue, array.place.stream)
+            driver.follow(queue.place, array.place.stream)
         array.queue = queue
     return array

@@ -39,7 +39,7 @@ def array(value: Any, name: str, *, number: bool = False) -> Any:
         hint = program if {"jax", "jaxlib"} & roots else ""
         raise errors.no_array(name, errors.kind_of(value), f": {error}{hint}") from error
     if not number and not made.ndim and made.dtype.kind in "OUST":
-        raise errors.no_array(name, "None" if value is None else errors.kind_of(value))
+        raise errors.no_array(name, "None" if value is None else errors.kind_of(value), "")
     return made
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from fastxent.arrays import views
 from fastxent.cuda import driver
 from fastxent.cuda.plans import CachedPlan, New, plan_of_call
-from fastxent.device_array import DeviceArray, Memory
+from fastxent.device_array import DeviceArray
 from fastxent.functions import Arguments, Function
 from fastxent.records import Place
 
@@ -38,11 +38,6 @@ _SIMPLE = {bool, int, float, str, type(None)}
 def clear() -> None:
     """Drop all plans."""
     _plans.clear()
-
-
-def n_plans() -> int:
-    """How many plans there are."""
-    return sum(len(plans or ()) for plans in _plans.values())
 
 
 class KeyedCall(NamedTuple):
@@ -86,8 +81,7 @@ def keyed(
 
 
 def _n_bytes(array: Any) -> int:
-    n: int = math.prod(array.shape) * array.dtype.itemsize
-    return n
+    return int(math.prod(array.shape) * array.dtype.itemsize)
 
 
 def run_cached(call: KeyedCall, place: Place, new: New) -> Any:
@@ -114,7 +108,9 @@ def run_recorded(function: Function, arguments: Arguments, call: KeyedCall | Non
         queue.not_cacheable()
         return function.body(**arguments)
     results = function.body(**arguments)
-    plan = plan_of_call(queue, _memories(arguments), results)
+    # In the order of their addresses in the keyed call.
+    memories = [value.memory for value in arguments.values() if type(value) is DeviceArray]
+    plan = plan_of_call(queue, memories, results)
     if len(_plans) >= MAX_KEYS:
         _plans.clear()
     if plan is None:
@@ -124,11 +120,6 @@ def run_recorded(function: Function, arguments: Arguments, call: KeyedCall | Non
         if plans is not None:
             plans.append(plan)
     return results
-
-
-def _memories(arguments: Arguments) -> list[Memory]:
-    """The memory of the arrays of a keyed call, in the order of their addresses there."""
-    return [value.memory for value in arguments.values() if type(value) is DeviceArray]
 
 
 def computed(function: Function, arguments: Arguments, call: KeyedCall | None = None) -> Any:

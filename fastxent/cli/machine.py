@@ -1,5 +1,6 @@
 """Facts for `info`, as data: versions, CPU, threads, cache and GPUs of this process."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -38,10 +39,8 @@ def versions(names: tuple[str, ...]) -> dict[str, str]:
     """Versions of the distributions that are installed; none is imported."""
     installed = {}
     for name in names:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return installed
 
 

@@ -8,9 +8,11 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 Step = Callable[[int, int], None]  # steps done, total
+Shown = AbstractContextManager[Callable[..., None]]  # what shows steps, given each of them
 
 
 def installed(package: str) -> bool:
@@ -76,18 +78,20 @@ def show_json(document: dict[str, Any]) -> None:
     print(json.dumps(document, indent=2))
 
 
-@contextlib.contextmanager
-def progress(task: str, *, quiet: bool = False) -> Iterator[Step]:
+def progress(task: str, *, quiet: bool = False) -> AbstractContextManager[Step]:
     """Count steps in a line on stderr if it is a terminal."""
+
+    def status(done: int, total: int) -> str:
+        return f"{task} {done}/{total}"
+
+    return on_terminal(_bar(task), status_line(task, status), quiet=quiet)
+
+
+def on_terminal(bar: Shown, line: Shown, *, quiet: bool) -> Shown:
+    """A bar by rich, or a status line; neither if `quiet` or stderr is no terminal."""
     if quiet or not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    if installed("rich"):
-        with _bar(task) as step:
-            yield step
-    else:
-        with status_line(task) as show:
-            yield lambda done, total: show(f"{task} {done}/{total}")
+        return contextlib.nullcontext(lambda *step: None)
+    return bar if installed("rich") else line
 
 
 @contextlib.contextmanager
@@ -103,19 +107,19 @@ def _bar(title: str) -> Iterator[Step]:
 
 
 @contextlib.contextmanager
-def status_line(status: str) -> Iterator[Callable[[str], None]]:
-    """A status line on stderr that is overwritten; the last status remains."""
-    shown = 0.0
-    print(status, end="", file=sys.stderr, flush=True)
+def status_line(first: str, status: Callable[..., str]) -> Iterator[Callable[..., None]]:
+    """A line on stderr that each step overwrites with its status; the last status remains."""
+    text, shown = first, 0.0
+    print(text, end="", file=sys.stderr, flush=True)
 
-    def show(text: str) -> None:
-        nonlocal status, shown
-        status = text
+    def show(*step: Any) -> None:
+        nonlocal text, shown
+        text = status(*step)
         if time.monotonic() - shown > 0.1:  # a terminal may be slower than a step
-            print(f"\r{status}", end="", file=sys.stderr, flush=True)
+            print(f"\r{text}", end="", file=sys.stderr, flush=True)
             shown = time.monotonic()
 
     try:
         yield show
     finally:
-        print(f"\r{status}", file=sys.stderr)
+        print(f"\r{text}", file=sys.stderr)

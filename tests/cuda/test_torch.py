@@ -12,9 +12,8 @@ from fastxent.arrays import plans
 from fastxent.records import Place
 
 torch = pytest.importorskip("torch", reason="PyTorch is optional: pip install torch")
-autograd, gpu, memory = (
-    importlib.import_module(f"fastxent.arrays.torch.{name}")
-    for name in ("autograd", "gpu", "memory")
+gpu, memory = (
+    importlib.import_module(f"fastxent.arrays.torch.{name}") for name in ("gpu", "memory")
 )
 
 
@@ -32,8 +31,7 @@ def pretence(monkeypatch):
     def refused(tensor):
         raise AssertionError("waits for the GPU")
 
-    for module in (memory, autograd):
-        monkeypatch.setattr(module, "is_on_gpu", lambda tensor: True)
+    monkeypatch.setattr(memory, "is_on_gpu", lambda tensor: True)
     monkeypatch.setattr(gpu, "place_of", lambda tensor: Place(0, 5))
     monkeypatch.setattr(gpu, "number_of", lambda tensor: 0)
     monkeypatch.setattr(gpu, "LIBRARY", gpu.LIBRARY._replace(new=new))

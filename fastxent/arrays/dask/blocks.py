@@ -63,12 +63,20 @@ def single(task: Callable[..., Any], layout: Layout, operands: Iterable[Any]) ->
     )  # fmt: skip
 
 
+def operands(*pairs: tuple[Any, Index]) -> list[Any]:
+    """Arrays and their indices in turn; None and None for an array that was not given."""
+    return [one for array, index in pairs for one in (array, None if array is None else index)]
+
+
 def _item(number: int, results: Any) -> Any:
     return only(results)[number]
 
 
 def only(block: Any) -> Any:
-    """The one block along an index that is not among the results': Dask passes nested lists."""
+    """The one block along an index that is not among the results': Dask passes nested lists.
+
+    None of None, in place of an array that was not given.
+    """
     while type(block) is list:
         (block,) = block
     return block

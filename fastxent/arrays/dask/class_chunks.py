@@ -101,10 +101,8 @@ def chunk_statistics(loss: Loss, x: Any, target: Any, w: Any, classes: Any) -> A
     else:
         f_all = compute(CROSS_ENTROPY, x, target, weight=w, **options).astype(np.float64)
         ones = np.ones(x.shape[-1]) if w is None else w.astype(np.float64)
-        f_all, a_all = (
-            times(1 - epsilon, f_all),
-            (1 - epsilon) * (target.astype(np.float64) @ ones),
-        )
+        f_all = times(1 - epsilon, f_all)
+        a_all = (1 - epsilon) * (target.astype(np.float64) @ ones)
     smoothing = epsilon / loss.n_classes
     if epsilon:
         n = x.shape[-1]

@@ -13,13 +13,7 @@ from fastxent.arrays.dask import blocks, class_chunks, labels, rows
 from fastxent.arrays.dask.blocks import CLASSES, Layout, only
 from fastxent.arrays.dask.class_chunks import KINDS, Loss, Transform
 from fastxent.arrays.dask.request import Request
-from fastxent.functions import (
-    CROSS_ENTROPY,
-    LOG_SOFTMAX,
-    LOGSUMEXP,
-    SOFTMAX,
-    Function,
-)
+from fastxent.functions import CROSS_ENTROPY, LOG_SOFTMAX, LOGSUMEXP, SOFTMAX, Function
 from fastxent.results import Extent
 
 _STATISTICS = -2  # an index beside CLASSES
@@ -74,13 +68,12 @@ def cross_entropy(call: Request) -> list[Any]:
     )  # fmt: skip
     target, w = call.arrays["target"], call.arrays.get("weight")
     u = call.arrays.get("sample_weight")
-    own, whole = _statistics(call, loss, (target, row if call.is_index else index), w)
+    own, whole = _statistics(call, loss, target, w)
     # Labels are needed between and after the passes, probabilities after them.
-    by_label = [target, row] if call.is_index else [None, None]
-    beside = [
-        whole, (*row, _STATISTICS), *by_label, u, None if u is None else row,
-        w, None if w is None else (CLASSES,), divisor, None if divisor is None else (),
-    ]  # fmt: skip
+    by_label, soft = (target, None) if call.is_index else (None, target)
+    beside = blocks.operands(
+        (whole, (*row, _STATISTICS)), (by_label, row), (u, row), (w, (CLASSES,)), (divisor, ())
+    )
     names = ["loss", *(n for n in function.results[1:] if options.get(f"return_{n}"))]
     dtypes = {name: a.dtype for name, a in zip(names, call.like, strict=True)}
     per_class = [n for n in names if function.result(n).extent is Extent.PER_CLASS]
@@ -92,12 +85,12 @@ def cross_entropy(call: Request) -> list[Any]:
     if per_class:
         task = functools.partial(_by_class, loss, [(n, dtypes[n]) for n in per_class], call.axis)
         numbers = da.arange(call.n_classes, chunks=(call.x.chunks[call.axis],))
-        soft = [None, None] if call.is_index else [target, index]
-        operands = [
-            call.x, index, own, (*index, _STATISTICS), numbers, (call.axis,), *soft, *beside,
-        ]  # fmt: skip
+        operands = blocks.operands(
+            (call.x, index), (own, (*index, _STATISTICS)), (numbers, (call.axis,)), (soft, index)
+        )
         layouts = [Layout(index, dtypes[n]) for n in per_class]
-        made |= dict(zip(per_class, blocks.several(task, index, operands, layouts), strict=True))
+        found = blocks.several(task, index, operands + beside, layouts)
+        made |= zip(per_class, found, strict=True)
     return [made[name] for name in names]
 
 
@@ -116,10 +109,8 @@ def _statistics(call: Request, loss: Loss, target: Any, w: Any) -> tuple[Any, An
     n = KINDS
     if target is not None:
         n += 4 if call.is_index and loss.label_smoothing else 2
-    operands = [
-        call.x, index, *(target or (None, None)), w, None if w is None else (CLASSES,),
-        numbers, (axis,),
-    ]  # fmt: skip
+    by = call.rows if call.is_index else index
+    operands = blocks.operands((call.x, index), (target, by), (w, (CLASSES,)), (numbers, (axis,)))
     part = Layout((*index, _STATISTICS), np.float64, single=(axis,), new={_STATISTICS: n})
     own = blocks.single(functools.partial(_chunk_statistics, loss, axis), part, operands)
     whole = da.reduction(
@@ -164,9 +155,7 @@ def _lse(whole: Any, *, dtype: Any) -> Any:
 
 
 def _rows(loss: Loss, whole: Any, y: Any, u: Any, w: Any, divisor: Any) -> Any:
-    w_label = None
-    if y is not None:
-        w_label = labels.weights_of(y, w, loss.n_classes)
+    w_label = None if y is None else labels.weights_of(y, w, loss.n_classes)
     return class_chunks.row_terms(loss, whole, y, u, w_label, divisor)
 
 
@@ -176,7 +165,7 @@ def _by_row(
     whole: Any, y: Any, u: Any, w: Any, divisor: Any,
 ) -> tuple[Any, ...]:  # fmt: skip
     whole = only(whole)
-    r = _rows(loss, whole, y, u, None if w is None else only(w), divisor)
+    r = _rows(loss, whole, y, u, only(w), divisor)
     lost = r.lost
     if reduction != "none":
         total = lost.sum()
@@ -218,8 +207,7 @@ def _by_class(
     loss: Loss, requested: list[tuple[str, Any]], axis: int, x: Any, own: Any, classes: Any,
     soft: Any, whole: Any, y: Any, u: Any, w: Any, divisor: Any,
 ) -> tuple[Any, ...]:  # fmt: skip
-    x, own, whole = _last(x, axis), only(own).squeeze(axis), only(whole)
-    w = None if w is None else only(w)
+    x, own, whole, w = _last(x, axis), only(own).squeeze(axis), only(whole), only(w)
     r = _rows(loss, whole, y, u, w, divisor)
     w = None if w is None else w[classes[0] : classes[-1] + 1]
     p = class_chunks.probabilities(loss, x, own, r.largest, r.log_s)

@@ -37,10 +37,7 @@ def divisor(call: Request) -> Any:
         return checked
     rows = call.rows
     task = functools.partial(_part, n_classes=call.n_classes, ignore_index=call.ignore_index)
-    operands = [
-        arrays["target"], rows, u, None if u is None else rows,
-        w, None if w is None else (CLASSES,),
-    ]  # fmt: skip
+    operands = blocks.operands((arrays["target"], rows), (u, rows), (w, (CLASSES,)))
     parts = blocks.single(task, Layout(rows, np.float64, single=rows), operands)
     return _after(checked, blocks.total(parts, np.float64, tuple(range(parts.ndim))))
 
@@ -76,7 +73,7 @@ def _second(checked: Any, number: Any) -> Any:
 @np.errstate(all="ignore")
 def _part(labels: Any, u: Any, w: Any, *, n_classes: int, ignore_index: int | None) -> Any:
     """A block's part of Σ counted·u·w_y, in an array of as many dimensions as the labels have."""
-    weights = weights_of(labels, None if w is None else only(w), n_classes)
+    weights = weights_of(labels, only(w), n_classes)
     weights = weights if u is None else np.where(u != 0, u * weights, 0.0)
     if ignore_index is not None:
         weights = np.where(labels == ignore_index, 0.0, weights)

@@ -27,10 +27,8 @@ def _by_rows(call: Request) -> list[Any]:
     x = call.x.rechunk({call.axis: -1})
     matrix, bias = call.arrays["linear_weight"].rechunk(-1), call.arrays.get("linear_bias")
     row, whole = call.rows, call.whole
-    operands = [
-        x, whole, matrix, (CLASSES, _FEATURES),
-        bias, None if bias is None else (CLASSES,), *rows.target_operands(call),
-    ]  # fmt: skip
+    operands = blocks.operands((x, whole), (matrix, (CLASSES, _FEATURES)), (bias, (CLASSES,)))
+    operands += rows.target_operands(call)
     layouts = [rows.loss_layout(call)]
     grad = next(filter(_is_grad, call.like), None)
     if grad is not None:
@@ -72,9 +70,9 @@ def _block(
     target: Any, u: Any, w: Any, divisor: Any,
 ) -> tuple[Any, ...]:  # fmt: skip
     arrays = {} if bias is None else {"linear_bias": _widened(only(bias))}
-    w = None if w is None else only(w)
+    inputs = x, _widened(only(matrix))
     results = rows.block_results(
-        function, options, (x, _widened(only(matrix))), only(target), u, w, divisor, **arrays
+        function, options, inputs, only(target), u, only(w), divisor, **arrays
     )
     flat: list[Any] = []
     for result in results:

@@ -126,7 +126,7 @@ def read(function: Function, arguments: Arguments) -> Request:
     if any(name not in arguments for name in function.positional):
         function(**arguments)  # which raises Python's own error
     if not isinstance(arguments[first], da.Array):
-        raise errors.no_dask_array(first, arguments[first])
+        raise errors.wrong_type(first, "a dask.array.Array", arguments[first])
     arrays = {n: _array(function, n, arguments[n]) for n in arguments if n in function.arrays}
     options = {n: value for n, value in arguments.items() if n not in arrays}
     x = arrays.pop(first)
@@ -157,7 +157,7 @@ def _array(function: Function, name: str, value: Any) -> Any:
         return value
     if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
         return value.view(np.ndarray)
-    role = function.role(name)
+    role = function.roles.get(name)
     if value is None or isinstance(value, np.ndarray) or role is Role.SCALAR:
         return value
     try:
@@ -194,7 +194,7 @@ def _classes(function: Function, x: Any, axis: int, arrays: Arguments) -> int:
 
 def _misfit(function: Function, x: Any, axis: int, arrays: Arguments) -> str | None:
     """The argument whose shape does not fit, or that is no array and would need a shape."""
-    roles = {name: function.role(name) for name in arrays}
+    roles = {name: function.roles.get(name) for name in arrays}
     for name, value in arrays.items():
         if roles[name] is not Role.SCALAR and value is not None and not _is_array(value):
             return name
@@ -309,7 +309,7 @@ def _like(
         return value.shape if role in (Role.PER_CLASS, Role.SCALAR) else rows
 
     def empty(name: str, value: Any) -> Any:
-        role = function.role(name)
+        role = function.roles.get(name)
         if value is None or role is Role.SCALAR and not isinstance(value, da.Array):
             return value
         return np.broadcast_to(np.zeros((), value.dtype), shape(role, value))
@@ -321,7 +321,7 @@ def _like(
 
 def _lazy(function: Function, name: str, value: Any, x: Any, axis: int) -> Any:
     """An argument as a Dask array, chunked as x is along rows, whole along classes."""
-    role = function.role(name)
+    role = function.roles.get(name)
     if value is None:
         return None
     if role is Role.SCALAR:

@@ -80,20 +80,16 @@ def target_operands(call: Request) -> list[Any]:
     linear = call.function.kind is Kind.LINEAR
     classes = (CLASSES,) if linear else (call.axis,)
     index = rows if call.is_index else (rows + classes if linear else call.whole)
-    operands = [arrays["target"], index]
-    for array, index in (
-        (arrays.get("sample_weight"), rows), (arrays.get("weight"), classes),
-        (labels.divisor(call), ()),
-    ):  # fmt: skip
-        operands += [array, None if array is None else index]
-    return operands
+    return blocks.operands(
+        (arrays["target"], index), (arrays.get("sample_weight"), rows),
+        (arrays.get("weight"), classes), (labels.divisor(call), ()),
+    )  # fmt: skip
 
 
 def _losses(
     function: Function, options: Arguments, x: Any, target: Any, u: Any, w: Any, divisor: Any
 ) -> Any:
-    w = None if w is None else only(w)
-    return block_results(function, options, (x,), only(target), u, w, divisor)
+    return block_results(function, options, (x,), only(target), u, only(w), divisor)
 
 
 def block_results(
@@ -113,10 +109,15 @@ def block_results(
     results = blocks.compute(
         function, *inputs, target, weight=w, sample_weight=u, **options, **arrays
     )
+    loss, *others = _with_axes(results, options, inputs[0].ndim - 1)
+    return np.full_like(loss, np.nan) if empty else loss, *others
+
+
+def _with_axes(results: Any, options: Arguments, rank: int) -> tuple[Any, ...]:
+    """A block's results, with a loss that is one number in an array with so many axes."""
     loss, *others = results if type(results) is tuple else (results,)
     if options.get("reduction", "mean") != "none":
-        rank = inputs[0].ndim - 1
-        loss = np.full((1,) * rank, np.nan if empty else loss, np.float64)
+        loss = np.full((1,) * rank, loss, np.float64)
     return loss, *others
 
 
@@ -152,8 +153,4 @@ def _elements(
 ) -> Any:
     if pos_weight is not None:
         options = options | {"pos_weight": pos_weight}
-    results = blocks.compute(function, x, target, weight=w, **options)
-    loss, *others = results if type(results) is tuple else (results,)
-    if options.get("reduction", "mean") != "none":
-        loss = np.full((1,) * x.ndim, loss, np.float64)
-    return loss, *others
+    return _with_axes(blocks.compute(function, x, target, weight=w, **options), options, x.ndim)

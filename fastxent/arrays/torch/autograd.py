@@ -16,14 +16,7 @@ import torch
 
 from fastxent import errors
 from fastxent.arrays import views
-from fastxent.arrays.torch.memory import (
-    computed,
-    detached,
-    gpu,
-    is_on_gpu,
-    is_transforming,
-    tensor_of,
-)
+from fastxent.arrays.torch import memory
 from fastxent.functions import LOG_SOFTMAX, LOGSUMEXP, SOFTMAX, Arguments, Function
 from fastxent.results import Extent
 
@@ -36,12 +29,12 @@ def connected(function: Function, arguments: Arguments, arrays: Arguments, key: 
     x = arguments[function.first]
     if is_step(function, arguments, x):
         arrays["return_grad"] = True
-        return apply_loss(computed(function, arrays, key), None, x)
+        return apply_loss(memory.computed(function, arrays, key), None, x)
     if function.is_loss:
         return _connected_loss(function, arguments)
     if arguments.get("out") is not None:
         raise errors.out_in_graph()
-    out = detached(function, arguments, arrays, key)
+    out = memory.detached(function, arguments, arrays, key)
     keepdims = bool(arguments.get("keepdims"))
     return _apply_map([out], function, int(arguments.get("axis", -1)), keepdims, x)
 
@@ -99,14 +92,15 @@ def _connected_loss(function: Function, arguments: Arguments) -> Any:
     apart = arguments.get("accumulate") or grad_requested and "wrt" in arguments
     if apart or any(map(_is_float16, leaves.values())):
         alone = without_half(function, without_requests(function, arguments))
-        loss, grads = detached(function, with_gradients(function, alone, needed))
+        loss, grads = memory.detached(function, with_gradients(function, alone, needed))
         if requested:
-            others = list(detached(function, arguments)[1:])
+            others = list(memory.detached(function, arguments)[1:])
     elif grad_requested:
-        loss, grads, *others = detached(function, arguments | {"return_grad": True})
+        loss, grads, *others = memory.detached(function, arguments | {"return_grad": True})
         others, shared = [grads, *others], True  # the caller may write to it
     else:
-        loss, grads, *others = detached(function, with_gradients(function, arguments, needed))
+        call = with_gradients(function, arguments, needed)
+        loss, grads, *others = memory.detached(function, call)
     pairs = zip(views.parts(grads), leaves.values(), strict=True)
     saved = [grad if _requires_grad(leaf) else None for grad, leaf in pairs]
     if shared:
@@ -158,7 +152,7 @@ class _Loss(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(ctx: Any, results: tuple[Any, ...], axis: int | None, *leaves: Any) -> Any:
         # In a tuple, for autograd makes a view of an argument that is returned.
-        loss, *grads = map(tensor_of, results)
+        loss, *grads = map(memory.tensor_of, results)
         ctx.save_for_backward(*grads)
         ctx.axis, ctx.owned = axis, not _is_packed()
         return loss
@@ -168,7 +162,8 @@ class _Loss(torch.autograd.Function):  # type: ignore[misc]
         first_derivative_only()
         axis, saved = ctx.axis, ctx.saved_tensors
         factor = up if axis is None else up.unsqueeze(axis)
-        if _is_batch(up) or is_transforming():  # a batch of factors, whose values cannot be read
+        # A batch of factors, whose values cannot be read.
+        if _is_batch(up) or memory.is_transforming():
             return None, None, *[None if g is None else masked_product(g, factor) for g in saved]
         in_place = ctx.owned and not _graph_is_retained()
         # Autograd converts them to their inputs' types.
@@ -199,8 +194,10 @@ def _product(grad: Any, factor: Any, in_place: bool) -> Any:
 
     In new memory unless `in_place`: the receiver may write to it, and `backward` may run again.
     """
-    if is_on_gpu(grad):  # where reading the factor would wait
-        return masked_product(grad, factor) if factor.ndim else gpu().scaled(grad, factor, in_place)
+    if memory.is_on_gpu(grad):  # where reading the factor would wait
+        if factor.ndim:
+            return masked_product(grad, factor)
+        return memory.gpu().scaled(grad, factor, in_place)
     if factor.ndim:
         number, finite = None, bool(torch.isfinite(factor).all())
     else:
@@ -223,7 +220,7 @@ def masked_product(grad: Any, factor: Any) -> Any:
 
 def _connected_rows(function: Function, arguments: Arguments, requested: bool) -> Any:
     """Losses by row of a linear map, whose gradients are sums over rows: `backward` makes them."""
-    result = detached(function, arguments)
+    result = memory.detached(function, arguments)
     loss, *others = result if requested else (result,)
     rest = without_requests(function, arguments)
     tensors = {name: value for name, value in rest.items() if isinstance(value, torch.Tensor)}
@@ -258,9 +255,9 @@ class _Rows(torch.autograd.Function):  # type: ignore[misc]
             if torch.compiler.is_dynamo_compiling():  # this backward, by compiled autograd
                 from fastxent.arrays.torch.outside import outside
 
-                _, grads = outside(detached, function, call)
+                _, grads = outside(memory.detached, function, call)
             else:
-                _, grads = detached(function, call)
+                _, grads = memory.detached(function, call)
             return [grad for grad in grads if grad is not None]
 
         made = _each_of(up, gradients) if _is_batch(up) else gradients(up)
@@ -339,23 +336,11 @@ def _widened(tensor: Any) -> Any:
     return tensor.float() if half else tensor
 
 
-def _softmax_gradient(up: Any, p: Any, axis: int) -> Any:
-    """p·(g - Σ p·g)."""
-    return p * (up - (p * up).sum(axis, keepdim=True))
-
-
-def _log_softmax_gradient(up: Any, log_p: Any, axis: int) -> Any:
-    """g - p·Σ g."""
-    return up - log_p.exp() * up.sum(axis, keepdim=True)
-
-
-def _logsumexp_gradient(up: Any, x: Any, axis: int) -> Any:
-    """g·p, of x: the result has been rounded, and exp would make that a factor."""
-    return up * torch.softmax(x, axis)
-
-
-_GRADIENTS = {
-    SOFTMAX: _softmax_gradient,
-    LOG_SOFTMAX: _log_softmax_gradient,
-    LOGSUMEXP: _logsumexp_gradient,
+_GRADIENTS: dict[Function, Callable[[Any, Any, int], Any]] = {
+    # p·(g - Σ p·g)
+    SOFTMAX: lambda up, p, axis: p * (up - (p * up).sum(axis, keepdim=True)),
+    # g - p·Σ g
+    LOG_SOFTMAX: lambda up, log_p, axis: up - log_p.exp() * up.sum(axis, keepdim=True),
+    # g·p, of x: the result has been rounded, and exp would make that a factor.
+    LOGSUMEXP: lambda up, x, axis: up * torch.softmax(x, axis),
 }

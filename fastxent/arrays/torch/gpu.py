@@ -61,7 +61,7 @@ def view(value: Any) -> DeviceArray | None:
         value = value.resolve_conj().resolve_neg()
     dtype = _TYPES.get(value.dtype)
     if dtype is None:
-        raise errors.no_real_tensor(value.dtype)
+        raise errors.not_real("a tensor", value.dtype)
     strides = None
     if not value.is_contiguous():
         strides = tuple(stride * dtype.itemsize for stride in value.stride())
@@ -89,14 +89,11 @@ def scaled(grad: torch.Tensor, factor: torch.Tensor, in_place: bool) -> torch.Te
     from fastxent.cuda.scale import scale
 
     out = grad if in_place else torch.empty_like(grad)
-    values, number, result = view(grad), view(factor.to(_compute(grad))), view(out)
+    compute = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    values, number, result = view(grad), view(factor.to(compute)), view(out)
     assert values is not None and number is not None and result is not None
     scale(values, number, result)
     return out
-
-
-def _compute(grad: torch.Tensor) -> torch.dtype:
-    return torch.float64 if grad.dtype == torch.float64 else torch.float32
 
 
 @functools.cache

@@ -9,14 +9,14 @@ with the loss, for autograd to multiply. It returns a list, without results that
 import contextlib
 import itertools
 import numbers
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch._library.autograd import Info, make_autograd_impl
 
-from fastxent import errors
+from fastxent import errors, options
 from fastxent.arrays import foreign, views
 from fastxent.arrays.torch import autograd, memory, refusals, storage
 from fastxent.arrays.torch.storage import DTYPES
@@ -164,10 +164,11 @@ class _Operator:
             if isinstance(value, torch.Tensor) and not types:
                 self.check(name, value, first)
             elif not types:
-                role = self.function.parameters[name].role
+                role = self.function.roles[name]
                 arguments[name] = None if value is None else _constant(name, value, first, role)
             elif tuple in types:
-                arguments[name] = self.joined(name, value)
+                names = value.split(",") if isinstance(value, str) else value
+                arguments[name] = ",".join(options.some_of(names, name, self.inputs))
             elif type(value) not in types:
                 others, convert = _STANDS_FOR[types[0]]
                 if not isinstance(value, others) or isinstance(value, np.timedelta64):
@@ -176,18 +177,6 @@ class _Operator:
         if "axis" in arguments:
             self.check_axis(arguments["axis"], first)
         return arguments
-
-    def joined(self, name: str, value: Any) -> str:
-        """Names of inputs as the text that the schema has for them."""
-        if not isinstance(value, Iterable) or isinstance(value, bytes):
-            raise errors.no_name(name, value)
-        names = value.split(",") if isinstance(value, str) else list(value)
-        if not names:
-            raise errors.none_named(name, self.inputs)
-        for part in names:
-            if part not in self.inputs:
-                raise errors.not_among(part, name, self.inputs)
-        return ",".join(names)
 
     def check(self, name: str, tensor: torch.Tensor, first: torch.Tensor) -> None:
         """Raise for a tensor that no operator computes on, and for a gradient it would drop."""
@@ -223,11 +212,11 @@ class _Operator:
                 if type(value) not in types:
                     return False
             elif isinstance(value, torch.Tensor):
-                if type(value) not in storage.ORDINARY or not value.is_cpu:
-                    return False
-                if value.layout != torch.strided:
-                    return False
-                if value.requires_grad and name not in self.inputs:
+                if (
+                    type(value) not in storage.ORDINARY or not value.is_cpu
+                    or value.layout != torch.strided
+                    or value.requires_grad and name not in self.inputs
+                ):  # fmt: skip
                     return False
             elif isinstance(value, (list, tuple)) and not len(value):
                 return False
@@ -304,7 +293,8 @@ class _Operator:
 
     def gradient_shapes(self, arguments: Arguments, with_grads: bool) -> Iterator[Any]:
         """Shape and type of the gradient, one for each input that it is made with respect to."""
-        for tensor in [arguments[name] for name in self.differentiated(arguments)]:
+        for name in self.differentiated(arguments):
+            tensor = arguments[name]
             half = with_grads and tensor.dtype == torch.float16
             yield tensor.shape, torch.float32 if half else _own_type(tensor)
 

@@ -91,7 +91,7 @@ def may_have_tangents() -> bool:
 def buffer(name: str, value: Any) -> None:
     """Raise for a value that cannot be a buffer."""
     if not isinstance(value, torch.Tensor):
-        raise errors.no_tensor_buffer(name, value)
+        raise errors.buffer_kind(name, "a torch.Tensor", value)
     if value.requires_grad:
         raise errors.buffer_requires_grad(name)
     if value.is_neg():  # its memory would be a copy

@@ -2,27 +2,18 @@
 
 import contextlib
 import math
-import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 from fastxent.cli.demo.pipeline import Report
-from fastxent.cli.output import installed, status_line
+from fastxent.cli.output import on_terminal, status_line
 
 _FIRST_STATUS = "compiling, if this is the first run"
 
 
-@contextlib.contextmanager
-def progress(tol: float, *, quiet: bool) -> Iterator[Report]:
+def progress(tol: float, *, quiet: bool) -> AbstractContextManager[Report]:
     """Show iteration, objective and gradient norm on stderr if it is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda iteration, value, grad_norm: None
-        return
-    if installed("rich"):
-        with _bar(tol) as report:
-            yield report
-    else:
-        with status_line(_FIRST_STATUS) as show:
-            yield lambda *step: show(_status(*step))
+    return on_terminal(_bar(tol), status_line(_FIRST_STATUS, _status), quiet=quiet)
 
 
 def _status(iteration: int, value: float, grad_norm: float) -> str:
