@@ -22,14 +22,7 @@ from fastxent.cpu.arguments import (
     array_type,
     at_row,
 )
-from fastxent.cpu.blocks import (
-    boxes,
-    chunk_rows,
-    collect,
-    for_each_block,
-    for_each_chunk,
-    row_cost,
-)
+from fastxent.cpu.blocks import boxes, chunk_rows, collect, for_each_block, for_each_chunk, row_cost
 from fastxent.records import NO_WEIGHTS, Call, Options, Weights
 from fastxent.results import RULES
 

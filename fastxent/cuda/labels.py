@@ -8,14 +8,7 @@ from fastxent.cuda import driver, reduction_kernels
 from fastxent.cuda.conversion import converted_weights, copy_labels
 from fastxent.cuda.conversion_kernels import KINDS
 from fastxent.cuda.divisors import CHUNK, Divisor, fill_divisor, new_divisor
-from fastxent.cuda.launch import (
-    FLOAT64,
-    INT64,
-    blocks_of_grid,
-    flat_kernel,
-    launch,
-    name_of,
-)
+from fastxent.cuda.launch import FLOAT64, INT64, blocks_of_grid, flat_kernel, launch, name_of
 from fastxent.cuda.parameters import DivisorOutputs, Labels
 from fastxent.device_array import DeviceArray, Memory, Pointer
 from fastxent.records import NO_OPTIONS, NO_WEIGHTS, Options, Weights
