@@ -21,7 +21,6 @@ THREADS, VECTORS = 256, 1
 # How many elements are converted at a time: a multiple of the elements of a block.
 ELEMENTS = BLOCK_BYTES // 4
 
-_OUTPUTS = ("loss", "grad", "probs", "hess")
 WeightOrNumber = DeviceArray | float | None  # None is 1
 
 
@@ -44,7 +43,7 @@ def _launch_binary(
     options: dict[str, Any],
 ) -> DeviceArray | None:
     x, compute = call.x, call.compute
-    outs = {name: getattr(call.outputs, name) for name in _OUTPUTS}
+    outs = {name: getattr(call.outputs, name) for name in binary_kernels.BinaryWants._fields}
     wants = binary_kernels.BinaryWants(*(array is not None for array in outs.values()))
     scale = 1.0 / call.divisor if call.divisor else 0.0
     sums, n_done = None, 0

@@ -67,11 +67,8 @@ def scan_labels(
     queue.add_check()
     row, label = map(int, report)
     bad = -1 if row == reduction_kernels.NO_BAD_ROW else row
-    return divisor, bad, _as_unsigned(label, labels.dtype)
-
-
-def _as_unsigned(label: int, dtype: Any) -> int:
-    return label + 2**64 if dtype == np.uint64 and label < 0 else label
+    is_large = labels.dtype == np.uint64 and label < 0  # reported by its bits
+    return divisor, bad, label + 2**64 if is_large else label
 
 
 def first_beyond_one(integers: DeviceArray) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from numba import cuda, int32, int64, uint32, uint64
 
-from fastxent.cuda.elements import VECTOR_BYTES, Element, device
+from fastxent.cuda.elements import VECTOR_BYTES, Element, device, word_value
 from fastxent.cuda.groups import WARP, ThreadPlan, add, make_reduction
 from fastxent.cuda.intrinsics import load_vector
 
@@ -62,11 +62,6 @@ class Access(NamedTuple):
     put: Function
 
 
-@device
-def _element_itself(words, i):
-    return words[i]
-
-
 @functools.cache
 def make_access(element: Element, plan: ThreadPlan) -> Access:
     """How rows of these elements are accessed under a plan."""
@@ -76,7 +71,7 @@ def make_access(element: Element, plan: ThreadPlan) -> Access:
         value, minus_inf = element.value, element.minus_inf
     else:
         width, words, word, step = 1, 1, element.compute, element.size
-        value, minus_inf = _element_itself, element.compute(-math.inf)
+        value, minus_inf = word_value, element.compute(-math.inf)
 
     @device
     def vector_at(address, k):
@@ -362,7 +357,6 @@ class Row(NamedTuple):
     kernel takes those that it calls by names of its own.
     """
 
-    element: Element
     plan: ThreadPlan
     n_words: int
     word: Any
@@ -370,14 +364,8 @@ class Row(NamedTuple):
     read: Function
     row_maximum: Function
     exp_sums: Function
-
-    def make_fold(self, formula: Function, combine: Function) -> Function:
-        """See `make_fold`."""
-        return make_fold(self.element, self.plan, formula, combine)
-
-    def make_writer(self, formula: Function) -> Function:
-        """See `make_writer`."""
-        return make_writer(self.element, self.plan, formula)
+    make_fold: Function
+    make_writer: Function
 
 
 @functools.cache
@@ -385,8 +373,9 @@ def make_row(element: Element, plan: ThreadPlan) -> Row:
     """The functions for rows of these elements under a plan."""
     access = make_access(element, plan)
     return Row(
-        element, plan, plan.vectors * access.words, access.word, make_place(plan),
-        make_read(element, plan), make_row_maximum(element, plan), make_exp_sums(element, plan),
+        plan, plan.vectors * access.words, access.word, make_place(plan), make_read(element, plan),
+        make_row_maximum(element, plan), make_exp_sums(element, plan),
+        functools.partial(make_fold, element, plan), functools.partial(make_writer, element, plan),
     )  # fmt: skip
 
 
