@@ -90,7 +90,6 @@ def element_strides(typingctx, array):
 
 
 @intrinsic
-@intrinsic
 def lanes_of(typingctx, pointer):
     """The number of lanes of a vector of the pointer's type: a compile-time constant."""
 

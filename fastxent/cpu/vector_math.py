@@ -257,44 +257,38 @@ def _log1m(x, core):
     return -core(k, where_less(1.0 - ROOT_HALF, x, 1.0 - (x + x), -x))
 
 
-def _by_type(float32, float64):
-    """Make an overload that selects by the element type of the lanes."""
+def _implement(function, float32, float64):
+    """Overload a function by the element type of the lanes."""
 
+    @overload(function)
     def choose(x):
         return float32 if x.dtype == types.float32 else float64
 
-    return choose
 
-
-overload(exp)(
-    _by_type(lambda x: _exp(x, _exp_parts32, LOWEST_32), lambda x: _exp(x, _exp_parts64, LOWEST_64))
+_implement(
+    exp, lambda x: _exp(x, _exp_parts32, LOWEST_32), lambda x: _exp(x, _exp_parts64, LOWEST_64)
 )
-overload(shifted_exp)(
-    _by_type(
-        (lambda x: _shifted_exp32(x, _remainder_by_fma, _scale_by_fma))
-        if has_fma()
-        else (lambda x: _shifted_exp32(x, _remainder_in_two, _scale_in_two)),
-        lambda x: exp(x),
-    )
+_implement(
+    shifted_exp,
+    (lambda x: _shifted_exp32(x, _remainder_by_fma, _scale_by_fma))
+    if has_fma()
+    else (lambda x: _shifted_exp32(x, _remainder_in_two, _scale_in_two)),
+    lambda x: exp(x),
 )
-overload(expm1)(
-    _by_type(
-        lambda x: _expm1(x, _exp_parts32, LOWEST_32), lambda x: _expm1(x, _exp_parts64, LOWEST_64)
-    )
+_implement(
+    expm1,
+    lambda x: _expm1(x, _exp_parts32, LOWEST_32),
+    lambda x: _expm1(x, _exp_parts64, LOWEST_64),
 )
-overload(log)(
-    _by_type(
-        lambda x: _log(x, _log_core32, 2.0**-126, 2.0**24, 24.0),
-        lambda x: _log(x, _log_core64, 2.0**-1022, 2.0**53, 53.0),
-    )
+_implement(
+    log,
+    lambda x: _log(x, _log_core32, 2.0**-126, 2.0**24, 24.0),
+    lambda x: _log(x, _log_core64, 2.0**-1022, 2.0**53, 53.0),
 )
-overload(log_above_one)(
-    _by_type(
-        lambda x: _log_core32(exponent(x), mantissa(x) - 1.0),
-        lambda x: _log_core64(exponent(x), mantissa(x) - 1.0),
-    )
+_implement(
+    log_above_one,
+    lambda x: _log_core32(exponent(x), mantissa(x) - 1.0),
+    lambda x: _log_core64(exponent(x), mantissa(x) - 1.0),
 )
-overload(log1p)(
-    _by_type(lambda x: _log1p_32(x) * (x * x) + x, lambda x: _log1p_64(x) * (x * x) + x)
-)
-overload(log1m)(_by_type(lambda x: _log1m(x, _log_core32), lambda x: _log1m(x, _log_core64)))
+_implement(log1p, lambda x: _log1p_32(x) * (x * x) + x, lambda x: _log1p_64(x) * (x * x) + x)
+_implement(log1m, lambda x: _log1m(x, _log_core32), lambda x: _log1m(x, _log_core64))

@@ -9,16 +9,13 @@ that the caches still hold what is read first.
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from numba import cuda, int32, int64, uint32, uint64
 
-from fastxent.cuda.elements import VECTOR_BYTES, Element, device, word_value
+from fastxent.cuda.elements import VECTOR_BYTES, Element, Function, device, word_value
 from fastxent.cuda.groups import WARP, ThreadPlan, add, make_reduction
 from fastxent.cuda.intrinsics import load_vector
-
-Function = Callable[..., Any]
 
 # How many streamed vectors a thread loads before it uses the first: that hides their latency.
 _AHEAD = 4
@@ -102,7 +99,6 @@ def make_access(element: Element, plan: ThreadPlan) -> Access:
     return Access(width, words, word, step, stride, value, vector_at, fetch, clear, put)
 
 
-@functools.cache
 def make_place(plan: ThreadPlan) -> Function:
     """place(): the row of this thread, and its number among the threads of the row."""
     threads, rows = plan.threads, plan.rows
@@ -117,7 +113,6 @@ def make_place(plan: ThreadPlan) -> Function:
     return place
 
 
-@functools.cache
 def make_read(element: Element, plan: ThreadPlan) -> Function:
     """read(row, n, thread, wanted, buffer): the Line of a row of n elements.
 
@@ -156,7 +151,6 @@ def make_read(element: Element, plan: ThreadPlan) -> Function:
     return read
 
 
-@functools.cache
 def make_streamed_sums(element: Element, plan: ThreadPlan) -> Function:
     """streamed_sums(line, thread, m, factor): the maximum of m and of the thread's streamed part.
 
@@ -198,7 +192,6 @@ def make_streamed_sums(element: Element, plan: ThreadPlan) -> Function:
     return streamed_sums
 
 
-@functools.cache
 def make_row_maximum(element: Element, plan: ThreadPlan) -> Function:
     """row_maximum(buffer, line, thread, factor, shared): m = max_j x_j.
 
@@ -223,7 +216,6 @@ def make_row_maximum(element: Element, plan: ThreadPlan) -> Function:
     return row_maximum
 
 
-@functools.cache
 def make_exp_sums(element: Element, plan: ThreadPlan) -> Function:
     """exp_sums(buffer, line, m, streamed_part, factor, shared): Σ exp(x_j - m), in two parts.
 
