@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from fastxent.cuda import binary_kernels
+from fastxent.cuda import binary_kernels, thread_plans
 from fastxent.cuda.blocks import BLOCK_BYTES, ROW_TYPES, can_vectorise
 from fastxent.cuda.conversion import as_numbers, convert, put
 from fastxent.cuda.cross_entropy import clip_limits
@@ -50,10 +50,10 @@ def _launch_binary(
     sums, n_done = None, 0
     whole = _in_place(x, target, weights, outs, compute)
     for block in _converted(x, target, weights, outs, compute) if whole is None else [whole]:
-        chunk = THREADS * VECTORS * (block.item.width if block.vectorised else 1)
+        plan = ThreadPlan(THREADS, VECTORS, 1, block.vectorised, False)
+        chunk = thread_plans.elements_per_block(plan, block.item)
         if sums is None and not wants.loss:
             sums = x.new((2 * blocks_of_grid(x.size, chunk),), compute)
-        plan = ThreadPlan(THREADS, VECTORS, 1, block.vectorised, False)
         kernel, grid = row_kernel(factory, block.item, plan, wants), blocks_of_grid(block.n, chunk)
         block_sums = None if sums is None else sums.at(2 * n_done)
         launch(

@@ -72,13 +72,10 @@ def _fill_categorical(call: Call) -> None:
     x, n_classes, older = call.x, call.x.shape[-1], thread_plans.is_older(call.x.place)
     soft, limits = call.target.labels is None, clip_limits(call.clip)
     limit = thread_plans.MAX_PER_THREAD_LOGARITHMS if soft else thread_plans.MAX_PER_THREAD_OPTIONS
-    factory, variant = (
-        categorical_kernels.make_categorical_kernel,
-        (soft, call.outputs.grad is not None),
-    )
+    factory, with_grad = categorical_kernels.make_categorical_kernel, call.outputs.grad is not None
     for block, common in _blocks(call):
         plan = thread_plans.plan_of(block.item, n_classes, block.vectorised, limit, older)
-        kernel = row_kernel(factory, block.item, plan, *variant)
+        kernel = row_kernel(factory, block.item, plan, soft, with_grad)
         grid = blocks_of_grid(block.n, plan.rows)
         launch_with(common | {"limits": limits}, kernel, grid, x.queue)
 

@@ -202,9 +202,8 @@ def make_cross_entropy_kernel(element, plan, wants):
     store_number, number_size = number.store, number.size
     first_top, lse_of = make_first_top(element, row), make_lse(compute)
     check_target, inverse_of = make_check_target(element, soft), make_inverse(element)
-    row_coefficients, gradient_terms = (
-        make_row_coefficients(element, wants), make_gradient_terms(element),
-    )  # fmt: skip
+    row_coefficients = make_row_coefficients(element, wants)
+    gradient_terms = make_gradient_terms(element)
     total, split_sum = make_reduction(add, plan.threads), make_split_sum(element)
     zero, one = compute(0), compute(1)
     formulas = make_element_formulas(element, wants, make_coefficient(element, soft))

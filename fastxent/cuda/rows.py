@@ -222,9 +222,8 @@ def make_exp_sums(element: Element, plan: ThreadPlan) -> Function:
     The sum over what is below the maximum, and how often the maximum occurs: added to 1, the small
     numbers of a confident row would be lost.
     """
-    access, exp, compute, threads = (
-        make_access(element, plan), element.exp, element.compute, plan.threads,
-    )  # fmt: skip
+    access, threads = make_access(element, plan), plan.threads
+    exp, compute = element.exp, element.compute
     value, n_held = access.value, plan.vectors * access.width
     vectorised, streamed = plan.vectorised, plan.streamed
     total, zero, one = make_reduction(add, threads), compute(0), compute(1)
