@@ -155,22 +155,20 @@ def log1m(x):
     raise NotImplementedError("log1m of lanes exists in compiled code only")
 
 
-@inlined
-def _exp_parts32(x):
-    """2^n and q with e^x = 2^n·(1 + q)."""
-    shifted = x * LOG2_E + SHIFT_32
-    n = shifted - SHIFT_32
-    r = (x - n * LN2_HI_32) - n * LN2_LO_32
-    return power_of_two(shifted), _exp_32(r) * (r * r) + r
+def _make_exp_parts(series, shift, high, low):
+    @inlined
+    def exp_parts(x):
+        """2^n and q with e^x = 2^n·(1 + q); ln 2 = high + low."""
+        shifted = x * LOG2_E + shift
+        n = shifted - shift
+        r = (x - n * high) - n * low
+        return power_of_two(shifted), series(r) * (r * r) + r
+
+    return exp_parts
 
 
-@inlined
-def _exp_parts64(x):
-    """2^n and q with e^x = 2^n·(1 + q)."""
-    shifted = x * LOG2_E + SHIFT_64
-    n = shifted - SHIFT_64
-    r = (x - n * LN2_HI_64) - n * LN2_LO_64
-    return power_of_two(shifted), _exp_64(r) * (r * r) + r
+_exp_parts32 = _make_exp_parts(_exp_32, SHIFT_32, LN2_HI_32, LN2_LO_32)
+_exp_parts64 = _make_exp_parts(_exp_64, SHIFT_64, LN2_HI_64, LN2_LO_64)
 
 
 @inlined
