@@ -98,20 +98,18 @@ def _blocks(call: Call, change: LogitChange = NO_CHANGE) -> Iterator[tuple[Block
     per_row["sample_weight"] = weights.sample_weight
     for block in blocks_of(call.x, call.compute, per_class, probs, change):
         first = block.first
-        yield (
-            block,
-            {
-                "x": block.x,
-                "labels": None if labels is None else labels_of(labels, ignore_index, first),
-                "target_probs": block.target_probs,
-                "class_weight": weights.class_weight,
-                "inverse": inverse,
-                "n_rows": block.n,
-                "n": call.x.shape[-1],
-                **{name: None if row is None else row.at(first) for name, row in per_row.items()},
-                **block.outs,
-            },
-        )
+        arguments = {
+            "x": block.x,
+            "labels": None if labels is None else labels_of(labels, ignore_index, first),
+            "target_probs": block.target_probs,
+            "class_weight": weights.class_weight,
+            "inverse": inverse,
+            "n_rows": block.n,
+            "n": call.x.shape[-1],
+            **{name: None if row is None else row.at(first) for name, row in per_row.items()},
+            **block.outs,
+        }
+        yield block, arguments
 
 
 def _launch_split(
