@@ -71,8 +71,11 @@ _LAUNCH = {"launch", "elements", "groups", "parameters"}
 WITHIN_CUDA = {
     "__init__": set(),
     "backend": {"binary", "cross_entropy", "divisors", "labels", "linear", "scale", "softmax"},
-    "linear": {"conversion", "cross_entropy", "divisors", "labels"},
-    "binary": {*_LAUNCH, "binary_kernels", "blocks", "conversion", "cross_entropy", "divisors"},
+    "linear": {"conversion", "cross_entropy", "divisors", "kernels", "labels"},
+    "binary": {
+        *_LAUNCH, "binary_kernels", "thread_plans", "blocks", "conversion", "cross_entropy",
+        "divisors",
+    },
     "cross_entropy": {
         *_LAUNCH, "kernels", "split_kernels", "categorical_kernels", "thread_plans", "blocks",
         "conversion", "divisors", "labels",

@@ -8,7 +8,7 @@ and tuples are built from the fields alone.
 import collections
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numba import types
@@ -49,20 +49,20 @@ class WeightArrays(NamedTuple):
     of class j is element j·row_weight_step.
     """
 
-    class_weight: Any
-    sample_weight: Any
-    row_weight: Any
-    row_weight_step: int = 1
-    total_weight: float = 0.0
+    class_weight: Annotated[Any, Field(FLOAT, "C")]
+    sample_weight: Annotated[Any, Field(FLOAT, "N")]
+    row_weight: Annotated[Any, Field(shape="C")]
+    row_weight_step: Annotated[int, Field(INTEGER)] = 1
+    total_weight: Annotated[float, Field(FLOAT)] = 0.0
 
 
 class BinaryWeights(NamedTuple):
     """Weights of a binary loss: arrays with step 1, or one vector of one number with step 0."""
 
-    weight: Any
-    step: int
-    pos_weight: Any
-    pos_step: int
+    weight: Annotated[Any, Field(shape="N")]
+    step: Annotated[int, Field(INTEGER)]
+    pos_weight: Annotated[Any, Field(shape="N")]
+    pos_step: Annotated[int, Field(INTEGER)]
 
 
 # The other options are numbers that kernels take as they are; 0 for None.
@@ -84,14 +84,9 @@ KernelOptions: Any = _namedtuple("KernelOptions", _OPTION_FIELDS)
 OutputArrays: Any = _namedtuple("OutputArrays", _OUTPUT_FIELDS)
 
 FIELDS: dict[Any, dict[str, Field]] = {
-    WeightArrays: {
-        "class_weight": Field(FLOAT, "C"), "sample_weight": Field(FLOAT, "N"),
-        "row_weight": Field(shape="C"), "row_weight_step": Field(INTEGER),
-        "total_weight": Field(FLOAT),
-    },
-    BinaryWeights: {
-        "weight": Field(shape="N"), "step": Field(INTEGER), "pos_weight": Field(shape="N"),
-        "pos_step": Field(INTEGER),
+    **{
+        record: {name: of.__metadata__[0] for name, of in record.__annotations__.items()}
+        for record in (WeightArrays, BinaryWeights)
     },
     Clip: {
         "bounds": Field(_Tuple((FLOAT,) * 4)), "most": Field(FLOAT), "floor": Field(FLOAT)
@@ -101,13 +96,13 @@ FIELDS: dict[Any, dict[str, Field]] = {
 }  # fmt: skip
 
 
-def _positions(kind: Any, shape: str) -> list[int]:
-    return [k for k, field in enumerate(FIELDS[kind].values()) if field.shape == shape]
-
-
-_PER_ROW = {kind: _positions(kind, "N") for kind in (WeightArrays, OutputArrays)}
-_PER_CLASS = {kind: _positions(kind, "NC") for kind in (WeightArrays, OutputArrays)}
-_REQUESTABLE = [(OutputArrays._fields[k], k) for k in _PER_CLASS[OutputArrays]]
+_PER_ROW = {
+    kind: [k for k, field in enumerate(FIELDS[kind].values()) if field.shape == "N"]
+    for kind in (WeightArrays, OutputArrays)
+}
+_PER_CLASS = [
+    (name, k) for k, (name, field) in enumerate(_OUTPUT_FIELDS.items()) if field.shape == "NC"
+]
 _EMPTY: dict[Any, Array] = {"f": np.empty(0, "f"), "d": np.empty(0), INTEGER: np.empty(0, np.int64)}
 NO_OUTPUTS: dict[str, Any] = {
     char: OutputArrays._make(
@@ -116,9 +111,7 @@ NO_OUTPUTS: dict[str, Any] = {
     )
     for char in "fd"
 }
-
-
-_NO_WEIGHTS = {char: WeightArrays(_EMPTY["d"], _EMPTY["d"], _EMPTY[char]) for char in "fd"}
+NO_WEIGHT_ARRAYS = {char: WeightArrays(_EMPTY["d"], _EMPTY["d"], _EMPTY[char]) for char in "fd"}
 
 
 def array_type(dtype: Any, ndim: int, *, out: bool = False) -> Any:
@@ -150,7 +143,7 @@ def pack_weights(
 ) -> WeightArrays:  # fmt: skip
     """The weights of a call, and those that a row needs of all classes."""
     if weights is NO_WEIGHTS and row_weight is None:
-        return _NO_WEIGHTS[char]
+        return NO_WEIGHT_ARRAYS[char]
     empty = _EMPTY["d"]
     return WeightArrays(
         empty if weights.class_weight is None else weights.class_weight,
@@ -183,14 +176,12 @@ def only_grad(grad: Array | None, char: str) -> Any:
 
 def requested(outputs: Any) -> tuple[str, ...]:
     """The names of the outputs of shape "NC" that are not None."""
-    return tuple(
-        [OutputArrays._fields[k] for k in _PER_CLASS[OutputArrays] if outputs[k] is not None]
-    )
+    return tuple([name for name, k in _PER_CLASS if outputs[k] is not None])
 
 
 def per_class(outputs: Any) -> list[Array | None]:
     """The outputs of shape "NC"."""
-    return [outputs[k] for k in _PER_CLASS[OutputArrays]]
+    return [outputs[k] for _, k in _PER_CLASS]
 
 
 def at_row(arguments: Any, base: int, blocks: Sequence[Any] | None = None) -> Any:
@@ -201,7 +192,7 @@ def at_row(arguments: Any, base: int, blocks: Sequence[Any] | None = None) -> An
     if base:
         for k in _PER_ROW[kind]:
             members[k] = members[k][base:]
-    for k, array in zip(_PER_CLASS[kind], blocks or (), strict=blocks is not None):
+    for (_, k), array in zip(_PER_CLASS, blocks or (), strict=blocks is not None):
         members[k] = array
     return kind(*members)
 

@@ -8,14 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastxent.cpu import arguments, binary_kernels, jit
-from fastxent.cpu.arguments import (
-    ELEMENTS,
-    FLOAT,
-    INTEGER,
-    BinaryWeights,
-    OutputArrays,
-    array_type,
-)
+from fastxent.cpu.arguments import ELEMENTS, FLOAT, INTEGER, BinaryWeights, OutputArrays, array_type
 from fastxent.cpu.blocks import for_each_block
 from fastxent.cpu.launch import add_up, divided
 from fastxent.records import Call

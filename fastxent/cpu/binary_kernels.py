@@ -30,10 +30,8 @@ def _logit_term(args, j, count):
     (weight, step), (pos_weight, pos_step) = weights
     loss, grad, probs, hess = outputs
     x, y = load_part(logits, j, count, 0.0), load_part(target, j, count, 0.0)
-    w, pos_w = (
-        load_part(weight, j * step, count, 0.0),
-        load_part(pos_weight, j * pos_step, count, 0.0),
-    )
+    w = load_part(weight, j * step, count, 0.0)
+    pos_w = load_part(pos_weight, j * pos_step, count, 0.0)
     neg, pos = binary_weights(y, w, pos_w, 1.0, zero_where_zero)
     e = exp(-fabs(x))
     softplus, softplus_neg = softplus_pair(x, log1p(e), 0.0, where_less)

@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastxent.cpu.lanes import I32, I64, Lanes, build_max, build_splat
+from fastxent.cpu.lanes import I32, I64, Lanes, build_max, build_slice, build_splat
 from fastxent.cpu.memory import build_address, build_nothing
 
 # --- transposes -----------------------------------------------------------------------------
@@ -56,12 +56,6 @@ def _concatenate(builder, vectors):
             for x, y in zip(vectors[::2], vectors[1::2], strict=True)
         ]
     return vectors[0]
-
-
-def _extract_part(builder, x, k, part):
-    """Return the k-th 128 bits of a vector."""
-    index = [part * k + i for i in range(part)]
-    return builder.shuffle_vector(x, x, ir.Constant(ir.VectorType(I32, part), index))
 
 
 @intrinsic
@@ -126,7 +120,7 @@ def store_transposed(typingctx, pointer, stride, j, columns, factor):
             vectors = [builder.fmul(vector, factor) for vector in vectors]
         square, at = _transpose_squares(builder, vectors, part), builder.gep(pointer, [j])
         for i in range(lanes.width):
-            piece = _extract_part(builder, square[i % part], i // part, part)
+            piece = build_slice(builder, square[i % part], i // part * part, part)
             builder.store(piece, builder.bitcast(at, kind), align=bytes_)
             at = builder.gep(at, [stride])
         return context.get_dummy_value()

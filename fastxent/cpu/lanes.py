@@ -71,6 +71,18 @@ def build_lanes(context, builder, value, kind, lanes):
     return build_splat(builder, context.cast(builder, value, kind, lanes.dtype), lanes.vector)
 
 
+def build_operands(context, builder, sig, args, lanes):
+    """Return all arguments as `build_lanes` does."""
+    pairs = zip(args, sig.args, strict=True)
+    return [build_lanes(context, builder, value, kind, lanes) for value, kind in pairs]
+
+
+def build_slice(builder, vector, first, count):
+    """Return `count` elements of a vector."""
+    index = ir.Constant(ir.VectorType(I32, count), list(range(first, first + count)))
+    return builder.shuffle_vector(vector, vector, index)
+
+
 def build_call(builder, name, result, args):
     """Call the LLVM intrinsic or C function of this name."""
     declared = ir.FunctionType(result, [a.type for a in args])
@@ -94,10 +106,7 @@ def _arithmetic(op, build):
             return None
 
     def lower(context, builder, sig, args):
-        pairs = zip(args, sig.args, strict=True)
-        return build(
-            builder, *(build_lanes(context, builder, v, t, sig.return_type) for v, t in pairs)
-        )
+        return build(builder, *build_operands(context, builder, sig, args, sig.return_type))
 
     lower_builtin(op, Lanes, Lanes)(lower)
     lower_builtin(op, Lanes, types.Float)(lower)
@@ -187,10 +196,7 @@ def fma(typingctx, x, y, z):
     lanes = x
 
     def lower(context, builder, sig, args):
-        operands = [
-            build_lanes(context, builder, value, t, lanes)
-            for value, t in zip(args, sig.args, strict=True)
-        ]
+        operands = build_operands(context, builder, sig, args, lanes)
         return build_call(builder, f"llvm.fma.{lanes.suffix}", lanes.vector, operands)
 
     return lanes(x, y, z), lower
@@ -231,10 +237,7 @@ def _where(relation, text):
         lanes = next(t for t in (x, y, a, b) if isinstance(t, Lanes))
 
         def lower(context, builder, sig, args):
-            x, y, a, b = (
-                build_lanes(context, builder, value, t, lanes)
-                for value, t in zip(args, sig.args, strict=True)
-            )
+            x, y, a, b = build_operands(context, builder, sig, args, lanes)
             return builder.select(builder.fcmp_ordered(relation, x, y), a, b)
 
         return lanes(x, y, a, b), lower
@@ -360,14 +363,8 @@ def _halving(build):
             (value,) = args
             half = sig.args[0].width // 2
             while half:
-                index = ir.VectorType(I32, half)
-                low = ir.Constant(index, list(range(half)))
-                high = ir.Constant(index, list(range(half, 2 * half)))
-                value = build(
-                    builder,
-                    builder.shuffle_vector(value, value, low),
-                    builder.shuffle_vector(value, value, high),
-                )
+                low, high = (build_slice(builder, value, k, half) for k in (0, half))
+                value = build(builder, low, high)
                 half //= 2
             return builder.extract_element(value, I32(0))
 

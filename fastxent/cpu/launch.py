@@ -16,21 +16,15 @@ from fastxent.cpu.arguments import (
     ELEMENTS,
     FLOAT,
     INTEGER,
+    NO_WEIGHT_ARRAYS,
     KernelOptions,
     OutputArrays,
     WeightArrays,
     array_type,
     at_row,
 )
-from fastxent.cpu.blocks import (
-    boxes,
-    chunk_rows,
-    collect,
-    for_each_block,
-    for_each_chunk,
-    row_cost,
-)
-from fastxent.records import NO_WEIGHTS, Call, Options, Weights
+from fastxent.cpu.blocks import boxes, chunk_rows, collect, for_each_block, for_each_chunk, row_cost
+from fastxent.records import Call, Options, Weights
 from fastxent.results import RULES
 
 Array = NDArray[Any]
@@ -54,9 +48,6 @@ _DERIVATIVES = [name for name, rule in RULES.items() if rule and rule.is_derivat
 
 # The work of reading a label, in elements of a row of logits.
 _LABEL_COST = 1
-
-# The weights of plain calls: all absent.
-_NO_WEIGHTS = {char: arguments.pack_weights(NO_WEIGHTS, char) for char in "fd"}
 
 
 def has_few_classes(results: str, char: str, n_classes: int) -> bool:
@@ -293,7 +284,7 @@ def plain_cross_entropy(
     char = x.dtype.char
     cost = row_cost(n_classes)
     options, scan = _plain_options(ignore_index), _scan_kernel()
-    scan_args = labels, n_classes, _NO_WEIGHTS["d"], options
+    scan_args = labels, n_classes, NO_WEIGHT_ARRAYS["d"], options
     # One piece of the rows is one of the labels, too, which cost less; a small call needs no lists.
     at_once = n <= chunk_rows(n, cost)
     if at_once:
@@ -306,7 +297,7 @@ def plain_cross_entropy(
     divisor = counted if mean else 1.0
     kernel = _plain_kernel(char, n_classes, grad is not None)
     outputs = arguments.only_grad(grad, char)
-    args = x, labels, _NO_WEIGHTS[char], options, divisor, outputs
+    args = x, labels, NO_WEIGHT_ARRAYS[char], options, divisor, outputs
     if at_once:
         losses: float = kernel(*args, 0, n)
     else:

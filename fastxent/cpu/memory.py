@@ -9,7 +9,16 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastxent.cpu.lanes import I1, I32, I64, Lanes, build_call, build_lane_mask, build_lanes
+from fastxent.cpu.lanes import (
+    I1,
+    I32,
+    I64,
+    Lanes,
+    build_call,
+    build_lane_mask,
+    build_lanes,
+    build_slice,
+)
 
 
 def build_nothing(context, builder, sig, args):
@@ -90,7 +99,6 @@ def element_strides(typingctx, array):
 
 
 @intrinsic
-@intrinsic
 def lanes_of(typingctx, pointer):
     """The number of lanes of a vector of the pointer's type: a compile-time constant."""
 
@@ -142,15 +150,23 @@ def alignment(lanes):
     return lanes.dtype.bitwidth // 8
 
 
+def build_load(context, builder, sig, args):
+    """Load a vector of the result's type from a pointer's element j."""
+    lanes = sig.return_type
+    return builder.load(build_address(builder, *args[:2], lanes), align=alignment(lanes))
+
+
+def build_store(context, builder, sig, args):
+    """Write the vector that is the last argument from a pointer's element j on."""
+    lanes = sig.args[-1]
+    builder.store(args[-1], build_address(builder, *args[:2], lanes), align=alignment(lanes))
+    return context.get_dummy_value()
+
+
 @intrinsic
 def load(typingctx, pointer, j):
     """The vector that begins at element j."""
-    lanes = Lanes(pointer.dtype)
-
-    def lower(context, builder, sig, args):
-        return builder.load(build_address(builder, *args[:2], lanes), align=alignment(lanes))
-
-    return lanes(pointer, types.int64), lower
+    return Lanes(pointer.dtype)(pointer, types.int64), build_load
 
 
 @intrinsic
@@ -167,13 +183,8 @@ def load_widened(typingctx, pointer, like):
 @intrinsic
 def store(typingctx, pointer, j, x):
     """Write the vector x from element j on; no-op where the pointer is None."""
-
-    def lower(context, builder, sig, args):
-        builder.store(args[2], build_address(builder, *args[:2], x), align=alignment(x))
-        return context.get_dummy_value()
-
     absent = isinstance(pointer, types.NoneType)
-    return types.none(pointer, types.int64, x), build_nothing if absent else lower
+    return types.none(pointer, types.int64, x), build_nothing if absent else build_store
 
 
 def _prefetching(to_write, text):
@@ -207,16 +218,13 @@ def load_part(typingctx, pointer, j, n, fill):
     """
     lanes = Lanes(pointer.dtype)
 
-    def whole(context, builder, sig, args):
-        return builder.load(build_address(builder, *args[:2], lanes), align=alignment(lanes))
-
     def lower(context, builder, sig, args):
         rest = build_lanes(context, builder, args[3], fill, lanes)
         mask = build_lane_mask(builder, "<", args[2], lanes.width)
         operands = [build_address(builder, *args[:2], lanes), I32(alignment(lanes)), mask, rest]
         return build_call(builder, f"llvm.masked.load.{lanes.suffix}.p0", lanes.vector, operands)
 
-    count, read = (n, whole) if isinstance(n, types.NoneType) else (types.int64, lower)
+    count, read = (n, build_load) if isinstance(n, types.NoneType) else (types.int64, lower)
     return lanes(pointer, types.int64, count, fill), read
 
 
@@ -228,11 +236,7 @@ def _store_halves(builder, address, n, value, lanes):
     """
     half = lanes.width // 2
     while half:
-        index = ir.VectorType(I32, half)
-        low, high = (
-            builder.shuffle_vector(value, value, ir.Constant(index, list(range(k, k + half))))
-            for k in (0, half)
-        )
+        low, high = (build_slice(builder, value, k, half) for k in (0, half))
         is_stored = builder.trunc(builder.lshr(n, I64(half.bit_length() - 1)), I1)
         before = builder.block
         with builder.if_then(is_stored):
@@ -257,10 +261,6 @@ def build_phi(builder, *branches):
 def store_part(typingctx, pointer, j, n, x):
     """Write the first n lanes of x from element j on, all for n None; no-op for a None pointer."""
 
-    def whole(context, builder, sig, args):
-        builder.store(args[3], build_address(builder, *args[:2], x), align=alignment(x))
-        return context.get_dummy_value()
-
     def lower(context, builder, sig, args):
         pointer, j, n, value = args
         with builder.if_else(builder.icmp_signed(">=", n, I64(x.width))) as (whole, halves):
@@ -270,6 +270,6 @@ def store_part(typingctx, pointer, j, n, x):
                 _store_halves(builder, builder.gep(pointer, [j]), n, value, x)
         return context.get_dummy_value()
 
-    count, write = (n, whole) if isinstance(n, types.NoneType) else (types.int64, lower)
+    count, write = (n, build_store) if isinstance(n, types.NoneType) else (types.int64, lower)
     absent = isinstance(pointer, types.NoneType)
     return types.none(pointer, types.int64, count, x), build_nothing if absent else write

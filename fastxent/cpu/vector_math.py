@@ -155,22 +155,20 @@ def log1m(x):
     raise NotImplementedError("log1m of lanes exists in compiled code only")
 
 
-@inlined
-def _exp_parts32(x):
-    """2^n and q with e^x = 2^n·(1 + q)."""
-    shifted = x * LOG2_E + SHIFT_32
-    n = shifted - SHIFT_32
-    r = (x - n * LN2_HI_32) - n * LN2_LO_32
-    return power_of_two(shifted), _exp_32(r) * (r * r) + r
+def _make_exp_parts(series, shift, high, low):
+    @inlined
+    def exp_parts(x):
+        """2^n and q with e^x = 2^n·(1 + q); ln 2 = high + low."""
+        shifted = x * LOG2_E + shift
+        n = shifted - shift
+        r = (x - n * high) - n * low
+        return power_of_two(shifted), series(r) * (r * r) + r
+
+    return exp_parts
 
 
-@inlined
-def _exp_parts64(x):
-    """2^n and q with e^x = 2^n·(1 + q)."""
-    shifted = x * LOG2_E + SHIFT_64
-    n = shifted - SHIFT_64
-    r = (x - n * LN2_HI_64) - n * LN2_LO_64
-    return power_of_two(shifted), _exp_64(r) * (r * r) + r
+_exp_parts32 = _make_exp_parts(_exp_32, SHIFT_32, LN2_HI_32, LN2_LO_32)
+_exp_parts64 = _make_exp_parts(_exp_64, SHIFT_64, LN2_HI_64, LN2_LO_64)
 
 
 @inlined
@@ -257,44 +255,38 @@ def _log1m(x, core):
     return -core(k, where_less(1.0 - ROOT_HALF, x, 1.0 - (x + x), -x))
 
 
-def _by_type(float32, float64):
-    """Make an overload that selects by the element type of the lanes."""
+def _implement(function, float32, float64):
+    """Overload a function by the element type of the lanes."""
 
+    @overload(function)
     def choose(x):
         return float32 if x.dtype == types.float32 else float64
 
-    return choose
 
-
-overload(exp)(
-    _by_type(lambda x: _exp(x, _exp_parts32, LOWEST_32), lambda x: _exp(x, _exp_parts64, LOWEST_64))
+_implement(
+    exp, lambda x: _exp(x, _exp_parts32, LOWEST_32), lambda x: _exp(x, _exp_parts64, LOWEST_64)
 )
-overload(shifted_exp)(
-    _by_type(
-        (lambda x: _shifted_exp32(x, _remainder_by_fma, _scale_by_fma))
-        if has_fma()
-        else (lambda x: _shifted_exp32(x, _remainder_in_two, _scale_in_two)),
-        lambda x: exp(x),
-    )
+_implement(
+    shifted_exp,
+    (lambda x: _shifted_exp32(x, _remainder_by_fma, _scale_by_fma))
+    if has_fma()
+    else (lambda x: _shifted_exp32(x, _remainder_in_two, _scale_in_two)),
+    lambda x: exp(x),
 )
-overload(expm1)(
-    _by_type(
-        lambda x: _expm1(x, _exp_parts32, LOWEST_32), lambda x: _expm1(x, _exp_parts64, LOWEST_64)
-    )
+_implement(
+    expm1,
+    lambda x: _expm1(x, _exp_parts32, LOWEST_32),
+    lambda x: _expm1(x, _exp_parts64, LOWEST_64),
 )
-overload(log)(
-    _by_type(
-        lambda x: _log(x, _log_core32, 2.0**-126, 2.0**24, 24.0),
-        lambda x: _log(x, _log_core64, 2.0**-1022, 2.0**53, 53.0),
-    )
+_implement(
+    log,
+    lambda x: _log(x, _log_core32, 2.0**-126, 2.0**24, 24.0),
+    lambda x: _log(x, _log_core64, 2.0**-1022, 2.0**53, 53.0),
 )
-overload(log_above_one)(
-    _by_type(
-        lambda x: _log_core32(exponent(x), mantissa(x) - 1.0),
-        lambda x: _log_core64(exponent(x), mantissa(x) - 1.0),
-    )
+_implement(
+    log_above_one,
+    lambda x: _log_core32(exponent(x), mantissa(x) - 1.0),
+    lambda x: _log_core64(exponent(x), mantissa(x) - 1.0),
 )
-overload(log1p)(
-    _by_type(lambda x: _log1p_32(x) * (x * x) + x, lambda x: _log1p_64(x) * (x * x) + x)
-)
-overload(log1m)(_by_type(lambda x: _log1m(x, _log_core32), lambda x: _log1m(x, _log_core64)))
+_implement(log1p, lambda x: _log1p_32(x) * (x * x) + x, lambda x: _log1p_64(x) * (x * x) + x)
+_implement(log1m, lambda x: _log1m(x, _log_core32), lambda x: _log1m(x, _log_core64))

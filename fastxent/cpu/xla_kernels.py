@@ -26,15 +26,7 @@ from fastxent.cpu.arguments import (
     pack_options,
 )
 from fastxent.cpu.blocks import SERIAL_BELOW, chunk_rows, row_cost
-from fastxent.cpu.c_interface import (
-    add_to,
-    address_of,
-    c_function,
-    call,
-    pointer,
-    struct,
-    words,
-)
+from fastxent.cpu.c_interface import add_to, address_of, c_function, call, pointer, struct, words
 from fastxent.cpu.scratch import release, reserve
 from fastxent.options import Options
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from fastxent.cuda import binary_kernels
+from fastxent.cuda import binary_kernels, thread_plans
 from fastxent.cuda.blocks import BLOCK_BYTES, ROW_TYPES, can_vectorise
 from fastxent.cuda.conversion import as_numbers, convert, put
 from fastxent.cuda.cross_entropy import clip_limits
@@ -21,7 +21,6 @@ THREADS, VECTORS = 256, 1
 # How many elements are converted at a time: a multiple of the elements of a block.
 ELEMENTS = BLOCK_BYTES // 4
 
-_OUTPUTS = ("loss", "grad", "probs", "hess")
 WeightOrNumber = DeviceArray | float | None  # None is 1
 
 
@@ -43,16 +42,18 @@ def _launch_binary(
     weights: dict[str, WeightOrNumber],
     options: dict[str, Any],
 ) -> DeviceArray | None:
-    x, compute = call.x, call.compute
-    outs = {name: getattr(call.outputs, name) for name in _OUTPUTS}
+    assert call.target is not None
+    x, target, compute = call.x, call.target.probs, call.compute
+    outs = {name: getattr(call.outputs, name) for name in binary_kernels.BinaryWants._fields}
     wants = binary_kernels.BinaryWants(*(array is not None for array in outs.values()))
     scale = 1.0 / call.divisor if call.divisor else 0.0
     sums, n_done = None, 0
-    for block in _blocks(call, weights, outs):
-        chunk = THREADS * VECTORS * (block.item.width if block.vectorised else 1)
+    whole = _in_place(x, target, weights, outs, compute)
+    for block in _converted(x, target, weights, outs, compute) if whole is None else [whole]:
+        plan = ThreadPlan(THREADS, VECTORS, 1, block.vectorised, False)
+        chunk = thread_plans.elements_per_block(plan, block.item)
         if sums is None and not wants.loss:
             sums = x.new((2 * blocks_of_grid(x.size, chunk),), compute)
-        plan = ThreadPlan(THREADS, VECTORS, 1, block.vectorised, False)
         kernel, grid = row_kernel(factory, block.item, plan, wants), blocks_of_grid(block.n, chunk)
         block_sums = None if sums is None else sums.at(2 * n_done)
         launch(
@@ -75,25 +76,11 @@ class _Block(NamedTuple):
     outs: dict[str, DeviceArray | None]
 
 
-def _blocks(
-    call: Call, weights: dict[str, WeightOrNumber], outs: dict[str, DeviceArray | None]
-) -> Iterator[_Block]:
-    """All elements at once where kernels can take them in place; else one block at a time."""
-    assert call.target is not None
-    x, target = call.x, call.target.probs
-    if not x.size:
-        return
-    block = _in_place(x, target, weights, outs, call.compute)
-    if block is None:
-        yield from _converted(x, target, weights, outs, call.compute)
-    else:
-        yield block
-
-
 def _in_place(
     x: DeviceArray, target: DeviceArray, weights: dict[str, WeightOrNumber],
     outs: dict[str, DeviceArray | None], compute: Any,
 ) -> _Block | None:  # fmt: skip
+    """All elements at once, where kernels can take them in place."""
     arrays = [x, target, *(out for out in outs.values() if out is not None)]
     if name_of(x.dtype) not in ROW_TYPES:
         return None
@@ -111,7 +98,8 @@ def _converted(
     x: DeviceArray, target: DeviceArray, weights: dict[str, WeightOrNumber],
     outs: dict[str, DeviceArray | None], compute: Any,
 ) -> Iterator[_Block]:  # fmt: skip
-    number, n, limit = number_of(compute), x.size, min(x.size, ELEMENTS)
+    """One block of elements at a time, converted on its way to the kernel and back."""
+    number, n, limit = number_of(compute), x.size, max(1, min(x.size, ELEMENTS))
     sources = {"x": x, "target": target} | {
         name: w.broadcast_to(x.shape) for name, w in weights.items() if isinstance(w, DeviceArray)
     }

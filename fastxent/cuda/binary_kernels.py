@@ -11,14 +11,7 @@ from numba import cuda, int32, uint32, uint64
 
 from fastxent.cuda.elements import device, log1m, number_type, where_less, zero_where_zero
 from fastxent.cuda.groups import WARP, add_exactly, make_exact_sum
-from fastxent.cuda.parameters import (
-    Address,
-    ClipLimits,
-    ElementOutputs,
-    Integer,
-    Number,
-    Weight,
-)
+from fastxent.cuda.parameters import Address, ClipLimits, ElementOutputs, Integer, Number, Weight
 from fastxent.cuda.rows import make_row
 from fastxent.formulas import (
     binary_grad,

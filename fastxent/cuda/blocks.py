@@ -104,48 +104,40 @@ def _in_place(
         return None
     arrays = {"x": x, "target_probs": target_probs, **outs}
     present = {name: array for name, array in arrays.items() if array is not None}
-    rows = {name: rows_of(array) for name, array in present.items()}
-    if any(array.dtype != x.dtype or rows[name] is None for name, array in present.items()):
-        return None
+    rows = {name: rows_of(array) for name, array in present.items() if array.dtype == x.dtype}
     x_rows = rows["x"]
-    assert x_rows is not None
+    if x_rows is None or None in rows.values() or len(rows) < len(present):
+        return None
     out_rows = {name: rows.get(name) for name in outs}
-    vectorised = can_vectorise(x_rows, *out_rows.values())
-    n = math.prod(x.shape[:-1])
-    return Block(
-        element(name_of(x.dtype)), vectorised, 0, n, x_rows, rows.get("target_probs"), out_rows
-    )
+    vectorised, n = can_vectorise(x_rows, *out_rows.values()), math.prod(x.shape[:-1])
+    item, probs_rows = element(name_of(x.dtype)), rows.get("target_probs")
+    return Block(item, vectorised, 0, n, x_rows, probs_rows, out_rows)
 
 
 def _converted(
     x: DeviceArray, compute: Any, outs: dict[str, DeviceArray | None],
     target_probs: DeviceArray | None, change: LogitChange,
 ) -> Iterator[Block]:  # fmt: skip
-    number, n_classes = number_of(compute), x.shape[-1]
-    n_rows = math.prod(x.shape[:-1])
+    number, n_classes, n_rows = number_of(compute), x.shape[-1], math.prod(x.shape[:-1])
     limit = max(1, min(n_rows, BLOCK_BYTES // max(1, n_classes * number.size)))
-
-    def scratch() -> DeviceArray:
-        return x.new((limit, n_classes), compute)
-
-    def rows(array: DeviceArray | None) -> Rows | None:
-        return None if array is None else Rows(array.pointer, n_classes * number.size)
-
-    x_scratch = scratch()
-    probs_scratch = None if target_probs is None else scratch()
+    arrays, over_x = {"x": x, "target_probs": target_probs, **outs}, next(iter(outs), None)
+    scratches = {
+        name: x.new((limit, n_classes), compute)
+        for name, array in arrays.items() if array is not None and name != over_x
+    }  # fmt: skip
     requested = {name: out for name, out in outs.items() if out is not None}
-    over_x = next(iter(outs), None)
-    scratches = {name: x_scratch if name == over_x else scratch() for name in requested}
+    if over_x in requested:
+        scratches[over_x] = scratches["x"]
+    pitch = n_classes * number.size
+    rows = {name: Rows(scratch.pointer, pitch) for name, scratch in scratches.items()}
+    out_rows = {name: rows.get(name) for name in outs}
     for first in range(0, n_rows, limit):
         n = min(limit, n_rows - first)
         begin, count = first * n_classes, n * n_classes
-        convert(x, compute, begin, count, x_scratch, *change)
-        if target_probs is not None and probs_scratch is not None:
-            convert(target_probs, compute, begin, count, probs_scratch)
-        x_rows = rows(x_scratch)
-        assert x_rows is not None
-        out_rows = {name: rows(scratches.get(name)) for name in outs}
-        yield Block(number, True, first, n, x_rows, rows(probs_scratch), out_rows)
+        convert(x, compute, begin, count, scratches["x"], *change)
+        if target_probs is not None:
+            convert(target_probs, compute, begin, count, scratches["target_probs"])
+        yield Block(number, True, first, n, rows["x"], rows.get("target_probs"), out_rows)
         for name, out in requested.items():
             if name == over_x and change != NO_CHANGE:
                 apply_chain_rule(x, compute, begin, count, scratches[name], *change)

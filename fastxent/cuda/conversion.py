@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastxent.cuda import conversion_kernels
-from fastxent.cuda.launch import THREADS, blocks_of_grid, flat_kernel, launch, name_of
+from fastxent.cuda.launch import FLOAT64, THREADS, blocks_of_grid, flat_kernel, launch, name_of
 from fastxent.cuda.parameters import Inverse, Labels, Strided
 from fastxent.device_array import DeviceArray
 from fastxent.records import Weights
@@ -44,19 +44,19 @@ def parts_of_rank_4(array: DeviceArray) -> Iterator[Part]:
 
 def _launch_over(
     factory: Callable[..., Any], compute: Any, array: DeviceArray, first: int, count: int,
-    arguments: Callable[[Strided, int], dict[str, Any]],
+    flat: DeviceArray, **others: Any,
 ) -> None:  # fmt: skip
     """Launch a kernel for each part that elements first … first + count of an array lie in.
 
-    `arguments` are those for a part, and how many elements were before it.
+    `flat` has one element side by side for each of these.
     """
     kernel = flat_kernel(factory, compute)
     for part in parts_of_rank_4(array):
         begin, end = max(first, part.first), min(first + count, part.first + part.n)
         if begin < end:
             launch(
-                kernel, blocks_of_grid(end - begin, THREADS), array.queue,
-                first=begin - part.first, count=end - begin, **arguments(part.array, begin - first),
+                kernel, blocks_of_grid(end - begin, THREADS), array.queue, array=part.array,
+                first=begin - part.first, count=end - begin, flat=flat.at(begin - first), **others,
             )  # fmt: skip
 
 
@@ -66,10 +66,8 @@ def convert(
 ) -> None:  # fmt: skip
     """Elements first … of an array to `out`, in its type, scaled and capped as logits are."""
     _launch_over(
-        conversion_kernels.make_gather_kernel, compute, array, first, count,
-        lambda source, n_before: {
-            "source": source, "scale": scale, "softcap": softcap, "out": out.at(n_before),
-        },
+        conversion_kernels.make_gather_kernel, compute, array, first, count, out, scale=scale,
+        softcap=softcap,
     )  # fmt: skip
 
 
@@ -79,10 +77,8 @@ def apply_chain_rule(
 ) -> None:  # fmt: skip
     """Gradients with respect to the output of `convert`, carried back to its input in place."""
     _launch_over(
-        conversion_kernels.make_chain_kernel, compute, array, first, count,
-        lambda source, n_before: {
-            "source": source, "scale": scale, "softcap": softcap, "grad": grad.at(n_before),
-        },
+        conversion_kernels.make_chain_kernel, compute, array, first, count, grad, scale=scale,
+        softcap=softcap,
     )  # fmt: skip
 
 
@@ -91,10 +87,8 @@ def put(
 ) -> None:
     """Numbers side by side to elements first … of an array, or added to them."""
     _launch_over(
-        conversion_kernels.make_scatter_kernel, values.dtype, array, first, count,
-        lambda out, n_before: {
-            "values": values.at(n_before), "out": out, "adding": int(adding),
-        },
+        conversion_kernels.make_scatter_kernel, values.dtype, array, first, count, values,
+        adding=int(adding),
     )  # fmt: skip
 
 
@@ -103,8 +97,7 @@ def copy_labels(labels: DeviceArray) -> DeviceArray:
     unsigned = labels.dtype.kind == "u"
     copy = labels.new((labels.size,), np.dtype(np.uint64 if unsigned else np.int64))
     _launch_over(
-        conversion_kernels.make_copy_labels_kernel, np.dtype(np.float64), labels, 0, labels.size,
-        lambda source, n_before: {"labels": source, "out": copy.at(n_before)},
+        conversion_kernels.make_copy_labels_kernel, FLOAT64, labels, 0, labels.size, copy,
     )  # fmt: skip
     return copy
 

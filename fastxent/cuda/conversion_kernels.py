@@ -81,12 +81,12 @@ def _element_at(array, at):
 def make_copy_labels_kernel(number, threads):
     """Integers of any kind and layout side by side as int64; uint64 keeps its bits."""
 
-    # labels, from element `first` on, IN; out (count,) OUT
-    def kernel(labels: Strided, first: Integer, count: Integer, out: Address):
+    # array, from element `first` on, IN; flat (count,) OUT
+    def kernel(array: Strided, first: Integer, count: Integer, flat: Address):
         i = int64(cuda.blockIdx.x) * threads + int64(cuda.threadIdx.x)
         if i < count:
-            at = _element_at(labels, first + i)
-            store_i64(out + uint64(i) * uint64(8), load_label(at, labels.kind, 0))
+            at = _element_at(array, first + i)
+            store_i64(flat + uint64(i) * uint64(8), load_label(at, array.kind, 0))
 
     return kernel
 
@@ -96,19 +96,19 @@ def make_gather_kernel(number, threads):
     store, size, compute = number.store, number.size, number.compute
     zero, one, two = compute(0), compute(1), compute(2)
 
-    # source, from element `first` on, IN; out (count,) OUT
+    # array, from element `first` on, IN; flat (count,) OUT
     def kernel(
-        source: Strided, first: Integer, count: Integer, scale: Number, softcap: Number,
-        out: Address,
+        array: Strided, first: Integer, count: Integer, scale: Number, softcap: Number,
+        flat: Address,
     ):  # fmt: skip
         i = int64(cuda.blockIdx.x) * threads + int64(cuda.threadIdx.x)
         if i < count:
-            z = compute(load_any(_element_at(source, first + i), source.kind)) * scale
+            z = compute(load_any(_element_at(array, first + i), array.kind)) * scale
             if softcap > zero:
                 a = z / softcap
                 t, _ = softcap_parts(math.exp(-two * abs(a)), math.expm1(-two * abs(a)), one)
                 z = math.copysign(t, a) * softcap
-            store(out + uint64(i) * uint64(size), z)
+            store(flat + uint64(i) * uint64(size), z)
 
     return kernel
 
@@ -118,19 +118,18 @@ def make_chain_kernel(number, threads):
     load, store, size, compute = number.load, number.store, number.size, number.compute
     zero, one, two = compute(0), compute(1), compute(2)
 
-    # source as above IN; grad (count,) IN, OUT
+    # array as above IN; flat (count,), the gradients, IN, OUT
     def kernel(
-        source: Strided, first: Integer, count: Integer, scale: Number, softcap: Number,
-        grad: Address,
+        array: Strided, first: Integer, count: Integer, scale: Number, softcap: Number,
+        flat: Address,
     ):  # fmt: skip
         i = int64(cuda.blockIdx.x) * threads + int64(cuda.threadIdx.x)
         if i < count:
-            at = grad + uint64(i) * uint64(size)
+            at = flat + uint64(i) * uint64(size)
             g = load(at)
             slope = scale
             if softcap > zero:
-                source_at = _element_at(source, first + i)
-                a = compute(load_any(source_at, source.kind)) * scale / softcap
+                a = compute(load_any(_element_at(array, first + i), array.kind)) * scale / softcap
                 e, expm1 = math.exp(-two * abs(a)), math.expm1(-two * abs(a))
                 slope *= softcap_parts(e, expm1, one)[1]
             # The gradient of an ignored row stays 0, whatever its logits hold.
@@ -143,15 +142,15 @@ def make_scatter_kernel(number, threads):
     """Numbers side by side to the elements of an array of any kind and layout, or added to them."""
     load, size, compute = number.load, number.size, number.compute
 
-    # values (count,) IN; out, from element `first` on, OUT
-    def kernel(values: Address, out: Strided, first: Integer, count: Integer, adding: Integer):
+    # flat (count,) IN; array, from element `first` on, OUT
+    def kernel(flat: Address, array: Strided, first: Integer, count: Integer, adding: Integer):
         i = int64(cuda.blockIdx.x) * threads + int64(cuda.threadIdx.x)
         if i < count:
-            at = _element_at(out, first + i)
-            value = load(values + uint64(i) * uint64(size))
+            at = _element_at(array, first + i)
+            value = load(flat + uint64(i) * uint64(size))
             if adding:
-                value += compute(load_any(at, out.kind))
-            store_any(at, out.kind, float64(value))
+                value += compute(load_any(at, array.kind))
+            store_any(at, array.kind, float64(value))
 
     return kernel
 

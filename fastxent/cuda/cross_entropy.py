@@ -1,7 +1,7 @@
 """cross_entropy and categorical_cross_entropy on the GPU: select and launch their kernels."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fastxent.cuda import categorical_kernels, kernels, split_kernels, thread_plans
@@ -19,20 +19,33 @@ from fastxent.records import Call
 
 def cross_entropy(call: Call) -> DeviceArray | None:
     """Fill the outputs; return Σ of the row losses / divisor, unless those are requested."""
-    losses = fill_cross_entropy(call)
-    return None if call.outputs.loss is not None else reduced(losses, call.divisor)
+    return fill_and_reduce(fill_cross_entropy, call)
 
 
-def fill_cross_entropy(call: Call) -> DeviceArray:
-    """Fill the outputs; return the row losses."""
-    call = _with_losses(call)
+def categorical_cross_entropy(call: Call) -> DeviceArray | None:
+    """Fill loss and grad for probabilities x; return as `cross_entropy` does."""
+    return fill_and_reduce(_fill_categorical, call)
+
+
+def fill_and_reduce(fill: Callable[[Call], None], call: Call) -> DeviceArray | None:
+    """Fill the outputs and the row losses, which are reduced if they are not requested."""
+    if call.outputs.loss is not None:
+        fill(call)
+        return None
+    losses = call.x.new((math.prod(call.x.shape[:-1]),), call.compute)
+    fill(call._replace(outputs=call.outputs._replace(loss=losses)))
+    return reduced(losses, call.divisor)
+
+
+def fill_cross_entropy(call: Call) -> None:
+    """Fill the outputs, among them the row losses."""
+    assert call.target is not None
     x, n_classes, older = call.x, call.x.shape[-1], thread_plans.is_older(call.x.place)
-    rows = RowArguments(call)
     options = kernels.options_of(call.options, n_classes)
-    wants = kernels.wants_of(rows.labels is None, options, call.outputs)
+    wants = kernels.wants_of(call.target.labels is None, options, call.outputs)
     limit = max_per_thread_of(wants)
-    for block in rows.blocks(LogitChange.of(call.options)):
-        arguments = rows.of_block(block) | options
+    for block, common in _blocks(call, LogitChange.of(call.options)):
+        arguments = common | options
         plan = thread_plans.plan_of(block.item, n_classes, block.vectorised, limit, older)
         if wants.is_plain:
             parts = thread_plans.parts_of(plan, block.item, block.n, n_classes, x.place)
@@ -46,8 +59,6 @@ def fill_cross_entropy(call: Call) -> DeviceArray:
                 continue
         kernel = row_kernel(kernels.make_cross_entropy_kernel, block.item, plan, wants)
         launch_with(arguments, kernel, blocks_of_grid(block.n, plan.rows), x.queue)
-    losses: DeviceArray = call.outputs.loss
-    return losses
 
 
 def max_per_thread_of(wants: kernels.Wants) -> int:
@@ -56,23 +67,17 @@ def max_per_thread_of(wants: kernels.Wants) -> int:
     return thread_plans.MAX_PER_THREAD if plain else thread_plans.MAX_PER_THREAD_OPTIONS
 
 
-def categorical_cross_entropy(call: Call) -> DeviceArray | None:
-    """Fill loss and grad; return Σ of the row losses / divisor, for probabilities x."""
-    reduces, call = call.outputs.loss is None, _with_losses(call)
+def _fill_categorical(call: Call) -> None:
+    assert call.target is not None
     x, n_classes, older = call.x, call.x.shape[-1], thread_plans.is_older(call.x.place)
-    rows = RowArguments(call)
-    variant = (rows.labels is None, call.outputs.grad is not None)
-    limit = (
-        thread_plans.MAX_PER_THREAD_OPTIONS if rows.labels is not None
-        else thread_plans.MAX_PER_THREAD_LOGARITHMS
-    )  # fmt: skip
-    for block in rows.blocks():
+    soft, limits = call.target.labels is None, clip_limits(call.clip)
+    limit = thread_plans.MAX_PER_THREAD_LOGARITHMS if soft else thread_plans.MAX_PER_THREAD_OPTIONS
+    factory, with_grad = categorical_kernels.make_categorical_kernel, call.outputs.grad is not None
+    for block, common in _blocks(call):
         plan = thread_plans.plan_of(block.item, n_classes, block.vectorised, limit, older)
-        factory = categorical_kernels.make_categorical_kernel
-        kernel = row_kernel(factory, block.item, plan, *variant)
-        arguments = rows.of_block(block) | {"limits": clip_limits(call.clip)}
-        launch_with(arguments, kernel, blocks_of_grid(block.n, plan.rows), x.queue)
-    return reduced(call.outputs.loss, call.divisor) if reduces else None
+        kernel = row_kernel(factory, block.item, plan, soft, with_grad)
+        grid = blocks_of_grid(block.n, plan.rows)
+        launch_with(common | {"limits": limits}, kernel, grid, x.queue)
 
 
 def clip_limits(clip: Clip | None) -> ClipLimits:
@@ -81,51 +86,30 @@ def clip_limits(clip: Clip | None) -> ClipLimits:
     return ClipLimits(*clip.bounds, clip.most, clip.floor)
 
 
-def _with_losses(call: Call) -> Call:
-    """The call with memory for the row losses, which are reduced if they are not requested."""
-    if call.outputs.loss is not None:
-        return call
-    losses = call.x.new((math.prod(call.x.shape[:-1]),), call.compute)
-    return call._replace(outputs=call.outputs._replace(loss=losses))
-
-
-class RowArguments:
-    """The arguments that the kernels of row losses have in common, for each block of rows."""
-
-    def __init__(self, call: Call) -> None:
-        assert call.target is not None
-        self.call, self.weights = call, converted_weights(call.weights, call.compute)
-        self.inverse, self.target_probs = inverse_of(call.divisor), call.target.probs
-        labels = call.target.labels
-        self.labels = None if labels is None else contiguous_labels(labels)
-        self.per_class = {name: getattr(call.outputs, name) for name in kernels.PER_CLASS}
-        self.per_row = {name: getattr(call.outputs, name) for name in kernels.PER_ROW}
-
-    def blocks(self, change: LogitChange = NO_CHANGE) -> Iterator[Block]:
-        """The blocks of rows of the call."""
-        call = self.call
-        return blocks_of(call.x, call.compute, self.per_class, self.target_probs, change)
-
-    def of_block(self, block: Block) -> dict[str, Any]:
-        """The arguments by the names of the kernels' parameters."""
-        labels, first = self.labels, block.first
-
-        def from_first(array: DeviceArray | None) -> Any:
-            return None if array is None else array.at(first)
-
-        ignore_index = self.call.options.ignore_index
-        return {
+def _blocks(call: Call, change: LogitChange = NO_CHANGE) -> Iterator[tuple[Block, dict[str, Any]]]:
+    """Blocks of rows; of each the arguments that all kernels of row losses have, by name."""
+    assert call.target is not None
+    labels, probs = call.target
+    labels = None if labels is None else contiguous_labels(labels)
+    weights, inverse = converted_weights(call.weights, call.compute), inverse_of(call.divisor)
+    outputs, ignore_index = call.outputs._asdict(), call.options.ignore_index
+    per_class = {name: outputs[name] for name in kernels.PER_CLASS}
+    per_row = {name: outputs[name] for name in kernels.PER_ROW}
+    per_row["sample_weight"] = weights.sample_weight
+    for block in blocks_of(call.x, call.compute, per_class, probs, change):
+        first = block.first
+        arguments = {
             "x": block.x,
             "labels": None if labels is None else labels_of(labels, ignore_index, first),
             "target_probs": block.target_probs,
-            "class_weight": self.weights.class_weight,
-            "sample_weight": from_first(self.weights.sample_weight),
-            "inverse": self.inverse,
+            "class_weight": weights.class_weight,
+            "inverse": inverse,
             "n_rows": block.n,
-            "n": self.call.x.shape[-1],
-            **{name: from_first(array) for name, array in self.per_row.items()},
+            "n": call.x.shape[-1],
+            **{name: None if row is None else row.at(first) for name, row in per_row.items()},
             **block.outs,
         }
+        yield block, arguments
 
 
 def _launch_split(

@@ -78,7 +78,8 @@ def _exp_f64(x):
 
 
 @device
-def _word_value(words, i):
+def word_value(words, i):
+    """Element i of registers that hold one each."""
     return words[i]
 
 
@@ -119,12 +120,12 @@ def element(name: str) -> Element:
     """The element type of this name."""
     if name == "float32":
         return Element(
-            name, 4, float32, float32, 4, 4, float32(-math.inf), _word_value, load_f32, store_f32,
+            name, 4, float32, float32, 4, 4, float32(-math.inf), word_value, load_f32, store_f32,
             _write_words, _exp_f32, max_f32,
         )  # fmt: skip
     if name == "float64":
         return Element(
-            name, 8, float64, float64, 2, 2, float64(-math.inf), _word_value, load_f64, store_f64,
+            name, 8, float64, float64, 2, 2, float64(-math.inf), word_value, load_f64, store_f64,
             _write_words, _exp_f64, max_f64,
         )  # fmt: skip
     if name == "float16":

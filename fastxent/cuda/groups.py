@@ -6,14 +6,11 @@ there, so one barrier is enough: no thread overwrites what another may still rea
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from numba import cuda, int32, uint32
 
-from fastxent.cuda.elements import device
-
-Function = Callable[..., Any]
+from fastxent.cuda.elements import Function, device
 
 WARP = 32
 _ALL = uint32(0xFFFFFFFF)

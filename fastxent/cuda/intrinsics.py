@@ -13,7 +13,7 @@ from numba.cuda.extending import intrinsic
 
 _GLOBAL = 1  # the address space of device memory
 _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
-_F32 = ir.FloatType()
+_F32, _F64 = ir.FloatType(), ir.DoubleType()
 _VECTOR_BYTES = 16
 
 
@@ -48,13 +48,11 @@ def _make_store(number, kind, n_bytes):
 
 
 load_f32, store_f32 = (make(types.float32, _F32, 4) for make in (_make_load, _make_store))
-load_f64, store_f64 = (
-    make(types.float64, ir.DoubleType(), 8) for make in (_make_load, _make_store)
-)
+load_f64, store_f64 = (make(types.float64, _F64, 8) for make in (_make_load, _make_store))
 load_u8 = _make_load(types.uint8, ir.IntType(8), 1)
 load_u16, store_u16 = (make(types.uint16, _I16, 2) for make in (_make_load, _make_store))
 load_u32 = _make_load(types.uint32, _I32, 4)
-load_i64, store_i64 = (make(types.int64, ir.IntType(64), 8) for make in (_make_load, _make_store))
+load_i64, store_i64 = (make(types.int64, _I64, 8) for make in (_make_load, _make_store))
 
 
 def _word(context, builder, array, value, at, k):

@@ -120,18 +120,14 @@ def make_row_coefficients(element, wants):
     return row_coefficients
 
 
-def make_loss_value():
-    """loss_value(...): the loss of a row, from its numbers."""
-
-    @device
-    def loss_value(checked, coefs, z_loss, margin, log_s, other_loss, lse):
-        value = row_loss(
-            coefs.target_coef, coefs.other_coef, z_loss, margin, log_s, other_loss, lse,
-            zero_where_zero,
-        )  # fmt: skip
-        return checked.u * value if checked.active else checked.fill
-
-    return loss_value
+@device
+def loss_value(checked, coefs, z_loss, margin, log_s, other_loss, lse):
+    """The loss of a row, from its numbers."""
+    value = row_loss(
+        coefs.target_coef, coefs.other_coef, z_loss, margin, log_s, other_loss, lse,
+        zero_where_zero,
+    )  # fmt: skip
+    return checked.u * value if checked.active else checked.fill
 
 
 def make_gradient_terms(element):
@@ -207,7 +203,7 @@ def make_cross_entropy_kernel(element, plan, wants):
     first_top, lse_of = make_first_top(element, row), make_lse(compute)
     check_target, inverse_of = make_check_target(element, soft), make_inverse(element)
     row_coefficients = make_row_coefficients(element, wants)
-    loss_value, gradient_terms = make_loss_value(), make_gradient_terms(element)
+    gradient_terms = make_gradient_terms(element)
     total, split_sum = make_reduction(add, plan.threads), make_split_sum(element)
     zero, one = compute(0), compute(1)
     formulas = make_element_formulas(element, wants, make_coefficient(element, soft))

@@ -8,14 +8,7 @@ from fastxent.cuda import driver, reduction_kernels
 from fastxent.cuda.conversion import converted_weights, copy_labels
 from fastxent.cuda.conversion_kernels import KINDS
 from fastxent.cuda.divisors import CHUNK, Divisor, fill_divisor, new_divisor
-from fastxent.cuda.launch import (
-    FLOAT64,
-    INT64,
-    blocks_of_grid,
-    flat_kernel,
-    launch,
-    name_of,
-)
+from fastxent.cuda.launch import FLOAT64, INT64, blocks_of_grid, flat_kernel, launch, name_of
 from fastxent.cuda.parameters import DivisorOutputs, Labels
 from fastxent.device_array import DeviceArray, Memory, Pointer
 from fastxent.records import NO_OPTIONS, NO_WEIGHTS, Options, Weights
@@ -74,11 +67,8 @@ def scan_labels(
     queue.add_check()
     row, label = map(int, report)
     bad = -1 if row == reduction_kernels.NO_BAD_ROW else row
-    return divisor, bad, _as_unsigned(label, labels.dtype)
-
-
-def _as_unsigned(label: int, dtype: Any) -> int:
-    return label + 2**64 if dtype == np.uint64 and label < 0 else label
+    is_large = labels.dtype == np.uint64 and label < 0  # reported by its bits
+    return divisor, bad, label + 2**64 if is_large else label
 
 
 def first_beyond_one(integers: DeviceArray) -> tuple[int, int]:

@@ -5,13 +5,13 @@ block of logits by their gradient, in place.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from fastxent import errors
 from fastxent.cuda.conversion import as_numbers, clear_ignored, convert, converted_weights, put
-from fastxent.cuda.cross_entropy import fill_cross_entropy
-from fastxent.cuda.divisors import inverse_of, reduced
+from fastxent.cuda.cross_entropy import fill_and_reduce, fill_cross_entropy
+from fastxent.cuda.divisors import inverse_of
+from fastxent.cuda.kernels import PER_ROW
 from fastxent.cuda.labels import contiguous_labels, labels_of
 from fastxent.device_array import DeviceArray
 from fastxent.records import Call, LinearGrad, Outputs, Target
@@ -22,17 +22,24 @@ _BLOCK_BYTES = 256 << 20
 
 def linear_cross_entropy(call: Call) -> DeviceArray | None:
     """Fill outputs and grads; return Σ of the row losses / divisor, unless they are requested."""
+    if call.x.library.matmul is None:
+        raise errors.no_matrix_products(call.x.owner)
+    return fill_and_reduce(_fill_blocks, call)
+
+
+def _fill_blocks(call: Call) -> None:
     assert call.linear is not None and call.target is not None
     x, compute, (linear_weight, linear_bias, grads, accumulate) = call.x, call.compute, call.linear
-    if x.library.matmul is None:
-        raise errors.no_matrix_products(x.owner)
     n_classes, features = linear_weight.shape
-    n, reduces = math.prod(x.shape[:-1]), call.outputs.loss is None
-    matrix = _matrix(linear_weight, compute)
+    n, matrix = math.prod(x.shape[:-1]), _matrix(linear_weight, compute)
     bias = None if linear_bias is None else as_numbers(linear_bias, compute)
-    call = _prepared(call, n)
+    labels, probs = call.target
+    call = call._replace(  # what blocks are parts of lies side by side
+        target=Target(None if labels is None else contiguous_labels(labels), probs),
+        weights=converted_weights(call.weights, compute),
+    )
     limit = max(1, min(n, _BLOCK_BYTES // (max(n_classes, features) * compute.itemsize)))
-    sums = None if grads is None else _Sums(grads, matrix, accumulate, compute)
+    sums = None if grads is None else _Sums(grads, accumulate, compute)
     for first in range(0, n, limit):
         rows = min(limit, n - first)
         x_block, logits = x.new((rows, features), compute), x.new((rows, n_classes), compute)
@@ -54,20 +61,6 @@ def linear_cross_entropy(call: Call) -> DeviceArray | None:
             put(product, sums.grads.x, first * features, rows * features, accumulate)
     if sums is not None:
         sums.finish()
-    return reduced(call.outputs.loss, call.divisor) if reduces else None
-
-
-def _prepared(call: Call, n: int) -> Call:
-    """The call with memory for its losses, and what its blocks are parts of side by side."""
-    assert call.target is not None
-    labels, probs = call.target
-    outputs = call.outputs
-    if outputs.loss is None:
-        outputs = outputs._replace(loss=call.x.new((n,), call.compute))
-    return call._replace(
-        target=Target(None if labels is None else contiguous_labels(labels), probs),
-        weights=converted_weights(call.weights, call.compute), outputs=outputs,
-    )  # fmt: skip
 
 
 def _rows_of_call(call: Call, logits: DeviceArray, first: int, with_grad: bool) -> Call:
@@ -87,13 +80,11 @@ def _rows_of_call(call: Call, logits: DeviceArray, first: int, with_grad: bool) 
             block = probs.new(shape, call.compute)
             convert(probs, call.compute, begin, n_rows * n_classes, block)
             probs = block
-    _, loss, _, _, lse, _, argmax = call.outputs
+    per_row = {name: part(getattr(call.outputs, name)) for name in PER_ROW}
     return call._replace(
         x=logits, target=Target(part(labels), probs),
         weights=call.weights._replace(sample_weight=part(call.weights.sample_weight)),
-        outputs=Outputs(
-            loss=part(loss), lse=part(lse), argmax=part(argmax), grad=logits if with_grad else None
-        ),
+        outputs=Outputs(grad=logits if with_grad else None, **per_row),
     )  # fmt: skip
 
 
@@ -118,16 +109,14 @@ def _own(array: DeviceArray) -> Any:
 
 def _matmul(a: DeviceArray, b: DeviceArray, out: DeviceArray, transposed: bool = False) -> None:
     """Out = a @ b, or a @ b.T."""
-    product: Callable[..., Any] | None = a.library.matmul
-    assert product is not None
-    product(_own(a), _own(b).T if transposed else _own(b), _own(out))
+    assert a.library.matmul is not None
+    a.library.matmul(_own(a), _own(b).T if transposed else _own(b), _own(out))
 
 
 def _add_matmul(a: Any, b: Any, out: Any, like: DeviceArray) -> None:
     """Out += a @ b, of the library's arrays."""
-    product: Callable[..., Any] | None = like.library.add_matmul
-    assert product is not None
-    product(a, b, out)
+    assert like.library.add_matmul is not None
+    like.library.add_matmul(a, b, out)
 
 
 def _fill(array: DeviceArray, value: int) -> None:
@@ -160,10 +149,8 @@ class _Sums:
     None where they are not requested.
     """
 
-    def __init__(
-        self, grads: LinearGrad, matrix: DeviceArray, accumulate: bool, compute: Any
-    ) -> None:
-        self.grads, self.matrix = grads, matrix
+    def __init__(self, grads: LinearGrad, accumulate: bool, compute: Any) -> None:
+        self.grads = grads
         self.weight, self.bias = (
             None if grad is None else _accumulator(grad, accumulate, compute)
             for grad in (grads.linear_weight, grads.linear_bias)

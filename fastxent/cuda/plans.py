@@ -12,7 +12,7 @@ import numpy as np
 
 from fastxent.cuda import driver
 from fastxent.cuda.reduction_kernels import NO_BAD_ROW
-from fastxent.device_array import DeviceArray, Launch, LaunchedCall, Memory, Queue
+from fastxent.device_array import DeviceArray, LaunchedCall, Memory, Queue
 from fastxent.records import Place
 
 # new(shape, dtype, place): as `device_array.Library` has it.
@@ -107,14 +107,19 @@ def _launch(steps: list[_Step], addresses: list[int], stream: int) -> None:
 
 def plan_of_call(queue: Queue, arguments: list[Memory], results: Any) -> CachedPlan | None:
     """The plan of a call with these arrays as arguments and results; None if it has none."""
-    if not queue.is_cacheable:
+    several = results if isinstance(results, tuple) else (results,)
+    if not queue.is_cacheable or any(type(result) is not DeviceArray for result in several):
         return None
     memories = [queue.report, *arguments, *(array.memory for array in queue.new_arrays)]
     numbers = {memory: number for number, memory in enumerate(memories)}
-    several = results if isinstance(results, tuple) else (results,)
-    result_numbers = [
-        numbers.get(result.memory) if type(result) is DeviceArray else None for result in several
-    ]
+    try:
+        result_numbers = tuple([numbers[result.memory] for result in several])
+        steps = [
+            _Step(call, [_Argument(k, numbers[memory], at) for k, (memory, at) in pointers])
+            for call, pointers in queue.launches
+        ]
+    except KeyError:  # an array that is neither an argument nor new
+        return None
     new_arrays: list[_NewArray] = []
     scratch_bytes = 0
     for memory, shape, dtype in queue.new_arrays:
@@ -126,24 +131,8 @@ def plan_of_call(queue: Queue, arguments: list[Memory], results: Any) -> CachedP
         new_arrays.append(_NewArray(shape, dtype, scratch_bytes))
         n_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         scratch_bytes += -(-n_bytes // _SCRATCH_ALIGNMENT) * _SCRATCH_ALIGNMENT
-    steps = [_numbered(launch, numbers) for launch in queue.launches]
-    if None in result_numbers or None in steps:
-        return None
     n_checked = queue.n_checked or 0
-    known = [number for number in result_numbers if number is not None]
-    complete = [step for step in steps if step is not None]
     return CachedPlan(
-        complete[:n_checked], complete[n_checked:], new_arrays, scratch_bytes,
-        tuple(known) if isinstance(results, tuple) else known[0],
+        steps[:n_checked], steps[n_checked:], new_arrays, scratch_bytes,
+        result_numbers if isinstance(results, tuple) else result_numbers[0],
     )  # fmt: skip
-
-
-def _numbered(launch: Launch, numbers: dict[Memory | None, int]) -> _Step | None:
-    """A launch with numbers for its arrays; None if one is no argument or new array of the call."""
-    arguments = []
-    for position, (memory, offset) in launch.pointers:
-        number = numbers.get(memory)
-        if number is None:
-            return None
-        arguments.append(_Argument(position, number, offset))
-    return _Step(launch.call, arguments)

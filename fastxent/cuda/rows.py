@@ -9,16 +9,13 @@ that the caches still hold what is read first.
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from numba import cuda, int32, int64, uint32, uint64
 
-from fastxent.cuda.elements import VECTOR_BYTES, Element, device
+from fastxent.cuda.elements import VECTOR_BYTES, Element, Function, device, word_value
 from fastxent.cuda.groups import WARP, ThreadPlan, add, make_reduction
 from fastxent.cuda.intrinsics import load_vector
-
-Function = Callable[..., Any]
 
 # How many streamed vectors a thread loads before it uses the first: that hides their latency.
 _AHEAD = 4
@@ -62,11 +59,6 @@ class Access(NamedTuple):
     put: Function
 
 
-@device
-def _element_itself(words, i):
-    return words[i]
-
-
 @functools.cache
 def make_access(element: Element, plan: ThreadPlan) -> Access:
     """How rows of these elements are accessed under a plan."""
@@ -76,7 +68,7 @@ def make_access(element: Element, plan: ThreadPlan) -> Access:
         value, minus_inf = element.value, element.minus_inf
     else:
         width, words, word, step = 1, 1, element.compute, element.size
-        value, minus_inf = _element_itself, element.compute(-math.inf)
+        value, minus_inf = word_value, element.compute(-math.inf)
 
     @device
     def vector_at(address, k):
@@ -107,7 +99,6 @@ def make_access(element: Element, plan: ThreadPlan) -> Access:
     return Access(width, words, word, step, stride, value, vector_at, fetch, clear, put)
 
 
-@functools.cache
 def make_place(plan: ThreadPlan) -> Function:
     """place(): the row of this thread, and its number among the threads of the row."""
     threads, rows = plan.threads, plan.rows
@@ -122,7 +113,6 @@ def make_place(plan: ThreadPlan) -> Function:
     return place
 
 
-@functools.cache
 def make_read(element: Element, plan: ThreadPlan) -> Function:
     """read(row, n, thread, wanted, buffer): the Line of a row of n elements.
 
@@ -161,7 +151,6 @@ def make_read(element: Element, plan: ThreadPlan) -> Function:
     return read
 
 
-@functools.cache
 def make_streamed_sums(element: Element, plan: ThreadPlan) -> Function:
     """streamed_sums(line, thread, m, factor): the maximum of m and of the thread's streamed part.
 
@@ -203,7 +192,6 @@ def make_streamed_sums(element: Element, plan: ThreadPlan) -> Function:
     return streamed_sums
 
 
-@functools.cache
 def make_row_maximum(element: Element, plan: ThreadPlan) -> Function:
     """row_maximum(buffer, line, thread, factor, shared): m = max_j x_j.
 
@@ -228,16 +216,14 @@ def make_row_maximum(element: Element, plan: ThreadPlan) -> Function:
     return row_maximum
 
 
-@functools.cache
 def make_exp_sums(element: Element, plan: ThreadPlan) -> Function:
     """exp_sums(buffer, line, m, streamed_part, factor, shared): Σ exp(x_j - m), in two parts.
 
     The sum over what is below the maximum, and how often the maximum occurs: added to 1, the small
     numbers of a confident row would be lost.
     """
-    access, exp, compute, threads = (
-        make_access(element, plan), element.exp, element.compute, plan.threads,
-    )  # fmt: skip
+    access, threads = make_access(element, plan), plan.threads
+    exp, compute = element.exp, element.compute
     value, n_held = access.value, plan.vectors * access.width
     vectorised, streamed = plan.vectorised, plan.streamed
     total, zero, one = make_reduction(add, threads), compute(0), compute(1)
@@ -362,7 +348,6 @@ class Row(NamedTuple):
     kernel takes those that it calls by names of its own.
     """
 
-    element: Element
     plan: ThreadPlan
     n_words: int
     word: Any
@@ -370,14 +355,8 @@ class Row(NamedTuple):
     read: Function
     row_maximum: Function
     exp_sums: Function
-
-    def make_fold(self, formula: Function, combine: Function) -> Function:
-        """See `make_fold`."""
-        return make_fold(self.element, self.plan, formula, combine)
-
-    def make_writer(self, formula: Function) -> Function:
-        """See `make_writer`."""
-        return make_writer(self.element, self.plan, formula)
+    make_fold: Function
+    make_writer: Function
 
 
 @functools.cache
@@ -385,8 +364,9 @@ def make_row(element: Element, plan: ThreadPlan) -> Row:
     """The functions for rows of these elements under a plan."""
     access = make_access(element, plan)
     return Row(
-        element, plan, plan.vectors * access.words, access.word, make_place(plan),
-        make_read(element, plan), make_row_maximum(element, plan), make_exp_sums(element, plan),
+        plan, plan.vectors * access.words, access.word, make_place(plan), make_read(element, plan),
+        make_row_maximum(element, plan), make_exp_sums(element, plan),
+        functools.partial(make_fold, element, plan), functools.partial(make_writer, element, plan),
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ def scale(values: DeviceArray, factor: DeviceArray, out: DeviceArray) -> None:
     vectorised = can_vectorise(Rows(values.pointer, 0), Rows(out.pointer, 0))
     vectors = max(1, thread_plans.MAX_PER_THREAD_OPTIONS // item.width)
     plan = ThreadPlan(THREADS, vectors, 1, vectorised, False)
-    chunk = plan.threads * plan.vectors * (item.width if vectorised else 1)
+    chunk = thread_plans.elements_per_block(plan, item)
     launch(
         row_kernel(make_scale_kernel, item, plan), blocks_of_grid(n, chunk), values.queue,
         values=values, factor=factor, out=out, n_values=n, chunk=chunk,

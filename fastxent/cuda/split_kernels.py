@@ -12,7 +12,7 @@ from numba import cuda, int32, int64, uint32, uint64
 
 from fastxent.cuda.elements import device, number_type
 from fastxent.cuda.intrinsics import cluster_arrive, cluster_wait, store_beside
-from fastxent.cuda.kernels import Coefficients, make_gradient_terms, make_loss_value
+from fastxent.cuda.kernels import Coefficients, loss_value, make_gradient_terms
 from fastxent.cuda.parameters import Address, Integer, Inverse, Labels, Number, Rows
 from fastxent.cuda.rows import make_row, make_split_sum
 from fastxent.cuda.softmax_kernels import SLOTS, make_lse
@@ -116,8 +116,8 @@ def make_finish(element, row):
     """
     exp, store_number, compute = element.exp, number_type(element).store, element.compute
     class_weight_of, split_sum = make_class_weight(element), make_split_sum(element)
-    loss_value, gradient_terms = make_loss_value(), make_gradient_terms(element)
-    lse_of, zero, one = make_lse(compute), compute(0), compute(1)
+    gradient_terms, lse_of = make_gradient_terms(element), make_lse(compute)
+    zero, one = compute(0), compute(1)
 
     @device
     def grad_formula(x, column, args):
