@@ -10,7 +10,7 @@ from fastxent.cuda.conversion import converted_weights
 from fastxent.cuda.divisors import inverse_of, reduced
 from fastxent.cuda.groups import ThreadPlan
 from fastxent.cuda.labels import contiguous_labels, labels_of
-from fastxent.cuda.launch import blocks_of_grid, launch_with, row_kernel
+from fastxent.cuda.launch import blocks_of_grid, launch, launch_with, row_kernel
 from fastxent.cuda.parameters import ClipLimits
 from fastxent.device_array import DeviceArray
 from fastxent.options import Clip
@@ -42,12 +42,14 @@ def fill_cross_entropy(call: Call) -> None:
     assert call.target is not None
     x, n_classes, older = call.x, call.x.shape[-1], thread_plans.is_older(call.x.place)
     options = kernels.options_of(call.options, n_classes)
-    wants = kernels.wants_of(call.target.labels is None, options, call.outputs)
+    soft = call.target.labels is None
+    wants = kernels.wants_of(soft, options, call.outputs)
     limit = max_per_thread_of(wants)
+    may_share = split_kernels.are_enough(soft, options, call.outputs)
     for block, common in _blocks(call, LogitChange.of(call.options)):
         arguments = common | options
         plan = thread_plans.plan_of(block.item, n_classes, block.vectorised, limit, older)
-        if wants.is_plain:
+        if may_share:
             parts = thread_plans.parts_of(plan, block.item, block.n, n_classes, x.place)
             if parts[0] > 1:
                 _launch_split(x, call.compute, block, parts, arguments)
@@ -58,7 +60,7 @@ def fill_cross_entropy(call: Call) -> None:
                 _launch_cluster(x, block, plan, arguments)
                 continue
         kernel = row_kernel(kernels.make_cross_entropy_kernel, block.item, plan, wants)
-        launch_with(arguments, kernel, blocks_of_grid(block.n, plan.rows), x.queue)
+        launch(kernel, blocks_of_grid(block.n, plan.rows), x.queue, **arguments)
 
 
 def max_per_thread_of(wants: kernels.Wants) -> int:

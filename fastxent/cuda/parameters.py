@@ -84,7 +84,7 @@ class Inverse(NamedTuple):
 
 
 class ClipLimits(NamedTuple):
-    """The limits of `fastxent.terms.Clip`."""
+    """The limits of `fastxent.options.Clip`."""
 
     low: Number
     high: Number

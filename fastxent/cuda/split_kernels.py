@@ -12,7 +12,7 @@ from numba import cuda, int32, int64, uint32, uint64
 
 from fastxent.cuda.elements import device, number_type
 from fastxent.cuda.intrinsics import cluster_arrive, cluster_wait, store_beside
-from fastxent.cuda.kernels import Coefficients, loss_value, make_gradient_terms
+from fastxent.cuda.kernels import Coefficients, loss_value, make_gradient_terms, options_of
 from fastxent.cuda.parameters import Address, Integer, Inverse, Labels, Number, Rows
 from fastxent.cuda.rows import make_row, make_split_sum
 from fastxent.cuda.softmax_kernels import SLOTS, make_lse
@@ -25,6 +25,20 @@ from fastxent.cuda.targets import (
     make_inverse,
 )
 from fastxent.formulas import log_sum
+from fastxent.options import Options
+from fastxent.results import Outputs
+
+# What these kernels know; for any other option or output they are not enough.
+OPTIONS, OUTPUTS = {"z_loss"}, {"loss", "grad"}
+_DEFAULTS = options_of(Options(), 1)
+
+
+def are_enough(soft: bool, options: dict[str, float], outputs: Outputs) -> bool:
+    """Whether these kernels compute a call: labels, and nothing that they do not know."""
+    pairs = zip(Outputs._fields, outputs, strict=True)
+    requested = {name for name, array in pairs if array is not None}
+    changed = {name for name, value in options.items() if value != _DEFAULTS.get(name)}
+    return not soft and requested <= OUTPUTS and changed <= OPTIONS
 
 
 def make_part(size):

@@ -7,7 +7,10 @@ import small  # noqa: F401 - few threads
 
 import fastxent as fx
 from fastxent import reference
-from fastxent.cuda import driver, thread_plans
+from fastxent.cuda import driver, split_kernels, thread_plans
+from fastxent.cuda.kernels import options_of
+from fastxent.options import Options
+from fastxent.results import Outputs
 
 OPTIONS = {"ignore_index": 7, "z_loss": 0.01, "reduction": "sum"}
 
@@ -49,6 +52,20 @@ def test_long_rows(rng, kernels, dtype, tolerance, in_place):
     want = reference.cross_entropy(x, y, weight=w, return_grad=True, **OPTIONS)
     np.testing.assert_allclose(sim.host(loss), want[0], tolerance)
     np.testing.assert_allclose(sim.host(grad), want[1], tolerance, tolerance)
+
+
+def test_what_they_do_not_know(kernels):
+    """An option or output, also one still to come, has the call left to the other kernel."""
+    known = options_of(Options(z_loss=0.5), 10)
+    assert split_kernels.are_enough(False, known, Outputs(loss=1, grad=1))
+    assert not split_kernels.are_enough(True, known, Outputs(loss=1))
+    for name in set(Outputs._fields) - {"loss", "grad"}:
+        assert not split_kernels.are_enough(False, known, Outputs(loss=1, **{name: 1}))
+    for changed in ({"factor": 2.0}, {"eps_over_c": 0.01}, {"one_minus_eps": 0.9}, {"gamma": 1.0}):
+        assert not split_kernels.are_enough(False, known | changed, Outputs(loss=1))
+    fx.cross_entropy(sim.on_gpu(np.zeros((2, 1100), np.float32)), sim.on_gpu(np.zeros(2, int)),
+                     label_smoothing=0.1)  # fmt: skip
+    assert not launched() & kernels
 
 
 def test_special_parts(kernels):
