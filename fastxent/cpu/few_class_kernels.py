@@ -368,7 +368,7 @@ def _find_targets(target, options, first, count, label_buffer, n, columns, place
     return find_places(labels, n, ignored_label, columns, places)
 
 
-@subroutine
+@inlined_by_llvm
 def _load_weights(target, weights, options, n, first, count, columns, u_buffer, w_buffer):
     """The weights u and w_y of a group's rows; u is 0 for ignored rows, nan for bad labels."""
     for k in range(lanes_of(columns)):
@@ -383,7 +383,7 @@ def _load_weights(target, weights, options, n, first, count, columns, u_buffer, 
     return load_widened(u_buffer, columns), load_widened(w_buffer, columns)
 
 
-@subroutine
+@inlined_by_llvm
 def _load_coefficients(target, weights, options, first, count, pad, a):
     """Load the a_j of a group, as in formulas.py, into columns."""
     if target.ndim == 2:

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from fastxent.cpu.float_mode import flush_subnormals, restore_mode
-from fastxent.cpu.jit import inlined, subroutine
+from fastxent.cpu.jit import inlined, inlined_by_llvm, subroutine
 from fastxent.cpu.memory import first_requested, if_requested, is_requested, row
 from fastxent.cpu.row import (
     below_max_sum,
@@ -186,7 +186,7 @@ def _zero_where_zero(coefficient, value):
     return value if coefficient else 0.0
 
 
-@subroutine
+@inlined_by_llvm
 def _write_hess(hess, e, n, s, rest, e_y, factor):
     """factor·p_j·(1 - p_j), where 1 - p of a dominant class is the sum of the others."""
     top = find(e, 1.0, n)
@@ -197,13 +197,13 @@ def _write_hess(hess, e, n, s, rest, e_y, factor):
         hess[top] = hess_element(factor * (largest / s), others / s, 1.0)
 
 
-@subroutine
+@inlined_by_llvm
 def _write_probs(probs, e, n, inverse):
     """p_j = e_j / s."""
     map_row(scale_element, e, probs, n, inverse, 0.0)
 
 
-@subroutine
+@inlined_by_llvm
 def _write_grad(grad, e, n, y, up, coefs, a, a_y, sums, softcap_slope):
     """up·[(target_coef + prob_coef)·p_j - other_coef·a_j], that of y by its own formula."""
     target_coef, prob_coef, other_coef = coefs
@@ -218,7 +218,7 @@ def _write_grad(grad, e, n, y, up, coefs, a, a_y, sums, softcap_slope):
         map_rows(product, grad, softcap_slope[0], grad, n, 0.0, 0.0)
 
 
-@subroutine
+@inlined_by_llvm
 def target_of_row(target, sample_weight, options, n, i):
     """The class y (0 for probabilities) and weight u of row i, whether it counts, its loss if not.
 
@@ -234,13 +234,13 @@ def target_of_row(target, sample_weight, options, n, i):
     return y, u, valid and not ignored, 0.0 if valid or ignored else math.nan
 
 
-@subroutine
+@inlined_by_llvm
 def _may_count(target, options, i):
     """Whether row i seems to count, to save work; `target_of_row` reads the label that is used."""
     return target.ndim == 2 or not options.ignoring or target[i] != options.ignore_index
 
 
-@subroutine
+@inlined_by_llvm
 def _coefficients(target, weights, options, buffer, z, m, y, i):
     """y, target_coef, other_coef, a, a_y, Σ a as in formulas.py; and the Hessian's weight.
 
@@ -372,7 +372,7 @@ def _class_cost(p_y, w, scale, clip):
     return w * value, prob_grad_element(w, p, scale, clip.floor, _where_less, _zero_where_zero)
 
 
-@subroutine
+@inlined_by_llvm
 def _write_one_class(grad, n, y, slope):
     """slope at class y, 0 elsewhere."""
     fill_row(grad, n, 0.0)
