@@ -35,7 +35,10 @@ def read_map(function: Function, arguments: Arguments) -> Call:
         out = checks.new(x, shape, types.own)
     else:
         out = checks.buffer(buffer, "out", shape, types.own, [], (name, x))
-    view = checks.classes_last(out, axis) if slot.per_class else out.reshape(-1)
+    if slot.per_class:
+        view = checks.classes_last(out, axis)
+    else:
+        view = out if len(shape) == 1 else out.reshape(-1)
     results = Outputs(out)
     outputs = results if view is out else Outputs(view)
     return Call(function, checks.classes_last(x, axis), types.compute, outputs, results)
@@ -55,10 +58,10 @@ def read_rows(function: Function, arguments: Arguments) -> Call:
     options.flags(function.flags, arguments)
     buffers = _buffers(function, arguments, x, types, rows.arrays)
     divisor = _divisor(rows, x, x.shape[axis], arguments["check_target"], types.compute)
-    results = _results(function, arguments, x, types, rows.shape, rows.reduction, buffers)
+    outputs = _outputs(function, arguments, x, types, rows.shape, axis, rows.reduction, buffers)
     return Call(
-        function, checks.classes_last(x, axis), types.compute, _views(function, results, axis),
-        results, rows.target, rows.weights, rows.options, clip, divisor, None, tuple(buffers),
+        function, checks.classes_last(x, axis), types.compute, *outputs, rows.target, rows.weights,
+        rows.options, clip, divisor, None, tuple(buffers),
     )  # fmt: skip
 
 
@@ -177,10 +180,10 @@ def read_linear(function: Function, arguments: Arguments) -> Call:
     grads = _linear_grads(function, arguments, inputs, types, rows.arrays)
     divisor = _divisor(rows, x, matrix.shape[0], arguments["check_target"], compute)
     own, found = Precision(compute, compute), {"grad": grads}
-    results = _results(function, arguments, x, own, rows.shape, rows.reduction, found)
+    outputs = _outputs(function, arguments, x, own, rows.shape, -1, rows.reduction, found)
     return Call(
-        function, x, compute, _views(function, results, -1), results, rows.target, rows.weights,
-        rows.options, None, divisor, Linear(matrix, bias, grads, arguments["accumulate"]),
+        function, x, compute, *outputs, rows.target, rows.weights, rows.options, None, divisor,
+        Linear(matrix, bias, grads, arguments["accumulate"]),
     )  # fmt: skip
 
 
@@ -232,10 +235,10 @@ def read_elements(function: Function, arguments: Arguments) -> Call:
     options.flags(function.flags, arguments)
     arrays = [("target", target), *weights.items()]
     buffers = _buffers(function, arguments, x, types, arrays)
-    results = _results(function, arguments, x, types, x.shape, reduction, buffers)
+    outputs = _outputs(function, arguments, x, types, x.shape, None, reduction, buffers)
     divisor = float(x.size) if reduction == "mean" else 1.0
     return Call(
-        function, x, types.compute, results, results, Target(None, target), Weights(**weights),
+        function, x, types.compute, *outputs, Target(None, target), Weights(**weights),
         options.NO_OPTIONS, clip, divisor, None, tuple(buffers),
     )  # fmt: skip
 
@@ -260,38 +263,33 @@ def _buffers(
     return buffers
 
 
-def _results(
+def _outputs(
     function: Function, arguments: Arguments, x: Any, types: Precision, rows: Shape,
-    reduction: str, results: Arguments,
-) -> Outputs:  # fmt: skip
-    """Memory for what was requested, beside the `results` that there are: buffers.
+    axis: int | None, reduction: str, given: Arguments,
+) -> tuple[Outputs, Outputs]:  # fmt: skip
+    """Memory for what was requested, or what is `given` for it: as it is filled, as it is returned.
 
-    A loss that is reduced to a number needs no memory.
+    A backend fills results per row as (N,), those per class with that axis last; elements, without
+    an axis, as they are. A loss that is reduced to a number needs no memory, and the gradients of
+    a linear map have their own place.
     """
-    arrays = [None] * len(Outputs._fields)
-    for slot in function.slots:
-        at, name, flag, _, per_class, kind = slot
-        if results and name in results:
-            arrays[at] = results[name]
+    views: list[Any] = [None] * len(Outputs._fields)
+    results = views.copy()
+    for at, name, flag, _, per_class, kind in function.slots:
+        if name in given:
+            array = given[name]
         elif reduction == "none" if name == "loss" else arguments[flag]:
-            arrays[at] = checks.new(x, x.shape if per_class else rows, types[kind])
-    return Outputs._make(arrays)
-
-
-def _views(function: Function, results: Outputs, axis: int) -> Outputs:
-    """The results as a backend fills them: per row as (N,), per class with that axis last."""
-    views = list(results)
-    for slot in function.slots:
-        array = results[slot.at]
-        if array is None:
-            continue
-        if not slot.per_class:
-            views[slot.at] = array.reshape(-1)
-        elif type(array) is not LinearGrad:  # which a linear map has for itself
-            views[slot.at] = checks.classes_last(array, axis)
+            array = checks.new(x, x.shape if per_class else rows, types[kind])
         else:
-            views[slot.at] = None
-    return Outputs._make(views)
+            continue
+        results[at] = array
+        if axis is None:
+            views[at] = array
+        elif not per_class:
+            views[at] = array.reshape(-1)
+        elif type(array) is not LinearGrad and array is not None:
+            views[at] = checks.classes_last(array, axis)
+    return Outputs._make(views), Outputs._make(results)
 
 
 def answer(call: Call, reduced: Any = None) -> Any:

@@ -165,7 +165,7 @@ def pack_options(options: Options, n_classes: int) -> Any:
 def pack_outputs(outputs: Outputs, char: str) -> Any:
     """The outputs of a call."""
     pairs = zip(outputs[1:], NO_OUTPUTS[char], strict=True)
-    return OutputArrays(*[absent if array is None else array for array, absent in pairs])
+    return OutputArrays._make([absent if array is None else array for array, absent in pairs])
 
 
 def only_grad(grad: Array | None, char: str) -> Any:
@@ -194,7 +194,7 @@ def at_row(arguments: Any, base: int, blocks: Sequence[Any] | None = None) -> An
             members[k] = members[k][base:]
     for (_, k), array in zip(_PER_CLASS, blocks or (), strict=blocks is not None):
         members[k] = array
-    return kind(*members)
+    return kind._make(members)
 
 
 class Support:
