@@ -252,8 +252,8 @@ def _buffers(
     """The buffers by the names of their results; that of the gradient may lie over the input."""
     buffers: Arguments = {}
     first = function.first, x
-    for slot in function.slots:
-        buffer = arguments.get(slot.buffer)
+    for slot in function.buffer_slots:
+        buffer = arguments[slot.buffer]
         if buffer is None:
             continue
         kind, in_place = types[slot.type], slot.name == "grad"
@@ -302,8 +302,7 @@ def answer(call: Call, reduced: Any = None) -> Any:
     if results.out is not None:
         return checks.result(results.out)
     answers = [checks.scalar(reduced, call.compute)] if results.loss is None else []
-    for slot in call.function.slots:
-        array = results[slot.at]
+    for name, array in zip(Outputs._fields, results, strict=True):
         if array is not None:
-            answers.append(array if slot.name in call.buffers else checks.result(array))
+            answers.append(array if name in call.buffers else checks.result(array))
     return answers[0] if len(answers) == 1 else tuple(answers)

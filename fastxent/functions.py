@@ -80,7 +80,7 @@ class Function:
     that may be given by position, `arrays` those that are read, `buffers` those that are written.
     `results` are the names of what it returns, in order; all but the first have a flag
     `return_<name>`, and maybe a buffer `<name>_out`. `slots` are the same for the code that reads
-    every call.
+    every call, `buffer_slots` those with a buffer.
     """
 
     body: Callable[..., Any]  # takes NumPy arrays and views of a GPU's
@@ -115,6 +115,7 @@ class Function:
         self.results = ("out",) if self.out else ("loss", *requested)
         self.options = entries(self.defaults())
         self.slots = tuple(map(self._slot, self.results))
+        self.buffer_slots = tuple(slot for slot in self.slots if slot.buffer in self.buffers)
         self.has_one_gradient = self.is_loss and len(self.inputs) == 1
 
     def _slot(self, name: str) -> Slot:

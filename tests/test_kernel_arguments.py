@@ -14,7 +14,7 @@ from fastxent.records import NO_OPTIONS, NO_WEIGHTS, Outputs, Weights
 def plain_arguments(rng, n=5, n_classes=7):
     """The arguments of the kernel of few classes for a plain call with a gradient."""
     logits = rng.standard_normal((n, n_classes)).astype(np.float32)
-    outputs = arguments.pack_outputs(Outputs(grad=np.empty_like(logits)), "f")
+    outputs = arguments.only_grad(np.empty_like(logits), "f")
     return [
         logits, rng.integers(0, n_classes, n), arguments.pack_weights(NO_WEIGHTS, "f"),
         arguments.pack_options(NO_OPTIONS, n_classes), float(n), outputs, 0, n,
@@ -51,21 +51,19 @@ def test_entry_points_refuse_what_they_cannot_convert(rng, wrong):
 
 def test_packing_goes_by_name():
     """Absent arrays are empty or, of one number per class, None; the fields know their types."""
-    outputs = arguments.pack_outputs(Outputs(hess=np.ones((2, 3)), lse=np.ones(2)), "d")
-    assert arguments.requested(outputs) == ("hess",)
-    assert outputs.grad is None and outputs.loss.shape == (0,) and outputs.lse.shape == (2,)
-    assert outputs.argmax.dtype == np.int64
+    requested = Outputs(hess=np.ones((2, 3)), lse=np.ones(2))
+    assert arguments.requested(requested) == ("hess",)
+    outputs = arguments.pack_outputs(requested, "d", arguments.per_class(requested))
+    assert outputs.grad is None and outputs.loss.shape == (0,) and outputs.lse is requested.lse
+    assert outputs.hess is requested.hess and outputs.argmax.dtype == np.int64
     weights = arguments.pack_weights(Weights(sample_weight=np.arange(4.0)), "f", total_weight=2.0)
     assert weights.class_weight.dtype == np.float64 and weights.row_weight.dtype == np.float32
     assert weights.total_weight == 2.0
     rest = arguments.at_row(weights, 3)
     assert rest.sample_weight.tolist() == [3.0] and rest.class_weight is weights.class_weight
-    rest = arguments.at_row(outputs, 1, [None, None, "block"])
-    assert rest.lse.tolist() == [1.0] and (rest.grad, rest.probs, rest.hess) == (
-        None,
-        None,
-        "block",
-    )
+    rest = arguments.pack_outputs(requested, "d", [None, None, "block"], 1)
+    assert rest.lse.tolist() == [1.0]
+    assert (rest.grad, rest.probs, rest.hess) == (None, None, "block")
 
 
 def test_what_the_kernels_of_few_classes_support():
@@ -76,9 +74,8 @@ def test_what_the_kernels_of_few_classes_support():
         assert kernel.outputs < set(OutputArrays._fields)
 
     def supported(outputs, **values):
-        packed = arguments.pack_outputs(Outputs(**outputs), "f")
         given = arguments.pack_options(NO_OPTIONS._replace(**values), 3)
-        return support.is_enough(given, packed, "f")
+        return support.is_enough(given, Outputs(**outputs))
 
     assert supported({}) and supported({"grad": np.ones((1, 3))}, label_smoothing=0.1)
     assert supported({}, ignore_index=-100, hess_factor=2.0)

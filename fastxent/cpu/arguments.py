@@ -96,10 +96,7 @@ FIELDS: dict[Any, dict[str, Field]] = {
 }  # fmt: skip
 
 
-_PER_ROW = {
-    kind: [k for k, field in enumerate(FIELDS[kind].values()) if field.shape == "N"]
-    for kind in (WeightArrays, OutputArrays)
-}
+_PER_ROW = [k for k, field in enumerate(_OUTPUT_FIELDS.values()) if field.shape == "N"]
 _PER_CLASS = [
     (name, k) for k, (name, field) in enumerate(_OUTPUT_FIELDS.items()) if field.shape == "NC"
 ]
@@ -162,10 +159,16 @@ def pack_options(options: Options, n_classes: int) -> Any:
     )  # fmt: skip
 
 
-def pack_outputs(outputs: Outputs, char: str) -> Any:
-    """The outputs of a call."""
+def pack_outputs(outputs: Outputs, char: str, blocks: Sequence[Array | None], base: int = 0) -> Any:
+    """The outputs of a call from row `base` on, with these blocks for those of shape "NC"."""
     pairs = zip(outputs[1:], NO_OUTPUTS[char], strict=True)
-    return OutputArrays._make([absent if array is None else array for array, absent in pairs])
+    members = [absent if array is None else array for array, absent in pairs]
+    if base:
+        for k in _PER_ROW:
+            members[k] = members[k][base:]
+    for (_, k), array in zip(_PER_CLASS, blocks, strict=True):
+        members[k] = array
+    return OutputArrays._make(members)
 
 
 def only_grad(grad: Array | None, char: str) -> Any:
@@ -174,27 +177,21 @@ def only_grad(grad: Array | None, char: str) -> Any:
     return OutputArrays(loss, grad, *others)
 
 
-def requested(outputs: Any) -> tuple[str, ...]:
-    """The names of the outputs of shape "NC" that are not None."""
-    return tuple([name for name, k in _PER_CLASS if outputs[k] is not None])
-
-
-def per_class(outputs: Any) -> list[Array | None]:
+def per_class(outputs: Outputs) -> list[Array | None]:
     """The outputs of shape "NC"."""
-    return [outputs[k] for _, k in _PER_CLASS]
+    return [outputs[k + 1] for _, k in _PER_CLASS]
 
 
-def at_row(arguments: Any, base: int, blocks: Sequence[Any] | None = None) -> Any:
-    """The arguments from row `base` on, with these blocks for the arrays of shape "NC"."""
-    if not base and blocks is None:
-        return arguments
-    members, kind = list(arguments), type(arguments)
-    if base:
-        for k in _PER_ROW[kind]:
-            members[k] = members[k][base:]
-    for (_, k), array in zip(_PER_CLASS, blocks or (), strict=blocks is not None):
-        members[k] = array
-    return kind._make(members)
+def requested(outputs: Outputs) -> tuple[str, ...]:
+    """The names of the outputs of shape "NC" that are not None."""
+    return tuple([name for name, k in _PER_CLASS if outputs[k + 1] is not None])
+
+
+def at_row(weights: WeightArrays, base: int) -> WeightArrays:
+    """The weights from row `base` on."""
+    if not base:
+        return weights
+    return weights._replace(sample_weight=weights.sample_weight[base:])
 
 
 class Support:
@@ -206,16 +203,15 @@ class Support:
         self._others = [
             (k, defaults[k]) for k, name in enumerate(KernelOptions._fields) if name not in options
         ]
-        self._absent = [k for k, name in enumerate(OutputArrays._fields) if name not in outputs]
+        self._absent = [k for k, name in enumerate(Outputs._fields) if name not in outputs]
 
-    def is_enough(self, options: Any, outputs: Any, char: str) -> bool:
+    def is_enough(self, options: Any, outputs: Outputs) -> bool:
         """Whether all other options have their defaults, and all other outputs are absent."""
         for k, default in self._others:
             if options[k] != default:
                 return False
-        absent = NO_OUTPUTS[char]
         for k in self._absent:
-            if outputs[k] is not absent[k]:
+            if outputs[k] is not None:
                 return False
         return True
 

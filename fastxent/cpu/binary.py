@@ -50,15 +50,15 @@ def binary_cross_entropy(call: Call) -> float:
 def _fill_losses(source: Callable[..., Any], call: Call, *others: Any) -> float:
     """Run a kernel over all elements; return Σ of the losses / divisor."""
     assert call.target is not None
-    x, char, requested = call.x, call.compute.char, arguments.requested(call.outputs[1:])
+    x, char, requested = call.x, call.compute.char, arguments.requested(call.outputs)
     kernel = _kernel(source, char, requested, tuple(map(type, others)))
     weights = call.weights.weight, call.weights.pos_weight
     constants = [_constant(weight, char) for weight in weights]
     varying = [w for w, constant in zip(weights, constants, strict=True) if constant is None]
     inputs = [x, call.target.probs, *(np.broadcast_to(w, x.shape) for w in varying)]
-    packed = list(arguments.pack_outputs(call.outputs, char))
     absent = arguments.NO_OUTPUTS[char]
-    places = [k for k, array in enumerate(packed) if array is not absent[k]]
+    places = [k for k, array in enumerate(call.outputs[1:]) if array is not None]
+    written = [array for array in call.outputs if array is not None]
 
     def run(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
         logits, target, *rest = arrays
@@ -76,7 +76,6 @@ def _fill_losses(source: Callable[..., Any], call: Call, *others: Any) -> float:
 
     if not x.size:
         return divided(0.0, call.divisor)
-    written = [packed[k] for k in places]
     return divided(add_up(for_each_block(run, inputs, written, call.compute, 0)), call.divisor)
 
 

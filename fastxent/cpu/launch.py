@@ -202,8 +202,7 @@ def _loss_kernel(
 
 
 def _fill_losses(
-    source: Kernel, call: Call, outputs: OutputArrays, weights: WeightArrays, *others: Any,
-    columns: bool = False,
+    source: Kernel, call: Call, weights: WeightArrays, *others: Any, columns: bool = False
 ) -> float:  # fmt: skip
     """Run a kernel over all rows; return Σ of the row losses.
 
@@ -211,9 +210,9 @@ def _fill_losses(
     """
     assert call.target is not None
     labels, probs = call.target
-    compute, divisor, requested = call.compute, call.divisor, arguments.requested(outputs)
+    compute, divisor, outputs = call.compute, call.divisor, call.outputs
     kinds = (WeightArrays, *[type(other) for other in others])
-    kernel = _loss_kernel(source, compute.char, labels is None, requested, kinds)
+    kernel = _loss_kernel(source, compute.char, labels is None, arguments.requested(outputs), kinds)
     given = (call.x,) if probs is None else (call.x, probs)
     n = len(given)
 
@@ -221,7 +220,7 @@ def _fill_losses(
         target = arrays[1] if labels is None else labels[base:]
         losses: float = kernel(
             arrays[0], target, at_row(weights, base), *others, divisor,
-            at_row(outputs, base, arrays[n:]), lo, hi,
+            arguments.pack_outputs(outputs, compute.char, arrays[n:], base), lo, hi,
         )  # fmt: skip
         return losses
 
@@ -229,7 +228,7 @@ def _fill_losses(
     losses = add_up(for_each_block(run, given, written, compute, columns=columns))
     if not call.divisor:  # the mean of no rows has zero gradient
         for name in _DERIVATIVES:
-            if (array := getattr(call.outputs, name)) is not None:
+            if (array := getattr(outputs, name)) is not None:
                 array.fill(0)
     return losses
 
@@ -251,12 +250,11 @@ def fill_cross_entropy(call: Call) -> float:
         total_weight = total(row_weight, call.compute) if weighted else float(n_classes)
     weights = arguments.pack_weights(call.weights, char, row_weight, total_weight=total_weight)
     options = arguments.pack_options(call.options, n_classes)
-    outputs = arguments.pack_outputs(call.outputs, char)
-    results = "per class" if arguments.requested(outputs) else "per row"
+    results = "per class" if arguments.requested(call.outputs) else "per row"
     support = FEW_CLASSES_PROBS if soft else FEW_CLASSES_LABELS
-    few = has_few_classes(results, char, n_classes) and support.is_enough(options, outputs, char)
+    few = has_few_classes(results, char, n_classes) and support.is_enough(options, call.outputs)
     source = (few_class_kernels if few else kernels).cross_entropy_rows
-    return _fill_losses(source, call, outputs, weights, options, columns=few)
+    return _fill_losses(source, call, weights, options, columns=few)
 
 
 def categorical_cross_entropy(call: Call) -> float:
@@ -268,8 +266,7 @@ def categorical_cross_entropy(call: Call) -> float:
         row_weight, step = _row_weight(class_weight, n_classes, call.compute), 1
     weights = arguments.pack_weights(call.weights, char, row_weight, row_weight_step=step)
     options = arguments.pack_options(call.options, n_classes)
-    outputs = arguments.pack_outputs(call.outputs, char)
-    losses = _fill_losses(kernels.categorical_rows, call, outputs, weights, options, call.clip)
+    losses = _fill_losses(kernels.categorical_rows, call, weights, options, call.clip)
     return divided(losses, call.divisor)
 
 
