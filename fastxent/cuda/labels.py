@@ -44,10 +44,11 @@ def scan_labels(
     queue, n_rows = labels.queue, labels.size
     labels, weights = contiguous_labels(labels), converted_weights(weights, compute)
     report = driver.report(queue.place) if check and not driver.is_capturing(queue.place) else None
+    report_at = None
     if report is not None:
         queue.report = Memory(report, driver.address_of(report))
+        report_at = Pointer(queue.report, 0)
     divisor, read = new_divisor(labels, compute), labels_of(labels, options.ignore_index)
-    report_at = None if queue.report is None else Pointer(queue.report, 0)
     out = DivisorOutputs(divisor.value, divisor.inverse, report_at)
     grid, sums, bad_rows = blocks_of_grid(n_rows, CHUNK), None, None
     alone = grid <= 1  # then the scan itself writes the divisor
