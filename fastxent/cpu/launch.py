@@ -261,9 +261,12 @@ def categorical_cross_entropy(call: Call) -> float:
     """Fill loss and grad for probabilities x; return Σ of the row losses / divisor."""
     assert call.target is not None
     char, n_classes, class_weight = call.compute.char, call.x.shape[-1], call.weights.class_weight
-    row_weight, step = arguments.constant_weight(None, char), 0
-    if call.target.labels is None and class_weight is not None:
-        row_weight, step = _row_weight(class_weight, n_classes, call.compute), 1
+    row_weight, step = None, 0
+    if call.target.labels is None:
+        if class_weight is None:
+            row_weight = arguments.constant_weight(None, char)
+        else:
+            row_weight, step = _row_weight(class_weight, n_classes, call.compute), 1
     weights = arguments.pack_weights(call.weights, char, row_weight, row_weight_step=step)
     options = arguments.pack_options(call.options, n_classes)
     losses = _fill_losses(kernels.categorical_rows, call, weights, options, call.clip)
