@@ -2,8 +2,9 @@
 
 A text is called with the values of its fields, in the order in which they stand in it, and makes
 the exception: `raise errors.not_real(name, dtype)`. The argument's name comes first, then what was
-expected and what came. Errors about a GPU, its driver and its toolkit have their texts in
-`cuda/driver.py` and `cuda/jit.py`, those of the command line in `cli`.
+expected and what came. What is no argument's fault is said where it is found: a GPU, its driver and
+its toolkit in `cuda/driver.py` and `cuda/jit.py`; threads, memory and a compiler that is switched
+off in `cpu/helpers.py`, `cpu/scratch.py` and `cpu/jit.py`; the command line in `cli`.
 """
 
 import string
