@@ -19,12 +19,12 @@ class Text:
 
     def __init__(self, kind: type[Exception], text: str) -> None:
         self.kind, self.text = kind, text
-        names = (name.partition(".")[0] for _, name, _, _ in string.Formatter().parse(text) if name)
-        self.fields = tuple(dict.fromkeys(names))
 
     def __call__(self, *values: Any) -> Exception:
         """The exception."""
-        return self.kind(self.text.format(**dict(zip(self.fields, values, strict=True))))
+        parts = string.Formatter().parse(self.text)
+        names = dict.fromkeys(name.partition(".")[0] for _, name, _, _ in parts if name)
+        return self.kind(self.text.format(**dict(zip(names, values, strict=True))))
 
 
 def kind_of(value: Any) -> str:
