@@ -4,6 +4,7 @@ A kernel takes (rows, classes) of its own float type with contiguous rows. Most 
 view; any other is converted block by block, never as a whole.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -27,24 +28,26 @@ SERIAL_BELOW = 1 << 19
 # enough to hide the cost of the call, small enough to share evenly and to react to Ctrl-C. It
 # depends on the shape alone, so sums over chunks have the same bits for every number of threads.
 _SMALLEST_CHUNK, _LARGEST_CHUNK, _CHUNKS = 1 << 18, 1 << 21, 16
+# A kernel call for less work than this costs more than converting the rows.
+_SMALLEST_PLANE = 1 << 15
+# Pieces of column-major rows are multiples of so many: whole tiles of few classes.
+_ROWS_OF_LINES = 256
+_LINE_BYTES = 64
 
 
 class Operand:
     """An array (…, classes) as rows of the kernel's type; with inner=0, as elements.
 
-    With `columns` the kernel also takes column-major arrays. `rows` is None for an array that has
-    to be converted.
+    `rows` is None for an array that has to be converted.
     """
 
     __slots__ = ("array", "dtype", "inner", "rows")
 
-    def __init__(
-        self, array: Array, dtype: DTypeLike, inner: int = 1, columns: bool = False
-    ) -> None:
+    def __init__(self, array: Array, dtype: DTypeLike, inner: int = 1) -> None:
         self.array = array
         self.dtype = dtype
         self.inner = array.shape[array.ndim - inner :]
-        self.rows = as_operand(array, dtype, inner, columns)
+        self.rows = as_operand(array, dtype, inner)
 
     def block(self, box: Box) -> Array:
         """Return the rows of the box, or an uninitialised array for them."""
@@ -88,23 +91,53 @@ def row_cost(n_classes: int) -> int:
     return n_classes + _ROW_COST
 
 
-def as_operand(array: Array, dtype: DTypeLike, inner: int, columns: bool) -> Array | None:
+def _has_type(array: Array, dtype: DTypeLike) -> bool:
+    """Whether a kernel can read the elements as they are."""
+    own = array.dtype
+    return (own is dtype or own == dtype) and own.isnative and array.flags.aligned
+
+
+def as_operand(array: Array, dtype: DTypeLike, inner: int) -> Array | None:
     """The array as a kernel takes it, without a copy; None if it has to be converted."""
-    own, flags = array.dtype, array.flags
-    if not ((own is dtype or own == dtype) and own.isnative and flags.aligned):
+    if not _has_type(array, dtype):
         return None
     if not inner:
-        return array.reshape(-1) if flags.c_contiguous else None
+        return array.reshape(-1) if array.flags.c_contiguous else None
     classes = array.shape[-1]
     if classes > 1 and array.strides[-1] != array.itemsize:
-        is_columns = columns and array.ndim == 2 and array.strides[0] == array.itemsize
-        return array if is_columns else None
+        return None
     if array.ndim == 2:
         return array
     try:
         return array.reshape((math.prod(array.shape[:-1]), classes), copy=False)
     except ValueError:
         return None
+
+
+def planes(arrays: Sequence[Array | None], dtype: DTypeLike) -> list[Array | None] | None:
+    """The arrays (…, classes) as (planes, rows, classes), if the classes of the first lie apart.
+
+    In a plane rows or classes are contiguous; no array is copied. None if there is no such view, or
+    if planes are too small for a kernel call each.
+    """
+    x = arrays[0]
+    assert x is not None
+    if x.shape[-1] < 2 or x.strides[-1] == x.itemsize or not x.size:
+        return None
+    if not all(array is None or _has_type(array, dtype) for array in arrays):
+        return None
+    for k in range(x.ndim - 1):  # as few planes as possible
+        rows = math.prod(x.shape[k:-1])
+        if k and rows * row_cost(x.shape[-1]) < _SMALLEST_PLANE:
+            break
+        shape = math.prod(x.shape[:k]), rows, x.shape[-1]
+        try:
+            views = [None if a is None else a.reshape(shape, copy=False) for a in arrays]
+        except ValueError:
+            continue
+        if all(a is None or a.itemsize in a.strides[1:] for a in views):
+            return views
+    return None
 
 
 def boxes(
@@ -152,20 +185,22 @@ def for_each_block(
     """Return the results of call(arrays, base, lo, hi) over all rows, in order.
 
     `arrays` are the inputs, then the outputs, as views or converted blocks that begin at row
-    `base`. `call` computes their rows lo..hi.
+    `base`. `call` computes their rows lo..hi. With `columns` it also takes column-major arrays.
     """
     shape = inputs[0].shape[: inputs[0].ndim - inner]
     rows, cost = math.prod(shape), row_cost(inputs[0].shape[-1]) if inner else _ELEMENT_COST
     arrays: list[Array | None] = []
     for array in (*inputs, *outputs):
-        view = None if array is None else as_operand(array, dtype, inner, columns)
+        view = None if array is None else as_operand(array, dtype, inner)
         if array is not None and view is None:  # to be converted
             break
         arrays.append(view)
     else:
         return for_each_chunk(lambda lo, hi: call(arrays, 0, lo, hi), rows, cost)
-    read = [Operand(array, dtype, inner, columns) for array in inputs]
-    write = [None if array is None else Operand(array, dtype, inner, columns) for array in outputs]
+    if columns and (views := planes([*inputs, *outputs], dtype)):
+        return _for_each_plane(call, views, cost)
+    read = [Operand(array, dtype, inner) for array in inputs]
+    write = [None if array is None else Operand(array, dtype, inner) for array in outputs]
     parts = list(boxes(shape, chunk_rows(rows, cost))) if rows else []
 
     def do(k: int) -> Result:
@@ -178,6 +213,38 @@ def for_each_block(
         return result
 
     return collect(do, len(parts), rows * cost)
+
+
+def _for_each_plane(
+    call: Callable[[list[Array | None], int, int, int], Result], views: list[Array | None],
+    cost: int,
+) -> list[Result]:  # fmt: skip
+    """Return the results of call(arrays, base, lo, hi) over the rows of each plane."""
+    assert views[0] is not None
+    n, rows, _ = views[0].shape
+    step = -(-chunk_rows(n * rows, cost) // _ROWS_OF_LINES) * _ROWS_OF_LINES
+    parts = [
+        (k, lo, hi)
+        for k in range(n) for lo, hi in itertools.pairwise(_cuts(views, k, rows, step))
+    ]  # fmt: skip
+
+    def do(part: int) -> Result:
+        k, lo, hi = parts[part]
+        arrays = [None if view is None else view[k] for view in views]
+        return call(arrays, k * rows, lo, hi)
+
+    return collect(do, len(parts), n * rows * cost)
+
+
+def _cuts(views: list[Array | None], k: int, rows: int, step: int) -> list[int]:
+    """Where plane k is cut into pieces: all but the first begin with a cache line of the output.
+
+    Or of the input, if there is no output.
+    """
+    last = next(view for view in reversed(views) if view is not None)
+    address = last.__array_interface__["data"][0] + k * last.strides[0]
+    first = -address % _LINE_BYTES // last.itemsize + step
+    return [0, *range(first, rows, step), rows]
 
 
 def collect(do: Callable[[int], Result], count: int, cost: int) -> list[Result]:

@@ -132,24 +132,24 @@ def store_transposed(typingctx, pointer, stride, j, columns, factor):
 
 
 @intrinsic
-def store_at_places(typingctx, pointer, row_step, class_step, places, x):
+def store_at_places(typingctx, pointer, row_step, places, x):
     """Write lane k of x to row k of the group, at the class of the lane's place.
 
-    `row_step` and `class_step` are strides in elements. No-op where x is None.
+    `row_step` is the stride of rows in elements. No-op where x is None.
     """
 
     def lower(context, builder, sig, args):
-        at, row_step, class_step, places, value = args
+        at, row_step, places, value = args
         shift = I64(x.width.bit_length() - 1)
         for k in range(x.width):
             place = builder.load(builder.gep(places, [I64(k)]))
-            step = builder.mul(builder.lshr(place, shift), class_step)
-            builder.store(builder.extract_element(value, I32(k)), builder.gep(at, [step]))
+            column = builder.lshr(place, shift)
+            builder.store(builder.extract_element(value, I32(k)), builder.gep(at, [column]))
             at = builder.gep(at, [row_step])
         return context.get_dummy_value()
 
     absent = isinstance(x, types.NoneType)
-    signature = types.none(pointer, types.int64, types.int64, places, x)
+    signature = types.none(pointer, types.int64, places, x)
     return signature, build_nothing if absent else lower
 
 
@@ -238,7 +238,7 @@ def gather_lanes(typingctx, columns, places):
 
 @intrinsic
 def scatter_lanes(typingctx, columns, places, x):
-    """Write each lane of x to its place."""
+    """Write each lane of x to its place; no-op where x is None."""
 
     def lower(context, builder, sig, args):
         columns, places, value = args
@@ -246,4 +246,5 @@ def scatter_lanes(typingctx, columns, places, x):
             builder.store(builder.extract_element(value, I32(k)), address)
         return context.get_dummy_value()
 
-    return types.none(columns, types.CPointer(types.int64), x), lower
+    absent = isinstance(x, types.NoneType)
+    return types.none(columns, places, x), build_nothing if absent else lower

@@ -10,33 +10,34 @@ import math
 
 import numpy as np
 
-from fastxent.cpu.columns import (
-    block_of_columns,
-    find_places,
-    gather_lanes,
-    load_strided,
-    load_transposed,
-    scatter_lanes,
-    store_at_places,
-    store_strided,
-    store_transposed,
-)
+from fastxent.cpu.columns import find_places, gather_lanes, scatter_lanes
 from fastxent.cpu.float_mode import flush_subnormals, restore_mode
+from fastxent.cpu.groups import (
+    aligned_row,
+    first_group,
+    group_at,
+    has_columns,
+    line,
+    lines_ahead,
+    lines_behind,
+    read_ahead,
+    read_group,
+    reserve_tiles,
+    write_behind,
+    write_group,
+)
 from fastxent.cpu.jit import inlined, inlined_by_llvm, subroutine
-from fastxent.cpu.kernels import lse_base, target_of_row
+from fastxent.cpu.kernels import target_of_row
 from fastxent.cpu.lanes import (
     horizontal_sum,
     lane,
-    maximum,
     round_to,
-    scale_by,
     where_equal,
     where_less,
     widen,
     zero_where_zero,
 )
 from fastxent.cpu.memory import (
-    element_strides,
     if_requested,
     is_requested,
     lanes_of,
@@ -51,7 +52,7 @@ from fastxent.cpu.memory import (
     zeros,
 )
 from fastxent.cpu.row import add_block, fill_row, rounded, smoothed
-from fastxent.cpu.scratch import release, reserve, view
+from fastxent.cpu.scratch import release, view
 from fastxent.cpu.vector_math import log_above_one, shifted_exp
 from fastxent.formulas import (
     grad_at_target,
@@ -66,131 +67,6 @@ from fastxent.formulas import (
 # The options that `cross_entropy_rows` knows, and the outputs for labels and for probabilities.
 OPTIONS = {"ignoring", "ignore_index", "one_minus_eps", "eps_over_c", "hess_factor"}
 LABEL_OUTPUTS, PROB_OUTPUTS = {"loss", "grad", "hess"}, {"loss", "grad"}
-
-# --- groups of rows -------------------------------------------------------------------------
-
-
-@inlined
-def _is_column_major(array):
-    """Whether the array is column-major: its classes are contiguous, not its rows."""
-    return array.shape[1] > 1 and element_strides(array)[1] != 1
-
-
-@subroutine
-def _copy_rows(source, source_strides, out, out_strides, n, count):
-    """Copy `count` rows of n elements between two layouts; strides are in elements."""
-    a, b = source_strides
-    c, d = out_strides
-    for i in range(count):
-        for j in range(n):
-            out[i * c + j * d] = source[i * a + j * b]
-
-
-@inlined
-def _reserve_group(like, n, sets):
-    """Scratch memory: `sets` of n columns, a padded group of rows, and its places.
-
-    The places are followed by memory for three more 8-byte numbers per row: at most eight vectors
-    with the places.
-    """
-    width = lanes_of(row(like, 0))
-    columns = reserve(like, ((sets + 1) * n + 8) * width)
-    pad = view(columns, sets * n * width, like)
-    fill_row(pad, n * width, 0.0)
-    return columns, pad, view(pad, n * width, np.int64)
-
-
-@inlined
-def _group(array, first, count, pad):
-    """The first row of a group and the stride to the next: in `pad` for an incomplete group."""
-    if count == lanes_of(pad):
-        return row(array, first), element_strides(array)[0]
-    return pad, array.shape[1]
-
-
-@subroutine
-def _transpose_rows(x, step, n, columns):
-    """Transpose the rows of a group into columns; return m = max_j x_j.
-
-    A nan may be lost in m; the sum of exponentials has it.
-    """
-    block, m = block_of_columns(x), splat(columns, -math.inf)
-    for k in range(n // block):
-        m = load_transposed(x, step, k * block, columns, m)
-    if n >= block:
-        if n % block:  # the last block overlaps the one before
-            m = load_transposed(x, step, n - block, columns, m)
-    else:
-        for j in range(n):
-            column = load_strided(x, step, j)
-            store(columns, j * lanes_of(x), column)
-            m = maximum(m, column)
-    return m
-
-
-@subroutine
-def _transpose_back(columns, factor, out, step, n):
-    """Transpose columns, times `factor`, into the rows of a group."""
-    block = block_of_columns(out)
-    for k in range(n // block):
-        store_transposed(out, step, k * block, columns, factor)
-    if n >= block:
-        if n % block:
-            store_transposed(out, step, n - block, columns, factor)
-    else:
-        for j in range(n):
-            store_strided(out, step, j, scale_by(load(columns, j * lanes_of(out)), factor))
-
-
-@subroutine
-def _copy_columns_in(x, step, n, columns):
-    """Copy the columns of a column-major group, `step` apart; return their maximum."""
-    m = splat(columns, -math.inf)
-    for j in range(n):
-        column = load(x, j * step)
-        store(columns, j * lanes_of(x), column)
-        m = maximum(m, column)
-    return m
-
-
-@subroutine
-def _copy_columns_out(columns, factor, out, step, n):
-    """Copy columns, times `factor`, to a column-major group."""
-    for j in range(n):
-        store(out, j * step, scale_by(load(columns, j * lanes_of(out)), factor))
-
-
-@inlined
-def _read_group(array, first, count, pad, columns):
-    """Load the group from row `first` on into columns, filled up with `pad`; return the maximum."""
-    n = array.shape[1]
-    x, step = _group(array, first, count, pad)
-    if count < lanes_of(columns):
-        _copy_rows(row(array, first), element_strides(array), x, (n, 1), n, count)
-    elif _is_column_major(array):
-        return _copy_columns_in(x, element_strides(array)[1], n, columns)
-    return _transpose_rows(x, step, n, columns)
-
-
-@inlined
-def _write_group(columns, factor, places, elements, array, first, count, pad):
-    """Write the columns, times `factor`, to the group from row `first` on.
-
-    Then `elements`, one per lane, at their places. An incomplete group is written to `pad` and
-    copied. factor and elements may be None. The elements are written to the array, not to the
-    columns: a vector load would wait for stores to a part of it.
-    """
-    n = array.shape[1]
-    out, step = _group(array, first, count, pad)
-    if count == lanes_of(columns) and _is_column_major(array):
-        class_step = element_strides(array)[1]
-        _copy_columns_out(columns, factor, out, class_step, n)
-        store_at_places(out, 1, class_step, places, elements)
-        return
-    _transpose_back(columns, factor, out, step, n)
-    store_at_places(out, step, 1, places, elements)
-    if count < lanes_of(columns):
-        _copy_rows(out, (n, 1), row(array, first), element_strides(array), n, count)
 
 
 @subroutine
@@ -229,10 +105,10 @@ def _sum_columns(term, args, n):
 @subroutine
 def _exp_term(args, j):
     """exp(x_j - m), which replaces x_j; prefetches as many elements of the next group."""
-    columns, m, next_x, next_out = args
+    columns, m, ahead, behind = args
     at = j * lanes_of(columns)
-    prefetch(next_x, at)
-    prefetch_to_write(next_out, at)
+    prefetch(ahead[0], line(ahead, j, lanes_of(columns)))
+    prefetch_to_write(behind[0], line(behind, j, lanes_of(columns)))
     e = shifted_exp(load(columns, at) - m)
     store(columns, at, e)
     return e
@@ -283,28 +159,31 @@ def _log_sum(rest, e_y, like):
 # logits (N, C) IN, out (N, C) OUT
 def softmax_rows(logits, out, lo, hi):
     n, width = logits.shape[1], lanes_of(row(logits, lo))
-    columns, pad, _ = _reserve_group(logits, n, 1)
-    for first in range(lo, hi, width):
-        count = min(hi - first, width)
-        m = _read_group(logits, first, count, pad, columns)
-        next_rows = row(logits, first + width), row(out, first + width)
-        s = _sum_columns(_exp_term, (columns, m, *next_rows), n)
-        inverse = round_to(1.0 / s, columns)
-        _write_group(columns, inverse, None, None, out, first, count, pad)
-    release(columns)
+    by_tiles = has_columns(logits) or has_columns(out)
+    memory, layout, pad, _ = reserve_tiles(logits, n, 1, by_tiles)
+    rows = lo, hi, aligned_row(out, lo)
+    for begin in range(first_group(rows, width), hi, width):
+        at, group = group_at(begin, rows, width, layout, pad)
+        columns = view(memory, at, memory)
+        m = read_group(logits, columns, group)
+        ahead, behind = lines_ahead(logits, n, columns, group), lines_behind(out, n, columns, group)
+        s = _sum_columns(_exp_term, (columns, m, ahead, behind), n)
+        write_group(columns, round_to(1.0 / s, columns), None, None, out, group)
+        write_behind(out, columns, group)
+        read_ahead(logits, columns, group)
+    release(memory)
 
 
 @subroutine
-def _rest_of_max(columns, m, n, next_rows):
+def _rest_of_max(columns, m, n, ahead, behind):
     """Σ exp(x_j - m) over all but one maximum: those below 1, and the number of other ones."""
-    next_x, next_out = next_rows
     below, ones = widen(zeros(columns)), zeros(columns)
     for first in range(0, n, 8):
         block = zeros(columns)
         for j in range(first, min(first + 8, n)):
             at = j * lanes_of(columns)
-            prefetch(next_x, at)
-            prefetch_to_write(next_out, at)
+            prefetch(ahead[0], line(ahead, j, lanes_of(columns)))
+            prefetch_to_write(behind[0], line(behind, j, lanes_of(columns)))
             e = shifted_exp(load(columns, at) - m)
             block = block + _below_one(e)
             ones = ones + where_equal(e, 1.0, 1.0, 0.0)
@@ -315,37 +194,57 @@ def _rest_of_max(columns, m, n, next_rows):
 # logits (N, C) IN, out (N, C) OUT
 def log_softmax_rows(logits, out, lo, hi):
     n, width = logits.shape[1], lanes_of(row(logits, lo))
-    columns, pad, _ = _reserve_group(logits, n, 1)
-    for first in range(lo, hi, width):
-        count = min(hi - first, width)
-        m = _read_group(logits, first, count, pad, columns)
-        next_rows = row(logits, first + width), row(out, first + width)
-        rest, one = _rest_of_max(columns, m, n, next_rows), splat(columns, 1.0)
+    by_tiles = has_columns(logits) or has_columns(out)
+    memory, layout, pad, _ = reserve_tiles(logits, n, 1, by_tiles)
+    rows = lo, hi, aligned_row(out, lo)
+    for begin in range(first_group(rows, width), hi, width):
+        at, group = group_at(begin, rows, width, layout, pad)
+        columns = view(memory, at, memory)
+        m = read_group(logits, columns, group)
+        ahead, behind = lines_ahead(logits, n, columns, group), lines_behind(out, n, columns, group)
+        rest, one = _rest_of_max(columns, m, n, ahead, behind), splat(columns, 1.0)
         log_s = round_to(_log_sum(rest, one, columns)[0], columns)
         for j in range(n):
             store(columns, j * width, (load(columns, j * width) - m) - log_s)
-        _write_group(columns, None, None, None, out, first, count, pad)
-    release(columns)
+        write_group(columns, None, None, None, out, group)
+        write_behind(out, columns, group)
+        read_ahead(logits, columns, group)
+    release(memory)
+
+
+@subroutine
+def _has_nan(columns, k, n):
+    """Whether any element of lane k is nan."""
+    for j in range(n):
+        value = columns[j * lanes_of(columns) + k]
+        if value != value:
+            return True
+    return False
 
 
 # logits (N, C) IN, out (N,) OUT
 def logsumexp_rows(logits, out, lo, hi):
     n, width = logits.shape[1], lanes_of(row(logits, lo))
-    columns, pad, _ = _reserve_group(logits, n, 1)
-    for first in range(lo, hi, width):
-        count = min(hi - first, width)
-        m = _read_group(logits, first, count, pad, columns)
-        next_rows = row(logits, first + width), None
-        rest, one = _rest_of_max(columns, m, n, next_rows), splat(columns, 1.0)
-        lse = m + round_to(_log_sum(rest, one, columns)[0], columns)
-        store_part(row(out, 0), first, count, lse)
+    memory, layout, pad, _ = reserve_tiles(logits, n, 1, has_columns(logits))
+    rows = lo, hi, lo
+    for begin in range(lo, hi, width):
+        at, group = group_at(begin, rows, width, layout, pad)
+        columns, first, count = view(memory, at, memory), group[0], group[1]
+        m = read_group(logits, columns, group)
+        ahead, behind = lines_ahead(logits, n, columns, group), (None, 0, 0, 0)
+        rest, one = _rest_of_max(columns, m, n, ahead, behind), splat(columns, 1.0)
+        store_part(
+            row(out, 0), first, count, m + round_to(_log_sum(rest, one, columns)[0], columns)
+        )
+        read_ahead(logits, columns, group)
         if horizontal_sum(m - m) == 0.0:  # nan where a maximum is infinite
             continue
-        for k in range(count):
-            base = float(lane(m, k))
+        for i in range(count):
+            base = float(lane(m, i))
             if not math.isfinite(base):
-                out[first + k] = lse_base(base, row(logits, first + k), n)
-    release(columns)
+                # As SciPy has it: nan if the row has one, whatever its maximum is.
+                out[first + i] = math.nan if _has_nan(columns, i, n) else base
+    release(memory)
 
 
 # --- cross-entropy --------------------------------------------------------------------------
@@ -384,10 +283,10 @@ def _load_weights(target, weights, options, n, first, count, columns, u_buffer, 
 
 
 @inlined_by_llvm
-def _load_coefficients(target, weights, options, first, count, pad, a):
+def _load_coefficients(target, weights, options, group, a):
     """Load the a_j of a group, as in formulas.py, into columns."""
     if target.ndim == 2:
-        _read_group(target, first, count, pad, a)
+        read_group(target, a, group)
     for j in range(weights.row_weight.size):
         at = j * lanes_of(a)
         w = splat(a, weights.row_weight[j])
@@ -412,10 +311,10 @@ def _write_losses(loss, first, count, value):
 
 
 @inlined
-def _sum_exps(columns, m, n, places, next_rows):
+def _sum_exps(columns, m, n, places, ahead, behind):
     """m - x_y, and (log s, rest = Σ_{j≠y} e_j, e_y, 1 / s), in float64. e_j replaces x_j."""
     x_y = _take_out(columns, places, -math.inf)
-    rest, e_y = _sum_columns(_exp_term, (columns, m, *next_rows), n), shifted_exp(x_y - m)
+    rest, e_y = _sum_columns(_exp_term, (columns, m, ahead, behind), n), shifted_exp(x_y - m)
     log_s, inverse = _log_sum(rest, e_y, columns)
     return widen(m - x_y), (log_s, rest, widen(e_y), inverse)
 
@@ -445,15 +344,15 @@ def _plain_loss_and_grad(margin, sums, divisor):
 
 
 @inlined_by_llvm
-def _write_grad(grad, columns, a, has_others, parts, group):
+def _write_grad(grad, columns, a, has_others, parts, places, group):
     """scale·e_j - other·a_j of a group's rows, and the gradient of y at its place."""
-    (scale, grad_y, other), (places, first, count, pad) = parts, group
+    scale, grad_y, other = parts
     scale, grad_y = round_to(scale, columns), round_to(grad_y, columns)
     if has_others:
         _grad_columns(columns, scale, a, round_to(other, columns), grad.shape[1])
-        _write_group(columns, None, places, grad_y, grad, first, count, pad)
+        write_group(columns, None, places, grad_y, grad, group)
     else:
-        _write_group(columns, scale, places, grad_y, grad, first, count, pad)
+        write_group(columns, scale, places, grad_y, grad, group)
 
 
 @inlined
@@ -472,13 +371,13 @@ def _variance(e, others, s, inverse, factor):
 
 
 @inlined_by_llvm
-def _write_hess(hess, columns, sums, factor, variances, group):
+def _write_hess(hess, columns, sums, factor, variances, places, group):
     """factor·p_j·(1 - p_j) of a group's rows; in `columns` e_y is 0.
 
     s - e_j would lose 1 - p of a dominant class. The maximum is alone if s < 2: then s - e_j is the
     sum of the elements below it.
     """
-    n, (_, rest, e_y, inverse), (places, first, count, pad) = hess.shape[1], sums, group
+    n, (_, rest, e_y, inverse) = hess.shape[1], sums
     e_y, factor, exact = round_to(e_y, columns), round_to(factor, columns), rest + e_y
     s, inverse = round_to(exact, columns), round_to(inverse, columns)
     below = _sum_columns(_below_one_term, (columns,), n) + widen(_below_one(e_y))
@@ -487,18 +386,41 @@ def _write_hess(hess, columns, sums, factor, variances, group):
         at = j * lanes_of(columns)
         store(variances, at, _variance(load(columns, at), others, s, inverse, factor))
     hess_y = _variance(e_y, others, s, inverse, factor)
-    _write_group(variances, None, places, hess_y, hess, first, count, pad)
+    write_group(variances, None, places, hess_y, hess, group)
 
 
-@subroutine
-def _zero_ignored_rows(output, first, count, u_buffer):
-    """Write zeros for the rows that are ignored, whatever their logits are."""
-    for k in range(count):
-        if u_buffer[k] == 0.0:
-            if _is_column_major(output):
+@inlined_by_llvm
+def _end_group(output, columns, group, has_ignored, u_buffer):
+    """Write zeros for the rows that are ignored, whatever their logits are; then what is behind."""
+    n, (first, count, _, _) = output.shape[1], group
+    if has_ignored:
+        for k in range(count):
+            if u_buffer[k] != 0.0:
+                continue
+            if not has_columns(output):
+                fill_row(row(output, first + k), n, 0.0)
+            elif count < lanes_of(columns):
                 output[first + k] = 0.0
-            else:
-                fill_row(row(output, first + k), output.shape[1], 0.0)
+            else:  # not written yet
+                for j in range(n):
+                    columns[j * lanes_of(columns) + k] = 0.0
+    write_behind(output, columns, group)
+
+
+@inlined
+def _sets_of_group(memory, at, n, has_others):
+    """The sets of columns of a group: e_j, a_j if there are any, and the variances."""
+    size = (n + 1) * lanes_of(memory)
+    columns = view(memory, at, memory)
+    a = view(columns, size, columns)
+    return columns, a, view(a, has_others * size, columns)
+
+
+@inlined
+def _by_tiles(logits, target, outputs):
+    """Whether any array of one element per class is column-major."""
+    of_inputs = has_columns(logits) or has_columns(target)
+    return of_inputs or has_columns(outputs.grad) or has_columns(outputs.hess)
 
 
 # logits (N, C) IN; target (N,) labels or (N, C) probabilities IN. lo < hi.
@@ -508,29 +430,35 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
     grad, hess = outputs.grad, outputs.hess
     other_coef = options.eps_over_c if target.ndim == 1 else 1.0
     has_others = other_coef != 0.0
-    columns, pad, places = _reserve_group(logits, n, 1 + has_others + is_requested(hess))
-    a = view(columns, n * width, logits)
-    variances = view(a, has_others * n * width, logits)
+    memory, layout, pad, places = reserve_tiles(
+        logits, n, 1 + has_others + is_requested(hess), _by_tiles(logits, target, outputs)
+    )
     label_buffer = view(places, width, np.int64)
     u_buffer = view(label_buffer, width, np.float64)
     w_buffer = view(u_buffer, width, np.float64)
     weighted = weights.class_weight.size > 0 or weights.sample_weight.size > 0
-    mode, total, lost = flush_subnormals(), widen(zeros(columns)), widen(zeros(columns))
-    for first in range(lo, hi, width):
-        count, without_class = min(hi - first, width), 0
+    mode, total, lost = flush_subnormals(), widen(zeros(memory)), widen(zeros(memory))
+    rows = lo, hi, aligned_row(grad, lo)
+    for begin in range(first_group(rows, width), hi, width):
+        at, group = group_at(begin, rows, width, layout, pad)
+        columns, a, variances = _sets_of_group(memory, at, n, has_others)
+        first, count, without_class = group[0], group[1], 0
         if target.ndim == 1:
             without_class = _find_targets(
                 target, options, first, count, label_buffer, n, columns, places
             )
-        m = _read_group(logits, first, count, pad, columns)
+        m = read_group(logits, columns, group)
         target_coef = a_sum = below = widen(zeros(columns))
         if has_others:
-            _load_coefficients(target, weights, options, first, count, pad, a)
+            _load_coefficients(target, weights, options, group, a)
             below = _sum_columns(_below_term, (columns, m, a), n)
         if target.ndim == 2:
             target_coef, a_sum = _probability_coefficients(columns, m, places, a, n)
-        next_rows = row(logits, first + width), row(grad, first + width)
-        margin, sums = _sum_exps(columns, m, n, places, next_rows)
+        ahead, behind = (
+            lines_ahead(logits, n, columns, group),
+            lines_behind(grad, n, columns, group),
+        )
+        margin, sums = _sum_exps(columns, m, n, places, ahead, behind)
         other = u = a_y = widen(splat(columns, 1.0))
         has_weights = weighted or without_class or count < width
         if has_weights:
@@ -551,14 +479,16 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
             value, scale, grad_y = _plain_loss_and_grad(margin, sums, divisor)
         total, lost = add_block(total, lost, value)
         _write_losses(outputs.loss, first, count, value)
-        group = places, first, count, pad
         if is_requested(hess):
             factor = u * a_y / divisor * options.hess_factor
-            if_requested(hess, _write_hess, (columns, sums, factor, variances, group))
-        if_requested(grad, _write_grad, (columns, a, has_others, (scale, grad_y, other), group))
-        if without_class or weighted:
-            if_requested(grad, _zero_ignored_rows, (first, count, u_buffer))
-            if_requested(hess, _zero_ignored_rows, (first, count, u_buffer))
+            if_requested(hess, _write_hess, (columns, sums, factor, variances, places, group))
+        parts, has_ignored = (scale, grad_y, other), without_class or weighted
+        if_requested(grad, _write_grad, (columns, a, has_others, parts, places, group))
+        if_requested(grad, _end_group, (columns, group, has_ignored, u_buffer))
+        if_requested(hess, _end_group, (variances, group, has_ignored, u_buffer))
+        read_ahead(logits, columns, group)
+        if target.ndim == 2:
+            read_ahead(target, a, group)
     restore_mode(mode)
-    release(columns)
+    release(memory)
     return rounded(total, lost)

@@ -23,7 +23,15 @@ from fastxent.cpu.arguments import (
     array_type,
     at_row,
 )
-from fastxent.cpu.blocks import boxes, chunk_rows, collect, for_each_block, for_each_chunk, row_cost
+from fastxent.cpu.blocks import (
+    boxes,
+    chunk_rows,
+    collect,
+    for_each_block,
+    for_each_chunk,
+    planes,
+    row_cost,
+)
 from fastxent.records import Call, Options, Weights
 from fastxent.results import RULES
 
@@ -38,6 +46,9 @@ MAX_FEW_CLASSES = {
     "per class": {"f": 200, "d": 120},
     "per row": {"f": 320, "d": 160},
 }
+
+# Column-major rows are computed as they are up to this number of classes.
+MAX_COLUMNS = 4096
 
 # What the kernels of few classes are enough for, by the kind of target.
 FEW_CLASSES_LABELS, FEW_CLASSES_PROBS = (
@@ -55,11 +66,9 @@ def has_few_classes(results: str, char: str, n_classes: int) -> bool:
     return n_classes <= MAX_FEW_CLASSES[results][char]
 
 
-def _few_or_many(results: str, char: str, n_classes: int, name: str) -> Kernel:
-    """Return the kernel of this name for few or for many classes."""
-    few = has_few_classes(results, char, n_classes)
-    kernel: Kernel = getattr(few_class_kernels if few else kernels, name)
-    return kernel
+def has_columns(compute: DType, x: Array, *others: Array | None) -> bool:
+    """Whether the kernels of few classes take the arrays column-major, as they are."""
+    return x.shape[-1] <= MAX_COLUMNS and planes([x, *others], compute) is not None
 
 
 # --- softmax and its logarithms -------------------------------------------------------------
@@ -71,11 +80,10 @@ def map_signature(char: str, out_ndim: int) -> tuple[Any, ...]:
     return array_type(element, 2), array_type(element, out_ndim, out=True), INTEGER, INTEGER
 
 
-@functools.lru_cache(1024)
-def _map_kernel(name: str, results: str, char: str, n_classes: int, out_ndim: int) -> Kernel:
-    return jit.specialise(
-        _few_or_many(results, char, n_classes, name), map_signature(char, out_ndim)
-    )
+@functools.cache
+def _map_kernel(name: str, few: bool, char: str, out_ndim: int) -> Kernel:
+    source = getattr(few_class_kernels if few else kernels, name)
+    return jit.specialise(source, map_signature(char, out_ndim))
 
 
 def softmax(call: Call) -> None:
@@ -89,10 +97,11 @@ def log_softmax(call: Call) -> None:
 
 
 def _map_rows(name: str, results: str, call: Call) -> None:
-    x, compute = call.x, call.compute
-    kernel = _map_kernel(name, results, compute.char, x.shape[-1], 2)
+    x, out, compute = call.x, call.outputs.out, call.compute
+    few = has_few_classes(results, compute.char, x.shape[-1]) or has_columns(compute, x, out)
+    kernel = _map_kernel(name, few, compute.char, 2)
     for_each_block(
-        lambda arrays, base, lo, hi: kernel(*arrays, lo, hi), (x,), (call.outputs.out,), compute
+        lambda arrays, base, lo, hi: kernel(*arrays, lo, hi), (x,), (out,), compute, columns=few
     )
 
 
@@ -103,10 +112,12 @@ def logsumexp(call: Call) -> None:
         out.fill(-math.inf)
         return
     computed = out if out.dtype == compute else np.empty(out.size, compute)
-    kernel = _map_kernel("logsumexp_rows", "per row", compute.char, x.shape[-1], 1)
+    few = has_few_classes("per row", compute.char, x.shape[-1]) or has_columns(compute, x)
+    kernel = _map_kernel("logsumexp_rows", few, compute.char, 1)
     for_each_block(
-        lambda arrays, base, lo, hi: kernel(arrays[0], computed[base:], lo, hi), (x,), (), compute
-    )
+        lambda arrays, base, lo, hi: kernel(arrays[0], computed[base:], lo, hi), (x,), (), compute,
+        columns=few,
+    )  # fmt: skip
     if computed is not out:
         with np.errstate(all="ignore"):  # half precision may not hold it
             out[:] = computed
@@ -252,7 +263,10 @@ def fill_cross_entropy(call: Call) -> float:
     options = arguments.pack_options(call.options, n_classes)
     results = "per class" if arguments.requested(call.outputs) else "per row"
     support = FEW_CLASSES_PROBS if soft else FEW_CLASSES_LABELS
-    few = has_few_classes(results, char, n_classes) and support.is_enough(options, call.outputs)
+    few = support.is_enough(options, call.outputs) and (
+        has_few_classes(results, char, n_classes)
+        or has_columns(call.compute, call.x, call.target.probs, *arguments.per_class(call.outputs))
+    )
     source = (few_class_kernels if few else kernels).cross_entropy_rows
     return _fill_losses(source, call, weights, options, columns=few)
 
@@ -308,9 +322,8 @@ def plain_cross_entropy(
 @functools.lru_cache(1024)
 def _plain_kernel(char: str, n_classes: int, has_grad: bool) -> Kernel:
     requested = ("grad",) if has_grad else ()
-    source = _few_or_many(
-        "per class" if has_grad else "per row", char, n_classes, "cross_entropy_rows"
-    )
+    few = has_few_classes("per class" if has_grad else "per row", char, n_classes)
+    source = (few_class_kernels if few else kernels).cross_entropy_rows
     return _loss_kernel(source, char, False, requested, (WeightArrays, KernelOptions))
 
 

@@ -13,6 +13,7 @@ from fastxent.cpu.lanes import (
     I1,
     I32,
     I64,
+    VECTOR_BYTES,
     Lanes,
     build_call,
     build_lane_mask,
@@ -99,6 +100,39 @@ def element_strides(typingctx, array):
 
 
 @intrinsic
+def class_step(typingctx, array):
+    """The step in elements from class to class of rows (N, C); 1 for one class and for None."""
+    is_rows = isinstance(array, types.Array) and array.ndim == 2
+
+    def lower(context, builder, sig, args):
+        if not is_rows:
+            return I64(1)
+        value = context.make_array(array)(context, builder, args[0])
+        size = I64(array.dtype.bitwidth // 8)
+        step = builder.sdiv(builder.extract_value(value.strides, 1), size, flags=["exact"])
+        has_one = builder.icmp_signed("<=", builder.extract_value(value.shape, 1), I64(1))
+        return builder.select(has_one, I64(1), step)
+
+    return types.int64(array), lower
+
+
+@intrinsic
+def elements_to_line(typingctx, array, i):
+    """The number of elements from the first one of row i to the next cache line; 0 for None."""
+
+    def lower(context, builder, sig, args):
+        if isinstance(array, types.NoneType):
+            return I64(0)
+        value = context.make_array(array)(context, builder, args[0])
+        offset = builder.mul(args[1], builder.extract_value(value.strides, 0))
+        address = builder.add(builder.ptrtoint(value.data, I64), offset)
+        rest = builder.and_(builder.neg(address), I64(VECTOR_BYTES - 1))
+        return builder.udiv(rest, I64(array.dtype.bitwidth // 8))
+
+    return types.int64(array, types.int64), lower
+
+
+@intrinsic
 def lanes_of(typingctx, pointer):
     """The number of lanes of a vector of the pointer's type: a compile-time constant."""
 
@@ -110,10 +144,10 @@ def lanes_of(typingctx, pointer):
 
 @intrinsic
 def itemsize(typingctx, like):
-    """The size in bytes of an element of an array, a pointer's memory or a type."""
+    """The size in bytes of an element of an array, a pointer's memory or a type; 0 for None."""
 
     def lower(context, builder, sig, args):
-        return I64(like.dtype.bitwidth // 8)
+        return I64(0 if isinstance(like, types.NoneType) else like.dtype.bitwidth // 8)
 
     return types.int64(like), lower
 
@@ -185,6 +219,34 @@ def store(typingctx, pointer, j, x):
     """Write the vector x from element j on; no-op where the pointer is None."""
     absent = isinstance(pointer, types.NoneType)
     return types.none(pointer, types.int64, x), build_nothing if absent else build_store
+
+
+@intrinsic
+def stream(typingctx, pointer, j, x):
+    """Write the vector x from element j on past the caches; the address must be a multiple of 64.
+
+    Other threads see it after `fence`.
+    """
+
+    def lower(context, builder, sig, args):
+        address = build_address(builder, *args[:2], sig.args[-1])
+        instruction = builder.store(args[-1], address, align=VECTOR_BYTES)
+        one = builder.module.add_metadata([I32(1)])
+        instruction.set_metadata("nontemporal", one)
+        return context.get_dummy_value()
+
+    return types.none(pointer, types.int64, x), lower
+
+
+@intrinsic
+def fence(typingctx):
+    """Wait until all stores are visible to other threads."""
+
+    def lower(context, builder, sig, args):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.none(), lower
 
 
 def _prefetching(to_write, text):
