@@ -14,7 +14,8 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from fastxent.cpu.lanes import VECTOR_BYTES
+from fastxent.cpu.half_lanes import BFLOAT16, FLOAT16
+from fastxent.cpu.lanes import VECTOR_BYTES, arithmetic_type
 from fastxent.options import Clip, Options
 from fastxent.records import NO_WEIGHTS, Outputs, Weights
 from fastxent.results import RULES, Extent, Type
@@ -22,7 +23,9 @@ from fastxent.results import RULES, Extent, Type
 Array = NDArray[Any]
 
 FLOAT, INTEGER, FLAG = types.float64, types.int64, types.boolean
-ELEMENTS = {"f": types.float32, "d": types.float64}
+# By the letters of NumPy's types: what is in memory, and the type of its arithmetic.
+ELEMENTS = {"f": types.float32, "d": types.float64, "e": FLOAT16, "E": BFLOAT16}
+_ARITHMETIC = {char: arithmetic_type(dtype) for char, dtype in ELEMENTS.items()}
 _Tuple: Any = types.Tuple
 _NamedTuple: Any = types.NamedTuple
 _namedtuple: Any = collections.namedtuple
@@ -31,9 +34,9 @@ _namedtuple: Any = collections.namedtuple
 class Field(NamedTuple):
     """What a field of an argument holds: a number, or an array where it has a shape.
 
-    The shape is "C", "N" or "NC", with one element per class, per row or both; dtype None is the
-    element type of the rows. Absent is an empty array or, for outputs of shape "NC", None: their
-    code is then compiled away.
+    The shape is "C", "N" or "NC", with one element per class, per row or both. dtype None is the
+    element type of the rows for "NC", else that of their arithmetic. Absent is an empty array or,
+    for outputs of shape "NC", None: their code is then compiled away.
     """
 
     dtype: Any = None
@@ -129,8 +132,8 @@ def numba_type(kind: Any, char: str, requested: tuple[str, ...] = (), ndim: int 
         elif shape == "NC" and name not in requested:
             members.append(types.none)
         else:
-            dims = ndim if shape == "NC" else 1
-            members.append(array_type(dtype or ELEMENTS[char], dims, out=out))
+            dims, of_rows = (ndim, ELEMENTS) if shape == "NC" else (1, _ARITHMETIC)
+            members.append(array_type(dtype or of_rows[char], dims, out=out))
     return _NamedTuple(members, kind)
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fastxent.cpu import arguments, binary_kernels, jit
 from fastxent.cpu.arguments import ELEMENTS, FLOAT, INTEGER, BinaryWeights, OutputArrays, array_type
-from fastxent.cpu.blocks import for_each_block
+from fastxent.cpu.blocks import for_each_block, kernel_types
 from fastxent.cpu.launch import add_up, divided
 from fastxent.records import Call
 
@@ -17,24 +17,25 @@ Array = NDArray[Any]
 
 
 def signature(
-    char: str, requested: tuple[str, ...], kinds: tuple[Any, ...] = ()
+    char: str, target_char: str, requested: tuple[str, ...], kinds: tuple[Any, ...] = ()
 ) -> tuple[Any, ...]:
     """Return the types of a kernel's arguments (x, target, weights, scale, …, outputs, lo, hi).
 
     `kinds` are the named tuples after the scale, `requested` the outputs that are not None.
     """
-    x = array_type(ELEMENTS[char], 1)
+    x, target = (array_type(ELEMENTS[letter], 1) for letter in (char, target_char))
     weights = arguments.numba_type(BinaryWeights, char)
     others = [arguments.numba_type(kind, char) for kind in kinds]
     outputs = arguments.numba_type(OutputArrays, char, requested, ndim=1)
-    return x, x, weights, FLOAT, *others, outputs, INTEGER, INTEGER
+    return x, target, weights, FLOAT, *others, outputs, INTEGER, INTEGER
 
 
 @functools.cache
 def _kernel(
-    source: Callable[..., Any], char: str, requested: tuple[str, ...], kinds: tuple[Any, ...]
-) -> Callable[..., Any]:
-    return jit.specialise(source, signature(char, requested, kinds))
+    source: Callable[..., Any], chars: tuple[str, str], requested: tuple[str, ...],
+    kinds: tuple[Any, ...],
+) -> Callable[..., Any]:  # fmt: skip
+    return jit.specialise(source, signature(*chars, requested, kinds))
 
 
 def binary_cross_entropy_with_logits(call: Call) -> float:
@@ -51,7 +52,6 @@ def _fill_losses(source: Callable[..., Any], call: Call, *others: Any) -> float:
     """Run a kernel over all elements; return Σ of the losses / divisor."""
     assert call.target is not None
     x, char, requested = call.x, call.compute.char, arguments.requested(call.outputs)
-    kernel = _kernel(source, char, requested, tuple(map(type, others)))
     weights = call.weights.weight, call.weights.pos_weight
     constants = [_constant(weight, char) for weight in weights]
     varying = [w for w, constant in zip(weights, constants, strict=True) if constant is None]
@@ -59,6 +59,9 @@ def _fill_losses(source: Callable[..., Any], call: Call, *others: Any) -> float:
     absent = arguments.NO_OUTPUTS[char]
     places = [k for k, array in enumerate(call.outputs[1:]) if array is not None]
     written = [array for array in call.outputs if array is not None]
+    types = kernel_types([*inputs, *written], call.compute, 0)
+    chars = types[0].char, types[1].char
+    kernel = _kernel(source, chars, requested, tuple(map(type, others)))
 
     def run(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
         logits, target, *rest = arrays
@@ -76,7 +79,7 @@ def _fill_losses(source: Callable[..., Any], call: Call, *others: Any) -> float:
 
     if not x.size:
         return divided(0.0, call.divisor)
-    return divided(add_up(for_each_block(run, inputs, written, call.compute, 0)), call.divisor)
+    return divided(add_up(for_each_block(run, inputs, written, types, 0)), call.divisor)
 
 
 def _constant(weight: Array | None, char: str) -> Array | None:

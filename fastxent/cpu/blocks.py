@@ -10,13 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from fastxent.cpu import half, threads
 
 Array = NDArray[Any]
+DType = np.dtype[Any]
 Result = TypeVar("Result")
 Box = tuple[tuple[slice, ...], int, int]
+
+# The letters of half precision: float16 and bfloat16.
+HALF = "eE"
 
 # Work is counted in elements. The cost of a row besides its elements, measured:
 _ROW_COST = 24
@@ -43,7 +47,7 @@ class Operand:
 
     __slots__ = ("array", "dtype", "inner", "rows")
 
-    def __init__(self, array: Array, dtype: DTypeLike, inner: int = 1) -> None:
+    def __init__(self, array: Array, dtype: DType, inner: int = 1) -> None:
         self.array = array
         self.dtype = dtype
         self.inner = array.shape[array.ndim - inner :]
@@ -91,13 +95,34 @@ def row_cost(n_classes: int) -> int:
     return n_classes + _ROW_COST
 
 
-def _has_type(array: Array, dtype: DTypeLike) -> bool:
+def kernel_types(
+    arrays: Sequence[Array | None], compute: DType, inner: int = 1, columns: bool = False
+) -> list[DType]:
+    """The types in which a kernel takes the arrays, of which the first is the input.
+
+    Half precision is taken as it is, if no array has to be converted; else all have the type of the
+    arithmetic.
+    """
+    x = arrays[0]
+    assert x is not None
+    own = x.dtype
+    if own != compute and own.itemsize == 2 and own.char in HALF:
+        types = [own if a is not None and a.dtype == own else compute for a in arrays]
+        if columns and planes(arrays, types) is not None:
+            return types
+        pairs = zip(arrays, types, strict=True)
+        if all(a is None or as_operand(a, dtype, inner) is not None for a, dtype in pairs):
+            return types
+    return [compute] * len(arrays)
+
+
+def _has_type(array: Array, dtype: DType) -> bool:
     """Whether a kernel can read the elements as they are."""
     own = array.dtype
     return (own is dtype or own == dtype) and own.isnative and array.flags.aligned
 
 
-def as_operand(array: Array, dtype: DTypeLike, inner: int) -> Array | None:
+def as_operand(array: Array, dtype: DType, inner: int) -> Array | None:
     """The array as a kernel takes it, without a copy; None if it has to be converted."""
     if not _has_type(array, dtype):
         return None
@@ -114,7 +139,7 @@ def as_operand(array: Array, dtype: DTypeLike, inner: int) -> Array | None:
         return None
 
 
-def planes(arrays: Sequence[Array | None], dtype: DTypeLike) -> list[Array | None] | None:
+def planes(arrays: Sequence[Array | None], types: Sequence[DType]) -> list[Array | None] | None:
     """The arrays (…, classes) as (planes, rows, classes), if the classes of the first lie apart.
 
     In a plane rows or classes are contiguous; no array is copied. None if there is no such view, or
@@ -124,7 +149,8 @@ def planes(arrays: Sequence[Array | None], dtype: DTypeLike) -> list[Array | Non
     assert x is not None
     if x.shape[-1] < 2 or x.strides[-1] == x.itemsize or not x.size:
         return None
-    if not all(array is None or _has_type(array, dtype) for array in arrays):
+    pairs = zip(arrays, types, strict=True)
+    if not all(array is None or _has_type(array, dtype) for array, dtype in pairs):
         return None
     for k in range(x.ndim - 1):  # as few planes as possible
         rows = math.prod(x.shape[k:-1])
@@ -178,29 +204,33 @@ def for_each_block(
     call: Callable[[list[Array | None], int, int, int], Result],
     inputs: Sequence[Array],
     outputs: Sequence[Array | None],
-    dtype: DTypeLike,
+    types: Sequence[DType],
     inner: int = 1,
     columns: bool = False,
 ) -> list[Result]:
     """Return the results of call(arrays, base, lo, hi) over all rows, in order.
 
-    `arrays` are the inputs, then the outputs, as views or converted blocks that begin at row
-    `base`. `call` computes their rows lo..hi. With `columns` it also takes column-major arrays.
+    `arrays` are the inputs, then the outputs, of these types, as views or converted blocks that
+    begin at row `base`. `call` computes their rows lo..hi. With `columns` it also takes
+    column-major arrays.
     """
     shape = inputs[0].shape[: inputs[0].ndim - inner]
     rows, cost = math.prod(shape), row_cost(inputs[0].shape[-1]) if inner else _ELEMENT_COST
     arrays: list[Array | None] = []
-    for array in (*inputs, *outputs):
+    for array, dtype in zip((*inputs, *outputs), types, strict=True):
         view = None if array is None else as_operand(array, dtype, inner)
         if array is not None and view is None:  # to be converted
             break
         arrays.append(view)
     else:
         return for_each_chunk(lambda lo, hi: call(arrays, 0, lo, hi), rows, cost)
-    if columns and (views := planes([*inputs, *outputs], dtype)):
+    if columns and (views := planes([*inputs, *outputs], types)):
         return _for_each_plane(call, views, cost)
-    read = [Operand(array, dtype, inner) for array in inputs]
-    write = [None if array is None else Operand(array, dtype, inner) for array in outputs]
+    read = [Operand(*pair, inner) for pair in zip(inputs, types, strict=False)]
+    write = [
+        None if array is None else Operand(array, dtype, inner)
+        for array, dtype in zip(outputs, types[len(inputs) :], strict=True)
+    ]
     parts = list(boxes(shape, chunk_rows(rows, cost))) if rows else []
 
     def do(k: int) -> Result:

@@ -11,6 +11,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastxent.cpu.lanes import arithmetic_type
+
 _WORD = ir.IntType(64)
 _BYTES = ir.IntType(8).as_pointer()
 _pointer: Any = types.CPointer
@@ -19,8 +21,8 @@ WORDS = _pointer(types.int64)
 
 @intrinsic
 def pointer(typingctx: Any, address: Any, dtype: Any) -> Any:
-    """An address as a pointer to numbers of this type, indexed as p[i]."""
-    kind = _pointer(dtype.dtype)
+    """An address as a pointer to numbers of this type, or of that of its arithmetic."""
+    kind = _pointer(arithmetic_type(dtype.dtype))
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(kind))

@@ -9,7 +9,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastxent.cpu.lanes import I32, I64, Lanes, build_max, build_slice, build_splat
+from fastxent.cpu.half_lanes import build_narrow
+from fastxent.cpu.lanes import I32, I64, Half, Lanes, build_max, build_slice, build_splat
 from fastxent.cpu.memory import build_address, build_nothing
 
 # --- transposes -----------------------------------------------------------------------------
@@ -71,7 +72,7 @@ def block_of_columns(typingctx, pointer):
 
 def _column_address(builder, columns, j, k, lanes):
     at = builder.mul(builder.add(j, I64(k)), I64(lanes.width))
-    return build_address(builder, columns, at, lanes)
+    return build_address(builder, columns, at, lanes.width)
 
 
 @intrinsic
@@ -140,6 +141,8 @@ def store_at_places(typingctx, pointer, row_step, places, x):
 
     def lower(context, builder, sig, args):
         at, row_step, places, value = args
+        if isinstance(pointer.dtype, Half):
+            value = build_narrow(builder, value, pointer.dtype)
         shift = I64(x.width.bit_length() - 1)
         for k in range(x.width):
             place = builder.load(builder.gep(places, [I64(k)]))

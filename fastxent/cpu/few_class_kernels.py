@@ -38,6 +38,7 @@ from fastxent.cpu.lanes import (
     zero_where_zero,
 )
 from fastxent.cpu.memory import (
+    class_step,
     if_requested,
     is_requested,
     lanes_of,
@@ -46,6 +47,7 @@ from fastxent.cpu.memory import (
     prefetch,
     prefetch_to_write,
     row,
+    set_element,
     splat,
     store,
     store_part,
@@ -399,10 +401,11 @@ def _end_group(output, columns, group, has_ignored, u_buffer):
                 continue
             if not has_columns(output):
                 fill_row(row(output, first + k), n, 0.0)
-            elif count < lanes_of(columns):
-                output[first + k] = 0.0
-            else:  # not written yet
-                for j in range(n):
+                continue
+            for j in range(n):
+                if count < lanes_of(columns):
+                    set_element(row(output, first + k), j * class_step(output), 0.0)
+                else:  # not written yet
                     columns[j * lanes_of(columns) + k] = 0.0
     write_behind(output, columns, group)
 

@@ -29,19 +29,26 @@ from fastxent.cpu.columns import (
 from fastxent.cpu.jit import inlined, inlined_by_llvm, subroutine
 from fastxent.cpu.lanes import VECTOR_BYTES, maximum, scale_by
 from fastxent.cpu.memory import (
+    advance,
     class_step,
+    element,
     element_strides,
     elements_to_line,
     fence,
+    is_half,
     itemsize,
     lanes_of,
     load,
+    load_part,
     prefetch,
     prefetch_to_write,
     row,
+    set_element,
     splat,
     store,
+    store_part,
     stream,
+    unless_half,
 )
 from fastxent.cpu.row import fill_row
 from fastxent.cpu.scratch import reserve, view
@@ -127,22 +134,51 @@ def _is_in_tile(array, columns, group):
 
 
 @subroutine
-def _copy_rows(source, source_strides, out, out_strides, n, count):
-    """Copy `count` rows of n elements between two layouts; strides are in elements."""
-    a, b = source_strides
-    c, d = out_strides
+def _copy_run(source, out, n):
+    """Copy n elements, by vectors."""
+    width = lanes_of(source)
+    whole = n & -width
+    for j in range(0, whole, width):
+        store(out, j, load(source, j))
+    if whole < n:
+        store_part(out, whole, n - whole, load_part(source, whole, n - whole, 0.0))
+
+
+@subroutine
+def _copy_rows(source, source_steps, out, out_steps, n, count):
+    """Copy `count` rows of n elements; steps are those of rows and of classes, in elements."""
+    (a, b), (c, d) = source_steps, out_steps
+    if b == d == 1 and a == c == n:
+        _copy_run(source, out, count * n)
+        return
     for i in range(count):
+        if b == d == 1:
+            _copy_run(advance(source, i * a), advance(out, i * c), n)
+            continue
         for j in range(n):
-            out[i * c + j * d] = source[i * a + j * b]
+            set_element(out, i * c + j * d, element(source, i * a + j * b))
+
+
+@inlined
+def _steps(array):
+    """The steps of rows and of classes."""
+    return element_strides(array)[0], class_step(array)
+
+
+@inlined
+def _goes_through_pad(array, columns, group):
+    """Whether the rows of a group are copied: they are too few, or of another type."""
+    return is_half(array) or group[1] < lanes_of(columns)
 
 
 @inlined
 def _rows_of(array, columns, group):
-    """The first row of a group and the stride to the next: in `pad` for an incomplete group."""
+    """The first row of a group and the step to the next: in `pad` for one that goes through it."""
     first, count, pad, _ = group
-    if count == lanes_of(columns):
-        return row(array, first), element_strides(array)[0]
-    return pad, array.shape[1]
+    n = array.shape[1]
+    if count < lanes_of(columns):
+        return pad, n
+    return unless_half(array, row(array, first), pad), unless_half(array, _steps(array)[0], n)
 
 
 @subroutine
@@ -316,15 +352,16 @@ def read_group(array, columns, group):
 
     Groups of a tile were read ahead, those of the first tile are read with its first group.
     """
-    n, (first, count, _, tile) = array.shape[1], group
+    n, (first, count, pad, tile) = array.shape[1], group
     k, groups, before, _, _, size, _ = tile
-    x, step = _rows_of(array, columns, group)
-    if count < lanes_of(columns):
-        _copy_rows(row(array, first), element_strides(array), x, (n, 1), n, count)
-    elif has_columns(array):
+    if _is_in_tile(array, columns, group):
         if before + k == 0:
+            x = row(array, first)
             _copy_tile_in(x, class_step(array), (0, n), n, columns, groups, size)
         return load(columns, n * lanes_of(columns))
+    if _goes_through_pad(array, columns, group):
+        _copy_rows(row(array, first), _steps(array), pad, (n, 1), n, count)
+    x, step = _rows_of(array, columns, group)
     return _transpose_rows(x, step, n, columns)
 
 
@@ -337,13 +374,17 @@ def write_group(columns, factor, places, elements, array, group):
     rows the elements are written in the array, not in the columns: a vector load would wait for
     stores to a part of it.
     """
-    n, (first, count, _, _) = array.shape[1], group
+    n, (first, count, pad, _) = array.shape[1], group
+    is_whole = count == lanes_of(columns)
     if _is_in_tile(array, columns, group):
         _scale_columns(columns, factor, n)
         scatter_lanes(columns, places, elements)
         return
     out, step = _rows_of(array, columns, group)
     _transpose_back(columns, factor, out, step, n)
-    store_at_places(out, step, places, elements)
-    if count < lanes_of(columns):
-        _copy_rows(out, (n, 1), row(array, first), element_strides(array), n, count)
+    if not (is_half(array) and is_whole):
+        store_at_places(out, step, places, elements)
+    if _goes_through_pad(array, columns, group):
+        _copy_rows(pad, (n, 1), row(array, first), _steps(array), n, count)
+    if is_half(array) and is_whole:
+        store_at_places(row(array, first), _steps(array)[0], places, elements)

@@ -12,7 +12,16 @@ import numpy as np
 
 from fastxent.cpu.float_mode import flush_subnormals, restore_mode
 from fastxent.cpu.jit import inlined, inlined_by_llvm, subroutine
-from fastxent.cpu.memory import first_requested, if_requested, is_requested, row
+from fastxent.cpu.memory import (
+    element,
+    first_requested,
+    if_requested,
+    is_half,
+    is_requested,
+    row,
+    set_element,
+    unless_half,
+)
 from fastxent.cpu.row import (
     below_max_sum,
     cost_sum,
@@ -29,6 +38,7 @@ from fastxent.cpu.row import (
     product,
     rest_of_max,
     row_max,
+    row_max_of,
     scale_element,
     shift_and_scale,
     smoothed,
@@ -80,17 +90,25 @@ def _lse(base, x, m, e, n, s):
     return base + log_sum(s, 0.0, 1.0)
 
 
+@inlined
+def _reserve_exps(exps, n):
+    """Scratch memory for a row's exponentials, if the output is of half precision."""
+    return reserve(exps, n if is_half(exps) else 0)
+
+
 # logits (N, C) IN, out (N, C) OUT
 def softmax_rows(logits, out, lo, hi):
     n = logits.shape[1]
+    scratch = _reserve_exps(out, n)
     for i in range(lo, hi):
         x = row(logits, i)
-        p = row(out, i)
         m = row_max(x, n)
         # p_j = exp(x_j - m) / Σ exp(x_c - m)
         next_rows = row(logits, i + 1), row(out, i + (n <= MAX_PREFETCHED_OUTPUT))
-        s, _ = exp_sum(x, m, p, n, n, next_rows)
-        map_row(scale_element, p, p, n, 1.0 / s, 0.0)
+        e = unless_half(out, row(out, i), scratch)
+        s, _ = exp_sum(x, m, e, n, n, next_rows)
+        map_row(scale_element, e, row(out, i), n, 1.0 / s, 0.0)
+    release(scratch)
 
 
 # logits (N, C) IN, out (N, C) OUT
@@ -191,10 +209,10 @@ def _write_hess(hess, e, n, s, rest, e_y, factor):
     """factor·p_j·(1 - p_j), where 1 - p of a dominant class is the sum of the others."""
     top = find(e, 1.0, n)
     others = rest if e_y == 1.0 else rest_of_max(e, 0.0, e, n)
-    largest = e[top]
+    largest = element(e, top)
     map_row(hess_of_exp, e, hess, n, 1.0 / s, factor)
     if s < 2.0:
-        hess[top] = hess_element(factor * (largest / s), others / s, 1.0)
+        set_element(hess, top, hess_element(factor * (largest / s), others / s, 1.0))
 
 
 @inlined_by_llvm
@@ -204,7 +222,7 @@ def _write_probs(probs, e, n, inverse):
 
 
 @inlined_by_llvm
-def _write_grad(grad, e, n, y, up, coefs, a, a_y, sums, softcap_slope):
+def _fill_grad(grad, e, n, y, up, coefs, a, a_y, sums):
     """up·[(target_coef + prob_coef)·p_j - other_coef·a_j], that of y by its own formula."""
     target_coef, prob_coef, other_coef = coefs
     rest, e_y, inverse = sums
@@ -213,9 +231,25 @@ def _write_grad(grad, e, n, y, up, coefs, a, a_y, sums, softcap_slope):
         map_rows(grad_of_exp, e, a, grad, n, scale, up * other_coef)
     else:
         map_row(scale_element, e, grad, n, scale, 0.0)
-    grad[y] = up * grad_at_target(target_coef, prob_coef, other_coef, a_y, rest, e_y, inverse)
-    if softcap_slope[1]:
-        map_rows(product, grad, softcap_slope[0], grad, n, 0.0, 0.0)
+    grad_y = up * grad_at_target(target_coef, prob_coef, other_coef, a_y, rest, e_y, inverse)
+    set_element(grad, y, grad_y)
+
+
+@subroutine
+def _fill_capped_grad(grad, e, n, y, up, coefs, a, a_y, sums, slope):
+    """The gradient times the derivative of the softcap; rounded once, so it is formed in e."""
+    _fill_grad(e, e, n, y, up, coefs, a, a_y, sums)
+    map_rows(product, e, slope, grad, n, 0.0, 0.0)
+
+
+@inlined_by_llvm
+def _write_grad(grad, e, n, y, up, coefs, a, a_y, sums, softcap_slope):
+    """The gradient of the logits of a row."""
+    slope, is_capped = softcap_slope
+    if is_capped:
+        _fill_capped_grad(grad, e, n, y, up, coefs, a, a_y, sums, slope)
+    else:
+        _fill_grad(grad, e, n, y, up, coefs, a, a_y, sums)
 
 
 @inlined_by_llvm
@@ -244,18 +278,20 @@ def _may_count(target, options, i):
 def _coefficients(target, weights, options, buffer, z, m, y, i):
     """y, target_coef, other_coef, a, a_y, Σ a as in formulas.py; and the Hessian's weight.
 
-    `buffer` takes the a_j of weighted or smoothed probabilities.
+    `buffer` takes the a_j of probabilities that are weighted, smoothed or of half precision.
     """
     if target.ndim == 1:
         w = weights.class_weight[y] if weights.class_weight.size else 1.0
         a = row(weights.row_weight, 0)
         return y, options.one_minus_eps * w, options.eps_over_c, a, w, weights.total_weight, w
-    n = target.shape[1]
-    a = row(target, i)
+    n, q = target.shape[1], row(target, i)
+    a = unless_half(target, q, buffer)
     if weights.row_weight.size:
         w = row(weights.row_weight, 0)
-        map_rows(smoothed, a, w, buffer, n, options.one_minus_eps, options.eps_over_c)
+        map_rows(smoothed, q, w, buffer, n, options.one_minus_eps, options.eps_over_c)
         a = buffer
+    elif is_half(target):
+        map_row(scale_element, q, buffer, n, 1.0, 0.0)
     y = find(z, m, n)
     # a still contains a_y. It adds nothing: m - x_y is 0, and the gradient of y is overwritten.
     others, target_coef = sum_without(a, n, y)
@@ -263,17 +299,22 @@ def _coefficients(target, weights, options, buffer, z, m, y, i):
 
 
 @inlined
-def _reserve_rows(like, n):
-    """Scratch rows: the transformed logits, the derivative of the softcap, the coefficients."""
-    size = whole_lines(like, n)
-    rows = reserve(like, 3 * size)
-    return rows, view(rows, size, like), view(rows, 2 * size, like)
+def _reserve_rows(logits, target, weights, transforming):
+    """Scratch rows: transformed logits, derivative of the softcap, coefficients, exponentials.
+
+    The last, for half precision, holds the logits first.
+    """
+    size = whole_lines(logits, logits.shape[1])
+    needs_three = transforming or weights.row_weight.size > 0 or is_half(target)
+    three = 3 * size if needs_three else 0
+    rows = reserve(logits, three + (size if is_half(logits) else 0))
+    return rows, view(rows, size, rows), view(rows, 2 * size, rows), view(rows, three, rows)
 
 
 @inlined
 def _transform(x, scratch, logit_scale, softcap, n, needs_argmax):
     """The row z after scale and softcap, its maximum, the m of m + log s, and the argmax."""
-    z, slope, _ = scratch
+    z, slope, _, _ = scratch
     if softcap > 0.0:
         softcap_row(x, logit_scale, softcap, z, slope, n)
     else:
@@ -295,12 +336,12 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
     n, grad, probs, hess = logits.shape[1], outputs.grad, outputs.probs, outputs.hess
     scale, softcap = options.logit_scale, options.softcap
     transforming = softcap > 0.0 or scale != 1.0
-    scratch = _reserve_rows(logits, n if transforming or weights.row_weight.size else 0)
     exps = first_requested(outputs)  # here the exponentials wait between two scans
+    scratch = _reserve_rows(logits, target, weights, transforming)
     needs_lse, needs_argmax = outputs.lse.size > 0, outputs.argmax.size > 0
     every_row = is_requested(probs) or needs_lse or needs_argmax
     mode, total, lost = flush_subnormals(), 0.0, 0.0
-    ahead, ahead_of = row_max(row(logits, lo), n), lo
+    ahead, ahead_of, may_look_ahead = -math.inf, -1, not (transforming or is_half(logits))
     for i in range(lo, hi):
         y, u, counted, value = target_of_row(target, weights.sample_weight, options, n, i)
         if counted or every_row:
@@ -308,22 +349,23 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
             if transforming:
                 z, m, base, top = _transform(x, scratch, scale, softcap, n, needs_argmax)
             else:
-                m = ahead if ahead_of == i else row_max(x, n)
-                z, base, top = x, lse_base(float(m), x, n), first_max(x, n) if needs_argmax else 0
+                z = unless_half(logits, x, scratch[3])
+                m = ahead if ahead_of == i else row_max_of(x, z, n)
+                base, top = lse_base(float(m), z, n), first_max(z, n) if needs_argmax else 0
             # Everything read of x besides its exponentials: a gradient may overwrite x.
             y, target_coef, other_coef, a, a_y, a_sum, weight = _coefficients(
                 target, weights, options, scratch[2], z, m, y if counted else 0, i
             )
-            margin = float(m) - float(z[y])
+            margin = float(m) - float(element(z, y))
             below = below_max_sum(z, m, a, n) if other_coef else 0.0
             # rest = Σ_{j≠y} exp(x_j - m), s = rest + exp(x_y - m)
-            e = row(exps, i)
+            e = unless_half(exps, row(exps, i), scratch[3])
             next_rows = row(logits, i + 1), row(exps, i + (n <= MAX_PREFETCHED_OUTPUT))
             rest, e_y = exp_sum(z, m, e, n, y if counted else n, next_rows)
             s, inverse = rest + e_y, 1.0 / (rest + e_y)
             lse = _lse(base, z, m, e, n, s) if needs_lse or options.z_loss else 0.0
             # The next row's maximum now: its loads overlap with the sums of this row.
-            if i + 1 < hi and not transforming and _may_count(target, options, i + 1):
+            if i + 1 < hi and may_look_ahead and _may_count(target, options, i + 1):
                 ahead, ahead_of = row_max(row(logits, i + 1), n), i + 1
             _store_number(outputs.lse, i, lse)
             _store_number(outputs.argmax, i, top)
@@ -376,7 +418,7 @@ def _class_cost(p_y, w, scale, clip):
 def _write_one_class(grad, n, y, slope):
     """slope at class y, 0 elsewhere."""
     fill_row(grad, n, 0.0)
-    grad[y] = slope
+    set_element(grad, y, slope)
 
 
 # probs (N, C) IN; target (N,) labels or (N, C) probabilities IN
@@ -397,7 +439,7 @@ def categorical_rows(probs, target, weights, options, clip, divisor, outputs, lo
             )  # fmt: skip
         else:
             w = weights.class_weight[y] if weights.class_weight.size else 1.0
-            value, slope = _class_cost(float(probs[i, y]), w, scale, clip)
+            value, slope = _class_cost(float(element(row(probs, i), y)), w, scale, clip)
             value *= u
             if_requested(row(grad, i), _write_one_class, (n, y, slope))
         total, lost = _add(total, lost, value)

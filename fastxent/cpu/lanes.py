@@ -22,13 +22,27 @@ VECTOR_BYTES = 64
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
 
+class Half(types.Type):
+    """The Numba type of a half-precision number in memory; its vectors are of float32."""
+
+    bitwidth = 16
+
+
+def arithmetic_type(dtype):
+    """Return the type in which numbers of a type are computed."""
+    return types.float32 if isinstance(dtype, Half) else dtype
+
+
 class Lanes(types.Type):
-    """The Numba type of a vector of `width` floats, by default as many as 64 bytes hold."""
+    """The Numba type of a vector of `width` floats, by default as many as 64 bytes hold.
+
+    Numbers of half precision are floats here.
+    """
 
     def __init__(self, dtype, width=None):
-        self.dtype = dtype
-        self.width = width or VECTOR_BYTES * 8 // dtype.bitwidth
-        super().__init__(f"Lanes({dtype}, {self.width})")
+        self.dtype = arithmetic_type(dtype)
+        self.width = width or VECTOR_BYTES * 8 // self.dtype.bitwidth
+        super().__init__(f"Lanes({self.dtype}, {self.width})")
 
     @property
     def vector(self):

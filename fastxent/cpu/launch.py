@@ -29,6 +29,7 @@ from fastxent.cpu.blocks import (
     collect,
     for_each_block,
     for_each_chunk,
+    kernel_types,
     planes,
     row_cost,
 )
@@ -46,6 +47,9 @@ MAX_FEW_CLASSES = {
     "per class": {"f": 200, "d": 120},
     "per row": {"f": 320, "d": 160},
 }
+
+# The letter of class indices among those of the types of targets.
+LABELS = "q"
 
 # Column-major rows are computed as they are up to this number of classes.
 MAX_COLUMNS = 4096
@@ -68,22 +72,25 @@ def has_few_classes(results: str, char: str, n_classes: int) -> bool:
 
 def has_columns(compute: DType, x: Array, *others: Array | None) -> bool:
     """Whether the kernels of few classes take the arrays column-major, as they are."""
-    return x.shape[-1] <= MAX_COLUMNS and planes([x, *others], compute) is not None
+    arrays = [x, *others]
+    if x.shape[-1] > MAX_COLUMNS:
+        return False
+    return planes(arrays, kernel_types(arrays, compute, columns=True)) is not None
 
 
 # --- softmax and its logarithms -------------------------------------------------------------
 
 
-def map_signature(char: str, out_ndim: int) -> tuple[Any, ...]:
+def map_signature(char: str, out_char: str, out_ndim: int) -> tuple[Any, ...]:
     """Return the types of a kernel's arguments (x, out, lo, hi)."""
-    element = ELEMENTS[char]
-    return array_type(element, 2), array_type(element, out_ndim, out=True), INTEGER, INTEGER
+    out = array_type(ELEMENTS[out_char], out_ndim, out=True)
+    return array_type(ELEMENTS[char], 2), out, INTEGER, INTEGER
 
 
 @functools.cache
-def _map_kernel(name: str, few: bool, char: str, out_ndim: int) -> Kernel:
+def _map_kernel(name: str, few: bool, char: str, out_char: str, out_ndim: int) -> Kernel:
     source = getattr(few_class_kernels if few else kernels, name)
-    return jit.specialise(source, map_signature(char, out_ndim))
+    return jit.specialise(source, map_signature(char, out_char, out_ndim))
 
 
 def softmax(call: Call) -> None:
@@ -99,9 +106,10 @@ def log_softmax(call: Call) -> None:
 def _map_rows(name: str, results: str, call: Call) -> None:
     x, out, compute = call.x, call.outputs.out, call.compute
     few = has_few_classes(results, compute.char, x.shape[-1]) or has_columns(compute, x, out)
-    kernel = _map_kernel(name, few, compute.char, 2)
+    types = kernel_types((x, out), compute, columns=few)
+    kernel = _map_kernel(name, few, types[0].char, types[1].char, 2)
     for_each_block(
-        lambda arrays, base, lo, hi: kernel(*arrays, lo, hi), (x,), (out,), compute, columns=few
+        lambda arrays, base, lo, hi: kernel(*arrays, lo, hi), (x,), (out,), types, columns=few
     )
 
 
@@ -113,9 +121,10 @@ def logsumexp(call: Call) -> None:
         return
     computed = out if out.dtype == compute else np.empty(out.size, compute)
     few = has_few_classes("per row", compute.char, x.shape[-1]) or has_columns(compute, x)
-    kernel = _map_kernel("logsumexp_rows", few, compute.char, 1)
+    types = kernel_types((x,), compute, columns=few)
+    kernel = _map_kernel("logsumexp_rows", few, types[0].char, compute.char, 1)
     for_each_block(
-        lambda arrays, base, lo, hi: kernel(arrays[0], computed[base:], lo, hi), (x,), (), compute,
+        lambda arrays, base, lo, hi: kernel(arrays[0], computed[base:], lo, hi), (x,), (), types,
         columns=few,
     )  # fmt: skip
     if computed is not out:
@@ -191,15 +200,16 @@ def _row_weight(class_weight: Array | None, n_classes: int, compute: DType) -> A
 
 
 def loss_signature(
-    char: str, soft: bool, requested: tuple[str, ...], kinds: tuple[Any, ...]
+    char: str, target_char: str, requested: tuple[str, ...], kinds: tuple[Any, ...]
 ) -> tuple[Any, ...]:
     """Return the types of a kernel's arguments (x, target, …, divisor, outputs, lo, hi).
 
     `kinds` are the named tuples after the target, `requested` the per-class outputs that are not
-    None; the target is `soft` if it is probabilities.
+    None; `target_char` is the letter of probabilities, LABELS of class indices.
     """
     rows = array_type(ELEMENTS[char], 2)
-    target = rows if soft else array_type(INTEGER, 1)
+    is_labels = target_char == LABELS
+    target = array_type(INTEGER, 1) if is_labels else array_type(ELEMENTS[target_char], 2)
     types = [arguments.numba_type(kind, char) for kind in kinds]
     outputs = arguments.numba_type(OutputArrays, char, requested)
     return rows, target, *types, FLOAT, outputs, INTEGER, INTEGER
@@ -207,9 +217,9 @@ def loss_signature(
 
 @functools.cache
 def _loss_kernel(
-    source: Kernel, char: str, soft: bool, requested: tuple[str, ...], kinds: tuple[Any, ...]
+    source: Kernel, char: str, target_char: str, requested: tuple[str, ...], kinds: tuple[Any, ...]
 ) -> Kernel:
-    return jit.specialise(source, loss_signature(char, soft, requested, kinds))
+    return jit.specialise(source, loss_signature(char, target_char, requested, kinds))
 
 
 def _fill_losses(
@@ -223,9 +233,11 @@ def _fill_losses(
     labels, probs = call.target
     compute, divisor, outputs = call.compute, call.divisor, call.outputs
     kinds = (WeightArrays, *[type(other) for other in others])
-    kernel = _loss_kernel(source, compute.char, labels is None, arguments.requested(outputs), kinds)
     given = (call.x,) if probs is None else (call.x, probs)
-    n = len(given)
+    n, written = len(given), arguments.per_class(outputs)
+    types = kernel_types([*given, *written], compute, columns=columns)
+    target_char = LABELS if probs is None else types[1].char
+    kernel = _loss_kernel(source, types[0].char, target_char, arguments.requested(outputs), kinds)
 
     def run(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
         target = arrays[1] if labels is None else labels[base:]
@@ -235,8 +247,7 @@ def _fill_losses(
         )  # fmt: skip
         return losses
 
-    written = arguments.per_class(outputs)
-    losses = add_up(for_each_block(run, given, written, compute, columns=columns))
+    losses = add_up(for_each_block(run, given, written, types, columns=columns))
     if not call.divisor:  # the mean of no rows has zero gradient
         for name in _DERIVATIVES:
             if (array := getattr(outputs, name)) is not None:
@@ -324,7 +335,7 @@ def _plain_kernel(char: str, n_classes: int, has_grad: bool) -> Kernel:
     requested = ("grad",) if has_grad else ()
     few = has_few_classes("per class" if has_grad else "per row", char, n_classes)
     source = (few_class_kernels if few else kernels).cross_entropy_rows
-    return _loss_kernel(source, char, False, requested, (WeightArrays, KernelOptions))
+    return _loss_kernel(source, char, LABELS, requested, (WeightArrays, KernelOptions))
 
 
 @functools.lru_cache(16)

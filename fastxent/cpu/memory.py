@@ -9,22 +9,36 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastxent.cpu.half_lanes import (
+    build_narrow,
+    build_narrow_one,
+    build_widen,
+    build_widen_one,
+)
 from fastxent.cpu.lanes import (
     I1,
     I32,
     I64,
     VECTOR_BYTES,
+    Half,
     Lanes,
+    arithmetic_type,
     build_call,
     build_lane_mask,
     build_lanes,
     build_slice,
 )
 
+I16 = ir.IntType(16)
+
 
 def build_nothing(context, builder, sig, args):
     """Emit no instructions: the store to an output that is None."""
     return context.get_dummy_value()
+
+
+def _is_half(array):
+    return isinstance(array, types.Array) and isinstance(array.dtype, Half)
 
 
 @intrinsic
@@ -81,6 +95,16 @@ def row(typingctx, array, i):
         return cgutils.pointer_add(builder, value.data, builder.mul(args[1], stride))
 
     return types.CPointer(array.dtype)(array, types.int64), lower
+
+
+@intrinsic
+def advance(typingctx, pointer, j):
+    """A pointer to element j."""
+
+    def lower(context, builder, sig, args):
+        return builder.gep(args[0], [args[1]])
+
+    return pointer(pointer, types.int64), lower
 
 
 @intrinsic
@@ -143,6 +167,27 @@ def lanes_of(typingctx, pointer):
 
 
 @intrinsic
+def is_half(typingctx, array):
+    """Whether an array is of half precision: a compile-time constant."""
+
+    def lower(context, builder, sig, args):
+        return ir.Constant(I1, _is_half(array))
+
+    return types.boolean(array), lower
+
+
+@intrinsic
+def unless_half(typingctx, array, in_place, converted):
+    """`in_place`, but `converted` if the array is of half precision: chosen when compiled."""
+    chosen = 2 if _is_half(array) else 1
+
+    def lower(context, builder, sig, args):
+        return args[chosen]
+
+    return (in_place, converted)[chosen - 1](array, in_place, converted), lower
+
+
+@intrinsic
 def itemsize(typingctx, like):
     """The size in bytes of an element of an array, a pointer's memory or a type; 0 for None."""
 
@@ -174,27 +219,67 @@ def splat(typingctx, pointer, value):
     return lanes(pointer, value), lower
 
 
-def build_address(builder, pointer, j, lanes):
+def build_address(builder, pointer, j, width):
     """Return the address of element j as a pointer to a vector."""
-    return builder.bitcast(builder.gep(pointer, [j]), lanes.vector.as_pointer())
+    vector = ir.VectorType(pointer.type.pointee, width)
+    return builder.bitcast(builder.gep(pointer, [j]), vector.as_pointer())
 
 
-def alignment(lanes):
+def alignment(kind):
     """Return the alignment in bytes of a vector: a row may begin at any element."""
-    return lanes.dtype.bitwidth // 8
+    return kind.bitwidth // 8
+
+
+def _widened(builder, value, kind):
+    """Return a vector loaded from memory of a type as one to compute with."""
+    return build_widen(builder, value, kind) if isinstance(kind, Half) else value
+
+
+def _narrowed(builder, value, kind):
+    """Return a vector as it is stored in memory of a type."""
+    return build_narrow(builder, value, kind) if isinstance(kind, Half) else value
 
 
 def build_load(context, builder, sig, args):
     """Load a vector of the result's type from a pointer's element j."""
-    lanes = sig.return_type
-    return builder.load(build_address(builder, *args[:2], lanes), align=alignment(lanes))
+    lanes, kind = sig.return_type, sig.args[0].dtype
+    address = build_address(builder, *args[:2], lanes.width)
+    return _widened(builder, builder.load(address, align=alignment(kind)), kind)
 
 
 def build_store(context, builder, sig, args):
     """Write the vector that is the last argument from a pointer's element j on."""
-    lanes = sig.args[-1]
-    builder.store(args[-1], build_address(builder, *args[:2], lanes), align=alignment(lanes))
+    kind = sig.args[0].dtype
+    address = build_address(builder, *args[:2], sig.args[-1].width)
+    builder.store(_narrowed(builder, args[-1], kind), address, align=alignment(kind))
     return context.get_dummy_value()
+
+
+@intrinsic
+def element(typingctx, pointer, j):
+    """Element j, as a number to compute with."""
+    kind = pointer.dtype
+
+    def lower(context, builder, sig, args):
+        value = builder.load(builder.gep(args[0], [args[1]]))
+        return build_widen_one(builder, value, kind) if isinstance(kind, Half) else value
+
+    return arithmetic_type(kind)(pointer, types.int64), lower
+
+
+@intrinsic
+def set_element(typingctx, pointer, j, value):
+    """Write a number, rounded to the pointer's type, to element j."""
+    kind = pointer.dtype
+
+    def lower(context, builder, sig, args):
+        number = context.cast(builder, args[2], value, arithmetic_type(kind))
+        if isinstance(kind, Half):
+            number = build_narrow_one(builder, number, kind)
+        builder.store(number, builder.gep(args[0], [args[1]]))
+        return context.get_dummy_value()
+
+    return types.none(pointer, types.int64, value), lower
 
 
 @intrinsic
@@ -209,7 +294,8 @@ def load_widened(typingctx, pointer, like):
     lanes = Lanes(types.float64, Lanes(like.dtype).width)
 
     def lower(context, builder, sig, args):
-        return builder.load(build_address(builder, args[0], I64(0), lanes), align=alignment(lanes))
+        address = build_address(builder, args[0], I64(0), lanes.width)
+        return builder.load(address, align=alignment(lanes.dtype))
 
     return lanes(pointer, like), lower
 
@@ -223,14 +309,16 @@ def store(typingctx, pointer, j, x):
 
 @intrinsic
 def stream(typingctx, pointer, j, x):
-    """Write the vector x from element j on past the caches; the address must be a multiple of 64.
+    """Write the vector x from element j on past the caches; a row begins with a cache line.
 
     Other threads see it after `fence`.
     """
 
     def lower(context, builder, sig, args):
-        address = build_address(builder, *args[:2], sig.args[-1])
-        instruction = builder.store(args[-1], address, align=VECTOR_BYTES)
+        kind, width = pointer.dtype, sig.args[-1].width
+        value = _narrowed(builder, args[-1], kind)
+        address = build_address(builder, *args[:2], width)
+        instruction = builder.store(value, address, align=alignment(kind) * width)
         one = builder.module.add_metadata([I32(1)])
         instruction.set_metadata("nontemporal", one)
         return context.get_dummy_value()
@@ -281,29 +369,36 @@ def load_part(typingctx, pointer, j, n, fill):
     lanes = Lanes(pointer.dtype)
 
     def lower(context, builder, sig, args):
+        kind, width = pointer.dtype, lanes.width
         rest = build_lanes(context, builder, args[3], fill, lanes)
-        mask = build_lane_mask(builder, "<", args[2], lanes.width)
-        operands = [build_address(builder, *args[:2], lanes), I32(alignment(lanes)), mask, rest]
+        mask = build_lane_mask(builder, "<", args[2], width)
+        address = build_address(builder, *args[:2], width)
+        if isinstance(kind, Half):
+            halves = ir.VectorType(I16, width)
+            operands = [address, I32(alignment(kind)), mask, ir.Constant(halves, [0] * width)]
+            value = build_call(builder, f"llvm.masked.load.v{width}i16.p0", halves, operands)
+            return builder.select(mask, build_widen(builder, value, kind), rest)
+        operands = [address, I32(alignment(kind)), mask, rest]
         return build_call(builder, f"llvm.masked.load.{lanes.suffix}.p0", lanes.vector, operands)
 
     count, read = (n, build_load) if isinstance(n, types.NoneType) else (types.int64, lower)
     return lanes(pointer, types.int64, count, fill), read
 
 
-def _store_halves(builder, address, n, value, lanes):
+def _store_halves(builder, address, n, value, kind):
     """Store the first n lanes, n < width, as vectors of half, quarter … the width.
 
     A masked store is dozens of instructions before AVX-512; these branches are predicted well, as
     they are the same in every row.
     """
-    half = lanes.width // 2
+    half = value.type.count // 2
     while half:
         low, high = (build_slice(builder, value, k, half) for k in (0, half))
         is_stored = builder.trunc(builder.lshr(n, I64(half.bit_length() - 1)), I1)
         before = builder.block
         with builder.if_then(is_stored):
             half_address = builder.bitcast(address, low.type.as_pointer())
-            builder.store(low, half_address, align=alignment(lanes))
+            builder.store(low, half_address, align=alignment(kind))
             after = builder.gep(address, [I64(half)])
             inside = builder.block
         value = build_phi(builder, (high, inside), (low, before))
@@ -324,12 +419,15 @@ def store_part(typingctx, pointer, j, n, x):
     """Write the first n lanes of x from element j on, all for n None; no-op for a None pointer."""
 
     def lower(context, builder, sig, args):
-        pointer, j, n, value = args
+        at, j, n, value = args
+        kind = pointer.dtype
+        value = _narrowed(builder, value, kind)
         with builder.if_else(builder.icmp_signed(">=", n, I64(x.width))) as (whole, halves):
             with whole:
-                builder.store(value, build_address(builder, pointer, j, x), align=alignment(x))
+                address = build_address(builder, at, j, x.width)
+                builder.store(value, address, align=alignment(kind))
             with halves:
-                _store_halves(builder, builder.gep(pointer, [j]), n, value, x)
+                _store_halves(builder, builder.gep(at, [j]), n, value, kind)
         return context.get_dummy_value()
 
     count, write = (n, build_store) if isinstance(n, types.NoneType) else (types.int64, lower)

@@ -12,6 +12,7 @@ from numba.extending import overload
 
 from fastxent.cpu.jit import inlined, subroutine
 from fastxent.cpu.lanes import (
+    Half,
     copysign,
     fabs,
     first_equal,
@@ -25,6 +26,7 @@ from fastxent.cpu.lanes import (
     zero_where_zero,
 )
 from fastxent.cpu.memory import (
+    element,
     lanes_of,
     load,
     load_part,
@@ -68,12 +70,49 @@ def row_max(x, n):
 
 
 @subroutine
+def _widened_max(x, z, n):
+    """m = max_j x_j, and z_j = x_j in the type of the arithmetic."""
+    width = lanes_of(x)
+    full = n // width
+    a = load_part(x, full * width, n - full * width, -math.inf)
+    store_part(z, full * width, n - full * width, a)
+    b = c = d = a
+    for q in range(full // 4):
+        j = 4 * q * width
+        x_a, x_b, x_c, x_d = (
+            load(x, j), load(x, j + width), load(x, j + 2 * width), load(x, j + 3 * width)
+        )  # fmt: skip
+        store(z, j, x_a)
+        store(z, j + width, x_b)
+        store(z, j + 2 * width, x_c)
+        store(z, j + 3 * width, x_d)
+        a, b, c, d = maximum(a, x_a), maximum(b, x_b), maximum(c, x_c), maximum(d, x_d)
+    for k in range(full // 4 * 4, full):
+        x_a = load(x, k * width)
+        store(z, k * width, x_a)
+        a = maximum(a, x_a)
+    return horizontal_max(maximum(maximum(a, b), maximum(c, d)))
+
+
+def row_max_of(x, z, n):
+    """m = max_j x_j; x_j of half precision are copied to z."""
+    raise NotImplementedError("exists in compiled code only")
+
+
+@overload(row_max_of)
+def _row_max_of(x, z, n):
+    if isinstance(x.dtype, Half):
+        return lambda x, z, n: _widened_max(x, z, n)
+    return lambda x, z, n: row_max(x, n)
+
+
+@subroutine
 def first_max(x, n):
     """The first index of the maximum or, if there is one, of the first nan, as in numpy.argmax."""
-    best = x[0]
+    best = element(x, 0)
     at = 0
     for j in range(n):
-        value = x[j]
+        value = element(x, j)
         if value != value:
             return j
         if value > best:
@@ -96,7 +135,7 @@ def find(x, value, n):
 def has_nan(x, n):
     """Whether any element is nan."""
     for j in range(n):  # noqa: SIM110 - any() over a generator does not compile
-        if x[j] != x[j]:
+        if element(x, j) != element(x, j):
             return True
     return False
 

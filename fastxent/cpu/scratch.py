@@ -12,8 +12,8 @@ from fastxent.cpu.memory import itemsize
 
 @inlined
 def reserve(like, n):
-    """Allocate n elements of the type of `like`; return a pointer, to be given to `release`."""
-    begin = allocate(n * itemsize(like) + VECTOR_BYTES)
+    """Allocate n elements of the arithmetic of `like`; return a pointer, for `release`."""
+    begin = allocate(n * itemsize(pointer(0, like)) + VECTOR_BYTES)
     if begin == 0:
         raise MemoryError("not enough memory for a few rows")
     # malloc's addresses are multiples of 16, so a word fits before the next cache line.
@@ -37,5 +37,5 @@ def view(of, j, like):
 @inlined
 def whole_lines(like, n):
     """n rounded up to whole cache lines of elements."""
-    per_line = VECTOR_BYTES // itemsize(like)
+    per_line = VECTOR_BYTES // itemsize(pointer(0, like))
     return -(-n // per_line) * per_line
