@@ -23,7 +23,8 @@ def plain_arguments(rng, n=5, n_classes=7):
 
 def entry_point():
     """The kernel's entry point."""
-    signature = launch.loss_signature("f", False, ("grad",), (WeightArrays, KernelOptions))
+    kinds = WeightArrays, KernelOptions
+    signature = launch.loss_signature("f", launch.LABELS, ("grad",), kinds)
     return jit.specialise(few_class_kernels.cross_entropy_rows, signature)
 
 

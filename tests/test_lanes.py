@@ -183,30 +183,32 @@ def loops(char, name):
     """The LLVM code of a kernel's compiled variant."""
     rows, grad = (WeightArrays, KernelOptions), ("grad",)
     source, signature = {
-        "softmax": lambda: (kernels.softmax_rows, launch.map_signature(char, 2)),
+        "softmax": lambda: (kernels.softmax_rows, launch.map_signature(char, char, 2)),
         "cross_entropy": lambda: (
-            kernels.cross_entropy_rows, launch.loss_signature(char, False, grad, rows)
+            kernels.cross_entropy_rows, launch.loss_signature(char, launch.LABELS, grad, rows)
         ),
         "soft": lambda: (
-            kernels.cross_entropy_rows, launch.loss_signature(char, True, grad, rows)
+            kernels.cross_entropy_rows, launch.loss_signature(char, char, grad, rows)
         ),
         "categorical": lambda: (
-            kernels.categorical_rows, launch.loss_signature(char, True, grad, (*rows, Clip))
+            kernels.categorical_rows, launch.loss_signature(char, char, grad, (*rows, Clip))
         ),
         "binary": lambda: (
-            binary_kernels.binary_logits, binary.signature(char, ("grad", "probs", "hess"))
+            binary_kernels.binary_logits, binary.signature(char, char, ("grad", "probs", "hess"))
         ),
         "binary probs": lambda: (
-            binary_kernels.binary_probs, binary.signature(char, grad, (Clip,))
+            binary_kernels.binary_probs, binary.signature(char, char, grad, (Clip,))
         ),
         "few classes": lambda: (
             few_class_kernels.cross_entropy_rows,
-            launch.loss_signature(char, False, ("grad", "hess"), rows),
+            launch.loss_signature(char, launch.LABELS, ("grad", "hess"), rows),
         ),
         "few classes, soft": lambda: (
-            few_class_kernels.cross_entropy_rows, launch.loss_signature(char, True, grad, rows)
+            few_class_kernels.cross_entropy_rows, launch.loss_signature(char, char, grad, rows)
         ),
-        "softmax of few": lambda: (few_class_kernels.softmax_rows, launch.map_signature(char, 2)),
+        "softmax of few": lambda: (
+            few_class_kernels.softmax_rows, launch.map_signature(char, char, 2)
+        ),
     }[name]()  # fmt: skip
     fresh = jit.kernel(source)
     fresh.compile(signature)

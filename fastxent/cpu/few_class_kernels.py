@@ -345,6 +345,23 @@ def _plain_loss_and_grad(margin, sums, divisor):
     return _loss_and_grad(1.0, 1.0, 0.0, 0.0, 0.0, margin, 0.0, sums, divisor, _value_alone)
 
 
+@inlined
+def _weighted_loss_and_grad(
+    columns, target, weights, options, u, coefs, below, margin, sums, divisor
+):  # fmt: skip
+    """`_loss_and_grad` with the weights u and, in `coefs`, w_y; and the factor of the other a_j."""
+    target_coef, other_coef, a_y, a_sum = coefs
+    if target.ndim == 2:
+        a_y = widen(zeros(columns))
+    else:
+        target_coef, a_sum = options.one_minus_eps * a_y, a_sum + weights.total_weight
+    value, scale, grad_y = _loss_and_grad(
+        u, target_coef, other_coef, a_y, a_sum, margin, below + a_sum * sums[0], sums, divisor,
+        zero_where_zero,
+    )  # fmt: skip
+    return zero_where_zero(u, u * value), scale, grad_y, u / divisor * other_coef
+
+
 @inlined_by_llvm
 def _write_grad(grad, columns, a, has_others, parts, places, group):
     """scale·e_j - other·a_j of a group's rows, and the gradient of y at its place."""
@@ -411,6 +428,14 @@ def _end_group(output, columns, group, has_ignored, u_buffer):
 
 
 @inlined
+def _row_buffers(places, width):
+    """Memory behind the places for the labels of a group, its u and its w_y."""
+    label_buffer = view(places, width, np.int64)
+    u_buffer = view(label_buffer, width, np.float64)
+    return label_buffer, u_buffer, view(u_buffer, width, np.float64)
+
+
+@inlined
 def _sets_of_group(memory, at, n, has_others):
     """The sets of columns of a group: e_j, a_j if there are any, and the variances."""
     size = (n + 1) * lanes_of(memory)
@@ -436,9 +461,7 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
     memory, layout, pad, places = reserve_tiles(
         logits, n, 1 + has_others + is_requested(hess), _by_tiles(logits, target, outputs)
     )
-    label_buffer = view(places, width, np.int64)
-    u_buffer = view(label_buffer, width, np.float64)
-    w_buffer = view(u_buffer, width, np.float64)
+    label_buffer, u_buffer, w_buffer = _row_buffers(places, width)
     weighted = weights.class_weight.size > 0 or weights.sample_weight.size > 0
     mode, total, lost = flush_subnormals(), widen(zeros(memory)), widen(zeros(memory))
     rows = lo, hi, aligned_row(grad, lo)
@@ -469,22 +492,16 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
                 target, weights, options, n, first, count, columns, u_buffer, w_buffer
             )
         if has_weights or has_others:
-            if target.ndim == 2:
-                a_y = widen(zeros(columns))
-            else:
-                target_coef, a_sum = options.one_minus_eps * a_y, a_sum + weights.total_weight
-            value, scale, grad_y = _loss_and_grad(
-                u, target_coef, other_coef, a_y, a_sum, margin, below + a_sum * sums[0], sums,
-                divisor, zero_where_zero,
-            )  # fmt: skip
-            value, other = zero_where_zero(u, u * value), u / divisor * other_coef
+            coefs = target_coef, other_coef, a_y, a_sum
+            value, scale, grad_y, other = _weighted_loss_and_grad(
+                columns, target, weights, options, u, coefs, below, margin, sums, divisor
+            )
         else:
             value, scale, grad_y = _plain_loss_and_grad(margin, sums, divisor)
         total, lost = add_block(total, lost, value)
         _write_losses(outputs.loss, first, count, value)
-        if is_requested(hess):
-            factor = u * a_y / divisor * options.hess_factor
-            if_requested(hess, _write_hess, (columns, sums, factor, variances, places, group))
+        factor = u * a_y / divisor * options.hess_factor
+        if_requested(hess, _write_hess, (columns, sums, factor, variances, places, group))
         parts, has_ignored = (scale, grad_y, other), without_class or weighted
         if_requested(grad, _write_grad, (columns, a, has_others, parts, places, group))
         if_requested(grad, _end_group, (columns, group, has_ignored, u_buffer))

@@ -9,8 +9,8 @@ lines wait at any time, since classes that lie powers of two apart share the set
 
 A `group` is (first row, number of rows, pad, tile). `pad` is memory for rows: an incomplete group
 is filled up and goes through it. The first group is incomplete, too, if the ones behind it then
-begin with a cache line of the column-major output: large outputs are written past the caches,
-which a store of a whole line can do, without reading them first.
+are vectors of aligned memory in the column-major output: large outputs are written past the caches,
+which aligned stores can do, without reading the lines first.
 """
 
 import math
@@ -33,7 +33,7 @@ from fastxent.cpu.memory import (
     class_step,
     element,
     element_strides,
-    elements_to_line,
+    elements_to_vector,
     fence,
     is_half,
     itemsize,
@@ -90,8 +90,8 @@ def reserve_tiles(like, n, sets, by_tiles):
 
 @inlined
 def aligned_row(array, lo):
-    """The first row from `lo` on that begins a cache line of column-major rows; else `lo`."""
-    return lo + elements_to_line(array, lo) if has_columns(array) else lo
+    """The first row from `lo` on that begins a vector of column-major rows; else `lo`."""
+    return lo + elements_to_vector(array, lo) if has_columns(array) else lo
 
 
 @inlined
@@ -283,7 +283,7 @@ def read_ahead(array, columns, group):
 def is_streamed(array, n, first):
     """Whether column-major rows are written past the caches: many, each class at a whole line."""
     span = class_step(array) * itemsize(array)
-    aligned = span & (VECTOR_BYTES - 1) == 0 and elements_to_line(array, first) == 0
+    aligned = span & (VECTOR_BYTES - 1) == 0 and elements_to_vector(array, first) == 0
     return aligned and span * n > STREAMED_BYTES
 
 

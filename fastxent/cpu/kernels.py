@@ -345,7 +345,7 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
     for i in range(lo, hi):
         y, u, counted, value = target_of_row(target, weights.sample_weight, options, n, i)
         if counted or every_row:
-            x = row(logits, i)
+            x, e = row(logits, i), unless_half(exps, row(exps, i), scratch[3])
             if transforming:
                 z, m, base, top = _transform(x, scratch, scale, softcap, n, needs_argmax)
             else:
@@ -359,7 +359,6 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
             margin = float(m) - float(element(z, y))
             below = below_max_sum(z, m, a, n) if other_coef else 0.0
             # rest = Σ_{j≠y} exp(x_j - m), s = rest + exp(x_y - m)
-            e = unless_half(exps, row(exps, i), scratch[3])
             next_rows = row(logits, i + 1), row(exps, i + (n <= MAX_PREFETCHED_OUTPUT))
             rest, e_y = exp_sum(z, m, e, n, y if counted else n, next_rows)
             s, inverse = rest + e_y, 1.0 / (rest + e_y)

@@ -19,7 +19,6 @@ from fastxent.cpu.lanes import (
     I1,
     I32,
     I64,
-    VECTOR_BYTES,
     Half,
     Lanes,
     arithmetic_type,
@@ -141,8 +140,8 @@ def class_step(typingctx, array):
 
 
 @intrinsic
-def elements_to_line(typingctx, array, i):
-    """The number of elements from the first one of row i to the next cache line; 0 for None."""
+def elements_to_vector(typingctx, array, i):
+    """The number of elements from row i to the next multiple of a vector's size; 0 for None."""
 
     def lower(context, builder, sig, args):
         if isinstance(array, types.NoneType):
@@ -150,8 +149,9 @@ def elements_to_line(typingctx, array, i):
         value = context.make_array(array)(context, builder, args[0])
         offset = builder.mul(args[1], builder.extract_value(value.strides, 0))
         address = builder.add(builder.ptrtoint(value.data, I64), offset)
-        rest = builder.and_(builder.neg(address), I64(VECTOR_BYTES - 1))
-        return builder.udiv(rest, I64(array.dtype.bitwidth // 8))
+        size = array.dtype.bitwidth // 8
+        rest = builder.and_(builder.neg(address), I64(Lanes(array.dtype).width * size - 1))
+        return builder.udiv(rest, I64(size))
 
     return types.int64(array, types.int64), lower
 
@@ -309,7 +309,7 @@ def store(typingctx, pointer, j, x):
 
 @intrinsic
 def stream(typingctx, pointer, j, x):
-    """Write the vector x from element j on past the caches; a row begins with a cache line.
+    """Write the vector x from element j on past the caches; see `elements_to_vector`.
 
     Other threads see it after `fence`.
     """

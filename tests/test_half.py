@@ -1,0 +1,190 @@
+"""float16 and bfloat16 as they are: read without a copy, computed in float32, rounded once."""
+
+import itertools
+import tracemalloc
+
+import ml_dtypes
+import numpy as np
+import pytest
+from numba import njit, types
+
+import fastxent as fx
+from fastxent.cpu import arguments, half_lanes, memory
+
+HALF = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
+# Half a unit in the last place, relative to the smallest number of that exponent; and half a step
+# of float16's subnormal numbers.
+ROUNDING = {"float16": (2**-11, 2**-25), "bfloat16": (2**-8, 0)}
+FLAGS = dict(return_grad=True, return_probs=True, return_lse=True, return_hess=True,
+             return_argmax=True, reduction="none")  # fmt: skip
+LAYOUTS = {
+    "rows": np.ascontiguousarray,
+    "columns": np.asfortranarray,
+    "every other column": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+    "unaligned rows": lambda a: np.pad(a, ((0, 0), (1, 2)))[:, 1:-2],
+}
+OPTIONS = [{}, {"label_smoothing": 0.1, "weight": True, "sample_weight": True}, {"softcap": 5.0},
+           {"logit_scale": 0.7, "z_loss": 0.1}]  # fmt: skip
+
+
+@pytest.fixture(params=HALF, ids=str)
+def half(request):
+    """Both types of half precision."""
+    return request.param
+
+
+@pytest.fixture(params=["instructions", "integers"])
+def conversion(request, monkeypatch):
+    """With the CPU's conversions of float16, and with integer arithmetic."""
+    if request.param == "integers":
+        monkeypatch.setattr(half_lanes, "has_conversion", lambda: False)
+    return request.param
+
+
+def converter(half, into_half):
+    """A compiled copy of rows that widens or rounds."""
+    kinds = arguments.ELEMENTS[half.char], types.float32
+    source, target = (kinds[1], kinds[0]) if into_half else kinds
+
+    @njit((types.Array(source, 2, "C"), types.Array(target, 2, "C")))
+    def convert(x, out):
+        for i in range(len(x)):
+            memory.store(memory.row(out, i), 0, memory.load(memory.row(x, i), 0))
+            one = memory.element(memory.row(x, i), 3)
+            memory.set_element(memory.row(out, i), 3, one)
+
+    (compiled,) = convert.overloads.values()
+    return compiled.entry_point
+
+
+def test_every_number_is_widened(half, conversion):
+    """All 65536 of them, nan as nan."""
+    numbers = np.arange(65536, dtype=np.uint16).view(half).reshape(-1, 16)
+    got = np.empty(numbers.shape, np.float32)
+    converter(half, False)(numbers, got)
+    np.testing.assert_array_equal(got, numbers.astype(np.float32))
+
+
+def test_numbers_are_rounded_to_nearest(half, conversion, rng):
+    """Around every number of half precision, the middles between, and any bits."""
+    numbers = np.arange(65536, dtype=np.uint16).view(half).astype(np.float32)
+    with np.errstate(all="ignore"):
+        middles = (numbers[:-1] + numbers[1:]) / 2
+        near = [np.nextafter(middles, s * np.float32(np.inf)) for s in (1, -1)]
+    any_bits = rng.integers(0, 2**32, 2**18, np.uint32).view(np.float32)
+    ends = np.array([65504, 65519.996, 65520, -65520, np.nan, np.inf], np.float32)
+    x = np.concatenate([numbers, middles, *near, any_bits, ends])
+    x = np.resize(x, (-(-len(x) // 16), 16))
+    got = np.empty(x.shape, half)
+    converter(half, True)(x, got)
+    with np.errstate(all="ignore"):
+        want = x.astype(half)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+    kept = ~np.isnan(want)
+    np.testing.assert_array_equal(got.view(np.uint16)[kept], want.view(np.uint16)[kept])
+
+
+def rounded_once(got, want):
+    """Results are those of float64, to float32's accuracy, rounded once to the type they have."""
+    for a, b in zip(got, want, strict=True):
+        relative, absolute = ROUNDING.get(a.dtype.name, (0, 0))
+        # 2e-5: the errors of float32 in differences of logits up to about 12.
+        np.testing.assert_allclose(
+            a.astype(np.float64), b, rtol=relative + 2e-5, atol=absolute + 2e-6
+        )
+
+
+def with_arrays(options, n, n_classes, rng):
+    """The options with arrays of weights."""
+    made = {"weight": rng.uniform(0.5, 2, n_classes), "sample_weight": rng.uniform(0.5, 2, n)}
+    return {name: made.get(name, value) for name, value in options.items()}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("shape", [(1, 2), (40, 3), (17, 40), (5, 1000)])
+def test_cross_entropy(rng, half, shape, options, layout):
+    """Every option and output, both kinds of target, every layout."""
+    n, n_classes = shape
+    x = (3 * rng.standard_normal(shape)).astype(half)
+    labels, soft = rng.integers(0, n_classes, n), rng.dirichlet(np.ones(n_classes), n).astype(half)
+    laid, options = LAYOUTS[layout](x), with_arrays(options, n, n_classes, rng)
+    exact = x.astype(np.float64)
+    rounded_once(fx.cross_entropy(laid, labels, **FLAGS, **options),
+                 fx.cross_entropy(exact, labels, **FLAGS, **options))  # fmt: skip
+    flags = FLAGS if options else dict(return_grad=True, reduction="none")
+    want = fx.cross_entropy(exact, soft.astype(np.float64), **flags, **options)
+    for target in (soft, soft.astype(np.float32), LAYOUTS[layout](soft)):
+        rounded_once(fx.cross_entropy(laid, target, **flags, **options), want)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(1, 2), (40, 3), (17, 40), (5, 1000)])
+def test_other_functions(rng, half, shape, layout):
+    """softmax and its logarithms, losses of probabilities, binary losses."""
+    x, lay = (3 * rng.standard_normal(shape)).astype(half), LAYOUTS[layout]
+    exact = x.astype(np.float64)
+    for function in (fx.softmax, fx.log_softmax, fx.logsumexp):
+        got = function(lay(x))
+        assert got.dtype == half
+        rounded_once([got], [function(exact)])
+    probs, flags = fx.softmax(x), dict(return_grad=True, reduction="none")
+    labels, soft = rng.integers(0, shape[1], shape[0]), rng.random(shape).astype(half)
+    exact_probs, exact_soft = probs.astype(np.float64), soft.astype(np.float64)
+    for target, exact_target in ((labels, labels), (soft, exact_soft)):
+        rounded_once(
+            fx.categorical_cross_entropy(lay(probs), target, eps=1e-4, **flags),
+            fx.categorical_cross_entropy(exact_probs, exact_target, eps=1e-4, **flags),
+        )
+    more = flags | dict(return_probs=True, return_hess=True)
+    rounded_once(fx.binary_cross_entropy_with_logits(lay(x), lay(soft), **more),
+                 fx.binary_cross_entropy_with_logits(exact, exact_soft, **more))  # fmt: skip
+    rounded_once(fx.binary_cross_entropy(soft, lay(soft), eps=1e-3, **flags),
+                 fx.binary_cross_entropy(exact_soft, exact_soft, eps=1e-3, **flags))  # fmt: skip
+
+
+@pytest.mark.parametrize("n_classes", [3, 1000])
+@pytest.mark.parametrize("lay", [np.ascontiguousarray, np.asfortranarray])
+def test_in_place_and_ignored(rng, half, n_classes, lay):
+    """A gradient over the logits has the bits of one elsewhere; ignored rows are exactly 0."""
+    x = lay((3 * rng.standard_normal((50, n_classes))).astype(half))
+    labels = rng.integers(0, n_classes, 50)
+    labels[::7] = -100
+    x[7] = np.nan
+    want = fx.cross_entropy(x, labels, grad_out=np.empty_like(x))[1].copy()
+    assert not want[::7].any()
+    fx.cross_entropy(x, labels, grad_out=x)
+    np.testing.assert_array_equal(x.view(np.uint16), want.view(np.uint16))
+
+
+def test_special_rows(half):
+    """nan and inf as in float32, at any place of a vector."""
+    for n_classes, k in itertools.product((2, 20, 1000), (0, -1)):
+        x = np.zeros((4, n_classes), half)
+        x[0, k], x[1, k], x[2] = np.nan, np.inf, -np.inf
+        x[3, k] = -np.inf
+        wide = x.astype(np.float32)
+        for function in (fx.softmax, fx.log_softmax, fx.logsumexp):
+            with np.errstate(all="ignore"):
+                want = function(wide).astype(half).astype(np.float32)
+                np.testing.assert_array_equal(function(x).astype(np.float32), want)
+        got, want = (fx.cross_entropy(a, np.full(4, 1), **FLAGS) for a in (x, wide))
+        for a, b in zip(got, want, strict=True):
+            a, b = a.astype(np.float32), b.astype(a.dtype).astype(np.float32)
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("shape", [(2048, 8000), (2**20, 10)])
+@pytest.mark.parametrize("lay", [np.ascontiguousarray, np.asfortranarray])
+def test_no_copy(rng, half, shape, lay):
+    """Nothing of the size of the logits is allocated, not even a block of them."""
+    x, labels = np.zeros(shape, half), rng.integers(0, shape[1], shape[0])
+    if lay is np.asfortranarray and shape[1] > 4096:
+        pytest.skip("column-major rows of so many classes are converted block by block")
+    x, grad = lay(x), lay(np.empty(shape, half))
+    fx.cross_entropy(x, labels, grad_out=grad)
+    tracemalloc.start()
+    fx.cross_entropy(x, labels, grad_out=grad)
+    size = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert size < 1e5
