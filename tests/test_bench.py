@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fastxent import cli
-from fastxent.bench import answers, inputs, record, serve, startup
+from fastxent.bench import answers, dtypes, inputs, layouts, record, serve, startup
 from fastxent.bench.cases import EVERYBODY, GROUPS, Case, heats
 from fastxent.bench.peers import PEERS
 from fastxent.bench.race import Race
@@ -30,7 +30,11 @@ SMALL = [
     Case(7, 5, job="log_softmax"),
     Case(7, 1, job="binary"),
     Case(7, 5, job="linear", features=3),
+    Case(7, 5, job="categorical"),
+    Case(7, 5, label_dtype="uint8"),
+    Case(7, 5, layout="column-major"),
 ]
+IN_PROCESS = ("fastxent", "fastxent_out", "numpy_idiom", "numpy_tuned", "scipy")
 
 
 def peer(name):
@@ -53,12 +57,46 @@ def test_table_of_cases():
 @pytest.mark.parametrize("case", SMALL, ids=str)
 def test_peers_agree_with_the_reference(case):
     arrays = inputs.make(case)
-    for name in ("fastxent", "fastxent_out", "numpy_idiom", "numpy_tuned", "scipy"):
+    for name in IN_PROCESS:
         if hasattr(peer(name), case.job):
             call = getattr(peer(name), case.job)(*arrays)
             for _ in range(2):  # buffers are used again
                 error = answers.error(call(), answers.expected(case, arrays))
                 assert error <= answers.TOLERANCE[case.dtype], name
+
+
+def test_the_arrays_of_a_case():
+    """Type, layout and labels are those of the case; the numbers do not depend on the layout."""
+    rows, labels = inputs.make(Case(8, 5))
+    images, pixels = inputs.make(Case(8, 5, layout="channels-first", image=2))
+    assert images.shape == Case(8, 5, layout="channels-first", image=2).shape == (2, 5, 2, 2)
+    assert images.flags.c_contiguous and pixels.shape == (2, 2, 2)
+    np.testing.assert_array_equal(layouts.as_rows(images), rows)
+    np.testing.assert_array_equal(layouts.as_rows(pixels), labels)
+    columns, _ = inputs.make(Case(8, 5, layout="column-major"))
+    assert columns.flags.f_contiguous and (columns == rows).all()
+    short, narrow = inputs.make(Case(8, 5, "float16", label_dtype="uint8"))
+    assert short.dtype == np.float16 and narrow.dtype == np.uint8
+    np.testing.assert_array_equal(short, rows.astype(np.float16))
+    np.testing.assert_array_equal(narrow, labels)
+
+
+def test_names_and_bytes_of_cases():
+    """Names of the usual cases stay, for results are kept under them; others say what is other."""
+    assert str(Case(7, 5)) == "cross_entropy-7x5-float32-random-index"
+    other = Case(8, 5, "float16", layout="channels-first", image=2, label_dtype="int32")
+    assert str(other) == "cross_entropy-8x5-float16-random-index-channels-first-int32"
+    assert other.floor_bytes == 2 * 8 * 5 * 2 and Case(8, 5, "bfloat16").floor_bytes == 160
+    assert Case(8, 5).floor_bytes == 320 and Case(8, 5, "float64").floor_bytes == 640
+
+
+def test_bfloat16_keeps_its_type_in_files(tmp_path):
+    pytest.importorskip("ml_dtypes")
+    arrays = inputs.make(Case(8, 5, "bfloat16"))
+    serve.save(tmp_path, "inputs", arrays)
+    logits, labels = serve.load(tmp_path, "inputs")
+    assert logits.dtype == dtypes.named("bfloat16") and labels.dtype == np.int64
+    assert (logits == arrays[0]).all()
 
 
 @pytest.mark.parametrize("target", ["index", "soft", "one-hot"])
@@ -88,6 +126,26 @@ def test_a_wrong_answer_is_an_error(spoil):
     loss, grad = answers.expected(case, arrays)
     assert not answers.error((loss, spoil(grad)), (loss, grad)) <= 1e-4
     assert not answers.error((spoil(loss[None])[:1].sum(), grad), (loss, grad)) <= 1e-4
+
+
+def test_a_wrong_image_is_an_error():
+    """Of logits with the classes on axis 1 the errors are those of the pixels."""
+    case = Case(64, 5, layout="channels-first", image=4)
+    loss, grad = answers.expected(case, inputs.make(case))
+    spoiled = grad.copy()
+    spoiled[-1, :, 3, 2] *= 1.001
+    assert answers.error((loss, grad), (loss, grad)) == 0
+    assert 4e-4 < answers.error((loss, spoiled), (loss, grad)) < 2e-3
+    assert not answers.error((loss, layouts.as_rows(grad)), (loss, grad)) <= 1e-4
+
+
+def test_float16_may_round_to_its_own_steps():
+    """A gradient that float16 holds no better is right, one two steps beside is not."""
+    case = Case(4096, 50, "float16")
+    loss, grad = answers.expected(case, inputs.make(case))
+    assert answers.error((loss, grad.astype(np.float16)), (loss, grad)) <= 1e-3
+    beside = (grad + 2 * np.finfo(np.float16).smallest_subnormal).astype(np.float16)
+    assert not answers.error((loss, beside), (loss, grad)) <= answers.TOLERANCE["float16"]
 
 
 # --- workers --------------------------------------------------------------------------------

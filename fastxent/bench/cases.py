@@ -1,20 +1,24 @@
-"""The table of benchmark cases: job, shape, type, logits, peers, rounds."""
+"""The table of benchmark cases: job, shape, type, layout, logits, peers, rounds."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 Job = Literal[
-    "cross_entropy", "forward", "loss", "softmax", "log_softmax", "binary", "linear", "frozen"
-]
+    "cross_entropy", "forward", "loss", "softmax", "log_softmax", "categorical", "binary", "linear",
+    "frozen",
+]  # fmt: skip
 Logits = Literal["random", "wide", "confident"]
 Target = Literal["index", "soft", "one-hot"]
+Layout = Literal["rows", "channels-first", "column-major"]
 
-# How many arrays of the logits' size a job has to read or write; the linear loss has none.
+# How many arrays of the logits' size a job has to read or write. The linear loss has none, and of
+# probabilities the loss by class index needs one number per row.
 _ARRAYS: dict[Job, int] = {
-    "cross_entropy": 2, "forward": 2, "loss": 1, "softmax": 2, "log_softmax": 2, "binary": 3,
-    "linear": 0, "frozen": 0,
+    "cross_entropy": 2, "forward": 2, "loss": 1, "softmax": 2, "log_softmax": 2,
+    "categorical": 0, "binary": 3, "linear": 0, "frozen": 0,
 }  # fmt: skip
+_ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,8 @@ class Case:
 
     `job` is the name of the peer's function, `logits` their distribution (see `inputs`),
     `features` the K of x (N, K) if the logits are x @ weight.T, and `threads` the number of
-    threads, None for that of the run.
+    threads, None for that of the run. `image` is the height and width of the images whose pixels
+    are the rows, if the layout is that of segmentation, (n, C, h, w).
     """
 
     rows: int
@@ -34,10 +39,25 @@ class Case:
     target: Target = "index"
     features: int = 0
     threads: int | None = None
+    layout: Layout = "rows"
+    image: int = 0
+    label_dtype: str = "int64"
 
     def __str__(self) -> str:
         shape = f"{self.rows}x{self.classes}"
-        return "-".join((self.job, shape, self.dtype, self.logits, self.target))
+        parts = [self.job, shape, self.dtype, self.logits, self.target]
+        if self.layout != "rows":
+            parts.append(self.layout)
+        if self.label_dtype != "int64":
+            parts.append(self.label_dtype)
+        return "-".join(parts)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the logits."""
+        if self.layout == "channels-first":
+            return self.rows // self.image**2, self.classes, self.image, self.image
+        return (self.rows,) if self.job == "binary" else (self.rows, self.classes)
 
     @property
     def size(self) -> int:
@@ -48,7 +68,7 @@ class Case:
     def floor_bytes(self) -> int:
         """Least number of bytes to read and write, without those of O(N)."""
         arrays = _ARRAYS[self.job] + (self.target != "index")
-        return arrays * self.size * (4 if self.dtype == "float32" else 8)
+        return arrays * self.size * _ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
