@@ -1,10 +1,11 @@
 """Write docs/benchmarks.md: `python bench/page.py bench/results/*.json`."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from markdown_tables import against, insert, percent, table, times
 from results import Run, Spread, cases, number, ratio, spread
 
 from fastxent.bench import record
@@ -15,8 +16,6 @@ from fastxent.cli.bench import duration
 OURS = ["copy", "fastxent", "fastxent_out"]  # not rivals
 BEST_OF = ["torch", "torch_compile", "jax", "sklearn"]
 SIDES = ("rows", "classes", "dtype", "job", "logits", "target", "features")
-
-BEGIN, END = "<!-- measured: written by bench/page.py -->", "<!-- end -->"
 
 METHOD = """\
 Every peer runs in a process of its own with {threads} threads, NumPy's loops with the one they
@@ -43,34 +42,6 @@ python bench/page.py bench/results/*.json
 
 `python -m fastxent bench` is the short version.
 """
-
-
-def table(header: Sequence[str], lines: list[Sequence[str]]) -> str:
-    """A Markdown table, names left-aligned and numbers right-aligned."""
-    rule = ["---", *["--:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines)) + "\n"
-
-
-def against(value: Spread | None) -> str:
-    """A ratio to a peer with its range, bold if fastxent is slower."""
-    text = times(value)
-    return f"**{text}**" if value and value.median < 1 else text
-
-
-def times(value: Spread | None) -> str:
-    """A ratio with its range."""
-    if value is None:
-        return "–"
-    text = f"{value.median:.2f}"
-    return text if value.low == value.high else f"{text} ({value.low:.2f}–{value.high:.2f})"
-
-
-def percent(value: Spread | None) -> str:
-    """A share with its range."""
-    if value is None:
-        return "–"
-    text = f"{value.median:.0%}"
-    return text if value.low == value.high else f"{text} ({value.low:.0%}–{value.high:.0%})"
 
 
 def shape(case: dict[str, Any]) -> str:
@@ -312,13 +283,6 @@ def brief(runs: list[Run]) -> str:
             cells = (against(s and Spread(s.median, s.median, s.median)) for s in ratios)
             lines.append((PEERS[side["peer"]].name, *cells))
     return table(("float32, rows × classes", *shapes), lines)
-
-
-def insert(path: Path, text: str, begin: str = BEGIN) -> None:
-    """Replace the text between the marks of a page."""
-    before, _, rest = path.read_text().partition(begin)
-    _, _, after = rest.partition(END)
-    path.write_text("".join((before, begin, "\n", text, END, after)))
 
 
 def main() -> None:
