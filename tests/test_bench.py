@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +35,27 @@ SMALL = [
     Case(7, 5, label_dtype="uint8"),
     Case(7, 5, layout="column-major"),
 ]
+# Groups of other layouts, types and losses, in which peers differ in what they are given.
+OTHER = ("layouts", "half", "categorical", "binary_few", "labels")
 IN_PROCESS = ("fastxent", "fastxent_out", "numpy_idiom", "numpy_tuned", "scipy")
 
 
 def peer(name):
     return importlib.import_module(f"fastxent.bench.peers.{name}")
+
+
+def tiny(heat):
+    """A heat on a few rows and classes, of images of four pixels."""
+    return tuple(
+        replace(
+            entry,
+            case=replace(
+                entry.case, rows=min(entry.case.rows, 8), classes=min(entry.case.classes, 5),
+                image=min(entry.case.image, 2),
+            ),
+        )
+        for entry in heat
+    )  # fmt: skip
 
 
 # --- cases and answers ----------------------------------------------------------------------
@@ -63,6 +80,17 @@ def test_peers_agree_with_the_reference(case):
             for _ in range(2):  # buffers are used again
                 error = answers.error(call(), answers.expected(case, arrays))
                 assert error <= answers.TOLERANCE[case.dtype], name
+
+
+@pytest.mark.parametrize("group", OTHER)
+def test_peers_agree_on_other_layouts_and_types(group):
+    for heat in GROUPS[group].heats:
+        for entry in tiny(heat):
+            if entry.peer in IN_PROCESS:
+                case, arrays = entry.case, inputs.make(entry.case)
+                call = getattr(peer(entry.peer), case.job)(*arrays)
+                error = answers.error(call(), answers.expected(case, arrays))
+                assert error <= answers.TOLERANCE[case.dtype], entry
 
 
 def test_the_arrays_of_a_case():
@@ -205,6 +233,17 @@ def test_all_peers_that_are_installed(monkeypatch):
     assert not multiprocessing.active_children()
 
 
+def test_every_peer_on_other_layouts_and_types():
+    """As above, for peers that run in processes of their own; torch.compile takes too long."""
+    with Race(1) as race:
+        for group in OTHER:
+            for heat in GROUPS[group].heats:
+                sides = [e for e in tiny(heat) if e.peer not in ("torch_compile", *IN_PROCESS)]
+                for result in race.run(tuple(sides), 1, 0.001) if sides else ():
+                    missing = PEERS[result.peer].missing()
+                    assert result.note == (f"needs {missing}" if missing else ""), result
+
+
 def test_a_dead_worker_is_noted_and_replaced():
     (heat,) = heats([Case(6, 5)], ["copy", "numpy_idiom"])
 
@@ -258,13 +297,14 @@ def test_a_record_says_what_was_measured_where(results):
 
 
 def test_page_and_plots_from_json(results, tmp_path, monkeypatch):
-    """Two runs that hold every group become a page with every section, and its charts."""
+    """Two runs that hold every side become a page with every section, and its charts."""
     pytest.importorskip("matplotlib")
     run = record.load(results)
+    timed = run["results"][1]
     run["results"] = [
-        row | {"group": name, "classes": classes, "threads": threads}
-        for name in GROUPS for classes, threads in ((10, 1), (1000, 2), (10, 2))
-        for row in run["results"]
+        timed | asdict(entry.case)
+        | {"group": name, "peer": entry.peer, "threads": entry.case.threads or 2}
+        for name, group in GROUPS.items() for heat in group.heats for entry in heat
     ]  # fmt: skip
     run["results"].append(run["results"][0] | {"peer": "jax", "note": "needs optax"})
     run["startup"] = {side: {"median": 1.0, "seconds": [1.0]} for side in startup.SIDES}
@@ -276,9 +316,36 @@ def test_page_and_plots_from_json(results, tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "argv", [script, str(file), str(file), "--output", str(output)])
         importlib.import_module(script).main()
     assert {image.stem for image in images.iterdir()} == {"table", "classes", "rows", "threads"}
+    written = text.read_text()
     for group in GROUPS.values():
-        assert f"## {group.title}\n" in text.read_text()
-    assert "needs optax" in text.read_text()
+        assert f"## {group.title}\n" in written
+    assert "needs optax" in written
+    assert "| cross_entropy 4 × 21 × 256 × 256 float32, class axis 1 | time |" in written
+    for side in ("fastxent, rows", "fastxent in PyTorch, float32", "fastxent, uint8"):
+        assert f"\n| {side} |" in written
+
+
+def test_a_page_without_groups_that_were_not_measured(results, tmp_path, monkeypatch):
+    """Also from a run whose cases had fewer fields than today's."""
+    monkeypatch.syspath_prepend(BENCH)
+    page, reader = map(importlib.import_module, ("page", "results"))
+    run = record.load(results)
+    lately = ("layout", "image", "label_dtype")
+    case = Case(32, 1, job="binary")
+    run["results"] = [
+        {name: value for name, value in (row | asdict(case)).items() if name not in lately}
+        | {"group": "binary_few", "threads": 1}
+        for row in run["results"]
+    ]
+    record.save(run, tmp_path / "a.json")
+    old = reader.load(tmp_path / "a.json")
+    assert reader.case_of(old["results"][0]) == replace(case, threads=1)
+    written = page.page([old])
+    titles = [line[3:] for line in written.splitlines() if line.startswith("## ")]
+    assert titles == [
+        "How", "Other layouts, types and losses", GROUPS["binary_few"].title, "Where", "Again",
+    ]  # fmt: skip
+    assert "\n| binary 32 × 1 float32 |" in written
 
 
 # --- commands -------------------------------------------------------------------------------

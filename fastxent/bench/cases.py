@@ -1,7 +1,7 @@
 """The table of benchmark cases: job, shape, type, layout, logits, peers, rounds."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Job = Literal[
@@ -92,10 +92,15 @@ class Group:
     seconds: float = 0.1
 
 
+def sides(case: Case, peers: Iterable[str]) -> Heat:
+    """All peers on one case."""
+    return tuple(Entry(peer, case) for peer in peers)
+
+
 def heats(cases: Iterable[Case], peers: Iterable[str]) -> tuple[Heat, ...]:
     """A heat of all peers for each case."""
     names = tuple(peers)
-    return tuple(tuple(Entry(peer, case) for peer in names) for case in cases)
+    return tuple(sides(case, names) for case in cases)
 
 
 SHAPES = [(32, 10), (65536, 10), (16384, 100), (8192, 1000), (1024, 32000), (256, 128256)]
@@ -106,6 +111,12 @@ EVERYBODY = (
     "torch_compile", "jax", "numba",
 )  # fmt: skip
 FAST = ("copy", "fastxent", "fastxent_out", "torch_compile", "jax")
+
+SEGMENTED = Case(4 * 256 * 256, 21, layout="channels-first", image=256)
+COLUMNS = Case(8192, 1000, layout="column-major")
+TOKENS = Case(2048, 32000)  # of a language model, whose tensors are often of half precision
+HALF = Case(4096, 1000, "float16")
+LABELLED = Case(65536, 10)
 
 _SWEPT_SIZE = 4_000_000
 _SWEPT_CLASSES = [2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 32000, 128256]
@@ -189,5 +200,42 @@ GROUPS = {
         + heats([Case(*shape) for shape in PROGRAM_SHAPES],
                 ["fastxent", "fastxent_torch", "torch_module", "fastxent_jax", "jax"])
         + heats([Case(*shape, job="loss") for shape in PROGRAM_SHAPES], ["fastxent_jax", "jax"]),
+    ),
+    "layouts": Group(
+        "Class axis 1, and column-major logits",
+        (sides(SEGMENTED, ["copy", "fastxent", "fastxent_out", "numpy_idiom", "torch",
+                           "torch_compile", "jax"])
+         + sides(replace(SEGMENTED, layout="rows", image=0), ["fastxent", "fastxent_out"]),
+         sides(COLUMNS, ["copy", "fastxent", "fastxent_out", "numpy_idiom", "torch",
+                         "torch_compile", "jax"])
+         + sides(replace(COLUMNS, layout="rows"), ["fastxent", "fastxent_out"])),
+    ),
+    "half": Group(
+        "Half precision",
+        tuple(
+            sides(replace(TOKENS, dtype=dtype),
+                  ["copy", "fastxent_torch", "torch", "torch_compile", "jax"])
+            + sides(TOKENS, ["fastxent_torch"])
+            for dtype in ("bfloat16", "float16")
+        )
+        + (sides(HALF, ["copy", "fastxent", "fastxent_out", "numpy_idiom", "torch"])
+           + sides(replace(HALF, dtype="float32"), ["fastxent", "fastxent_out"]),),
+        rounds=5,
+    ),
+    "categorical": Group(
+        "categorical_cross_entropy by class index, loss alone",
+        heats([Case(65536, 10, job="categorical")],
+              ["fastxent", "numpy_idiom", "sklearn", "torch", "torch_compile", "jax"]),
+    ),
+    "binary_few": Group(
+        "Binary cross-entropy of few logits",
+        heats([Case(n, 1, job="binary") for n in (32, 10_000)],
+              ["copy", "fastxent", "fastxent_out", "numpy_idiom", "numpy_tuned", "scipy", "sklearn",
+               "torch", "torch_compile", "jax"]),
+    ),
+    "labels": Group(
+        "Integer types of the labels",
+        (tuple(Entry("fastxent", replace(LABELLED, label_dtype=dtype))
+               for dtype in ("int64", "int32", "uint8")),),
     ),
 }  # fmt: skip
