@@ -34,7 +34,8 @@ is a loss: below 1, fastxent is the slower one.
 """
 
 IN_SHORT = """\
-Time as a multiple of fastxent's with a new result, in the layout and types of the line.
+Time as a multiple of fastxent's with a new result, in the layout and types of the line; of
+categorical_cross_entropy for the loss alone.
 """
 
 LAYOUTS = """\
@@ -317,7 +318,7 @@ def main() -> None:
     beside = args.output.parent.with_name("README.md")
     if beside.exists() and "table" in raced:
         other = line_by_line(runs, OTHER)
-        insert(beside, brief(runs) + (f"\n{other}" if other else ""))
+        insert(beside, brief(runs) + (f"\n{IN_SHORT}\n{other}" if other else ""))
     beside = args.output.with_name("integrations.md")
     if beside.exists() and "programs" in raced:
         insert(beside, programs(runs))
