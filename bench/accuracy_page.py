@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from markdown_tables import insert, table
 from matplotlib.figure import Figure
-from page import insert, table
 
 from fastxent.bench import record
 

@@ -7,7 +7,7 @@
 from pathlib import Path
 from typing import Any
 
-from page import insert, table
+from markdown_tables import insert, table
 
 from fastxent.bench import record
 from fastxent.bench.peers import PEERS

@@ -1,22 +1,22 @@
 """Write docs/benchmarks.md: `python bench/page.py bench/results/*.json`."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from results import Run, Spread, cases, number, ratio, spread
+from heat_tables import described, line_by_line, side_by_side
+from markdown_tables import against, insert, percent, table, times
+from results import Run, Spread, case_of, cases, load, number, ratio, spread
 
 from fastxent.bench import record
 from fastxent.bench.cases import GROUPS
 from fastxent.bench.peers import PEERS
 from fastxent.cli.bench import duration
 
-OURS = ["copy", "fastxent", "fastxent_out"]  # not rivals
+OTHER = ("layouts", "half", "categorical", "binary_few", "labels")  # than those of the main table
 BEST_OF = ["torch", "torch_compile", "jax", "sklearn"]
 SIDES = ("rows", "classes", "dtype", "job", "logits", "target", "features")
-
-BEGIN, END = "<!-- measured: written by bench/page.py -->", "<!-- end -->"
 
 METHOD = """\
 Every peer runs in a process of its own with {threads} threads, NumPy's loops with the one they
@@ -33,6 +33,39 @@ With several runs, a number is the median of the runs and their range stands bes
 is a loss: below 1, fastxent is the slower one.
 """
 
+IN_SHORT = """\
+Time as a multiple of fastxent's with a new result, in the layout and types of the line; of
+categorical_cross_entropy for the loss alone.
+"""
+
+LAYOUTS = """\
+Segmentation has its classes on axis 1, before the pixels; some libraries hand over column-major
+arrays. "rows" is fastxent on the same numbers with the classes last and contiguous: that they were
+moved there is not timed. A new gradient is C-contiguous, "grad_out" is laid out as the logits. JAX
+copies a column-major array into rows once, when it takes it, which is not timed either.
+
+"""
+
+HALF = """\
+The first two are forward and backward on PyTorch's tensors (JAX: its arrays), the third is of NumPy
+arrays. fastxent computes in float32 and rounds the results; of a float16 tensor it keeps the
+gradient in float32 until `backward`, so that a loss scale is applied before it is rounded. The
+NumPy idiom is in float32 too, with a conversion before and after: in float16 p below 6e-8 is 0, and
+the loss infinite.
+
+"""
+
+CATEGORICAL = """\
+PyTorch and scikit-learn's `log_loss` take the logarithm of all probabilities, the others only of
+those of the labels; `log_loss` also checks the rows' sums.
+
+"""
+
+LABELS = """\
+fastxent on int64 labels, and on the same labels in shorter types.
+
+"""
+
 RERUN = """\
 ```sh
 pip install -e '.[bench,peers]'
@@ -43,34 +76,6 @@ python bench/page.py bench/results/*.json
 
 `python -m fastxent bench` is the short version.
 """
-
-
-def table(header: Sequence[str], lines: list[Sequence[str]]) -> str:
-    """A Markdown table, names left-aligned and numbers right-aligned."""
-    rule = ["---", *["--:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines)) + "\n"
-
-
-def against(value: Spread | None) -> str:
-    """A ratio to a peer with its range, bold if fastxent is slower."""
-    text = times(value)
-    return f"**{text}**" if value and value.median < 1 else text
-
-
-def times(value: Spread | None) -> str:
-    """A ratio with its range."""
-    if value is None:
-        return "–"
-    text = f"{value.median:.2f}"
-    return text if value.low == value.high else f"{text} ({value.low:.2f}–{value.high:.2f})"
-
-
-def percent(value: Spread | None) -> str:
-    """A share with its range."""
-    if value is None:
-        return "–"
-    text = f"{value.median:.0%}"
-    return text if value.low == value.high else f"{text} ({value.low:.0%}–{value.high:.0%})"
 
 
 def shape(case: dict[str, Any]) -> str:
@@ -103,32 +108,6 @@ def headline(runs: list[Run], dtype: str) -> str:
         "× best of PyTorch, torch.compile, JAX, scikit-learn",
     )  # fmt: skip
     return table(header, lines)
-
-
-def peers_side_by_side(runs: list[Run], group: str) -> str:
-    """One table per heat: time, ratio, speed and memory of each peer."""
-    parts = []
-    for case in cases(runs, group, *SIDES):
-        ours = {"peer": "fastxent", **case}
-        lines = []
-        for side in cases(runs, group, "peer"):
-            row = side | case
-            median = spread(runs, number("median", group, **row))
-            if median is None:
-                continue
-            speed = spread(runs, number("gb_per_s", group, **row))
-            extra = spread(runs, number("extra_mb", group, **row))
-            lines.append(
-                (PEERS[side["peer"]].name, duration(median.median),
-                 (times if side["peer"] in OURS else against)(
-                     spread(runs, ratio(group, row, ours))),
-                 f"{speed.median:.1f}" if speed else "–",
-                 percent(spread(runs, number("share_of_copy", group, **row))),
-                 f"{extra.median:.1f}" if extra else "–")
-            )  # fmt: skip
-        head = f"{case['job']} {shape(case)} {case['dtype']}"
-        parts.append(table((head, "time", "× fastxent", "GB/s", "of the copy", "extra MB"), lines))
-    return "\n".join(parts)
 
 
 def swept(runs: list[Run], group: str) -> str:
@@ -230,8 +209,7 @@ def notes(runs: list[Run]) -> str:
     """Peers that could not be timed, with the reason."""
     rows = [row for run in runs for row in run["results"] if "note" in row]
     lines = dict.fromkeys(
-        f"- {PEERS[row['peer']].name}, {row['job']} {shape(row)} {row['dtype']}: {row['note']}"
-        for row in rows
+        f"- {PEERS[row['peer']].name}, {described(case_of(row))}: {row['note']}" for row in rows
     )
     return "\n".join(lines)
 
@@ -245,9 +223,9 @@ SECTIONS: dict[str, Callable[[list[Run]], str]] = {
     "table": lambda runs: "\n".join(
         [*(headline(runs, dtype) for dtype in ("float32", "float64")), picture("table"),
          "All peers. Extra MB is what the process holds at a call's peak beyond its answer.\n",
-         peers_side_by_side(runs, "table")]
+         side_by_side(runs, "table")]
     ),
-    "loss": lambda runs: peers_side_by_side(runs, "loss"),
+    "loss": lambda runs: side_by_side(runs, "loss"),
     "classes": lambda runs: picture("classes") + swept(runs, "classes"),
     "rows": lambda runs: picture("rows") + swept(runs, "rows"),
     "threads": lambda runs: picture("threads") + threads(runs),
@@ -256,11 +234,16 @@ SECTIONS: dict[str, Callable[[list[Run]], str]] = {
         "Speed per byte that must move: half as many again with probabilities.\n\n"
         + against_first(runs, "targets", "target", lambda kind: 1 if kind == "index" else 1.5)
     ),
-    "softmax": lambda runs: peers_side_by_side(runs, "softmax"),
-    "binary": lambda runs: peers_side_by_side(runs, "binary"),
-    "linear": lambda runs: peers_side_by_side(runs, "linear"),
-    "frozen": lambda runs: peers_side_by_side(runs, "frozen"),
+    "softmax": lambda runs: side_by_side(runs, "softmax"),
+    "binary": lambda runs: side_by_side(runs, "binary"),
+    "linear": lambda runs: side_by_side(runs, "linear"),
+    "frozen": lambda runs: side_by_side(runs, "frozen"),
     "programs": lambda runs: programs(runs),
+    "layouts": lambda runs: LAYOUTS + side_by_side(runs, "layouts"),
+    "half": lambda runs: HALF + side_by_side(runs, "half"),
+    "categorical": lambda runs: CATEGORICAL + side_by_side(runs, "categorical"),
+    "binary_few": lambda runs: side_by_side(runs, "binary_few"),
+    "labels": lambda runs: LABELS + side_by_side(runs, "labels"),
 }  # fmt: skip
 
 
@@ -269,9 +252,14 @@ def page(runs: list[Run]) -> str:
     present = {row["group"] for run in runs for row in run["results"]}
     parts = ["# Benchmarks\n\nWritten by `bench/page.py` from `bench/results`.\n"]
     parts += ["## How\n", METHOD.format(threads=runs[0]["threads"])]
-    parts += [
-        f"## {GROUPS[name].title}\n\n{SECTIONS[name](runs)}" for name in GROUPS if name in present
-    ]
+    sections = {
+        name: f"## {GROUPS[name].title}\n\n{SECTIONS[name](runs)}"
+        for name in GROUPS if name in present
+    }  # fmt: skip
+    parts += [text for name, text in sections.items() if name not in OTHER]
+    if text := line_by_line(runs, OTHER):
+        parts.append(f"## Other layouts, types and losses\n\n{IN_SHORT}\n{text}")
+    parts += [text for name, text in sections.items() if name in OTHER]
     if any(run["startup"] for run in runs):
         parts.append(f"## Start-up\n\n{startup(runs)}")
     if text := notes(runs):
@@ -314,13 +302,6 @@ def brief(runs: list[Run]) -> str:
     return table(("float32, rows × classes", *shapes), lines)
 
 
-def insert(path: Path, text: str, begin: str = BEGIN) -> None:
-    """Replace the text between the marks of a page."""
-    before, _, rest = path.read_text().partition(begin)
-    _, _, after = rest.partition(END)
-    path.write_text("".join((before, begin, "\n", text, END, after)))
-
-
 def main() -> None:
     """Write the page, and the figures of the README, docs/one-pass.md and docs/integrations.md."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -328,16 +309,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/benchmarks.md"))
     args = parser.parse_args()
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    runs = [record.load(path) for path in args.results]
+    runs = [load(path) for path in args.results]
     args.output.write_text(page(runs))
+    raced = {row["group"] for run in runs for row in run["results"]}
     beside = args.output.with_name("one-pass.md")
-    if beside.exists():
+    if beside.exists() and "table" in raced:
         insert(beside, measured(runs))
     beside = args.output.parent.with_name("README.md")
-    if beside.exists():
-        insert(beside, brief(runs))
+    if beside.exists() and "table" in raced:
+        other = line_by_line(runs, OTHER)
+        insert(beside, brief(runs) + (f"\n{IN_SHORT}\n{other}" if other else ""))
     beside = args.output.with_name("integrations.md")
-    raced = {row["group"] for run in runs for row in run["results"]}
     if beside.exists() and "programs" in raced:
         insert(beside, programs(runs))
 

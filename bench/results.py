@@ -1,10 +1,13 @@
 """Numbers of several runs: one per run, then median and range."""
 
+import dataclasses
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastxent.bench import record
+from fastxent.bench.cases import Case
 
 Run = dict[str, Any]
 
@@ -15,6 +18,25 @@ class Spread(NamedTuple):
     median: float
     low: float
     high: float
+
+
+# Fields of a case that rows measured before them lack, with the values that they had.
+_DEFAULTS = {
+    field.name: field.default
+    for field in dataclasses.fields(Case)
+    if field.default is not dataclasses.MISSING
+}
+
+
+def load(path: Path) -> Run:
+    """Read a run, also one whose cases had fewer fields."""
+    run = record.load(path)
+    return run | {"results": [_DEFAULTS | row for row in run["results"]]}
+
+
+def case_of(row: record.Row) -> Case:
+    """The case that a row was measured on."""
+    return Case(**{field.name: row[field.name] for field in dataclasses.fields(Case)})
 
 
 def spread(runs: list[Run], value: Callable[[Run], float | None]) -> Spread | None:

@@ -13,6 +13,7 @@ from fastxent.cli.output import progress
 
 STARTUP_ROUNDS = 3
 QUICK_SIZE = 100_000  # logits
+QUICK_IMAGE = 16  # height and width of an image
 
 
 def quick(group: Group) -> Group:
@@ -24,7 +25,9 @@ def quick(group: Group) -> Group:
 
 
 def _small(case: Case) -> Case:
-    return replace(case, rows=min(case.rows, max(QUICK_SIZE // case.classes, 1)))
+    image = min(case.image, QUICK_IMAGE)
+    rows = min(case.rows, max(QUICK_SIZE // case.classes, 1))
+    return replace(case, rows=rows - rows % max(image**2, 1), image=image)  # whole images
 
 
 def main() -> None:

@@ -15,6 +15,8 @@ CASES = [
     Case(8192, 1000, "float64"),
     Case(8192, 1000, logits="confident"),
     Case(8192, 1000, target="soft"),
+    Case(65536, 21, layout="channels-first", image=256),
+    Case(8192, 1000, layout="column-major"),
     Case(8192, 1000, job="softmax"),
     Case(1_000_000, 1, job="binary"),
 ]

@@ -8,13 +8,14 @@ import json
 import multiprocessing
 import os
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fastxent import cli
-from fastxent.bench import answers, inputs, record, serve, startup
+from fastxent.bench import answers, dtypes, inputs, layouts, record, serve, startup
 from fastxent.bench.cases import EVERYBODY, GROUPS, Case, heats
 from fastxent.bench.peers import PEERS
 from fastxent.bench.race import Race
@@ -30,11 +31,31 @@ SMALL = [
     Case(7, 5, job="log_softmax"),
     Case(7, 1, job="binary"),
     Case(7, 5, job="linear", features=3),
+    Case(7, 5, job="categorical"),
+    Case(7, 5, label_dtype="uint8"),
+    Case(7, 5, layout="column-major"),
 ]
+# Groups of other layouts, types and losses, in which peers differ in what they are given.
+OTHER = ("layouts", "half", "categorical", "binary_few", "labels")
+IN_PROCESS = ("fastxent", "fastxent_out", "numpy_idiom", "numpy_tuned", "scipy")
 
 
 def peer(name):
     return importlib.import_module(f"fastxent.bench.peers.{name}")
+
+
+def tiny(heat):
+    """A heat on a few rows and classes, of images of four pixels."""
+    return tuple(
+        replace(
+            entry,
+            case=replace(
+                entry.case, rows=min(entry.case.rows, 8), classes=min(entry.case.classes, 5),
+                image=min(entry.case.image, 2),
+            ),
+        )
+        for entry in heat
+    )  # fmt: skip
 
 
 # --- cases and answers ----------------------------------------------------------------------
@@ -53,12 +74,57 @@ def test_table_of_cases():
 @pytest.mark.parametrize("case", SMALL, ids=str)
 def test_peers_agree_with_the_reference(case):
     arrays = inputs.make(case)
-    for name in ("fastxent", "fastxent_out", "numpy_idiom", "numpy_tuned", "scipy"):
+    for name in IN_PROCESS:
         if hasattr(peer(name), case.job):
             call = getattr(peer(name), case.job)(*arrays)
             for _ in range(2):  # buffers are used again
                 error = answers.error(call(), answers.expected(case, arrays))
                 assert error <= answers.TOLERANCE[case.dtype], name
+
+
+@pytest.mark.parametrize("group", OTHER)
+def test_peers_agree_on_other_layouts_and_types(group):
+    for heat in GROUPS[group].heats:
+        for entry in tiny(heat):
+            if entry.peer in IN_PROCESS:
+                case, arrays = entry.case, inputs.make(entry.case)
+                call = getattr(peer(entry.peer), case.job)(*arrays)
+                error = answers.error(call(), answers.expected(case, arrays))
+                assert error <= answers.TOLERANCE[case.dtype], entry
+
+
+def test_the_arrays_of_a_case():
+    """Type, layout and labels are those of the case; the numbers do not depend on the layout."""
+    rows, labels = inputs.make(Case(8, 5))
+    images, pixels = inputs.make(Case(8, 5, layout="channels-first", image=2))
+    assert images.shape == Case(8, 5, layout="channels-first", image=2).shape == (2, 5, 2, 2)
+    assert images.flags.c_contiguous and pixels.shape == (2, 2, 2)
+    np.testing.assert_array_equal(layouts.as_rows(images), rows)
+    np.testing.assert_array_equal(layouts.as_rows(pixels), labels)
+    columns, _ = inputs.make(Case(8, 5, layout="column-major"))
+    assert columns.flags.f_contiguous and (columns == rows).all()
+    short, narrow = inputs.make(Case(8, 5, "float16", label_dtype="uint8"))
+    assert short.dtype == np.float16 and narrow.dtype == np.uint8
+    np.testing.assert_array_equal(short, rows.astype(np.float16))
+    np.testing.assert_array_equal(narrow, labels)
+
+
+def test_names_and_bytes_of_cases():
+    """Names of the usual cases stay, for results are kept under them; others say what is other."""
+    assert str(Case(7, 5)) == "cross_entropy-7x5-float32-random-index"
+    other = Case(8, 5, "float16", layout="channels-first", image=2, label_dtype="int32")
+    assert str(other) == "cross_entropy-8x5-float16-random-index-channels-first-int32"
+    assert other.floor_bytes == 2 * 8 * 5 * 2 and Case(8, 5, "bfloat16").floor_bytes == 160
+    assert Case(8, 5).floor_bytes == 320 and Case(8, 5, "float64").floor_bytes == 640
+
+
+def test_bfloat16_keeps_its_type_in_files(tmp_path):
+    pytest.importorskip("ml_dtypes")
+    arrays = inputs.make(Case(8, 5, "bfloat16"))
+    serve.save(tmp_path, "inputs", arrays)
+    logits, labels = serve.load(tmp_path, "inputs")
+    assert logits.dtype == dtypes.named("bfloat16") and labels.dtype == np.int64
+    assert (logits == arrays[0]).all()
 
 
 @pytest.mark.parametrize("target", ["index", "soft", "one-hot"])
@@ -88,6 +154,26 @@ def test_a_wrong_answer_is_an_error(spoil):
     loss, grad = answers.expected(case, arrays)
     assert not answers.error((loss, spoil(grad)), (loss, grad)) <= 1e-4
     assert not answers.error((spoil(loss[None])[:1].sum(), grad), (loss, grad)) <= 1e-4
+
+
+def test_a_wrong_image_is_an_error():
+    """Of logits with the classes on axis 1 the errors are those of the pixels."""
+    case = Case(64, 5, layout="channels-first", image=4)
+    loss, grad = answers.expected(case, inputs.make(case))
+    spoiled = grad.copy()
+    spoiled[-1, :, 3, 2] *= 1.001
+    assert answers.error((loss, grad), (loss, grad)) == 0
+    assert 4e-4 < answers.error((loss, spoiled), (loss, grad)) < 2e-3
+    assert not answers.error((loss, layouts.as_rows(grad)), (loss, grad)) <= 1e-4
+
+
+def test_float16_may_round_to_its_own_steps():
+    """A gradient that float16 holds no better is right, one two steps beside is not."""
+    case = Case(4096, 50, "float16")
+    loss, grad = answers.expected(case, inputs.make(case))
+    assert answers.error((loss, grad.astype(np.float16)), (loss, grad)) <= 1e-3
+    beside = (grad + 2 * np.finfo(np.float16).smallest_subnormal).astype(np.float16)
+    assert not answers.error((loss, beside), (loss, grad)) <= answers.TOLERANCE["float16"]
 
 
 # --- workers --------------------------------------------------------------------------------
@@ -147,6 +233,17 @@ def test_all_peers_that_are_installed(monkeypatch):
     assert not multiprocessing.active_children()
 
 
+def test_every_peer_on_other_layouts_and_types():
+    """As above, for peers that run in processes of their own; torch.compile takes too long."""
+    with Race(1) as race:
+        for group in OTHER:
+            for heat in GROUPS[group].heats:
+                sides = [e for e in tiny(heat) if e.peer not in ("torch_compile", *IN_PROCESS)]
+                for result in race.run(tuple(sides), 1, 0.001) if sides else ():
+                    missing = PEERS[result.peer].missing()
+                    assert result.note == (f"needs {missing}" if missing else ""), result
+
+
 def test_a_dead_worker_is_noted_and_replaced():
     (heat,) = heats([Case(6, 5)], ["copy", "numpy_idiom"])
 
@@ -200,13 +297,14 @@ def test_a_record_says_what_was_measured_where(results):
 
 
 def test_page_and_plots_from_json(results, tmp_path, monkeypatch):
-    """Two runs that hold every group become a page with every section, and its charts."""
+    """Two runs that hold every side become a page with every section, and its charts."""
     pytest.importorskip("matplotlib")
     run = record.load(results)
+    timed = run["results"][1]
     run["results"] = [
-        row | {"group": name, "classes": classes, "threads": threads}
-        for name in GROUPS for classes, threads in ((10, 1), (1000, 2), (10, 2))
-        for row in run["results"]
+        timed | asdict(entry.case)
+        | {"group": name, "peer": entry.peer, "threads": entry.case.threads or 2}
+        for name, group in GROUPS.items() for heat in group.heats for entry in heat
     ]  # fmt: skip
     run["results"].append(run["results"][0] | {"peer": "jax", "note": "needs optax"})
     run["startup"] = {side: {"median": 1.0, "seconds": [1.0]} for side in startup.SIDES}
@@ -218,9 +316,36 @@ def test_page_and_plots_from_json(results, tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "argv", [script, str(file), str(file), "--output", str(output)])
         importlib.import_module(script).main()
     assert {image.stem for image in images.iterdir()} == {"table", "classes", "rows", "threads"}
+    written = text.read_text()
     for group in GROUPS.values():
-        assert f"## {group.title}\n" in text.read_text()
-    assert "needs optax" in text.read_text()
+        assert f"## {group.title}\n" in written
+    assert "needs optax" in written
+    assert "| cross_entropy 4 × 21 × 256 × 256 float32, class axis 1 | time |" in written
+    for side in ("fastxent, rows", "fastxent in PyTorch, float32", "fastxent, uint8"):
+        assert f"\n| {side} |" in written
+
+
+def test_a_page_without_groups_that_were_not_measured(results, tmp_path, monkeypatch):
+    """Also from a run whose cases had fewer fields than today's."""
+    monkeypatch.syspath_prepend(BENCH)
+    page, reader = map(importlib.import_module, ("page", "results"))
+    run = record.load(results)
+    lately = ("layout", "image", "label_dtype")
+    case = Case(32, 1, job="binary")
+    run["results"] = [
+        {name: value for name, value in (row | asdict(case)).items() if name not in lately}
+        | {"group": "binary_few", "threads": 1}
+        for row in run["results"]
+    ]
+    record.save(run, tmp_path / "a.json")
+    old = reader.load(tmp_path / "a.json")
+    assert reader.case_of(old["results"][0]) == replace(case, threads=1)
+    written = page.page([old])
+    titles = [line[3:] for line in written.splitlines() if line.startswith("## ")]
+    assert titles == [
+        "How", "Other layouts, types and losses", GROUPS["binary_few"].title, "Where", "Again",
+    ]  # fmt: skip
+    assert "\n| binary 32 × 1 float32 |" in written
 
 
 # --- commands -------------------------------------------------------------------------------

@@ -8,10 +8,14 @@ from numpy.typing import NDArray
 
 from fastxent import reference
 from fastxent.bench.cases import Case
+from fastxent.bench.dtypes import as_array
+from fastxent.bench.layouts import as_rows, laid_out
 
 Array = NDArray[Any]
 
-TOLERANCE = {"float32": 1e-4, "float64": 1e-10}
+TOLERANCE = {"float16": 1e-2, "bfloat16": 3e-2, "float32": 1e-4, "float64": 1e-10}
+# Between neighbours near 0, to which float16 rounds the p/N of most classes: no error of a peer.
+_HALF_STEP = float(np.finfo(np.float16).smallest_subnormal)
 _BLOCK = 1 << 16  # logits per block, so that a dozen float64 arrays stay in cache
 
 
@@ -23,16 +27,22 @@ def expected(case: Case, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
     if case.job == "binary":
         loss, grad = reference.binary_cross_entropy_with_logits(*arrays, return_grad=True)
         return np.asarray(loss), grad
+    arrays = tuple(map(as_rows, arrays))
     blocks = [[array[rows] for array in arrays] for rows in _blocks(*arrays[0].shape)]
     if case.job in ("softmax", "log_softmax"):
         function = getattr(reference, case.job)
-        return (np.concatenate([function(*block) for block in blocks]),)
+        return (laid_out(case, np.concatenate([function(*block) for block in blocks])),)
+    if case.job == "categorical":
+        sums = (reference.categorical_cross_entropy(*b, reduction="sum") for b in blocks)
+        return (np.asarray(sum(sums) / case.rows),)
     losses, grads = zip(
         *(reference.cross_entropy(*block, reduction="sum", return_grad=True) for block in blocks),
         strict=True,
     )
     loss = np.asarray(sum(losses) / case.rows)
-    return (loss,) if case.job in ("loss", "forward") else (loss, np.concatenate(grads) / case.rows)
+    if case.job in ("loss", "forward"):
+        return (loss,)
+    return loss, laid_out(case, np.concatenate(grads) / case.rows)
 
 
 def _linear(x: Array, weight: Array, target: Array) -> tuple[Array, ...]:
@@ -60,8 +70,8 @@ def error(answer: Any, exact: tuple[Array, ...]) -> float:
     confident rows.
     """
     parts = answer if isinstance(answer, tuple) else (answer,)
-    scale = len(exact[-1]) if exact[-1].ndim else 1
-    errors = [_error(np.asarray(a), want, scale) for a, want in zip(parts, exact, strict=True)]
+    scale = len(as_rows(exact[-1])) if exact[-1].ndim else 1
+    errors = [_error(as_array(a), want, scale) for a, want in zip(parts, exact, strict=True)]
     return float(np.max(errors))  # nan if any is
 
 
@@ -70,9 +80,11 @@ def _error(got: Array, want: Array, scale: int) -> Any:
         return np.inf
     if not want.ndim:
         return np.abs(got - want) / np.abs(want)
+    got, want = as_rows(got), as_rows(want)
+    step = _HALF_STEP if got.dtype == np.float16 else 0.0
     worst = []
     for rows in _blocks(len(want), want.size // len(want)):
         size = np.abs(want[rows]).sum(axis=-1)
-        difference = np.abs(got[rows] - want[rows]).sum(axis=-1)
+        difference = np.maximum(np.abs(got[rows] - want[rows]) - step, 0).sum(axis=-1)
         worst.append(np.max(difference / np.maximum(size, 1 / scale)))
     return np.max(worst)

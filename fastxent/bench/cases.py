@@ -1,20 +1,24 @@
-"""The table of benchmark cases: job, shape, type, logits, peers, rounds."""
+"""The table of benchmark cases: job, shape, type, layout, logits, peers, rounds."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Job = Literal[
-    "cross_entropy", "forward", "loss", "softmax", "log_softmax", "binary", "linear", "frozen"
-]
+    "cross_entropy", "forward", "loss", "softmax", "log_softmax", "categorical", "binary", "linear",
+    "frozen",
+]  # fmt: skip
 Logits = Literal["random", "wide", "confident"]
 Target = Literal["index", "soft", "one-hot"]
+Layout = Literal["rows", "channels-first", "column-major"]
 
-# How many arrays of the logits' size a job has to read or write; the linear loss has none.
+# How many arrays of the logits' size a job has to read or write. The linear loss has none, and of
+# probabilities the loss by class index needs one number per row.
 _ARRAYS: dict[Job, int] = {
-    "cross_entropy": 2, "forward": 2, "loss": 1, "softmax": 2, "log_softmax": 2, "binary": 3,
-    "linear": 0, "frozen": 0,
+    "cross_entropy": 2, "forward": 2, "loss": 1, "softmax": 2, "log_softmax": 2,
+    "categorical": 0, "binary": 3, "linear": 0, "frozen": 0,
 }  # fmt: skip
+_ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,8 @@ class Case:
 
     `job` is the name of the peer's function, `logits` their distribution (see `inputs`),
     `features` the K of x (N, K) if the logits are x @ weight.T, and `threads` the number of
-    threads, None for that of the run.
+    threads, None for that of the run. `image` is the height and width of the images whose pixels
+    are the rows, if the layout is that of segmentation, (n, C, h, w).
     """
 
     rows: int
@@ -34,10 +39,25 @@ class Case:
     target: Target = "index"
     features: int = 0
     threads: int | None = None
+    layout: Layout = "rows"
+    image: int = 0
+    label_dtype: str = "int64"
 
     def __str__(self) -> str:
         shape = f"{self.rows}x{self.classes}"
-        return "-".join((self.job, shape, self.dtype, self.logits, self.target))
+        parts = [self.job, shape, self.dtype, self.logits, self.target]
+        if self.layout != "rows":
+            parts.append(self.layout)
+        if self.label_dtype != "int64":
+            parts.append(self.label_dtype)
+        return "-".join(parts)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the logits."""
+        if self.layout == "channels-first":
+            return self.rows // self.image**2, self.classes, self.image, self.image
+        return (self.rows,) if self.job == "binary" else (self.rows, self.classes)
 
     @property
     def size(self) -> int:
@@ -48,7 +68,7 @@ class Case:
     def floor_bytes(self) -> int:
         """Least number of bytes to read and write, without those of O(N)."""
         arrays = _ARRAYS[self.job] + (self.target != "index")
-        return arrays * self.size * (4 if self.dtype == "float32" else 8)
+        return arrays * self.size * _ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -72,10 +92,15 @@ class Group:
     seconds: float = 0.1
 
 
+def sides(case: Case, peers: Iterable[str]) -> Heat:
+    """All peers on one case."""
+    return tuple(Entry(peer, case) for peer in peers)
+
+
 def heats(cases: Iterable[Case], peers: Iterable[str]) -> tuple[Heat, ...]:
     """A heat of all peers for each case."""
     names = tuple(peers)
-    return tuple(tuple(Entry(peer, case) for peer in names) for case in cases)
+    return tuple(sides(case, names) for case in cases)
 
 
 SHAPES = [(32, 10), (65536, 10), (16384, 100), (8192, 1000), (1024, 32000), (256, 128256)]
@@ -86,6 +111,12 @@ EVERYBODY = (
     "torch_compile", "jax", "numba",
 )  # fmt: skip
 FAST = ("copy", "fastxent", "fastxent_out", "torch_compile", "jax")
+
+SEGMENTED = Case(4 * 256 * 256, 21, layout="channels-first", image=256)
+COLUMNS = Case(8192, 1000, layout="column-major")
+TOKENS = Case(2048, 32000)  # of a language model, whose tensors are often of half precision
+HALF = Case(4096, 1000, "float16")
+LABELLED = Case(65536, 10)
 
 _SWEPT_SIZE = 4_000_000
 _SWEPT_CLASSES = [2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 32000, 128256]
@@ -169,5 +200,42 @@ GROUPS = {
         + heats([Case(*shape) for shape in PROGRAM_SHAPES],
                 ["fastxent", "fastxent_torch", "torch_module", "fastxent_jax", "jax"])
         + heats([Case(*shape, job="loss") for shape in PROGRAM_SHAPES], ["fastxent_jax", "jax"]),
+    ),
+    "layouts": Group(
+        "Class axis 1, and column-major logits",
+        (sides(SEGMENTED, ["copy", "fastxent", "fastxent_out", "numpy_idiom", "torch",
+                           "torch_compile", "jax"])
+         + sides(replace(SEGMENTED, layout="rows", image=0), ["fastxent", "fastxent_out"]),
+         sides(COLUMNS, ["copy", "fastxent", "fastxent_out", "numpy_idiom", "torch",
+                         "torch_compile", "jax"])
+         + sides(replace(COLUMNS, layout="rows"), ["fastxent", "fastxent_out"])),
+    ),
+    "half": Group(
+        "Half precision",
+        tuple(
+            sides(replace(TOKENS, dtype=dtype),
+                  ["copy", "fastxent_torch", "torch", "torch_compile", "jax"])
+            + sides(TOKENS, ["fastxent_torch"])
+            for dtype in ("bfloat16", "float16")
+        )
+        + (sides(HALF, ["copy", "fastxent", "fastxent_out", "numpy_idiom", "torch"])
+           + sides(replace(HALF, dtype="float32"), ["fastxent", "fastxent_out"]),),
+        rounds=5,
+    ),
+    "categorical": Group(
+        "categorical_cross_entropy by class index, loss alone",
+        heats([Case(65536, 10, job="categorical")],
+              ["fastxent", "numpy_idiom", "sklearn", "torch", "torch_compile", "jax"]),
+    ),
+    "binary_few": Group(
+        "Binary cross-entropy of few logits",
+        heats([Case(n, 1, job="binary") for n in (32, 10_000)],
+              ["copy", "fastxent", "fastxent_out", "numpy_idiom", "numpy_tuned", "scipy", "sklearn",
+               "torch", "torch_compile", "jax"]),
+    ),
+    "labels": Group(
+        "Integer types of the labels",
+        (tuple(Entry("fastxent", replace(LABELLED, label_dtype=dtype))
+               for dtype in ("int64", "int32", "uint8")),),
     ),
 }  # fmt: skip

@@ -6,6 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastxent.bench.cases import Case
+from fastxent.bench.dtypes import named
+from fastxent.bench.layouts import laid_out
+from fastxent.reference import softmax
 
 Array = NDArray[Any]
 
@@ -16,13 +19,24 @@ RIGHT = 0.95  # share of confident rows whose first class is the label
 
 
 def make(case: Case) -> tuple[Array, ...]:
-    """Arguments of the job's function: (logits, target), (logits,) or (x, weight, target)."""
+    """Arguments of the job's function: (logits or p, target), (logits,) or (x, weight, target)."""
+    dtype = named(case.dtype)
+    arrays = (laid_out(case, array) for array in _rows(case))
+    return tuple(a if a.dtype.kind in "iu" else a.astype(dtype, copy=False) for a in arrays)
+
+
+def _drawn(case: Case) -> type[np.float32] | type[np.float64]:
+    """The type that numbers are drawn in: a generator has none that is shorter than float32."""
+    return np.float64 if case.dtype == "float64" else np.float32
+
+
+def _rows(case: Case) -> tuple[Array, ...]:
     rng = np.random.default_rng(0)
-    dtype = np.dtype(case.dtype).type
+    dtype = _drawn(case)
     if case.job == "binary":
         labels = rng.integers(0, 2, case.rows).astype(dtype)
         return dtype(SPREAD) * rng.standard_normal(case.rows, dtype), labels
-    labels = rng.integers(0, case.classes, case.rows)
+    labels = rng.integers(0, case.classes, case.rows).astype(case.label_dtype, copy=False)
     if case.job in ("linear", "frozen"):
         x = rng.standard_normal((case.rows, case.features), dtype)
         weight = rng.standard_normal((case.classes, case.features), dtype)
@@ -31,11 +45,14 @@ def make(case: Case) -> tuple[Array, ...]:
     logits = _logits(case, labels, rng)
     if case.job in ("softmax", "log_softmax"):
         return (logits,)
+    if case.job == "categorical":
+        # Of standard normal logits: scikit-learn clips p below the type's eps.
+        return softmax(logits / dtype(SPREAD)).astype(dtype), labels
     return logits, _target(case, labels, rng)
 
 
 def _logits(case: Case, labels: Array, rng: np.random.Generator) -> Array:
-    shape, dtype = (case.rows, case.classes), np.dtype(case.dtype).type
+    shape, dtype = (case.rows, case.classes), _drawn(case)
     if case.logits == "wide":
         logits: Array = dtype(2 * WIDE) * rng.random(shape, dtype) - dtype(WIDE)
         return logits
@@ -52,7 +69,7 @@ def _logits(case: Case, labels: Array, rng: np.random.Generator) -> Array:
 def _target(case: Case, labels: Array, rng: np.random.Generator) -> Array:
     if case.target == "index":
         return labels
-    target = np.zeros((case.rows, case.classes), case.dtype)
+    target = np.zeros((case.rows, case.classes), _drawn(case))
     if case.target == "one-hot":
         target[np.arange(case.rows), labels] = 1
     else:

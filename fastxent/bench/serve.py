@@ -10,6 +10,7 @@ import numpy as np
 import fastxent as fx
 from fastxent.bench import answers, measure
 from fastxent.bench.cases import Case
+from fastxent.bench.dtypes import as_array, restored
 from fastxent.bench.peers import PEERS
 
 _LARGE = 1 << 26  # bytes of an array from which memory is measured
@@ -64,7 +65,7 @@ class _Server:
             if not error <= answers.TOLERANCE[case.dtype]:  # nan fails too
                 self.call = None
                 raise PeerFailed(f"wrong: {error:.1e} from the reference (relative)")
-        last = np.asarray(answer[-1] if isinstance(answer, tuple) else answer)
+        last = as_array(answer[-1] if isinstance(answer, tuple) else answer)
         facts = {"logits_mod_64": arrays[0].ctypes.data % 64, "grad_mod_64": last.ctypes.data % 64}
         del answer, last
         measured = case.size * 4 >= _LARGE or case.job == "frozen"  # a job about memory
@@ -89,4 +90,4 @@ def save(folder: Path, kind: str, arrays: tuple[Any, ...]) -> None:
 def load(folder: Path, kind: str, mmap_mode: Any = None) -> tuple[Any, ...]:
     """Load the arrays saved under this name."""
     files = sorted(folder.glob(f"{kind}*.npy"))
-    return tuple(np.load(file, mmap_mode=mmap_mode) for file in files)
+    return tuple(restored(np.load(file, mmap_mode=mmap_mode)) for file in files)

@@ -13,10 +13,13 @@ Call = Callable[[], Any]
 
 def softmax(logits: Any) -> Call:
     """A copy of the logits by all threads."""
-    buffer = np.empty_like(logits)
+    # In the order of memory. Types of two bytes as integers: for bfloat16 NumPy has a slow loop.
+    source = logits.ravel(order="K")
+    source = source.view(np.uint16) if source.itemsize == 2 else source
+    buffer = np.empty_like(source)
     if (threads := fx.get_num_threads()) > 1:
-        return _shared(buffer.ravel(), logits.ravel(), threads)
-    return lambda: _copy(buffer, logits)
+        return _shared(buffer, source, threads)
+    return lambda: _copy(buffer, source)
 
 
 def _copy(buffer: Any, logits: Any) -> Any:

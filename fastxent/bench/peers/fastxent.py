@@ -10,6 +10,8 @@ Call = Callable[[], Any]
 
 def cross_entropy(logits: Any, target: Any) -> Call:
     """Mean loss and gradient."""
+    if logits.ndim > 2:
+        return lambda: fx.cross_entropy(logits, target, axis=1, return_grad=True)
     return lambda: fx.cross_entropy(logits, target, return_grad=True)
 
 
@@ -31,6 +33,11 @@ def softmax(logits: Any) -> Call:
 def log_softmax(logits: Any) -> Call:
     """Their logarithms."""
     return lambda: fx.log_softmax(logits)
+
+
+def categorical(probs: Any, target: Any) -> Call:
+    """Mean loss of probabilities alone."""
+    return lambda: (fx.categorical_cross_entropy(probs, target),)
 
 
 def binary(logits: Any, target: Any) -> Call:

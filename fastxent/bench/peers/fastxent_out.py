@@ -11,8 +11,10 @@ Call = Callable[[], Any]
 
 
 def cross_entropy(logits: Any, target: Any) -> Call:
-    """Mean loss and gradient."""
+    """Mean loss and gradient, in the layout of the logits."""
     buffer = np.empty_like(logits)
+    if logits.ndim > 2:
+        return lambda: fx.cross_entropy(logits, target, axis=1, grad_out=buffer)
     return lambda: fx.cross_entropy(logits, target, grad_out=buffer)
 
 

@@ -10,6 +10,10 @@ Call = Callable[[], Any]
 
 def cross_entropy(logits: Any, target: Any) -> Call:
     """Mean loss and gradient."""
+    if logits.ndim > 2:
+        return lambda: _class_axis_1(logits, target)
+    if logits.dtype == np.float16:
+        return lambda: _by_float32(logits, target)
     return lambda: _cross_entropy(logits, target)
 
 
@@ -23,6 +27,22 @@ def _cross_entropy(logits: Any, target: Any) -> tuple[Any, Any]:
     return loss, grad / len(target)
 
 
+def _class_axis_1(logits: Any, target: Any) -> tuple[Any, Any]:
+    labels = np.expand_dims(target, 1)
+    exps = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probs = exps / exps.sum(axis=1, keepdims=True)
+    picked = np.take_along_axis(probs, labels, axis=1)
+    grad = probs.copy()
+    np.put_along_axis(grad, labels, picked - 1, axis=1)
+    return -np.log(picked).mean(), grad / target.size
+
+
+def _by_float32(logits: Any, target: Any) -> tuple[Any, Any]:
+    """In float16 itself p below 6e-8 is 0, and the loss infinite."""
+    loss, grad = _cross_entropy(logits.astype(np.float32), target)
+    return loss, grad.astype(np.float16)
+
+
 def loss(logits: Any, target: Any) -> Call:
     """Mean loss alone."""
 
@@ -32,6 +52,11 @@ def loss(logits: Any, target: Any) -> Call:
         return ((np.log(np.exp(shifted).sum(axis=1)) - picked).mean(),)
 
     return call
+
+
+def categorical(probs: Any, target: Any) -> Call:
+    """Mean loss of probabilities alone."""
+    return lambda: (-np.log(probs[np.arange(len(target)), target]).mean(),)
 
 
 def binary(logits: Any, target: Any) -> Call:

@@ -38,3 +38,13 @@ def softmax(logits: Any) -> Call:
 def log_softmax(logits: Any) -> Call:
     """Their logarithms."""
     return lambda: special.log_softmax(logits, axis=1)
+
+
+def binary(logits: Any, target: Any) -> Call:
+    """Mean loss and gradient."""
+
+    def call() -> Any:
+        loss = ((1 - target) * logits - special.log_expit(logits)).mean()
+        return loss, (special.expit(logits) - target) / len(target)
+
+    return call

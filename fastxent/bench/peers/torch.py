@@ -3,16 +3,24 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
 Call = Callable[[], Any]
 
 
+def tensor(array: Any) -> Any:
+    """A tensor in an array's memory; of bfloat16, which PyTorch does not accept, by its bits."""
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
 def loss_and_grads(function: Callable[..., Any], parameters: list[Any], target: Any) -> Call:
     """A loss of the parameters and its gradients, as in a training step."""
-    leaves = [torch.from_numpy(array).requires_grad_() for array in parameters]
-    labels = torch.from_numpy(target)
+    leaves = [tensor(array).requires_grad_() for array in parameters]
+    labels = tensor(target)
 
     def call() -> Any:
         for leaf in leaves:
@@ -26,8 +34,8 @@ def loss_and_grads(function: Callable[..., Any], parameters: list[Any], target: 
 
 def frozen_head(function: Callable[..., Any], x: Any, weight: Any, target: Any) -> Call:
     """A loss of x and weights that do not require grad, and the gradient of x."""
-    leaf, fixed = torch.from_numpy(x).requires_grad_(), torch.from_numpy(weight)
-    labels = torch.from_numpy(target)
+    leaf, fixed = tensor(x).requires_grad_(), tensor(weight)
+    labels = tensor(target)
 
     def call() -> Any:
         leaf.grad = None
@@ -40,7 +48,7 @@ def frozen_head(function: Callable[..., Any], x: Any, weight: Any, target: Any) 
 
 def loss_in_graph(function: Callable[..., Any], logits: Any, target: Any) -> Call:
     """A loss with its autograd graph, ready for backward."""
-    leaf, labels = torch.from_numpy(logits).requires_grad_(), torch.from_numpy(target)
+    leaf, labels = tensor(logits).requires_grad_(), tensor(target)
     return lambda: (function(leaf, labels).detach(),)
 
 
@@ -51,20 +59,31 @@ def cross_entropy(logits: Any, target: Any) -> Call:
 
 def loss(logits: Any, target: Any) -> Call:
     """Mean loss alone, without a graph."""
-    x, labels = torch.from_numpy(logits), torch.from_numpy(target)
+    x, labels = tensor(logits), tensor(target)
     return lambda: (F.cross_entropy(x, labels),)
 
 
 def softmax(logits: Any) -> Call:
     """Probabilities."""
-    x = torch.from_numpy(logits)
+    x = tensor(logits)
     return lambda: torch.softmax(x, dim=1)
 
 
 def log_softmax(logits: Any) -> Call:
     """Their logarithms."""
-    x = torch.from_numpy(logits)
+    x = tensor(logits)
     return lambda: torch.log_softmax(x, dim=1)
+
+
+def categorical(probs: Any, target: Any) -> Call:
+    """Mean loss of probabilities alone."""
+    p, labels = tensor(probs), tensor(target)
+    return lambda: (log_and_pick(p, labels),)
+
+
+def log_and_pick(p: Any, labels: Any) -> Any:
+    """Mean loss of probabilities, of all of which PyTorch takes the logarithm."""
+    return F.nll_loss(torch.log(p), labels)
 
 
 def binary(logits: Any, target: Any) -> Call:

@@ -6,14 +6,39 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from fastxent.bench.peers.torch import log_and_pick, tensor
+
 Call = Callable[[], Any]
 
 
 def cross_entropy(logits: Any, target: Any) -> Call:
     """Mean loss and gradient."""
+    return _loss_and_grad(F.cross_entropy, logits, target)
+
+
+def loss(logits: Any, target: Any) -> Call:
+    """Mean loss alone."""
+    return _loss(F.cross_entropy, logits, target)
+
+
+def categorical(probs: Any, target: Any) -> Call:
+    """Mean loss of probabilities alone."""
+    return _loss(log_and_pick, probs, target)
+
+
+def binary(logits: Any, target: Any) -> Call:
+    """Mean loss and gradient."""
+    return _loss_and_grad(F.binary_cross_entropy_with_logits, logits, target)
+
+
+def _compiled(function: Any) -> Any:
     torch.compiler.reset()  # else sizes become dynamic at the second shape
-    compiled = torch.compile(torch.func.grad_and_value(F.cross_entropy), dynamic=False)
-    x, labels = torch.from_numpy(logits), torch.from_numpy(target)
+    return torch.compile(function, dynamic=False)
+
+
+def _loss_and_grad(function: Any, logits: Any, target: Any) -> Call:
+    compiled = _compiled(torch.func.grad_and_value(function))
+    x, labels = tensor(logits), tensor(target)
 
     def call() -> Any:
         grad, loss = compiled(x, labels)
@@ -22,9 +47,7 @@ def cross_entropy(logits: Any, target: Any) -> Call:
     return call
 
 
-def loss(logits: Any, target: Any) -> Call:
-    """Mean loss alone."""
-    torch.compiler.reset()
-    compiled = torch.compile(F.cross_entropy, dynamic=False)
-    x, labels = torch.from_numpy(logits), torch.from_numpy(target)
+def _loss(function: Any, logits: Any, target: Any) -> Call:
+    compiled = _compiled(function)
+    x, labels = tensor(logits), tensor(target)
     return lambda: (compiled(x, labels),)
