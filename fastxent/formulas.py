@@ -160,6 +160,16 @@ def costs(p, one_minus_p, most, log, log1m, where_less):
 
 
 @njit(inline="always")
+def cost(p, one_minus_p, most, log_of, where_less):
+    """-log p, at most `most`: the first of `costs`.
+
+    log_of(p, 1 - p) is log p, from 1 - p where p is close to 1.
+    """
+    value = -log_of(p, one_minus_p)
+    return where_less(most, value, most, value)
+
+
+@njit(inline="always")
 def at_least(p, floor, where_less):
     """max(p, floor), but nan of nan: what the gradient is divided by."""
     return where_less(p, floor, floor, p)

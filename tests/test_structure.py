@@ -34,8 +34,8 @@ LAYERS = [
 ]
 # Within cpu: what a file may import of that package. Kernel files see nothing of threads or blocks.
 KERNEL_FILES = [
-    "few_class_kernels", "binary_kernels", "kernels", "row", "vector_math", "scratch", "columns",
-    "memory", "float_mode", "lanes", "jit", "c_interface",
+    "few_class_kernels", "binary_kernels", "categorical_kernels", "kernels", "row", "vector_math",
+    "scratch", "columns", "memory", "float_mode", "lanes", "jit", "c_interface",
 ]  # fmt: skip
 WITHIN_CPU = {
     "__init__": set(),
@@ -46,7 +46,7 @@ WITHIN_CPU = {
         *"arguments c_interface launch kernels few_class_kernels scratch jit blocks".split()
     },
     "target": {"lanes"},
-    "launch": {"arguments", "kernels", "few_class_kernels", "jit", "blocks"},
+    "launch": {"arguments", "kernels", "categorical_kernels", "few_class_kernels", "jit", "blocks"},
     "arguments": {"lanes"},
     "blocks": {"half", "threads"},
     "half": {"jit", "kernels"},

@@ -148,14 +148,16 @@ def for_each_block(
     dtype: DTypeLike,
     inner: int = 1,
     columns: bool = False,
+    cost: int | None = None,
 ) -> list[Result]:
     """Return the results of call(arrays, base, lo, hi) over all rows, in order.
 
     `arrays` are the inputs, then the outputs, as views or converted blocks that begin at row
-    `base`. `call` computes their rows lo..hi.
+    `base`. `call` computes their rows lo..hi. `cost` is that of a row if not all of it is read; a
+    block to be converted is always read.
     """
     shape = inputs[0].shape[: inputs[0].ndim - inner]
-    rows, cost = math.prod(shape), row_cost(inputs[0].shape[-1]) if inner else _ELEMENT_COST
+    rows, whole = math.prod(shape), row_cost(inputs[0].shape[-1]) if inner else _ELEMENT_COST
     arrays: list[Array | None] = []
     for array in (*inputs, *outputs):
         view = None if array is None else as_operand(array, dtype, inner, columns)
@@ -163,10 +165,10 @@ def for_each_block(
             break
         arrays.append(view)
     else:
-        return for_each_chunk(lambda lo, hi: call(arrays, 0, lo, hi), rows, cost)
+        return for_each_chunk(lambda lo, hi: call(arrays, 0, lo, hi), rows, cost or whole)
     read = [Operand(array, dtype, inner, columns) for array in inputs]
     write = [None if array is None else Operand(array, dtype, inner, columns) for array in outputs]
-    parts = list(boxes(shape, chunk_rows(rows, cost))) if rows else []
+    parts = list(boxes(shape, chunk_rows(rows, whole))) if rows else []
 
     def do(k: int) -> Result:
         box = parts[k]
@@ -177,7 +179,7 @@ def for_each_block(
                 operand.write(box, block)
         return result
 
-    return collect(do, len(parts), rows * cost)
+    return collect(do, len(parts), rows * whole)
 
 
 def collect(do: Callable[[int], Result], count: int, cost: int) -> list[Result]:

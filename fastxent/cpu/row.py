@@ -35,10 +35,11 @@ from fastxent.cpu.memory import (
     store_part,
     zeros,
 )
-from fastxent.cpu.vector_math import exp, expm1, log, log1m, shifted_exp
+from fastxent.cpu.vector_math import exp, expm1, log, log1m, log_of, shifted_exp
 from fastxent.formulas import (
     clipped_pair,
     coefficient,
+    cost,
     costs,
     grad_element,
     hess_element,
@@ -346,6 +347,12 @@ def clipped_costs(p, r, most):
     return costs(p, r, most, log, log1m, where_less)
 
 
+@inlined
+def clipped_cost(p, r, most):
+    """-log p of a vector, at most `most`, for r = 1 - p."""
+    return cost(p, r, most, log_of, where_less)
+
+
 @subroutine
 def _cost_term(args, j, count):
     p, q, weight, step, d, scale, clip = args
@@ -354,7 +361,7 @@ def _cost_term(args, j, count):
     p_j, r = clipped_pair(load_part(p, j, count, 0.5), clip.bounds, 1.0, where_less)
     slope = prob_grad_element(a, p_j, scale, clip.floor, where_less, zero_where_zero)
     store_part(d, j, count, slope)
-    return loss_element(a, clipped_costs(p_j, r, clip.most)[0], zero_where_zero)
+    return loss_element(a, clipped_cost(p_j, r, clip.most), zero_where_zero)
 
 
 @inlined

@@ -1,0 +1,133 @@
+"""The kernel of the categorical loss of class indices, which reads one number of each row.
+
+A block of rows is gathered into scratch memory, so that the loads of many rows overlap; then its
+losses are computed as vectors. With probabilities as target: `kernels.categorical_rows`.
+"""
+
+import math
+
+import numpy as np
+
+from fastxent.cpu.jit import inlined_by_llvm, subroutine
+from fastxent.cpu.kernels import target_of_row
+from fastxent.cpu.lanes import round_to, where_less, widen, zero_where_zero
+from fastxent.cpu.memory import (
+    element_strides,
+    if_requested,
+    is_requested,
+    lanes_of,
+    load,
+    load_widened,
+    row,
+    store,
+    store_part,
+    zeros,
+)
+from fastxent.cpu.row import add_block, clipped_cost, fill_row, rounded
+from fastxent.cpu.scratch import release, reserve, view
+from fastxent.formulas import clipped_pair, loss_element, prob_grad_element
+
+# Rows of a block: whole vectors, and few enough that their losses are added plainly; the sums of
+# blocks are added with compensation.
+BLOCK = 128
+
+
+@subroutine
+def _copy_labels(labels, classes, n_classes, count):
+    """Copy labels, each read once; return whether any is no class."""
+    end, outside = np.uint64(n_classes), False
+    for k in range(count):
+        y = labels[k]
+        classes[k] = y
+        outside |= np.uint64(y) >= end
+    return outside
+
+
+@subroutine
+def _read_rows(labels, weights, options, n_classes, first, count, block):
+    """Class and coefficient u·w_y of each row: 0 if it is ignored, nan if its label is bad.
+
+    Returns the number of bad labels, whose rows are listed in the block. A row without a class
+    takes class 0, which may be read.
+    """
+    coefs, classes, bad_rows = block
+    bad = 0
+    for k in range(count):
+        y, u, counted, value = target_of_row(
+            labels, weights.sample_weight, options, n_classes, first + k
+        )
+        if counted:
+            value = u * weights.class_weight[y] if weights.class_weight.size else u
+        elif value != value:
+            bad_rows[bad] = k
+            bad += 1
+        coefs[k] = value
+        classes[k] = y if counted else 0
+    return bad
+
+
+@inlined_by_llvm
+def _gather(probs, step, classes, p, count):
+    """The probability of each row's class; up to a whole vector those of no row."""
+    for k in range(count):
+        p[k] = probs[k * step + classes[k]]
+
+
+@inlined_by_llvm
+def _write_slopes(grad, first, classes, slopes, count, bad_rows, bad):
+    """The slope at each row's class, 0 elsewhere; nan in the rows of bad labels."""
+    n, (step, _) = grad.shape[1], element_strides(grad)
+    out = row(grad, first)
+    if step == n:
+        fill_row(out, count * n, 0.0)
+    else:
+        for k in range(count):
+            fill_row(view(out, k * step, grad), n, 0.0)
+    for k in range(count):
+        out[k * step + classes[k]] = slopes[k]
+    for k in range(bad):
+        fill_row(view(out, bad_rows[k] * step, grad), n, math.nan)
+
+
+# probs (N, C) IN; labels (N,) IN
+def categorical_label_rows(probs, labels, weights, options, clip, divisor, outputs, lo, hi):
+    """Σ losses."""
+    n, (step, _), grad = probs.shape[1], element_strides(probs), outputs.grad
+    coefs = reserve(np.float64, 4 * BLOCK)
+    classes, bad_rows = view(coefs, BLOCK, np.int64), view(coefs, 2 * BLOCK, np.int64)
+    p = view(coefs, 3 * BLOCK, probs)
+    width = lanes_of(p)
+    # The common case, in which every label is a class and all coefficients are 1.
+    common = not weights.class_weight.size and not weights.sample_weight.size
+    common = common and not (options.ignoring and 0 <= options.ignore_index < n)
+    common = common and labels.strides[0] == labels.itemsize
+    are_ones = False
+    total = lost = widen(zeros(p))
+    for first in range(lo, hi, BLOCK):
+        count, bad = min(hi - first, BLOCK), 0
+        if not common or _copy_labels(row(labels, first), classes, n, count):
+            block = coefs, classes, bad_rows
+            bad, are_ones = _read_rows(labels, weights, options, n, first, count, block), False
+        elif not are_ones:
+            fill_row(coefs, BLOCK, 1.0)
+            are_ones = True
+        _gather(row(probs, first), step, classes, p, count)
+        for k in range(count, -(-count // width) * width):  # the rest of the last vector
+            p[k], coefs[k] = 1.0, 0.0
+        block_total = widen(zeros(p))
+        for j in range(0, count, width):
+            a, p_y = load_widened(view(coefs, j, np.float64), p), load(p, j)
+            p_y, r = clipped_pair(p_y, clip.bounds, 1.0, where_less)
+            value = loss_element(a, widen(clipped_cost(p_y, r, clip.most)), zero_where_zero)
+            block_total = block_total + value
+            if outputs.loss.size:
+                store_part(row(outputs.loss, first), j, count - j, round_to(value, p))
+            if is_requested(grad):
+                slope = prob_grad_element(
+                    a, widen(p_y), -1.0 / divisor, clip.floor, where_less, zero_where_zero
+                )
+                store(p, j, round_to(slope, p))
+        total, lost = add_block(total, lost, block_total)
+        if_requested(grad, _write_slopes, (first, classes, p, count, bad_rows, bad))
+    release(coefs)
+    return rounded(total, lost)
