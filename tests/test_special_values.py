@@ -475,6 +475,14 @@ def test_binary_logits_of_special_values(dtype, weights):
             np.testing.assert_allclose(a, b.astype(dtype), rtol=1e-6, err_msg=name)
 
 
+def test_an_infinite_weight_is_an_infinite_loss(dtype):
+    """Not nan, at any finite logit whose loss is not 0: also where x is 0 or exp(-|x|) is."""
+    x, y = np.array([0, 5, -5, 1000, 0, -1000], dtype), np.array([0, 0, 0, 0, 1, 1])
+    for weights in ({"weight": INF}, {"weight": [INF] * 6}):
+        loss = fx.binary_cross_entropy_with_logits(x, y, **weights, reduction="none")
+        np.testing.assert_array_equal(loss, INF)
+
+
 @pytest.mark.parametrize("eps", [None, 1e-15, 0.1])
 def test_losses_of_special_probabilities(dtype, eps):
     """0, 1, outside, nan: PyTorch's clamps without eps, nan outside; with eps all is clipped."""

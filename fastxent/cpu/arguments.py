@@ -21,7 +21,7 @@ from fastxent.results import RULES, Extent, Type
 
 Array = NDArray[Any]
 
-FLOAT, INTEGER, FLAG = types.float64, types.int64, types.boolean
+FLOAT, INTEGER, FLAG, NONE = types.float64, types.int64, types.boolean, types.none
 ELEMENTS = {"f": types.float32, "d": types.float64}
 _Tuple: Any = types.Tuple
 _NamedTuple: Any = types.NamedTuple

@@ -8,7 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastxent.cpu import arguments, binary_kernels, jit
-from fastxent.cpu.arguments import ELEMENTS, FLOAT, INTEGER, BinaryWeights, OutputArrays, array_type
+from fastxent.cpu.arguments import (
+    ELEMENTS,
+    FLOAT,
+    INTEGER,
+    NONE,
+    BinaryWeights,
+    OutputArrays,
+    array_type,
+)
 from fastxent.cpu.blocks import for_each_block
 from fastxent.cpu.launch import add_up, divided
 from fastxent.records import Call
@@ -17,14 +25,15 @@ Array = NDArray[Any]
 
 
 def signature(
-    char: str, requested: tuple[str, ...], kinds: tuple[Any, ...] = ()
+    char: str, requested: tuple[str, ...], kinds: tuple[Any, ...] = (), weighted: bool = True
 ) -> tuple[Any, ...]:
     """Return the types of a kernel's arguments (x, target, weights, scale, …, outputs, lo, hi).
 
-    `kinds` are the named tuples after the scale, `requested` the outputs that are not None.
+    `kinds` are the named tuples after the scale, `requested` the outputs that are not None; the
+    weights are None unless `weighted`.
     """
     x = array_type(ELEMENTS[char], 1)
-    weights = arguments.numba_type(BinaryWeights, char)
+    weights = arguments.numba_type(BinaryWeights, char) if weighted else NONE
     others = [arguments.numba_type(kind, char) for kind in kinds]
     outputs = arguments.numba_type(OutputArrays, char, requested, ndim=1)
     return x, x, weights, FLOAT, *others, outputs, INTEGER, INTEGER
@@ -32,26 +41,28 @@ def signature(
 
 @functools.cache
 def _kernel(
-    source: Callable[..., Any], char: str, requested: tuple[str, ...], kinds: tuple[Any, ...]
-) -> Callable[..., Any]:
-    return jit.specialise(source, signature(char, requested, kinds))
+    source: Callable[..., Any], char: str, requested: tuple[str, ...], kinds: tuple[Any, ...],
+    weighted: bool,
+) -> Callable[..., Any]:  # fmt: skip
+    return jit.specialise(source, signature(char, requested, kinds, weighted))
 
 
 def binary_cross_entropy_with_logits(call: Call) -> float:
     """Fill the outputs, shaped as x; return Σ of the losses / divisor."""
-    return _fill_losses(binary_kernels.binary_logits, call)
+    weighted = call.weights.weight is not None or call.weights.pos_weight is not None
+    return _fill_losses(binary_kernels.binary_logits, call, weighted)
 
 
 def binary_cross_entropy(call: Call) -> float:
     """Fill loss and grad, shaped as x; return Σ of the losses / divisor."""
-    return _fill_losses(binary_kernels.binary_probs, call, call.clip)
+    return _fill_losses(binary_kernels.binary_probs, call, True, call.clip)
 
 
-def _fill_losses(source: Callable[..., Any], call: Call, *others: Any) -> float:
-    """Run a kernel over all elements; return Σ of the losses / divisor."""
+def _fill_losses(source: Callable[..., Any], call: Call, weighted: bool, *others: Any) -> float:
+    """Run a kernel, which takes weights if `weighted`, over all elements; return Σ losses / D."""
     assert call.target is not None
     x, char, requested = call.x, call.compute.char, arguments.requested(call.outputs)
-    kernel = _kernel(source, char, requested, tuple(map(type, others)))
+    kernel = _kernel(source, char, requested, tuple(map(type, others)), weighted)
     weights = call.weights.weight, call.weights.pos_weight
     constants = [_constant(weight, char) for weight in weights]
     varying = [w for w, constant in zip(weights, constants, strict=True) if constant is None]
@@ -69,8 +80,8 @@ def _fill_losses(source: Callable[..., Any], call: Call, *others: Any) -> float:
         for k, array in zip(places, rest, strict=True):
             outputs[k] = array
         losses: float = kernel(
-            logits, target, BinaryWeights(*members), 1.0 / call.divisor, *others,
-            OutputArrays._make(outputs), lo, hi,
+            logits, target, BinaryWeights(*members) if weighted else None, 1.0 / call.divisor,
+            *others, OutputArrays._make(outputs), lo, hi,
         )  # fmt: skip
         return losses
 
