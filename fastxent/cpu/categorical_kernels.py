@@ -19,6 +19,7 @@ from fastxent.cpu.memory import (
     load,
     load_widened,
     row,
+    splat,
     store,
     store_part,
     zeros,
@@ -101,7 +102,7 @@ def categorical_label_rows(probs, labels, weights, options, clip, divisor, outpu
     common = not weights.class_weight.size and not weights.sample_weight.size
     common = common and not (options.ignoring and 0 <= options.ignore_index < n)
     common = common and labels.strides[0] == labels.itemsize
-    are_ones = False
+    are_ones, scale = False, -1.0 / divisor
     total = lost = widen(zeros(p))
     for first in range(lo, hi, BLOCK):
         count, bad = min(hi - first, BLOCK), 0
@@ -114,20 +115,23 @@ def categorical_label_rows(probs, labels, weights, options, clip, divisor, outpu
         _gather(row(probs, first), step, classes, p, count)
         for k in range(count, -(-count // width) * width):  # the rest of the last vector
             p[k], coefs[k] = 1.0, 0.0
-        block_total = widen(zeros(p))
+        costs, losses = zeros(p), widen(zeros(p))  # of plain blocks and of others
         for j in range(0, count, width):
-            a, p_y = load_widened(view(coefs, j, np.float64), p), load(p, j)
-            p_y, r = clipped_pair(p_y, clip.bounds, 1.0, where_less)
-            value = loss_element(a, widen(clipped_cost(p_y, r, clip.most)), zero_where_zero)
-            block_total = block_total + value
+            p_y, r = clipped_pair(load(p, j), clip.bounds, 1.0, where_less)
+            value, up = clipped_cost(p_y, r, clip.most), splat(p, scale)
+            if are_ones and count == BLOCK:  # the rest of a vector has no coefficients of 1
+                costs = costs + value
+            else:
+                a = load_widened(view(coefs, j, np.float64), p)
+                loss = loss_element(a, widen(value), zero_where_zero)
+                losses = losses + loss
+                value, up = round_to(loss, p), round_to(a * scale, p)
             if outputs.loss.size:
-                store_part(row(outputs.loss, first), j, count - j, round_to(value, p))
+                store_part(row(outputs.loss, first), j, count - j, value)
             if is_requested(grad):
-                slope = prob_grad_element(
-                    a, widen(p_y), -1.0 / divisor, clip.floor, where_less, zero_where_zero
-                )
-                store(p, j, round_to(slope, p))
-        total, lost = add_block(total, lost, block_total)
+                slope = prob_grad_element(up, p_y, 1.0, clip.floor, where_less, zero_where_zero)
+                store(p, j, slope)
+        total, lost = add_block(total, lost, widen(costs) + losses)
         if_requested(grad, _write_slopes, (first, classes, p, count, bad_rows, bad))
     release(coefs)
     return rounded(total, lost)

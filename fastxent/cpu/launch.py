@@ -49,7 +49,7 @@ _DERIVATIVES = [name for name, rule in RULES.items() if rule and rule.is_derivat
 
 # The work of reading a label, in elements of a row of logits; that of a row of probabilities of
 # which one number is read; how many elements of such a row's gradient are written in that of one.
-_LABEL_COST, _GATHER_COST, _ZEROS = 1, 8, 2
+_LABEL_COST, _GATHER_COST, _ZEROS = 1, 6, 2
 
 
 def has_few_classes(results: str, char: str, n_classes: int) -> bool:
