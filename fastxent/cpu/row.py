@@ -190,14 +190,16 @@ def sum_of_losses(term, args, n):
     """
     width = lanes_of(args[0])
     full = n // width
-    end = widen(term(args, full * width, n - full * width))
+    end = horizontal_sum(widen(term(args, full * width, n - full * width)))
+    if full == 0:
+        return end
     total = lost = widen(zeros(args[0]))
     for first in range(0, full, 8):
         block = zeros(args[0])
         for k in range(first, min(first + 8, full)):
             block = block + _share(term(args, k * width, None))
         total, lost = add_block(total, lost, widen(block))
-    return _whole(rounded(total, lost), args[0]) + horizontal_sum(end)
+    return _whole(rounded(total, lost), args[0]) + end
 
 
 @subroutine
