@@ -5,6 +5,7 @@ from typing import Any
 from fastxent import calls
 from fastxent.dispatch import backend_of, public
 from fastxent.functions import CATEGORICAL, CROSS_ENTROPY
+from fastxent.options import AS_PYTORCH
 from fastxent.plain import plain_cross_entropy
 
 
@@ -250,5 +251,17 @@ def categorical_cross_entropy(
     >>> round(float(loss), 6), grad.round(4).tolist()  # -1/p at the class
     (0.356675, [0.0, -1.4286, 0.0])
     """
+    if (
+        weight is None and sample_weight is None and eps is None
+        and (return_grad is False or return_grad is True) and check_target is True
+        and type(axis) is int and (axis == -1 or axis == 1)
+        and type(reduction) is str and (reduction == "mean" or reduction == "sum")
+    ):  # fmt: skip
+        mean = reduction == "mean"
+        answer = plain_cross_entropy(
+            probs, target, ignore_index, mean, return_grad, grad_out, AS_PYTORCH
+        )
+        if answer is not None:
+            return answer
     call = calls.read_rows(CATEGORICAL, locals())
     return calls.answer(call, backend_of(call.x).categorical_cross_entropy(call))

@@ -24,9 +24,10 @@ def warmup(
     """Compile kernels and keep them in the cache, so that no later call has to.
 
     A kernel's variants are the first argument's type, the kind of target, which of gradient,
-    probabilities and Hessian are requested, and whether classes are few; all other options, shapes
-    and layouts share one. A second or some a variant where the cache is empty, some milliseconds
-    where it is not; all of them take some minutes, so name the functions that you call.
+    probabilities and Hessian are requested, whether classes are few, and whether a binary loss of
+    logits has weights; all other options, shapes and layouts share one. A second or some a variant
+    where the cache is empty, some milliseconds where it is not; all of them take some minutes, so
+    name the functions that you call.
 
     Parameters
     ----------
@@ -66,20 +67,27 @@ def warmup(
 
 
 def _calls(function: Function, dtype: str) -> Iterator[Callable[[], object]]:
-    """A call for each kernel of a function: by kind of target, width of rows, results per class."""
+    """A call for each kernel of a function: by kind of target, width of rows, results per class.
+
+    The kernels of `pos_weight` are others than those without weights.
+    """
     per_class = [
         name for name in function.results[1:] if function.result(name).extent is Extent.PER_CLASS
     ]
+    weights: list[dict[str, float]] = [{}]
+    if "pos_weight" in function.parameters:
+        weights.append({"pos_weight": 1.0})
     one_width = function.kind is Kind.ELEMENTS or function.of_probabilities
     for n_classes in (_FEW,) if one_width else (_FEW, _MANY):
         # float16 takes the kernels of float32, and one more that rounds.
         row = np.full((1, n_classes), 0.5, np.float16 if dtype == "float32" else dtype)
         for target in _targets(function, row):
             arrays = _arrays(function, row, target, dtype)
-            for requested in itertools.product((False, True), repeat=len(per_class)):
+            flags = itertools.product((False, True), repeat=len(per_class))
+            for requested, given in itertools.product(flags, weights):
                 pairs = zip(per_class, requested, strict=True)
                 requests = {f"return_{name}": flag for name, flag in pairs}
-                yield functools.partial(function.public, **arrays, **requests)
+                yield functools.partial(function.public, **arrays, **given, **requests)
 
 
 def _targets(function: Function, row: Any) -> list[Any]:

@@ -7,6 +7,7 @@ means nothing where the losses themselves were requested. `fastxent.cpu.backend`
 
 from typing import Any, Protocol
 
+from fastxent.options import Clip
 from fastxent.records import Call, Options, Weights
 
 
@@ -54,9 +55,12 @@ class HostBackend(Backend, Protocol):
     """What the CPU alone offers."""
 
     def plain_cross_entropy(
-        self, x: Any, labels: Any, ignore_index: int, mean: bool, grad: Any
+        self, x: Any, labels: Any, ignore_index: int, mean: bool, grad: Any, clip: Clip | None
     ) -> float | None:
-        """The loss of contiguous rows without options; None where a label is bad or none counts."""
+        """The loss of contiguous rows without options; None where a label is bad or none counts.
+
+        Of logits or, with `clip`, of probabilities.
+        """
 
 
 class DeviceBackend(Backend, Protocol):

@@ -160,6 +160,16 @@ def costs(p, one_minus_p, most, log, log1m, where_less):
 
 
 @njit(inline="always")
+def cost(p, one_minus_p, most, log_of, where_less):
+    """-log p, at most `most`: the first of `costs`.
+
+    log_of(p, 1 - p) is log p, from 1 - p where p is close to 1.
+    """
+    value = -log_of(p, one_minus_p)
+    return where_less(most, value, most, value)
+
+
+@njit(inline="always")
 def at_least(p, floor, where_less):
     """max(p, floor), but nan of nan: what the gradient is divided by."""
     return where_less(p, floor, floor, p)
@@ -200,12 +210,6 @@ def binary_weights(y, w, pos_weight, one, zero_where_zero):
 
 
 @njit(inline="always")
-def softplus_pair(x, log1p_e, zero, where_less):
-    """log(1 + exp(x)) and log(1 + exp(-x)), each to its own accuracy: max(±x, 0) + log1p(e)."""
-    return where_less(zero, x, x, zero) + log1p_e, where_less(x, zero, -x, zero) + log1p_e
-
-
-@njit(inline="always")
 def sigmoid_pair(x, e, zero, one, where_less):
     """σ(x) and σ(-x): 1/(1+e) and e/(1+e), the larger on the side of x."""
     larger = one / (one + e)
@@ -214,19 +218,42 @@ def sigmoid_pair(x, e, zero, one, where_less):
 
 
 @njit(inline="always")
-def binary_loss(neg, pos, softplus, softplus_neg, zero_where_zero):
-    """neg·softplus(x) + pos·softplus(-x); a coefficient of 0 adds exactly 0, also at ±inf."""
-    return zero_where_zero(neg, neg * softplus) + zero_where_zero(pos, pos * softplus_neg)
+def binary_sides(x, neg, pos, zero, where_less):
+    """neg and -pos, the coefficients of σ(x) and σ(-x) in the gradient, as those of σ(±|x|).
+
+    The first is also that of x in the loss: log(1 + exp(±x)) is max(±x, 0) + log(1+e), and where
+    max(x, 0) is 0, max(-x, 0) is -x.
+    """
+    return where_less(x, zero, -pos, neg), where_less(x, zero, neg, -pos)
 
 
 @njit(inline="always")
-def binary_grad(neg, pos, sigma, sigma_neg, scale, zero_where_zero):
-    """scale·∂loss/∂x = scale·(neg·σ(x) - pos·σ(-x))."""
-    return (zero_where_zero(neg, neg * sigma) - zero_where_zero(pos, pos * sigma_neg)) * scale
+def product(a, b, zero_where_zero):
+    """a·b, but exactly 0 where either is 0, whatever the other holds."""
+    return zero_where_zero(b, zero_where_zero(a, a * b))
 
 
 @njit(inline="always")
-def binary_hess(neg, pos, sigma, sigma_neg, scale, zero_where_zero):
+def binary_loss(outer, x, log_part, times):
+    """neg·log(1 + exp(x)) + pos·log(1 + exp(-x)), for log_part = (neg + pos)·log(1+e).
+
+    times(a, b) is `product`: a coefficient of 0 adds exactly 0, also at ±inf, and an infinite one
+    no nan at x = 0.
+    """
+    return times(outer, x) + log_part
+
+
+@njit(inline="always")
+def binary_grad(outer, inner, e, scale, one, zero_where_zero):
+    """scale·∂loss/∂x = scale·(neg·σ(x) - pos·σ(-x)) = scale·(outer + inner·e)/(1+e).
+
+    Weights of 0 give 0, whatever x holds.
+    """
+    slope = outer + zero_where_zero(inner, inner * e)
+    return zero_where_zero(slope, slope * (scale / (one + e)))
+
+
+@njit(inline="always")
+def binary_hess(both, sigma, sigma_neg, scale, zero_where_zero):
     """scale·∂²loss/∂x² = scale·(neg + pos)·σ(x)·σ(-x)."""
-    both = neg + pos
     return zero_where_zero(both, both * (sigma * sigma_neg) * scale)

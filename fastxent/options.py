@@ -162,13 +162,14 @@ class Clip(NamedTuple):
     floor: float
 
 
-_AS_PYTORCH = Clip((0.0, 1.0, math.nan, math.nan), 100.0, 1e-12)
+# That of eps=None.
+AS_PYTORCH = Clip((0.0, 1.0, math.nan, math.nan), 100.0, 1e-12)
 
 
 def clip(value: Any, compute: DType) -> Clip:
     """eps: as PyTorch's BCELoss for None, p outside 0 .. 1 being nan; else a bound of p, 1 - p."""
     if value is None:
-        return _AS_PYTORCH
+        return AS_PYTORCH
     eps = real(value, "eps")
     if not 0.0 < eps < 0.5:
         raise errors.wrong_value("eps", "None or a number between 0 and 0.5", eps)

@@ -1,8 +1,9 @@
-"""Fast path of cross_entropy for contiguous float logits, int64 labels and default options.
+"""Fast path of losses of rows for contiguous float rows, int64 labels and default options.
 
 Most of a small call's time is Python before the kernel; after a large call Python's own code and
-data are out of the caches. cross_entropy tries this first; None means that the call needs the
-general path, which handles all types, options and errors.
+data are out of the caches. Two functions try this first, cross_entropy and
+categorical_cross_entropy; None means that the call needs the general path, which handles all types,
+options and errors.
 """
 
 from typing import Any
@@ -11,14 +12,16 @@ import numpy as np
 
 from fastxent import checks
 from fastxent.dispatch import host_backend
+from fastxent.options import Clip
 
 _LABELS = np.dtype(np.int64)
 
 
 def plain_cross_entropy(
-    logits: Any, target: Any, ignore_index: Any, mean: bool, return_grad: bool, grad_out: Any
-) -> Any:
-    """The result of `cross_entropy` for (N, C) logits and N labels; None for any other call."""
+    logits: Any, target: Any, ignore_index: Any, mean: bool, return_grad: bool, grad_out: Any,
+    clip: Clip | None = None,
+) -> Any:  # fmt: skip
+    """The result for (N, C) logits or, with `clip`, probabilities and N labels; None otherwise."""
     if type(logits) is not np.ndarray or type(target) is not np.ndarray:
         return None
     dtype, shape = logits.dtype, logits.shape
@@ -34,7 +37,7 @@ def plain_cross_entropy(
     if type(ignore_index) is not int or not -(2**63) <= ignore_index < 2**63 or not logits.size:
         return None
     grad = checks.new(logits, shape, dtype) if grad_out is None and return_grad else grad_out
-    loss = host_backend().plain_cross_entropy(logits, target, ignore_index, mean, grad)
+    loss = host_backend().plain_cross_entropy(logits, target, ignore_index, mean, grad, clip)
     if loss is None:
         return None
     value = checks.scalar(loss, dtype)

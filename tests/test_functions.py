@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fastxent as fx
-from fastxent import backend, functions, reference
+from fastxent import backend, reference
 from fastxent.functions import FUNCTIONS, Kind, Role
 from fastxent.options import Options
 from fastxent.results import RULES, Extent, Outputs, Type
@@ -96,18 +96,28 @@ def test_options_and_results_are_fields():
     assert {rule.extent for rule in RULES.values() if rule} == {*Extent}
 
 
-def test_the_plain_call_is_one_without_options():
-    """A call with any option at another value does not take the fast path of cross_entropy."""
-    from fastxent import _cross_entropy
-
-    others = {
+PLAIN = {
+    "cross_entropy": {
         "axis": 0, "weight": np.ones(3), "sample_weight": np.ones(3), "label_smoothing": 0.1,
         "z_loss": 0.1, "logit_scale": 2.0, "softcap": 1.0, "reduction": "none", "normalizer": 2.0,
         "check_target": False, "return_probs": True, "return_lse": True, "return_hess": True,
         "return_argmax": True, "probs_out": np.empty((3, 3)),
-    }  # fmt: skip
-    plain = {"logits", "target", "ignore_index", "return_grad", "grad_out"}
-    assert set(functions.CROSS_ENTROPY.parameters) == plain | set(others)
+    },
+    "categorical_cross_entropy": {
+        "axis": 0, "weight": np.ones(3), "sample_weight": np.ones(3), "eps": 0.1,
+        "reduction": "none", "check_target": False,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_plain_call_is_one_without_options(name):
+    """A call with any option at another value does not take the fast path."""
+    from fastxent import _cross_entropy
+
+    public, others = getattr(fx, name), PLAIN[name]
+    _, *parameters = inspect.signature(public).parameters
+    assert set(parameters) == {"target", "ignore_index", "return_grad", "grad_out"} | set(others)
     taken = []
 
     def note(*args):
@@ -115,10 +125,10 @@ def test_the_plain_call_is_one_without_options():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_cross_entropy, "plain_cross_entropy", note)
-        for name, value in others.items():
-            fx.cross_entropy(np.eye(3), [0, 1, 2], **{name: value})
-            assert not taken, name
-        fx.cross_entropy(np.eye(3), [0, 1, 2])
+        for option, value in others.items():
+            public(np.eye(3), [0, 1, 2], **{option: value})
+            assert not taken, option
+        public(np.eye(3), [0, 1, 2])
     assert taken
 
 

@@ -14,6 +14,7 @@ from numba import njit
 from fastxent.cpu import (
     binary,
     binary_kernels,
+    categorical_kernels,
     few_class_kernels,
     half,
     jit,
@@ -30,6 +31,7 @@ from fastxent.cpu.vector_math import (
     log1m,
     log1p,
     log_above_one,
+    log_of,
     shifted_exp,
 )
 from fastxent.options import Clip
@@ -119,6 +121,37 @@ def test_logarithms(rng, dtype, lowest):
         assert np.all(error <= 1.2 * np.finfo(dtype).eps * np.abs(exact))
 
 
+@pytest.mark.parametrize("lowest", [1e-30, 1e-3])
+def test_logarithm_of_a_pair(rng, dtype, lowest):
+    """log p to 1.2 ulp, near p = 1 by 1 - p alone; of what is below the normal numbers, too."""
+
+    @njit
+    def log_pairs(p, r, out):
+        for j in range(0, p.shape[1], memory.lanes_of(memory.row(p, 0))):
+            pair = memory.load(memory.row(p, 0), j), memory.load(memory.row(r, 0), j)
+            memory.store(memory.row(out, 0), j, log_of(*pair))
+
+    def call(p, r):
+        out = np.empty((1, len(p)), dtype)
+        log_pairs(p[None], r[None], out)
+        return out[0]
+
+    small = (lowest ** rng.random(1 << 16)).astype(dtype)
+    p = np.concatenate([small, 1 - small])
+    p = np.maximum(p, np.finfo(dtype).tiny)
+    r = np.where(p > 0.75, np.concatenate([1 - small, small]), 1 - p)
+    exact = np.log(p.astype(np.longdouble))
+    exact[p > 0.5] = np.log1p(-r[p > 0.5].astype(np.longdouble))
+    error = np.abs(call(p, r) - exact)
+    assert np.all(error <= 1.2 * np.finfo(dtype).eps * np.abs(exact))
+    info, p = np.finfo(dtype), np.ones(16, dtype)
+    p[:5] = [0, np.nan, info.smallest_subnormal, info.tiny / 3, info.tiny]
+    got = call(p, 1 - p)
+    np.testing.assert_allclose(got[2:], np.log(p[2:].astype(np.longdouble)), rtol=info.eps)
+    assert got[0] < -100
+    assert np.isnan(got[1])
+
+
 def test_log_at_its_ends(dtype):
     """0 → -inf, 1 → 0, nan → nan; subnormal numbers are taken as what they are."""
     x = np.ones(16, dtype)
@@ -193,6 +226,10 @@ def loops(char, name):
         "categorical": lambda: (
             kernels.categorical_rows, launch.loss_signature(char, char, grad, (*rows, Clip))
         ),
+        "categorical labels": lambda: (
+            categorical_kernels.categorical_label_rows,
+            launch.loss_signature(char, launch.LABELS, grad, (*rows, Clip)),
+        ),
         "binary": lambda: (
             binary_kernels.binary_logits, binary.signature(char, char, ("grad", "probs", "hess"))
         ),
@@ -216,7 +253,8 @@ def loops(char, name):
 
 
 KERNELS = ["softmax", "cross_entropy", "soft", "categorical", "binary", "binary probs"]
-OF_FEW = ["few classes", "few classes, soft", "softmax of few"]
+# Once a row these compute in float64, too.
+OF_ROWS = ["few classes", "few classes, soft", "softmax of few", "categorical labels"]
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -228,13 +266,13 @@ def test_float32_kernels_compute_in_float32(name):
     assert "fmul contract <8 x double>" in loops("d", name)
 
 
-@pytest.mark.parametrize("name", [*KERNELS, *OF_FEW])
+@pytest.mark.parametrize("name", [*KERNELS, *OF_ROWS])
 def test_no_references_are_counted(name):
     """Each count would wait for all stores before it; with ten classes that was half the time."""
     assert "NRT_" not in re.sub("NRT_(Allocate|Free)", "", loops("f", name))
 
 
-@pytest.mark.parametrize("name", [*KERNELS, *OF_FEW])
+@pytest.mark.parametrize("name", [*KERNELS, *OF_ROWS])
 def test_no_unsafe_flags(name):
     """`contract` alone: nnan, ninf or reassoc would break what is promised of nan and exp."""
     for char in "fd":

@@ -314,6 +314,38 @@ def test_unchecked_bad_label_is_nan(dtype, label):
     np.testing.assert_array_equal(grad[::2], want[1][::2])
 
 
+def test_one_row_of_probabilities_does_not_touch_another(dtype, rng):
+    """With ignored rows and bad labels here and there each row is what it is alone."""
+    n, classes = 700, 5
+    probs = rng.random((n, classes)).astype(dtype)
+    labels = rng.integers(0, classes, n)
+    labels[[3, 130, 131, 699]], labels[[9, 400]] = -100, (classes, -1)
+    want_loss = -np.log(np.take_along_axis(probs, labels[:, None].clip(0, 4), 1)[:, 0])
+    want_grad = -np.eye(classes)[labels.clip(0, 4)] / probs
+    for rows, value in (([3, 130, 131, 699], 0), ([9, 400], NAN)):
+        want_loss[rows], want_grad[rows] = value, value
+    strided = np.repeat(labels, 2)[::2]
+    framed = np.zeros((n, classes + 2), dtype)
+    for given, target, buffer in (
+        (probs, labels, None),
+        (probs.copy(), strided, "in place"),
+        (probs, labels, framed[:, 1:-1]),
+    ):
+        loss, grad = fx.categorical_cross_entropy(
+            given, target, reduction="none", check_target=False, return_grad=True,
+            grad_out=given if type(buffer) is str else buffer,
+        )  # fmt: skip
+        np.testing.assert_allclose(loss, want_loss, rtol=1e-5)
+        np.testing.assert_allclose(grad, want_grad, rtol=1e-5)
+    assert not framed[:, [0, -1]].any()
+    active = labels >= 0
+    active[9] = False
+    kept = np.where(active, labels, -100)
+    for target in (kept, np.repeat(kept, 2)[::2]):
+        mean = fx.categorical_cross_entropy(probs, target)
+        np.testing.assert_allclose(mean, want_loss[active].mean(), rtol=1e-5)
+
+
 def test_what_a_type_cannot_hold_is_infinite():
     """Overflow of a sum, a weight, a product or a half: inf or nan, and no warning."""
     flat = np.zeros((2, 3), np.float32)
@@ -441,6 +473,14 @@ def test_binary_logits_of_special_values(dtype, weights):
         )
         for name, a, b in zip(("loss", "grad", "probs", "hess"), got, want, strict=True):
             np.testing.assert_allclose(a, b.astype(dtype), rtol=1e-6, err_msg=name)
+
+
+def test_an_infinite_weight_is_an_infinite_loss(dtype):
+    """Not nan, at any finite logit whose loss is not 0: also where x is 0 or exp(-|x|) is."""
+    x, y = np.array([0, 5, -5, 1000, 0, -1000], dtype), np.array([0, 0, 0, 0, 1, 1])
+    for weights in ({"weight": INF}, {"weight": [INF] * 6}):
+        loss = fx.binary_cross_entropy_with_logits(x, y, **weights, reduction="none")
+        np.testing.assert_array_equal(loss, INF)
 
 
 @pytest.mark.parametrize("eps", [None, 1e-15, 0.1])

@@ -103,7 +103,7 @@ def test_warmup_compiles_all_there_is():
         from fastxent.cpu import jit
         steps = []
         fx.warmup(progress=lambda done, total: steps.append((done, total)))
-        assert steps == [(k, 120) for k in range(1, 121)], steps[-1]
+        assert steps == [(k, 136) for k in range(1, 137)], steps[-1]
         known = dict(jit._dispatchers)
         flags = [f"return_{name}" for name in ("grad", "probs", "hess")]
         for kind in ("f4", "f8", "f2", "i1"):
@@ -116,6 +116,7 @@ def test_warmup_compiles_all_there_is():
                                      return_lse=True, weight=[1, 2], **asked)
                     fx.cross_entropy(x, target, **asked)
                 for how in ("none", "mean"):
+                    fx.binary_cross_entropy_with_logits(x, soft, reduction=how, **asked)
                     fx.binary_cross_entropy_with_logits(x, soft, weight=[1, 2], pos_weight=2,
                                                         reduction=how, **asked)
             for target in ([0, 1, 1], soft):
@@ -127,7 +128,7 @@ def test_warmup_compiles_all_there_is():
                 function(x, axis=0)
         print(jit._dispatchers == known, len(known))
     """
-    assert python(script) == "True 86\n"  # one of them reads labels, whatever the logits' type
+    assert python(script) == "True 102\n"  # one of them reads labels, whatever the logits' type
 
 
 def test_warmup_of_some():

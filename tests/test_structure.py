@@ -34,8 +34,9 @@ LAYERS = [
 ]
 # Within cpu: what a file may import of that package. Kernel files see nothing of threads or blocks.
 KERNEL_FILES = [
-    "few_class_kernels", "groups", "binary_kernels", "kernels", "row", "vector_math", "scratch",
-    "columns", "memory", "half_lanes", "float_mode", "c_interface", "lanes", "jit",
+    "few_class_kernels", "groups", "binary_kernels", "categorical_kernels", "kernels", "row",
+    "vector_math", "scratch", "columns", "memory", "half_lanes", "float_mode", "c_interface",
+    "lanes", "jit",
 ]  # fmt: skip
 WITHIN_CPU = {
     "__init__": set(),
@@ -46,7 +47,7 @@ WITHIN_CPU = {
         *"arguments c_interface launch kernels few_class_kernels scratch jit blocks".split()
     },
     "target": {"lanes"},
-    "launch": {"arguments", "kernels", "few_class_kernels", "jit", "blocks"},
+    "launch": {"arguments", "kernels", "categorical_kernels", "few_class_kernels", "jit", "blocks"},
     "arguments": {"half_lanes", "lanes"},
     "blocks": {"half", "threads"},
     "half": {"jit", "kernels"},

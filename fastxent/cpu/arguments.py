@@ -22,7 +22,7 @@ from fastxent.results import RULES, Extent, Type
 
 Array = NDArray[Any]
 
-FLOAT, INTEGER, FLAG = types.float64, types.int64, types.boolean
+FLOAT, INTEGER, FLAG, NONE = types.float64, types.int64, types.boolean, types.none
 # By the letters of NumPy's types: what is in memory, and the type of its arithmetic.
 ELEMENTS = {"f": types.float32, "d": types.float64, "e": FLOAT16, "E": BFLOAT16}
 _ARITHMETIC = {char: arithmetic_type(dtype) for char, dtype in ELEMENTS.items()}

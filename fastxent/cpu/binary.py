@@ -8,7 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastxent.cpu import arguments, binary_kernels, jit
-from fastxent.cpu.arguments import ELEMENTS, FLOAT, INTEGER, BinaryWeights, OutputArrays, array_type
+from fastxent.cpu.arguments import (
+    ELEMENTS,
+    FLOAT,
+    INTEGER,
+    NONE,
+    BinaryWeights,
+    OutputArrays,
+    array_type,
+)
 from fastxent.cpu.blocks import for_each_block, kernel_types
 from fastxent.cpu.launch import add_up, divided
 from fastxent.records import Call
@@ -17,14 +25,19 @@ Array = NDArray[Any]
 
 
 def signature(
-    char: str, target_char: str, requested: tuple[str, ...], kinds: tuple[Any, ...] = ()
+    char: str,
+    target_char: str,
+    requested: tuple[str, ...],
+    kinds: tuple[Any, ...] = (),
+    weighted: bool = True,
 ) -> tuple[Any, ...]:
     """Return the types of a kernel's arguments (x, target, weights, scale, …, outputs, lo, hi).
 
-    `kinds` are the named tuples after the scale, `requested` the outputs that are not None.
+    `kinds` are the named tuples after the scale, `requested` the outputs that are not None; the
+    weights are None unless `weighted`.
     """
     x, target = (array_type(ELEMENTS[letter], 1) for letter in (char, target_char))
-    weights = arguments.numba_type(BinaryWeights, char)
+    weights = arguments.numba_type(BinaryWeights, char) if weighted else NONE
     others = [arguments.numba_type(kind, char) for kind in kinds]
     outputs = arguments.numba_type(OutputArrays, char, requested, ndim=1)
     return x, target, weights, FLOAT, *others, outputs, INTEGER, INTEGER
@@ -33,23 +46,24 @@ def signature(
 @functools.cache
 def _kernel(
     source: Callable[..., Any], chars: tuple[str, str], requested: tuple[str, ...],
-    kinds: tuple[Any, ...],
+    kinds: tuple[Any, ...], weighted: bool,
 ) -> Callable[..., Any]:  # fmt: skip
-    return jit.specialise(source, signature(*chars, requested, kinds))
+    return jit.specialise(source, signature(*chars, requested, kinds, weighted))
 
 
 def binary_cross_entropy_with_logits(call: Call) -> float:
     """Fill the outputs, shaped as x; return Σ of the losses / divisor."""
-    return _fill_losses(binary_kernels.binary_logits, call)
+    weighted = call.weights.weight is not None or call.weights.pos_weight is not None
+    return _fill_losses(binary_kernels.binary_logits, call, weighted)
 
 
 def binary_cross_entropy(call: Call) -> float:
     """Fill loss and grad, shaped as x; return Σ of the losses / divisor."""
-    return _fill_losses(binary_kernels.binary_probs, call, call.clip)
+    return _fill_losses(binary_kernels.binary_probs, call, True, call.clip)
 
 
-def _fill_losses(source: Callable[..., Any], call: Call, *others: Any) -> float:
-    """Run a kernel over all elements; return Σ of the losses / divisor."""
+def _fill_losses(source: Callable[..., Any], call: Call, weighted: bool, *others: Any) -> float:
+    """Run a kernel, which takes weights if `weighted`, over all elements; return Σ losses / D."""
     assert call.target is not None
     x, char, requested = call.x, call.compute.char, arguments.requested(call.outputs)
     weights = call.weights.weight, call.weights.pos_weight
@@ -60,8 +74,10 @@ def _fill_losses(source: Callable[..., Any], call: Call, *others: Any) -> float:
     places = [k for k, array in enumerate(call.outputs[1:]) if array is not None]
     written = [array for array in call.outputs if array is not None]
     types = kernel_types([*inputs, *written], call.compute, 0)
+    if types[0] in [w.dtype for w in varying]:  # weights have the type of the arithmetic
+        types = [call.compute] * len(types)
     chars = types[0].char, types[1].char
-    kernel = _kernel(source, chars, requested, tuple(map(type, others)))
+    kernel = _kernel(source, chars, requested, tuple(map(type, others)), weighted)
 
     def run(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
         logits, target, *rest = arrays
@@ -72,8 +88,8 @@ def _fill_losses(source: Callable[..., Any], call: Call, *others: Any) -> float:
         for k, array in zip(places, rest, strict=True):
             outputs[k] = array
         losses: float = kernel(
-            logits, target, BinaryWeights(*members), 1.0 / call.divisor, *others,
-            OutputArrays._make(outputs), lo, hi,
+            logits, target, BinaryWeights(*members) if weighted else None, 1.0 / call.divisor,
+            *others, OutputArrays._make(outputs), lo, hi,
         )  # fmt: skip
         return losses
 

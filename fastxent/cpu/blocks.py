@@ -207,15 +207,17 @@ def for_each_block(
     types: Sequence[DType],
     inner: int = 1,
     columns: bool = False,
+    cost: int | None = None,
 ) -> list[Result]:
     """Return the results of call(arrays, base, lo, hi) over all rows, in order.
 
     `arrays` are the inputs, then the outputs, of these types, as views or converted blocks that
     begin at row `base`. `call` computes their rows lo..hi. With `columns` it also takes
-    column-major arrays.
+    column-major arrays. `cost` is that of a row if not all of it is read; a block to be converted
+    is always read.
     """
     shape = inputs[0].shape[: inputs[0].ndim - inner]
-    rows, cost = math.prod(shape), row_cost(inputs[0].shape[-1]) if inner else _ELEMENT_COST
+    rows, whole = math.prod(shape), row_cost(inputs[0].shape[-1]) if inner else _ELEMENT_COST
     arrays: list[Array | None] = []
     for array, dtype in zip((*inputs, *outputs), types, strict=True):
         view = None if array is None else as_operand(array, dtype, inner)
@@ -223,15 +225,15 @@ def for_each_block(
             break
         arrays.append(view)
     else:
-        return for_each_chunk(lambda lo, hi: call(arrays, 0, lo, hi), rows, cost)
+        return for_each_chunk(lambda lo, hi: call(arrays, 0, lo, hi), rows, cost or whole)
     if columns and (views := planes([*inputs, *outputs], types)):
-        return _for_each_plane(call, views, cost)
+        return _for_each_plane(call, views, cost or whole)
     read = [Operand(*pair, inner) for pair in zip(inputs, types, strict=False)]
     write = [
         None if array is None else Operand(array, dtype, inner)
         for array, dtype in zip(outputs, types[len(inputs) :], strict=True)
     ]
-    parts = list(boxes(shape, chunk_rows(rows, cost))) if rows else []
+    parts = list(boxes(shape, chunk_rows(rows, whole))) if rows else []
 
     def do(k: int) -> Result:
         box = parts[k]
@@ -242,7 +244,7 @@ def for_each_block(
                 operand.write(box, block)
         return result
 
-    return collect(do, len(parts), rows * cost)
+    return collect(do, len(parts), rows * whole)
 
 
 def _for_each_plane(

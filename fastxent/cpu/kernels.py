@@ -47,14 +47,11 @@ from fastxent.cpu.row import (
 )
 from fastxent.cpu.scratch import release, reserve, view, whole_lines
 from fastxent.formulas import (
-    clipped_pair,
-    costs,
     grad_at_target,
     grad_scale,
     hess_element,
     log_sum,
     prob_coefficient,
-    prob_grad_element,
     row_loss,
 )
 
@@ -393,54 +390,21 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
     return _sum(total, lost)
 
 
-@inlined
-def _where_less(x, y, a, b):
-    return a if x < y else b
-
-
-@inlined
-def _log1m(x):
-    return -math.log1p(-x)
-
-
-@inlined
-def _class_cost(p_y, w, scale, clip):
-    """w·(-log p_y) and scale·w / p_y; a class without weight adds exactly 0."""
-    if w == 0.0:
-        return 0.0, 0.0
-    p, r = clipped_pair(p_y, clip.bounds, 1.0, _where_less)
-    value, _ = costs(p, r, clip.most, math.log, _log1m, _where_less)
-    return w * value, prob_grad_element(w, p, scale, clip.floor, _where_less, _zero_where_zero)
-
-
-@inlined_by_llvm
-def _write_one_class(grad, n, y, slope):
-    """slope at class y, 0 elsewhere."""
-    fill_row(grad, n, 0.0)
-    set_element(grad, y, slope)
-
-
-# probs (N, C) IN; target (N,) labels or (N, C) probabilities IN
+# probs, target (N, C) IN
 def categorical_rows(probs, target, weights, options, clip, divisor, outputs, lo, hi):
-    """Σ losses."""
-    n, grad = probs.shape[1], outputs.grad
+    """Σ losses, of probabilities as target."""
+    n, sample_weight, grad = probs.shape[1], weights.sample_weight, outputs.grad
     total = lost = 0.0
     for i in range(lo, hi):
-        y, u, counted, value = target_of_row(target, weights.sample_weight, options, n, i)
-        scale = -u / divisor
-        if not counted:
+        u, value = sample_weight[i] if sample_weight.size else 1.0, 0.0
+        if u == 0.0:
             if_requested(row(grad, i), fill_row, (n, value))
-        elif target.ndim == 2:
+        else:
             # l = u·Σ_j a_j·(-log p_j), ∂L/∂p_j = -(u/D)·a_j / p_j
             value = u * cost_sum(
                 row(probs, i), row(target, i), row(weights.row_weight, 0),
-                weights.row_weight_step, row(grad, i), scale, clip, n,
+                weights.row_weight_step, row(grad, i), -u / divisor, clip, n,
             )  # fmt: skip
-        else:
-            w = weights.class_weight[y] if weights.class_weight.size else 1.0
-            value, slope = _class_cost(float(element(row(probs, i), y)), w, scale, clip)
-            value *= u
-            if_requested(row(grad, i), _write_one_class, (n, y, slope))
         total, lost = _add(total, lost, value)
         _store_number(outputs.loss, i, value)
     return _sum(total, lost)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastxent.cpu import arguments, few_class_kernels, jit, kernels
+from fastxent.cpu import arguments, categorical_kernels, few_class_kernels, jit, kernels
 from fastxent.cpu.arguments import (
     ELEMENTS,
     FLOAT,
@@ -33,6 +33,7 @@ from fastxent.cpu.blocks import (
     planes,
     row_cost,
 )
+from fastxent.options import Clip
 from fastxent.records import Call, Options, Weights
 from fastxent.results import RULES
 
@@ -61,8 +62,9 @@ FEW_CLASSES_LABELS, FEW_CLASSES_PROBS = (
 )
 _DERIVATIVES = [name for name, rule in RULES.items() if rule and rule.is_derivative]
 
-# The work of reading a label, in elements of a row of logits.
-_LABEL_COST = 1
+# The work of reading a label, in elements of a row of logits; that of a row of probabilities of
+# which one number is read; how many elements of such a row's gradient are written in that of one.
+_LABEL_COST, _GATHER_COST, _ZEROS = 1, 6, 2
 
 
 def has_few_classes(results: str, char: str, n_classes: int) -> bool:
@@ -223,11 +225,13 @@ def _loss_kernel(
 
 
 def _fill_losses(
-    source: Kernel, call: Call, weights: WeightArrays, *others: Any, columns: bool = False
+    source: Kernel, call: Call, weights: WeightArrays, *others: Any, columns: bool = False,
+    cost: int | None = None,
 ) -> float:  # fmt: skip
     """Run a kernel over all rows; return Σ of the row losses.
 
-    With `columns` the kernel takes column-major arrays, too.
+    With `columns` the kernel takes column-major arrays, too; `cost` is that of a row of which not
+    all is read.
     """
     assert call.target is not None
     labels, probs = call.target
@@ -247,7 +251,7 @@ def _fill_losses(
         )  # fmt: skip
         return losses
 
-    losses = add_up(for_each_block(run, given, written, types, columns=columns))
+    losses = add_up(for_each_block(run, given, written, types, columns=columns, cost=cost))
     if not call.divisor:  # the mean of no rows has zero gradient
         for name in _DERIVATIVES:
             if (array := getattr(outputs, name)) is not None:
@@ -286,28 +290,40 @@ def categorical_cross_entropy(call: Call) -> float:
     """Fill loss and grad for probabilities x; return Σ of the row losses / divisor."""
     assert call.target is not None
     char, n_classes, class_weight = call.compute.char, call.x.shape[-1], call.weights.class_weight
-    row_weight, step = None, 0
-    if call.target.labels is None:
+    options = arguments.pack_options(call.options, n_classes)
+    if call.target.labels is not None:
+        weights = arguments.pack_weights(call.weights, char)
+        cost = _gathered_row_cost(n_classes, call.outputs.grad is not None)
+        source = categorical_kernels.categorical_label_rows
+    else:
         if class_weight is None:
-            row_weight = arguments.constant_weight(None, char)
+            row_weight, step = arguments.constant_weight(None, char), 0
         else:
             row_weight, step = _row_weight(class_weight, n_classes, call.compute), 1
-    weights = arguments.pack_weights(call.weights, char, row_weight, row_weight_step=step)
-    options = arguments.pack_options(call.options, n_classes)
-    losses = _fill_losses(kernels.categorical_rows, call, weights, options, call.clip)
+        weights = arguments.pack_weights(call.weights, char, row_weight, row_weight_step=step)
+        cost, source = None, kernels.categorical_rows
+    by_index = call.target.labels is not None
+    losses = _fill_losses(source, call, weights, options, call.clip, columns=by_index, cost=cost)
     return divided(losses, call.divisor)
 
 
+def _gathered_row_cost(n_classes: int, has_grad: bool) -> int:
+    """The work of a row of probabilities of which one is read, in elements."""
+    return _GATHER_COST + (n_classes // _ZEROS if has_grad else 0)
+
+
 def plain_cross_entropy(
-    x: Array, labels: Array, ignore_index: int, mean: bool, grad: Array | None
-) -> float | None:
+    x: Array, labels: Array, ignore_index: int, mean: bool, grad: Array | None,
+    clip: Clip | None = None,
+) -> float | None:  # fmt: skip
     """Fill grad and return the loss of native rows without options, bit-identical to the above.
 
-    Returns None, before anything is written, where a label is bad or no row is active.
+    The rows are logits or, with `clip`, probabilities. Returns None, before anything is written,
+    where a label is bad or no row is active.
     """
     n, n_classes = x.shape
     char = x.dtype.char
-    cost = row_cost(n_classes)
+    cost = row_cost(n_classes) if clip is None else _gathered_row_cost(n_classes, grad is not None)
     options, scan = _plain_options(ignore_index), _scan_kernel()
     scan_args = labels, n_classes, NO_WEIGHT_ARRAYS["d"], options
     # One piece of the rows is one of the labels, too, which cost less; a small call needs no lists.
@@ -320,9 +336,10 @@ def plain_cross_entropy(
     if bad >= 0 or not counted:
         return None
     divisor = counted if mean else 1.0
-    kernel = _plain_kernel(char, n_classes, grad is not None)
+    kernel = _plain_kernel(char, n_classes, grad is not None, clip is not None)
     outputs = arguments.only_grad(grad, char)
-    args = x, labels, NO_WEIGHT_ARRAYS[char], options, divisor, outputs
+    others = (divisor, outputs) if clip is None else (clip, divisor, outputs)
+    args = x, labels, NO_WEIGHT_ARRAYS[char], options, *others
     if at_once:
         losses: float = kernel(*args, 0, n)
     else:
@@ -331,11 +348,14 @@ def plain_cross_entropy(
 
 
 @functools.lru_cache(1024)
-def _plain_kernel(char: str, n_classes: int, has_grad: bool) -> Kernel:
-    requested = ("grad",) if has_grad else ()
+def _plain_kernel(char: str, n_classes: int, has_grad: bool, of_probabilities: bool) -> Kernel:
+    requested, kinds = ("grad",) if has_grad else (), (WeightArrays, KernelOptions)
+    if of_probabilities:
+        source = categorical_kernels.categorical_label_rows
+        return _loss_kernel(source, char, LABELS, requested, (*kinds, Clip))
     few = has_few_classes("per class" if has_grad else "per row", char, n_classes)
     source = (few_class_kernels if few else kernels).cross_entropy_rows
-    return _loss_kernel(source, char, LABELS, requested, (WeightArrays, KernelOptions))
+    return _loss_kernel(source, char, LABELS, requested, kinds)
 
 
 @functools.lru_cache(16)

@@ -155,6 +155,16 @@ def log1m(x):
     raise NotImplementedError("log1m of lanes exists in compiled code only")
 
 
+def log_of(p, r):
+    """log p for r = 1 - p: from r where p is close to 1, as p may be rounded there.
+
+    Lane types: float32, float64
+    Max error: ULP = 1.2
+    Valid range: p and r in [0, 1], nan; below -103 for p = 0
+    """
+    raise NotImplementedError("log_of of lanes exists in compiled code only")
+
+
 def _make_exp_parts(series, shift, high, low):
     @inlined
     def exp_parts(x):
@@ -242,6 +252,15 @@ def _log(x, core, tiny, lift, lifted):
 
 
 @inlined
+def _log_of(p, r, core, lift, lifted):
+    # log(1 - r) where p is above √½: there 1 + f is 1 - r itself. A nan takes this side, which
+    # keeps it. Else log p, by bits: p is lifted above the subnormal numbers, 0 to one below them.
+    large = p * lift
+    k = where_less(1.0 - ROOT_HALF, r, exponent(large) - lifted, 0.0)
+    return core(k, where_less(1.0 - ROOT_HALF, r, mantissa(large) - 1.0, -r))
+
+
+@inlined
 def _log1p_64(x):
     t = x - 0.5
     square = t * t
@@ -290,3 +309,14 @@ _implement(
 )
 _implement(log1p, lambda x: _log1p_32(x) * (x * x) + x, lambda x: _log1p_64(x) * (x * x) + x)
 _implement(log1m, lambda x: _log1m(x, _log_core32), lambda x: _log1m(x, _log_core64))
+
+
+@overload(log_of)
+def _implement_log_of(p, r):
+    def float32(p, r):
+        return _log_of(p, r, _log_core32, 2.0**24, 24.0)
+
+    def float64(p, r):
+        return _log_of(p, r, _log_core64, 2.0**53, 53.0)
+
+    return float32 if p.dtype == types.float32 else float64

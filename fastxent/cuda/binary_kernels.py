@@ -18,12 +18,13 @@ from fastxent.formulas import (
     binary_hess,
     binary_loss,
     binary_prob_loss,
+    binary_sides,
     binary_slope,
     binary_weights,
     clipped_pair,
     costs,
+    product,
     sigmoid_pair,
-    softplus_pair,
 )
 
 _SLOTS = 2 * WARP  # shared memory for one exchange of two numbers
@@ -81,16 +82,21 @@ def make_binary_logits_kernel(element, plan, wants):
         return binary_weights(y, w, pos_weight, one, zero_where_zero)
 
     @device
+    def times(a, b):
+        return product(a, b, zero_where_zero)
+
+    @device
     def loss_formula(x, column, args):
         neg, pos = class_weights(column, args)
-        softplus, softplus_neg = softplus_pair(x, math.log1p(math.exp(-abs(x))), zero, where_less)
-        return binary_loss(neg, pos, softplus, softplus_neg, zero_where_zero)
+        outer, _ = binary_sides(x, neg, pos, zero, where_less)
+        log_part = times(neg + pos, math.log1p(math.exp(-abs(x))))
+        return binary_loss(outer, x, log_part, times)
 
     @device
     def grad_formula(x, column, args):
         neg, pos = class_weights(column, args)
-        sigma, sigma_neg = sigmoid_pair(x, math.exp(-abs(x)), zero, one, where_less)
-        return binary_grad(neg, pos, sigma, sigma_neg, args.scale, zero_where_zero)
+        outer, inner = binary_sides(x, neg, pos, zero, where_less)
+        return binary_grad(outer, inner, math.exp(-abs(x)), args.scale, one, zero_where_zero)
 
     @device
     def probs_formula(x, column, args):
@@ -100,7 +106,7 @@ def make_binary_logits_kernel(element, plan, wants):
     def hess_formula(x, column, args):
         neg, pos = class_weights(column, args)
         sigma, sigma_neg = sigmoid_pair(x, math.exp(-abs(x)), zero, one, where_less)
-        return binary_hess(neg, pos, sigma, sigma_neg, args.scale, zero_where_zero)
+        return binary_hess(neg + pos, sigma, sigma_neg, args.scale, zero_where_zero)
 
     formulas = loss_formula, grad_formula, probs_formula, hess_formula
     finish = make_finish(element, plan, wants, formulas)

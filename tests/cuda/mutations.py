@@ -159,8 +159,8 @@ MUTATIONS = [
              "index // uint64(weight.inner) %", "index %",
              TEST + "binary_weights_that_are_spread[shape0-0]"),
     Mutation("0 times inf in binary", BINARY,
-             "return binary_loss(neg, pos, softplus, softplus_neg, zero_where_zero)",
-             "return neg * softplus + pos * softplus_neg",
+             "return binary_loss(outer, x, log_part, times)",
+             "return outer * x + log_part",
              TEST + "binary_labels_at_the_ends"),
     # --- clusters ---------------------------------------------------------------------------
     Mutation("blocks of a cluster not waited for", SPLIT,

@@ -3,7 +3,7 @@
 from mutants import Mutation
 
 KERNELS, FEW, ROW = "cpu/kernels.py", "cpu/few_class_kernels.py", "cpu/row.py"
-FORMULAS = "formulas.py"
+FORMULAS, CATEGORICAL = "formulas.py", "cpu/categorical_kernels.py"
 ACCURACY, SPECIAL, LAYOUTS, LANES, BITS, LIMITS, THREADS, STARTUP, JAX, DASK = (
     f"tests/{file}.py::test_"
     for file in (
@@ -166,22 +166,36 @@ MUTATIONS = [
              "y = find(z, m, n)", "y = 0",
              ACCURACY + "confident_rows[float32-400-one-hot]"),
     Mutation("class without weight counts in categorical", ROW,
-             "return loss_element(a, clipped_costs(p_j, r, clip.most)[0], zero_where_zero)",
-             "return a * clipped_costs(p_j, r, clip.most)[0]",
+             "return loss_element(a, clipped_cost(p_j, r, clip.most), zero_where_zero)",
+             "return a * clipped_cost(p_j, r, clip.most)",
              SPECIAL + "a_class_without_weight_is_silent_in_probabilities[float32]"),
+    Mutation("coefficients of a block with ignored rows kept for the next", CATEGORICAL,
+             "bad, are_ones = _read_rows(labels, weights, options, n, first, count, block), False",
+             "bad = _read_rows(labels, weights, options, n, first, count, block)",
+             SPECIAL + "one_row_of_probabilities_does_not_touch_another[float32]"),
+    Mutation("gradient of a bad label nan at one class alone", CATEGORICAL,
+             "for k in range(bad):", "for k in range(0):",
+             SPECIAL + "one_row_of_probabilities_does_not_touch_another[float32]"),
+    Mutation("log p of the rounded p", "cpu/vector_math.py",
+             "mantissa(large) - 1.0, -r)", "mantissa(large) - 1.0, p - 1.0)",
+             LANES + "logarithm_of_a_pair[float32-1e-30]"),
     # --- binary -----------------------------------------------------------------------------
     Mutation("pos_weight dropped", "cpu/binary_kernels.py",
              "binary_weights(y, w, pos_w, 1.0,", "binary_weights(y, w, 1.0, 1.0,",
              ACCURACY + "binary_logits[float32-True-1]"),
     Mutation("a chunk takes the weights of the first", "cpu/binary_kernels.py",
-             "row(weights.weight, lo * weights.step), weights.step\n    pos_weight",
-             "row(weights.weight, 0), weights.step\n    pos_weight",
+             "row(weights.weight, lo * weights.step), weights.step\n        return",
+             "row(weights.weight, 0), weights.step\n        return",
              ACCURACY + "binary_logits[float32-True-1]"),
-    Mutation("softplus(-x) as softplus(x)", FORMULAS,
-             "where_less(x, zero, -x, zero) + log1p_e", "where_less(zero, x, x, zero) + log1p_e",
+    Mutation("what fills the last vector has losses", "cpu/binary_kernels.py",
+             "load_part(logits, j, count, -math.inf)", "load_part(logits, j, count, 0.0)",
+             ACCURACY + "worked_examples_of_probabilities"),
+    Mutation("coefficients of the classes not changed over for x < 0", FORMULAS,
+             "return where_less(x, zero, -pos, neg), where_less(x, zero, neg, -pos)",
+             "return neg, -pos",
              ACCURACY + "binary_logits[float32-False-1]"),
     Mutation("0 times inf in binary", FORMULAS,
-             "return zero_where_zero(neg, neg * softplus) +", "return neg * softplus +",
+             "return times(outer, x) +", "return outer * x +",
              SPECIAL + "binary_logits_of_special_values[float32-weights0]"),
     Mutation("1 - p from the clipped p", FORMULAS,
              "clipped(one - p, bounds, where_less)", "one - clipped(p, bounds, where_less)",
