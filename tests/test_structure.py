@@ -34,23 +34,23 @@ LAYERS = [
 ]
 # Within cpu: what a file may import of that package. Kernel files see nothing of threads or blocks.
 KERNEL_FILES = [
-    "few_class_kernels", "groups", "binary_kernels", "categorical_kernels", "kernels", "row",
-    "vector_math", "scratch", "columns", "memory", "half_lanes", "float_mode", "c_interface",
-    "lanes", "jit",
+    "conversion_kernels", "few_class_kernels", "groups", "binary_kernels", "categorical_kernels",
+    "kernels", "row", "vector_math", "scratch", "columns", "memory", "half_lanes", "float_mode",
+    "c_interface", "lanes", "jit",
 ]  # fmt: skip
 WITHIN_CPU = {
     "__init__": set(),
     "backend": {"binary", "launch", "linear"},
     "binary": {"arguments", "binary_kernels", "launch", "jit", "blocks"},
-    "linear": {"launch", "blocks"},
+    "linear": {"launch", "blocks", "conversion"},
     "xla_kernels": {
         *"arguments c_interface launch kernels few_class_kernels scratch jit blocks".split()
     },
     "target": {"lanes"},
     "launch": {"arguments", "kernels", "categorical_kernels", "few_class_kernels", "jit", "blocks"},
     "arguments": {"half_lanes", "lanes"},
-    "blocks": {"half", "threads"},
-    "half": {"jit", "kernels"},
+    "blocks": {"conversion", "threads"},
+    "conversion": {"arguments", "conversion_kernels", "jit"},
     "pages": set(),
     "threads": {"helpers"},
     "helpers": set(),

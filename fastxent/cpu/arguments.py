@@ -25,7 +25,7 @@ Array = NDArray[Any]
 FLOAT, INTEGER, FLAG, NONE = types.float64, types.int64, types.boolean, types.none
 # By the letters of NumPy's types: what is in memory, and the type of its arithmetic.
 ELEMENTS = {"f": types.float32, "d": types.float64, "e": FLOAT16, "E": BFLOAT16}
-_ARITHMETIC = {char: arithmetic_type(dtype) for char, dtype in ELEMENTS.items()}
+ARITHMETIC = {char: arithmetic_type(dtype) for char, dtype in ELEMENTS.items()}
 _Tuple: Any = types.Tuple
 _NamedTuple: Any = types.NamedTuple
 _namedtuple: Any = collections.namedtuple
@@ -132,7 +132,7 @@ def numba_type(kind: Any, char: str, requested: tuple[str, ...] = (), ndim: int 
         elif shape == "NC" and name not in requested:
             members.append(types.none)
         else:
-            dims, of_rows = (ndim, ELEMENTS) if shape == "NC" else (1, _ARITHMETIC)
+            dims, of_rows = (ndim, ELEMENTS) if shape == "NC" else (1, ARITHMETIC)
             members.append(array_type(dtype or of_rows[char], dims, out=out))
     return _NamedTuple(members, kind)
 

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastxent.cpu import half, threads
+from fastxent.cpu import threads
+from fastxent.cpu.conversion import put
 
 Array = NDArray[Any]
 DType = np.dtype[Any]
@@ -37,6 +38,8 @@ _SMALLEST_PLANE = 1 << 15
 # Pieces of column-major rows are multiples of so many: whole tiles of few classes.
 _ROWS_OF_LINES = 256
 _LINE_BYTES = 64
+# Blocks of converted rows are multiples of so many: for each class whole cache lines, and vectors.
+_CONVERTED_ROWS = 32
 
 
 class Operand:
@@ -79,15 +82,6 @@ class Operand:
         if self.rows is None:
             part = self._part(box)
             put(part, block.reshape(part.shape))
-
-
-def put(out: Array, values: Array) -> None:
-    """Copy into an array of another type; values beyond its range become infinite."""
-    if half.is_rounding(out, values):
-        half.round_into(out, values)
-        return
-    with np.errstate(all="ignore"):
-        np.copyto(out, values, casting="unsafe")
 
 
 def row_cost(n_classes: int) -> int:
@@ -233,7 +227,10 @@ def for_each_block(
         None if array is None else Operand(array, dtype, inner)
         for array, dtype in zip(outputs, types[len(inputs) :], strict=True)
     ]
-    parts = list(boxes(shape, chunk_rows(rows, whole))) if rows else []
+    limit = chunk_rows(rows, whole)
+    if inner and limit % _CONVERTED_ROWS:
+        limit = max(limit - limit % _CONVERTED_ROWS, _CONVERTED_ROWS)
+    parts = list(boxes(shape, limit)) if rows else []
 
     def do(k: int) -> Result:
         box = parts[k]

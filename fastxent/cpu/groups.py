@@ -145,22 +145,26 @@ def _copy_run(source, out, n):
 
 
 @subroutine
-def _copy_rows(source, source_steps, out, out_steps, n, count):
+def copy_rows(source, source_steps, out, out_steps, n, count):
     """Copy `count` rows of n elements; steps are those of rows and of classes, in elements."""
     (a, b), (c, d) = source_steps, out_steps
     if b == d == 1 and a == c == n:
         _copy_run(source, out, count * n)
-        return
-    for i in range(count):
-        if b == d == 1:
+    elif b == d == 1:
+        for i in range(count):
             _copy_run(advance(source, i * a), advance(out, i * c), n)
-            continue
+    elif a == 1 or c == 1:  # for each class a run of rows
         for j in range(n):
-            set_element(out, i * c + j * d, element(source, i * a + j * b))
+            for i in range(count):
+                set_element(out, i * c + j * d, element(source, i * a + j * b))
+    else:
+        for i in range(count):
+            for j in range(n):
+                set_element(out, i * c + j * d, element(source, i * a + j * b))
 
 
 @inlined
-def _steps(array):
+def steps(array):
     """The steps of rows and of classes."""
     return element_strides(array)[0], class_step(array)
 
@@ -178,7 +182,7 @@ def _rows_of(array, columns, group):
     n = array.shape[1]
     if count < lanes_of(columns):
         return pad, n
-    return unless_half(array, row(array, first), pad), unless_half(array, _steps(array)[0], n)
+    return unless_half(array, row(array, first), pad), unless_half(array, steps(array)[0], n)
 
 
 @subroutine
@@ -360,7 +364,7 @@ def read_group(array, columns, group):
             _copy_tile_in(x, class_step(array), (0, n), n, columns, groups, size)
         return load(columns, n * lanes_of(columns))
     if _goes_through_pad(array, columns, group):
-        _copy_rows(row(array, first), _steps(array), pad, (n, 1), n, count)
+        copy_rows(row(array, first), steps(array), pad, (n, 1), n, count)
     x, step = _rows_of(array, columns, group)
     return _transpose_rows(x, step, n, columns)
 
@@ -385,6 +389,6 @@ def write_group(columns, factor, places, elements, array, group):
     if not (is_half(array) and is_whole):
         store_at_places(out, step, places, elements)
     if _goes_through_pad(array, columns, group):
-        _copy_rows(pad, (n, 1), row(array, first), _steps(array), n, count)
+        copy_rows(pad, (n, 1), row(array, first), steps(array), n, count)
     if is_half(array) and is_whole:
-        store_at_places(row(array, first), _steps(array)[0], places, elements)
+        store_at_places(row(array, first), steps(array)[0], places, elements)

@@ -408,17 +408,3 @@ def categorical_rows(probs, target, weights, options, clip, divisor, outputs, lo
         total, lost = _add(total, lost, value)
         _store_number(outputs.loss, i, value)
     return _sum(total, lost)
-
-
-# bits (N,) of float32 IN, out (N,) the bits of float16 OUT
-def round_to_half(bits, out):
-    for i in range(bits.size):
-        sign, x = (bits[i] >> 16) & 0x8000, bits[i] & 0x7FFFFFFF
-        # Round to the steps of float16, ties to even: add half a step less one, one more if odd.
-        shift = 13 if x >= 0x38800000 else min(126 - (x >> 23), 25)  # else subnormal
-        significand = x - 0x38000000 if x >= 0x38800000 else (x & 0x7FFFFF) | 0x800000
-        odd = (significand >> shift) & 1
-        rounded = (significand + (1 << (shift - 1)) - 1 + odd) >> shift
-        if x >= 0x477FF000:  # 65520 and more
-            rounded = 0x7E00 if x > 0x7F800000 else 0x7C00
-        out[i] = sign | rounded

@@ -53,7 +53,7 @@ MAX_FEW_CLASSES = {
 LABELS = "q"
 
 # Column-major rows are computed as they are up to this number of classes.
-MAX_COLUMNS = 4096
+MAX_COLUMNS = 2048
 
 # What the kernels of few classes are enough for, by the kind of target.
 FEW_CLASSES_LABELS, FEW_CLASSES_PROBS = (

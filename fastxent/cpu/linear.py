@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastxent.cpu.blocks import Box, Operand, boxes, for_each_chunk, put
+from fastxent.cpu.blocks import Box, Operand, boxes, for_each_chunk
+from fastxent.cpu.conversion import put
 from fastxent.cpu.launch import add_up, divided, fill_cross_entropy
 from fastxent.records import Call, LinearGrad, Outputs, Target
 
