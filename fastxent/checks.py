@@ -133,11 +133,11 @@ def element_target(value: Any, shape: Shape, of: str) -> Any:
 
 
 def flat_labels(labels: Any, ignore_index: int | None) -> tuple[Any, int | None]:
-    """Labels as contiguous int64, and the ignore_index to compare them with.
+    """Labels as a kernel takes them, flat, and the ignore_index to compare them with.
 
     Compared as integers, never wrapped: an unsigned label above int64's range becomes a number
     that is no class, and equals ignore_index only where it did before. A GPU compares them as they
-    come.
+    come; else those of another byte order or not aligned are copied.
     """
     if type(labels) is DeviceArray:
         return labels, ignore_index
@@ -151,7 +151,10 @@ def flat_labels(labels: Any, ignore_index: int | None) -> tuple[Any, int | None]
             return mapped.reshape(-1), _INT64_MIN + 1
     if ignore_index is not None and not _INT64_MIN <= ignore_index <= _INT64_MAX:
         ignore_index = None  # equal to no label
-    return np.ascontiguousarray(labels, np.int64).reshape(-1), ignore_index
+    flat, size = labels.reshape(-1), labels.itemsize
+    if not (flat.dtype.isnative and flat.flags.aligned) or flat.strides[0] % size:
+        flat = flat.astype(np.int64)
+    return flat, ignore_index
 
 
 def bad_label(

@@ -35,8 +35,8 @@ LAYERS = [
 # Within cpu: what a file may import of that package. Kernel files see nothing of threads or blocks.
 KERNEL_FILES = [
     "conversion_kernels", "few_class_kernels", "groups", "binary_kernels", "categorical_kernels",
-    "kernels", "row", "vector_math", "scratch", "columns", "memory", "half_lanes", "float_mode",
-    "c_interface", "lanes", "jit",
+    "kernels", "row", "vector_math", "labels", "scratch", "columns", "memory", "half_lanes",
+    "float_mode", "c_interface", "lanes", "jit",
 ]  # fmt: skip
 WITHIN_CPU = {
     "__init__": set(),
@@ -47,7 +47,9 @@ WITHIN_CPU = {
         *"arguments c_interface launch kernels few_class_kernels scratch jit blocks".split()
     },
     "target": {"lanes"},
-    "launch": {"arguments", "kernels", "categorical_kernels", "few_class_kernels", "jit", "blocks"},
+    "launch": {
+        *"arguments kernels categorical_kernels few_class_kernels labels jit blocks".split()
+    },
     "arguments": {"half_lanes", "lanes"},
     "blocks": {"conversion", "threads"},
     "conversion": {"arguments", "conversion_kernels", "jit"},

@@ -73,6 +73,7 @@ _IGNORE_INDEX, _SMOOTHING, *_NUMBERS = Options._fields
 _OPTION_FIELDS = {
     "ignoring": Field(FLAG), _IGNORE_INDEX: Field(INTEGER), "one_minus_eps": Field(FLOAT),
     "eps_over_c": Field(FLOAT), **dict.fromkeys(_NUMBERS, Field(FLOAT)),
+    "label_mask": Field(INTEGER),
 }  # fmt: skip
 _OUTPUT_FIELDS = {
     name: Field(
@@ -153,13 +154,19 @@ def pack_weights(
 
 
 @functools.lru_cache(256)
-def pack_options(options: Options, n_classes: int) -> Any:
+def pack_options(options: Options, n_classes: int, label_mask: int = -1) -> Any:
     """The options of a call."""
     ignore_index, smoothing, *numbers = options
     return KernelOptions(
         ignore_index is not None, ignore_index or 0, 1.0 - smoothing, smoothing / n_classes,
-        *[number or 0.0 for number in numbers],
+        *[number or 0.0 for number in numbers], label_mask,
     )  # fmt: skip
+
+
+def label_mask(labels: Array) -> int:
+    """Which bits of labels count, as `labels.py` reads them."""
+    dtype = labels.dtype
+    return (1 << 8 * dtype.itemsize) - 1 if dtype.kind == "u" and dtype.itemsize < 8 else -1
 
 
 def pack_outputs(outputs: Outputs, char: str, blocks: Sequence[Array | None], base: int = 0) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastxent.cpu.jit import inlined_by_llvm, subroutine
 from fastxent.cpu.kernels import target_of_row
+from fastxent.cpu.labels import copy_labels
 from fastxent.cpu.lanes import round_to, where_less, widen, zero_where_zero
 from fastxent.cpu.memory import (
     advance,
@@ -38,13 +39,12 @@ BLOCK = 128
 
 
 @subroutine
-def _copy_labels(labels, classes, n_classes, count):
+def _read_labels(labels, mask, first, classes, n_classes, count):
     """Copy labels, each read once; return whether any is no class."""
+    copy_labels(labels, first, count, mask, classes)
     end, outside = np.uint64(n_classes), False
     for k in range(count):
-        y = labels[k]
-        classes[k] = y
-        outside |= np.uint64(y) >= end
+        outside |= np.uint64(classes[k]) >= end
     return outside
 
 
@@ -110,12 +110,11 @@ def categorical_label_rows(probs, labels, weights, options, clip, divisor, outpu
     # The common case, in which every label is a class and all coefficients are 1.
     common = not weights.class_weight.size and not weights.sample_weight.size
     common = common and not (options.ignoring and 0 <= options.ignore_index < n)
-    common = common and labels.strides[0] == labels.itemsize
     are_ones, scale = False, -1.0 / divisor
     total = lost = widen(zeros(p))
     for first in range(lo, hi, BLOCK):
         count, bad = min(hi - first, BLOCK), 0
-        if not common or _copy_labels(row(labels, first), classes, n, count):
+        if not common or _read_labels(labels, options.label_mask, first, classes, n, count):
             block = coefs, classes, bad_rows
             bad, are_ones = _read_rows(labels, weights, options, n, first, count, block), False
         elif not are_ones:

@@ -28,6 +28,7 @@ from fastxent.cpu.groups import (
 )
 from fastxent.cpu.jit import inlined, inlined_by_llvm, subroutine
 from fastxent.cpu.kernels import target_of_row
+from fastxent.cpu.labels import are_plain, copy_labels, plain_labels
 from fastxent.cpu.lanes import (
     horizontal_sum,
     lane,
@@ -67,7 +68,9 @@ from fastxent.formulas import (
 )
 
 # The options that `cross_entropy_rows` knows, and the outputs for labels and for probabilities.
-OPTIONS = {"ignoring", "ignore_index", "one_minus_eps", "eps_over_c", "hess_factor"}
+OPTIONS = {
+    "ignoring", "ignore_index", "label_mask", "one_minus_eps", "eps_over_c", "hess_factor"
+}  # fmt: skip
 LABEL_OUTPUTS, PROB_OUTPUTS = {"loss", "grad", "hess"}, {"loss", "grad"}
 
 
@@ -104,16 +107,41 @@ def _sum_columns(term, args, n):
     return total
 
 
+@inlined
+def _exp_in_place(columns, j, m):
+    """exp(x_j - m), which replaces x_j."""
+    e = shifted_exp(load(columns, j * lanes_of(columns)) - m)
+    store(columns, j * lanes_of(columns), e)
+    return e
+
+
 @subroutine
 def _exp_term(args, j):
     """exp(x_j - m), which replaces x_j; prefetches as many elements of the next group."""
+    columns, m, next_x, next_out = args
+    prefetch(next_x, j * lanes_of(columns))
+    prefetch_to_write(next_out, j * lanes_of(columns))
+    return _exp_in_place(columns, j, m)
+
+
+@subroutine
+def _exp_term_of_tile(args, j):
+    """exp(x_j - m), which replaces x_j; prefetches a line of the tiles before and after."""
     columns, m, ahead, behind = args
-    at = j * lanes_of(columns)
     prefetch(ahead[0], line(ahead, j, lanes_of(columns)))
     prefetch_to_write(behind[0], line(behind, j, lanes_of(columns)))
-    e = shifted_exp(load(columns, at) - m)
-    store(columns, at, e)
-    return e
+    return _exp_in_place(columns, j, m)
+
+
+@inlined
+def _exp_sum(logits, out, columns, m, n, group):
+    """Σ exp(x_j - m) in float64, which replace the x_j."""
+    first, width = group[0], lanes_of(columns)
+    if has_columns(logits) or has_columns(out):
+        ahead, behind = lines_ahead(logits, n, columns, group), lines_behind(out, n, columns, group)
+        return _sum_columns(_exp_term_of_tile, (columns, m, ahead, behind), n)
+    next_rows = row(logits, first + width), row(out, first + width)
+    return _sum_columns(_exp_term, (columns, m, *next_rows), n)
 
 
 @subroutine
@@ -168,8 +196,7 @@ def softmax_rows(logits, out, lo, hi):
         at, group = group_at(begin, rows, width, layout, pad)
         columns = view(memory, at, memory)
         m = read_group(logits, columns, group)
-        ahead, behind = lines_ahead(logits, n, columns, group), lines_behind(out, n, columns, group)
-        s = _sum_columns(_exp_term, (columns, m, ahead, behind), n)
+        s = _exp_sum(logits, out, columns, m, n, group)
         write_group(columns, round_to(1.0 / s, columns), None, None, out, group)
         write_behind(out, columns, group)
         read_ahead(logits, columns, group)
@@ -256,14 +283,13 @@ def logsumexp_rows(logits, out, lo, hi):
 def _find_targets(target, options, first, count, label_buffer, n, columns, places):
     """Find the places of a group's classes; return the number of rows without one.
 
-    Labels that are not contiguous are copied to `label_buffer`; unused entries are uninitialised.
+    Labels that are not plain are copied to `label_buffer`; unused entries are uninitialised.
     """
     labels = label_buffer
-    if count == lanes_of(columns) and target.strides[0] == target.itemsize:
-        labels = row(target, first)
+    if count == lanes_of(columns) and are_plain(target):
+        labels = plain_labels(target, first)
     else:
-        for k in range(count):
-            label_buffer[k] = target[first + k]
+        copy_labels(target, first, count, options.label_mask, label_buffer)
     ignored_label = options.ignore_index if options.ignoring else -1
     # Another thread may write into target: only the classes that are checked here may be used.
     return find_places(labels, n, ignored_label, columns, places)
@@ -313,10 +339,10 @@ def _write_losses(loss, first, count, value):
 
 
 @inlined
-def _sum_exps(columns, m, n, places, ahead, behind):
+def _sum_exps(logits, grad, columns, m, n, places, group):
     """m - x_y, and (log s, rest = Σ_{j≠y} e_j, e_y, 1 / s), in float64. e_j replaces x_j."""
     x_y = _take_out(columns, places, -math.inf)
-    rest, e_y = _sum_columns(_exp_term, (columns, m, ahead, behind), n), shifted_exp(x_y - m)
+    rest, e_y = _exp_sum(logits, grad, columns, m, n, group), shifted_exp(x_y - m)
     log_s, inverse = _log_sum(rest, e_y, columns)
     return widen(m - x_y), (log_s, rest, widen(e_y), inverse)
 
@@ -480,11 +506,7 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
             below = _sum_columns(_below_term, (columns, m, a), n)
         if target.ndim == 2:
             target_coef, a_sum = _probability_coefficients(columns, m, places, a, n)
-        ahead, behind = (
-            lines_ahead(logits, n, columns, group),
-            lines_behind(grad, n, columns, group),
-        )
-        margin, sums = _sum_exps(columns, m, n, places, ahead, behind)
+        margin, sums = _sum_exps(logits, grad, columns, m, n, places, group)
         other = u = a_y = widen(splat(columns, 1.0))
         has_weights = weighted or without_class or count < width
         if has_weights:

@@ -12,6 +12,7 @@ import numpy as np
 
 from fastxent.cpu.float_mode import flush_subnormals, restore_mode
 from fastxent.cpu.jit import inlined, inlined_by_llvm, subroutine
+from fastxent.cpu.labels import are_plain, copy_labels, plain_labels, read_label
 from fastxent.cpu.memory import (
     element,
     first_requested,
@@ -58,6 +59,8 @@ from fastxent.formulas import (
 # Output rows of at most this many classes are prefetched one row ahead; longer ones would evict
 # the rows in use.
 MAX_PREFETCHED_OUTPUT = 8192
+# Labels of another type than int64 are counted so many at a time, as int64 in the nearest cache.
+_COUNTED_LABELS = 512
 
 
 @inlined
@@ -164,18 +167,33 @@ def _count_labels(labels, n_classes, options, n):
     return counted, bad
 
 
+@subroutine
+def _count_all(labels, n_classes, options, lo, hi):
+    """The same of the labels lo..hi of any width."""
+    if are_plain(labels):
+        return _count_labels(plain_labels(labels, lo), n_classes, options, hi - lo)
+    buffer, counted, bad = reserve(np.int64, _COUNTED_LABELS), 0, 0
+    for first in range(lo, hi, _COUNTED_LABELS):
+        n = min(hi - first, _COUNTED_LABELS)
+        copy_labels(labels, first, n, options.label_mask, buffer)
+        more, more_bad = _count_labels(buffer, n_classes, options, n)
+        counted, bad = counted + more, bad + more_bad
+    release(buffer)
+    return counted, bad
+
+
 # labels (N,) IN
 def scan_labels(labels, n_classes, weights, options, lo, hi):
     """Σ u·w_y over the active rows, and the first row whose label is no class, or -1."""
     class_weight, sample_weight = weights.class_weight, weights.sample_weight
     total = lost = 0.0
     first_bad = -1
-    if not class_weight.size and not sample_weight.size and labels.strides[0] == labels.itemsize:
-        counted, bad = _count_labels(row(labels, lo), n_classes, options, hi - lo)
+    if not class_weight.size and not sample_weight.size:
+        counted, bad = _count_all(labels, n_classes, options, lo, hi)
         if not bad:
             return float(counted), first_bad
     for i in range(lo, hi):
-        y = labels[i]
+        y = read_label(labels, i, options.label_mask)
         if options.ignoring and y == options.ignore_index:
             continue
         valid = y >= 0 and y < n_classes
@@ -259,7 +277,7 @@ def target_of_row(target, sample_weight, options, n, i):
     if target.ndim == 2:
         return 0, u, u != 0.0, 0.0
     # Read once: another thread may write into target, and only a checked label may be used.
-    y = target[i]
+    y = read_label(target, i, options.label_mask)
     ignored = (options.ignoring and y == options.ignore_index) or u == 0.0
     valid = y >= 0 and y < n
     return y, u, valid and not ignored, 0.0 if valid or ignored else math.nan
@@ -268,7 +286,9 @@ def target_of_row(target, sample_weight, options, n, i):
 @inlined_by_llvm
 def _may_count(target, options, i):
     """Whether row i seems to count, to save work; `target_of_row` reads the label that is used."""
-    return target.ndim == 2 or not options.ignoring or target[i] != options.ignore_index
+    if target.ndim == 2 or not options.ignoring:
+        return True
+    return read_label(target, i, options.label_mask) != options.ignore_index
 
 
 @inlined_by_llvm

@@ -22,6 +22,7 @@ from fastxent.cpu.arguments import (
     WeightArrays,
     array_type,
     at_row,
+    label_mask,
 )
 from fastxent.cpu.blocks import (
     boxes,
@@ -33,6 +34,7 @@ from fastxent.cpu.blocks import (
     planes,
     row_cost,
 )
+from fastxent.cpu.labels import LABEL
 from fastxent.options import Clip
 from fastxent.records import Call, Options, Weights
 from fastxent.results import RULES
@@ -140,7 +142,7 @@ def logsumexp(call: Call) -> None:
 @functools.cache
 def _scan_kernel() -> Kernel:
     weights, options = (arguments.numba_type(kind, "d") for kind in (WeightArrays, KernelOptions))
-    labels = array_type(INTEGER, 1)
+    labels = array_type(LABEL, 1)
     return jit.specialise(
         kernels.scan_labels, (labels, INTEGER, weights, options, INTEGER, INTEGER)
     )
@@ -155,7 +157,7 @@ def scan_labels(
     """
     scan = functools.partial(
         _scan_kernel(), labels, n_classes, arguments.pack_weights(weights, "d"),
-        arguments.pack_options(options, n_classes),
+        arguments.pack_options(options, n_classes, label_mask(labels)),
     )  # fmt: skip
     results = for_each_chunk(scan, len(labels), _LABEL_COST)
     if len(results) == 1:  # the common case
@@ -211,7 +213,7 @@ def loss_signature(
     """
     rows = array_type(ELEMENTS[char], 2)
     is_labels = target_char == LABELS
-    target = array_type(INTEGER, 1) if is_labels else array_type(ELEMENTS[target_char], 2)
+    target = array_type(LABEL, 1) if is_labels else array_type(ELEMENTS[target_char], 2)
     types = [arguments.numba_type(kind, char) for kind in kinds]
     outputs = arguments.numba_type(OutputArrays, char, requested)
     return rows, target, *types, FLOAT, outputs, INTEGER, INTEGER
@@ -275,7 +277,7 @@ def fill_cross_entropy(call: Call) -> float:
         weighted = class_weight is not None
         total_weight = total(row_weight, call.compute) if weighted else float(n_classes)
     weights = arguments.pack_weights(call.weights, char, row_weight, total_weight=total_weight)
-    options = arguments.pack_options(call.options, n_classes)
+    options = _options(call)
     results = "per class" if arguments.requested(call.outputs) else "per row"
     support = FEW_CLASSES_PROBS if soft else FEW_CLASSES_LABELS
     few = support.is_enough(options, call.outputs) and (
@@ -286,11 +288,17 @@ def fill_cross_entropy(call: Call) -> float:
     return _fill_losses(source, call, weights, options, columns=few)
 
 
+def _options(call: Call) -> Any:
+    assert call.target is not None
+    mask = -1 if call.target.labels is None else label_mask(call.target.labels)
+    return arguments.pack_options(call.options, call.x.shape[-1], mask)
+
+
 def categorical_cross_entropy(call: Call) -> float:
     """Fill loss and grad for probabilities x; return Σ of the row losses / divisor."""
     assert call.target is not None
     char, n_classes, class_weight = call.compute.char, call.x.shape[-1], call.weights.class_weight
-    options = arguments.pack_options(call.options, n_classes)
+    options = _options(call)
     if call.target.labels is not None:
         weights = arguments.pack_weights(call.weights, char)
         cost = _gathered_row_cost(n_classes, call.outputs.grad is not None)
