@@ -100,7 +100,7 @@ def kernel_types(
     x = arrays[0]
     assert x is not None
     own = x.dtype
-    if own != compute and own.itemsize == 2 and own.char in HALF:
+    if own is not compute and own.itemsize == 2 and own.char in HALF:
         types = [own if a is not None and a.dtype == own else compute for a in arrays]
         if columns and planes(arrays, types) is not None:
             return types
@@ -118,7 +118,8 @@ def _has_type(array: Array, dtype: DType) -> bool:
 
 def as_operand(array: Array, dtype: DType, inner: int) -> Array | None:
     """The array as a kernel takes it, without a copy; None if it has to be converted."""
-    if not _has_type(array, dtype):
+    own = array.dtype  # as `_has_type`, whose call would cost a small call a twentieth
+    if not ((own is dtype or own == dtype) and own.isnative and array.flags.aligned):
         return None
     if not inner:
         return array.reshape(-1) if array.flags.c_contiguous else None
