@@ -81,10 +81,11 @@ def test_float64(rng, shape):
             close(grad, want[1], np.float64)
 
 
+@pytest.mark.parametrize("shape", [(5, 7), (9, 700)], ids=str)
 @pytest.mark.parametrize("kind", ["bfloat16", "float16"])
-def test_half_precision(rng, kind):
+def test_half_precision(rng, kind, shape):
     """Computed in float32; the gradient has the logits' type."""
-    x, y = drawn(rng, (5, 7))
+    x, y = drawn(rng, shape)
     x = jnp.asarray(x, kind)
     loss, grad = value_and_grad(x, y)
     want = reference.cross_entropy(np.asarray(x, np.float32), y, return_grad=True)

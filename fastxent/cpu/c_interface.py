@@ -31,6 +31,17 @@ def pointer(typingctx: Any, address: Any, dtype: Any) -> Any:
 
 
 @intrinsic
+def array_memory(typingctx: Any, address: Any, dtype: Any) -> Any:
+    """An address as a pointer to numbers as arrays of this type hold them."""
+    kind = _pointer(dtype.instance_type if isinstance(dtype, types.TypeRef) else dtype.dtype)
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(kind))
+
+    return kind(types.int64, dtype), lower
+
+
+@intrinsic
 def words(typingctx: Any, address: Any) -> Any:
     """The words at an address."""
 

@@ -18,6 +18,7 @@ from numba import types
 
 from fastxent.cpu import few_class_kernels, jit, kernels, launch
 from fastxent.cpu.arguments import (
+    ARITHMETIC,
     ELEMENTS,
     NO_OUTPUTS,
     KernelOptions,
@@ -25,8 +26,17 @@ from fastxent.cpu.arguments import (
     WeightArrays,
     pack_options,
 )
-from fastxent.cpu.blocks import SERIAL_BELOW, chunk_rows, row_cost
-from fastxent.cpu.c_interface import add_to, address_of, c_function, call, pointer, struct, words
+from fastxent.cpu.blocks import HALF, SERIAL_BELOW, chunk_rows, row_cost
+from fastxent.cpu.c_interface import (
+    add_to,
+    address_of,
+    array_memory,
+    c_function,
+    call,
+    pointer,
+    struct,
+    words,
+)
 from fastxent.cpu.scratch import release, reserve
 from fastxent.options import Options
 
@@ -138,21 +148,24 @@ def _numbers(state):
 @functools.cache
 def _make_block(char: str, grad: bool, few_classes: bool) -> Any:
     """Make a function that computes the rows lo..hi of a call and returns the sum of losses."""
-    element, dtype, itemsize = ELEMENTS[char], np.dtype(char), np.dtype(char).itemsize
-    absent = NO_OUTPUTS[char]
+    element, arithmetic = ELEMENTS[char], ARITHMETIC[char]
+    itemsize, loss_size = element.bitwidth // 8, arithmetic.bitwidth // 8
+    dtype = np.float64 if loss_size == 8 else np.float32
+    absent = NO_OUTPUTS[np.dtype(dtype).char]
     rows_of = _few_class_rows if few_classes else _many_class_rows
 
     @jit.owner
     def block(state, lo, hi, divisor):
         n, count = state[_CLASSES], hi - lo
         start = itemsize * lo
-        x = numba.carray(pointer(state[_X] + start * n, element), (count, n))
+        x = numba.carray(array_memory(state[_X] + start * n, element), (count, n))
         if grad:
-            d = numba.carray(pointer(state[_GRAD] + start * n, element), (count, n))
+            d = numba.carray(array_memory(state[_GRAD] + start * n, element), (count, n))
         else:
             d = None
         loss = numba.carray(
-            pointer(state[_LOSS] + start, element), (count if state[_MODE] < 0 else 0,)
+            pointer(state[_LOSS] + loss_size * lo, arithmetic),
+            (count if state[_MODE] < 0 else 0,),
         )
         weights = _weights(np.ones(n if state[_SMOOTHING] else 0, dtype))
         outputs = OutputArrays(loss, d, *absent[2:])  # in the order of its fields
@@ -165,7 +178,7 @@ def _make_block(char: str, grad: bool, few_classes: bool) -> Any:
 @functools.cache
 def _make_work(char: str, grad: bool, few_classes: bool) -> Any:
     """Make a function that computes blocks of a call until none is left."""
-    block, element = _make_block(char, grad, few_classes), ELEMENTS[char]
+    block, arithmetic = _make_block(char, grad, few_classes), ARITHMETIC[char]
 
     @jit.owner
     def complete(state):
@@ -174,7 +187,7 @@ def _make_work(char: str, grad: bool, few_classes: bool) -> Any:
             losses = 0.0
             for k in range(groups + g * parts, groups + (g + 1) * parts):
                 losses += numbers[k]
-            pointer(state[_LOSS], element)[g] = losses / numbers[g]
+            pointer(state[_LOSS], arithmetic)[g] = losses / numbers[g]
         if state[_PROMISE]:
             call(state[_COMPLETING], struct((_THREE_WORDS, 0, state[_PROMISE])))
 
@@ -269,7 +282,8 @@ def handler(char: str, grad: bool, few_classes: bool, minor: int) -> int:
     Its arguments are logits (…, C) and int32 labels (…); its results are the loss and, with `grad`,
     the gradient (…, C).
     """
-    work, element, version = _make_work(char, grad, few_classes), ELEMENTS[char], minor << 32
+    work, arithmetic = _make_work(char, grad, few_classes), ARITHMETIC[char]
+    version = minor << 32
 
     def cross_entropy(address):
         frame = words(address)
@@ -284,7 +298,7 @@ def handler(char: str, grad: bool, few_classes: bool, minor: int) -> int:
             return call(words(frame[_API])[_CREATE_ERROR], error)
         if not blocks:  # without rows the sum is 0, the mean is nan
             for g in range(state[_GROUPS] if state[_MODE] >= 0 else 0):
-                pointer(state[_LOSS], element)[g] = np.nan if state[_MODE] > 0 else 0.0
+                pointer(state[_LOSS], arithmetic)[g] = np.nan if state[_MODE] > 0 else 0.0
             release(state)
             return 0
         cost = state[_GROUPS] * state[_ROWS] * _row_cost(state[_CLASSES])
@@ -302,4 +316,5 @@ def handler(char: str, grad: bool, few_classes: bool, minor: int) -> int:
 
 def has_few_classes(char: str, grad: bool, n_classes: int) -> bool:
     """Whether rows of so many classes have the handler of few classes."""
+    char = "f" if char in HALF else char
     return launch.has_few_classes("per class" if grad else "per row", char, n_classes)

@@ -40,7 +40,7 @@ def cross_entropy(
     ----------
     logits : jax.Array
         Shape (N, C), or any rank ≥ 1 with the classes along `axis`: float32 or float64; float16 and
-        bfloat16 are computed in float32.
+        bfloat16 are computed in float32, bfloat16 without a converted copy.
     target : jax.Array
         Integers of the shape of `logits` without `axis`: class indices in 0 … C-1, or
         `ignore_index`.
@@ -108,7 +108,7 @@ def cross_entropy(
     how, smoothing = options.reduction(reduction), options.smoothing(label_smoothing)
     labels, ignored = _int32(y, x.shape[axis], ignore_index)
     x = jnp.moveaxis(x, axis, -1)
-    if x.dtype.itemsize < 4:
+    if x.dtype == jnp.float16:  # whose gradient might be 0 before it is scaled
         x = x.astype(jnp.float32)
     axes = _axes_of(x) | _axes_of(labels)
     x, labels = _varying(x, axes), _varying(labels, axes)
@@ -159,7 +159,8 @@ def _forward(x: Any, y: Any, settings: tuple[Any, ...]) -> tuple[Any, Any]:
 
 
 def _backward(settings: tuple[Any, ...], grad: Any, up: Any) -> tuple[Any, None]:
-    return grad * (up[..., None] if settings[0] == "none" else up), None
+    factor = up[..., None] if settings[0] == "none" else up
+    return (grad * factor).astype(grad.dtype), None
 
 
 _loss.defvjp(_forward, _backward)
@@ -170,8 +171,9 @@ _jitted = jax.jit(_loss, static_argnums=2)
 def _call(grad: bool, x: Any, y: Any, settings: tuple[Any, ...]) -> Any:
     """Results of the handler; its attributes have 64 bits, with or without jax_enable_x64."""
     reduction, ignore_index, label_smoothing, check_target = settings
+    types = {"loss": jnp.promote_types(x.dtype, jnp.float32), "grad": x.dtype}
     results = [
-        jax.ShapeDtypeStruct(CROSS_ENTROPY.shape(name, x.shape, -1, reduction), x.dtype)
+        jax.ShapeDtypeStruct(CROSS_ENTROPY.shape(name, x.shape, -1, reduction), types[name])
         for name in ("loss", "grad")[: 1 + grad]
     ]
     char = x.dtype.char
