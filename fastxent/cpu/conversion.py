@@ -9,21 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastxent.cpu import arguments, conversion_kernels, jit
-from fastxent.cpu.arguments import ELEMENTS, INTEGER, array_type
+from fastxent.cpu.arguments import ELEMENTS, array_type
 
 Array = NDArray[Any]
-
-# NumPy takes 12 ns for an element whose neighbours in memory are those of another axis, and 80 ns
-# for a subnormal float16, as most of the gradient of a mean is; but less than the call of a kernel
-# for fewer elements than these.
-_SMALLEST_PLANE = 1 << 10
 
 
 @functools.cache
 def _kernel(char: str, out_char: str) -> Callable[..., Any]:
-    source = array_type(ELEMENTS[char], 2)
-    out = array_type(ELEMENTS[out_char], 2, out=True)
-    return jit.specialise(conversion_kernels.convert_rows, (source, out, INTEGER, INTEGER))
+    source = array_type(ELEMENTS[char], 3)
+    out = array_type(ELEMENTS[out_char], 3, out=True)
+    return jit.specialise(conversion_kernels.convert_planes, (source, out))
 
 
 def put(out: Array, values: Array) -> None:
@@ -33,9 +28,8 @@ def put(out: Array, values: Array) -> None:
         with np.errstate(all="ignore"):
             np.copyto(out, values, casting="unsafe")
         return
-    kernel = _kernel(values.dtype.char, out.dtype.char)
-    for target, source in zip(*pair, strict=True):
-        kernel(source, target, 0, len(source))
+    target, source = pair
+    _kernel(values.dtype.char, out.dtype.char)(source, target)
 
 
 def _as_planes(out: Array, values: Array) -> tuple[Array, Array] | None:
@@ -43,10 +37,7 @@ def _as_planes(out: Array, values: Array) -> tuple[Array, Array] | None:
     if out.ndim < 2 or not out.size or not _is_faster(out, values):
         return None
     for k in range(out.ndim - 1):  # as few planes as possible
-        rows = math.prod(out.shape[k:-1])
-        if k and rows * out.shape[-1] < _SMALLEST_PLANE:
-            return None
-        shape = math.prod(out.shape[:k]), rows, out.shape[-1]
+        shape = math.prod(out.shape[:k]), math.prod(out.shape[k:-1]), out.shape[-1]
         try:
             return out.reshape(shape, copy=False), values.reshape(shape, copy=False)
         except ValueError:
@@ -55,7 +46,11 @@ def _as_planes(out: Array, values: Array) -> tuple[Array, Array] | None:
 
 
 def _is_faster(out: Array, values: Array) -> bool:
-    """Whether the kernel can copy these arrays, and NumPy would take longer."""
+    """Whether the kernel can copy these arrays, and NumPy would take longer.
+
+    That takes 12 ns for an element whose neighbours in memory are those of another axis, and 80 ns
+    for a subnormal float16, as most of the gradient of a mean is.
+    """
     for array in (out, values):
         own = array.dtype
         if own.char not in ELEMENTS or not own.isnative or not array.flags.aligned:

@@ -5,7 +5,6 @@ from fastxent.cpu.groups import (
     copy_rows,
     first_group,
     group_at,
-    has_columns,
     read_ahead,
     read_group,
     reserve_tiles,
@@ -13,15 +12,20 @@ from fastxent.cpu.groups import (
     write_behind,
     write_group,
 )
+from fastxent.cpu.jit import subroutine
 from fastxent.cpu.memory import lanes_of, row
 from fastxent.cpu.scratch import release, view
 
 
-# source (N, C) IN, out (N, C) OUT; of one of them rows or classes may be contiguous, or neither
-def convert_rows(source, out, lo, hi):
+@subroutine
+def _convert_rows(source, out):
+    """Copy rows (N, C); of each array rows or classes may be contiguous, or neither."""
+    lo, hi = 0, len(source)
     n, width = source.shape[1], lanes_of(row(source, lo))
-    if has_columns(source) == has_columns(out):
-        copy_rows(row(source, lo), steps(source), row(out, lo), steps(out), n, hi - lo)
+    a, b = steps(source), steps(out)
+    # Tiles are for rows that lie side by side in one of the two.
+    if (a[1] == 1) == (b[1] == 1) or (a[1] != 1 and a[0] != 1) or (b[1] != 1 and b[0] != 1):
+        copy_rows(row(source, lo), a, row(out, lo), b, n, hi)
         return
     memory, layout, pad, _ = reserve_tiles(source, n, 1, True)
     rows = lo, hi, aligned_row(out, lo)
@@ -33,3 +37,9 @@ def convert_rows(source, out, lo, hi):
         write_behind(out, columns, group)
         read_ahead(source, columns, group)
     release(memory)
+
+
+# source (P, N, C) IN, out (P, N, C) OUT
+def convert_planes(source, out):
+    for k in range(len(source)):
+        _convert_rows(source[k], out[k])
