@@ -16,7 +16,6 @@ from fastxent.cpu import (
     binary_kernels,
     categorical_kernels,
     few_class_kernels,
-    half,
     jit,
     kernels,
     lanes,
@@ -192,23 +191,6 @@ def test_polynomials_and_choices(dtype):
     x[3] = np.nan
     calls(x[None], x[0], out)
     assert out[1, 3] == 0.5  # a nan is not less
-
-
-def test_rounding_to_float16(rng):
-    """The bits of NumPy's conversion: each float16, what lies about it, and anything."""
-    every = np.arange(65536, dtype=np.uint16).view(np.float16)
-    with np.errstate(invalid="ignore"):  # which ARM says of a signalling nan
-        bits = every.astype(np.float32).view(np.uint32)
-    near = [bits + np.uint32(k) for k in (0, 1, 0x7FF, 0x800, 0xFFF, 0x1000, 0x1001, 2**32 - 1)]
-    near.append(rng.integers(0, 2**32, 1 << 18, dtype=np.uint32))
-    values = np.concatenate(near).view(np.float32)
-    with np.errstate(all="ignore"):
-        want = values.astype(np.float16)
-    got = np.empty(2 * values.size, np.float16)[::2]
-    half.round_into(got, values)
-    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
-    kept = ~np.isnan(want)
-    np.testing.assert_array_equal(got.copy().view(np.uint16)[kept], want.view(np.uint16)[kept])
 
 
 @functools.cache  # several tests read it
