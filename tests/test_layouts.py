@@ -157,11 +157,12 @@ def test_rows_keep_their_own_target_and_weight(rng, dtype):
             same_bits(function(laid, target, **flags), want)
 
 
-# Rows of a plane (the axes behind the classes): fewer than a vector has lanes; some vectors; more
-# than two tiles of few classes, with a rest; of many classes.
-PLANES = [((2, 3, 5, 3), 1), ((3, 7, 40), 1), ((5, 11, 13, 17), 1), ((9, 2, 1100), 1),
+# Rows of a plane (the axes behind the classes): too few for a plane each, which are converted; more
+# than two tiles of few classes, with a rest; of many classes; in one plane fewer than a vector has
+# lanes, and whole tiles.
+PLANES = [((2, 3, 5, 3), 1), ((3, 7, 40), 1), ((5, 11, 61, 17), 1), ((3, 2, 2500), 1),
           ((21, 3, 30, 37), 0), ((2, 300, 6, 90), 1), ((1000, 333), 0),
-          ((600, 2, 2), 0)]  # fmt: skip
+          ((600, 2, 2), 0), ((6, 256), 0)]  # fmt: skip
 
 
 def by_planes(shape, axis, dtype, rng):
@@ -234,6 +235,19 @@ def test_buffers_of_another_layout_than_the_logits(rng, dtype, n):
             grad_out = np.full_like(like, np.nan)
             fx.cross_entropy(x, labels, grad_out=grad_out)
             np.testing.assert_allclose(grad_out, want, rtol=16 * np.finfo(dtype).eps, atol=1e-9)
+
+
+@pytest.mark.parametrize("rows", [2**17, 2**17 + 1])
+def test_large_column_major_output(rng, dtype, rows):
+    """Written past the caches where the classes of the output lie at whole vectors, else not."""
+    logits = rng.standard_normal((9, rows)).astype(dtype)
+    plain, labels = np.ascontiguousarray(logits.T), rng.integers(0, 9, rows)
+    want = fx.cross_entropy(plain, labels, return_grad=True)[1].T
+    for first in (0, 3):  # the memory begins in the middle of a vector, or maybe with one
+        grad_out = np.full(logits.size + first, np.nan, dtype)[first:].reshape(logits.shape)
+        fx.cross_entropy(logits, labels, axis=0, grad_out=grad_out)
+        tolerance = 16 * np.finfo(dtype).eps
+        np.testing.assert_allclose(grad_out, want, rtol=tolerance, atol=tolerance / rows)
 
 
 def test_threads_do_not_change_the_bits_of_planes(rng):
