@@ -297,6 +297,21 @@ def test_label_types(rng, kind):
     same_bits(fx.cross_entropy(logits, given, **ALL), want)
 
 
+@pytest.mark.parametrize("kind", ["i1", "u1", "i2", "u2", "i4", "u4", "u8"])
+def test_many_labels_of_each_type(rng, kind):
+    """Whole vectors of labels, side by side and strided; large unsigned ones, ignored rows."""
+    n_classes = 7 if kind == "i1" else 200  # few, but more than the largest int8
+    probs = rng.dirichlet(np.ones(n_classes), 530).astype(np.float32)
+    labels = rng.integers(0, n_classes, 530)
+    labels[[1, 40, 529]] = n_classes
+    given = np.repeat(labels, 3).astype(kind)
+    flags = {"ignore_index": n_classes, "return_grad": True}
+    for function in (fx.cross_entropy, fx.categorical_cross_entropy):
+        want = function(probs, labels, **flags)
+        for same in (labels.astype(kind), given[::3], given[::-3][::-1]):
+            same_bits(function(probs, same, **flags), want)
+
+
 @pytest.mark.parametrize("kind", ["?", "i1", "u8", "f2", "f4", ">f8", "g", "list", "bfloat16"])
 def test_one_hot_types(rng, dtype, kind):
     """One-hot rows and binary labels of any numeric type are what they say."""

@@ -79,6 +79,7 @@ def column_calls(x, labels, soft):
     columns, soft_columns = np.asfortranarray(x), np.asfortranarray(soft)
     weights = dict(weight=np.linspace(0.5, 1.5, c), sample_weight=np.linspace(0.5, 1.5, n))
     weights |= dict(label_smoothing=0.1)
+    labels = labels.astype(np.int64)
     labels[::3] = -100
     for function in (fx.softmax, fx.log_softmax):
         for given, out in ((columns, columns), (columns, x), (x, columns)):
@@ -131,7 +132,8 @@ def main(kind, side, kernels, rows, classes):
         print(f"C = {c}, N = {n}", flush=True)  # the last one before a crash
         x = rng.standard_normal((n, c)).astype(kind)
         soft = rng.random((n, c)).astype(kind)
-        for function, args, options in every(x, rng.integers(0, c, n), soft):
+        labels = rng.integers(0, min(c, 127), n).astype("blhBiHlI"[c % 8])
+        for function, args, options in every(x, labels, soft):
             function(*args, **options)
             count += 1
     if kernels == "columns":
