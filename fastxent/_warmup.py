@@ -25,15 +25,18 @@ def warmup(
 
     A kernel's variants are the first argument's type, the kind of target, which of gradient,
     probabilities and Hessian are requested, whether classes are few, and whether a binary loss of
-    logits has weights; all other options, shapes and layouts share one. A second or some a variant
-    where the cache is empty, some milliseconds where it is not; all of them take some minutes, so
-    name the functions that you call.
+    logits has weights. All else shares them, so nothing more is compiled for it: options, shapes,
+    the width of labels, and layouts, as column-major rows take the kernels of few classes. A second
+    or some a variant where the cache is empty, some milliseconds where it is not; all of them take
+    some minutes, so name the functions that you call.
 
     Parameters
     ----------
     dtypes : str or iterable of str
-        "float32", "float64" or both. Half precision uses the kernels of float32, integers those
-        of float64.
+        "float32" and "float64", which are the default, "float16", "bfloat16". Integers use the
+        kernels of float64. Half precision uses those of float32 where an array of the call has to
+        be converted: one with gaps between its elements, or labels of a binary loss that are
+        integers. Name "float32", too, if that happens.
     functions : str or iterable of str, optional
         Names of the functions to compile for; all if not given.
     progress : callable, optional
@@ -56,7 +59,7 @@ def warmup(
     options.callable_or_none(progress, "progress")
     calls = [
         call
-        for dtype in map(options.compute_type, kinds)
+        for dtype in map(options.kernel_type, kinds)
         for name in names
         for call in _calls(FUNCTIONS[options.one_of(name, "functions", FUNCTIONS)], dtype)
     ]
@@ -66,10 +69,11 @@ def warmup(
             progress(done, len(calls))
 
 
-def _calls(function: Function, dtype: str) -> Iterator[Callable[[], object]]:
+def _calls(function: Function, dtype: Any) -> Iterator[Callable[[], object]]:
     """A call for each kernel of a function: by kind of target, width of rows, results per class.
 
-    The kernels of `pos_weight` are others than those without weights.
+    The kernels of `pos_weight` are others than those without weights. One call more is of rows that
+    have to be converted, by kernels that all functions share.
     """
     per_class = [
         name for name in function.results[1:] if function.result(name).extent is Extent.PER_CLASS
@@ -79,27 +83,34 @@ def _calls(function: Function, dtype: str) -> Iterator[Callable[[], object]]:
         weights.append({"pos_weight": 1.0})
     one_width = function.kind is Kind.ELEMENTS or function.of_probabilities
     for n_classes in (_FEW,) if one_width else (_FEW, _MANY):
-        # float16 takes the kernels of float32, and one more that rounds.
-        row = np.full((1, n_classes), 0.5, np.float16 if dtype == "float32" else dtype)
+        row = np.full((1, n_classes), 0.5, dtype)
         for target in _targets(function, row):
-            arrays = _arrays(function, row, target, dtype)
+            arrays = _arrays(function, row, target)
             flags = itertools.product((False, True), repeat=len(per_class))
             for requested, given in itertools.product(flags, weights):
                 pairs = zip(per_class, requested, strict=True)
                 requests = {f"return_{name}": flag for name, flag in pairs}
                 yield functools.partial(function.public, **arrays, **given, **requests)
+    with_gaps = np.full((_FEW, _FEW, 2), 0.5, dtype)[..., 0]
+    target = with_gaps if function.kind is Kind.ELEMENTS else [0] * _FEW
+    yield functools.partial(function.public, **_arrays(function, with_gaps, target))
 
 
 def _targets(function: Function, row: Any) -> list[Any]:
-    """The targets that compile different kernels: class indices, probabilities."""
+    """The targets that compile different kernels: class indices, probabilities.
+
+    Kernels of half precision take probabilities of float32, too.
+    """
     if not function.is_loss:
         return [None]
-    return [row] if function.kind is Kind.ELEMENTS else [[0], row]
+    probs = [row, row.astype(np.float32)] if row.itemsize == 2 else [row]
+    return probs if function.kind is Kind.ELEMENTS else [[0], *probs]
 
 
-def _arrays(function: Function, row: Any, target: Any, dtype: str) -> dict[str, Any]:
-    """The arguments without a default, of one row."""
+def _arrays(function: Function, rows: Any, target: Any) -> dict[str, Any]:
+    """The arguments without a default, of some rows."""
     given = {
-        Role.INPUT: row, Role.MATRIX: np.eye(row.shape[1], dtype=dtype), Role.TARGET: target,
+        Role.INPUT: rows, Role.TARGET: target,
+        Role.MATRIX: np.eye(rows.shape[1]).astype(rows.dtype),
     }  # fmt: skip
     return {name: given[function.roles[name]] for name in function.positional}

@@ -184,7 +184,11 @@ def none_named(argument: str, names: Iterable[str]) -> ValueError:
     return ValueError(f"{argument} must name at least one of {', '.join(names)}")
 
 
-no_compute_type = Text(ValueError, "dtypes must hold 'float32' or 'float64', got {name!r}")
+no_compute_type = Text(
+    ValueError,
+    "dtypes must hold 'float32', 'float64', 'float16' or 'bfloat16' (which needs ml_dtypes), "
+    "got {name!r}",
+)
 
 
 # --- tensors of PyTorch ---------------------------------------------------------------------

@@ -4,6 +4,7 @@ Numbers and names alone; arrays are checked in `checks.py`. An option of the row
 of `Options`, whose annotation names its check: to add one, add a field.
 """
 
+import contextlib
 import math
 import numbers
 import operator
@@ -221,15 +222,22 @@ def some_of(value: Any, argument: str, choices: tuple[str, ...]) -> tuple[str, .
     return tuple(one_of(name, argument, choices) for name in chosen)
 
 
-def compute_type(name: Any) -> str:
-    """The name of a type that kernels compute in."""
+# The types of logits that have kernels of their own.
+KERNEL_TYPES = ("float32", "float64", "float16", "bfloat16")
+
+
+def kernel_type(name: Any) -> DType:
+    """A type that has kernels of its own."""
+    if isinstance(name, str) and name == "bfloat16":
+        with contextlib.suppress(ImportError):
+            import ml_dtypes  # noqa: F401 - NumPy knows the name then
     try:
-        found = "" if name is None else np.dtype(name).name
+        found = None if name is None else np.dtype(name)
     except TypeError:
-        found = ""
-    if found not in ("float32", "float64"):
+        found = None
+    if found is None or found.name not in KERNEL_TYPES:
         raise errors.no_compute_type(name)
-    return str(found)
+    return found
 
 
 def callable_or_none(value: Any, argument: str) -> None:

@@ -79,7 +79,8 @@ def test_numbers_are_rounded_to_nearest(half, conversion, rng):
     converter(half, True)(x, got)
     with np.errstate(all="ignore"):
         want = x.astype(half)
-    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+        is_nan = np.isnan(got)
+    np.testing.assert_array_equal(is_nan, np.isnan(want))
     kept = ~np.isnan(want)
     np.testing.assert_array_equal(got.view(np.uint16)[kept], want.view(np.uint16)[kept])
 
@@ -141,6 +142,22 @@ def test_other_functions(rng, half, shape, layout):
                  fx.binary_cross_entropy_with_logits(exact, exact_soft, **more))  # fmt: skip
     rounded_once(fx.binary_cross_entropy(soft, lay(soft), eps=1e-3, **flags),
                  fx.binary_cross_entropy(exact_soft, exact_soft, eps=1e-3, **flags))  # fmt: skip
+
+
+def test_a_row_that_ends_within_a_vector(half):
+    """What fills its last vector is no class."""
+    x = np.full((1, 1003), -1, half)
+    np.testing.assert_array_equal(fx.softmax(x), np.float32(1 / 1003).astype(half))
+
+
+def test_softcap_gradient(rng, half):
+    """The gradient is multiplied by the softcap's derivative before it is rounded."""
+    x, labels = (3 * rng.standard_normal((50, 20))).astype(half), rng.integers(0, 20, 50)
+    got, want = (
+        fx.cross_entropy(a, labels, softcap=5.0, reduction="sum", return_grad=True)[1]
+        for a in (x, x.astype(np.float32))
+    )
+    rounded_once([got], [want])
 
 
 @pytest.mark.parametrize("n_classes", [3, 1000])

@@ -157,11 +157,12 @@ def test_rows_keep_their_own_target_and_weight(rng, dtype):
             same_bits(function(laid, target, **flags), want)
 
 
-# Rows of a plane (the axes behind the classes): fewer than a vector has lanes; some vectors; more
-# than two tiles of few classes, with a rest; of many classes.
-PLANES = [((2, 3, 5, 3), 1), ((3, 7, 40), 1), ((5, 11, 13, 17), 1), ((9, 2, 1100), 1),
+# Rows of a plane (the axes behind the classes): too few for a plane each, which are converted; more
+# than two tiles of few classes, with a rest; of many classes; in one plane fewer than a vector has
+# lanes, and whole tiles.
+PLANES = [((2, 3, 5, 3), 1), ((3, 7, 40), 1), ((5, 11, 61, 17), 1), ((3, 2, 2500), 1),
           ((21, 3, 30, 37), 0), ((2, 300, 6, 90), 1), ((1000, 333), 0),
-          ((600, 2, 2), 0)]  # fmt: skip
+          ((600, 2, 2), 0), ((6, 256), 0)]  # fmt: skip
 
 
 def by_planes(shape, axis, dtype, rng):
@@ -236,6 +237,19 @@ def test_buffers_of_another_layout_than_the_logits(rng, dtype, n):
             np.testing.assert_allclose(grad_out, want, rtol=16 * np.finfo(dtype).eps, atol=1e-9)
 
 
+@pytest.mark.parametrize("rows", [2**17, 2**17 + 1])
+def test_large_column_major_output(rng, dtype, rows):
+    """Written past the caches where the classes of the output lie at whole vectors, else not."""
+    logits = rng.standard_normal((9, rows)).astype(dtype)
+    plain, labels = np.ascontiguousarray(logits.T), rng.integers(0, 9, rows)
+    want = fx.cross_entropy(plain, labels, return_grad=True)[1].T
+    for first in (0, 3):  # the memory begins in the middle of a vector, or maybe with one
+        grad_out = np.full(logits.size + first, np.nan, dtype)[first:].reshape(logits.shape)
+        fx.cross_entropy(logits, labels, axis=0, grad_out=grad_out)
+        tolerance = 16 * np.finfo(dtype).eps
+        np.testing.assert_allclose(grad_out, want, rtol=tolerance, atol=tolerance / rows)
+
+
 def test_threads_do_not_change_the_bits_of_planes(rng):
     """Pieces of a plane depend on its shape alone."""
     logits, labels = rng.standard_normal((3, 21, 300, 301)), rng.integers(0, 21, (3, 300, 301))
@@ -281,6 +295,21 @@ def test_label_types(rng, kind):
     want = fx.cross_entropy(logits, labels, **ALL)
     given = labels.tolist() if kind == "list" else np.repeat(labels, 2).astype(kind)[::2]
     same_bits(fx.cross_entropy(logits, given, **ALL), want)
+
+
+@pytest.mark.parametrize("kind", ["i1", "u1", "i2", "u2", "i4", "u4", "u8"])
+def test_many_labels_of_each_type(rng, kind):
+    """Whole vectors of labels, side by side and strided; large unsigned ones, ignored rows."""
+    n_classes = 7 if kind == "i1" else 200  # few, but more than the largest int8
+    probs = rng.dirichlet(np.ones(n_classes), 530).astype(np.float32)
+    labels = rng.integers(0, n_classes, 530)
+    labels[[1, 40, 529]] = n_classes
+    given = np.repeat(labels, 3).astype(kind)
+    flags = {"ignore_index": n_classes, "return_grad": True}
+    for function in (fx.cross_entropy, fx.categorical_cross_entropy):
+        want = function(probs, labels, **flags)
+        for same in (labels.astype(kind), given[::3], given[::-3][::-1]):
+            same_bits(function(probs, same, **flags), want)
 
 
 @pytest.mark.parametrize("kind", ["?", "i1", "u8", "f2", "f4", ">f8", "g", "list", "bfloat16"])

@@ -4,7 +4,7 @@ import argparse
 import time
 
 import fastxent as fx
-from fastxent import reference
+from fastxent import options, reference
 from fastxent.cli import machine
 from fastxent.cli.options import add_output
 from fastxent.cli.output import printable, progress, show_json
@@ -31,8 +31,9 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `warmup`."""
     parser.add_argument(
-        "--dtype", nargs="+", choices=["float32", "float64"], default=["float32", "float64"],
-        metavar="TYPE", help="types of the first argument: float32, float64 (default: both)",
+        "--dtype", nargs="+", choices=options.KERNEL_TYPES, default=["float32", "float64"],
+        metavar="TYPE", help=f"types of the first argument, of {', '.join(options.KERNEL_TYPES)} "
+        "(default: float32 float64)",
     )  # fmt: skip
     functions = [name for name in reference.__all__ if name != "LinearGrad"]
     parser.add_argument(

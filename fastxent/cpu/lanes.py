@@ -9,6 +9,7 @@ Functions named `build_…` emit LLVM instructions for the intrinsics here and i
 """
 
 import operator
+from typing import Any
 
 from llvmlite import ir
 from numba import types
@@ -28,7 +29,7 @@ class Half(types.Type):
     bitwidth = 16
 
 
-def arithmetic_type(dtype):
+def arithmetic_type(dtype: Any) -> Any:
     """Return the type in which numbers of a type are computed."""
     return types.float32 if isinstance(dtype, Half) else dtype
 

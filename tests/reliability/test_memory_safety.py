@@ -20,9 +20,12 @@ FEW = [*range(1, 71), *(edge + k for edge in (128, 160, 192, 256, 320) for k in 
 CLASSES = {
     "narrow": FEW,
     "wide": [*FEW, *(edge + k for edge in (512, 1024, 8192) for k in (-1, 0, 1))],
+    # Around the blocks of classes of a tile, 8, and the sizes at which a tile has fewer groups.
+    "columns": [*range(1, 34), *(edge + k for edge in (64, 256, 512, 1024) for k in (-1, 0, 1))],
 }
-# Fewer and more than the lanes of a vector of rows, 8 or 16, and just as many.
-ROWS = {"narrow": (1, 2, 9, 16, 17), "wide": (1, 2, 7)}
+# Fewer and more than the lanes of a vector of rows, 8 or 16, and just as many; of column-major rows
+# a part of a tile and more than two. The last but one is tried in every run.
+ROWS = {"narrow": (1, 2, 9, 16, 17), "wide": (1, 2, 7), "columns": (1, 16, 37, 300, 128)}
 
 
 def last_line(script, *args):
@@ -36,13 +39,13 @@ def joined(numbers):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for pages")
-@pytest.mark.parametrize("width", ["narrow", "wide"])
+@pytest.mark.parametrize("kernels", ["narrow", "wide", "columns"])
 @pytest.mark.parametrize("side", ["begin", "end"])
-@pytest.mark.parametrize("kind", ["float32", "float64"])
-def test_arrays_between_inaccessible_pages(kind, side, width, effort, count):
+@pytest.mark.parametrize("kind", ["float32", "float64", "float16", "bfloat16"])
+def test_arrays_between_inaccessible_pages(kind, side, kernels, effort, count):
     """Every kernel at every size, with guard pages around inputs, temporaries and results."""
-    rows = effort(ROWS[width][-2:-1], ROWS[width])
-    last = last_line("guarded.py", kind, side, width, joined(rows), joined(CLASSES[width]))
+    rows = effort(ROWS[kernels][-2:-1], ROWS[kernels])
+    last = last_line("guarded.py", kind, side, kernels, joined(rows), joined(CLASSES[kernels]))
     count("guarded", int(last), int(last))
 
 
