@@ -1,9 +1,12 @@
 """No hidden memory: what a call allocates beyond what it returns (NumPy reports to tracemalloc)."""
 
+import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import run
 
 import fastxent as fx
 
@@ -131,3 +134,16 @@ def test_compiled_code_allocates_rows_only(wide):
     for options in ({}, {"softcap": 30.0}, {"label_smoothing": 0.1}):
         fx.cross_entropy(*wide, grad_out=grad, **options)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4096  # kB
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the resident size")
+@pytest.mark.parametrize("what", ["float32", "float64", "float16", "bfloat16", "large"])
+def test_resident_size(what):
+    """Beyond the results 4 MB, whatever the layout and the type: the logits have 64 MB and more.
+
+    Where they have to be converted also two blocks for each thread.
+    """
+    said, _ = run([Path(__file__).parent / "resident.py", what], 180)
+    lines = [line.split(" ", 2) for line in said.splitlines()]
+    assert len(lines) == (4 if what == "large" else 15)
+    assert not [line for line in lines if int(line[0]) > int(line[1])]

@@ -7,6 +7,7 @@ import importlib
 import itertools
 import mmap
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -466,3 +467,29 @@ def test_no_gradient_that_nobody_needs(needed, reduction):
         backend.linear_cross_entropy = body
     made_parts = [tuple(a is not None for a in grads) for grads in asked if grads is not None]
     assert made_parts == [needed]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the resident size")
+def test_forward_and_backward_hold_no_copy():
+    """Beyond the gradient 4 MB, also of logits of bfloat16, 262 MB, and with the classes second."""
+    script = f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import torch, fastxent as fx
+        from resident import LIMIT, THREADS, beyond
+        fx.set_num_threads(THREADS)
+        for shape, kind, axis in [
+            ((4096, 32000), torch.bfloat16, -1), ((4, 150, 256, 256), torch.float32, 1)
+        ]:
+            x = torch.full(shape, 0.5, dtype=kind, requires_grad=True)
+            labels = torch.zeros(x.movedim(axis, -1).shape[:-1], dtype=torch.int64)
+
+            def call():
+                loss = fx.cross_entropy(x, labels, axis=axis)
+                return torch.autograd.grad(loss, x)
+
+            print(beyond(call), LIMIT)
+    """
+    for line in python(script).splitlines():
+        size, limit = map(int, line.split())
+        assert size < limit
