@@ -193,15 +193,17 @@ def startup(runs: list[Run]) -> str:
 
 
 def machine(run: Run) -> str:
-    """Date, CPU, system and versions of a run."""
+    """Date, CPU, system and versions of a run, and its groups if these are not all."""
     cpu = run["cpu"]
     caches = ", ".join(f"{name} {size}" for name, size in cpu["caches"].items())
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     commit = (run["commit"] or "no checkout")[:12] + ", changed" * run["dirty"]
+    groups = dict.fromkeys(row["group"] for row in run["results"])
+    part = "" if len(groups) == len(GROUPS) else f"; groups {', '.join(groups)}"
     return (
         f"- {run['date']}: {cpu['model']}, {cpu['cores']} cores, {' '.join(cpu['vectors'])}, "
         f"{caches}; {run['os'].partition('-')[0]}; Python {run['python']}, {versions}; "
-        f"fastxent {run['fastxent']} ({commit})"
+        f"fastxent {run['fastxent']} ({commit}){part}"
     )
 
 
