@@ -9,7 +9,7 @@ import pytest
 from numba import njit, types
 
 import fastxent as fx
-from fastxent.cpu import arguments, half_lanes, memory
+from fastxent.cpu import arguments, half_lanes, launch, memory
 
 HALF = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
 # Half a unit in the last place, relative to the smallest number of that exponent; and half a step
@@ -196,7 +196,7 @@ def test_special_rows(half):
 def test_no_copy(rng, half, shape, lay):
     """Nothing of the size of the logits is allocated, not even a block of them."""
     x, labels = np.zeros(shape, half), rng.integers(0, shape[1], shape[0])
-    if lay is np.asfortranarray and shape[1] > 4096:
+    if lay is np.asfortranarray and shape[1] > launch.MAX_COLUMNS:
         pytest.skip("column-major rows of so many classes are converted block by block")
     x, grad = lay(x), lay(np.empty(shape, half))
     fx.cross_entropy(x, labels, grad_out=grad)
