@@ -53,15 +53,15 @@ def cases(dtype):
 
 
 def every_way(dtype):
-    """The loss, the gradient, the gradient in a buffer laid out as the logits."""
+    """The gradient, and the gradient in a buffer laid out as the logits."""
     for name, x, axis, is_converted in cases(dtype):
         labels = np.zeros(np.moveaxis(x, axis, -1).shape[:-1], np.int64)
         limit = LIMIT + BLOCKS * max(x.itemsize, 4) * is_converted
-        for options in ({}, {"return_grad": True}, {"grad_out": np.zeros_like(x)}):
+        for options in ({"return_grad": True}, {"grad_out": np.zeros_like(x)}):
 
             def call(x=x, labels=labels, options=options, axis=axis):
                 results = fx.cross_entropy(x, labels, axis=axis, **options)
-                return results if "return_grad" in options else ()
+                return results if "return_grad" in options else results[:1]
 
             print(beyond(call), limit, name, *options)
 

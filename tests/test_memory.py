@@ -145,5 +145,5 @@ def test_resident_size(what):
     """
     said, _ = run([Path(__file__).parent / "resident.py", what], 180)
     lines = [line.split(" ", 2) for line in said.splitlines()]
-    assert len(lines) == (4 if what == "large" else 15)
+    assert len(lines) == (4 if what == "large" else 10)
     assert not [line for line in lines if int(line[0]) > int(line[1])]

@@ -232,7 +232,7 @@ MUTATIONS = [
              HALF + "a_row_that_ends_within_a_vector[bfloat16]"),
     Mutation("exponentials of half precision rounded before they are scaled", KERNELS,
              "e = unless_half(out, row(out, i), scratch)", "e = row(out, i)",
-             HALF + "other_functions[bfloat16-shape3-rows]"),
+             HALF + "softmax_family[bfloat16-shape3-rows]"),
     Mutation("gradient of half precision rounded before the softcap's derivative", KERNELS,
              "_fill_grad(e, e, n, y, up, coefs, a, a_y, sums)\n    map_rows(product, e, slope,",
              "_fill_grad(grad, e, n, y, up, coefs, a, a_y, sums)\n"
