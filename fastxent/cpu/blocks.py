@@ -4,7 +4,6 @@ A kernel takes (rows, classes) of its own float type with contiguous rows. Most 
 view; any other is converted block by block, never as a whole.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -37,7 +36,6 @@ _SMALLEST_CHUNK, _LARGEST_CHUNK, _CHUNKS = 1 << 18, 1 << 21, 16
 _SMALLEST_PLANE = 1 << 15
 # Pieces of column-major rows are multiples of so many: whole tiles of few classes.
 _ROWS_OF_LINES = 256
-_LINE_BYTES = 64
 # Blocks of converted rows are multiples of so many: for each class whole cache lines, and vectors.
 _CONVERTED_ROWS = 32
 
@@ -253,10 +251,7 @@ def _for_each_plane(
     assert views[0] is not None
     n, rows, _ = views[0].shape
     step = -(-chunk_rows(n * rows, cost) // _ROWS_OF_LINES) * _ROWS_OF_LINES
-    parts = [
-        (k, lo, hi)
-        for k in range(n) for lo, hi in itertools.pairwise(_cuts(views, k, rows, step))
-    ]  # fmt: skip
+    parts = [(k, lo, min(lo + step, rows)) for k in range(n) for lo in range(0, rows, step)]
 
     def do(part: int) -> Result:
         k, lo, hi = parts[part]
@@ -264,17 +259,6 @@ def _for_each_plane(
         return call(arrays, k * rows, lo, hi)
 
     return collect(do, len(parts), n * rows * cost)
-
-
-def _cuts(views: list[Array | None], k: int, rows: int, step: int) -> list[int]:
-    """Where plane k is cut into pieces: all but the first begin with a cache line of the output.
-
-    Or of the input, if there is no output.
-    """
-    last = next(view for view in reversed(views) if view is not None)
-    address = last.__array_interface__["data"][0] + k * last.strides[0]
-    first = -address % _LINE_BYTES // last.itemsize + step
-    return [0, *range(first, rows, step), rows]
 
 
 def collect(do: Callable[[int], Result], count: int, cost: int) -> list[Result]:

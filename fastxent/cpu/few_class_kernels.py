@@ -39,7 +39,7 @@ from fastxent.cpu.lanes import (
     zero_where_zero,
 )
 from fastxent.cpu.memory import (
-    class_step,
+    advance,
     if_requested,
     is_requested,
     lanes_of,
@@ -48,7 +48,6 @@ from fastxent.cpu.memory import (
     prefetch,
     prefetch_to_write,
     row,
-    set_element,
     splat,
     store,
     store_part,
@@ -331,6 +330,27 @@ def _grad_columns(columns, scale, a, other, n):
         store(columns, at, grad_element(load(columns, at), scale, load(a, at), other))
 
 
+@inlined
+def _add_losses(total, lost, value, pending, columns, rows):
+    """The sums and a group's losses, added as if groups began at row lo.
+
+    Where they begin depends on the address of an output, the bits of the sum must not. `pending`
+    holds the losses of rows whose block of a vector's length is incomplete, then zeros.
+    """
+    (first, count, lo, hi), width = rows, lanes_of(columns)
+    filled = (first - lo) & (width - 1)
+    if filled == 0 and (count == width or first + count == hi):  # the common case
+        return add_block(total, lost, value)
+    store(pending, filled, value)
+    if filled + count < width and first + count < hi:
+        return total, lost
+    total, lost = add_block(total, lost, load_widened(pending, columns))
+    rest = load_widened(advance(pending, width), columns)
+    store(pending, 0, rest)
+    store(pending, width, widen(zeros(columns)))
+    return add_block(total, lost, rest) if first + count == hi else (total, lost)
+
+
 @subroutine
 def _write_losses(loss, first, count, value):
     """Write a group's losses, unless that output is absent."""
@@ -445,20 +465,20 @@ def _end_group(output, columns, group, has_ignored, u_buffer):
             if not has_columns(output):
                 fill_row(row(output, first + k), n, 0.0)
                 continue
-            for j in range(n):
-                if count < lanes_of(columns):
-                    set_element(row(output, first + k), j * class_step(output), 0.0)
-                else:  # not written yet
-                    columns[j * lanes_of(columns) + k] = 0.0
+            for j in range(n):  # not written yet
+                columns[j * lanes_of(columns) + k] = 0.0
     write_behind(output, columns, group)
 
 
 @inlined
 def _row_buffers(places, width):
-    """Memory behind the places for the labels of a group, its u and its w_y."""
+    """Memory behind the places for the labels of a group, its u, its w_y, and pending losses."""
     label_buffer = view(places, width, np.int64)
     u_buffer = view(label_buffer, width, np.float64)
-    return label_buffer, u_buffer, view(u_buffer, width, np.float64)
+    w_buffer = view(u_buffer, width, np.float64)
+    pending = view(w_buffer, width, np.float64)
+    fill_row(pending, 2 * width, 0.0)
+    return label_buffer, u_buffer, w_buffer, pending
 
 
 @inlined
@@ -487,7 +507,7 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
     memory, layout, pad, places = reserve_tiles(
         logits, n, 1 + has_others + is_requested(hess), _by_tiles(logits, target, outputs)
     )
-    label_buffer, u_buffer, w_buffer = _row_buffers(places, width)
+    label_buffer, u_buffer, w_buffer, pending = _row_buffers(places, width)
     weighted = weights.class_weight.size > 0 or weights.sample_weight.size > 0
     mode, total, lost = flush_subnormals(), widen(zeros(memory)), widen(zeros(memory))
     rows = lo, hi, aligned_row(grad, lo)
@@ -520,7 +540,7 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
             )
         else:
             value, scale, grad_y = _plain_loss_and_grad(margin, sums, divisor)
-        total, lost = add_block(total, lost, value)
+        total, lost = _add_losses(total, lost, value, pending, columns, (first, count, lo, hi))
         _write_losses(outputs.loss, first, count, value)
         factor = u * a_y / divisor * options.hess_factor
         if_requested(hess, _write_hess, (columns, sums, factor, variances, places, group))

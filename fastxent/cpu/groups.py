@@ -73,16 +73,17 @@ def reserve_tiles(like, n, sets, by_tiles):
     """Scratch memory: two tiles (one group unless `by_tiles`), the pad, and the places of a group.
 
     Returns the memory, the layout of tiles, the pad and the places, which are followed by memory
-    for three more 8-byte numbers per row: at most eight vectors with the places. A group has `sets`
+    for five more 8-byte numbers per row: at most twelve vectors with the places. A group has `sets`
     of n columns, each followed by a vector for their maximum; an odd number of vectors spreads the
     groups over the sets of the caches.
     """
     width = lanes_of(row(like, 0))
-    size, shift = (sets * (n + 1) | 1) * width, 0
-    while by_tiles and shift < MAX_SHIFT and (size * itemsize(like)) << (shift + 1) <= TILE_BYTES:
+    vectors, shift = sets * (n + 1) | 1, 0
+    while by_tiles and shift < MAX_SHIFT and vectors * VECTOR_BYTES << (shift + 1) <= TILE_BYTES:
         shift += 1
+    size = vectors * width
     tile_size = size << shift if by_tiles else 0
-    memory = reserve(like, size + 2 * tile_size + (n + 8) * width)
+    memory = reserve(like, size + 2 * tile_size + (n + 12) * width)
     pad = view(memory, size + 2 * tile_size, like)
     fill_row(pad, n * width, 0.0)
     return view(memory, 0, like), (shift, size, tile_size), pad, view(pad, n * width, np.int64)
@@ -125,9 +126,9 @@ def group_at(at, rows, width, layout, pad):
 
 
 @inlined
-def _is_in_tile(array, columns, group):
-    """Whether a group of this array is part of a tile: complete, of a column-major array."""
-    return has_columns(array) and group[1] == lanes_of(columns)
+def _is_complete(columns, group):
+    """Whether a group has as many rows as a vector has lanes: then it is part of a tile."""
+    return group[1] == lanes_of(columns)
 
 
 # --- rows -----------------------------------------------------------------------------------
@@ -244,6 +245,24 @@ def _copy_tile_in(x, step, classes, n, tile, groups, size):
 
 
 @subroutine
+def _copy_part_in(x, step, n, columns, count):
+    """Copy the columns of an incomplete group, filled up with 0; return their maximum."""
+    m = splat(columns, -math.inf)
+    for j in range(n):
+        column = load_part(advance(x, j * step), 0, count, 0.0)
+        store(columns, j * lanes_of(columns), column)
+        m = maximum(m, column)
+    return m
+
+
+@subroutine
+def _copy_part_out(columns, out, step, n, count):
+    """The inverse of `_copy_part_in`."""
+    for j in range(n):
+        store_part(advance(out, j * step), 0, count, load(columns, j * lanes_of(columns)))
+
+
+@subroutine
 def _copy_tile_out(tile, out, step, classes, groups, size, streamed):
     """Copy a range of classes of a tile to column-major rows, `streamed` past the caches."""
     begin, end = classes
@@ -276,7 +295,7 @@ def _part(n, k, groups):
 def read_ahead(array, columns, group):
     """Read a group's part of the next tile of a column-major array; columns are the group's."""
     n, (first, _, _, (k, _, _, following, to_other, size, shift)) = array.shape[1], group
-    if following > 0 and _is_in_tile(array, columns, group):
+    if following > 0 and has_columns(array) and _is_complete(columns, group):
         x = row(array, first + ((1 << shift) - k) * lanes_of(columns))
         classes = _part(n, k, 1 << shift), _part(n, k + 1, 1 << shift)
         other = view(columns, to_other, columns)
@@ -294,9 +313,12 @@ def is_streamed(array, n, first):
 @inlined_by_llvm
 def write_behind(array, columns, group):
     """Write a group's part of the previous tile to a column-major array; the last tile at once."""
-    n, (first, _, _, tile) = array.shape[1], group
+    n, (first, count, _, tile) = array.shape[1], group
     k, groups, before, following, to_other, size, shift = tile
-    if not _is_in_tile(array, columns, group):
+    if not has_columns(array):
+        return
+    if not _is_complete(columns, group):
+        _copy_part_out(columns, row(array, first), class_step(array), n, count)
         return
     step, width, streamed = class_step(array), lanes_of(columns), is_streamed(array, n, first)
     if before:
@@ -358,7 +380,9 @@ def read_group(array, columns, group):
     """
     n, (first, count, pad, tile) = array.shape[1], group
     k, groups, before, _, _, size, _ = tile
-    if _is_in_tile(array, columns, group):
+    if has_columns(array):
+        if not _is_complete(columns, group):
+            return _copy_part_in(row(array, first), class_step(array), n, columns, count)
         if before + k == 0:
             x = row(array, first)
             _copy_tile_in(x, class_step(array), (0, n), n, columns, groups, size)
@@ -380,7 +404,7 @@ def write_group(columns, factor, places, elements, array, group):
     """
     n, (first, count, pad, _) = array.shape[1], group
     is_whole = count == lanes_of(columns)
-    if _is_in_tile(array, columns, group):
+    if has_columns(array):
         _scale_columns(columns, factor, n)
         scatter_lanes(columns, places, elements)
         return

@@ -25,6 +25,7 @@ from numba.extending import overload
 from fastxent.cpu.jit import inlined
 from fastxent.cpu.lanes import (
     exponent,
+    fabs,
     fma,
     has_fma,
     mantissa,
@@ -254,8 +255,9 @@ def _log(x, core, tiny, lift, lifted):
 @inlined
 def _log_of(p, r, core, lift, lifted):
     # log(1 - r) where p is above √½: there 1 + f is 1 - r itself. A nan takes this side, which
-    # keeps it. Else log p, by bits: p is lifted above the subnormal numbers, 0 to one below them.
-    large = p * lift
+    # keeps it. Else log p, by bits: p is lifted above the subnormal numbers, 0 to one below them,
+    # -0.0 without its sign.
+    large = fabs(p) * lift
     k = where_less(1.0 - ROOT_HALF, r, exponent(large) - lifted, 0.0)
     return core(k, where_less(1.0 - ROOT_HALF, r, mantissa(large) - 1.0, -r))
 
