@@ -116,7 +116,7 @@ def _has_type(array: Array, dtype: DType) -> bool:
 
 def as_operand(array: Array, dtype: DType, inner: int) -> Array | None:
     """The array as a kernel takes it, without a copy; None if it has to be converted."""
-    own = array.dtype  # as `_has_type`, whose call would cost a small call a twentieth
+    own = array.dtype  # as `_has_type`: every call comes here, for each of its arrays
     if not ((own is dtype or own == dtype) and own.isnative and array.flags.aligned):
         return None
     if not inner:

@@ -57,8 +57,8 @@ from fastxent.cpu.scratch import reserve, view
 TILE_BYTES, MAX_SHIFT = 1 << 18, 3
 # Classes between a load or store of a tile and the prefetch of its line.
 CLASSES_AHEAD = 8
-# Column-major output that spans more than this is written past the caches: nobody would find it
-# there.
+# Column-major output that spans more than this is written past the caches: its beginning would have
+# left them before a reader came.
 STREAMED_BYTES = 1 << 22
 
 

@@ -225,8 +225,8 @@ def _whole_of(total, like):
 def sum_of_losses(term, args, n):
     """Σ term(args, j, count) over n losses.
 
-    Eight vectors are added plainly, in their own type: widening each to float64 took a seventh of
-    the time of a binary loss. Their sums are widened and added with compensation.
+    Eight vectors are added plainly, in their own type, as widening each to float64 would be a good
+    part of the work of a binary loss. Their sums are widened and added with compensation.
     """
     width = lanes_of(args[0])
     full = n // width
