@@ -194,7 +194,7 @@ MUTATIONS = [
              LAYOUTS + "softmax_over_an_axis_before_others[float32-shape4-0]"),
     Mutation("last tile not written if it is a whole one", GROUPS,
              "if k + 1 == groups and following <= 0:", "if k + 1 == groups and following < 0:",
-             LAYOUTS + "softmax_over_an_axis_before_others[float32-shape8-0]"),
+             LAYOUTS + "address_of_a_buffer_does_not_change_the_bits[float32-256]"),
     Mutation("rows before the first aligned one left out", GROUPS,
              "return aligned - width if aligned > lo else lo", "return aligned",
              LAYOUTS + "large_column_major_output[float32-131072]"),
