@@ -1,4 +1,4 @@
-"""Fast path of losses of rows for contiguous float rows, int64 labels and default options.
+"""Fast path of losses of rows for contiguous float rows, class indices and default options.
 
 Most of a small call's time is Python before the kernel; after a large call Python's own code and
 data are out of the caches. Two functions try this first, cross_entropy and
@@ -14,7 +14,9 @@ from fastxent import checks
 from fastxent.dispatch import host_backend
 from fastxent.options import Clip
 
-_LABELS = np.dtype(np.int64)
+# Those of uint64 may be beyond int64's range, in which they are compared.
+_INT64 = np.dtype(np.int64)
+_LABELS = frozenset(map(np.dtype, ("i1", "i2", "i4", "i8", "u1", "u2", "u4")))
 
 
 def plain_cross_entropy(
@@ -24,8 +26,10 @@ def plain_cross_entropy(
     """The result for (N, C) logits or, with `clip`, probabilities and N labels; None otherwise."""
     if type(logits) is not np.ndarray or type(target) is not np.ndarray:
         return None
-    dtype, shape = logits.dtype, logits.shape
-    if dtype.char not in "fd" or not dtype.isnative or target.dtype != _LABELS or len(shape) != 2:
+    dtype, shape, kind = logits.dtype, logits.shape, target.dtype
+    if dtype.char not in "fd" or not dtype.isnative or len(shape) != 2:
+        return None
+    if kind is not _INT64 and kind not in _LABELS:
         return None
     flags = logits.flags
     if not (flags.c_contiguous and flags.aligned and target.flags.aligned):

@@ -163,9 +163,8 @@ def pack_options(options: Options, n_classes: int, label_mask: int = -1) -> Any:
     )  # fmt: skip
 
 
-def label_mask(labels: Array) -> int:
-    """Which bits of labels count, as `labels.py` reads them."""
-    dtype = labels.dtype
+def label_mask(dtype: np.dtype[Any]) -> int:
+    """Which bits of labels of this type count, as `labels.py` reads them."""
     return (1 << 8 * dtype.itemsize) - 1 if dtype.kind == "u" and dtype.itemsize < 8 else -1
 
 

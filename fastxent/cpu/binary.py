@@ -79,7 +79,7 @@ def _fill_losses(source: Callable[..., Any], call: Call, weighted: bool, *others
     chars = types[0].char, types[1].char
     kernel = _kernel(source, chars, requested, tuple(map(type, others)), weighted)
 
-    def run(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
+    def bind(arrays: list[Array | None], base: int) -> Callable[[int, int], float]:
         logits, target, *rest = arrays
         members: list[Any] = []
         for constant in constants:
@@ -87,15 +87,14 @@ def _fill_losses(source: Callable[..., Any], call: Call, weighted: bool, *others
         outputs = list(absent)
         for k, array in zip(places, rest, strict=True):
             outputs[k] = array
-        losses: float = kernel(
-            logits, target, BinaryWeights(*members) if weighted else None, 1.0 / call.divisor,
-            *others, OutputArrays._make(outputs), lo, hi,
+        return functools.partial(
+            kernel, logits, target, BinaryWeights(*members) if weighted else None,
+            1.0 / call.divisor, *others, OutputArrays._make(outputs),
         )  # fmt: skip
-        return losses
 
     if not x.size:
         return divided(0.0, call.divisor)
-    return divided(add_up(for_each_block(run, inputs, written, types, 0)), call.divisor)
+    return divided(add_up(for_each_block(bind, inputs, written, types, 0)), call.divisor)
 
 
 def _constant(weight: Array | None, char: str) -> Array | None:

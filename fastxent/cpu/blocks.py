@@ -17,6 +17,8 @@ from fastxent.cpu.conversion import put
 Array = NDArray[Any]
 DType = np.dtype[Any]
 Result = TypeVar("Result")
+# From arrays, and the row where they begin, to a call for their rows lo..hi.
+Bind = Callable[[list[Array | None], int], Callable[[int, int], Result]]
 Box = tuple[tuple[slice, ...], int, int]
 
 # The letters of half precision: float16 and bfloat16.
@@ -194,7 +196,7 @@ def for_each_chunk(call: Callable[[int, int], Result], rows: int, cost: int) -> 
 
 
 def for_each_block(
-    call: Callable[[list[Array | None], int, int, int], Result],
+    bind: Bind[Result],
     inputs: Sequence[Array],
     outputs: Sequence[Array | None],
     types: Sequence[DType],
@@ -202,12 +204,11 @@ def for_each_block(
     columns: bool = False,
     cost: int | None = None,
 ) -> list[Result]:
-    """Return the results of call(arrays, base, lo, hi) over all rows, in order.
+    """Return the results of bind(arrays, base)(lo, hi) over all rows, in order.
 
     `arrays` are the inputs, then the outputs, of these types, as views or converted blocks that
-    begin at row `base`. `call` computes their rows lo..hi. With `columns` it also takes
-    column-major arrays. `cost` is that of a row if not all of it is read; a block to be converted
-    is always read.
+    begin at row `base`; lo and hi count from there. With `columns` they may be column-major.
+    `cost` is that of a row if not all of it is read; a block to be converted is always read.
     """
     shape = inputs[0].shape[: inputs[0].ndim - inner]
     rows, whole = math.prod(shape), row_cost(inputs[0].shape[-1]) if inner else _ELEMENT_COST
@@ -218,9 +219,9 @@ def for_each_block(
             break
         arrays.append(view)
     else:
-        return for_each_chunk(lambda lo, hi: call(arrays, 0, lo, hi), rows, cost or whole)
+        return for_each_chunk(bind(arrays, 0), rows, cost or whole)
     if columns and (views := planes([*inputs, *outputs], types)):
-        return _for_each_plane(call, views, cost or whole)
+        return _for_each_plane(bind, views, cost or whole)
     read = [Operand(*pair, inner) for pair in zip(inputs, types, strict=False)]
     write = [
         None if array is None else Operand(array, dtype, inner)
@@ -234,7 +235,8 @@ def for_each_block(
     def do(k: int) -> Result:
         box = parts[k]
         written = [None if operand is None else operand.block(box) for operand in write]
-        result = call([*(i.read(box) for i in read), *written], box[1], 0, box[2] - box[1])
+        arrays = [*(operand.read(box) for operand in read), *written]
+        result = bind(arrays, box[1])(0, box[2] - box[1])
         for operand, block in zip(write, written, strict=True):
             if operand is not None and block is not None:
                 operand.write(box, block)
@@ -243,11 +245,8 @@ def for_each_block(
     return collect(do, len(parts), rows * whole)
 
 
-def _for_each_plane(
-    call: Callable[[list[Array | None], int, int, int], Result], views: list[Array | None],
-    cost: int,
-) -> list[Result]:  # fmt: skip
-    """Return the results of call(arrays, base, lo, hi) over the rows of each plane."""
+def _for_each_plane(bind: Bind[Result], views: list[Array | None], cost: int) -> list[Result]:
+    """Return the results of bind(arrays, base)(lo, hi) over the rows of each plane."""
     assert views[0] is not None
     n, rows, _ = views[0].shape
     step = -(-chunk_rows(n * rows, cost) // _ROWS_OF_LINES) * _ROWS_OF_LINES
@@ -256,7 +255,7 @@ def _for_each_plane(
     def do(part: int) -> Result:
         k, lo, hi = parts[part]
         arrays = [None if view is None else view[k] for view in views]
-        return call(arrays, k * rows, lo, hi)
+        return bind(arrays, k * rows)(lo, hi)
 
     return collect(do, len(parts), n * rows * cost)
 

@@ -28,7 +28,7 @@ from fastxent.cpu.groups import (
 )
 from fastxent.cpu.jit import inlined, inlined_by_llvm, subroutine
 from fastxent.cpu.kernels import target_of_row
-from fastxent.cpu.labels import are_plain, copy_labels, plain_labels
+from fastxent.cpu.labels import are_contiguous, copy_labels, labels_from
 from fastxent.cpu.lanes import (
     horizontal_sum,
     lane,
@@ -282,16 +282,16 @@ def logsumexp_rows(logits, out, lo, hi):
 def _find_targets(target, options, first, count, label_buffer, n, columns, places):
     """Find the places of a group's classes; return the number of rows without one.
 
-    Labels that are not plain are copied to `label_buffer`; unused entries are uninitialised.
+    Labels that are no vector are copied to `label_buffer`; unused entries are uninitialised.
     """
-    labels = label_buffer
-    if count == lanes_of(columns) and are_plain(target):
-        labels = plain_labels(target, first)
+    labels, itemsize, mask = label_buffer, 8, -1
+    if count == lanes_of(columns) and are_contiguous(target):
+        labels, itemsize, mask = labels_from(target, first), target.itemsize, options.label_mask
     else:
         copy_labels(target, first, count, options.label_mask, label_buffer)
     ignored_label = options.ignore_index if options.ignoring else -1
     # Another thread may write into target: only the classes that are checked here may be used.
-    return find_places(labels, n, ignored_label, columns, places)
+    return find_places(labels, itemsize, mask, n, ignored_label, columns, places)
 
 
 @inlined_by_llvm

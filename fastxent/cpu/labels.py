@@ -27,14 +27,14 @@ register_model(Label)(models.OpaqueModel)
 
 
 @inlined
-def are_plain(labels):
-    """Whether labels are int64, side by side."""
-    return labels.itemsize == 8 and labels.strides[0] == 8
+def are_contiguous(labels):
+    """Whether labels lie side by side."""
+    return labels.strides[0] == labels.itemsize
 
 
 @inlined
-def plain_labels(labels, first):
-    """A pointer to labels that are plain."""
+def labels_from(labels, first):
+    """A pointer to labels from `first` on, for a reader that knows how many bytes each has."""
     return view(row(labels, first), 0, np.int64)
 
 
@@ -51,46 +51,50 @@ def read_label(labels, i, mask):
     return np.int64(view(at, 0, np.int8)[0]) & mask
 
 
+def build_labels(builder, pointer, itemsize, mask, width):
+    """A vector of labels that lie side by side, each of `itemsize` bytes, by one load."""
+    wide = ir.VectorType(I64, width)
+    blocks = [(size, builder.append_basic_block(f"labels_of_{size}")) for size in (1, 2, 4, 8)]
+    end = builder.append_basic_block("labels_are_read")
+    switch = builder.switch(itemsize, blocks[0][1])
+    found = []
+    for size, block in blocks:
+        if block is not blocks[0][1]:
+            switch.add_case(I64(size), block)
+        builder.position_at_end(block)
+        narrow = ir.VectorType(ir.IntType(8 * size), width)
+        value = builder.load(builder.bitcast(pointer, narrow.as_pointer()), align=size)
+        found.append((value if size == 8 else builder.sext(value, wide), block))
+        builder.branch(end)
+    builder.position_at_end(end)
+    y = builder.phi(wide)
+    for value, block in found:
+        y.add_incoming(value, block)
+    return builder.and_(y, build_splat(builder, mask, wide))
+
+
 # Labels that are widened at a time.
 _WIDTH = 16
 
 
 @intrinsic
-def _widen(typingctx, labels, mask, out):
+def _widen(typingctx, labels, itemsize, mask, out):
     """Write _WIDTH labels that lie side by side as int64."""
-    width, kind = _WIDTH, labels.dtype
 
     def lower(context, builder, sig, args):
-        pointer, mask, out = args
-        narrow = ir.VectorType(ir.IntType(kind.bitwidth), width)
-        value = builder.load(builder.bitcast(pointer, narrow.as_pointer()), align=1)
-        wide = ir.VectorType(I64, width)
-        value = value if kind.bitwidth == 64 else builder.sext(value, wide)
-        value = builder.and_(value, build_splat(builder, mask, wide))
-        builder.store(value, builder.bitcast(out, wide.as_pointer()), align=8)
+        *labels, out = args
+        y = build_labels(builder, *labels, _WIDTH)
+        builder.store(y, builder.bitcast(out, y.type.as_pointer()), align=8)
         return context.get_dummy_value()
 
-    return types.none(labels, types.int64, out), lower
-
-
-@inlined
-def _copy(labels, step, count, mask, out):
-    whole = count & -_WIDTH if step == 1 else 0
-    for k in range(0, whole, _WIDTH):
-        _widen(advance(labels, k), mask, advance(out, k))
-    for k in range(whole, count):
-        out[k] = np.int64(labels[k * step]) & mask
+    return types.none(labels, types.int64, types.int64, out), lower
 
 
 @subroutine
 def copy_labels(labels, first, count, mask, out):
     """Copy labels to int64, each read once."""
-    at, step = row(labels, first), labels.strides[0] // labels.itemsize
-    if labels.itemsize == 8:
-        _copy(view(at, 0, np.int64), step, count, -1, out)
-    elif labels.itemsize == 4:
-        _copy(view(at, 0, np.int32), step, count, mask, out)
-    elif labels.itemsize == 2:
-        _copy(view(at, 0, np.int16), step, count, mask, out)
-    else:
-        _copy(view(at, 0, np.int8), step, count, mask, out)
+    whole = count & -_WIDTH if are_contiguous(labels) else 0
+    for k in range(0, whole, _WIDTH):
+        _widen(labels_from(labels, first + k), labels.itemsize, mask, advance(out, k))
+    for k in range(whole, count):
+        out[k] = read_label(labels, first + k, mask)

@@ -113,7 +113,7 @@ def _map_rows(name: str, results: str, call: Call) -> None:
     types = kernel_types((x, out), compute, columns=few)
     kernel = _map_kernel(name, few, types[0].char, types[1].char, 2)
     for_each_block(
-        lambda arrays, base, lo, hi: kernel(*arrays, lo, hi), (x,), (out,), types, columns=few
+        lambda arrays, base: functools.partial(kernel, *arrays), (x,), (out,), types, columns=few
     )
 
 
@@ -128,7 +128,7 @@ def logsumexp(call: Call) -> None:
     types = kernel_types((x,), compute, columns=few)
     kernel = _map_kernel("logsumexp_rows", few, types[0].char, compute.char, 1)
     for_each_block(
-        lambda arrays, base, lo, hi: kernel(arrays[0], computed[base:], lo, hi), (x,), (), types,
+        lambda arrays, base: functools.partial(kernel, *arrays, computed[base:]), (x,), (), types,
         columns=few,
     )  # fmt: skip
     if computed is not out:
@@ -157,7 +157,7 @@ def scan_labels(
     """
     scan = functools.partial(
         _scan_kernel(), labels, n_classes, arguments.pack_weights(weights, "d"),
-        arguments.pack_options(options, n_classes, label_mask(labels)),
+        arguments.pack_options(options, n_classes, label_mask(labels.dtype)),
     )  # fmt: skip
     results = for_each_chunk(scan, len(labels), _LABEL_COST)
     if len(results) == 1:  # the common case
@@ -245,15 +245,14 @@ def _fill_losses(
     target_char = LABELS if probs is None else types[1].char
     kernel = _loss_kernel(source, types[0].char, target_char, arguments.requested(outputs), kinds)
 
-    def run(arrays: list[Array | None], base: int, lo: int, hi: int) -> float:
+    def bind(arrays: list[Array | None], base: int) -> Callable[[int, int], float]:
         target = arrays[1] if labels is None else labels[base:]
-        losses: float = kernel(
-            arrays[0], target, at_row(weights, base), *others, divisor,
-            arguments.pack_outputs(outputs, compute.char, arrays[n:], base), lo, hi,
-        )  # fmt: skip
-        return losses
+        packed = arguments.pack_outputs(outputs, compute.char, arrays[n:], base)
+        return functools.partial(
+            kernel, arrays[0], target, at_row(weights, base), *others, divisor, packed
+        )
 
-    losses = add_up(for_each_block(run, given, written, types, columns=columns, cost=cost))
+    losses = add_up(for_each_block(bind, given, written, types, columns=columns, cost=cost))
     if not call.divisor:  # the mean of no rows has zero gradient
         for name in _DERIVATIVES:
             if (array := getattr(outputs, name)) is not None:
@@ -290,7 +289,7 @@ def fill_cross_entropy(call: Call) -> float:
 
 def _options(call: Call) -> Any:
     assert call.target is not None
-    mask = -1 if call.target.labels is None else label_mask(call.target.labels)
+    mask = -1 if call.target.labels is None else label_mask(call.target.labels.dtype)
     return arguments.pack_options(call.options, call.x.shape[-1], mask)
 
 
@@ -332,7 +331,7 @@ def plain_cross_entropy(
     n, n_classes = x.shape
     char = x.dtype.char
     cost = row_cost(n_classes) if clip is None else _gathered_row_cost(n_classes, grad is not None)
-    options, scan = _plain_options(ignore_index), _scan_kernel()
+    options, scan = _plain_options(ignore_index, labels.dtype.char), _scan_kernel()
     scan_args = labels, n_classes, NO_WEIGHT_ARRAYS["d"], options
     # One piece of the rows is one of the labels, too, which cost less; a small call needs no lists.
     at_once = n <= chunk_rows(n, cost)
@@ -367,8 +366,8 @@ def _plain_kernel(char: str, n_classes: int, has_grad: bool, of_probabilities: b
 
 
 @functools.lru_cache(16)
-def _plain_options(ignore_index: int) -> Any:
-    return arguments.pack_options(Options(ignore_index), 1)
+def _plain_options(ignore_index: int, label_char: str) -> Any:
+    return arguments.pack_options(Options(ignore_index), 1, label_mask(np.dtype(label_char)))
 
 
 def divided(losses: float, divisor: float) -> float:
