@@ -34,9 +34,9 @@ LAYERS = [
 ]
 # Within cpu: what a file may import of that package. Kernel files see nothing of threads or blocks.
 KERNEL_FILES = [
-    "conversion_kernels", "few_class_kernels", "groups", "binary_kernels", "categorical_kernels",
-    "kernels", "row", "vector_math", "labels", "scratch", "columns", "memory", "half_lanes",
-    "float_mode", "c_interface", "lanes", "jit",
+    "conversion_kernels", "few_class_kernels", "groups", "tiles", "binary_kernels",
+    "categorical_kernels", "kernels", "row", "vector_math", "columns", "labels", "scratch",
+    "memory", "half_lanes", "float_mode", "c_interface", "lanes", "jit",
 ]  # fmt: skip
 WITHIN_CPU = {
     "__init__": set(),

@@ -1,20 +1,18 @@
 """The kernel that copies rows between layouts and types of floats."""
 
-from fastxent.cpu.groups import (
-    aligned_row,
-    copy_rows,
-    first_group,
-    group_at,
-    read_ahead,
-    read_group,
-    reserve_tiles,
-    steps,
-    write_behind,
-    write_group,
-)
+from fastxent.cpu.groups import copy_rows, read_group, steps, write_group
 from fastxent.cpu.jit import subroutine
 from fastxent.cpu.memory import lanes_of, row
 from fastxent.cpu.scratch import release, view
+from fastxent.cpu.tiles import (
+    aligned_row,
+    first_group,
+    group_at,
+    read_ahead,
+    reserve_tiles,
+    write_behind,
+    write_rest,
+)
 
 
 @subroutine
@@ -33,9 +31,10 @@ def _convert_rows(source, out):
         at, group = group_at(begin, rows, width, layout, pad)
         columns = view(memory, at, memory)
         read_group(source, columns, group)
-        write_group(columns, None, None, None, out, group)
+        write_group(columns, None, None, (None, None), out, group)
         write_behind(out, columns, group)
         read_ahead(source, columns, group)
+        write_rest(out, columns, group)
     release(memory)
 
 

@@ -12,20 +12,7 @@ import numpy as np
 
 from fastxent.cpu.columns import find_places, gather_lanes, scatter_lanes
 from fastxent.cpu.float_mode import flush_subnormals, restore_mode
-from fastxent.cpu.groups import (
-    aligned_row,
-    first_group,
-    group_at,
-    has_columns,
-    line,
-    lines_ahead,
-    lines_behind,
-    read_ahead,
-    read_group,
-    reserve_tiles,
-    write_behind,
-    write_group,
-)
+from fastxent.cpu.groups import read_group, write_group
 from fastxent.cpu.jit import inlined, inlined_by_llvm, subroutine
 from fastxent.cpu.kernels import target_of_row
 from fastxent.cpu.labels import are_contiguous, copy_labels, labels_from
@@ -55,6 +42,20 @@ from fastxent.cpu.memory import (
 )
 from fastxent.cpu.row import add_block, fill_row, rounded, smoothed
 from fastxent.cpu.scratch import release, view
+from fastxent.cpu.tiles import (
+    aligned_row,
+    first_group,
+    group_at,
+    has_columns,
+    lines_of_group,
+    read_ahead,
+    read_line,
+    reserve_tiles,
+    set_size,
+    write_behind,
+    write_line,
+    write_rest,
+)
 from fastxent.cpu.vector_math import log_above_one, shifted_exp
 from fastxent.formulas import (
     grad_at_target,
@@ -125,10 +126,10 @@ def _exp_term(args, j):
 
 @subroutine
 def _exp_term_of_tile(args, j):
-    """exp(x_j - m), which replaces x_j; prefetches a line of the tiles before and after."""
-    columns, m, ahead, behind = args
-    prefetch(ahead[0], line(ahead, j, lanes_of(columns)))
-    prefetch_to_write(behind[0], line(behind, j, lanes_of(columns)))
+    """exp(x_j - m), which replaces x_j; writes a line of the tile before, reads one of the next."""
+    columns, m, share, ahead, behind = args
+    write_line(behind, share, j)
+    read_line(ahead, share, j)
     return _exp_in_place(columns, j, m)
 
 
@@ -137,8 +138,8 @@ def _exp_sum(logits, out, columns, m, n, group):
     """Σ exp(x_j - m) in float64, which replace the x_j."""
     first, width = group[0], lanes_of(columns)
     if has_columns(logits) or has_columns(out):
-        ahead, behind = lines_ahead(logits, n, columns, group), lines_behind(out, n, columns, group)
-        return _sum_columns(_exp_term_of_tile, (columns, m, ahead, behind), n)
+        share, ahead, behind = lines_of_group(logits, out, n, columns, group)
+        return _sum_columns(_exp_term_of_tile, (columns, m, share, ahead, behind), n)
     next_rows = row(logits, first + width), row(out, first + width)
     return _sum_columns(_exp_term, (columns, m, *next_rows), n)
 
@@ -196,23 +197,22 @@ def softmax_rows(logits, out, lo, hi):
         columns = view(memory, at, memory)
         m = read_group(logits, columns, group)
         s = _exp_sum(logits, out, columns, m, n, group)
-        write_group(columns, round_to(1.0 / s, columns), None, None, out, group)
-        write_behind(out, columns, group)
-        read_ahead(logits, columns, group)
+        write_group(columns, round_to(1.0 / s, columns), None, (None, None), out, group)
+        write_rest(out, columns, group)
     release(memory)
 
 
 @subroutine
-def _rest_of_max(columns, m, n, ahead, behind):
+def _rest_of_max(columns, m, n, lines):
     """Σ exp(x_j - m) over all but one maximum: those below 1, and the number of other ones."""
+    share, ahead, behind = lines
     below, ones = widen(zeros(columns)), zeros(columns)
     for first in range(0, n, 8):
         block = zeros(columns)
         for j in range(first, min(first + 8, n)):
-            at = j * lanes_of(columns)
-            prefetch(ahead[0], line(ahead, j, lanes_of(columns)))
-            prefetch_to_write(behind[0], line(behind, j, lanes_of(columns)))
-            e = shifted_exp(load(columns, at) - m)
+            write_line(behind, share, j)
+            read_line(ahead, share, j)
+            e = shifted_exp(load(columns, j * lanes_of(columns)) - m)
             block = block + _below_one(e)
             ones = ones + where_equal(e, 1.0, 1.0, 0.0)
         below = below + widen(block)
@@ -229,14 +229,13 @@ def log_softmax_rows(logits, out, lo, hi):
         at, group = group_at(begin, rows, width, layout, pad)
         columns = view(memory, at, memory)
         m = read_group(logits, columns, group)
-        ahead, behind = lines_ahead(logits, n, columns, group), lines_behind(out, n, columns, group)
-        rest, one = _rest_of_max(columns, m, n, ahead, behind), splat(columns, 1.0)
+        lines = lines_of_group(logits, out, n, columns, group)
+        rest, one = _rest_of_max(columns, m, n, lines), splat(columns, 1.0)
         log_s = round_to(_log_sum(rest, one, columns)[0], columns)
         for j in range(n):
             store(columns, j * width, (load(columns, j * width) - m) - log_s)
-        write_group(columns, None, None, None, out, group)
-        write_behind(out, columns, group)
-        read_ahead(logits, columns, group)
+        write_group(columns, None, None, (None, None), out, group)
+        write_rest(out, columns, group)
     release(memory)
 
 
@@ -259,12 +258,11 @@ def logsumexp_rows(logits, out, lo, hi):
         at, group = group_at(begin, rows, width, layout, pad)
         columns, first, count = view(memory, at, memory), group[0], group[1]
         m = read_group(logits, columns, group)
-        ahead, behind = lines_ahead(logits, n, columns, group), (None, 0, 0, 0)
-        rest, one = _rest_of_max(columns, m, n, ahead, behind), splat(columns, 1.0)
+        lines = lines_of_group(logits, None, n, columns, group)
+        rest, one = _rest_of_max(columns, m, n, lines), splat(columns, 1.0)
         store_part(
             row(out, 0), first, count, m + round_to(_log_sum(rest, one, columns)[0], columns)
         )
-        read_ahead(logits, columns, group)
         if horizontal_sum(m - m) == 0.0:  # nan where a maximum is infinite
             continue
         for i in range(count):
@@ -411,13 +409,13 @@ def _weighted_loss_and_grad(
 @inlined_by_llvm
 def _write_grad(grad, columns, a, has_others, parts, places, group):
     """scale·e_j - other·a_j of a group's rows, and the gradient of y at its place."""
-    scale, grad_y, other = parts
+    scale, grad_y, other, rest = parts
     scale, grad_y = round_to(scale, columns), round_to(grad_y, columns)
     if has_others:
         _grad_columns(columns, scale, a, round_to(other, columns), grad.shape[1])
-        write_group(columns, None, places, grad_y, grad, group)
-    else:
-        write_group(columns, scale, places, grad_y, grad, group)
+        write_group(columns, None, places, (grad_y, grad_y), grad, group)
+    else:  # then the gradient of y is -scale·rest
+        write_group(columns, scale, places, (grad_y, round_to(-rest, columns)), grad, group)
 
 
 @inlined
@@ -451,7 +449,8 @@ def _write_hess(hess, columns, sums, factor, variances, places, group):
         at = j * lanes_of(columns)
         store(variances, at, _variance(load(columns, at), others, s, inverse, factor))
     hess_y = _variance(e_y, others, s, inverse, factor)
-    write_group(variances, None, places, hess_y, hess, group)
+    write_group(variances, None, places, (hess_y, hess_y), hess, group)
+    write_behind(hess, variances, group)
 
 
 @inlined_by_llvm
@@ -465,9 +464,9 @@ def _end_group(output, columns, group, has_ignored, u_buffer):
             if not has_columns(output):
                 fill_row(row(output, first + k), n, 0.0)
                 continue
-            for j in range(n):  # not written yet
+            for j in range(n + 2):  # not written yet; the factor may be nan
                 columns[j * lanes_of(columns) + k] = 0.0
-    write_behind(output, columns, group)
+    write_rest(output, columns, group)
 
 
 @inlined
@@ -484,8 +483,7 @@ def _row_buffers(places, width):
 @inlined
 def _sets_of_group(memory, at, n, has_others):
     """The sets of columns of a group: e_j, a_j if there are any, and the variances."""
-    size = (n + 1) * lanes_of(memory)
-    columns = view(memory, at, memory)
+    columns, size = view(memory, at, memory), set_size(memory, n)
     a = view(columns, size, columns)
     return columns, a, view(a, has_others * size, columns)
 
@@ -544,11 +542,10 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
         _write_losses(outputs.loss, first, count, value)
         factor = u * a_y / divisor * options.hess_factor
         if_requested(hess, _write_hess, (columns, sums, factor, variances, places, group))
-        parts, has_ignored = (scale, grad_y, other), without_class or weighted
+        parts, has_ignored = (scale, grad_y, other, sums[1]), without_class or weighted
         if_requested(grad, _write_grad, (columns, a, has_others, parts, places, group))
         if_requested(grad, _end_group, (columns, group, has_ignored, u_buffer))
         if_requested(hess, _end_group, (variances, group, has_ignored, u_buffer))
-        read_ahead(logits, columns, group)
         if target.ndim == 2:
             read_ahead(target, a, group)
     restore_mode(mode)

@@ -98,7 +98,9 @@ def row(typingctx, array, i):
 
 @intrinsic
 def advance(typingctx, pointer, j):
-    """A pointer to element j."""
+    """A pointer to element j; None for None."""
+    if isinstance(pointer, types.NoneType):
+        return types.none(pointer, types.int64), build_nothing
 
     def lower(context, builder, sig, args):
         return builder.gep(args[0], [args[1]])
@@ -309,9 +311,10 @@ def store(typingctx, pointer, j, x):
 
 @intrinsic
 def stream(typingctx, pointer, j, x):
-    """Write the vector x from element j on past the caches; see `elements_to_vector`.
+    """Write the vector x from element j on past the caches; no-op where the pointer is None.
 
-    Other threads see it after `fence`.
+    The address is a multiple of a vector's size (`elements_to_vector`). Other threads see the
+    vector after `fence`.
     """
 
     def lower(context, builder, sig, args):
@@ -323,7 +326,8 @@ def stream(typingctx, pointer, j, x):
         instruction.set_metadata("nontemporal", one)
         return context.get_dummy_value()
 
-    return types.none(pointer, types.int64, x), lower
+    absent = isinstance(pointer, types.NoneType)
+    return types.none(pointer, types.int64, x), build_nothing if absent else lower
 
 
 @intrinsic
