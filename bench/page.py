@@ -48,10 +48,10 @@ copies a column-major array into rows once, when it takes it, which is not timed
 
 HALF = """\
 The first two are forward and backward on PyTorch's tensors (JAX: its arrays), the third is of NumPy
-arrays. fastxent computes in float32 and rounds the results; of a float16 tensor it keeps the
-gradient in float32 until `backward`, so that a loss scale is applied before it is rounded. The
-NumPy idiom is in float32 too, with a conversion before and after: in float16 p below 6e-8 is 0, and
-the loss infinite.
+arrays. fastxent computes in float32 and rounds the results; the gradient of a float16 tensor is
+made in `backward`, where a loss scale is applied before it is rounded. The NumPy idiom is in
+float32 too, with a conversion before and after: in float16 p below 6e-8 is 0, and the loss
+infinite.
 
 """
 

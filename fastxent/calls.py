@@ -13,7 +13,7 @@ from fastxent import checks, errors, options
 from fastxent.checks import Named, Precision, Shape
 from fastxent.device_array import DeviceArray
 from fastxent.dispatch import backend_of, device_backend
-from fastxent.functions import Arguments, Function
+from fastxent.functions import Arguments, Function, Kind
 from fastxent.options import Options
 from fastxent.records import NO_WEIGHTS, Call, Linear, LinearGrad, Outputs, Target, Weights
 
@@ -306,3 +306,23 @@ def answer(call: Call, reduced: Any = None) -> Any:
         if array is not None:
             answers.append(array if name in call.buffers else checks.result(array))
     return answers[0] if len(answers) == 1 else tuple(answers)
+
+
+# --- gradients alone --------------------------------------------------------------------------
+
+_READERS = {
+    Kind.MAP: read_map, Kind.ROWS: read_rows, Kind.LINEAR: read_linear,
+    Kind.ELEMENTS: read_elements,
+}  # fmt: skip
+
+
+def scaled_gradient(function: Function, arguments: Arguments, factor: float) -> Any:
+    """The gradient of a reduced loss of one input, times `factor`, which is finite and not 0.
+
+    It is rounded once: half precision may not hold it without the factor.
+    """
+    given = function.defaults() | arguments | {"return_grad": True}
+    call = _READERS[function.kind](function, given)
+    call = call._replace(divisor=call.divisor / factor)
+    getattr(backend_of(call.x), function.name)(call)
+    return checks.result(call.results.grad)

@@ -370,6 +370,32 @@ def test_half_precision_losses(rng, half):
         np.testing.assert_allclose(grad.astype(float), x.grad.double().numpy(), **last_bit)
 
 
+@pytest.mark.parametrize("factor", [1.0, 2.0**14, -3.0, 0.0, np.inf, np.nan])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("name", ["cross_entropy", "binary_cross_entropy_with_logits"])
+def test_float16_gradient_is_rounded_after_the_factor(rng, name, reduction, factor):
+    """That of a loss scale: probabilities of 1e-9 are 0 in float16, times 16,384 they are not."""
+    logits = torch.tensor(rng.standard_normal((40, 7)) * 4 - [20, 0, 0, 0, 0, 0, 0]).half()
+    if name == "cross_entropy":
+        target = torch.tensor(indices(rng, (40, 7), 1))
+        target[3] = -100
+    else:
+        target = torch.tensor(soft(rng, (40, 7), 1))
+        target[:, 0] = 0
+    ours, theirs = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    got = getattr(fx, name)(ours, target, reduction=reduction)
+    want = getattr(functional, name)(theirs, target, reduction=reduction)
+    for loss in (got, want):
+        loss.backward(torch.full_like(loss, factor))
+    assert ours.grad.dtype == torch.float16
+    if name == "cross_entropy":
+        assert not ours.grad[target == -100].any()
+    if np.isfinite(factor):
+        np.testing.assert_allclose(ours.grad.double(), theirs.grad, rtol=2.0**-10, atol=2.0**-25)
+    else:
+        assert not ours.grad[[0, 39]].isfinite().all(axis=1).any()
+
+
 def test_half_precision_softmax_family(rng, half):
     """Softmax, log_softmax and logsumexp are PyTorch's in float64, rounded once."""
     kind, torch_kind, last_bit = half

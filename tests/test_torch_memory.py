@@ -471,7 +471,7 @@ def test_no_gradient_that_nobody_needs(needed, reduction):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the resident size")
 def test_forward_and_backward_hold_no_copy():
-    """Beyond the gradient 4 MB, also of logits of bfloat16, 262 MB, and with the classes second."""
+    """Beyond the gradient 4 MB, also of logits of half precision, 262 MB, and with axis=1."""
     script = f"""
         import sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -479,7 +479,8 @@ def test_forward_and_backward_hold_no_copy():
         from resident import LIMIT, THREADS, beyond
         fx.set_num_threads(THREADS)
         for shape, kind, axis in [
-            ((4096, 32000), torch.bfloat16, -1), ((4, 150, 256, 256), torch.float32, 1)
+            ((4096, 32000), torch.bfloat16, -1), ((4096, 32000), torch.float16, -1),
+            ((4, 150, 256, 256), torch.float32, 1),
         ]:
             x = torch.full(shape, 0.5, dtype=kind, requires_grad=True)
             labels = torch.zeros(x.movedim(axis, -1).shape[:-1], dtype=torch.int64)

@@ -168,6 +168,10 @@ MUTATIONS = [
     Mutation("subnormal results are 0 for good", KERNELS,
              "    restore_mode(mode)\n", "",
              LIMITS + "subnormal_numbers_outlive_a_call[shape1]"),
+    Mutation("factor of a float16 gradient left out", "calls.py",
+             "call._replace(divisor=call.divisor / factor)", "call._replace()",
+             "tests/test_torch.py::test_float16_gradient_is_rounded_after_the_factor"
+             "[cross_entropy-mean-16384.0]"),
     # --- column-major rows ------------------------------------------------------------------
     Mutation("gradient at the target not written in a tile", GROUPS,
              "scatter_lanes(columns, places, in_columns)", "pass",

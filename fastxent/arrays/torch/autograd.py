@@ -3,7 +3,8 @@
 Where a tensor requires grad, a loss makes its gradient in the forward pass and saves it for
 `backward`, which multiplies it by the gradient of the loss. Nothing is computed twice, and the
 graph saves one array shaped as the input, as it would save the probabilities otherwise. A graph
-that is not retained returns that very array, so that a training step allocates no other.
+that is not retained returns that very array, so that a training step allocates no other. Where the
+gradient cannot be multiplied afterwards, `backward` makes it, from the inputs.
 """
 
 import copy
@@ -82,7 +83,9 @@ def _connected_loss(function: Function, arguments: Arguments) -> Any:
     needed = tuple(name for name, leaf in leaves.items() if _requires_grad(leaf))
     requested = [n for n in function.results[1:] if function.is_requested(n, arguments)]
     if arguments.get("reduction") == "none" and len(leaves) > 1:
-        return _connected_rows(function, arguments, bool(requested))
+        return _connected_later(function, arguments, bool(requested))
+    if _waits_for_factor(function, arguments):
+        return _connected_later(function, arguments, False)
     others: list[Any] = []
     shared = False
     # Computed apart from the other results: gradients of float16, which would be 0 before the
@@ -218,20 +221,35 @@ def masked_product(grad: Any, factor: Any) -> Any:
     return torch.where(grad == 0, 0.0, grad * factor)
 
 
-def _connected_rows(function: Function, arguments: Arguments, requested: bool) -> Any:
-    """Losses by row of a linear map, whose gradients are sums over rows: `backward` makes them."""
+def _waits_for_factor(function: Function, arguments: Arguments) -> bool:
+    """Whether the gradient is that of float16 logits: alone, on the CPU.
+
+    A gradient that is 0 in float16 need not be 0 times the factor by which AMP keeps it from that.
+    """
+    x = arguments[function.first]
+    if not function.has_one_gradient or not _is_float16(x) or memory.is_on_gpu(x):
+        return False
+    by_element = arguments.get("reduction") == "none" and not function.has_rows
+    return not by_element and arguments.keys().isdisjoint(function.requests)
+
+
+def _connected_later(function: Function, arguments: Arguments, requested: bool) -> Any:
+    """The results of a call whose gradients `backward` makes, when it knows those of the losses.
+
+    Gradients of a linear map, which are sums over losses by row; and those of `_waits_for_factor`.
+    """
     result = memory.detached(function, arguments)
     loss, *others = result if requested else (result,)
     rest = without_requests(function, arguments)
     tensors = {name: value for name, value in rest.items() if isinstance(value, torch.Tensor)}
     # Copied, for nobody would notice if arrays or lists were written to before `backward`.
     fixed = {name: copy.deepcopy(a) for name, a in rest.items() if name not in tensors}
-    loss = _apply_rows([loss], function, fixed, tuple(tensors), *tensors.values())
+    loss = _apply_later([loss], function, fixed, tuple(tensors), *tensors.values())
     return (loss, *others) if others else loss
 
 
-class _Rows(torch.autograd.Function):  # type: ignore[misc]
-    """Losses by row; `backward` recomputes them as a sum, weighted by their gradients."""
+class _Later(torch.autograd.Function):  # type: ignore[misc]
+    """A loss, or losses by row, whose gradients are made in `backward`."""
 
     @staticmethod
     def forward(
@@ -251,21 +269,35 @@ class _Rows(torch.autograd.Function):  # type: ignore[misc]
         needed = tuple(name for name in function.inputs if needs.get(name))
 
         def gradients(up: Any) -> list[Any]:
-            call = with_gradients(function, weighted_rows(arguments, up), needed)
             if torch.compiler.is_dynamo_compiling():  # this backward, by compiled autograd
                 from fastxent.arrays.torch.outside import outside
 
-                _, grads = outside(memory.detached, function, call)
-            else:
-                _, grads = memory.detached(function, call)
-            return [grad for grad in grads if grad is not None]
+                made: list[torch.Tensor] = outside(_gradients, function, arguments, up, needed)
+                return made
+            return _gradients(function, arguments, up, needed)
 
         made = _each_of(up, gradients) if _is_batch(up) else gradients(up)
         by_name = dict(zip(needed, made, strict=True))
         return None, None, None, None, *(by_name.get(name) for name in names)
 
 
-_apply_rows = _apply(_Rows)
+_apply_later = _apply(_Later)
+
+
+def _gradients(
+    function: Function, arguments: Arguments, up: torch.Tensor, needed: tuple[str, ...]
+) -> list[torch.Tensor]:
+    """Gradients of the needed inputs, `up` being the gradient of the loss or losses."""
+    if up.ndim:  # those of a sum that is weighted by them
+        call = with_gradients(function, weighted_rows(arguments, up), needed)
+        _, grads = memory.detached(function, call)
+        return [grad for grad in views.parts(grads) if grad is not None]
+    factor = up.item()
+    if factor and math.isfinite(factor):
+        return [memory.scaled_gradient(function, arguments, factor)]
+    call = with_gradients(function, without_half(function, arguments), needed)
+    _, grad = memory.detached(function, call)
+    return [masked_product(grad, up)]
 
 
 def _each_of(ups: Any, gradients: Callable[[Any], list[Any]]) -> list[Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.fx import _symbolic_trace
 
-from fastxent import errors
+from fastxent import calls, errors
 from fastxent.arrays import views
 from fastxent.arrays.torch import refusals, storage
 from fastxent.cpu import threads
@@ -141,6 +141,14 @@ def computed(function: Function, arrays: Arguments, key: Any = None) -> Any:
         return function.body(**arrays)
     with threads.at_most(n):
         return function.body(**arrays)
+
+
+def scaled_gradient(function: Function, arguments: Arguments, factor: float) -> torch.Tensor:
+    """The gradient of a reduced loss on the CPU, times `factor`, without a graph."""
+    arrays, _ = read(function, arguments, tuple(arguments), False)
+    with threads.at_most(torch.get_num_threads()):
+        tensor: torch.Tensor = tensor_of(calls.scaled_gradient(function, arrays, factor))
+    return tensor
 
 
 def tensor_of(result: Any) -> Any:
