@@ -80,6 +80,12 @@ def dtype(request):
     return request.param
 
 
+@pytest.fixture(params=[np.ascontiguousarray, np.asfortranarray], ids=["rows", "columns"])
+def layout(request):
+    """What lays out an array: its rows contiguous, or its columns."""
+    return request.param
+
+
 @pytest.fixture
 def rng():
     """A random generator with the same seed for every test."""

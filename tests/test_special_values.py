@@ -13,13 +13,17 @@ SPECIAL = [0.0, 1.5, -INF, INF, NAN]
 
 
 def all_outputs(module, logits, labels, **options):
-    """All outputs; loss and gradient are the same alone, by the kernel of narrow rows too."""
+    """All outputs; loss and gradient are the same alone, by the kernel of narrow rows too.
+
+    The gradient alone is laid out as the logits.
+    """
     flags = ("grad", "probs", "lse", "hess", "argmax")
     options["reduction"] = "none"
     results = module.cross_entropy(
         logits, labels, **options, **{f"return_{flag}": True for flag in flags}
     )
-    alone = module.cross_entropy(logits, labels, **options, return_grad=True)
+    grad = {"grad_out": np.empty_like(logits)} if module is fx else {"return_grad": True}
+    alone = module.cross_entropy(logits, labels, **options, **grad)
     for one, other in zip(alone, results, strict=False):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
     return results
@@ -27,7 +31,7 @@ def all_outputs(module, logits, labels, **options):
 
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.3}, {"softcap": 2.0},
                                      {"logit_scale": -2.0}, {"z_loss": 0.1}])  # fmt: skip
-def test_every_row_of_special_values(dtype, options):
+def test_every_row_of_special_values(dtype, layout, options):
     """Each row over {0, 1.5, -inf, inf, nan}, each target: what the reference says, and no warning.
 
     Rows sit at different places of the vectors: widths 3, 16 + 3 and 40 padded with -inf or 0.5.
@@ -38,7 +42,7 @@ def test_every_row_of_special_values(dtype, options):
         logits[:, -3:] = rows
         for y in (width - 3, width - 1, 0):
             labels = np.full(len(rows), y)
-            got = all_outputs(fx, logits, labels, **options)
+            got = all_outputs(fx, layout(logits), labels, **options)
             want = all_outputs(reference, logits.astype(np.longdouble), labels, **options)
             for name, a, b in zip(
                 ("loss", "grad", "probs", "lse", "hess", "argmax"), got, want, strict=True
@@ -48,7 +52,7 @@ def test_every_row_of_special_values(dtype, options):
 
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.3}, {"softcap": 2.0},
                                      {"weight": True}, {"z_loss": 0.1}])  # fmt: skip
-def test_every_row_of_special_values_under_probabilities(dtype, options):
+def test_every_row_of_special_values_under_probabilities(dtype, layout, options):
     """Likewise under soft and one-hot rows: a class of no weight adds exactly 0, even at -inf."""
     targets = np.array([[0, 0, 1], [1, 0, 0], [0.5, 0, 0.5], [0, 0, 0], [0.2, 0.5, 0.3]])
     for width, fill in ((3, 0.0), (19, -INF), (19, 0.5), (40, -2.0)):
@@ -61,7 +65,7 @@ def test_every_row_of_special_values_under_probabilities(dtype, options):
         for q in targets:
             target = np.zeros((len(rows), width), dtype)
             target[:, -3:] = q
-            got = all_outputs(fx, logits, target, **given)
+            got = all_outputs(fx, layout(logits), layout(target), **given)
             want = all_outputs(reference, logits.astype(np.longdouble), target, **given)
             for name, a, b in zip(
                 ("loss", "grad", "probs", "lse", "hess", "argmax"), got, want, strict=True
@@ -69,21 +73,21 @@ def test_every_row_of_special_values_under_probabilities(dtype, options):
                 np.testing.assert_allclose(a, b.astype(a.dtype), rtol=1e-5, atol=1e-7, err_msg=name)
 
 
-def test_softmax_family_of_special_rows(dtype):
+def test_softmax_family_of_special_rows(dtype, layout):
     """Softmax, log_softmax and logsumexp of every row of special values."""
     rows = np.array(list(itertools.product(SPECIAL, repeat=3)), dtype)
     for name in ("softmax", "log_softmax", "logsumexp"):
         want = getattr(reference, name)(rows.astype(np.longdouble))
-        np.testing.assert_allclose(getattr(fx, name)(rows), want.astype(dtype), rtol=1e-6)
+        np.testing.assert_allclose(getattr(fx, name)(layout(rows)), want.astype(dtype), rtol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [-INF, INF, NAN])
-def test_bad_rows_do_not_touch_others(rng, dtype, bad):
+def test_bad_rows_do_not_touch_others(rng, dtype, layout, bad):
     """The bits of other rows do not depend on a bad one."""
-    logits = rng.standard_normal((6, 21)).astype(dtype)
+    logits = layout(rng.standard_normal((6, 21)).astype(dtype))
     labels = rng.integers(0, 21, 6)
     clean = all_outputs(fx, logits, labels)
-    spoilt = logits.copy()
+    spoilt = logits.copy("K")
     spoilt[2] = bad
     for a, b in zip(all_outputs(fx, spoilt, labels), clean, strict=True):
         np.testing.assert_array_equal(np.delete(a, 2, 0), np.delete(b, 2, 0))

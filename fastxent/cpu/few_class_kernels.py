@@ -29,6 +29,7 @@ from fastxent.cpu.memory import (
     advance,
     if_requested,
     is_requested,
+    itemsize,
     lanes_of,
     load,
     load_widened,
@@ -73,6 +74,9 @@ OPTIONS = {
 }  # fmt: skip
 LABEL_OUTPUTS, PROB_OUTPUTS = {"loss", "grad", "hess"}, {"loss", "grad"}
 
+# Up to so many terms of float64 are added without compensation for their rounding.
+PLAIN_SUM = 128
+
 
 @subroutine
 def _find_column(columns, value, n, places):
@@ -95,16 +99,33 @@ def _take_out(columns, places, fill):
     return elements
 
 
+@inlined
+def _add_terms(total, lost, terms, columns, n):
+    """A sum of n terms in float64 and its rounding error, with a vector of them added.
+
+    The error is followed for many terms of float64: what float32 ones lose there does not count.
+    """
+    if itemsize(columns) == 8 and n > PLAIN_SUM:
+        return add_block(total, lost, widen(terms))
+    return total + widen(terms), lost
+
+
+@inlined
+def _corrected(total, lost):
+    """The sum less its rounding error, unless it is infinite: then the error is nan."""
+    return total - where_equal(lost, lost, lost, 0.0)
+
+
 @subroutine
 def _sum_columns(term, args, n):
     """Σ_j term(args, j) in float64 for j in 0..n; eight terms are added before they are widened."""
-    total = widen(zeros(args[0]))
+    total, lost = widen(zeros(args[0])), widen(zeros(args[0]))
     for first in range(0, n, 8):
         block = zeros(args[0])
         for j in range(first, min(first + 8, n)):
             block = block + term(args, j)
-        total = total + widen(block)
-    return total
+        total, lost = _add_terms(total, lost, block, args[0], n)
+    return _corrected(total, lost)
 
 
 @inlined
@@ -206,7 +227,7 @@ def softmax_rows(logits, out, lo, hi):
 def _rest_of_max(columns, m, n, lines):
     """Σ exp(x_j - m) over all but one maximum: those below 1, and the number of other ones."""
     share, ahead, behind = lines
-    below, ones = widen(zeros(columns)), zeros(columns)
+    below, lost, ones = widen(zeros(columns)), widen(zeros(columns)), zeros(columns)
     for first in range(0, n, 8):
         block = zeros(columns)
         for j in range(first, min(first + 8, n)):
@@ -215,8 +236,8 @@ def _rest_of_max(columns, m, n, lines):
             e = shifted_exp(load(columns, j * lanes_of(columns)) - m)
             block = block + _below_one(e)
             ones = ones + where_equal(e, 1.0, 1.0, 0.0)
-        below = below + widen(block)
-    return below + (widen(ones) - 1.0)
+        below, lost = _add_terms(below, lost, block, columns, n)
+    return _corrected(below, lost) + (widen(ones) - 1.0)
 
 
 # logits (N, C) IN, out (N, C) OUT
