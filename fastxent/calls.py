@@ -4,6 +4,7 @@ The order is: inputs, options, target, weights, flags, buffers, labels, memory. 
 before everything has been checked.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from fastxent import checks, errors, options
 from fastxent.checks import Named, Precision, Shape
 from fastxent.device_array import DeviceArray
 from fastxent.dispatch import backend_of, device_backend
-from fastxent.functions import Arguments, Function, Kind
+from fastxent.functions import FUNCTIONS, Arguments, Function
 from fastxent.options import Options
 from fastxent.records import NO_WEIGHTS, Call, Linear, LinearGrad, Outputs, Target, Weights
 
@@ -310,19 +311,19 @@ def answer(call: Call, reduced: Any = None) -> Any:
 
 # --- gradients alone --------------------------------------------------------------------------
 
-_READERS = {
-    Kind.MAP: read_map, Kind.ROWS: read_rows, Kind.LINEAR: read_linear,
-    Kind.ELEMENTS: read_elements,
-}  # fmt: skip
-
 
 def scaled_gradient(function: Function, arguments: Arguments, factor: float) -> Any:
     """The gradient of a reduced loss of one input, times `factor`, which is finite and not 0.
 
     It is rounded once: half precision may not hold it without the factor.
     """
-    given = function.defaults() | arguments | {"return_grad": True}
-    call = _READERS[function.kind](function, given)
+    read = read_rows if function.has_rows else read_elements
+    call = read(function, function.defaults() | arguments | {"return_grad": True})
     call = call._replace(divisor=call.divisor / factor)
     getattr(backend_of(call.x), function.name)(call)
     return checks.result(call.results.grad)
+
+
+for _function in FUNCTIONS.values():
+    if _function.is_loss and len(_function.inputs) == 1:
+        _function.scaled_gradient = functools.partial(scaled_gradient, _function)

@@ -85,6 +85,8 @@ class Function:
 
     body: Callable[..., Any]  # takes NumPy arrays and views of a GPU's
     public: Callable[..., Any]  # takes every family's arrays
+    # From the arguments of the body and a factor: see `fastxent.calls.scaled_gradient`.
+    scaled_gradient: Callable[[Arguments, float], Any]
 
     def __init__(
         self, name: str, kind: Kind, inputs: tuple[str, ...], *, out: Result | None = None,

@@ -17,7 +17,7 @@ from fastxent.cpu.arguments import (
     OutputArrays,
     array_type,
 )
-from fastxent.cpu.blocks import for_each_block, kernel_types
+from fastxent.cpu.blocks import for_each_block, operands
 from fastxent.cpu.launch import add_up, divided
 from fastxent.records import Call
 
@@ -73,10 +73,10 @@ def _fill_losses(source: Callable[..., Any], call: Call, weighted: bool, *others
     absent = arguments.NO_OUTPUTS[char]
     places = [k for k, array in enumerate(call.outputs[1:]) if array is not None]
     written = [array for array in call.outputs if array is not None]
-    types = kernel_types([*inputs, *written], call.compute, 0)
-    if types[0] in [w.dtype for w in varying]:  # weights have the type of the arithmetic
-        types = [call.compute] * len(types)
-    chars = types[0].char, types[1].char
+    # Kernels take weights in the type of the arithmetic.
+    as_half = x.dtype not in [w.dtype for w in varying]
+    found = operands(inputs, written, call.compute, 0, as_half=as_half)
+    chars = found.types[0].char, found.types[1].char
     kernel = _kernel(source, chars, requested, tuple(map(type, others)), weighted)
 
     def bind(arrays: list[Array | None], base: int) -> Callable[[int, int], float]:
@@ -94,7 +94,7 @@ def _fill_losses(source: Callable[..., Any], call: Call, weighted: bool, *others
 
     if not x.size:
         return divided(0.0, call.divisor)
-    return divided(add_up(for_each_block(bind, inputs, written, types, 0)), call.divisor)
+    return divided(add_up(for_each_block(bind, found, 0)), call.divisor)
 
 
 def _constant(weight: Array | None, char: str) -> Array | None:

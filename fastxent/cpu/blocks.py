@@ -6,7 +6,7 @@ view; any other is converted block by block, never as a whole.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,25 +89,50 @@ def row_cost(n_classes: int) -> int:
     return n_classes + _ROW_COST
 
 
-def kernel_types(
-    arrays: Sequence[Array | None], compute: DType, inner: int = 1, columns: bool = False
-) -> list[DType]:
-    """The types in which a kernel takes the arrays, of which the first is the input.
+class Operands(NamedTuple):
+    """The inputs and outputs of a call, and how a kernel takes them, inputs first.
 
-    Half precision is taken as it is, if no array has to be converted; else all have the type of the
-    arithmetic.
+    As arrays of these types: `rows`, or `planes` of column-major rows. Both are None where blocks
+    of rows are converted. An output that is None stays so.
     """
-    x = arrays[0]
-    assert x is not None
-    own = x.dtype
-    if own is not compute and own.itemsize == 2 and own.char in HALF:
+
+    inputs: Sequence[Array]
+    outputs: Sequence[Array | None]
+    types: list[DType]
+    rows: list[Array | None] | None
+    planes: list[Array | None] | None
+
+
+def operands(
+    inputs: Sequence[Array], outputs: Sequence[Array | None], compute: DType, inner: int = 1, *,
+    columns: bool = False, as_half: bool = True,
+) -> Operands:  # fmt: skip
+    """Find out how a kernel takes the inputs and outputs.
+
+    With `inner` = 0 as elements; with `columns` column-major rows are taken as they are. So is half
+    precision `as_half`, if no array has to be converted; else all have the type of the arithmetic.
+    """
+    own, arrays = inputs[0].dtype, [*inputs, *outputs]
+    if as_half and own is not compute and own.itemsize == 2 and own.char in HALF:
         types = [own if a is not None and a.dtype == own else compute for a in arrays]
-        if columns and planes(arrays, types) is not None:
-            return types
-        pairs = zip(arrays, types, strict=True)
-        if all(a is None or as_operand(a, dtype, inner) is not None for a, dtype in pairs):
-            return types
-    return [compute] * len(arrays)
+        rows, planes = _as_they_are(arrays, types, inner, columns)
+        if rows is not None or planes is not None:
+            return Operands(inputs, outputs, types, rows, planes)
+    types = [compute] * len(arrays)
+    return Operands(inputs, outputs, types, *_as_they_are(arrays, types, inner, columns))
+
+
+def _as_they_are(
+    arrays: list[Array | None], types: list[DType], inner: int, columns: bool
+) -> tuple[list[Array | None] | None, list[Array | None] | None]:
+    """The rows and planes of `Operands`."""
+    rows: list[Array | None] = []
+    for array, dtype in zip(arrays, types, strict=True):
+        view = None if array is None else as_operand(array, dtype, inner)
+        if view is None and array is not None:
+            return None, _planes(arrays, types) if columns else None
+        rows.append(view)
+    return rows, None
 
 
 def _has_type(array: Array, dtype: DType) -> bool:
@@ -118,13 +143,14 @@ def _has_type(array: Array, dtype: DType) -> bool:
 
 def as_operand(array: Array, dtype: DType, inner: int) -> Array | None:
     """The array as a kernel takes it, without a copy; None if it has to be converted."""
-    own = array.dtype  # as `_has_type`: every call comes here, for each of its arrays
-    if not ((own is dtype or own == dtype) and own.isnative and array.flags.aligned):
+    own, flags = array.dtype, array.flags  # as `_has_type`: every call comes here, for each array
+    if not ((own is dtype or own == dtype) and own.isnative and flags.aligned):
         return None
+    is_whole = flags.c_contiguous
     if not inner:
-        return array.reshape(-1) if array.flags.c_contiguous else None
+        return array.reshape(-1) if is_whole else None
     classes = array.shape[-1]
-    if classes > 1 and array.strides[-1] != array.itemsize:
+    if not is_whole and classes > 1 and array.strides[-1] != array.itemsize:
         return None
     if array.ndim == 2:
         return array
@@ -134,7 +160,7 @@ def as_operand(array: Array, dtype: DType, inner: int) -> Array | None:
         return None
 
 
-def planes(arrays: Sequence[Array | None], types: Sequence[DType]) -> list[Array | None] | None:
+def _planes(arrays: Sequence[Array | None], types: Sequence[DType]) -> list[Array | None] | None:
     """The arrays (…, classes) as (planes, rows, classes), if the classes of the first lie apart.
 
     In a plane rows or classes are contiguous; no array is copied. None if there is no such view, or
@@ -196,32 +222,21 @@ def for_each_chunk(call: Callable[[int, int], Result], rows: int, cost: int) -> 
 
 
 def for_each_block(
-    bind: Bind[Result],
-    inputs: Sequence[Array],
-    outputs: Sequence[Array | None],
-    types: Sequence[DType],
-    inner: int = 1,
-    columns: bool = False,
-    cost: int | None = None,
+    bind: Bind[Result], found: Operands, inner: int = 1, cost: int | None = None
 ) -> list[Result]:
     """Return the results of bind(arrays, base)(lo, hi) over all rows, in order.
 
-    `arrays` are the inputs, then the outputs, of these types, as views or converted blocks that
-    begin at row `base`; lo and hi count from there. With `columns` they may be column-major.
-    `cost` is that of a row if not all of it is read; a block to be converted is always read.
+    `arrays` are the inputs, then the outputs, as they were `found`, or converted blocks that begin
+    at row `base`; lo and hi count from there. `cost` is that of a row if not all of it is read; a
+    block to be converted is always read.
     """
+    inputs, outputs, types, as_rows, planes = found
     shape = inputs[0].shape[: inputs[0].ndim - inner]
     rows, whole = math.prod(shape), row_cost(inputs[0].shape[-1]) if inner else _ELEMENT_COST
-    arrays: list[Array | None] = []
-    for array, dtype in zip((*inputs, *outputs), types, strict=True):
-        view = None if array is None else as_operand(array, dtype, inner)
-        if array is not None and view is None:  # to be converted
-            break
-        arrays.append(view)
-    else:
-        return for_each_chunk(bind(arrays, 0), rows, cost or whole)
-    if columns and (views := planes([*inputs, *outputs], types)):
-        return _for_each_plane(bind, views, cost or whole)
+    if as_rows is not None:
+        return for_each_chunk(bind(as_rows, 0), rows, cost or whole)
+    if planes is not None:
+        return _for_each_plane(bind, planes, cost or whole)
     read = [Operand(*pair, inner) for pair in zip(inputs, types, strict=False)]
     write = [
         None if array is None else Operand(array, dtype, inner)

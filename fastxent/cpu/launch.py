@@ -25,13 +25,13 @@ from fastxent.cpu.arguments import (
     label_mask,
 )
 from fastxent.cpu.blocks import (
+    Operands,
     boxes,
     chunk_rows,
     collect,
     for_each_block,
     for_each_chunk,
-    kernel_types,
-    planes,
+    operands,
     row_cost,
 )
 from fastxent.cpu.labels import LABEL
@@ -74,14 +74,6 @@ def has_few_classes(results: str, char: str, n_classes: int) -> bool:
     return n_classes <= MAX_FEW_CLASSES[results][char]
 
 
-def has_columns(compute: DType, x: Array, *others: Array | None) -> bool:
-    """Whether the kernels of few classes take the arrays column-major, as they are."""
-    arrays = [x, *others]
-    if x.shape[-1] > MAX_COLUMNS:
-        return False
-    return planes(arrays, kernel_types(arrays, compute, columns=True)) is not None
-
-
 # --- softmax and its logarithms -------------------------------------------------------------
 
 
@@ -109,12 +101,11 @@ def log_softmax(call: Call) -> None:
 
 def _map_rows(name: str, results: str, call: Call) -> None:
     x, out, compute = call.x, call.outputs.out, call.compute
-    few = has_few_classes(results, compute.char, x.shape[-1]) or has_columns(compute, x, out)
-    types = kernel_types((x, out), compute, columns=few)
-    kernel = _map_kernel(name, few, types[0].char, types[1].char, 2)
-    for_each_block(
-        lambda arrays, base: functools.partial(kernel, *arrays), (x,), (out,), types, columns=few
-    )
+    n_classes = x.shape[-1]
+    found = operands((x,), (out,), compute, columns=n_classes <= MAX_COLUMNS)
+    few = found.planes is not None or has_few_classes(results, compute.char, n_classes)
+    kernel = _map_kernel(name, few, found.types[0].char, found.types[1].char, 2)
+    for_each_block(lambda arrays, base: functools.partial(kernel, *arrays), found)
 
 
 def logsumexp(call: Call) -> None:
@@ -124,13 +115,11 @@ def logsumexp(call: Call) -> None:
         out.fill(-math.inf)
         return
     computed = out if out.dtype == compute else np.empty(out.size, compute)
-    few = has_few_classes("per row", compute.char, x.shape[-1]) or has_columns(compute, x)
-    types = kernel_types((x,), compute, columns=few)
-    kernel = _map_kernel("logsumexp_rows", few, types[0].char, compute.char, 1)
-    for_each_block(
-        lambda arrays, base: functools.partial(kernel, *arrays, computed[base:]), (x,), (), types,
-        columns=few,
-    )  # fmt: skip
+    n_classes = x.shape[-1]
+    found = operands((x,), (), compute, columns=n_classes <= MAX_COLUMNS)
+    few = found.planes is not None or has_few_classes("per row", compute.char, n_classes)
+    kernel = _map_kernel("logsumexp_rows", few, found.types[0].char, compute.char, 1)
+    for_each_block(lambda arrays, base: functools.partial(kernel, *arrays, computed[base:]), found)
     if computed is not out:
         with np.errstate(all="ignore"):  # half precision may not hold it
             out[:] = computed
@@ -226,24 +215,28 @@ def _loss_kernel(
     return jit.specialise(source, loss_signature(char, target_char, requested, kinds))
 
 
+def _operands(call: Call, columns: bool) -> Operands:
+    """The inputs and outputs with one number per class; taken column-major with `columns` alone."""
+    assert call.target is not None
+    x, probs = call.x, call.target.probs
+    given, written = (x,) if probs is None else (x, probs), arguments.per_class(call.outputs)
+    return operands(given, written, call.compute, columns=columns)
+
+
 def _fill_losses(
-    source: Kernel, call: Call, weights: WeightArrays, *others: Any, columns: bool = False,
+    source: Kernel, call: Call, found: Operands, weights: WeightArrays, *others: Any,
     cost: int | None = None,
 ) -> float:  # fmt: skip
-    """Run a kernel over all rows; return Σ of the row losses.
+    """Run a kernel over all rows, as they were `found`; return Σ of the row losses.
 
-    With `columns` the kernel takes column-major arrays, too; `cost` is that of a row of which not
-    all is read.
+    `cost` is that of a row of which not all is read.
     """
     assert call.target is not None
-    labels, probs = call.target
-    compute, divisor, outputs = call.compute, call.divisor, call.outputs
+    labels, compute, divisor, outputs = call.target.labels, call.compute, call.divisor, call.outputs
     kinds = (WeightArrays, *[type(other) for other in others])
-    given = (call.x,) if probs is None else (call.x, probs)
-    n, written = len(given), arguments.per_class(outputs)
-    types = kernel_types([*given, *written], compute, columns=columns)
-    target_char = LABELS if probs is None else types[1].char
-    kernel = _loss_kernel(source, types[0].char, target_char, arguments.requested(outputs), kinds)
+    n, char = len(found.inputs), found.types[0].char
+    target_char = LABELS if labels is not None else found.types[1].char
+    kernel = _loss_kernel(source, char, target_char, arguments.requested(outputs), kinds)
 
     def bind(arrays: list[Array | None], base: int) -> Callable[[int, int], float]:
         target = arrays[1] if labels is None else labels[base:]
@@ -252,7 +245,7 @@ def _fill_losses(
             kernel, arrays[0], target, at_row(weights, base), *others, divisor, packed
         )
 
-    losses = add_up(for_each_block(bind, given, written, types, columns=columns, cost=cost))
+    losses = add_up(for_each_block(bind, found, cost=cost))
     if not call.divisor:  # the mean of no rows has zero gradient
         for name in _DERIVATIVES:
             if (array := getattr(outputs, name)) is not None:
@@ -279,12 +272,11 @@ def fill_cross_entropy(call: Call) -> float:
     options = _options(call)
     results = "per class" if arguments.requested(call.outputs) else "per row"
     support = FEW_CLASSES_PROBS if soft else FEW_CLASSES_LABELS
-    few = support.is_enough(options, call.outputs) and (
-        has_few_classes(results, char, n_classes)
-        or has_columns(call.compute, call.x, call.target.probs, *arguments.per_class(call.outputs))
-    )
+    enough = support.is_enough(options, call.outputs)
+    found = _operands(call, columns=enough and n_classes <= MAX_COLUMNS)
+    few = enough and (found.planes is not None or has_few_classes(results, char, n_classes))
     source = (few_class_kernels if few else kernels).cross_entropy_rows
-    return _fill_losses(source, call, weights, options, columns=few)
+    return _fill_losses(source, call, found, weights, options)
 
 
 def _options(call: Call) -> Any:
@@ -309,8 +301,8 @@ def categorical_cross_entropy(call: Call) -> float:
             row_weight, step = _row_weight(class_weight, n_classes, call.compute), 1
         weights = arguments.pack_weights(call.weights, char, row_weight, row_weight_step=step)
         cost, source = None, kernels.categorical_rows
-    by_index = call.target.labels is not None
-    losses = _fill_losses(source, call, weights, options, call.clip, columns=by_index, cost=cost)
+    found = _operands(call, columns=call.target.labels is not None)
+    losses = _fill_losses(source, call, found, weights, options, call.clip, cost=cost)
     return divided(losses, call.divisor)
 
 

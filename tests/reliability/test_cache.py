@@ -88,8 +88,7 @@ def test_edited_kernels(tmp_path, count):
     shutil.copytree(Path(fastxent.__file__).parent, tmp_path / "fastxent")
     kernels = tmp_path / "fastxent" / "cpu" / "few_class_kernels.py"
     good = kernels.read_text()
-    line = "        write_group(columns, round_to(1.0 / s, columns), None, None, out, group)\n"
-    assert good.count(line) == 1
+    assert good.count("write_group(columns, round_to(1.0 / s, columns), ") == 1
     environment = {
         "PYTHONPATH": str(tmp_path),
         "PYTHONSAFEPATH": "1",  # the working folder may contain the package itself

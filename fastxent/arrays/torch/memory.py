@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.fx import _symbolic_trace
 
-from fastxent import calls, errors
+from fastxent import errors
 from fastxent.arrays import views
 from fastxent.arrays.torch import refusals, storage
 from fastxent.cpu import threads
@@ -147,7 +147,7 @@ def scaled_gradient(function: Function, arguments: Arguments, factor: float) -> 
     """The gradient of a reduced loss on the CPU, times `factor`, without a graph."""
     arrays, _ = read(function, arguments, tuple(arguments), False)
     with threads.at_most(torch.get_num_threads()):
-        tensor: torch.Tensor = tensor_of(calls.scaled_gradient(function, arrays, factor))
+        tensor: torch.Tensor = tensor_of(function.scaled_gradient(arrays, factor))
     return tensor
 
 
