@@ -169,7 +169,7 @@ MUTATIONS = [
     Mutation("subnormal results are 0 for good", KERNELS,
              "    restore_mode(mode)\n", "",
              LIMITS + "subnormal_numbers_outlive_a_call[shape1]"),
-    Mutation("factor of a float16 gradient left out", "calls.py",
+    Mutation("factor left out of the gradient of PyTorch's float16", "calls.py",
              "call._replace(divisor=call.divisor / factor)", "call._replace()",
              "tests/test_torch.py::test_float16_gradient_is_rounded_after_the_factor"
              "[cross_entropy-mean-16384.0]"),

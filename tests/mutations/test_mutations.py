@@ -16,7 +16,7 @@ def run():
 
 def library(mutation):
     """The optional library whose arrays the mutation's test needs; None for NumPy's."""
-    return next((name for name in ("jax", "dask") if name in mutation.test), None)
+    return next((name for name in ("jax", "dask", "torch") if name in mutation.test), None)
 
 
 def wanted_by(mutation):
