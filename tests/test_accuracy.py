@@ -16,7 +16,7 @@ def make_logits(rng, dtype, classes, spread):
 
     Of few classes so many that column-major rows are several tiles.
     """
-    rows = max(4, min(300, 200_000 // classes))
+    rows = max(4, min(160, 200_000 // classes))
     logits = rng.uniform(-spread, spread, (rows, classes))
     logits[1::4] = -spread / 3
     logits[1::4, classes // 2] = spread / 7
