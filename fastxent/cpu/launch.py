@@ -26,6 +26,7 @@ from fastxent.cpu.arguments import (
 )
 from fastxent.cpu.blocks import (
     Operands,
+    as_operand,
     boxes,
     chunk_rows,
     collect,
@@ -102,8 +103,14 @@ def log_softmax(call: Call) -> None:
 def _map_rows(name: str, results: str, call: Call) -> None:
     x, out, compute = call.x, call.outputs.out, call.compute
     n_classes = x.shape[-1]
+    few = has_few_classes(results, compute.char, n_classes)
+    rows, written = as_operand(x, compute, 1), as_operand(out, compute, 1)
+    if rows is not None and written is not None:  # the common case: a small call needs no lists
+        kernel = _map_kernel(name, few, compute.char, compute.char, 2)
+        for_each_chunk(functools.partial(kernel, rows, written), len(rows), row_cost(n_classes))
+        return
     found = operands((x,), (out,), compute, columns=n_classes <= MAX_COLUMNS)
-    few = found.planes is not None or has_few_classes(results, compute.char, n_classes)
+    few = few or found.planes is not None
     kernel = _map_kernel(name, few, found.types[0].char, found.types[1].char, 2)
     for_each_block(lambda arrays, base: functools.partial(kernel, *arrays), found)
 
@@ -116,10 +123,17 @@ def logsumexp(call: Call) -> None:
         return
     computed = out if out.dtype == compute else np.empty(out.size, compute)
     n_classes = x.shape[-1]
-    found = operands((x,), (), compute, columns=n_classes <= MAX_COLUMNS)
-    few = found.planes is not None or has_few_classes("per row", compute.char, n_classes)
-    kernel = _map_kernel("logsumexp_rows", few, found.types[0].char, compute.char, 1)
-    for_each_block(lambda arrays, base: functools.partial(kernel, *arrays, computed[base:]), found)
+    few, rows = has_few_classes("per row", compute.char, n_classes), as_operand(x, compute, 1)
+    if rows is not None:  # as in `_map_rows`
+        kernel = _map_kernel("logsumexp_rows", few, compute.char, compute.char, 1)
+        for_each_chunk(functools.partial(kernel, rows, computed), len(rows), row_cost(n_classes))
+    else:
+        found = operands((x,), (), compute, columns=n_classes <= MAX_COLUMNS)
+        few = few or found.planes is not None
+        kernel = _map_kernel("logsumexp_rows", few, found.types[0].char, compute.char, 1)
+        for_each_block(
+            lambda arrays, base: functools.partial(kernel, *arrays, computed[base:]), found
+        )
     if computed is not out:
         with np.errstate(all="ignore"):  # half precision may not hold it
             out[:] = computed
