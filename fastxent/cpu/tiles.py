@@ -41,9 +41,10 @@ from fastxent.cpu.memory import (
 from fastxent.cpu.row import fill_row
 from fastxent.cpu.scratch import reserve, view
 
-# A tile has up to so many bytes and 2**MAX_SHIFT groups: two of them fit into the second cache.
+# A tile has up to so many bytes and 2**MAX_SHIFT groups. Two tiles may fill the second cache: that
+# was measured to cost less than shorter runs of lines.
 TILE_BYTES, MAX_SHIFT = 1 << 19, 3
-# Lines between a load or store of one and its prefetch; as many classes of the first tile.
+# Lines between a load or store of one and its prefetch, and classes in the first tile.
 LINES_AHEAD, _CLASSES_AHEAD = 32, 8
 # Column-major output that spans more than this is written past the caches: its beginning would have
 # left them before a reader came.
@@ -176,7 +177,7 @@ def _write_part(columns, out, step, n, count):
 
 
 @inlined
-def share_of(n, columns, group):
+def _share_of(n, columns, group):
     """A group's share of the lines of the other tile: as many as there are classes."""
     _, _, _, (k, _, _, _, to_other, size, shift) = group
     return view(columns, to_other, columns), k * n, size, shift
@@ -198,7 +199,7 @@ def _first_of_rows(array, share, first):
 
 
 @inlined_by_llvm
-def lines_ahead(array, n, columns, share, group):
+def _lines_ahead(array, n, columns, share, group):
     """What `read_line` takes: the lines of the next tile, or the next group of rows."""
     (first, _, _, (k, _, _, following, _, _, _)), (tile, _, size, shift) = group, share
     width = lanes_of(columns)
@@ -228,7 +229,7 @@ def read_line(lines, share, j):
 
 
 @inlined
-def is_streamed(array, n, first):
+def _is_streamed(array, n, first):
     """Whether column-major rows are written past the caches: many, each class at a whole line."""
     span = class_step(array) * itemsize(array)
     aligned = span & (VECTOR_BYTES - 1) == 0 and elements_to_vector(array, first) == 0
@@ -236,7 +237,7 @@ def is_streamed(array, n, first):
 
 
 @inlined_by_llvm
-def lines_behind(array, n, columns, share, group):
+def _lines_behind(array, n, columns, share, group):
     """What `write_line` takes: the lines of the previous tile, or the next group of rows."""
     (first, _, _, (k, _, before, _, _, _, shift)), width = group, lanes_of(columns)
     if not has_columns(array):
@@ -244,7 +245,7 @@ def lines_behind(array, n, columns, share, group):
     if before <= 0 or not is_complete(columns, group):
         return row(array, first), 0, 0, n, (False, False)
     out, step = row(array, first - (k + (1 << shift)) * width), class_step(array)
-    return out, step, (LINES_AHEAD >> shift) * step, n, (True, is_streamed(array, n, first))
+    return out, step, (LINES_AHEAD >> shift) * step, n, (True, _is_streamed(array, n, first))
 
 
 @inlined
@@ -269,9 +270,9 @@ def write_line(lines, share, j):
 @inlined
 def lines_of_group(x, out, n, columns, group):
     """A group's share, and what `read_line` takes for x, `write_line` for out."""
-    share = share_of(n, columns, group)
-    ahead = lines_ahead(x, n, columns, share, group)
-    return share, ahead, lines_behind(out, n, columns, share, group)
+    share = _share_of(n, columns, group)
+    ahead = _lines_ahead(x, n, columns, share, group)
+    return share, ahead, _lines_behind(out, n, columns, share, group)
 
 
 @inlined_by_llvm
@@ -279,8 +280,8 @@ def read_ahead(array, columns, group):
     """Read a group's share of the next tile at once."""
     n = array.shape[1]
     if has_columns(array):
-        share = share_of(n, columns, group)
-        lines = lines_ahead(array, n, columns, share, group)
+        share = _share_of(n, columns, group)
+        lines = _lines_ahead(array, n, columns, share, group)
         for j in range(n):
             read_line(lines, share, j)
 
@@ -290,8 +291,8 @@ def write_behind(array, columns, group):
     """Write a group's share of the previous tile at once."""
     n = array.shape[1]
     if has_columns(array):
-        share = share_of(n, columns, group)
-        lines = lines_behind(array, n, columns, share, group)
+        share = _share_of(n, columns, group)
+        lines = _lines_behind(array, n, columns, share, group)
         for j in range(n):
             write_line(lines, share, j)
 
@@ -315,12 +316,12 @@ def write_rest(array, columns, group):
     if not is_complete(columns, group):
         _write_part(columns, row(array, first), class_step(array), n, count)
     elif k + 1 == groups and following <= 0:
-        whole, share = 1 << shift, share_of(n, columns, group)
+        whole, share = 1 << shift, _share_of(n, columns, group)
         if before > 0:  # groups share the lines as if their tile were whole
-            lines = lines_behind(array, n, columns, share, group)
+            lines = _lines_behind(array, n, columns, share, group)
             _write_lines(lines, share, whole, n, (whole - k) * n)
         out, step = row(array, first - k * lanes_of(columns)), class_step(array)
-        flags = True, is_streamed(array, n, first)
+        flags = True, _is_streamed(array, n, first)
         last = out, step, (LINES_AHEAD >> shift) * step, n, flags
         this = view(columns, -k * size, columns), 0, size, shift
         _write_lines(last, this, groups, 0, whole * n)
