@@ -10,7 +10,6 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastxent.cpu.half_lanes import build_narrow
-from fastxent.cpu.labels import build_labels
 from fastxent.cpu.lanes import I32, I64, Half, Lanes, build_max, build_slice, build_splat
 from fastxent.cpu.memory import build_address, build_nothing
 
@@ -199,10 +198,8 @@ def _addresses_of(builder, columns, places, width):
 
 
 @intrinsic
-def find_places(typingctx, labels, itemsize, mask, n, ignored, columns, places):
+def find_places(typingctx, labels, n, ignored, columns, places):
     """Write the places of a group's target classes; return the number of rows without one.
-
-    The labels lie side by side, as `build_labels` takes them.
 
     The place of a row without one, whose label is `ignored` or not one of the n classes, is in
     column 0. All labels are read once, by one load.
@@ -211,8 +208,8 @@ def find_places(typingctx, labels, itemsize, mask, n, ignored, columns, places):
     vector = ir.VectorType(I64, width)
 
     def lower(context, builder, sig, args):
-        *labels, n, ignored, _, places = args
-        y = build_labels(builder, *labels, width)
+        labels, n, ignored, _, places = args
+        y = builder.load(builder.bitcast(labels, vector.as_pointer()), align=8)
         zero, lanes = (ir.Constant(vector, [k * i for i in range(width)]) for k in (0, 1))
         inside = builder.icmp_unsigned("<", y, build_splat(builder, n, vector))
         active = builder.icmp_signed("!=", y, build_splat(builder, ignored, vector))
@@ -225,7 +222,7 @@ def find_places(typingctx, labels, itemsize, mask, n, ignored, columns, places):
         return builder.zext(builder.ctpop(missing), I64)
 
     row_of = types.CPointer(types.int64)
-    return types.int64(row_of, *[types.int64] * 4, columns, row_of), lower
+    return types.int64(row_of, types.int64, types.int64, columns, row_of), lower
 
 
 @intrinsic

@@ -15,7 +15,7 @@ from fastxent.cpu.float_mode import flush_subnormals, restore_mode
 from fastxent.cpu.groups import read_group, write_group
 from fastxent.cpu.jit import inlined, inlined_by_llvm, subroutine
 from fastxent.cpu.kernels import target_of_row
-from fastxent.cpu.labels import are_contiguous, copy_labels, labels_from
+from fastxent.cpu.labels import are_int64s, copy_labels, labels_from
 from fastxent.cpu.lanes import (
     horizontal_sum,
     lane,
@@ -128,41 +128,46 @@ def _sum_columns(term, args, n):
     return _corrected(total, lost)
 
 
+@subroutine
+def _prefetch_rows(rows, columns, j):
+    """Prefetch a line of the next group of rows, and of the place for its results."""
+    next_x, next_out = rows
+    prefetch(next_x, j * lanes_of(columns))
+    prefetch_to_write(next_out, j * lanes_of(columns))
+
+
+@subroutine
+def _move_lines(lines, columns, j):
+    """Write a line of the previous tile's results, read one of the next tile."""
+    share, ahead, behind = lines
+    write_line(behind, share, j)
+    read_line(ahead, share, j)
+
+
 @inlined
-def _exp_in_place(columns, j, m):
+def _sum_beside_memory(sum_exps, logits, out, columns, m, n, group):
+    """sum_exps(columns, m, n, …): with each exponential, memory is read or written for others."""
+    if has_columns(logits) or has_columns(out):
+        lines = lines_of_group(logits, out, n, columns, group)
+        return sum_exps(columns, m, n, _move_lines, lines)
+    first = group[0] + lanes_of(columns)
+    return sum_exps(columns, m, n, _prefetch_rows, (row(logits, first), row(out, first)))
+
+
+@subroutine
+def _exp_term(args, j):
     """exp(x_j - m), which replaces x_j."""
+    columns, m, access, memory = args
+    access(memory, columns, j)
     e = shifted_exp(load(columns, j * lanes_of(columns)) - m)
     store(columns, j * lanes_of(columns), e)
     return e
 
 
-@subroutine
-def _exp_term(args, j):
-    """exp(x_j - m), which replaces x_j; prefetches as many elements of the next group."""
-    columns, m, next_x, next_out = args
-    prefetch(next_x, j * lanes_of(columns))
-    prefetch_to_write(next_out, j * lanes_of(columns))
-    return _exp_in_place(columns, j, m)
-
-
-@subroutine
-def _exp_term_of_tile(args, j):
-    """exp(x_j - m), which replaces x_j; writes a line of the tile before, reads one of the next."""
-    columns, m, share, ahead, behind = args
-    write_line(behind, share, j)
-    read_line(ahead, share, j)
-    return _exp_in_place(columns, j, m)
-
-
 @inlined
-def _exp_sum(logits, out, columns, m, n, group):
+def _exp_sum(columns, m, n, access, memory):
     """Σ exp(x_j - m) in float64, which replace the x_j."""
-    first, width = group[0], lanes_of(columns)
-    if has_columns(logits) or has_columns(out):
-        share, ahead, behind = lines_of_group(logits, out, n, columns, group)
-        return _sum_columns(_exp_term_of_tile, (columns, m, share, ahead, behind), n)
-    next_rows = row(logits, first + width), row(out, first + width)
-    return _sum_columns(_exp_term, (columns, m, *next_rows), n)
+    return _sum_columns(_exp_term, (columns, m, access, memory), n)
 
 
 @subroutine
@@ -217,22 +222,20 @@ def softmax_rows(logits, out, lo, hi):
         at, group = group_at(begin, rows, width, layout, pad)
         columns = view(memory, at, memory)
         m = read_group(logits, columns, group)
-        s = _exp_sum(logits, out, columns, m, n, group)
+        s = _sum_beside_memory(_exp_sum, logits, out, columns, m, n, group)
         write_group(columns, round_to(1.0 / s, columns), None, (None, None), out, group)
         write_rest(out, columns, group)
     release(memory)
 
 
 @subroutine
-def _rest_of_max(columns, m, n, lines):
+def _rest_of_max(columns, m, n, access, memory):
     """Σ exp(x_j - m) over all but one maximum: those below 1, and the number of other ones."""
-    share, ahead, behind = lines
     below, lost, ones = widen(zeros(columns)), widen(zeros(columns)), zeros(columns)
     for first in range(0, n, 8):
         block = zeros(columns)
         for j in range(first, min(first + 8, n)):
-            write_line(behind, share, j)
-            read_line(ahead, share, j)
+            access(memory, columns, j)
             e = shifted_exp(load(columns, j * lanes_of(columns)) - m)
             block = block + _below_one(e)
             ones = ones + where_equal(e, 1.0, 1.0, 0.0)
@@ -250,8 +253,8 @@ def log_softmax_rows(logits, out, lo, hi):
         at, group = group_at(begin, rows, width, layout, pad)
         columns = view(memory, at, memory)
         m = read_group(logits, columns, group)
-        lines = lines_of_group(logits, out, n, columns, group)
-        rest, one = _rest_of_max(columns, m, n, lines), splat(columns, 1.0)
+        rest = _sum_beside_memory(_rest_of_max, logits, out, columns, m, n, group)
+        one = splat(columns, 1.0)
         log_s = round_to(_log_sum(rest, one, columns)[0], columns)
         for j in range(n):
             store(columns, j * width, (load(columns, j * width) - m) - log_s)
@@ -279,8 +282,8 @@ def logsumexp_rows(logits, out, lo, hi):
         at, group = group_at(begin, rows, width, layout, pad)
         columns, first, count = view(memory, at, memory), group[0], group[1]
         m = read_group(logits, columns, group)
-        lines = lines_of_group(logits, None, n, columns, group)
-        rest, one = _rest_of_max(columns, m, n, lines), splat(columns, 1.0)
+        rest = _sum_beside_memory(_rest_of_max, logits, None, columns, m, n, group)
+        one = splat(columns, 1.0)
         store_part(
             row(out, 0), first, count, m + round_to(_log_sum(rest, one, columns)[0], columns)
         )
@@ -301,16 +304,17 @@ def logsumexp_rows(logits, out, lo, hi):
 def _find_targets(target, options, first, count, label_buffer, n, columns, places):
     """Find the places of a group's classes; return the number of rows without one.
 
-    Labels that are no vector are copied to `label_buffer`; unused entries are uninitialised.
+    Labels that are no vector of int64 are copied to `label_buffer`; unused entries are
+    uninitialised.
     """
-    labels, itemsize, mask = label_buffer, 8, -1
-    if count == lanes_of(columns) and are_contiguous(target):
-        labels, itemsize, mask = labels_from(target, first), target.itemsize, options.label_mask
+    labels = label_buffer
+    if count == lanes_of(columns) and are_int64s(target):
+        labels = labels_from(target, first)
     else:
         copy_labels(target, first, count, options.label_mask, label_buffer)
     ignored_label = options.ignore_index if options.ignoring else -1
     # Another thread may write into target: only the classes that are checked here may be used.
-    return find_places(labels, itemsize, mask, n, ignored_label, columns, places)
+    return find_places(labels, n, ignored_label, columns, places)
 
 
 @inlined_by_llvm
@@ -381,7 +385,8 @@ def _write_losses(loss, first, count, value):
 def _sum_exps(logits, grad, columns, m, n, places, group):
     """m - x_y, and (log s, rest = Σ_{j≠y} e_j, e_y, 1 / s), in float64. e_j replaces x_j."""
     x_y = _take_out(columns, places, -math.inf)
-    rest, e_y = _exp_sum(logits, grad, columns, m, n, group), shifted_exp(x_y - m)
+    rest = _sum_beside_memory(_exp_sum, logits, grad, columns, m, n, group)
+    e_y = shifted_exp(x_y - m)
     log_s, inverse = _log_sum(rest, e_y, columns)
     return widen(m - x_y), (log_s, rest, widen(e_y), inverse)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastxent.cpu.float_mode import flush_subnormals, restore_mode
 from fastxent.cpu.jit import inlined, inlined_by_llvm, subroutine
-from fastxent.cpu.labels import are_contiguous, copy_labels, labels_from, read_label
+from fastxent.cpu.labels import are_int64s, copy_labels, labels_from, read_label
 from fastxent.cpu.memory import (
     element,
     first_requested,
@@ -170,7 +170,7 @@ def _count_labels(labels, n_classes, options, n):
 @subroutine
 def _count_all(labels, n_classes, options, lo, hi):
     """The same of the labels lo..hi of any width."""
-    if are_contiguous(labels) and labels.itemsize == 8:
+    if are_int64s(labels):
         return _count_labels(labels_from(labels, lo), n_classes, options, hi - lo)
     buffer, counted, bad = reserve(np.int64, _COUNTED_LABELS), 0, 0
     for first in range(lo, hi, _COUNTED_LABELS):

@@ -33,8 +33,14 @@ def are_contiguous(labels):
 
 
 @inlined
+def are_int64s(labels):
+    """Whether labels lie side by side and need no copy: 8 bytes each."""
+    return labels.strides[0] == labels.itemsize == 8
+
+
+@inlined
 def labels_from(labels, first):
-    """A pointer to labels from `first` on, for a reader that knows how many bytes each has."""
+    """A pointer to labels from `first` on, whatever their width."""
     return view(row(labels, first), 0, np.int64)
 
 
@@ -51,40 +57,32 @@ def read_label(labels, i, mask):
     return np.int64(view(at, 0, np.int8)[0]) & mask
 
 
-def build_labels(builder, pointer, itemsize, mask, width):
-    """A vector of labels that lie side by side, each of `itemsize` bytes, by one load."""
-    wide = ir.VectorType(I64, width)
-    blocks = [(size, builder.append_basic_block(f"labels_of_{size}")) for size in (1, 2, 4, 8)]
-    end = builder.append_basic_block("labels_are_read")
-    switch = builder.switch(itemsize, blocks[0][1])
-    found = []
-    for size, block in blocks:
-        if block is not blocks[0][1]:
-            switch.add_case(I64(size), block)
-        builder.position_at_end(block)
-        narrow = ir.VectorType(ir.IntType(8 * size), width)
-        value = builder.load(builder.bitcast(pointer, narrow.as_pointer()), align=size)
-        found.append((value if size == 8 else builder.sext(value, wide), block))
-        builder.branch(end)
-    builder.position_at_end(end)
-    y = builder.phi(wide)
-    for value, block in found:
-        y.add_incoming(value, block)
-    return builder.and_(y, build_splat(builder, mask, wide))
-
-
-# Labels that are widened at a time.
-_WIDTH = 16
+# Labels that are widened at a time: no more than a vector has lanes, of any type.
+_WIDTH = 8
 
 
 @intrinsic
 def _widen(typingctx, labels, itemsize, mask, out):
-    """Write _WIDTH labels that lie side by side as int64."""
+    """Write _WIDTH labels that lie side by side as int64, read by one load."""
+    wide = ir.VectorType(I64, _WIDTH)
 
     def lower(context, builder, sig, args):
-        *labels, out = args
-        y = build_labels(builder, *labels, _WIDTH)
-        builder.store(y, builder.bitcast(out, y.type.as_pointer()), align=8)
+        pointer, itemsize, mask, out = args
+        out = builder.bitcast(out, wide.as_pointer())
+        end = builder.append_basic_block("labels_are_wide")
+        blocks = {size: builder.append_basic_block(f"labels_of_{size}") for size in (1, 2, 4, 8)}
+        switch = builder.switch(itemsize, blocks[1])
+        for size, block in blocks.items():
+            if size > 1:
+                switch.add_case(I64(size), block)
+            builder.position_at_end(block)
+            narrow = ir.VectorType(ir.IntType(8 * size), _WIDTH)
+            value = builder.load(builder.bitcast(pointer, narrow.as_pointer()), align=size)
+            if size < 8:
+                value = builder.and_(builder.sext(value, wide), build_splat(builder, mask, wide))
+            builder.store(value, out, align=8)
+            builder.branch(end)
+        builder.position_at_end(end)
         return context.get_dummy_value()
 
     return types.none(labels, types.int64, types.int64, out), lower
