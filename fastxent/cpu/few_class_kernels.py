@@ -13,7 +13,7 @@ import numpy as np
 from fastxent.cpu.columns import find_places, gather_lanes, scatter_lanes
 from fastxent.cpu.float_mode import flush_subnormals, restore_mode
 from fastxent.cpu.groups import read_group, write_group
-from fastxent.cpu.jit import inlined, inlined_by_llvm, subroutine
+from fastxent.cpu.jit import apart, inlined, inlined_by_llvm, subroutine
 from fastxent.cpu.kernels import target_of_row
 from fastxent.cpu.labels import are_int64s, copy_labels, labels_from
 from fastxent.cpu.lanes import (
@@ -116,7 +116,7 @@ def _corrected(total, lost):
     return total - where_equal(lost, lost, lost, 0.0)
 
 
-@subroutine
+@apart
 def _sum_columns(term, args, n):
     """Σ_j term(args, j) in float64 for j in 0..n; eight terms are added before they are widened."""
     total, lost = widen(zeros(args[0])), widen(zeros(args[0]))
@@ -228,7 +228,7 @@ def softmax_rows(logits, out, lo, hi):
     release(memory)
 
 
-@subroutine
+@apart
 def _rest_of_max(columns, m, n, access, memory):
     """Σ exp(x_j - m) over all but one maximum: those below 1, and the number of other ones."""
     below, lost, ones = widen(zeros(columns)), widen(zeros(columns)), zeros(columns)

@@ -14,7 +14,7 @@ from fastxent.cpu.columns import (
     store_strided,
     store_transposed,
 )
-from fastxent.cpu.jit import inlined, subroutine
+from fastxent.cpu.jit import apart, inlined, subroutine
 from fastxent.cpu.lanes import maximum, scale_by
 from fastxent.cpu.memory import (
     advance,
@@ -48,7 +48,7 @@ def _copy_run(source, out, n):
         store_part(out, whole, n - whole, load_part(source, whole, n - whole, 0.0))
 
 
-@subroutine
+@apart
 def copy_rows(source, source_steps, out, out_steps, n, count):
     """Copy `count` rows of n elements; steps are those of rows and of classes, in elements."""
     (a, b), (c, d) = source_steps, out_steps
