@@ -24,11 +24,11 @@ def warmup(
     """Compile kernels and keep them in the cache, so that no later call has to.
 
     A kernel's variants are the first argument's type, the kind of target, which of gradient,
-    probabilities and Hessian are requested, whether classes are few, and whether a binary loss of
-    logits has weights. All else shares them, so nothing more is compiled for it: options, shapes,
-    the width of labels, and layouts, as column-major rows take the kernels of few classes. A second
-    or some a variant where the cache is empty, some milliseconds where it is not; all of them take
-    some minutes, so name the functions that you call.
+    probabilities and Hessian are requested, whether classes are few, whether classes lie apart (any
+    axis but the last), and whether a binary loss of logits has weights. All else shares them, so
+    nothing more is compiled for it: options, shapes, the width of labels. A second or some a
+    variant where the cache is empty, some milliseconds where it is not; all of them take some
+    minutes, so name the functions that you call.
 
     Parameters
     ----------
@@ -70,10 +70,11 @@ def warmup(
 
 
 def _calls(function: Function, dtype: Any) -> Iterator[Callable[[], object]]:
-    """A call for each kernel of a function: by kind of target, width of rows, results per class.
+    """A call for each kernel of a function: by kind of target, rows, and results per class.
 
-    The kernels of `pos_weight` are others than those without weights. One call more is of rows that
-    have to be converted, by kernels that all functions share.
+    Rows are of few classes or of many, or classes lie apart. The kernels of `pos_weight` are others
+    than those without weights. One call more is of rows that have to be converted, by kernels that
+    all functions share.
     """
     per_class = [
         name for name in function.results[1:] if function.result(name).extent is Extent.PER_CLASS
@@ -81,11 +82,11 @@ def _calls(function: Function, dtype: Any) -> Iterator[Callable[[], object]]:
     weights: list[dict[str, float]] = [{}]
     if "pos_weight" in function.parameters:
         weights.append({"pos_weight": 1.0})
-    one_width = function.kind is Kind.ELEMENTS or function.of_probabilities
-    for n_classes in (_FEW,) if one_width else (_FEW, _MANY):
-        row = np.full((1, n_classes), 0.5, dtype)
-        for target in _targets(function, row):
-            arrays = _arrays(function, row, target)
+    one_kind = function.kind is Kind.ELEMENTS or function.of_probabilities
+    few, many = (np.full((2, n), 0.5, dtype) for n in (_FEW, _MANY))
+    for rows in (few,) if one_kind else (few, many, np.asfortranarray(few)):
+        for target in _targets(function, rows):
+            arrays = _arrays(function, rows, target)
             flags = itertools.product((False, True), repeat=len(per_class))
             for requested, given in itertools.product(flags, weights):
                 pairs = zip(per_class, requested, strict=True)
@@ -96,15 +97,15 @@ def _calls(function: Function, dtype: Any) -> Iterator[Callable[[], object]]:
     yield functools.partial(function.public, **_arrays(function, with_gaps, target))
 
 
-def _targets(function: Function, row: Any) -> list[Any]:
+def _targets(function: Function, rows: Any) -> list[Any]:
     """The targets that compile different kernels: class indices, probabilities.
 
     Kernels of half precision take probabilities of float32, too.
     """
     if not function.is_loss:
         return [None]
-    probs = [row, row.astype(np.float32)] if row.itemsize == 2 else [row]
-    return probs if function.kind is Kind.ELEMENTS else [[0], *probs]
+    probs = [rows, rows.astype(np.float32)] if rows.itemsize == 2 else [rows]
+    return probs if function.kind is Kind.ELEMENTS else [[0] * len(rows), *probs]
 
 
 def _arrays(function: Function, rows: Any, target: Any) -> dict[str, Any]:

@@ -17,13 +17,13 @@ def plain_arguments(rng, n=5, n_classes=7):
     outputs = arguments.only_grad(np.empty_like(logits), "f")
     return [
         logits, rng.integers(0, n_classes, n), arguments.pack_weights(NO_WEIGHTS, "f"),
-        arguments.pack_options(NO_OPTIONS, n_classes), float(n), outputs, 0, n,
+        arguments.pack_options(NO_OPTIONS, n_classes), None, float(n), outputs, 0, n,
     ]  # fmt: skip
 
 
 def entry_point():
     """The kernel's entry point."""
-    kinds = WeightArrays, KernelOptions
+    kinds = WeightArrays, KernelOptions, type(None)
     signature = launch.loss_signature("f", launch.LABELS, ("grad",), kinds)
     return jit.specialise(few_class_kernels.cross_entropy_rows, signature)
 
@@ -32,11 +32,11 @@ def test_entry_points_lose_and_keep_no_reference(rng):
     """Called again and again, a kernel gives the same result; nothing else changes."""
     args, kernel = plain_arguments(rng), entry_point()
     want, want_grad = fx.cross_entropy(*args[:2], return_grad=True)
-    arrays = [a for group in (args, args[2], args[5]) for a in group if isinstance(a, np.ndarray)]
+    arrays = [a for group in (args, args[2], args[6]) for a in group if isinstance(a, np.ndarray)]
     before = [sys.getrefcount(array) for array in arrays]
     for _ in range(100):
         np.testing.assert_allclose(kernel(*args) / len(args[0]), want, rtol=1e-6)
-        np.testing.assert_array_equal(args[5].grad, want_grad)
+        np.testing.assert_array_equal(args[6].grad, want_grad)
     assert [sys.getrefcount(array) for array in arrays] == before
 
 

@@ -220,13 +220,14 @@ def loops(char, name):
         ),
         "few classes": lambda: (
             few_class_kernels.cross_entropy_rows,
-            launch.loss_signature(char, launch.LABELS, ("grad", "hess"), rows),
+            launch.loss_signature(char, launch.LABELS, ("grad", "hess"), (*rows, int)),
         ),
         "few classes, soft": lambda: (
-            few_class_kernels.cross_entropy_rows, launch.loss_signature(char, char, grad, rows)
+            few_class_kernels.cross_entropy_rows,
+            launch.loss_signature(char, char, grad, (*rows, type(None))),
         ),
         "softmax of few": lambda: (
-            few_class_kernels.softmax_rows, launch.map_signature(char, char, 2)
+            few_class_kernels.softmax_rows, launch.map_signature(char, char, 2, launch.ROWS)
         ),
     }[name]()  # fmt: skip
     fresh = jit.kernel(source)

@@ -36,7 +36,7 @@ LAYERS = [
 KERNEL_FILES = [
     "conversion_kernels", "few_class_kernels", "groups", "tiles", "binary_kernels",
     "categorical_kernels", "kernels", "row", "vector_math", "columns", "labels", "scratch",
-    "memory", "half_lanes", "float_mode", "c_interface", "lanes", "jit",
+    "memory", "half_lanes", "float_mode", "c_interface", "lanes", "jit", "linked_code",
 ]  # fmt: skip
 WITHIN_CPU = {
     "__init__": set(),

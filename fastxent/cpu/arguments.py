@@ -122,10 +122,12 @@ def array_type(dtype: Any, ndim: int, *, out: bool = False) -> Any:
 
 @functools.cache
 def numba_type(kind: Any, char: str, requested: tuple[str, ...] = (), ndim: int = 2) -> Any:
-    """The Numba type of a named tuple for rows of an element type.
+    """The Numba type of a named tuple for rows of an element type, of None, or of an integer.
 
     `requested` are the outputs of shape "NC" that are not None, `ndim` is their dimensions.
     """
+    if kind not in FIELDS:
+        return NONE if kind is type(None) else INTEGER
     members = []
     for name, (dtype, shape, out) in FIELDS[kind].items():
         if not shape:

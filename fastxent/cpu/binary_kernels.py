@@ -7,10 +7,9 @@ is None is compiled away, with the code that only it needs; so are the weights o
 import math
 
 from numba import types
-from numba.extending import overload
 
 from fastxent.cpu.float_mode import flush_subnormals, restore_mode
-from fastxent.cpu.jit import inlined, subroutine
+from fastxent.cpu.jit import inlined, overload, subroutine
 from fastxent.cpu.lanes import fabs, where_less, zero_where_zero
 from fastxent.cpu.memory import load_part, row, store_part
 from fastxent.cpu.row import clipped_costs, sum_of_losses

@@ -11,7 +11,7 @@ import numpy as np
 from fastxent.cpu.jit import inlined_by_llvm, subroutine
 from fastxent.cpu.kernels import target_of_row
 from fastxent.cpu.labels import copy_labels
-from fastxent.cpu.lanes import round_to, where_less, widen, zero_where_zero
+from fastxent.cpu.lanes import round_to, smaller, where_less, widen, zero_where_zero
 from fastxent.cpu.memory import (
     advance,
     class_step,
@@ -113,7 +113,7 @@ def categorical_label_rows(probs, labels, weights, options, clip, divisor, outpu
     are_ones, scale = False, -1.0 / divisor
     total = lost = widen(zeros(p))
     for first in range(lo, hi, BLOCK):
-        count, bad = min(hi - first, BLOCK), 0
+        count, bad = smaller(hi - first, BLOCK), 0
         if not common or _read_labels(labels, options.label_mask, first, classes, n, count):
             block = coefs, classes, bad_rows
             bad, are_ones = _read_rows(labels, weights, options, n, first, count, block), False

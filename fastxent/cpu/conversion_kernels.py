@@ -1,15 +1,13 @@
 """The kernel that copies rows between layouts and types of floats."""
 
-from fastxent.cpu.groups import copy_rows, read_group, steps, write_group
+from fastxent.cpu.groups import copy_rows, group_at, read_group, reserve, steps, write_group
 from fastxent.cpu.jit import subroutine
 from fastxent.cpu.memory import lanes_of, row
 from fastxent.cpu.scratch import release, view
 from fastxent.cpu.tiles import (
     aligned_row,
     first_group,
-    group_at,
     read_ahead,
-    reserve_tiles,
     write_behind,
     write_rest,
 )
@@ -25,7 +23,7 @@ def _convert_rows(source, out):
     if (a[1] == 1) == (b[1] == 1) or (a[1] != 1 and a[0] != 1) or (b[1] != 1 and b[0] != 1):
         copy_rows(row(source, lo), a, row(out, lo), b, n, hi)
         return
-    memory, layout, pad, _ = reserve_tiles(source, n, 1, True)
+    memory, layout, pad, _ = reserve(source, n, 1, 0)
     rows = lo, hi, aligned_row(out, lo)
     for begin in range(first_group(rows, width), hi, width):
         at, group = group_at(begin, rows, width, layout, pad)

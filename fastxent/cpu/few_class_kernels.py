@@ -2,7 +2,8 @@
 
 A group of as many rows as a vector has lanes is transposed into columns, one vector per class, in
 scratch memory that stays in the nearest cache. Column-major (N, C) arrays, as LightGBM has them,
-are columns already; `cross_entropy_rows` takes these too. Options and outputs that it does not know
+are columns already. `tiles` is None where all arrays are rows, else any integer: kernels are
+compiled for each. Options and outputs that it does not know
 are left to `kernels.py`, with the same formulas.
 """
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from fastxent.cpu.columns import find_places, gather_lanes, scatter_lanes
 from fastxent.cpu.float_mode import flush_subnormals, restore_mode
-from fastxent.cpu.groups import read_group, write_group
+from fastxent.cpu.groups import group_at, read_group, reserve, write_group
 from fastxent.cpu.jit import apart, inlined, inlined_by_llvm, subroutine
 from fastxent.cpu.kernels import target_of_row
 from fastxent.cpu.labels import are_int64s, copy_labels, labels_from
@@ -20,6 +21,7 @@ from fastxent.cpu.lanes import (
     horizontal_sum,
     lane,
     round_to,
+    smaller,
     where_equal,
     where_less,
     widen,
@@ -27,6 +29,7 @@ from fastxent.cpu.lanes import (
 )
 from fastxent.cpu.memory import (
     advance,
+    either,
     if_requested,
     is_requested,
     itemsize,
@@ -46,12 +49,10 @@ from fastxent.cpu.scratch import release, view
 from fastxent.cpu.tiles import (
     aligned_row,
     first_group,
-    group_at,
     has_columns,
     lines_of_group,
     read_ahead,
     read_line,
-    reserve_tiles,
     set_size,
     write_behind,
     write_line,
@@ -122,52 +123,52 @@ def _sum_columns(term, args, n):
     total, lost = widen(zeros(args[0])), widen(zeros(args[0]))
     for first in range(0, n, 8):
         block = zeros(args[0])
-        for j in range(first, min(first + 8, n)):
+        for j in range(first, smaller(first + 8, n)):
             block = block + term(args, j)
         total, lost = _add_terms(total, lost, block, args[0], n)
     return _corrected(total, lost)
 
 
+@inlined_by_llvm
+def _next_rows(logits, out, n, columns, group):
+    first = group[0] + lanes_of(columns)
+    return None, row(logits, first), row(out, first)
+
+
+@inlined
+def _memory_of_group(logits, out, n, columns, group):
+    """What is to be read and written for others while a group is computed; see `_access`."""
+    return either(group[3], lines_of_group, _next_rows, (logits, out, n, columns, group))
+
+
 @subroutine
-def _prefetch_rows(rows, columns, j):
-    """Prefetch a line of the next group of rows, and of the place for its results."""
-    next_x, next_out = rows
+def _prefetch_rows(memory, columns, j):
+    _, next_x, next_out = memory
     prefetch(next_x, j * lanes_of(columns))
     prefetch_to_write(next_out, j * lanes_of(columns))
 
 
 @subroutine
-def _move_lines(lines, columns, j):
-    """Write a line of the previous tile's results, read one of the next tile."""
-    share, ahead, behind = lines
+def _move_lines(memory, columns, j):
+    share, ahead, behind = memory
     write_line(behind, share, j)
     read_line(ahead, share, j)
 
 
 @inlined
-def _sum_beside_memory(sum_exps, logits, out, columns, m, n, group):
-    """sum_exps(columns, m, n, …): with each exponential, memory is read or written for others."""
-    if has_columns(logits) or has_columns(out):
-        lines = lines_of_group(logits, out, n, columns, group)
-        return sum_exps(columns, m, n, _move_lines, lines)
-    first = group[0] + lanes_of(columns)
-    return sum_exps(columns, m, n, _prefetch_rows, (row(logits, first), row(out, first)))
+def _access(memory, columns, j):
+    """Prefetch a line of the next rows and of their results, or move two lines of tiles."""
+    either(memory[0], _move_lines, _prefetch_rows, (memory, columns, j))
 
 
 @subroutine
 def _exp_term(args, j):
     """exp(x_j - m), which replaces x_j."""
-    columns, m, access, memory = args
-    access(memory, columns, j)
+    columns, m, memory = args
+    _access(memory, columns, j)
     e = shifted_exp(load(columns, j * lanes_of(columns)) - m)
     store(columns, j * lanes_of(columns), e)
     return e
-
-
-@inlined
-def _exp_sum(columns, m, n, access, memory):
-    """Σ exp(x_j - m) in float64, which replace the x_j."""
-    return _sum_columns(_exp_term, (columns, m, access, memory), n)
 
 
 @subroutine
@@ -213,29 +214,29 @@ def _log_sum(rest, e_y, like):
 
 
 # logits (N, C) IN, out (N, C) OUT
-def softmax_rows(logits, out, lo, hi):
+def softmax_rows(logits, out, tiles, lo, hi):
     n, width = logits.shape[1], lanes_of(row(logits, lo))
-    by_tiles = has_columns(logits) or has_columns(out)
-    memory, layout, pad, _ = reserve_tiles(logits, n, 1, by_tiles)
+    memory, layout, pad, _ = reserve(logits, n, 1, tiles)
     rows = lo, hi, aligned_row(out, lo)
     for begin in range(first_group(rows, width), hi, width):
         at, group = group_at(begin, rows, width, layout, pad)
         columns = view(memory, at, memory)
         m = read_group(logits, columns, group)
-        s = _sum_beside_memory(_exp_sum, logits, out, columns, m, n, group)
+        beside = _memory_of_group(logits, out, n, columns, group)
+        s = _sum_columns(_exp_term, (columns, m, beside), n)
         write_group(columns, round_to(1.0 / s, columns), None, (None, None), out, group)
         write_rest(out, columns, group)
     release(memory)
 
 
 @apart
-def _rest_of_max(columns, m, n, access, memory):
+def _rest_of_max(columns, m, n, memory):
     """Σ exp(x_j - m) over all but one maximum: those below 1, and the number of other ones."""
     below, lost, ones = widen(zeros(columns)), widen(zeros(columns)), zeros(columns)
     for first in range(0, n, 8):
         block = zeros(columns)
-        for j in range(first, min(first + 8, n)):
-            access(memory, columns, j)
+        for j in range(first, smaller(first + 8, n)):
+            _access(memory, columns, j)
             e = shifted_exp(load(columns, j * lanes_of(columns)) - m)
             block = block + _below_one(e)
             ones = ones + where_equal(e, 1.0, 1.0, 0.0)
@@ -244,16 +245,15 @@ def _rest_of_max(columns, m, n, access, memory):
 
 
 # logits (N, C) IN, out (N, C) OUT
-def log_softmax_rows(logits, out, lo, hi):
+def log_softmax_rows(logits, out, tiles, lo, hi):
     n, width = logits.shape[1], lanes_of(row(logits, lo))
-    by_tiles = has_columns(logits) or has_columns(out)
-    memory, layout, pad, _ = reserve_tiles(logits, n, 1, by_tiles)
+    memory, layout, pad, _ = reserve(logits, n, 1, tiles)
     rows = lo, hi, aligned_row(out, lo)
     for begin in range(first_group(rows, width), hi, width):
         at, group = group_at(begin, rows, width, layout, pad)
         columns = view(memory, at, memory)
         m = read_group(logits, columns, group)
-        rest = _sum_beside_memory(_rest_of_max, logits, out, columns, m, n, group)
+        rest = _rest_of_max(columns, m, n, _memory_of_group(logits, out, n, columns, group))
         one = splat(columns, 1.0)
         log_s = round_to(_log_sum(rest, one, columns)[0], columns)
         for j in range(n):
@@ -274,15 +274,15 @@ def _has_nan(columns, k, n):
 
 
 # logits (N, C) IN, out (N,) OUT
-def logsumexp_rows(logits, out, lo, hi):
+def logsumexp_rows(logits, out, tiles, lo, hi):
     n, width = logits.shape[1], lanes_of(row(logits, lo))
-    memory, layout, pad, _ = reserve_tiles(logits, n, 1, has_columns(logits))
+    memory, layout, pad, _ = reserve(logits, n, 1, tiles)
     rows = lo, hi, lo
     for begin in range(lo, hi, width):
         at, group = group_at(begin, rows, width, layout, pad)
         columns, first, count = view(memory, at, memory), group[0], group[1]
         m = read_group(logits, columns, group)
-        rest = _sum_beside_memory(_rest_of_max, logits, None, columns, m, n, group)
+        rest = _rest_of_max(columns, m, n, _memory_of_group(logits, None, n, columns, group))
         one = splat(columns, 1.0)
         store_part(
             row(out, 0), first, count, m + round_to(_log_sum(rest, one, columns)[0], columns)
@@ -385,7 +385,8 @@ def _write_losses(loss, first, count, value):
 def _sum_exps(logits, grad, columns, m, n, places, group):
     """m - x_y, and (log s, rest = Σ_{j≠y} e_j, e_y, 1 / s), in float64. e_j replaces x_j."""
     x_y = _take_out(columns, places, -math.inf)
-    rest = _sum_beside_memory(_exp_sum, logits, grad, columns, m, n, group)
+    beside = _memory_of_group(logits, grad, n, columns, group)
+    rest = _sum_columns(_exp_term, (columns, m, beside), n)
     e_y = shifted_exp(x_y - m)
     log_s, inverse = _log_sum(rest, e_y, columns)
     return widen(m - x_y), (log_s, rest, widen(e_y), inverse)
@@ -437,11 +438,11 @@ def _write_grad(grad, columns, a, has_others, parts, places, group):
     """scale·e_j - other·a_j of a group's rows, and the gradient of y at its place."""
     scale, grad_y, other, rest = parts
     scale, grad_y = round_to(scale, columns), round_to(grad_y, columns)
-    if has_others:
+    over_scale = round_to(-rest, columns)
+    if has_others:  # else the gradient of y is -scale·rest
         _grad_columns(columns, scale, a, round_to(other, columns), grad.shape[1])
-        write_group(columns, None, places, (grad_y, grad_y), grad, group)
-    else:  # then the gradient of y is -scale·rest
-        write_group(columns, scale, places, (grad_y, round_to(-rest, columns)), grad, group)
+        scale, over_scale = splat(columns, 1.0), grad_y
+    write_group(columns, scale, places, (grad_y, over_scale), grad, group)
 
 
 @inlined
@@ -479,19 +480,30 @@ def _write_hess(hess, columns, sums, factor, variances, places, group):
     write_behind(hess, variances, group)
 
 
+@subroutine
+def _zero_ignored_rows(output, columns, group, u_buffer):
+    for k in range(group[1]):
+        if u_buffer[k] == 0.0:
+            fill_row(row(output, group[0] + k), output.shape[1], 0.0)
+
+
+@subroutine
+def _zero_ignored_of_tile(output, columns, group, u_buffer):
+    if not has_columns(output):
+        _zero_ignored_rows(output, columns, group, u_buffer)
+        return
+    for k in range(group[1]):
+        if u_buffer[k] == 0.0:
+            for j in range(output.shape[1] + 2):  # not written yet; the factor may be nan
+                columns[j * lanes_of(columns) + k] = 0.0
+
+
 @inlined_by_llvm
 def _end_group(output, columns, group, has_ignored, u_buffer):
     """Write zeros for the rows that are ignored, whatever their logits are; then what is behind."""
-    n, (first, count, _, _) = output.shape[1], group
     if has_ignored:
-        for k in range(count):
-            if u_buffer[k] != 0.0:
-                continue
-            if not has_columns(output):
-                fill_row(row(output, first + k), n, 0.0)
-                continue
-            for j in range(n + 2):  # not written yet; the factor may be nan
-                columns[j * lanes_of(columns) + k] = 0.0
+        arguments = output, columns, group, u_buffer
+        either(group[3], _zero_ignored_of_tile, _zero_ignored_rows, arguments)
     write_rest(output, columns, group)
 
 
@@ -514,23 +526,15 @@ def _sets_of_group(memory, at, n, has_others):
     return columns, a, view(a, has_others * size, columns)
 
 
-@inlined
-def _by_tiles(logits, target, outputs):
-    """Whether any array of one element per class is column-major."""
-    of_inputs = has_columns(logits) or has_columns(target)
-    return of_inputs or has_columns(outputs.grad) or has_columns(outputs.hess)
-
-
 # logits (N, C) IN; target (N,) labels or (N, C) probabilities IN. lo < hi.
-def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, hi):
+def cross_entropy_rows(logits, target, weights, options, tiles, divisor, outputs, lo, hi):
     """Σ losses."""
     n, width = logits.shape[1], lanes_of(row(logits, lo))
     grad, hess = outputs.grad, outputs.hess
     other_coef = options.eps_over_c if target.ndim == 1 else 1.0
     has_others = other_coef != 0.0
-    memory, layout, pad, places = reserve_tiles(
-        logits, n, 1 + has_others + is_requested(hess), _by_tiles(logits, target, outputs)
-    )
+    sets = 1 + has_others + is_requested(hess)
+    memory, layout, pad, places = reserve(logits, n, sets, tiles)
     label_buffer, u_buffer, w_buffer, pending = _row_buffers(places, width)
     weighted = weights.class_weight.size > 0 or weights.sample_weight.size > 0
     mode, total, lost = flush_subnormals(), widen(zeros(memory)), widen(zeros(memory))

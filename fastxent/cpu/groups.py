@@ -1,6 +1,7 @@
 """Groups of rows as columns in scratch memory: rows are transposed, column-major ones are in tiles.
 
-A group has as many rows as a vector has lanes; its columns are one vector per class.
+A group has as many rows as a vector has lanes; its columns are one vector per class. A kernel is
+compiled for rows, or for tiles, where an array may be of either layout.
 """
 
 import math
@@ -14,11 +15,12 @@ from fastxent.cpu.columns import (
     store_strided,
     store_transposed,
 )
-from fastxent.cpu.jit import apart, inlined, subroutine
-from fastxent.cpu.lanes import maximum, scale_by
+from fastxent.cpu.jit import apart, inlined, inlined_by_llvm, subroutine
+from fastxent.cpu.lanes import maximum, scale_by, smaller
 from fastxent.cpu.memory import (
     advance,
     class_step,
+    either,
     element,
     element_strides,
     is_half,
@@ -32,7 +34,16 @@ from fastxent.cpu.memory import (
     store_part,
     unless_half,
 )
-from fastxent.cpu.tiles import has_columns, is_complete, read_first_tile, read_part, set_factor
+from fastxent.cpu.tiles import (
+    group_of_tile,
+    has_columns,
+    is_complete,
+    read_first_tile,
+    read_part,
+    reserve_groups,
+    reserve_tiles,
+    set_factor,
+)
 
 # --- rows -----------------------------------------------------------------------------------
 
@@ -123,7 +134,68 @@ def _transpose_back(columns, factor, out, step, n):
             store_strided(out, step, j, scale_by(load(columns, j * lanes_of(out)), factor))
 
 
-# --- groups ---------------------------------------------------------------------------------
+@inlined_by_llvm
+def _read_rows(array, columns, group):
+    n, (first, count, pad, _) = array.shape[1], group
+    if _goes_through_pad(array, columns, group):
+        copy_rows(row(array, first), steps(array), pad, (n, 1), n, count)
+    x, step = _rows_of(array, columns, group)
+    return _transpose_rows(x, step, n, columns)
+
+
+@inlined_by_llvm
+def _write_rows(columns, factor, places, elements, array, group):
+    n, (first, count, pad, _), is_whole = array.shape[1], group, group[1] == lanes_of(columns)
+    out, step = _rows_of(array, columns, group)
+    _transpose_back(columns, factor, out, step, n)
+    if not (is_half(array) and is_whole):
+        store_at_places(out, step, places, elements[0])
+    if _goes_through_pad(array, columns, group):
+        copy_rows(pad, (n, 1), row(array, first), steps(array), n, count)
+    if is_half(array) and is_whole:
+        store_at_places(row(array, first), steps(array)[0], places, elements[0])
+
+
+@inlined_by_llvm
+def _reserve_rows(like, n, sets):
+    size = sets * (n + 2) * lanes_of(row(like, 0))
+    memory, pad, places = reserve_groups(like, n, size)
+    return memory, None, pad, places
+
+
+@inlined_by_llvm
+def _group_of_rows(at, rows, width, layout, pad):
+    return 0, (at, smaller(rows[1] - at, width), pad, None)
+
+
+# --- rows or tiles --------------------------------------------------------------------------
+
+
+@inlined
+def reserve(like, n, sets, tiles):
+    """Scratch memory: groups with so many sets of columns, the layout, the pad, the places.
+
+    Of one group, or of two tiles; the layout is None, as `tiles` is, where all arrays are rows.
+    """
+    return either(tiles, reserve_tiles, _reserve_rows, (like, n, sets))
+
+
+@inlined
+def group_at(at, rows, width, layout, pad):
+    """The place in scratch memory of the group from row `at` on, and the group."""
+    return either(layout, group_of_tile, _group_of_rows, (at, rows, width, layout, pad))
+
+
+@inlined_by_llvm
+def _read_of_tile(array, columns, group):
+    if not has_columns(array):
+        return _read_rows(array, columns, group)
+    n, (first, count, _, (k, groups, before, _, _, size, _)) = array.shape[1], group
+    if not is_complete(columns, group):
+        return read_part(row(array, first), class_step(array), n, columns, count)
+    if before + k == 0:
+        read_first_tile(row(array, first), class_step(array), n, columns, groups, size)
+    return load(columns, n * lanes_of(columns))
 
 
 @inlined
@@ -132,18 +204,16 @@ def read_group(array, columns, group):
 
     Groups of a tile were read ahead, those of the first tile are read with its first group.
     """
-    n, (first, count, pad, tile) = array.shape[1], group
-    k, groups, before, _, _, size, _ = tile
+    return either(group[3], _read_of_tile, _read_rows, (array, columns, group))
+
+
+@inlined_by_llvm
+def _write_of_tile(columns, factor, places, elements, array, group):
     if has_columns(array):
-        if not is_complete(columns, group):
-            return read_part(row(array, first), class_step(array), n, columns, count)
-        if before + k == 0:
-            read_first_tile(row(array, first), class_step(array), n, columns, groups, size)
-        return load(columns, n * lanes_of(columns))
-    if _goes_through_pad(array, columns, group):
-        copy_rows(row(array, first), steps(array), pad, (n, 1), n, count)
-    x, step = _rows_of(array, columns, group)
-    return _transpose_rows(x, step, n, columns)
+        set_factor(columns, array.shape[1], factor)
+        scatter_lanes(columns, places, elements[1])
+    else:
+        _write_rows(columns, factor, places, elements, array, group)
 
 
 @inlined
@@ -155,17 +225,5 @@ def write_group(columns, factor, places, elements, array, group):
     `write_line` multiplies. factor and elements may be None. To rows the elements are written in
     the array, not in the columns: a vector load would wait for stores to a part of it.
     """
-    n, (first, count, pad, _), (in_rows, in_columns) = array.shape[1], group, elements
-    is_whole = count == lanes_of(columns)
-    if has_columns(array):
-        set_factor(columns, n, factor)
-        scatter_lanes(columns, places, in_columns)
-        return
-    out, step = _rows_of(array, columns, group)
-    _transpose_back(columns, factor, out, step, n)
-    if not (is_half(array) and is_whole):
-        store_at_places(out, step, places, in_rows)
-    if _goes_through_pad(array, columns, group):
-        copy_rows(pad, (n, 1), row(array, first), steps(array), n, count)
-    if is_half(array) and is_whole:
-        store_at_places(row(array, first), steps(array)[0], places, in_rows)
+    arguments = columns, factor, places, elements, array, group
+    either(group[3], _write_of_tile, _write_rows, arguments)

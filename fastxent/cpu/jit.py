@@ -8,6 +8,7 @@ again.
 """
 
 import contextlib
+import functools
 import os
 import pickle
 import platform
@@ -18,8 +19,8 @@ from typing import Any
 
 import llvmlite
 import numba
+import numba.extending
 from numba.core import bytecode, caching, compiler, config, serialize
-from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.runtime.nrt import rtsys
 
@@ -27,81 +28,32 @@ from numba.core.runtime.nrt import rtsys
 from numpy import ma  # noqa: F401
 
 from fastxent import forks, kernel_files
+from fastxent.cpu.linked_code import ApartCompiler, LinkedCompiler
 
 # The options of all compiled code. Never fastmath: nnan and ninf break the promises about nan and
 # inf. NumPy's error model: a division by 0 raises no exception.
 _OPTIONS = {"error_model": "numpy"}
 njit: Any = numba.njit
+_overload: Any = numba.extending.overload
 # Arrays are borrowed from the caller. Numba would count references to them at each assignment, and
 # each count waits until all stores before it have reached the cache: half the time of a group of
 # rows of few classes. So a kernel cannot create arrays: see scratch.py.
 _BORROWING = {"_nrt": False, **_OPTIONS}
 kernel = njit(nogil=True, **_BORROWING)
 
-
-class _LinkedCode(JITCodeLibrary):
-    """The code of a function that only kernels call: linked into theirs, and optimised there.
-
-    Numba would optimise each such function by itself, too, and make machine code of it: half of the
-    time of compiling a kernel.
-    """
-
-    def finalize(self) -> None:
-        self._raise_if_finalized()
-        for library in dict.fromkeys(self._linking_libraries):
-            self._reload_init.update(library._reload_init)
-            self._final_module.link_in(library._get_module_for_linking(), preserve=True)
-        self._finalized = True
-
-    # What Numba does with machine code: there is none.
-
-    @property
-    def codegen(self) -> Any:
-        return self
-
-    def get_pointer_to_function(self, name: str) -> int:
-        return 0
-
-    def set_env(self, name: str, env: Any) -> None:
-        pass
-
-
-class _CodeApart(_LinkedCode):
-    """Such code that LLVM does not inline."""
-
-    def add_ir_module(self, ir_module: Any) -> None:
-        for function in ir_module.functions:
-            if not function.is_declaration and "alwaysinline" not in function.attributes:
-                function.attributes.add("noinline")
-        super().add_ir_module(ir_module)
-
-
-class _Linked(compiler.Compiler):
-    """Numba's compiler of functions that only kernels call."""
-
-    library = _LinkedCode
-
-    def define_pipelines(self) -> Any:
-        state = self.state
-        state.library = self.library(state.targetctx.codegen(), state.func_id.func_qualname)
-        return super().define_pipelines()
-
-
-class _LinkedApart(_Linked):
-    library = _CodeApart
-
-
 # Functions that only kernels call: without wrappers for Python, or inlined.
-_INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": _Linked}
+_INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": LinkedCompiler}
 subroutine = njit(**_INNER, **_BORROWING)
 inlined = njit(inline="always", **_OPTIONS)
 # Functions that LLVM inlines: where the types of arguments have to be known before.
 inlined_by_llvm = njit(forceinline=True, **_INNER, **_BORROWING)
 # Functions that LLVM does not: rare ones would take registers from the loops around them, loops
 # want all for themselves.
-apart = njit(**_INNER | {"pipeline_class": _LinkedApart}, **_BORROWING)
+apart = njit(**_INNER | {"pipeline_class": ApartCompiler}, **_BORROWING)
 # Functions that create arrays; without _nrt they would inherit their caller's option.
 owner = njit(_nrt=True, **_INNER, **_OPTIONS)
+# Overloads of functions by the types of their arguments.
+overload = functools.partial(_overload, jit_options={"nopython": True, **_INNER})
 
 # Numba's settings that change the machine code.
 _SETTINGS = ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VECTORIZE")

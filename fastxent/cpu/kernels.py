@@ -13,6 +13,7 @@ import numpy as np
 from fastxent.cpu.float_mode import flush_subnormals, restore_mode
 from fastxent.cpu.jit import inlined, inlined_by_llvm, subroutine
 from fastxent.cpu.labels import are_int64s, copy_labels, labels_from, read_label
+from fastxent.cpu.lanes import smaller
 from fastxent.cpu.memory import (
     element,
     first_requested,
@@ -174,7 +175,7 @@ def _count_all(labels, n_classes, options, lo, hi):
         return _count_labels(labels_from(labels, lo), n_classes, options, hi - lo)
     buffer, counted, bad = reserve(np.int64, _COUNTED_LABELS), 0, 0
     for first in range(lo, hi, _COUNTED_LABELS):
-        n = min(hi - first, _COUNTED_LABELS)
+        n = smaller(hi - first, _COUNTED_LABELS)
         copy_labels(labels, first, n, options.label_mask, buffer)
         more, more_bad = _count_labels(buffer, n_classes, options, n)
         counted, bad = counted + more, bad + more_bad

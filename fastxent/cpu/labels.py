@@ -44,48 +44,64 @@ def labels_from(labels, first):
     return view(row(labels, first), 0, np.int64)
 
 
-@subroutine
-def read_label(labels, i, mask):
-    """Label i."""
-    at = row(labels, i)
-    if labels.itemsize == 8:
-        return view(at, 0, np.int64)[0]
-    if labels.itemsize == 4:
-        return np.int64(view(at, 0, np.int32)[0]) & mask
-    if labels.itemsize == 2:
-        return np.int64(view(at, 0, np.int16)[0]) & mask
-    return np.int64(view(at, 0, np.int8)[0]) & mask
-
-
 # Labels that are widened at a time: no more than a vector has lanes, of any type.
 _WIDTH = 8
 
 
+def _build_labels(builder, pointer, itemsize, mask, width=None):
+    """A label, or a vector of labels that lie side by side, by one load of `itemsize` bytes each.
+
+    Labels of 8 bytes need no mask.
+    """
+
+    def of(bits):
+        return ir.VectorType(ir.IntType(bits), width) if width else ir.IntType(bits)
+
+    wide, end = of(64), builder.append_basic_block("labels_are_read")
+    mask = build_splat(builder, mask, wide) if width else mask
+    blocks = {size: builder.append_basic_block(f"labels_of_{size}") for size in (8, 4, 2, 1)}
+    switch, found = builder.switch(itemsize, blocks[1]), []
+    for size, block in blocks.items():
+        if size > 1:
+            switch.add_case(I64(size), block)
+        builder.position_at_end(block)
+        label = builder.load(builder.bitcast(pointer, of(8 * size).as_pointer()), align=size)
+        if size < 8:
+            label = builder.and_(builder.sext(label, wide), mask)
+        found.append((label, block))
+        builder.branch(end)
+    builder.position_at_end(end)
+    y = builder.phi(wide)
+    for incoming in found:
+        y.add_incoming(*incoming)
+    return y
+
+
 @intrinsic
-def _widen(typingctx, labels, itemsize, mask, out):
-    """Write _WIDTH labels that lie side by side as int64, read by one load."""
-    wide = ir.VectorType(I64, _WIDTH)
+def _label_at(typingctx, pointer, itemsize, mask):
+    def lower(context, builder, sig, args):
+        return _build_labels(builder, *args)
+
+    return types.int64(pointer, types.int64, types.int64), lower
+
+
+@inlined
+def read_label(labels, i, mask):
+    """Label i."""
+    return _label_at(labels_from(labels, i), labels.itemsize, mask)
+
+
+@intrinsic
+def _widen(typingctx, pointer, itemsize, mask, out):
+    """Write _WIDTH labels that lie side by side as int64."""
 
     def lower(context, builder, sig, args):
-        pointer, itemsize, mask, out = args
-        out = builder.bitcast(out, wide.as_pointer())
-        end = builder.append_basic_block("labels_are_wide")
-        blocks = {size: builder.append_basic_block(f"labels_of_{size}") for size in (1, 2, 4, 8)}
-        switch = builder.switch(itemsize, blocks[1])
-        for size, block in blocks.items():
-            if size > 1:
-                switch.add_case(I64(size), block)
-            builder.position_at_end(block)
-            narrow = ir.VectorType(ir.IntType(8 * size), _WIDTH)
-            value = builder.load(builder.bitcast(pointer, narrow.as_pointer()), align=size)
-            if size < 8:
-                value = builder.and_(builder.sext(value, wide), build_splat(builder, mask, wide))
-            builder.store(value, out, align=8)
-            builder.branch(end)
-        builder.position_at_end(end)
+        *labels, out = args
+        y = _build_labels(builder, *labels, _WIDTH)
+        builder.store(y, builder.bitcast(out, y.type.as_pointer()), align=8)
         return context.get_dummy_value()
 
-    return types.none(labels, types.int64, types.int64, out), lower
+    return types.none(pointer, types.int64, types.int64, out), lower
 
 
 @subroutine

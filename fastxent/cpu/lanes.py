@@ -245,6 +245,23 @@ def maximum(typingctx, x, y):
     return x(x, x), lower
 
 
+def _chosen_integer(relation, text):
+    """Make an intrinsic of two integers; Numba's min and max are functions, each compiled."""
+
+    def choose(typingctx, a, b):
+        def lower(context, builder, sig, args):
+            return builder.select(builder.icmp_signed(relation, *args), *args)
+
+        return types.int64(types.int64, types.int64), lower
+
+    choose.__doc__ = text
+    return intrinsic(choose)
+
+
+smaller = _chosen_integer("<", "The smaller of two integers.")
+larger = _chosen_integer(">", "The larger of two integers.")
+
+
 def _where(relation, text):
     """Make an intrinsic that selects by comparing lanes; each argument is a vector or a scalar."""
 

@@ -17,6 +17,7 @@ from fastxent.cpu.arguments import (
     FLOAT,
     INTEGER,
     NO_WEIGHT_ARRAYS,
+    NONE,
     KernelOptions,
     OutputArrays,
     WeightArrays,
@@ -52,6 +53,10 @@ MAX_FEW_CLASSES = {
     "per row": {"f": 320, "d": 160},
 }
 
+# What kernels of few classes take as `tiles`, by the layout of their arrays.
+ROWS: tuple[Any, ...] = (None,)
+COLUMNS: tuple[Any, ...] = (0,)
+
 # The letter of class indices among those of the types of targets.
 LABELS = "q"
 
@@ -78,16 +83,26 @@ def has_few_classes(results: str, char: str, n_classes: int) -> bool:
 # --- softmax and its logarithms -------------------------------------------------------------
 
 
-def map_signature(char: str, out_char: str, out_ndim: int) -> tuple[Any, ...]:
-    """Return the types of a kernel's arguments (x, out, lo, hi)."""
+def map_signature(
+    char: str, out_char: str, out_ndim: int, layout: tuple[Any, ...] = ()
+) -> tuple[Any, ...]:
+    """Return the types of a kernel's arguments (x, out, …, lo, hi)."""
     out = array_type(ELEMENTS[out_char], out_ndim, out=True)
-    return array_type(ELEMENTS[char], 2), out, INTEGER, INTEGER
+    others = [NONE if other is None else INTEGER for other in layout]
+    return array_type(ELEMENTS[char], 2), out, *others, INTEGER, INTEGER
 
 
 @functools.cache
-def _map_kernel(name: str, few: bool, char: str, out_char: str, out_ndim: int) -> Kernel:
-    source = getattr(few_class_kernels if few else kernels, name)
-    return jit.specialise(source, map_signature(char, out_char, out_ndim))
+def _map_kernel(
+    name: str, layout: tuple[Any, ...], char: str, out_char: str, out_ndim: int
+) -> Kernel:
+    source = getattr(few_class_kernels if layout else kernels, name)
+    return jit.specialise(source, map_signature(char, out_char, out_ndim, layout))
+
+
+def _layout(few: bool, planes: Any) -> tuple[Any, ...]:
+    """What kernels of few classes take besides, and others do not."""
+    return COLUMNS if planes is not None else ROWS if few else ()
 
 
 def softmax(call: Call) -> None:
@@ -100,19 +115,21 @@ def log_softmax(call: Call) -> None:
     _map_rows("log_softmax_rows", "per class", call)
 
 
-def _map_rows(name: str, results: str, call: Call) -> None:
-    x, out, compute = call.x, call.outputs.out, call.compute
+def _map_rows(name: str, results: str, given: Call) -> None:
+    x, out, compute = given.x, given.outputs.out, given.compute
     n_classes = x.shape[-1]
     few = has_few_classes(results, compute.char, n_classes)
     rows, written = as_operand(x, compute, 1), as_operand(out, compute, 1)
     if rows is not None and written is not None:  # the common case: a small call needs no lists
-        kernel = _map_kernel(name, few, compute.char, compute.char, 2)
-        for_each_chunk(functools.partial(kernel, rows, written), len(rows), row_cost(n_classes))
+        layout = ROWS if few else ()
+        kernel = _map_kernel(name, layout, compute.char, compute.char, 2)
+        call = functools.partial(kernel, rows, written, *layout)
+        for_each_chunk(call, len(rows), row_cost(n_classes))
         return
     found = operands((x,), (out,), compute, columns=n_classes <= MAX_COLUMNS)
-    few = few or found.planes is not None
-    kernel = _map_kernel(name, few, found.types[0].char, found.types[1].char, 2)
-    for_each_block(lambda arrays, base: functools.partial(kernel, *arrays), found)
+    layout = _layout(few, found.planes)
+    kernel = _map_kernel(name, layout, found.types[0].char, found.types[1].char, 2)
+    for_each_block(lambda arrays, base: functools.partial(kernel, *arrays, *layout), found)
 
 
 def logsumexp(call: Call) -> None:
@@ -125,14 +142,16 @@ def logsumexp(call: Call) -> None:
     n_classes = x.shape[-1]
     few, rows = has_few_classes("per row", compute.char, n_classes), as_operand(x, compute, 1)
     if rows is not None:  # as in `_map_rows`
-        kernel = _map_kernel("logsumexp_rows", few, compute.char, compute.char, 1)
-        for_each_chunk(functools.partial(kernel, rows, computed), len(rows), row_cost(n_classes))
+        layout = ROWS if few else ()
+        kernel = _map_kernel("logsumexp_rows", layout, compute.char, compute.char, 1)
+        on_rows = functools.partial(kernel, rows, computed, *layout)
+        for_each_chunk(on_rows, len(rows), row_cost(n_classes))
     else:
         found = operands((x,), (), compute, columns=n_classes <= MAX_COLUMNS)
-        few = few or found.planes is not None
-        kernel = _map_kernel("logsumexp_rows", few, found.types[0].char, compute.char, 1)
+        layout = _layout(few, found.planes)
+        kernel = _map_kernel("logsumexp_rows", layout, found.types[0].char, compute.char, 1)
         for_each_block(
-            lambda arrays, base: functools.partial(kernel, *arrays, computed[base:]), found
+            lambda arrays, base: functools.partial(kernel, *arrays, computed[base:], *layout), found
         )
     if computed is not out:
         with np.errstate(all="ignore"):  # half precision may not hold it
@@ -288,9 +307,9 @@ def fill_cross_entropy(call: Call) -> float:
     support = FEW_CLASSES_PROBS if soft else FEW_CLASSES_LABELS
     enough = support.is_enough(options, call.outputs)
     found = _operands(call, columns=enough and n_classes <= MAX_COLUMNS)
-    few = enough and (found.planes is not None or has_few_classes(results, char, n_classes))
-    source = (few_class_kernels if few else kernels).cross_entropy_rows
-    return _fill_losses(source, call, found, weights, options)
+    layout = _layout(enough and has_few_classes(results, char, n_classes), found.planes)
+    source = (few_class_kernels if layout else kernels).cross_entropy_rows
+    return _fill_losses(source, call, found, weights, options, *layout)
 
 
 def _options(call: Call) -> Any:
@@ -349,9 +368,8 @@ def plain_cross_entropy(
     if bad >= 0 or not counted:
         return None
     divisor = counted if mean else 1.0
-    kernel = _plain_kernel(char, n_classes, grad is not None, clip is not None)
-    outputs = arguments.only_grad(grad, char)
-    others = (divisor, outputs) if clip is None else (clip, divisor, outputs)
+    kernel, besides = _plain_kernel(char, n_classes, grad is not None, clip)
+    others = (*besides, divisor, arguments.only_grad(grad, char))
     args = x, labels, NO_WEIGHT_ARRAYS[char], options, *others
     if at_once:
         losses: float = kernel(*args, 0, n)
@@ -361,14 +379,18 @@ def plain_cross_entropy(
 
 
 @functools.lru_cache(1024)
-def _plain_kernel(char: str, n_classes: int, has_grad: bool, of_probabilities: bool) -> Kernel:
+def _plain_kernel(
+    char: str, n_classes: int, has_grad: bool, clip: Clip | None
+) -> tuple[Kernel, tuple[Any, ...]]:
+    """The kernel, and what it takes after the options."""
     requested, kinds = ("grad",) if has_grad else (), (WeightArrays, KernelOptions)
-    if of_probabilities:
-        source = categorical_kernels.categorical_label_rows
-        return _loss_kernel(source, char, LABELS, requested, (*kinds, Clip))
-    few = has_few_classes("per class" if has_grad else "per row", char, n_classes)
-    source = (few_class_kernels if few else kernels).cross_entropy_rows
-    return _loss_kernel(source, char, LABELS, requested, kinds)
+    if clip is not None:
+        source, others = categorical_kernels.categorical_label_rows, (clip,)
+    else:
+        few = has_few_classes("per class" if has_grad else "per row", char, n_classes)
+        source = (few_class_kernels if few else kernels).cross_entropy_rows
+        others = ROWS if few else ()
+    return _loss_kernel(source, char, LABELS, requested, (*kinds, *map(type, others))), others
 
 
 @functools.lru_cache(16)

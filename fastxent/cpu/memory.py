@@ -50,6 +50,15 @@ def is_requested(typingctx, output):
     return types.boolean(output), lower
 
 
+def _build_inner(context, builder, function, signature, values, kinds):
+    """A call of a compiled function with values of these types."""
+    call = context.get_function(function, signature)
+    for library in call.libs:
+        context.active_code_library.add_linking_library(library)
+    arguments = zip(values, kinds, signature.args, strict=True)
+    return call(builder, [context.cast(builder, *argument) for argument in arguments])
+
+
 @intrinsic
 def if_requested(typingctx, output, function, args):
     """Call function(output, *args) unless the output is None; then nothing is compiled."""
@@ -59,14 +68,23 @@ def if_requested(typingctx, output, function, args):
 
     def lower(context, builder, sig, arguments):
         values = [arguments[0], *cgutils.unpack_tuple(builder, arguments[2], len(args))]
-        call = context.get_function(function, inner)
-        for library in call.libs:
-            context.active_code_library.add_linking_library(library)
-        pairs = zip(values, (output, *args), inner.args, strict=True)
-        call(builder, [context.cast(builder, value, have, to) for value, have, to in pairs])
+        _build_inner(context, builder, function, inner, values, (output, *args))
         return context.get_dummy_value()
 
     return types.none(output, function, args), lower
+
+
+@intrinsic
+def either(typingctx, value, if_there, if_none, args):
+    """if_there(*args), but if_none(*args) where the value is None: the other is not compiled."""
+    function = if_none if isinstance(value, types.NoneType) else if_there
+    inner = function.get_call_type(typingctx, tuple(args), {})
+
+    def lower(context, builder, sig, arguments):
+        values = cgutils.unpack_tuple(builder, arguments[3], len(args))
+        return _build_inner(context, builder, function, inner, values, args)
+
+    return inner.return_type(value, if_there, if_none, args), lower
 
 
 @intrinsic

@@ -8,9 +8,8 @@ vector.
 import math
 
 from numba import types
-from numba.extending import overload
 
-from fastxent.cpu.jit import inlined, subroutine
+from fastxent.cpu.jit import inlined, overload, subroutine
 from fastxent.cpu.lanes import (
     Half,
     arithmetic_type,
@@ -21,6 +20,7 @@ from fastxent.cpu.lanes import (
     horizontal_sum,
     lane,
     maximum,
+    smaller,
     where_less,
     widen,
     without_lane,
@@ -127,7 +127,7 @@ def find(x, value, n):
     """The first index of an element equal to `value`; 0 if there is none, as in a row of nan."""
     width = lanes_of(x)
     for j in range(0, n, width):
-        at = first_equal(load_part(x, j, min(n - j, width), math.nan), value)
+        at = first_equal(load_part(x, j, smaller(n - j, width), math.nan), value)
         if at < width:
             return j + at
     return 0
@@ -190,10 +190,10 @@ def _sum_row(term, args, n, skip):
         total = widen(without_lane(special, skip - at * width))
     # The vectors before the one with the skipped term, then those after it.
     for run in range(2):
-        begin, end = (0, min(at, full)) if run == 0 else (at + 1, full)
+        begin, end = (0, smaller(at, full)) if run == 0 else (at + 1, full)
         for first in range(begin, end, 16):
             block = zeros(args[0])
-            for k in range(first, min(first + 16, end)):
+            for k in range(first, smaller(first + 16, end)):
                 block = block + term(args, k * width, None)
             total, lost = add_block(total, lost, widen(block))
     return rounded(total, lost), lane(special, skip - at * width)
@@ -236,7 +236,7 @@ def sum_of_losses(term, args, n):
     total = lost = widen(zeros(args[0]))
     for first in range(0, full, 8):
         block = zeros(args[0])
-        for k in range(first, min(first + 8, full)):
+        for k in range(first, smaller(first + 8, full)):
             block = block + _share(term(args, k * width, None))
         total, lost = add_block(total, lost, widen(block))
     return _whole(rounded(total, lost), args[0]) + end
@@ -396,7 +396,7 @@ def softcap_row(x, scale, cap, z, slope, n):
     """z_j = cap·tanh(scale·x_j/cap) and its derivative slope_j = 1 - tanh²(…)."""
     width = lanes_of(x)
     for j in range(0, n, width):
-        count = min(n - j, width)
+        count = smaller(n - j, width)
         a = (load_part(x, j, count, 0.0) * scale) / cap
         t, derivative = softcap_parts(exp(fabs(a) * -2.0), expm1(fabs(a) * -2.0), 1.0)
         store_part(z, j, count, copysign(t, a) * cap)

@@ -9,10 +9,11 @@ Two tiles are in scratch memory. While a group of one is computed, with each of 
 of the previous tile's results is written, then one of the next tile is read to the same place:
 memory is at work during the arithmetic, and few lines wait at any time.
 
-A `group` is (first row, number of rows, pad, tile). `pad` is memory for rows: an incomplete group
-is filled up and goes through it. The first group is incomplete, too, if the ones behind it then
-are vectors of aligned memory in the column-major output: large outputs are written past the caches,
-which aligned stores can do, without reading the lines first.
+A `group` is (first row, number of rows, pad, tile). The tile is None where all arrays are rows: a
+type of its own, for which nothing of tiles is compiled. `pad` is memory for rows: an incomplete
+group is filled up and goes through it. The first group is incomplete, too, if the ones behind it
+then are vectors of aligned memory in the column-major output: large outputs are written past the
+caches, which aligned stores can do, without reading the lines first.
 """
 
 import math
@@ -20,12 +21,13 @@ import math
 import numpy as np
 
 from fastxent.cpu.jit import inlined, inlined_by_llvm, subroutine
-from fastxent.cpu.lanes import VECTOR_BYTES, maximum, scale_by
+from fastxent.cpu.lanes import VECTOR_BYTES, larger, maximum, scale_by, smaller
 from fastxent.cpu.memory import (
     advance,
     class_step,
     elements_to_vector,
     fence,
+    if_requested,
     itemsize,
     lanes_of,
     load,
@@ -64,23 +66,31 @@ def set_size(columns, n):
 
 
 @inlined
-def reserve_tiles(like, n, sets, by_tiles):
-    """Scratch memory: two tiles (one group unless `by_tiles`), the pad, and the places of a group.
+def reserve_groups(like, n, size):
+    """Scratch memory of `size` elements for groups, the pad, and the places of a group.
 
-    Returns the memory, the layout of tiles, the pad and the places, which are followed by memory
-    for five more 8-byte numbers per row: at most twelve vectors with the places. A group has `sets`
-    of columns; an odd number of vectors spreads the groups over the sets of the caches.
+    The places are followed by memory for five more 8-byte numbers per row: at most twelve vectors
+    with the places.
     """
     width = lanes_of(row(like, 0))
-    vectors, shift = sets * (n + 2) | 1, 0
-    while by_tiles and shift < MAX_SHIFT and vectors * VECTOR_BYTES << (shift + 1) <= TILE_BYTES:
-        shift += 1
-    size = vectors * width
-    tile_size = size << shift if by_tiles else 0
-    memory = reserve(like, size + 2 * tile_size + (n + 12) * width)
-    pad = view(memory, size + 2 * tile_size, like)
+    memory = reserve(like, size + (n + 12) * width)
+    pad = view(memory, size, like)
     fill_row(pad, n * width, 0.0)
-    return view(memory, 0, like), (shift, size, tile_size), pad, view(pad, n * width, np.int64)
+    return view(memory, 0, like), pad, view(pad, n * width, np.int64)
+
+
+@inlined_by_llvm
+def reserve_tiles(like, n, sets):
+    """The same for two tiles of groups with so many sets of columns, and the layout of tiles.
+
+    An odd number of vectors spreads the groups over the sets of the caches.
+    """
+    vectors, shift = sets * (n + 2) | 1, 0
+    while shift < MAX_SHIFT and vectors * VECTOR_BYTES << (shift + 1) <= TILE_BYTES:
+        shift += 1
+    size = vectors * lanes_of(row(like, 0))
+    memory, pad, places = reserve_groups(like, n, 2 * (size << shift))
+    return memory, (shift, size, size << shift), pad, places
 
 
 @inlined
@@ -96,8 +106,8 @@ def first_group(rows, width):
     return aligned - width if aligned > lo else lo
 
 
-@inlined
-def group_at(at, rows, width, layout, pad):
+@inlined_by_llvm
+def group_of_tile(at, rows, width, layout, pad):
     """The group from row `at` on of the rows (lo, hi, aligned), and its place in scratch memory.
 
     A tile is: the number of the group in it, its complete groups and those of the tiles before and
@@ -105,14 +115,12 @@ def group_at(at, rows, width, layout, pad):
     logarithm of the groups of a whole tile.
     """
     (shift, size, tile_size), (lo, hi, aligned) = layout, rows
-    first = max(at, lo)
-    count = min(at + width, hi) - first
-    if not tile_size:
-        return 0, (first, count, pad, (0, 1, 0, 0, 0, size, shift))
+    first = larger(at, lo)
+    count = smaller(at + width, hi) - first
     index, complete, whole = (at - aligned) // width, (hi - aligned) // width, 1 << shift
     k = index & (whole - 1)
     before = index - k
-    groups, following = min(complete - before, whole), min(complete - before - whole, whole)
+    groups, following = smaller(complete - before, whole), smaller(complete - before - whole, whole)
     is_second = (before >> shift) & 1
     offset = k * size + is_second * tile_size
     to_other = tile_size - 2 * is_second * tile_size - k * size
@@ -139,7 +147,7 @@ def read_first_tile(x, step, n, tile, groups, size):
         for k in range(groups):
             at = k * size
             m = load(tile, at + n * width) if first else splat(tile, -math.inf)
-            for j in range(first, min(first + _CLASSES_AHEAD, n)):
+            for j in range(first, smaller(first + _CLASSES_AHEAD, n)):
                 column = load(x, j * step + k * width)
                 prefetch(x, (j + _CLASSES_AHEAD) * step + k * width)
                 store(tile, at + j * width, column)
@@ -205,7 +213,7 @@ def _lines_ahead(array, n, columns, share, group):
     width = lanes_of(columns)
     if not has_columns(array):
         return _first_of_rows(array, share, first + width), width << shift, 0, 0, n
-    groups = max(following, 0) if is_complete(columns, group) else 0
+    groups = larger(following, 0) if is_complete(columns, group) else 0
     if k == 0:
         for i in range(groups):
             store(tile, i * size + n * width, splat(columns, -math.inf))
@@ -267,7 +275,7 @@ def write_line(lines, share, j):
         store(out, at, column)
 
 
-@inlined
+@inlined_by_llvm
 def lines_of_group(x, out, n, columns, group):
     """A group's share, and what `read_line` takes for x, `write_line` for out."""
     share = _share_of(n, columns, group)
@@ -276,8 +284,7 @@ def lines_of_group(x, out, n, columns, group):
 
 
 @inlined_by_llvm
-def read_ahead(array, columns, group):
-    """Read a group's share of the next tile at once."""
+def _read_ahead(tile, array, columns, group):
     n = array.shape[1]
     if has_columns(array):
         share = _share_of(n, columns, group)
@@ -286,15 +293,26 @@ def read_ahead(array, columns, group):
             read_line(lines, share, j)
 
 
+@inlined
+def read_ahead(array, columns, group):
+    """Read a group's share of the next tile at once."""
+    if_requested(group[3], _read_ahead, (array, columns, group))
+
+
 @inlined_by_llvm
-def write_behind(array, columns, group):
-    """Write a group's share of the previous tile at once."""
+def _write_behind(tile, array, columns, group):
     n = array.shape[1]
     if has_columns(array):
         share = _share_of(n, columns, group)
         lines = _lines_behind(array, n, columns, share, group)
         for j in range(n):
             write_line(lines, share, j)
+
+
+@inlined
+def write_behind(array, columns, group):
+    """Write a group's share of the previous tile at once."""
+    if_requested(group[3], _write_behind, (array, columns, group))
 
 
 @subroutine
@@ -307,10 +325,10 @@ def _write_lines(lines, share, groups, begin, end):
 
 
 @inlined_by_llvm
-def write_rest(array, columns, group):
-    """Write what no later group writes: an incomplete group; both tiles, with the last one."""
-    n, (first, count, _, tile) = array.shape[1], group
-    k, groups, before, following, _, size, shift = tile
+def _write_rest(tile, array, columns, group):
+    n, (first, count, _, _), (k, groups, before, following, _, size, shift) = (
+        array.shape[1], group, tile
+    )  # fmt: skip
     if not has_columns(array):
         return
     if not is_complete(columns, group):
@@ -326,3 +344,9 @@ def write_rest(array, columns, group):
         this = view(columns, -k * size, columns), 0, size, shift
         _write_lines(last, this, groups, 0, whole * n)
         fence()
+
+
+@inlined
+def write_rest(array, columns, group):
+    """Write what no later group writes: an incomplete group; both tiles, with the last one."""
+    if_requested(group[3], _write_rest, (array, columns, group))

@@ -20,9 +20,8 @@ measures it against extended precision), and its valid range.
 import math
 
 from numba import types
-from numba.extending import overload
 
-from fastxent.cpu.jit import inlined
+from fastxent.cpu.jit import inlined, overload
 from fastxent.cpu.lanes import (
     exponent,
     fabs,

@@ -73,6 +73,11 @@ _few_class_rows = jit.subroutine(few_class_kernels.cross_entropy_rows)
 
 
 @jit.subroutine
+def _rows_of_few_classes(x, target, weights, options, divisor, outputs, lo, hi):
+    return _few_class_rows(x, target, weights, options, None, divisor, outputs, lo, hi)
+
+
+@jit.subroutine
 def _answer_metadata(frame, version):
     """Answer a request for the handler's metadata; return whether the call was one."""
     if frame[_EXTENSION] == 0:
@@ -152,7 +157,7 @@ def _make_block(char: str, grad: bool, few_classes: bool) -> Any:
     itemsize, loss_size = element.bitwidth // 8, arithmetic.bitwidth // 8
     dtype = np.float64 if loss_size == 8 else np.float32
     absent = NO_OUTPUTS[np.dtype(dtype).char]
-    rows_of = _few_class_rows if few_classes else _many_class_rows
+    rows_of = _rows_of_few_classes if few_classes else _many_class_rows
 
     @jit.owner
     def block(state, lo, hi, divisor):
