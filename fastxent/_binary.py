@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from fastxent import calls
-from fastxent.dispatch import backend_of, public
+from fastxent import prepared
+from fastxent.dispatch import public
 from fastxent.functions import BINARY, BINARY_WITH_LOGITS
 
 
@@ -76,8 +76,7 @@ def binary_cross_entropy(
     >>> grad.round(4)  # -y/p + (1-y)/(1-p), over 4
     array([-0.2778,  0.2778, -0.3125,  0.3125])
     """
-    call = calls.read_elements(BINARY, locals())
-    return calls.answer(call, backend_of(call.x).binary_cross_entropy(call))
+    return prepared.answer(BINARY, locals())
 
 
 @public(BINARY_WITH_LOGITS)
@@ -160,5 +159,4 @@ def binary_cross_entropy_with_logits(
     >>> loss.tolist()  # softplus(-40) is not 0
     [4.248354255291589e-18, 1.42223095254032]
     """
-    call = calls.read_elements(BINARY_WITH_LOGITS, locals())
-    return calls.answer(call, backend_of(call.x).binary_cross_entropy_with_logits(call))
+    return prepared.answer(BINARY_WITH_LOGITS, locals())

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from fastxent import calls
-from fastxent.dispatch import backend_of, public
+from fastxent import prepared
+from fastxent.dispatch import public
 from fastxent.functions import CATEGORICAL, CROSS_ENTROPY
 from fastxent.options import AS_PYTORCH
 from fastxent.plain import plain_cross_entropy
@@ -155,8 +155,7 @@ def cross_entropy(
         answer = plain_cross_entropy(logits, target, ignore_index, mean, return_grad, grad_out)
         if answer is not None:
             return answer
-    call = calls.read_rows(CROSS_ENTROPY, locals())
-    return calls.answer(call, backend_of(call.x).cross_entropy(call))
+    return prepared.answer(CROSS_ENTROPY, locals())
 
 
 @public(CATEGORICAL)
@@ -263,5 +262,4 @@ def categorical_cross_entropy(
         )
         if answer is not None:
             return answer
-    call = calls.read_rows(CATEGORICAL, locals())
-    return calls.answer(call, backend_of(call.x).categorical_cross_entropy(call))
+    return prepared.answer(CATEGORICAL, locals())

@@ -62,6 +62,12 @@ class HostBackend(Backend, Protocol):
         Of logits or, with `clip`, of probabilities.
         """
 
+    def prepare(self, call: Call, is_mean: bool, check: bool) -> Any:
+        """What runs small losses like this one at once; None if there is no such way.
+
+        Whether the loss is a mean and labels are checked a call does not say.
+        """
+
 
 class DeviceBackend(Backend, Protocol):
     """What a GPU alone offers: numbers that stay there."""

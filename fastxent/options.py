@@ -111,7 +111,7 @@ class Options(NamedTuple):
 
 
 NO_OPTIONS = Options(ignore_index=None)
-_DEFAULTS = Options()
+DEFAULTS = Options()
 
 
 class Entry(NamedTuple):
@@ -138,9 +138,9 @@ def read(options: tuple[Entry, ...], arguments: dict[str, Any], compute: DType) 
     for at, name, check, default in options:
         value = arguments[name]
         if value is not default:
-            values = values or list(_DEFAULTS)
+            values = values or list(DEFAULTS)
             values[at] = check(value, name, compute)
-    return Options._make(values) if values else _DEFAULTS
+    return Options._make(values) if values else DEFAULTS
 
 
 def smoothing(value: Any) -> float:

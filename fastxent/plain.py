@@ -36,7 +36,7 @@ def plain_cross_entropy(
         return None
     if target.shape != shape[:1]:
         return None
-    if grad_out is not None and not _is_buffer(grad_out, logits, target):
+    if grad_out is not None and not is_buffer(grad_out, logits, target):
         return None
     if type(ignore_index) is not int or not -(2**63) <= ignore_index < 2**63 or not logits.size:
         return None
@@ -48,10 +48,13 @@ def plain_cross_entropy(
     return value if grad is None else (value, grad)
 
 
-def _is_buffer(buffer: Any, logits: Any, target: Any) -> bool:
+def is_buffer(buffer: Any, logits: Any, *others: Any) -> bool:
     """Whether a gradient can be written there, by the checks that cost little."""
+    for other in others:
+        if other is not None and np.may_share_memory(buffer, other):
+            return False
     if buffer is logits:
-        return bool(buffer.flags.writeable) and not np.may_share_memory(buffer, target)
+        return bool(buffer.flags.writeable)
     return (
         type(buffer) is np.ndarray
         and buffer.dtype == logits.dtype
@@ -60,5 +63,4 @@ def _is_buffer(buffer: Any, logits: Any, target: Any) -> bool:
         and flags.aligned
         and flags.writeable
         and not np.may_share_memory(buffer, logits)
-        and not np.may_share_memory(buffer, target)
     )

@@ -401,10 +401,10 @@ def test_bench_says_what_is_missing_before_it_starts(monkeypatch, capsys, tmp_pa
 def test_warmup_says_what_is_ready(capsys):
     assert cli.main(["warmup", "--dtype", "float32", "--function", "softmax"]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("3 variants") and os.environ["FASTXENT_CACHE_DIR"] in out and err == ""
+    assert out.startswith("4 variants") and os.environ["FASTXENT_CACHE_DIR"] in out and err == ""
     assert cli.main(["warmup", "--dtype", "float32", "--function", "softmax", "--json"]) == 0
     ready = json.loads(capsys.readouterr().out)
-    assert ready["variants"] == 3 and 0 < ready["seconds"] < 60
+    assert ready["variants"] == 4 and 0 < ready["seconds"] < 60
     assert ready["cache"] == machine.cache()
     with pytest.raises(SystemExit) as left:
         cli.main(["warmup", "--function", "hardmax"])

@@ -74,7 +74,7 @@ def test_commands_but_demo_need_numba_and_numpy_alone(tmp_path):
         python(MAIN, "info", PYTHONPATH=path).split()
     )
     ready = python(MAIN, "warmup", "--function", "softmax", PYTHONPATH=path)
-    assert ready.startswith("6 variants of kernels ready")
+    assert ready.startswith("8 variants of kernels ready")
 
 
 # --- threads, CPU ---------------------------------------------------------------------------

@@ -22,6 +22,7 @@ LAYERS = [
     {"bench"},
     {"integrations", "_warmup"},
     {"_softmax", "_cross_entropy", "_binary", "_linear"},
+    {"prepared"},
     {"plain", "calls"},
     {"checks", "dispatch"},
     {"arrays"},
@@ -40,7 +41,8 @@ KERNEL_FILES = [
 ]  # fmt: skip
 WITHIN_CPU = {
     "__init__": set(),
-    "backend": {"binary", "launch", "linear"},
+    "backend": {"binary", "launch", "linear", "prepared"},
+    "prepared": {"arguments", "binary", "blocks", "launch"},
     "binary": {"arguments", "binary_kernels", "launch", "jit", "blocks"},
     "linear": {"launch", "blocks", "conversion"},
     "xla_kernels": {

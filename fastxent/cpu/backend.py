@@ -13,6 +13,7 @@ from fastxent.cpu.launch import (
     total,
 )
 from fastxent.cpu.linear import linear_cross_entropy
+from fastxent.cpu.prepared import prepare
 
 __all__ = [
     "binary_cross_entropy",
@@ -24,6 +25,7 @@ __all__ = [
     "log_softmax",
     "logsumexp",
     "plain_cross_entropy",
+    "prepare",
     "scan_labels",
     "softmax",
     "total",

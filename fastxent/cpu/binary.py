@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,21 +51,39 @@ def _kernel(
     return jit.specialise(source, signature(*chars, requested, kinds, weighted))
 
 
+class Selection(NamedTuple):
+    """A compiled kernel, whether it takes weights, and what it takes after the scale."""
+
+    kernel: Callable[..., Any]
+    weighted: bool
+    besides: tuple[Any, ...]
+
+
+def select(call: Call, chars: tuple[str, str]) -> Selection:
+    """The kernel for a call, of a logit or probability and of a target of these types."""
+    source: Any = binary_kernels.binary_probs
+    besides: tuple[Any, ...] = (call.clip,)
+    weighted = True
+    if call.clip is None:
+        source, besides = binary_kernels.binary_logits, ()
+        weighted = call.weights.weight is not None or call.weights.pos_weight is not None
+    requested, kinds = arguments.requested(call.outputs), tuple(map(type, besides))
+    return Selection(_kernel(source, chars, requested, kinds, weighted), weighted, besides)
+
+
 def binary_cross_entropy_with_logits(call: Call) -> float:
     """Fill the outputs, shaped as x; return Σ of the losses / divisor."""
-    weighted = call.weights.weight is not None or call.weights.pos_weight is not None
-    return _fill_losses(binary_kernels.binary_logits, call, weighted)
+    return _fill_losses(call)
 
 
 def binary_cross_entropy(call: Call) -> float:
     """Fill loss and grad, shaped as x; return Σ of the losses / divisor."""
-    return _fill_losses(binary_kernels.binary_probs, call, True, call.clip)
+    return _fill_losses(call)
 
 
-def _fill_losses(source: Callable[..., Any], call: Call, weighted: bool, *others: Any) -> float:
-    """Run a kernel, which takes weights if `weighted`, over all elements; return Σ losses / D."""
+def _fill_losses(call: Call) -> float:
     assert call.target is not None
-    x, char, requested = call.x, call.compute.char, arguments.requested(call.outputs)
+    x, char = call.x, call.compute.char
     weights = call.weights.weight, call.weights.pos_weight
     constants = [_constant(weight, char) for weight in weights]
     varying = [w for w, constant in zip(weights, constants, strict=True) if constant is None]
@@ -76,8 +94,7 @@ def _fill_losses(source: Callable[..., Any], call: Call, weighted: bool, *others
     # Kernels take weights in the type of the arithmetic.
     as_half = x.dtype not in [w.dtype for w in varying]
     found = operands(inputs, written, call.compute, 0, as_half=as_half)
-    chars = found.types[0].char, found.types[1].char
-    kernel = _kernel(source, chars, requested, tuple(map(type, others)), weighted)
+    kernel, weighted, besides = select(call, (found.types[0].char, found.types[1].char))
 
     def bind(arrays: list[Array | None], base: int) -> Callable[[int, int], float]:
         logits, target, *rest = arrays
@@ -89,7 +106,7 @@ def _fill_losses(source: Callable[..., Any], call: Call, weighted: bool, *others
             outputs[k] = array
         return functools.partial(
             kernel, logits, target, BinaryWeights(*members) if weighted else None,
-            1.0 / call.divisor, *others, OutputArrays._make(outputs),
+            1.0 / call.divisor, *besides, OutputArrays._make(outputs),
         )  # fmt: skip
 
     if not x.size:

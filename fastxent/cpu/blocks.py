@@ -211,6 +211,14 @@ def chunk_rows(rows: int, cost: int) -> int:
     return max(1, chunk // cost)
 
 
+def rows_at_once(cost: int = _ELEMENT_COST) -> int:
+    """The number of rows of this cost, or of elements of a binary loss, that are always one chunk.
+
+    Also as column-major rows.
+    """
+    return _SMALLEST_CHUNK // cost
+
+
 def for_each_chunk(call: Callable[[int, int], Result], rows: int, cost: int) -> list[Result]:
     """Return the results of call(lo, hi) over chunks of the rows, in order."""
     step = chunk_rows(rows, cost)

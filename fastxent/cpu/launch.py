@@ -6,7 +6,7 @@ The class axis of an input is the last one; shapes, types and options have been 
 import functools
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,7 +162,8 @@ def logsumexp(call: Call) -> None:
 
 
 @functools.cache
-def _scan_kernel() -> Kernel:
+def scan_kernel() -> Kernel:
+    """The kernel that checks and counts labels."""
     weights, options = (arguments.numba_type(kind, "d") for kind in (WeightArrays, KernelOptions))
     labels = array_type(LABEL, 1)
     return jit.specialise(
@@ -178,7 +179,7 @@ def scan_labels(
     That is (divisor, row, label), with row -1 if there is none.
     """
     scan = functools.partial(
-        _scan_kernel(), labels, n_classes, arguments.pack_weights(weights, "d"),
+        scan_kernel(), labels, n_classes, arguments.pack_weights(weights, "d"),
         arguments.pack_options(options, n_classes, label_mask(labels.dtype)),
     )  # fmt: skip
     results = for_each_chunk(scan, len(labels), _LABEL_COST)
@@ -215,11 +216,10 @@ def total(weights: Array, compute: DType) -> float:
 
 def _row_weight(class_weight: Array | None, n_classes: int, compute: DType) -> Array:
     """Return the class weights in the type of the arithmetic; ones if there are none."""
-    weight = np.ones(n_classes, compute)
-    if class_weight is not None:
-        with np.errstate(all="ignore"):  # float32 may not hold a float64
-            weight[:] = class_weight
-    return weight
+    if class_weight is None:
+        return np.ones(n_classes, compute)
+    with np.errstate(all="ignore"):  # float32 may not hold a float64
+        return class_weight.astype(compute)
 
 
 # --- losses ---------------------------------------------------------------------------------
@@ -256,26 +256,30 @@ def _operands(call: Call, columns: bool) -> Operands:
     return operands(given, written, call.compute, columns=columns)
 
 
-def _fill_losses(
-    source: Kernel, call: Call, found: Operands, weights: WeightArrays, *others: Any,
-    cost: int | None = None,
-) -> float:  # fmt: skip
-    """Run a kernel over all rows, as they were `found`; return Σ of the row losses.
+class Selection(NamedTuple):
+    """The kernel of a loss of rows, what it takes after the options, and how it takes the arrays.
 
-    `cost` is that of a row of which not all is read.
+    `cost` is that of a row of which not all is read, else None.
     """
+
+    source: Kernel
+    besides: tuple[Any, ...]
+    found: Operands
+    cost: int | None = None
+
+
+def _fill(call: Call, selection: Selection, weights: WeightArrays, options: Any) -> float:
+    """Run a kernel over all rows; return Σ of the row losses."""
     assert call.target is not None
+    source, besides, found, cost = selection
     labels, compute, divisor, outputs = call.target.labels, call.compute, call.divisor, call.outputs
-    kinds = (WeightArrays, *[type(other) for other in others])
-    n, char = len(found.inputs), found.types[0].char
-    target_char = LABELS if labels is not None else found.types[1].char
-    kernel = _loss_kernel(source, char, target_char, arguments.requested(outputs), kinds)
+    n, kernel = len(found.inputs), kernel_of(call, selection)
 
     def bind(arrays: list[Array | None], base: int) -> Callable[[int, int], float]:
         target = arrays[1] if labels is None else labels[base:]
         packed = arguments.pack_outputs(outputs, compute.char, arrays[n:], base)
         return functools.partial(
-            kernel, arrays[0], target, at_row(weights, base), *others, divisor, packed
+            kernel, arrays[0], target, at_row(weights, base), options, *besides, divisor, packed
         )
 
     losses = add_up(for_each_block(bind, found, cost=cost))
@@ -286,57 +290,83 @@ def _fill_losses(
     return losses
 
 
-def cross_entropy(call: Call) -> float:
-    """Fill the outputs; return Σ of the row losses / divisor."""
-    return divided(fill_cross_entropy(call), call.divisor)
-
-
-def fill_cross_entropy(call: Call) -> float:
-    """Fill the outputs; return Σ of the row losses."""
+def kernel_of(call: Call, selection: Selection) -> Kernel:
+    """The compiled kernel."""
     assert call.target is not None
-    char, n_classes, class_weight = call.compute.char, call.x.shape[-1], call.weights.class_weight
-    soft = call.target.labels is None
-    row_weight, total_weight = None, 0.0
-    if call.options.label_smoothing or (soft and class_weight is not None):
-        row_weight = _row_weight(class_weight, n_classes, call.compute)
-        weighted = class_weight is not None
-        total_weight = total(row_weight, call.compute) if weighted else float(n_classes)
-    weights = arguments.pack_weights(call.weights, char, row_weight, total_weight=total_weight)
-    options = _options(call)
+    types = selection.found.types
+    char, target_char = types[0].char, LABELS if call.target.labels is not None else types[1].char
+    kinds = (WeightArrays, KernelOptions, *map(type, selection.besides))
+    return _loss_kernel(
+        selection.source, char, target_char, arguments.requested(call.outputs), kinds
+    )
+
+
+def select(call: Call, options: Any) -> Selection:
+    """Find the kernel of a loss of rows with these options."""
+    assert call.target is not None
+    n_classes, has_labels = call.x.shape[-1], call.target.labels is not None
+    if call.clip is not None:
+        found = _operands(call, columns=has_labels)
+        if not has_labels:
+            return Selection(kernels.categorical_rows, (call.clip,), found)
+        cost = _gathered_row_cost(n_classes, call.outputs.grad is not None)
+        return Selection(categorical_kernels.categorical_label_rows, (call.clip,), found, cost)
     results = "per class" if arguments.requested(call.outputs) else "per row"
-    support = FEW_CLASSES_PROBS if soft else FEW_CLASSES_LABELS
+    support = FEW_CLASSES_LABELS if has_labels else FEW_CLASSES_PROBS
     enough = support.is_enough(options, call.outputs)
     found = _operands(call, columns=enough and n_classes <= MAX_COLUMNS)
-    layout = _layout(enough and has_few_classes(results, char, n_classes), found.planes)
+    layout = _layout(
+        enough and has_few_classes(results, call.compute.char, n_classes), found.planes
+    )
     source = (few_class_kernels if layout else kernels).cross_entropy_rows
-    return _fill_losses(source, call, found, weights, options, *layout)
+    return Selection(source, layout, found)
+
+
+def pack_row_weights(
+    weights: Weights, smoothing: float, is_soft: bool, of_logits: bool, n_classes: int,
+    compute: DType,
+) -> WeightArrays:  # fmt: skip
+    """The weights of a loss of rows: those of all classes where all are needed."""
+    char, class_weight = compute.char, weights.class_weight
+    if of_logits:
+        if not smoothing and not (is_soft and class_weight is not None):
+            return arguments.pack_weights(weights, char)
+        row_weight = _row_weight(class_weight, n_classes, compute)
+        of_all = float(n_classes) if class_weight is None else total(row_weight, compute)
+        return arguments.pack_weights(weights, char, row_weight, total_weight=of_all)
+    if not is_soft:
+        return arguments.pack_weights(weights, char)
+    if class_weight is None:
+        ones = arguments.constant_weight(None, char)
+        return arguments.pack_weights(weights, char, ones, row_weight_step=0)
+    return arguments.pack_weights(weights, char, _row_weight(class_weight, n_classes, compute))
+
+
+def fill_losses(call: Call) -> float:
+    """Fill the outputs of a loss of rows; return Σ of the row losses."""
+    assert call.target is not None
+    packed = _options(call)
+    weights = pack_row_weights(
+        call.weights, call.options.label_smoothing, call.target.labels is None, call.clip is None,
+        call.x.shape[-1], call.compute,
+    )  # fmt: skip
+    return _fill(call, select(call, packed), weights, packed)
+
+
+def cross_entropy(call: Call) -> float:
+    """Fill the outputs; return Σ of the row losses / divisor."""
+    return divided(fill_losses(call), call.divisor)
+
+
+def categorical_cross_entropy(call: Call) -> float:
+    """Fill loss and grad for probabilities x; return Σ of the row losses / divisor."""
+    return divided(fill_losses(call), call.divisor)
 
 
 def _options(call: Call) -> Any:
     assert call.target is not None
     mask = -1 if call.target.labels is None else label_mask(call.target.labels.dtype)
     return arguments.pack_options(call.options, call.x.shape[-1], mask)
-
-
-def categorical_cross_entropy(call: Call) -> float:
-    """Fill loss and grad for probabilities x; return Σ of the row losses / divisor."""
-    assert call.target is not None
-    char, n_classes, class_weight = call.compute.char, call.x.shape[-1], call.weights.class_weight
-    options = _options(call)
-    if call.target.labels is not None:
-        weights = arguments.pack_weights(call.weights, char)
-        cost = _gathered_row_cost(n_classes, call.outputs.grad is not None)
-        source = categorical_kernels.categorical_label_rows
-    else:
-        if class_weight is None:
-            row_weight, step = arguments.constant_weight(None, char), 0
-        else:
-            row_weight, step = _row_weight(class_weight, n_classes, call.compute), 1
-        weights = arguments.pack_weights(call.weights, char, row_weight, row_weight_step=step)
-        cost, source = None, kernels.categorical_rows
-    found = _operands(call, columns=call.target.labels is not None)
-    losses = _fill_losses(source, call, found, weights, options, call.clip, cost=cost)
-    return divided(losses, call.divisor)
 
 
 def _gathered_row_cost(n_classes: int, has_grad: bool) -> int:
@@ -356,7 +386,7 @@ def plain_cross_entropy(
     n, n_classes = x.shape
     char = x.dtype.char
     cost = row_cost(n_classes) if clip is None else _gathered_row_cost(n_classes, grad is not None)
-    options, scan = _plain_options(ignore_index, labels.dtype.char), _scan_kernel()
+    options, scan = _plain_options(ignore_index, labels.dtype.char), scan_kernel()
     scan_args = labels, n_classes, NO_WEIGHT_ARRAYS["d"], options
     # One piece of the rows is one of the labels, too, which cost less; a small call needs no lists.
     at_once = n <= chunk_rows(n, cost)

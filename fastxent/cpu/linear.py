@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastxent.cpu.blocks import Box, Operand, boxes, for_each_chunk
 from fastxent.cpu.conversion import put
-from fastxent.cpu.launch import add_up, divided, fill_cross_entropy
+from fastxent.cpu.launch import add_up, divided, fill_losses
 from fastxent.records import Call, LinearGrad, Outputs, Target
 
 Array = NDArray[Any]
@@ -46,7 +46,7 @@ def linear_cross_entropy(call: Call) -> float:
         logits = buffer[: len(x_block)]
         _fill_logits(logits, x_block, weight, bias)
         block = _call_of_block(call, box, logits)
-        losses.append(fill_cross_entropy(block))
+        losses.append(fill_losses(block))
         if sums is not None and call.divisor:
             sums.add(box, logits, x_block, weight, _ignored_rows(block))
     if sums is not None:

@@ -1,0 +1,127 @@
+"""Small losses, whose kernel and all that it takes but arrays were found by an earlier call.
+
+The bits are those of `launch.py` and `binary.py`, where one chunk is one call of the same kernel.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fastxent.cpu import arguments
+from fastxent.cpu.arguments import label_mask
+from fastxent.cpu.binary import select as select_binary
+from fastxent.cpu.blocks import Array, row_cost, rows_at_once
+from fastxent.cpu.launch import kernel_of, pack_row_weights, scan_kernel, select, total
+from fastxent.records import NO_WEIGHTS, Call, Weights
+
+# Labels whose every value int64 holds.
+_LABELS = frozenset(map(np.dtype, ("i1", "i2", "i4", "i8", "u1", "u2", "u4")))
+
+
+class PreparedRows:
+    """A kind of call: types, classes, layout, options, and which weights and outputs there are."""
+
+    def __init__(self, call: Call, is_mean: bool, check: bool) -> None:
+        assert call.target is not None
+        labels = call.target.labels
+        self._compute, self._classes = call.compute, call.x.shape[-1]
+        self._is_soft, self._of_logits = labels is None, call.clip is None
+        mask = -1 if labels is None else label_mask(labels.dtype)
+        self._options = arguments.pack_options(call.options, self._classes, mask)
+        self._smoothing, self._is_mean, self._check = call.options.label_smoothing, is_mean, check
+        selection = select(call, self._options)
+        _, self._besides, found, cost = selection
+        self._kernel, self._scan = kernel_of(call, selection), scan_kernel()
+        self._absent = list(arguments.NO_OUTPUTS[self._compute.char])
+        self._places = [k for k, array in enumerate(call.outputs[1:]) if array is not None]
+        self._most_rows = rows_at_once(cost or row_cost(self._classes))
+        plane = None if found.planes is None else found.planes[0]
+        self.is_one_call = found.rows is not None or (plane is not None and len(plane) == 1)
+
+    def __call__(
+        self, x: Array, target: Array, class_weight: Array | None, sample_weight: Array | None,
+        normalizer: float | None, outputs: Sequence[Array],
+    ) -> float | None:  # fmt: skip
+        """Fill the outputs; return Σ of the row losses / divisor, which `normalizer` may replace.
+
+        Weights are float64. None, before anything is written, for more rows than one call of the
+        kernel takes, for a bad label, and if no row counts.
+        """
+        n, weights = len(x), NO_WEIGHTS
+        if not 0 < n <= self._most_rows:
+            return None
+        if class_weight is not None or sample_weight is not None:
+            weights = Weights(class_weight, sample_weight)
+        divisor = normalizer if self._is_mean else 1.0
+        if self._is_soft:
+            if divisor is None:
+                divisor = float(n) if sample_weight is None else total(sample_weight, self._compute)
+        elif self._check or divisor is None:
+            of_labels = arguments.pack_weights(weights, "d")
+            counted, bad = self._scan(target, self._classes, of_labels, self._options, 0, n)
+            if bad >= 0 and self._check:
+                return None
+            divisor = counted if divisor is None else divisor
+        if not divisor:
+            return None
+        of_rows = pack_row_weights(
+            weights, self._smoothing, self._is_soft, self._of_logits, self._classes, self._compute
+        )
+        filled = self._absent.copy()
+        for k, array in zip(self._places, outputs, strict=True):
+            filled[k] = array
+        losses: float = self._kernel(
+            x, target, of_rows, self._options, *self._besides, divisor, tuple(filled), 0, n
+        )
+        return losses / divisor
+
+
+class PreparedElements:
+    """The same for elements of a binary loss, with weights for each of them or none."""
+
+    is_one_call = True
+
+    def __init__(self, call: Call, is_mean: bool, check: bool) -> None:
+        char = call.compute.char
+        self._is_mean, (self._kernel, self._weighted, self._besides) = (
+            is_mean,
+            select_binary(call, (char, char)),
+        )
+        self._one = arguments.constant_weight(None, char)
+        self._absent = list(arguments.NO_OUTPUTS[char])
+        self._places = [k for k, array in enumerate(call.outputs[1:]) if array is not None]
+
+    def __call__(
+        self, x: Array, target: Array, weight: Array | None, pos_weight: Array | None,
+        normalizer: None, outputs: Sequence[Array],
+    ) -> float | None:  # fmt: skip
+        """Fill the outputs; return Σ of the losses / divisor, or None as `PreparedRows` does."""
+        n, weights, one = len(x), None, self._one
+        if not 0 < n <= rows_at_once():
+            return None
+        if self._weighted:
+            weights = (
+                *((one, 0) if weight is None else (weight, 1)),
+                *((one, 0) if pos_weight is None else (pos_weight, 1)),
+            )
+        divisor = float(n) if self._is_mean else 1.0
+        filled = self._absent.copy()
+        for k, array in zip(self._places, outputs, strict=True):
+            filled[k] = array
+        losses: float = self._kernel(
+            x, target, weights, 1.0 / divisor, *self._besides, tuple(filled), 0, n
+        )
+        return losses / divisor
+
+
+def prepare(call: Call, is_mean: bool, check: bool) -> PreparedRows | PreparedElements | None:
+    """Prepare for calls like this one; None for a kind that takes more than a call of a kernel."""
+    assert call.target is not None
+    labels, probs = call.target
+    if call.x.dtype != call.compute or not call.x.dtype.isnative or not call.x.size:
+        return None
+    if labels.dtype not in _LABELS if probs is None else probs.dtype != call.compute:
+        return None
+    kind = PreparedRows if call.function.has_rows else PreparedElements
+    prepared = kind(call, is_mean, check)
+    return prepared if prepared.is_one_call else None
