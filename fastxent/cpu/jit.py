@@ -28,7 +28,7 @@ from numba.core.runtime.nrt import rtsys
 from numpy import ma  # noqa: F401
 
 from fastxent import forks, kernel_files
-from fastxent.cpu.linked_code import ApartCompiler, LinkedCompiler
+from fastxent.cpu.linked_code import ApartCompiler, LinkedCompiler, OptimisedCompiler
 
 # The options of all compiled code. Never fastmath: nnan and ninf break the promises about nan and
 # inf. NumPy's error model: a division by 0 raises no exception.
@@ -47,9 +47,10 @@ subroutine = njit(**_INNER, **_BORROWING)
 inlined = njit(inline="always", **_OPTIONS)
 # Functions that LLVM inlines: where the types of arguments have to be known before.
 inlined_by_llvm = njit(forceinline=True, **_INNER, **_BORROWING)
-# Functions that LLVM does not: rare ones would take registers from the loops around them, loops
-# want all for themselves.
+# Functions that LLVM does not: rare ones would take registers from the loops around them.
 apart = njit(**_INNER | {"pipeline_class": ApartCompiler}, **_BORROWING)
+# Functions that LLVM optimises by themselves before it may inline them.
+optimised = njit(**_INNER | {"pipeline_class": OptimisedCompiler}, **_BORROWING)
 # Functions that create arrays; without _nrt they would inherit their caller's option.
 owner = njit(_nrt=True, **_INNER, **_OPTIONS)
 # Overloads of functions by the types of their arguments.

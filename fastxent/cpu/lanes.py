@@ -205,6 +205,11 @@ def has_fma():
     return not is_x86 or "+fma" in features
 
 
+def has_wide_registers():
+    """Whether a vector is one register of the target CPU, of which there are 32."""
+    return "+avx512f" in target_cpu()[1]
+
+
 @intrinsic
 def fma(typingctx, x, y, z):
     """x·y + z, rounded once; y and z are vectors or scalars. A slow call without `has_fma`."""

@@ -41,6 +41,15 @@ class _ApartCode(_LinkedCode):
         super().add_ir_module(ir_module)
 
 
+class _OptimisedCode(_LinkedCode):
+    """The same, but optimised by itself before LLVM inlines it."""
+
+    def finalize(self):
+        super().finalize()
+        passes, builder = self._codegen._module_pass_manager()
+        passes.run(self._final_module, builder)
+
+
 class LinkedCompiler(Compiler):
     """Numba's compiler of functions that only kernels call."""
 
@@ -57,3 +66,9 @@ class ApartCompiler(LinkedCompiler):
     """The same for functions that stay apart."""
 
     code = _ApartCode
+
+
+class OptimisedCompiler(LinkedCompiler):
+    """The same for functions that are optimised by themselves."""
+
+    code = _OptimisedCode
