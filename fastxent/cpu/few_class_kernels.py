@@ -76,8 +76,8 @@ OPTIONS = {
 }  # fmt: skip
 LABEL_OUTPUTS, PROB_OUTPUTS = {"loss", "grad", "hess"}, {"loss", "grad"}
 
-# A loop over the classes of a group wants all registers for itself: with 32 of 64 bytes, 100 classes
-# of float32 take 0.9 of the time. With fewer, its arguments would go through memory.
+# A loop over the classes of a group wants all registers for itself: with 32 of 64 bytes 100 classes
+# of float32 take 0.9 of the time. With fewer its arguments would go through memory.
 _loop = apart if has_wide_registers() else optimised
 
 # Up to so many terms of float64 are added without compensation for their rounding.
