@@ -51,7 +51,8 @@ class Kind:
             if not self._classes_last:
                 rows, classes = shape[1:], shape[:1]
         if not (
-            _is_plain(x) and _is_plain(target)
+            _is_plain(x) and _is_plain(target) and x.size <= self._run.max_size
+            and (self._classes_last or shape[1] > 1)
             and target.shape == (shape if self._is_soft else rows)
             and (first_weight is None or first_weight.shape == classes)
             and (second_weight is None or second_weight.shape == rows)
@@ -164,7 +165,8 @@ def _key(function: Function, a: Arguments) -> Any:
     options = _options_of(function)(a)
     return (
         function.name, x.dtype, x.ndim, n_classes, target.dtype, target.ndim, *given,
-        normalizer is None, a["grad_out"] is None, options, *map(type, options),
+        normalizer is None, *[a[slot.buffer] is None for slot in function.buffer_slots], options,
+        *map(type, options),
     )  # fmt: skip
 
 

@@ -139,6 +139,20 @@ def test_layouts_that_change(arrays):
         assert len(found) == 1
 
 
+def test_shapes_that_change(arrays):
+    """Other numbers of rows, and more than a kernel takes at once, are of the same kind."""
+    x, y = arrays["f"]["by class"], arrays["f"]["labels"]
+    many, labels = np.tile(x, 3000), np.tile(y, 3000)
+    for n in (N, N, N, 1, 2, N):
+        part = np.ascontiguousarray(x[:, :n])
+        loss, grad = fx.cross_entropy(part, y[:n], axis=0, z_loss=0.1, return_grad=True)
+        want, want_grad = fx.cross_entropy(part.T.copy(), y[:n], z_loss=0.1, return_grad=True)
+        assert loss == want
+        np.testing.assert_allclose(grad, want_grad.T, rtol=1e-6, atol=1e-9)
+    whole = fx.cross_entropy(many, labels, axis=0, z_loss=0.1)
+    assert whole == pytest.approx(fx.cross_entropy(x, y, axis=0, z_loss=0.1), rel=1e-6)
+
+
 def lse(x):
     """Σ of the gradient of z_loss·lse² over a row, over its factor."""
     return np.log(np.exp(x.astype(float)).sum(1))
@@ -156,6 +170,10 @@ def test_buffers_and_places(arrays):
         over = x.copy()
         assert fx.cross_entropy(over, y, z_loss=0.1, grad_out=over)[1] is over
         assert np.array_equal(over, want)
+        probs = np.empty_like(x)
+        found = fx.cross_entropy(x, y, z_loss=0.1, grad_out=buffer, probs_out=probs)
+        assert found[2] is probs
+        np.testing.assert_allclose(probs, fx.softmax(x), rtol=1e-14)
     with pytest.raises(ValueError, match="must not overlap sample_weight"):
         fx.cross_entropy(x, y, z_loss=0.1, sample_weight=buffer.reshape(-1)[:N], grad_out=buffer)
 

@@ -8,18 +8,21 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastxent.cpu import arguments
-from fastxent.cpu.arguments import label_mask
+from fastxent.cpu.arguments import WeightArrays, label_mask
 from fastxent.cpu.binary import select as select_binary
 from fastxent.cpu.blocks import Array, row_cost, rows_at_once
 from fastxent.cpu.launch import kernel_of, pack_row_weights, scan_kernel, select, total
-from fastxent.records import NO_WEIGHTS, Call, Weights
+from fastxent.records import Call, Weights
 
 # Labels whose every value int64 holds.
 _LABELS = frozenset(map(np.dtype, ("i1", "i2", "i4", "i8", "u1", "u2", "u4")))
 
 
 class PreparedRows:
-    """A kind of call: types, classes, layout, options, and which weights and outputs there are."""
+    """A kind of call: types, classes, layout, options, and which weights and outputs there are.
+
+    Up to `max_size` elements it is one call of a kernel.
+    """
 
     def __init__(self, call: Call, is_mean: bool, check: bool) -> None:
         assert call.target is not None
@@ -29,12 +32,17 @@ class PreparedRows:
         mask = -1 if labels is None else label_mask(labels.dtype)
         self._options = arguments.pack_options(call.options, self._classes, mask)
         self._smoothing, self._is_mean, self._check = call.options.label_smoothing, is_mean, check
+        packed = self._pack(call.weights)
+        # The weights of all classes, unless they are made of those of each call.
+        is_constant = call.weights.class_weight is None or not packed.row_weight.size
+        self._of_classes = packed[2:] if is_constant else None
+        self._absent_weight = packed.class_weight[:0]
         selection = select(call, self._options)
         _, self._besides, found, cost = selection
         self._kernel, self._scan = kernel_of(call, selection), scan_kernel()
         self._absent = list(arguments.NO_OUTPUTS[self._compute.char])
         self._places = [k for k, array in enumerate(call.outputs[1:]) if array is not None]
-        self._most_rows = rows_at_once(cost or row_cost(self._classes))
+        self.max_size = rows_at_once(cost or row_cost(self._classes)) * self._classes
         plane = None if found.planes is None else found.planes[0]
         self.is_one_call = found.rows is not None or (plane is not None and len(plane) == 1)
 
@@ -44,42 +52,48 @@ class PreparedRows:
     ) -> float | None:  # fmt: skip
         """Fill the outputs; return Σ of the row losses / divisor, which `normalizer` may replace.
 
-        Weights are float64. None, before anything is written, for more rows than one call of the
-        kernel takes, for a bad label, and if no row counts.
+        Weights are float64. None, before anything is written, for a bad label, and if no row
+        counts.
         """
-        n, weights = len(x), NO_WEIGHTS
-        if not 0 < n <= self._most_rows:
+        n, absent = len(x), self._absent_weight
+        if not n:
             return None
-        if class_weight is not None or sample_weight is not None:
-            weights = Weights(class_weight, sample_weight)
+        w = absent if class_weight is None else class_weight
+        u = absent if sample_weight is None else sample_weight
         divisor = normalizer if self._is_mean else 1.0
         if self._is_soft:
             if divisor is None:
                 divisor = float(n) if sample_weight is None else total(sample_weight, self._compute)
         elif self._check or divisor is None:
-            of_labels = arguments.pack_weights(weights, "d")
+            of_labels = w, u, absent, 1, 0.0
             counted, bad = self._scan(target, self._classes, of_labels, self._options, 0, n)
             if bad >= 0 and self._check:
                 return None
             divisor = counted if divisor is None else divisor
         if not divisor:
             return None
-        of_rows = pack_row_weights(
-            weights, self._smoothing, self._is_soft, self._of_logits, self._classes, self._compute
-        )
+        of_classes = self._of_classes
+        if of_classes is None:
+            of_classes = self._pack(Weights(class_weight, sample_weight))[2:]
         filled = self._absent.copy()
         for k, array in zip(self._places, outputs, strict=True):
             filled[k] = array
         losses: float = self._kernel(
-            x, target, of_rows, self._options, *self._besides, divisor, tuple(filled), 0, n
-        )
+            x, target, (w, u, *of_classes), self._options, *self._besides, divisor, tuple(filled),
+            0, n,
+        )  # fmt: skip
         return losses / divisor
+
+    def _pack(self, weights: Weights) -> WeightArrays:
+        return pack_row_weights(
+            weights, self._smoothing, self._is_soft, self._of_logits, self._classes, self._compute
+        )
 
 
 class PreparedElements:
     """The same for elements of a binary loss, with weights for each of them or none."""
 
-    is_one_call = True
+    is_one_call, max_size = True, rows_at_once()
 
     def __init__(self, call: Call, is_mean: bool, check: bool) -> None:
         char = call.compute.char
@@ -97,7 +111,7 @@ class PreparedElements:
     ) -> float | None:  # fmt: skip
         """Fill the outputs; return Σ of the losses / divisor, or None as `PreparedRows` does."""
         n, weights, one = len(x), None, self._one
-        if not 0 < n <= rows_at_once():
+        if not n:
             return None
         if self._weighted:
             weights = (
