@@ -109,7 +109,7 @@ def answer(function: Function, arguments: Arguments) -> Any:
     key = _key(function, arguments)
     try:
         kind = _kinds.get(key, _NEW)
-    except TypeError:  # an option that is no number, name or flag
+    except Exception:  # of whatever kind the hash of an option raises that is none
         key, kind = None, _NEW
     if type(kind) is Kind and (found := kind.answer(arguments)) is not None:
         return found

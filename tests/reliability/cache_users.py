@@ -20,6 +20,7 @@ import numpy as np
 from numba.core import event
 
 import fastxent as fx
+from fastxent import prepared
 from fastxent.cpu import binary, jit, launch
 
 LOSS = math.log1p(math.exp(-2)) + math.log1p(math.exp(-1))
@@ -38,6 +39,7 @@ CALLS = [(loss, "f4"), (loss, "f8")]
 def forget():
     """Reset the process as if no kernel had been called."""
     jit._dispatchers.clear()
+    prepared._kinds.clear()
     for function in [*vars(launch).values(), *vars(binary).values()]:
         getattr(function, "cache_clear", lambda: None)()
 
