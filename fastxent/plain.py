@@ -14,9 +14,9 @@ from fastxent import checks
 from fastxent.dispatch import host_backend
 from fastxent.options import Clip
 
-# Those of uint64 may be beyond int64's range, in which they are compared.
 _INT64 = np.dtype(np.int64)
-_LABELS = frozenset(map(np.dtype, ("i1", "i2", "i4", "i8", "u1", "u2", "u4")))
+# Types of labels that int64 holds, in which they are compared; uint64 it may not.
+LABELS = frozenset(map(np.dtype, ("i1", "i2", "i4", "i8", "u1", "u2", "u4")))
 
 
 def plain_cross_entropy(
@@ -29,7 +29,7 @@ def plain_cross_entropy(
     dtype, shape, kind = logits.dtype, logits.shape, target.dtype
     if dtype.char not in "fd" or not dtype.isnative or len(shape) != 2:
         return None
-    if kind is not _INT64 and kind not in _LABELS:
+    if kind is not _INT64 and kind not in LABELS:
         return None
     flags = logits.flags
     if not (flags.c_contiguous and flags.aligned and target.flags.aligned):

@@ -15,7 +15,7 @@ import numpy as np
 from fastxent import calls, checks
 from fastxent.dispatch import backend_of, host_backend
 from fastxent.functions import Arguments, Function
-from fastxent.plain import is_buffer
+from fastxent.plain import LABELS, is_buffer
 from fastxent.records import Call
 
 _INT64 = np.dtype(np.int64)
@@ -180,10 +180,13 @@ def _labels_of(target: list[Any]) -> Any:
 
 def _prepare(function: Function, arguments: Arguments, call: Call) -> Kind | str:
     """The kind of a call that has succeeded."""
-    x = arguments[function.first]
+    assert call.target is not None
+    x, (labels, probs) = arguments[function.first], call.target
     given = [array for array in call.weights if array is not None]
     if (
         not x.flags.c_contiguous
+        or not x.size
+        or (labels.dtype not in LABELS if probs is None else probs.dtype != call.compute)
         or any(arguments[slot.buffer] is not None for slot in function.buffer_slots[1:])
         or (not function.has_rows and any(w.dtype != x.dtype or w.shape != x.shape for w in given))
         or (not _classes_last(function, arguments) and not _is_matrix_by_columns(x, arguments))

@@ -3,8 +3,8 @@
 A group of as many rows as a vector has lanes is transposed into columns, one vector per class, in
 scratch memory that stays in the nearest cache. Column-major (N, C) arrays, as LightGBM has them,
 are columns already. `tiles` is None where all arrays are rows, else any integer: kernels are
-compiled for each. Options and outputs that it does not know
-are left to `kernels.py`, with the same formulas.
+compiled for each. Options and outputs that they do not know are left to `kernels.py`, with the same
+formulas.
 """
 
 import math

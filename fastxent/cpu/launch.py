@@ -17,7 +17,6 @@ from fastxent.cpu.arguments import (
     FLOAT,
     INTEGER,
     NO_WEIGHT_ARRAYS,
-    NONE,
     KernelOptions,
     OutputArrays,
     WeightArrays,
@@ -88,7 +87,7 @@ def map_signature(
 ) -> tuple[Any, ...]:
     """Return the types of a kernel's arguments (x, out, …, lo, hi)."""
     out = array_type(ELEMENTS[out_char], out_ndim, out=True)
-    others = [NONE if other is None else INTEGER for other in layout]
+    others = [arguments.numba_type(kind, char) for kind in map(type, layout)]
     return array_type(ELEMENTS[char], 2), out, *others, INTEGER, INTEGER
 
 

@@ -5,17 +5,12 @@ The bits are those of `launch.py` and `binary.py`, where one chunk is one call o
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from fastxent.cpu import arguments
 from fastxent.cpu.arguments import WeightArrays, label_mask
 from fastxent.cpu.binary import select as select_binary
 from fastxent.cpu.blocks import Array, row_cost, rows_at_once
 from fastxent.cpu.launch import kernel_of, pack_row_weights, scan_kernel, select, total
 from fastxent.records import Call, Weights
-
-# Labels whose every value int64 holds.
-_LABELS = frozenset(map(np.dtype, ("i1", "i2", "i4", "i8", "u1", "u2", "u4")))
 
 
 class PreparedRows:
@@ -96,11 +91,8 @@ class PreparedElements:
     is_one_call, max_size = True, rows_at_once()
 
     def __init__(self, call: Call, is_mean: bool, check: bool) -> None:
-        char = call.compute.char
-        self._is_mean, (self._kernel, self._weighted, self._besides) = (
-            is_mean,
-            select_binary(call, (char, char)),
-        )
+        self._is_mean, char = is_mean, call.compute.char
+        self._kernel, self._weighted, self._besides = select_binary(call, (char, char))
         self._one = arguments.constant_weight(None, char)
         self._absent = list(arguments.NO_OUTPUTS[char])
         self._places = [k for k, array in enumerate(call.outputs[1:]) if array is not None]
@@ -129,13 +121,10 @@ class PreparedElements:
 
 
 def prepare(call: Call, is_mean: bool, check: bool) -> PreparedRows | PreparedElements | None:
-    """Prepare for calls like this one; None for a kind that takes more than a call of a kernel."""
-    assert call.target is not None
-    labels, probs = call.target
-    if call.x.dtype != call.compute or not call.x.dtype.isnative or not call.x.size:
-        return None
-    if labels.dtype not in _LABELS if probs is None else probs.dtype != call.compute:
-        return None
+    """Prepare for calls like this one; None for a kind that takes more than a call of a kernel.
+
+    All its arrays of one number per class have the type of the arithmetic.
+    """
     kind = PreparedRows if call.function.has_rows else PreparedElements
     prepared = kind(call, is_mean, check)
     return prepared if prepared.is_one_call else None

@@ -326,9 +326,8 @@ def _write_lines(lines, share, groups, begin, end):
 
 @inlined_by_llvm
 def _write_rest(tile, array, columns, group):
-    n, (first, count, _, _), (k, groups, before, following, _, size, shift) = (
-        array.shape[1], group, tile
-    )  # fmt: skip
+    n, (first, count, _, _) = array.shape[1], group
+    k, groups, before, following, _, size, shift = tile
     if not has_columns(array):
         return
     if not is_complete(columns, group):

@@ -6,12 +6,12 @@ KERNELS, FEW, ROW = "cpu/kernels.py", "cpu/few_class_kernels.py", "cpu/row.py"
 GROUPS, TILES = "cpu/groups.py", "cpu/tiles.py"
 HALF_LANES, MEMORY = "cpu/half_lanes.py", "cpu/memory.py"
 FORMULAS, CATEGORICAL, BLOCKS = "formulas.py", "cpu/categorical_kernels.py", "cpu/blocks.py"
-ACCURACY, SPECIAL, LAYOUTS, LANES, HALF, BITS, LIMITS, THREADS, STARTUP, JAX, DASK = (
+ACCURACY, SPECIAL, LAYOUTS, LANES, HALF, BITS, LIMITS, THREADS, STARTUP, JAX, DASK, PREPARED = (
     f"tests/{file}.py::test_"
     for file in (
         "test_accuracy", "test_special_values", "test_layouts", "test_lanes", "test_half",
         "reliability/test_bits", "reliability/test_limits", "reliability/test_threads",
-        "test_startup", "test_jax_program", "test_arrays_dask",
+        "test_startup", "test_jax_program", "test_arrays_dask", "test_prepared",
     )
 )  # fmt: skip
 
@@ -121,6 +121,12 @@ MUTATIONS = [
     Mutation("strided labels copied as if side by side", "cpu/labels.py",
              "whole = count & -_WIDTH if are_contiguous(labels) else 0", "whole = count & -_WIDTH",
              LAYOUTS + "many_labels_of_each_type[i4]"),
+    Mutation("a buffer for probabilities is no other kind of call", "prepared.py",
+             "*[a[slot.buffer] is None for slot in function.buffer_slots]",
+             'a["grad_out"] is None', PREPARED + "buffers_and_places"),
+    Mutation("bad labels of prepared calls are taken", "cpu/prepared.py",
+             "if bad >= 0 and self._check:", "if False:",
+             PREPARED + "errors_of_the_long_way"),
     # --- rows of few classes ----------------------------------------------------------------
     Mutation("log of the rounded sum for log1p of the rest", FEW,
              " + ((widen(e_y) - widen(s)) + rest) * inverse, inverse", ", inverse",
