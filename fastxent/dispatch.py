@@ -91,8 +91,9 @@ def public(description: Function) -> Callable[[F], F]:
 
         @functools.wraps(body)
         def function(*args: Any, **kwargs: Any) -> Any:
-            family = family_of(args[0] if args else kwargs.get(first))
-            if family is None:
+            array = args[0] if args else kwargs.get(first)
+            # NumPy's own arrays are not looked up: of a small call that is a thirtieth.
+            if type(array) is np.ndarray or (family := family_of(array)) is None:
                 return body(*args, **kwargs)
             return family.call(description, *args, **kwargs)
 

@@ -7,10 +7,12 @@ call takes the long way again: all errors are raised there.
 """
 
 import functools
+import math
 import operator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastxent import calls, checks
 from fastxent.dispatch import backend_of, host_backend
@@ -18,8 +20,10 @@ from fastxent.functions import Arguments, Function
 from fastxent.plain import LABELS, is_buffer
 from fastxent.records import Call
 
-_INT64 = np.dtype(np.int64)
-_FLOATS = {np.dtype(np.float32), np.dtype(np.float64)}
+_INT64, _DOUBLE = np.dtype(np.int64), np.dtype(np.float64)
+_FLOATS = {np.dtype(np.float32), _DOUBLE}
+# The letters of the types of inputs, in which losses of rows alone may be half precision.
+_ROWS, _ELEMENTS = "fdeE", "fd"
 # More kinds than this are forgotten together: a program that has them gains nothing.
 _MOST_KINDS = 4096
 
@@ -29,59 +33,72 @@ class Kind:
 
     def __init__(self, function: Function, arguments: Arguments, call: Call, run: Any) -> None:
         assert call.target is not None
-        types = checks.precision(call.x.dtype, function.first)
+        x = arguments[function.first]
+        types = checks.precision(x.dtype, function.first)
         slots = [slot for slot in function.slots if call.results[slot.at] is not None]
-        self._run, self._compute, self._first = run, call.compute, function.first
-        self._weights, self._of_rows = _weights_of(function), function.has_rows
+        self._run, self._compute, self._of_rows = run, call.compute, function.has_rows
+        self._axis = arguments["axis"] % x.ndim if function.has_rows else -1
         self._is_soft, self._divides = call.target.labels is None, call.results.loss is None
-        self._classes_last = _classes_last(function, arguments)
         # Of each result whether it is one per class, and its type.
         self._results = [(slot.per_class, types[slot.type]) for slot in slots]
         # The place of the gradient among them, where that has a buffer.
         self._buffer = 0 if self._divides else 1
         self._has_buffer = arguments["grad_out"] is not None
+        self._classes = call.x.shape[-1:]
+        self._is_last = not function.has_rows or self._axis == x.ndim - 1
+        # Whether a backend takes all arrays as they are, and whether their rows are copied.
+        self._is_flat = x.ndim == (2 if function.has_rows else 1) and self._is_last
+        self._copies = not self._is_last and self._axis > 0
+        self._order = (*[k for k in range(x.ndim) if k != self._axis], self._axis)
 
-    def answer(self, a: Arguments) -> Any:
+    def answer(self, x: Any, target: Any, w: Any, u: Any, normalizer: Any, grad_out: Any) -> Any:
         """The result of a call; None, before anything is written, if it takes the long way."""
-        x, target = a[self._first], a["target"]
-        first_weight, second_weight = (a.get(name) for name in self._weights)
         shape = rows = classes = x.shape
         if self._of_rows:
-            rows, classes = shape[:-1], shape[-1:]
-            if not self._classes_last:
-                rows, classes = shape[1:], shape[:1]
+            rows, classes = shape[: self._axis] + shape[self._axis + 1 :], self._classes
+        of_x, of_target, run = x.flags, target.flags, self._run
         if not (
-            _is_plain(x) and _is_plain(target) and x.size <= self._run.max_size
-            and (self._classes_last or shape[1] > 1)
+            of_x.c_contiguous and of_x.aligned and of_target.c_contiguous and of_target.aligned
+            and x.size <= run.max_size
             and target.shape == (shape if self._is_soft else rows)
-            and (first_weight is None or first_weight.shape == classes)
-            and (second_weight is None or second_weight.shape == rows)
+            and (w is None or w.shape == classes) and (u is None or u.shape == rows)
+            and (self._is_last or math.prod(shape[: self._axis] if self._copies else rows) > 1)
         ):  # fmt: skip
             return None
-        results = [checks.new(x, shape if of[0] else rows, of[1]) for of in self._results]
+        results = [
+            checks.new(x, shape if per_class else rows, dtype) for per_class, dtype in self._results
+        ]
         if self._has_buffer:
-            if not is_buffer(a["grad_out"], x, target, first_weight, second_weight):
+            if not is_buffer(grad_out, x, target, w, u):
                 return None
-            results[self._buffer] = a["grad_out"]
-        loss = self._run(
-            self._flat(x, True), self._flat(target, self._is_soft), self._weight(first_weight),
-            self._weight(second_weight), a.get("normalizer"),
-            [self._flat(array, of[0]) for array, of in zip(results, self._results, strict=True)],
-        )  # fmt: skip
+            results[self._buffer] = grad_out
+        weights = self._weight(w), self._weight(u)
+        if self._is_flat:
+            loss = run(x, target, *weights, normalizer, results)
+        else:
+            outputs = [self._flat(a, of[0]) for a, of in zip(results, self._results, strict=True)]
+            target = self._flat(target, self._is_soft)
+            loss = run(self._flat(x, True), target, *weights, normalizer, outputs)
+            if self._copies and loss is not None:
+                for array, of, rows_of in zip(results, self._results, outputs, strict=True):
+                    if of[0]:
+                        array.transpose(self._order)[:] = rows_of.reshape(*rows, -1)
         if loss is None:
             return None
-        answers = [array if array.ndim else checks.result(array) for array in results]
-        if self._divides:
-            answers.insert(0, checks.scalar(loss, self._compute))
-        return answers[0] if len(answers) == 1 else tuple(answers)
+        if not rows:
+            results = [checks.result(array) for array in results]
+        if not self._divides:
+            return results[0] if len(results) == 1 else tuple(results)
+        value = checks.scalar(loss, self._compute)
+        return (value, *results) if results else value
 
     def _flat(self, array: Any, has_classes: bool) -> Any:
         """A contiguous array as (rows, classes), or as rows."""
         if not (has_classes and self._of_rows):
-            return array if array.ndim == 1 else array.reshape(-1)
-        if not self._classes_last:
-            return array.T
-        return array if array.ndim == 2 else array.reshape(-1, array.shape[-1])
+            return array.reshape(-1)
+        if self._is_last:
+            return array if array.ndim == 2 else array.reshape(-1, *self._classes)
+        return array.transpose(self._order).reshape(-1, *self._classes) if self._copies else array.T
 
     def _weight(self, array: Any) -> Any:
         """Weights as a backend takes them."""
@@ -89,14 +106,9 @@ class Kind:
             return None
         flat = array if array.ndim == 1 else array.reshape(-1)
         if self._of_rows:
-            return flat.astype(np.float64)
-        return flat if _is_plain(flat) else flat.copy()
-
-
-def _is_plain(array: Any) -> bool:
-    """Whether an array is contiguous and aligned."""
-    flags = array.flags
-    return bool(flags.c_contiguous and flags.aligned)
+            return flat.astype(_DOUBLE)
+        flags = flat.flags
+        return flat if flags.c_contiguous and flags.aligned else flat.copy()
 
 
 # By their keys: those that are prepared, that were seen once, or that never are prepared.
@@ -106,14 +118,16 @@ _kinds: dict[Any, Kind | str] = {}
 
 def answer(function: Function, arguments: Arguments) -> Any:
     """The result of a loss, for the arguments of its body."""
-    key = _key(function, arguments)
+    reader = _reader(function)
+    given = reader.given(arguments)
+    key = reader.key(arguments, *given)
     try:
         kind = _kinds.get(key, _NEW)
     except Exception:  # of whatever kind the hash of an option raises that is none
         key, kind = None, _NEW
-    if type(kind) is Kind and (found := kind.answer(arguments)) is not None:
+    if type(kind) is Kind and (found := kind.answer(*given)) is not None:
         return found
-    call = _READERS[function.has_rows](function, arguments)
+    call = reader.read(function, arguments)
     result = calls.answer(call, getattr(backend_of(call.x), function.name)(call))
     if key is not None and kind in (_NEW, _SEEN):
         if len(_kinds) >= _MOST_KINDS:
@@ -122,52 +136,53 @@ def answer(function: Function, arguments: Arguments) -> Any:
     return result
 
 
-_READERS = {True: calls.read_rows, False: calls.read_elements}
+class _Reader:
+    """The arguments of a function, told apart: arrays, of which only kinds count, and options."""
+
+    def __init__(self, function: Function) -> None:
+        self._name, self._has_rows = function.name, function.has_rows
+        self._types = _ROWS if function.has_rows else _ELEMENTS
+        self.read = calls.read_rows if function.has_rows else calls.read_elements
+        second = "sample_weight" if function.has_rows else "pos_weight"
+        self._arrays = function.first, "target", "weight", second, "normalizer", "grad_out"
+        self._buffers = [slot.buffer for slot in function.buffer_slots]
+        others = {*function.arrays, *function.buffers}
+        self._options = operator.itemgetter(*[n for n in function.parameters if n not in others])
+
+    def given(self, a: Arguments) -> list[Any]:
+        """The input, the target, both weights, the normalizer and the gradient's buffer."""
+        if self._has_rows and type(a["target"]) is list:
+            a["target"] = _labels_of(a["target"])
+        return [a.get(name) for name in self._arrays]
+
+    def key(
+        self, a: Arguments, x: Any, target: Any, w: Any, u: Any, normalizer: Any, _: Any
+    ) -> Any:
+        """The kind of a call; None for calls that are never prepared."""
+        if type(x) is not np.ndarray or type(target) is not np.ndarray:
+            return None
+        dtype, shape = x.dtype, x.shape
+        if (
+            dtype.char not in self._types
+            or not dtype.isnative
+            or (w is not None and (type(w) is not np.ndarray or w.dtype not in _FLOATS))
+            or (u is not None and (type(u) is not np.ndarray or u.dtype not in _FLOATS))
+            or (normalizer is not None and type(normalizer) is not float)
+        ):
+            return None
+        try:
+            n_classes = shape[a["axis"]] if self._has_rows else 0
+        except (TypeError, IndexError):
+            return None
+        options = self._options(a)
+        return (
+            self._name, dtype, len(shape), n_classes, target.dtype, target.ndim,
+            w is None or w.dtype, u is None or u.dtype, normalizer is None,
+            *[a[name] is None for name in self._buffers], options, *map(type, options),
+        )  # fmt: skip
 
 
-@functools.cache
-def _options_of(function: Function) -> Any:
-    """From the arguments, those that are neither arrays nor buffers."""
-    arrays = {*function.arrays, *function.buffers}
-    return operator.itemgetter(*[name for name in function.parameters if name not in arrays])
-
-
-@functools.cache
-def _weights_of(function: Function) -> tuple[str, str]:
-    """The names of the weights: of classes and rows, or of elements."""
-    return ("weight", "sample_weight") if function.has_rows else ("weight", "pos_weight")
-
-
-def _classes_last(function: Function, a: Arguments) -> bool:
-    return not function.has_rows or a["axis"] in (-1, a[function.first].ndim - 1)
-
-
-def _key(function: Function, a: Arguments) -> Any:
-    """The kind of a call; None for calls that are never prepared."""
-    x, target, normalizer = a[function.first], a["target"], a.get("normalizer")
-    if type(target) is list and function.has_rows:
-        a["target"] = target = _labels_of(target)
-    if type(x) is not np.ndarray or type(target) is not np.ndarray or x.dtype not in _FLOATS:
-        return None
-    given: list[Any] = []
-    for name in _weights_of(function):
-        weights = a.get(name)
-        if weights is not None:
-            if type(weights) is not np.ndarray or weights.dtype not in _FLOATS:
-                return None
-            given += name, weights.dtype
-    if normalizer is not None and type(normalizer) is not float:
-        return None
-    try:
-        n_classes = x.shape[a["axis"]] if function.has_rows else 0
-    except (TypeError, IndexError):
-        return None
-    options = _options_of(function)(a)
-    return (
-        function.name, x.dtype, x.ndim, n_classes, target.dtype, target.ndim, *given,
-        normalizer is None, *[a[slot.buffer] is None for slot in function.buffer_slots], options,
-        *map(type, options),
-    )  # fmt: skip
+_reader = functools.cache(_Reader)
 
 
 def _labels_of(target: list[Any]) -> Any:
@@ -183,13 +198,14 @@ def _prepare(function: Function, arguments: Arguments, call: Call) -> Kind | str
     assert call.target is not None
     x, (labels, probs) = arguments[function.first], call.target
     given = [array for array in call.weights if array is not None]
+    fits = labels.dtype in LABELS if probs is None else probs.dtype in (call.compute, x.dtype)
+    if function.has_rows:
+        fits = fits and _has_rows(x, arguments["axis"] % x.ndim)
+    else:
+        fits = fits and all(w.dtype == x.dtype and w.shape == x.shape for w in given)
     if (
-        not x.flags.c_contiguous
-        or not x.size
-        or (labels.dtype not in LABELS if probs is None else probs.dtype != call.compute)
+        not (fits and x.flags.c_contiguous and x.size)
         or any(arguments[slot.buffer] is not None for slot in function.buffer_slots[1:])
-        or (not function.has_rows and any(w.dtype != x.dtype or w.shape != x.shape for w in given))
-        or (not _classes_last(function, arguments) and not _is_matrix_by_columns(x, arguments))
         or call.options.logit_scale == 0.0  # equal numbers are one kind, but -0.0 is not 0.0
     ):
         return _NEVER
@@ -198,6 +214,9 @@ def _prepare(function: Function, arguments: Arguments, call: Call) -> Kind | str
     return _NEVER if run is None else Kind(function, arguments, call, run)
 
 
-def _is_matrix_by_columns(x: Any, arguments: Arguments) -> bool:
-    """Whether classes come first in a matrix of several rows and classes."""
-    return x.ndim == 2 and arguments["axis"] in (0, -2) and min(x.shape) > 1
+def _has_rows(x: NDArray[Any], axis: int) -> bool:
+    """Whether classes come last, first in a matrix of several rows, or between several of both."""
+    rows = x.shape[:axis], x.shape[axis + 1 :]
+    if axis == x.ndim - 1:
+        return True
+    return min(x.shape) > 1 if x.ndim == 2 else min(map(math.prod, rows)) > 1

@@ -14,7 +14,7 @@ from fastxent.records import NO_OPTIONS, NO_WEIGHTS, Outputs, Weights
 def plain_arguments(rng, n=5, n_classes=7):
     """The arguments of the kernel of few classes for a plain call with a gradient."""
     logits = rng.standard_normal((n, n_classes)).astype(np.float32)
-    outputs = arguments.only_grad(np.empty_like(logits), "f")
+    outputs = OutputArrays._make(arguments.only_grad(np.empty_like(logits), "f"))
     return [
         logits, rng.integers(0, n_classes, n), arguments.pack_weights(NO_WEIGHTS, "f"),
         arguments.pack_options(NO_OPTIONS, n_classes), None, float(n), outputs, 0, n,

@@ -25,7 +25,7 @@ def arrays(rng):
     return {
         kind: {
             "logits": logits.astype(kind), "by class": np.ascontiguousarray(logits.T, kind),
-            "probs": soft.astype(kind), "planes": logits.reshape(N, 1, C).astype(kind),
+            "probs": soft.astype(kind),
             "class": rng.random(C).astype(kind), "row": rng.random(N).astype(kind),
             "labels": np.arange(N) % C, "narrow": (np.arange(N) % C).astype("u1"),
             "hard": (logits > 0).astype(kind),
@@ -90,6 +90,38 @@ def said(function, *args, **options):
     with pytest.raises((IndexError, TypeError, ValueError)) as error:
         function(*args, **options)
     return type(error.value), str(error.value)
+
+
+@pytest.mark.parametrize("kind", "fde")
+@pytest.mark.parametrize("axis", [1, 2, -1])
+def test_bits_of_arrays_of_any_rank(rng, kind, axis):
+    """The same for batches of rows, and for small planes of classes, which are copied."""
+    x = rng.standard_normal((3, C, 2, 5)).astype(kind)
+    rows = np.delete(x.shape, axis)
+    labels, soft = rng.integers(0, x.shape[axis], rows), rng.random(x.shape).astype(kind)
+    given = {"axis": axis, "sample_weight": rng.random(rows), "grad_out": np.empty_like(x)}
+    for target, reduction in itertools.product((labels, soft), ("none", "mean")):
+        more = given | {"reduction": reduction, "return_probs": True, "return_lse": True}
+        first, *_, third = (bits(fx.cross_entropy(x, target, **more)) for _ in range(3))
+        assert first == third
+        over = x.copy()
+        assert bits(fx.cross_entropy(over, target, **more | {"grad_out": over})) == first
+    is_prepared = kind != "e" or axis == -1
+    assert {type(k) is prepared.Kind for k in prepared._kinds.values()} == {is_prepared}
+
+
+def test_planes_that_are_read_as_they_are(rng):
+    """A kind that was prepared with small planes gets large ones, and single ones."""
+    small = rng.standard_normal((2, C, 4, 4))
+    for _ in range(3):
+        fx.cross_entropy(small, np.zeros((2, 4, 4), int), axis=1, z_loss=0.1, return_grad=True)
+    for shape in ((2, C, 64, 64), (1, C, 4, 4), (2, C, 1, 1)):
+        x, labels = rng.standard_normal(shape), np.zeros((shape[0], *shape[2:]), int)
+        found = bits(fx.cross_entropy(x, labels, axis=1, z_loss=0.1, return_grad=True))
+        kinds = dict(prepared._kinds)
+        prepared._kinds.clear()
+        assert bits(fx.cross_entropy(x, labels, axis=1, z_loss=0.1, return_grad=True)) == found
+        prepared._kinds.update(kinds)
 
 
 def test_errors_of_the_long_way(arrays, monkeypatch):

@@ -219,6 +219,11 @@ def rows_at_once(cost: int = _ELEMENT_COST) -> int:
     return _SMALLEST_CHUNK // cost
 
 
+def rows_converted_at_once(n_classes: int) -> int:
+    """The number of rows in several planes that are always converted, in one block."""
+    return (_SMALLEST_PLANE - 1) // row_cost(n_classes)
+
+
 def for_each_chunk(call: Callable[[int, int], Result], rows: int, cost: int) -> list[Result]:
     """Return the results of call(lo, hi) over chunks of the rows, in order."""
     step = chunk_rows(rows, cost)

@@ -34,6 +34,7 @@ from fastxent.cpu.blocks import (
     for_each_chunk,
     operands,
     row_cost,
+    rows_at_once,
 )
 from fastxent.cpu.labels import LABEL
 from fastxent.options import Clip
@@ -213,12 +214,13 @@ def total(weights: Array, compute: DType) -> float:
         return float(weights.sum(dtype=np.float64))
 
 
-def _row_weight(class_weight: Array | None, n_classes: int, compute: DType) -> Array:
-    """Return the class weights in the type of the arithmetic; ones if there are none."""
+def _row_weight(class_weight: Array | None, n_classes: int, compute: DType) -> tuple[Array, float]:
+    """The class weights in the type of the arithmetic and their sum; ones if there are none."""
     if class_weight is None:
-        return np.ones(n_classes, compute)
+        return np.ones(n_classes, compute), float(n_classes)
     with np.errstate(all="ignore"):  # float32 may not hold a float64
-        return class_weight.astype(compute)
+        row_weight = class_weight.astype(compute)
+        return row_weight, float(np.add.reduce(row_weight, dtype=np.float64))
 
 
 # --- losses ---------------------------------------------------------------------------------
@@ -330,15 +332,14 @@ def pack_row_weights(
     if of_logits:
         if not smoothing and not (is_soft and class_weight is not None):
             return arguments.pack_weights(weights, char)
-        row_weight = _row_weight(class_weight, n_classes, compute)
-        of_all = float(n_classes) if class_weight is None else total(row_weight, compute)
+        row_weight, of_all = _row_weight(class_weight, n_classes, compute)
         return arguments.pack_weights(weights, char, row_weight, total_weight=of_all)
     if not is_soft:
         return arguments.pack_weights(weights, char)
     if class_weight is None:
         ones = arguments.constant_weight(None, char)
         return arguments.pack_weights(weights, char, ones, row_weight_step=0)
-    return arguments.pack_weights(weights, char, _row_weight(class_weight, n_classes, compute))
+    return arguments.pack_weights(weights, char, _row_weight(class_weight, n_classes, compute)[0])
 
 
 def fill_losses(call: Call) -> float:
@@ -382,13 +383,12 @@ def plain_cross_entropy(
     The rows are logits or, with `clip`, probabilities. Returns None, before anything is written,
     where a label is bad or no row is active.
     """
-    n, n_classes = x.shape
-    char = x.dtype.char
-    cost = row_cost(n_classes) if clip is None else _gathered_row_cost(n_classes, grad is not None)
+    (n, n_classes), char = x.shape, x.dtype.char
+    kernel, besides, cost = _plain_kernel(char, n_classes, grad is not None, clip)
     options, scan = _plain_options(ignore_index, labels.dtype.char), scan_kernel()
     scan_args = labels, n_classes, NO_WEIGHT_ARRAYS["d"], options
     # One piece of the rows is one of the labels, too, which cost less; a small call needs no lists.
-    at_once = n <= chunk_rows(n, cost)
+    at_once = n <= rows_at_once(cost) or n <= chunk_rows(n, cost)
     if at_once:
         counted, bad = scan(*scan_args, 0, n)
     else:
@@ -397,12 +397,11 @@ def plain_cross_entropy(
     if bad >= 0 or not counted:
         return None
     divisor = counted if mean else 1.0
-    kernel, besides = _plain_kernel(char, n_classes, grad is not None, clip)
-    others = (*besides, divisor, arguments.only_grad(grad, char))
-    args = x, labels, NO_WEIGHT_ARRAYS[char], options, *others
+    outputs, weights = arguments.only_grad(grad, char), NO_WEIGHT_ARRAYS[char]
     if at_once:
-        losses: float = kernel(*args, 0, n)
+        losses: float = kernel(x, labels, weights, options, *besides, divisor, outputs, 0, n)
     else:
+        args = x, labels, weights, options, *besides, divisor, outputs
         losses = add_up(for_each_chunk(functools.partial(kernel, *args), n, cost))
     return losses / divisor
 
@@ -410,16 +409,18 @@ def plain_cross_entropy(
 @functools.lru_cache(1024)
 def _plain_kernel(
     char: str, n_classes: int, has_grad: bool, clip: Clip | None
-) -> tuple[Kernel, tuple[Any, ...]]:
-    """The kernel, and what it takes after the options."""
+) -> tuple[Kernel, tuple[Any, ...], int]:
+    """The kernel, what it takes after the options, and the cost of a row."""
     requested, kinds = ("grad",) if has_grad else (), (WeightArrays, KernelOptions)
     if clip is not None:
         source, others = categorical_kernels.categorical_label_rows, (clip,)
+        cost = _gathered_row_cost(n_classes, has_grad)
     else:
         few = has_few_classes("per class" if has_grad else "per row", char, n_classes)
         source = (few_class_kernels if few else kernels).cross_entropy_rows
-        others = ROWS if few else ()
-    return _loss_kernel(source, char, LABELS, requested, (*kinds, *map(type, others))), others
+        others, cost = ROWS if few else (), row_cost(n_classes)
+    kernel = _loss_kernel(source, char, LABELS, requested, (*kinds, *map(type, others)))
+    return kernel, others, cost
 
 
 @functools.lru_cache(16)

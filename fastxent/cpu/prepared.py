@@ -3,14 +3,25 @@
 The bits are those of `launch.py` and `binary.py`, where one chunk is one call of the same kernel.
 """
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from fastxent.cpu import arguments
 from fastxent.cpu.arguments import WeightArrays, label_mask
 from fastxent.cpu.binary import select as select_binary
-from fastxent.cpu.blocks import Array, row_cost, rows_at_once
+from fastxent.cpu.blocks import Array, row_cost, rows_at_once, rows_converted_at_once
 from fastxent.cpu.launch import kernel_of, pack_row_weights, scan_kernel, select, total
 from fastxent.records import Call, Weights
+
+
+def _order(call: Call) -> Callable[[Sequence[Array]], Sequence[Any]]:
+    """From the outputs that a call has to those of a kernel, the others absent."""
+    absent, given = arguments.NO_OUTPUTS[call.compute.char], call.outputs[1:]
+    places = [k for k, array in enumerate(given) if array is not None]
+    at = {k: len(absent) + n for n, k in enumerate(places)}
+    pick = operator.itemgetter(*[at.get(k, k) for k in range(len(absent))])
+    return lambda outputs: pick((*absent, *outputs))
 
 
 class PreparedRows:
@@ -35,11 +46,15 @@ class PreparedRows:
         selection = select(call, self._options)
         _, self._besides, found, cost = selection
         self._kernel, self._scan = kernel_of(call, selection), scan_kernel()
-        self._absent = list(arguments.NO_OUTPUTS[self._compute.char])
-        self._places = [k for k, array in enumerate(call.outputs[1:]) if array is not None]
-        self.max_size = rows_at_once(cost or row_cost(self._classes)) * self._classes
+        self._outputs = _order(call)
+        rows = rows_at_once(cost or row_cost(self._classes))
         plane = None if found.planes is None else found.planes[0]
-        self.is_one_call = found.rows is not None or (plane is not None and len(plane) == 1)
+        self.is_one_call = plane is None or len(plane) == 1
+        if found.rows is None and plane is None:
+            # The caller converts, as the long way does where planes are small.
+            self.is_one_call = found.types[0] == call.x.dtype and call.x.ndim > 2
+            rows = rows_converted_at_once(self._classes)
+        self.max_size = rows * self._classes
 
     def __call__(
         self, x: Array, target: Array, class_weight: Array | None, sample_weight: Array | None,
@@ -70,12 +85,9 @@ class PreparedRows:
         of_classes = self._of_classes
         if of_classes is None:
             of_classes = self._pack(Weights(class_weight, sample_weight))[2:]
-        filled = self._absent.copy()
-        for k, array in zip(self._places, outputs, strict=True):
-            filled[k] = array
         losses: float = self._kernel(
-            x, target, (w, u, *of_classes), self._options, *self._besides, divisor, tuple(filled),
-            0, n,
+            x, target, (w, u, *of_classes), self._options, *self._besides, divisor,
+            self._outputs(outputs), 0, n,
         )  # fmt: skip
         return losses / divisor
 
@@ -94,8 +106,7 @@ class PreparedElements:
         self._is_mean, char = is_mean, call.compute.char
         self._kernel, self._weighted, self._besides = select_binary(call, (char, char))
         self._one = arguments.constant_weight(None, char)
-        self._absent = list(arguments.NO_OUTPUTS[char])
-        self._places = [k for k, array in enumerate(call.outputs[1:]) if array is not None]
+        self._outputs = _order(call)
 
     def __call__(
         self, x: Array, target: Array, weight: Array | None, pos_weight: Array | None,
@@ -111,11 +122,8 @@ class PreparedElements:
                 *((one, 0) if pos_weight is None else (pos_weight, 1)),
             )
         divisor = float(n) if self._is_mean else 1.0
-        filled = self._absent.copy()
-        for k, array in zip(self._places, outputs, strict=True):
-            filled[k] = array
         losses: float = self._kernel(
-            x, target, weights, 1.0 / divisor, *self._besides, tuple(filled), 0, n
+            x, target, weights, 1.0 / divisor, *self._besides, self._outputs(outputs), 0, n
         )
         return losses / divisor
 
