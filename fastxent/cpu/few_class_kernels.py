@@ -76,9 +76,11 @@ OPTIONS = {
 }  # fmt: skip
 LABEL_OUTPUTS, PROB_OUTPUTS = {"loss", "grad", "hess"}, {"loss", "grad"}
 
-# A loop over the classes of a group wants all registers for itself: with 32 of 64 bytes 100 classes
-# of float32 take 0.9 of the time. With fewer its arguments would go through memory.
-_loop = apart if has_wide_registers() else optimised
+# A loop over the classes of a group wants all registers for itself, and inlined it gets those that
+# are left: apart, 100 classes take 0.9 of the time. But a call takes as long as a class of float32,
+# so up to this number of classes it is inlined there. Where registers are narrower and fewer, its
+# arguments would go through memory: there it is always inlined.
+_FEW_TO_INLINE, _WIDE = 24, has_wide_registers()
 
 # Up to so many terms of float64 are added without compensation for their rounding.
 PLAIN_SUM = 128
@@ -122,8 +124,7 @@ def _corrected(total, lost):
     return total - where_equal(lost, lost, lost, 0.0)
 
 
-@_loop
-def _sum_columns(term, args, n):
+def _sum_of_terms(term, args, n):
     """Σ_j term(args, j) in float64 for j in 0..n; eight terms are added before they are widened."""
     total, lost = widen(zeros(args[0])), widen(zeros(args[0]))
     for first in range(0, n, 8):
@@ -132,6 +133,17 @@ def _sum_columns(term, args, n):
             block = block + term(args, j)
         total, lost = _add_terms(total, lost, block, args[0], n)
     return _corrected(total, lost)
+
+
+_sum_inlined, _sum_apart = optimised(_sum_of_terms), apart(_sum_of_terms)
+
+
+@inlined
+def _sum_columns(term, args, n):
+    """`_sum_of_terms`, apart or inlined."""
+    if _WIDE and (itemsize(args[0]) == 8 or n > _FEW_TO_INLINE):
+        return _sum_apart(term, args, n)
+    return _sum_inlined(term, args, n)
 
 
 @inlined_by_llvm
@@ -234,7 +246,7 @@ def softmax_rows(logits, out, tiles, lo, hi):
     release(memory)
 
 
-@_loop
+@(apart if _WIDE else optimised)
 def _rest_of_max(columns, m, n, memory):
     """Σ exp(x_j - m) over all but one maximum: those below 1, and the number of other ones."""
     below, lost, ones = widen(zeros(columns)), widen(zeros(columns)), zeros(columns)

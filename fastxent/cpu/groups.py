@@ -15,7 +15,7 @@ from fastxent.cpu.columns import (
     store_strided,
     store_transposed,
 )
-from fastxent.cpu.jit import apart, inlined, inlined_by_llvm, subroutine
+from fastxent.cpu.jit import apart, inlined, inlined_by_llvm, rare, subroutine
 from fastxent.cpu.lanes import maximum, scale_by, smaller
 from fastxent.cpu.memory import (
     advance,
@@ -84,22 +84,6 @@ def steps(array):
     return element_strides(array)[0], class_step(array)
 
 
-@inlined
-def _goes_through_pad(array, columns, group):
-    """Whether the rows of a group are copied: they are too few, or of another type."""
-    return is_half(array) or group[1] < lanes_of(columns)
-
-
-@inlined
-def _rows_of(array, columns, group):
-    """The first row of a group and the step to the next: in `pad` for one that goes through it."""
-    first, count, pad, _ = group
-    n = array.shape[1]
-    if count < lanes_of(columns):
-        return pad, n
-    return unless_half(array, row(array, first), pad), unless_half(array, steps(array)[0], n)
-
-
 @subroutine
 def _transpose_rows(x, step, n, columns):
     """Transpose the rows of a group into columns; return m = max_j x_j.
@@ -134,26 +118,57 @@ def _transpose_back(columns, factor, out, step, n):
             store_strided(out, step, j, scale_by(load(columns, j * lanes_of(out)), factor))
 
 
+@rare
+def _read_incomplete(source, steps, pad, n, columns, count):
+    """Copy `count` rows into columns, filled up with what is in `pad`; return the maximum."""
+    m = splat(columns, -math.inf)
+    copy_rows(source, steps, pad, (n, 1), n, count)
+    for j in range(n):
+        column = load_strided(pad, n, j)
+        store(columns, j * lanes_of(columns), column)
+        m = maximum(m, column)
+    return m
+
+
+@rare
+def _write_incomplete(columns, factor, places, elements, pad, out, steps, n, count):
+    """Write columns, times `factor`, and the elements at their places to `count` rows."""
+    for j in range(n):
+        store_strided(pad, n, j, scale_by(load(columns, j * lanes_of(columns)), factor))
+    store_at_places(pad, n, places, elements)
+    copy_rows(pad, (n, 1), out, steps, n, count)
+
+
+@inlined
+def _whole_rows(array, pad, group):
+    """The first row of a complete group and the step to the next: half precision is in `pad`."""
+    first = unless_half(array, row(array, group[0]), pad)
+    return first, unless_half(array, steps(array)[0], array.shape[1])
+
+
 @inlined_by_llvm
 def _read_rows(array, columns, group):
     n, (first, count, pad, _) = array.shape[1], group
-    if _goes_through_pad(array, columns, group):
+    if count < lanes_of(columns):
+        return _read_incomplete(row(array, first), steps(array), pad, n, columns, count)
+    if is_half(array):
         copy_rows(row(array, first), steps(array), pad, (n, 1), n, count)
-    x, step = _rows_of(array, columns, group)
+    x, step = _whole_rows(array, pad, group)
     return _transpose_rows(x, step, n, columns)
 
 
 @inlined_by_llvm
 def _write_rows(columns, factor, places, elements, array, group):
-    n, (first, count, pad, _), is_whole = array.shape[1], group, group[1] == lanes_of(columns)
-    out, step = _rows_of(array, columns, group)
+    n, (first, count, pad, _) = array.shape[1], group
+    begin, strides = row(array, first), steps(array)
+    if count < lanes_of(columns):
+        _write_incomplete(columns, factor, places, elements[0], pad, begin, strides, n, count)
+        return
+    out, step = _whole_rows(array, pad, group)
     _transpose_back(columns, factor, out, step, n)
-    if not (is_half(array) and is_whole):
-        store_at_places(out, step, places, elements[0])
-    if _goes_through_pad(array, columns, group):
-        copy_rows(pad, (n, 1), row(array, first), steps(array), n, count)
-    if is_half(array) and is_whole:
-        store_at_places(row(array, first), steps(array)[0], places, elements[0])
+    if is_half(array):
+        copy_rows(pad, (n, 1), begin, strides, n, count)
+    store_at_places(begin, strides[0], places, elements[0])
 
 
 @inlined_by_llvm

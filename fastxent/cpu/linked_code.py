@@ -34,11 +34,20 @@ class _LinkedCode(JITCodeLibrary):
 class _ApartCode(_LinkedCode):
     """The same, but LLVM does not inline it."""
 
+    attributes = ("noinline",)
+
     def add_ir_module(self, ir_module):
         for function in ir_module.functions:
             if not function.is_declaration and "alwaysinline" not in function.attributes:
-                function.attributes.add("noinline")
+                for name in self.attributes:
+                    function.attributes.add(name)
         super().add_ir_module(ir_module)
+
+
+class _RareCode(_ApartCode):
+    """The same, and LLVM saves registers around the calls, not in the code that makes none."""
+
+    attributes = ("noinline", "cold")
 
 
 class _OptimisedCode(_LinkedCode):
@@ -66,6 +75,12 @@ class ApartCompiler(LinkedCompiler):
     """The same for functions that stay apart."""
 
     code = _ApartCode
+
+
+class RareCompiler(LinkedCompiler):
+    """The same for functions that are rarely called."""
+
+    code = _RareCode
 
 
 class OptimisedCompiler(LinkedCompiler):
