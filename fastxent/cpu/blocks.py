@@ -28,8 +28,6 @@ HALF = "eE"
 _ROW_COST = 24
 # The cost of an element of a binary loss.
 _ELEMENT_COST = 2
-# With less work than this, waking a thread costs more than it saves.
-SERIAL_BELOW = 1 << 19
 # The sizes of a chunk, a block of rows, in elements. It is the work of one kernel call: large
 # enough to hide the cost of the call, small enough to share evenly and to react to Ctrl-C. It
 # depends on the shape alone, so sums over chunks have the same bits for every number of threads.
@@ -295,5 +293,5 @@ def collect(do: Callable[[int], Result], count: int, cost: int) -> list[Result]:
     def work(k: int) -> None:
         results[k] = do(k)
 
-    threads.run(work, count, threads.get_num_threads() if cost >= SERIAL_BELOW else 1)
+    threads.run(work, count, threads.get_num_threads() if cost >= threads.SERIAL_BELOW else 1)
     return [results[k] for k in range(count)]

@@ -24,6 +24,10 @@ _local: ContextVar[int | None] = ContextVar("fastxent_num_threads", default=None
 _of_library: ContextVar[int | None] = ContextVar("fastxent_threads_of_library", default=None)
 # The upper bound of automatic numbers.
 CPUS = os.cpu_count() or 1
+# With less work than this, in elements of rows, waking a thread costs more than it saves.
+SERIAL_BELOW = 1 << 19
+# Elements that are less work whatever their rows: those of one class cost the most, 25 times.
+ONE_THREAD_SIZE = SERIAL_BELOW // 32
 _ENVIRONMENT = ("FASTXENT_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 
 

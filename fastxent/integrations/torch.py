@@ -15,16 +15,26 @@ __all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "LinearCrossEntropyLoss"]
 
 
 def _options(loss: Any, input: Any, target: Any) -> dict[str, Any]:
-    """A module's arguments for fastxent; with probabilities a negative ignore_index is unused."""
+    """A module's arguments for fastxent that are no defaults, which a small call need not read.
+
+    With probabilities a negative ignore_index is unused.
+    """
+    options: dict[str, Any] = {}
+    # Not `loss.weight`: PyTorch finds buffers by a function in Python, of half a microsecond.
+    buffers = loss._buffers
+    weight = buffers["weight"] if "weight" in buffers else loss.weight
+    if weight is not None:
+        options["weight"] = weight
+    if loss.reduction != "mean":
+        options["reduction"] = loss.reduction
+    if loss.label_smoothing:
+        options["label_smoothing"] = loss.label_smoothing
     index = loss.ignore_index
-    rank = target.ndim if isinstance(target, torch.Tensor) else np.ndim(target)
-    unused = index is None or (index < 0 and rank == input.ndim)
-    return {
-        "weight": loss.weight,
-        "ignore_index": -100 if unused else index,
-        "reduction": loss.reduction,
-        "label_smoothing": loss.label_smoothing,
-    }
+    if index is not None and index != -100:
+        rank = target.ndim if isinstance(target, torch.Tensor) else np.ndim(target)
+        if index >= 0 or rank != input.ndim:
+            options["ignore_index"] = index
+    return options
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]
@@ -66,8 +76,10 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]
 
     def forward(self, input: Any, target: Any) -> Any:
         """The loss of logits (N, C, …) or (C,), against class indices or probabilities."""
-        axis = 1 if input.ndim > 1 else 0
-        return cross_entropy(input, target, axis=axis, **_options(self, input, target))
+        options = _options(self, input, target)
+        if input.ndim > 2:
+            options["axis"] = 1
+        return cross_entropy(input, target, **options)
 
 
 class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):  # type: ignore[misc]

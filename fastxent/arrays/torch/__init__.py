@@ -40,7 +40,8 @@ def call(function: Function, *args: Any, **kwargs: Any) -> Any:
     on_gpu = isinstance(first, torch.Tensor) and memory.is_on_gpu(first)
     if on_gpu and not refusals.may_have_tangents():
         in_graph = first.requires_grad and torch.is_grad_enabled()
-        if not in_graph or autograd.is_step(function, arguments, first):
+        is_sum = arguments.get("reduction") != "none"
+        if not in_graph or (is_sum and autograd.is_step(function, arguments, first)):
             planned = arguments | {"return_grad": True} if in_graph else arguments
             results, key = memory.gpu().run_cached(function, planned, first)
             if results is not None:

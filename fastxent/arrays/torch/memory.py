@@ -136,6 +136,10 @@ def computed(function: Function, arrays: Arguments, key: Any = None) -> Any:
         if type(first) is DeviceArray:
             return gpu().plans.computed(function, arrays, key)
         break
+    if function.has_one_gradient:
+        x = arrays.get(function.first)
+        if type(x) is np.ndarray and x.size <= threads.ONE_THREAD_SIZE:
+            return function.body(**arrays)
     n = torch.get_num_threads()
     if n >= threads.CPUS or n >= threads.automatic():
         return function.body(**arrays)
