@@ -46,8 +46,10 @@ WITHIN_CPU = {
     "binary": {"arguments", "binary_kernels", "launch", "jit", "blocks"},
     "linear": {"launch", "blocks", "conversion"},
     "xla_kernels": {
-        *"arguments c_interface launch kernels few_class_kernels scratch jit blocks".split()
+        *"arguments c_interface kernel_calls launch kernels labels scratch jit".split(),
+        *"blocks threads".split(),
     },
+    "kernel_calls": {"jit"},
     "target": {"lanes"},
     "launch": {
         *"arguments kernels categorical_kernels few_class_kernels labels jit blocks".split()

@@ -9,6 +9,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
+from numba.np import arrayobj
 
 from fastxent.cpu.jit import inlined, subroutine
 from fastxent.cpu.lanes import I64, build_splat
@@ -42,6 +43,21 @@ def are_int64s(labels):
 def labels_from(labels, first):
     """A pointer to labels from `first` on, whatever their width."""
     return view(row(labels, first), 0, np.int64)
+
+
+@intrinsic
+def labels_at(typingctx, address, itemsize, count):
+    """An array of `count` labels of this size that lie side by side from an address on."""
+    kind = types.Array(LABEL, 1, "A", readonly=True)
+
+    def lower(context, builder, sig, args):
+        at, size, n = args
+        array = context.make_array(kind)(context, builder)
+        data = builder.inttoptr(at, context.get_data_type(LABEL).as_pointer())
+        arrayobj.populate_array(array, data, (n,), (size,), size, None)
+        return array._getvalue()
+
+    return kind(types.int64, types.int64, types.int64), lower
 
 
 # Labels that are widened at a time: no more than a vector has lanes, of any type.

@@ -164,11 +164,13 @@ def logsumexp(call: Call) -> None:
 @functools.cache
 def scan_kernel() -> Kernel:
     """The kernel that checks and counts labels."""
+    return jit.specialise(kernels.scan_labels, scan_signature())
+
+
+def scan_signature() -> tuple[Any, ...]:
+    """The types of its arguments (labels, classes, weights, options, lo, hi)."""
     weights, options = (arguments.numba_type(kind, "d") for kind in (WeightArrays, KernelOptions))
-    labels = array_type(LABEL, 1)
-    return jit.specialise(
-        kernels.scan_labels, (labels, INTEGER, weights, options, INTEGER, INTEGER)
-    )
+    return array_type(LABEL, 1), INTEGER, weights, options, INTEGER, INTEGER
 
 
 def scan_labels(
@@ -406,21 +408,26 @@ def plain_cross_entropy(
     return losses / divisor
 
 
+def loss_kernel(char: str, has_grad: bool, few: bool) -> tuple[Kernel, tuple[Any, ...]]:
+    """The kernel of a plain call, and the types of its arguments."""
+    source = (few_class_kernels if few else kernels).cross_entropy_rows
+    kinds = (WeightArrays, KernelOptions, *map(type, ROWS if few else ()))
+    return source, loss_signature(char, LABELS, ("grad",) * has_grad, kinds)
+
+
 @functools.lru_cache(1024)
 def _plain_kernel(
     char: str, n_classes: int, has_grad: bool, clip: Clip | None
 ) -> tuple[Kernel, tuple[Any, ...], int]:
     """The kernel, what it takes after the options, and the cost of a row."""
-    requested, kinds = ("grad",) if has_grad else (), (WeightArrays, KernelOptions)
     if clip is not None:
-        source, others = categorical_kernels.categorical_label_rows, (clip,)
-        cost = _gathered_row_cost(n_classes, has_grad)
-    else:
-        few = has_few_classes("per class" if has_grad else "per row", char, n_classes)
-        source = (few_class_kernels if few else kernels).cross_entropy_rows
-        others, cost = ROWS if few else (), row_cost(n_classes)
-    kernel = _loss_kernel(source, char, LABELS, requested, (*kinds, *map(type, others)))
-    return kernel, others, cost
+        kinds = WeightArrays, KernelOptions, Clip
+        source, requested = categorical_kernels.categorical_label_rows, ("grad",) * has_grad
+        kernel = _loss_kernel(source, char, LABELS, requested, kinds)
+        return kernel, (clip,), _gathered_row_cost(n_classes, has_grad)
+    few = has_few_classes("per class" if has_grad else "per row", char, n_classes)
+    kernel = jit.specialise(*loss_kernel(char, has_grad, few))
+    return kernel, ROWS if few else (), row_cost(n_classes)
 
 
 @functools.lru_cache(16)

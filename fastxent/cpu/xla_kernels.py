@@ -16,7 +16,7 @@ import numba
 import numpy as np
 from numba import types
 
-from fastxent.cpu import few_class_kernels, jit, kernels, launch
+from fastxent.cpu import jit, kernel_calls, kernels, launch
 from fastxent.cpu.arguments import (
     ARITHMETIC,
     ELEMENTS,
@@ -26,7 +26,7 @@ from fastxent.cpu.arguments import (
     WeightArrays,
     pack_options,
 )
-from fastxent.cpu.blocks import HALF, SERIAL_BELOW, chunk_rows, row_cost
+from fastxent.cpu.blocks import HALF, chunk_rows, row_cost
 from fastxent.cpu.c_interface import (
     add_to,
     address_of,
@@ -37,7 +37,9 @@ from fastxent.cpu.c_interface import (
     struct,
     words,
 )
+from fastxent.cpu.labels import labels_at
 from fastxent.cpu.scratch import release, reserve
+from fastxent.cpu.threads import SERIAL_BELOW
 from fastxent.options import Options
 
 # The reduction, as the value of the attribute `mode`.
@@ -67,14 +69,6 @@ _MESSAGE = np.frombuffer(b"target must hold classes in 0 .. C-1, or ignore_index
 _chunk_rows = jit.subroutine(chunk_rows)
 _row_cost = jit.subroutine(row_cost)
 _DEFAULTS = pack_options(Options(), 1)
-_scan_labels = jit.subroutine(kernels.scan_labels)
-_many_class_rows = jit.subroutine(kernels.cross_entropy_rows)
-_few_class_rows = jit.subroutine(few_class_kernels.cross_entropy_rows)
-
-
-@jit.subroutine
-def _rows_of_few_classes(x, target, weights, options, divisor, outputs, lo, hi):
-    return _few_class_rows(x, target, weights, options, None, divisor, outputs, lo, hi)
 
 
 @jit.subroutine
@@ -111,15 +105,6 @@ def _attribute(frame, k):
     return words(words(words(frame[_ATTRIBUTES])[k])[1])[0]
 
 
-@jit.owner
-def _labels(state, lo, hi):
-    """The labels of the rows lo..hi as int64."""
-    labels, y = np.empty(hi - lo, np.int64), pointer(state[_Y] + 4 * lo, types.int32)
-    for i in range(hi - lo):
-        labels[i] = y[i]
-    return labels
-
-
 @jit.inlined
 def _weights(ones):
     """The weights of a call: row_weight alone, ones for smoothing."""
@@ -137,13 +122,6 @@ def _options(state, n):
     return KernelOptions(True, state[_IGNORED], 1.0 - smoothing, smoothing / n, *_DEFAULTS[4:])
 
 
-@jit.owner
-def _scan(state, lo, hi):
-    """The number of active rows among lo..hi, and the first bad label, or -1."""
-    y, n = numba.carray(pointer(state[_Y], types.int32), (hi,)), state[_CLASSES]
-    return _scan_labels(y, n, _weights(np.empty(0)), _options(state, n), lo, hi)
-
-
 @jit.subroutine
 def _numbers(state):
     """The divisors of the groups and the sums of the blocks."""
@@ -156,8 +134,8 @@ def _make_block(char: str, grad: bool, few_classes: bool) -> Any:
     element, arithmetic = ELEMENTS[char], ARITHMETIC[char]
     itemsize, loss_size = element.bitwidth // 8, arithmetic.bitwidth // 8
     dtype = np.float64 if loss_size == 8 else np.float32
-    absent = NO_OUTPUTS[np.dtype(dtype).char]
-    rows_of = _rows_of_few_classes if few_classes else _many_class_rows
+    absent, layout = NO_OUTPUTS[np.dtype(dtype).char], launch.ROWS if few_classes else ()
+    rows_of = kernel_calls.by_name(*launch.loss_kernel(char, grad, few_classes))
 
     @jit.owner
     def block(state, lo, hi, divisor):
@@ -174,8 +152,9 @@ def _make_block(char: str, grad: bool, few_classes: bool) -> Any:
         )
         weights = _weights(np.ones(n if state[_SMOOTHING] else 0, dtype))
         outputs = OutputArrays(loss, d, *absent[2:])  # in the order of its fields
-        target = _labels(state, lo, hi)
-        return rows_of(x, target, weights, _options(state, n), divisor, outputs, 0, count)
+        target = labels_at(state[_Y] + 4 * lo, 4, count)
+        options = _options(state, n)
+        return rows_of((x, target, weights, options, *layout, divisor, outputs, 0, count))
 
     return block
 
@@ -266,18 +245,27 @@ def _new_state(frame, grad):
     return state
 
 
-@jit.subroutine
-def _divide(state, checking):
-    """Set the divisor of each group; return whether all labels are good or not to be checked."""
-    numbers, rows, good = _numbers(state), state[_ROWS], True
-    for g in range(state[_GROUPS]):
-        numbers[g] = 1.0
-        if checking or state[_MODE] > 0:
-            counted, bad = _scan(state, g * rows, (g + 1) * rows)
-            good &= bad < 0
-            if state[_MODE] > 0:
-                numbers[g] = counted
-    return good or not checking
+@functools.cache
+def _make_divide() -> Any:
+    """Make a function that finds the divisors and checks the labels."""
+    scan = kernel_calls.by_name(kernels.scan_labels, launch.scan_signature())
+
+    @jit.owner
+    def divide(state, checking):
+        """Set the divisor of each group; return whether no bad label was found or looked for."""
+        numbers, rows, n, good = _numbers(state), state[_ROWS], state[_CLASSES], True
+        weights, options = _weights(np.empty(0)), _options(state, n)
+        for g in range(state[_GROUPS]):
+            numbers[g] = 1.0
+            if checking or state[_MODE] > 0:
+                y = labels_at(state[_Y] + 4 * g * rows, 4, rows)
+                counted, bad = scan((y, n, weights, options, 0, rows))
+                good &= bad < 0
+                if state[_MODE] > 0:
+                    numbers[g] = counted
+        return good or not checking
+
+    return divide
 
 
 @functools.cache
@@ -288,6 +276,7 @@ def handler(char: str, grad: bool, few_classes: bool, minor: int) -> int:
     the gradient (…, C).
     """
     work, arithmetic = _make_work(char, grad, few_classes), ARITHMETIC[char]
+    divide = _make_divide()
     version = minor << 32
 
     def cross_entropy(address):
@@ -296,7 +285,7 @@ def handler(char: str, grad: bool, few_classes: bool, minor: int) -> int:
             return 0
         state = _new_state(frame, grad)
         blocks = state[_GROUPS] * state[_PARTS]
-        if not _divide(state, _attribute(frame, 0)):
+        if not divide(state, _attribute(frame, 0)):
             release(state)
             message = _MESSAGE.ctypes.data
             error = struct((_ERROR_SIZE, 0, message, _OUT_OF_RANGE))

@@ -112,7 +112,10 @@ def cross_entropy(
         x = x.astype(jnp.float32)
     axes = _axes_of(x) | _axes_of(labels)
     x, labels = _varying(x, axes), _varying(labels, axes)
-    return _jitted(x, labels, (how, ignored, smoothing, bool(check_target)))
+    # Under `grad` a jitted loss would be traced for the loss alone first, and the handler of that
+    # compiled. Outside of programs each call would be traced again without jit.
+    traced = isinstance(x, jax.core.Tracer) or isinstance(labels, jax.core.Tracer)
+    return (_loss if traced else _jitted)(x, labels, (how, ignored, smoothing, bool(check_target)))
 
 
 def _int32(y: Any, n_classes: int, ignore_index: int | None) -> tuple[Any, int]:
@@ -164,10 +167,10 @@ def _backward(settings: tuple[Any, ...], grad: Any, up: Any) -> tuple[Any, None]
 
 
 _loss.defvjp(_forward, _backward)
-# Without jit each call outside of a program would trace it again.
 _jitted = jax.jit(_loss, static_argnums=2)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 3))
 def _call(grad: bool, x: Any, y: Any, settings: tuple[Any, ...]) -> Any:
     """Results of the handler; its attributes have 64 bits, with or without jax_enable_x64."""
     reduction, ignore_index, label_smoothing, check_target = settings

@@ -29,7 +29,8 @@ COMPILED = [
         "formulas", "cpu.kernels", "cpu.binary_kernels", "cpu.categorical_kernels",
         "cpu.conversion_kernels", "cpu.few_class_kernels", "cpu.groups", "cpu.tiles", "cpu.row",
         "cpu.lanes", "cpu.half_lanes", "cpu.labels", "cpu.memory", "cpu.columns", "cpu.float_mode",
-        "cpu.vector_math", "cpu.scratch", "cpu.xla_kernels", "reference",
+        "cpu.vector_math", "cpu.scratch", "cpu.xla_kernels", "cpu.kernel_calls",
+        "reference",
     )
 ]  # fmt: skip
 with atheris.instrument_imports(include=["fastxent"], exclude=COMPILED):
