@@ -3,11 +3,12 @@
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastxent import options
+from fastxent import kernel_files, options
+from fastxent.cpu import threads
 from fastxent.functions import FUNCTIONS, Function, Kind, Role
 from fastxent.results import Extent
 
@@ -15,11 +16,21 @@ from fastxent.results import Extent
 _FEW, _MANY = 2, 1000
 
 
+class Step(NamedTuple):
+    """A call that compiles or loads a kernel, and its address: the k-th of a function and type."""
+
+    dtype: str
+    function: str
+    k: int
+    call: Callable[[], object]
+
+
 def warmup(
     dtypes: str | Iterable[str] = ("float32", "float64"),
     *,
     functions: str | Iterable[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    processes: int | None = None,
 ) -> None:
     """Compile kernels and keep them in the cache, so that no later call has to.
 
@@ -27,8 +38,8 @@ def warmup(
     probabilities and Hessian are requested, whether classes are few, whether classes lie apart (any
     axis but the last), and whether a binary loss of logits has weights. All else shares them, so
     nothing more is compiled for it: options, shapes, the width of labels. A second or some a
-    variant where the cache is empty, some milliseconds where it is not; all of them take some
-    minutes, so name the functions that you call.
+    variant where the cache is empty, some milliseconds where it is not; all of them take a minute
+    or two, divided by the number of processes, so name the functions that you call.
 
     Parameters
     ----------
@@ -40,14 +51,19 @@ def warmup(
     functions : str or iterable of str, optional
         Names of the functions to compile for; all if not given.
     progress : callable, optional
-        Called as progress(done, total) after each step.
+        Called as progress(done, total) after each step, in the calling thread.
+    processes : int, optional
+        The largest number of processes that compile; as many as `get_num_threads` if not given.
+        They are other processes, which leave kernels in the cache for this one to load. This one
+        compiles alone if the number is 1, few kernels are missing, or the cache cannot be written.
 
     Raises
     ------
     TypeError
-        Neither a name nor several; a `progress` that cannot be called.
+        Neither a name nor several; a `progress` that cannot be called; a number of processes that
+        is no int.
     ValueError
-        A type that is not computed in, a name that is no function of this package.
+        A type that is not computed in, a name that is no function of this package; no processes.
 
     Examples
     --------
@@ -57,16 +73,33 @@ def warmup(
     kinds = options.names(dtypes, "dtypes", (str, type, np.dtype))
     names = options.names(FUNCTIONS if functions is None else functions, "functions")
     options.callable_or_none(progress, "progress")
-    calls = [
-        call
+    processes = options.count_or_none(processes, "processes") or threads.get_num_threads()
+    todo = [
+        step
         for dtype in map(options.kernel_type, kinds)
         for name in names
-        for call in _calls(FUNCTIONS[options.one_of(name, "functions", FUNCTIONS)], dtype)
+        for step in steps(dtype, options.one_of(name, "functions", FUNCTIONS))
     ]
-    for done, call in enumerate(calls, 1):
-        call()
+    numbers = itertools.count(1)
+
+    def report(total: int = len(todo)) -> None:
+        done = next(numbers)
         if progress is not None:
-            progress(done, len(calls))
+            progress(done, total)
+
+    if processes > 1 and not kernel_files.obstacle():
+        from fastxent import _warmup_processes
+
+        todo = _warmup_processes.run(todo, report, processes)
+    for step in todo:
+        step.call()
+        report()
+
+
+def steps(dtype: Any, name: str) -> list[Step]:
+    """The steps of a function and a type."""
+    calls = enumerate(_calls(FUNCTIONS[name], dtype))
+    return [Step(dtype.name, name, k, call) for k, call in calls]
 
 
 def _calls(function: Function, dtype: Any) -> Iterator[Callable[[], object]]:

@@ -20,7 +20,7 @@ LAYERS = [
     {"__init__"},
     {"__main__", "cli"},
     {"bench"},
-    {"integrations", "_warmup"},
+    {"integrations", "_warmup", "_warmup_processes"},
     {"_softmax", "_cross_entropy", "_binary", "_linear"},
     {"prepared"},
     {"plain", "calls"},
