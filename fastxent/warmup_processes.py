@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fastxent import _warmup, forks, options
-from fastxent._warmup import Step
+from fastxent import forks, kernel_files, options
+from fastxent.warmup_steps import Step, steps_of
 
 # A worker imports Numba, and compiles again what kernels have in common: some seconds.
 _STEPS_PER_WORKER = 4
@@ -40,7 +40,7 @@ def run(steps: list[Step], report: Callable[[], None], processes: int) -> list[S
         plan.try_loading(step)
     number = min(processes, sum(map(len, plan.waiting.values())) // _STEPS_PER_WORKER)
     command = _command()
-    if number > 1 and command:
+    if number > 1 and command and not kernel_files.obstacle():
         with _started(command, number) as (workers, events):
             plan.share(workers, events)
     return [*plan.left, *(step for group in plan.waiting.values() for step in group)]
@@ -56,7 +56,7 @@ def _command() -> list[str]:
     # The same package, wherever this process has found it.
     path = [str(place) for place in sys.path]
     code = (
-        f"import sys; sys.path[:] = {path}; from fastxent import _warmup_processes as w; w.serve()"
+        f"import sys; sys.path[:] = {path}; from fastxent import warmup_processes as w; w.serve()"
     )
     return [sys.executable, *flags, "-c", code]
 
@@ -210,5 +210,5 @@ def serve() -> None:
     for line in sys.stdin:
         dtype, function, k = line.split()
         with contextlib.suppress(Exception):  # this process will run the step, too, and raise it
-            _warmup.steps(options.kernel_type(dtype), function)[int(k)].call()
+            steps_of(options.kernel_type(dtype), function)[int(k)].call()
         print(file=answers, flush=True)
