@@ -40,8 +40,9 @@ def warmup(
         Called as progress(done, total) after each step, in the calling thread.
     processes : int, optional
         The largest number of processes that compile; as many as `get_num_threads` if not given.
-        They are other processes, which leave kernels in the cache for this one to load. This one
-        compiles alone if the number is 1, few kernels are missing, or the cache cannot be written.
+        They are other processes, of some hundred megabytes each, which leave kernels in the cache
+        for this one to load. This one compiles alone if the number is 1, few kernels are missing,
+        or the cache cannot be written.
 
     Raises
     ------

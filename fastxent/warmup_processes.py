@@ -24,7 +24,7 @@ from typing import Any
 from fastxent import forks, kernel_files, options
 from fastxent.warmup_steps import Step, steps_of
 
-# A worker imports Numba, and compiles again what kernels have in common: some seconds.
+# A worker imports Numba and compiles again what kernels have in common, which takes seconds.
 _STEPS_PER_WORKER = 4
 _Kernel = tuple[str, Any]  # name and signature
 _Group = tuple[str, str]  # name and type
@@ -86,7 +86,7 @@ class _Plan:
     def share(self, workers: list["_Worker"], events: "_Events") -> None:
         """Let workers compile until no step waits, none of them lives, or nothing is kept."""
         while self.waiting and any(worker.alive for worker in workers):
-            worker, answered = _next(events)
+            worker, answered = _next(workers, events)
             kernel, worker.kernel = worker.kernel, None
             worker.ready = worker.alive = answered
             if kernel is not None and not self._take_up(kernel, answered):
@@ -153,8 +153,9 @@ class _Worker:
         self._listener.start()
 
     def _listen(self) -> None:
-        for _ in self._answers:
-            self._events.put((self, True))
+        with self._answers:
+            for _ in self._answers:
+                self._events.put((self, True))
         self._events.put((self, False))
 
     def compile(self, kernel: _Kernel, step: Step) -> None:
@@ -163,14 +164,13 @@ class _Worker:
         with contextlib.suppress(OSError):  # it has died: the listener will say so
             print(step.dtype, step.function, step.k, file=self._input, flush=True)
 
-    def end(self) -> None:
-        """End the process, whatever it does."""
-        self.process.kill()
+    def close(self) -> None:
+        """Wait for the end of the process, which has been killed, and close its pipes."""
+        # The listener closes its own, as soon as nobody can write to it.
         self.process.wait()
-        self._listener.join()
-        for pipe in (self._input, self._answers):
-            with contextlib.suppress(OSError):
-                pipe.close()
+        self._listener.join(timeout=1)
+        with contextlib.suppress(OSError):
+            self._input.close()
 
 
 _Events = queue.SimpleQueue[tuple[_Worker, bool]]
@@ -188,14 +188,21 @@ def _started(command: list[str], number: int) -> Iterator[tuple[list[_Worker], _
         yield workers, events
     finally:
         for worker in workers:
-            worker.end()
+            worker.process.kill()
+        for worker in workers:
+            worker.close()
 
 
-def _next(events: "_Events") -> tuple[_Worker, bool]:
+def _next(workers: list[_Worker], events: _Events) -> tuple[_Worker, bool]:
     """The next worker that has answered (True) or died (False)."""
     while True:
-        with contextlib.suppress(queue.Empty):
+        try:
             return events.get(timeout=1)  # without a timeout Ctrl-C would not end it on Windows
+        except queue.Empty:
+            # A child that this process forks meanwhile may hold a dead worker's pipe open.
+            for worker in workers:
+                if worker.alive and worker.process.poll() is not None:
+                    return worker, False
 
 
 def serve() -> None:

@@ -3,6 +3,7 @@
 import _thread
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,9 @@ def stub(tmp_path, monkeypatch):
     yield make
     for process in started:
         assert process.returncode is not None
-        assert process.stdin.closed and process.stdout.closed
+        assert process.stdin.closed
+        while not process.stdout.closed:
+            time.sleep(0.05)
 
 
 def lines(name):
@@ -116,6 +119,14 @@ def test_a_worker_dies(stub, before):
         assert lines("compiled") == [k for k in range(20) if k != 5]
     else:
         assert sorted(step.k for step in left) == list(range(20))
+
+
+def test_a_pipe_that_stays_open(stub):
+    """A process that a dead worker left behind holds its output; its end is seen all the same."""
+    leave = "if step == '5': __import__('subprocess').Popen(['sleep', '3']); os._exit(1)"
+    left = warmup_processes.run(stub(range(20), leave), lambda: None, 2)
+    assert [step.k for step in left] == [5]
+    assert any(not process.stdout.closed for process in stub.started)
 
 
 def test_nothing_starts(stub, monkeypatch):
