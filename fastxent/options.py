@@ -36,6 +36,16 @@ def integer(value: Any, name: str) -> int:
         raise errors.wrong_type(name, "an int", value) from None
 
 
+def count_or_none(value: Any, name: str) -> int | None:
+    """None, or an int of at least 1."""
+    if value is None:
+        return None
+    number = integer(value, name)
+    if number < 1:
+        raise errors.wrong_value(name, "at least 1", value)
+    return number
+
+
 def real(value: Any, name: str) -> float:
     """A finite number as a float."""
     if type(value) is not float:

@@ -402,13 +402,16 @@ def test_warmup_says_what_is_ready(capsys):
     assert cli.main(["warmup", "--dtype", "float32", "--function", "softmax"]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("4 variants") and os.environ["FASTXENT_CACHE_DIR"] in out and err == ""
-    assert cli.main(["warmup", "--dtype", "float32", "--function", "softmax", "--json"]) == 0
+    assert (
+        cli.main([*"warmup --dtype float32 --function softmax --processes 1 --json".split()]) == 0
+    )
     ready = json.loads(capsys.readouterr().out)
     assert ready["variants"] == 4 and 0 < ready["seconds"] < 60
     assert ready["cache"] == machine.cache()
-    with pytest.raises(SystemExit) as left:
-        cli.main(["warmup", "--function", "hardmax"])
-    assert left.value.code == 2
+    for bad in (["--function", "hardmax"], ["--processes", "0"]):
+        with pytest.raises(SystemExit) as left:
+            cli.main(["warmup", *bad])
+        assert left.value.code == 2
 
 
 def test_caches_that_tell_no_size(tmp_path):

@@ -21,6 +21,8 @@ LAYERS = [
     {"__main__", "cli"},
     {"bench"},
     {"integrations", "_warmup"},
+    {"warmup_processes"},
+    {"warmup_steps"},
     {"_softmax", "_cross_entropy", "_binary", "_linear"},
     {"prepared"},
     {"plain", "calls"},

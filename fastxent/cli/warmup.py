@@ -6,15 +6,16 @@ import time
 import fastxent as fx
 from fastxent import options, reference
 from fastxent.cli import machine
-from fastxent.cli.options import add_output
+from fastxent.cli.options import add_output, positive
 from fastxent.cli.output import printable, progress, show_json
 
 SUMMARY = "compile kernels ahead of the first call"
 
 DESCRIPTION = """\
 Compiles kernels and keeps them in the cache, so that no later call has to wait
-for them. All of them take a minute or two, so name the functions that you call.
-What is in the cache already takes milliseconds.
+for them. All of them take a minute or two, divided by the number of processes,
+so name the functions that you call. What is in the cache already takes
+milliseconds.
 
 A variant is a kernel for one type, one kind of target, one set of outputs.
 FASTXENT_CACHE_DIR says where the cache is, if not in the user's cache folder:
@@ -40,6 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--function", nargs="+", choices=functions, metavar="NAME",
         help=f"functions to compile for, of {', '.join(functions)} (default: all)",
     )  # fmt: skip
+    parser.add_argument(
+        "--processes", type=positive(int), default=None, metavar="N",
+        help="the largest number of processes (default: as many as fastxent would take threads)",
+    )  # fmt: skip
     add_output(parser)
 
 
@@ -54,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
             variants = total
             step(done, total)
 
-        fx.warmup(args.dtype, functions=args.function, progress=count)
+        fx.warmup(args.dtype, functions=args.function, progress=count, processes=args.processes)
     seconds = time.perf_counter() - start
     cache = machine.cache()
     if args.json:

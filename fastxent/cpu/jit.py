@@ -14,6 +14,7 @@ import pickle
 import platform
 import sys
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,26 @@ _rebuild: Any = compiler.CompileResult._rebuild
 _dumps: Any = serialize.dumps
 
 _dispatchers: dict[tuple[Callable[..., Any], Any], Any] = {}
+# Whether this context may compile: see `loading_only`.
+_may_compile: ContextVar[bool] = ContextVar("fastxent_may_compile", default=True)
+
+
+class NotCached(Exception):
+    """A kernel is not in the cache, in a context of `loading_only`."""
+
+    def __init__(self, name: str, signature: Any) -> None:
+        super().__init__(name, signature)
+        self.name, self.kernel = name, (name, signature)
+
+
+@contextlib.contextmanager
+def loading_only() -> Iterator[None]:
+    """Load kernels from the cache inside a `with` block; one that is missing raises NotCached."""
+    token = _may_compile.set(False)
+    try:
+        yield
+    finally:
+        _may_compile.reset(token)
 
 
 def specialise(source: Callable[..., Any], signature: Any) -> Callable[..., Any]:
@@ -162,6 +183,12 @@ class _CheckedCache(caching._Cache):
         return None if place is None else str(place)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
+        loaded = self._load(sig, target_context)
+        if loaded is None and not _may_compile.get():
+            raise NotCached(self._name, sig)
+        return loaded
+
+    def _load(self, sig: Any, target_context: Any) -> Any:
         # The runtime is all that machine code refers to. Numba's registries of types and functions,
         # a third of a first call, with SciPy's linear algebra if installed, load when it compiles.
         rtsys.initialize(target_context)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import fastxent as fx
-from fastxent import _warmup, reference
+from fastxent import reference, warmup_steps
 from fastxent.functions import FUNCTIONS, Kind
 
 ROWS = 37
@@ -26,7 +26,7 @@ def calls():
     """A call for each variant of every function, on varied numbers."""
     rng = np.random.default_rng(5)
     for function in FUNCTIONS.values():
-        for call in _warmup._calls(function, "float32"):
+        for call in warmup_steps.calls(function, "float32"):
             warm = call.keywords
             classes = warm[function.first].shape[1]
             probs = reference.softmax(rng.standard_normal((ROWS, classes)))

@@ -591,6 +591,9 @@ WARMUP = {
     "a function in bytes": ({"functions": b"softmax"}, TypeError, "functions must be a name or se"),
     "progress that cannot be called": (
         {"functions": "softmax", "progress": 3}, TypeError, "progress must be callable, got int"),
+    "no processes": ({"processes": 0}, ValueError, "processes must be at least 1, got 0"),
+    "half a process": ({"processes": 1.5}, TypeError, "processes must be an int, got float"),
+    "True processes": ({"processes": True}, TypeError, "processes must be an int, got bool"),
 }  # fmt: skip
 
 # --- buffers --------------------------------------------------------------------------------------
