@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from heat_tables import described, line_by_line, side_by_side
+from heat_tables import described, line_by_line, option_by_option, side_by_side
 from markdown_tables import against, insert, percent, table, times
-from results import Run, Spread, case_of, cases, load, number, ratio, spread
+from results import Run, Spread, case_of, cases, load, middle, number, ratio, spread
 
 from fastxent.bench import record
 from fastxent.bench.cases import GROUPS
@@ -36,6 +36,15 @@ is a loss: below 1, fastxent is the slower one.
 IN_SHORT = """\
 Time as a multiple of fastxent's with a new result, in the layout and types of the line; of
 categorical_cross_entropy for the loss alone.
+"""
+
+OPTIONS = """\
+Loss and gradient. "fastxent" is its time, "× plain" that time over the plain call's, which takes
+turns with it. The other columns are ratios of times, a peer's over that of fastxent on NumPy
+arrays; torch.nn's over that of fastxent's module in its place. The binary losses are of 320
+elements, `categorical_cross_entropy` of probabilities of the same shape. Weights are random arrays.
+PyTorch refuses int32 labels. The labels of JAX are int32 in every line.
+
 """
 
 LAYOUTS = """\
@@ -241,6 +250,8 @@ SECTIONS: dict[str, Callable[[list[Run]], str]] = {
     "linear": lambda runs: side_by_side(runs, "linear"),
     "frozen": lambda runs: side_by_side(runs, "frozen"),
     "programs": lambda runs: programs(runs),
+    "options": lambda runs: OPTIONS + option_by_option(runs),
+    "one_row": lambda runs: side_by_side(runs, "one_row"),
     "layouts": lambda runs: LAYOUTS + side_by_side(runs, "layouts"),
     "half": lambda runs: HALF + side_by_side(runs, "half"),
     "categorical": lambda runs: CATEGORICAL + side_by_side(runs, "categorical"),
@@ -299,8 +310,7 @@ def brief(runs: list[Run]) -> str:
                 spread(runs, ratio("table", side | case, {"peer": "fastxent", **case}))
                 for case in shapes.values()
             ]
-            cells = (against(s and Spread(s.median, s.median, s.median)) for s in ratios)
-            lines.append((PEERS[side["peer"]].name, *cells))
+            lines.append((PEERS[side["peer"]].name, *map(against, map(middle, ratios))))
     return table(("float32, rows × classes", *shapes), lines)
 
 

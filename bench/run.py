@@ -53,12 +53,12 @@ def main() -> None:
 
 
 def run_group(race: Race, name: str, group: Group) -> list[record.Row]:
-    """Run all heats of a group, counting its rounds."""
+    """Run all heats of a group, counting its rounds; each row has the number of its heat."""
     rows, ticks, total = [], itertools.count(1), len(group.heats) * group.rounds
     with progress(name) as step:
-        for heat in group.heats:
+        for number, heat in enumerate(group.heats):
             results = race.run(heat, group.rounds, group.seconds, lambda: step(next(ticks), total))
-            rows += record.rows(name, results)
+            rows += [row | {"heat": number} for row in record.rows(name, results)]
     return rows
 
 

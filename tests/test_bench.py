@@ -16,7 +16,7 @@ import pytest
 
 from fastxent import cli
 from fastxent.bench import answers, dtypes, inputs, layouts, record, serve, startup
-from fastxent.bench.cases import EVERYBODY, GROUPS, Case, heats
+from fastxent.bench.cases import EVERYBODY, GROUPS, PLAIN, Case, heats
 from fastxent.bench.peers import PEERS
 from fastxent.bench.race import Race
 from fastxent.cli import machine
@@ -35,13 +35,19 @@ SMALL = [
     Case(7, 5, label_dtype="uint8"),
     Case(7, 5, layout="column-major"),
 ]
-# Groups of other layouts, types and losses, in which peers differ in what they are given.
-OTHER = ("layouts", "half", "categorical", "binary_few", "labels")
+# Groups of other layouts, types, losses and options, in which peers differ in what they are given.
+OTHER = ("layouts", "half", "categorical", "binary_few", "labels", "options", "one_row")
 IN_PROCESS = ("fastxent", "fastxent_out", "numpy_idiom", "numpy_tuned", "scipy")
 
 
 def peer(name):
     return importlib.import_module(f"fastxent.bench.peers.{name}")
+
+
+def prepared(name, case, arrays):
+    """The call that a peer times."""
+    arguments, options = inputs.arguments(case, arrays)
+    return getattr(peer(name), case.job)(*arguments, **options)
 
 
 def tiny(heat):
@@ -76,7 +82,7 @@ def test_peers_agree_with_the_reference(case):
     arrays = inputs.make(case)
     for name in IN_PROCESS:
         if hasattr(peer(name), case.job):
-            call = getattr(peer(name), case.job)(*arrays)
+            call = prepared(name, case, arrays)
             for _ in range(2):  # buffers are used again
                 error = answers.error(call(), answers.expected(case, arrays))
                 assert error <= answers.TOLERANCE[case.dtype], name
@@ -88,9 +94,28 @@ def test_peers_agree_on_other_layouts_and_types(group):
         for entry in tiny(heat):
             if entry.peer in IN_PROCESS:
                 case, arrays = entry.case, inputs.make(entry.case)
-                call = getattr(peer(entry.peer), case.job)(*arrays)
+                call = prepared(entry.peer, case, arrays)
                 error = answers.error(call(), answers.expected(case, arrays))
                 assert error <= answers.TOLERANCE[case.dtype], entry
+
+
+@pytest.mark.parametrize("heat", GROUPS["options"].heats, ids=lambda heat: str(heat[0].case))
+def test_every_option_is_timed_beside_the_plain_call(heat):
+    """And a peer that would compute the plain loss is wrong, whatever the number of its results."""
+    case = heat[0].case
+    assert [e.case for e in heat if e.peer == "fastxent"] == list(dict.fromkeys([case, PLAIN]))
+    assert {entry.case for entry in heat} <= {case, PLAIN}
+    if not case.given or case.job != "cross_entropy":
+        return
+    arrays = inputs.make(case)
+    exact = answers.expected(case, arrays)
+    if case.classes_first:
+        assert exact[1].shape == (10, 32)
+    elif "return_lse" in case.given:
+        assert [part.shape for part in exact] == [(), (32, 10), (32, 10), (32,)]
+    else:
+        plain = peer("numpy_idiom").cross_entropy(*arrays)
+        assert not answers.error(plain(), exact) <= answers.TOLERANCE[case.dtype]
 
 
 def test_the_arrays_of_a_case():
@@ -107,6 +132,20 @@ def test_the_arrays_of_a_case():
     assert short.dtype == np.float16 and narrow.dtype == np.uint8
     np.testing.assert_array_equal(short, rows.astype(np.float16))
     np.testing.assert_array_equal(narrow, labels)
+    columns, same = inputs.make(Case(8, 5, given="axis"))
+    assert columns.flags.c_contiguous and columns.shape == Case(8, 5, given="axis").shape == (5, 8)
+    assert (columns.T == rows).all() and (same == labels).all()
+
+
+def test_the_arguments_of_a_case():
+    """Labels become a list where one is timed; options have the type and the shape of the case."""
+    case = Case(8, 5, "float64", label_dtype="list", given="sample_weight weight reduction")
+    (logits, listed), options = inputs.arguments(case, inputs.make(case))
+    assert logits.dtype == np.float64 and listed == inputs.make(Case(8, 5, "float64"))[1].tolist()
+    assert list(options) == ["sample_weight", "weight", "reduction"]
+    assert options["sample_weight"].shape == (8,) and options["weight"].shape == (5,)
+    assert options["weight"].dtype == np.float64 and options["reduction"] == "none"
+    assert inputs.arguments(Case(8, 5), (logits, rows := np.arange(8)))[0][1] is rows
 
 
 def test_names_and_bytes_of_cases():
@@ -114,6 +153,8 @@ def test_names_and_bytes_of_cases():
     assert str(Case(7, 5)) == "cross_entropy-7x5-float32-random-index"
     other = Case(8, 5, "float16", layout="channels-first", image=2, label_dtype="int32")
     assert str(other) == "cross_entropy-8x5-float16-random-index-channels-first-int32"
+    smoothed = Case(7, 5, given="label_smoothing weight")
+    assert str(smoothed) == f"{Case(7, 5)}-label_smoothing-weight"
     assert other.floor_bytes == 2 * 8 * 5 * 2 and Case(8, 5, "bfloat16").floor_bytes == 160
     assert Case(8, 5).floor_bytes == 320 and Case(8, 5, "float64").floor_bytes == 640
 
@@ -303,8 +344,9 @@ def test_page_and_plots_from_json(results, tmp_path, monkeypatch):
     timed = run["results"][1]
     run["results"] = [
         timed | asdict(entry.case)
-        | {"group": name, "peer": entry.peer, "threads": entry.case.threads or 2}
-        for name, group in GROUPS.items() for heat in group.heats for entry in heat
+        | {"group": name, "peer": entry.peer, "threads": entry.case.threads or 2, "heat": number}
+        for name, group in GROUPS.items()
+        for number, heat in enumerate(group.heats) for entry in heat
     ]  # fmt: skip
     run["results"].append(run["results"][0] | {"peer": "jax", "note": "needs optax"})
     run["startup"] = {side: {"median": 1.0, "seconds": [1.0]} for side in startup.SIDES}
@@ -321,8 +363,32 @@ def test_page_and_plots_from_json(results, tmp_path, monkeypatch):
         assert f"## {group.title}\n" in written
     assert "needs optax" in written
     assert "| cross_entropy 4 × 21 × 256 × 256 float32, class axis 1 | time |" in written
-    for side in ("fastxent, rows", "fastxent in PyTorch, float32", "fastxent, uint8"):
+    for side in ("fastxent, rows", "fastxent in PyTorch, float32", "fastxent, uint8", "plain",
+                 'reduction="none"', "label_smoothing=0.1, weight", "a list of labels",
+                 "categorical_cross_entropy, soft target", "binary_cross_entropy"):  # fmt: skip
         assert f"\n| {side} |" in written
+    assert "| loss 1 × 10 float32 | time |" in written
+
+
+def test_an_option_is_compared_with_the_plain_call_of_its_heat(results, monkeypatch):
+    """And each peer with fastxent; torch.nn with the module in its place."""
+    monkeypatch.syspath_prepend(BENCH)
+    tables = importlib.import_module("heat_tables")
+    run = record.load(results)
+    weighted = replace(PLAIN, given="weight")
+    run["results"] = [
+        asdict(case) | {"group": "options", "peer": name, "heat": heat, "threads": 2}
+        | record.summary([microseconds * 1e-6] * 2)
+        for heat, name, case, microseconds in [
+            (0, "fastxent", PLAIN, 5), (0, "numpy_idiom", PLAIN, 15),
+            (2, "fastxent", weighted, 8), (2, "numpy_idiom", weighted, 4),
+            (2, "torch", weighted, 16), (2, "torch_module", weighted, 20),
+            (2, "fastxent_torch", weighted, 40), (2, "fastxent", PLAIN, 4),
+        ]
+    ]  # fmt: skip
+    _, _, plain, option = tables.option_by_option([run]).splitlines()
+    assert plain == "| plain | 5.00 us | 1.00 | 3.00 | – | – | – | – |"
+    assert option == "| weight | 8.00 us | 2.00 | **0.50** | 2.00 | – | 5.00 | **0.50** |"
 
 
 def test_a_page_without_groups_that_were_not_measured(results, tmp_path, monkeypatch):
@@ -330,7 +396,7 @@ def test_a_page_without_groups_that_were_not_measured(results, tmp_path, monkeyp
     monkeypatch.syspath_prepend(BENCH)
     page, reader = map(importlib.import_module, ("page", "results"))
     run = record.load(results)
-    lately = ("layout", "image", "label_dtype")
+    lately = ("layout", "image", "label_dtype", "given")
     case = Case(32, 1, job="binary")
     run["results"] = [
         {name: value for name, value in (row | asdict(case)).items() if name not in lately}
