@@ -47,6 +47,13 @@ PyTorch refuses int32 labels. The labels of JAX are int32 in every line.
 
 """
 
+STARTUP = """\
+Each line is a fresh process, whose imports count too. With an empty cache, as after an
+installation, kernels are compiled. A first call in JAX is that of a jitted loss with its gradient.
+A warm-up is timed once in a run, the others in three rounds.
+
+"""
+
 LAYOUTS = """\
 Segmentation has its classes on axis 1, before the pixels; some libraries hand over column-major
 arrays. "rows" is fastxent on the same numbers with the classes last and contiguous: that they were
@@ -83,6 +90,7 @@ python bench/plot.py bench/results/*.json
 python bench/page.py bench/results/*.json
 ```
 
+`bench/run.py --groups startup warmup` also times the compilation of every kernel, for minutes.
 `python -m fastxent bench` is the short version.
 """
 
@@ -188,17 +196,19 @@ def threads(runs: list[Run]) -> str:
 
 def startup(runs: list[Run]) -> str:
     """First calls in fresh processes, as multiples of importing Numba."""
-    runs = [run for run in runs if run["startup"]]
     lines = []
-    for side in runs[0]["startup"]:
-        value = spread(
-            runs, lambda run, side=side: record.ratio(
-                run["startup"][side], run["startup"]["import numba"]
-            ),
-        )  # fmt: skip
-        seconds = spread(runs, lambda run, side=side: run["startup"][side]["median"])
+    for side in dict.fromkeys(side for run in runs for side in run["startup"]):
+        timed = [run["startup"] for run in runs if side in run["startup"]]
+        seconds = spread(timed, lambda sides, side=side: sides[side]["median"])
+        value = spread(timed, lambda sides, side=side: over_numba(sides, side))
         lines.append((side, duration(seconds.median), times(value)))
     return table(("in a fresh process", "time", "× import numba"), lines)
+
+
+def over_numba(sides: dict[str, record.Row], side: str) -> float:
+    """A time over that of importing Numba in the same round; some sides have fewer rounds."""
+    rounds = len(sides[side]["seconds"])
+    return record.ratio(sides[side], {"seconds": sides["import numba"]["seconds"][:rounds]})
 
 
 def machine(run: Run) -> str:
@@ -274,7 +284,7 @@ def page(runs: list[Run]) -> str:
         parts.append(f"## Other layouts, types and losses\n\n{IN_SHORT}\n{text}")
     parts += [text for name, text in sections.items() if name in OTHER]
     if any(run["startup"] for run in runs):
-        parts.append(f"## Start-up\n\n{startup(runs)}")
+        parts.append(f"## Start-up\n\n{STARTUP}{startup(runs)}")
     if text := notes(runs):
         parts.append(f"## Left out\n\n{text}\n")
     parts += ["## Where\n", "\n".join(map(machine, runs)) + "\n", f"## Again\n\n{RERUN}"]

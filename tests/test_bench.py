@@ -3,10 +3,11 @@
 Peers with thread pools of their own run in workers alone: other tests fork this process.
 """
 
-import importlib
+import importlib.util
 import json
 import multiprocessing
 import os
+import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fastxent as fx
 from fastxent import cli
 from fastxent.bench import answers, dtypes, inputs, layouts, record, serve, startup
 from fastxent.bench.cases import EVERYBODY, GROUPS, PLAIN, Case, heats
@@ -307,11 +309,64 @@ def test_ctrl_c_leaves_no_process(monkeypatch, capsys):
     assert not multiprocessing.active_children()
 
 
-def test_first_calls_are_timed(monkeypatch):
-    monkeypatch.setattr(startup, "_CALL", "pass")
-    monkeypatch.setattr(startup, "SIDES", {"nothing": ("pass", True), "sum": ("sum([])", False)})
-    seconds = startup.measure(2)
-    assert [len(times) for times in seconds.values()] == [2, 2]
+def test_first_calls_are_timed():
+    """An empty cache is a new folder each time, the warm one that of the side's call before."""
+    cold = "import os; os.mkdir(os.environ['FASTXENT_CACHE_DIR'])"
+    warm = "import os, pathlib; f = pathlib.Path(os.environ['FASTXENT_CACHE_DIR'])"
+    counted = f"{warm}; f.mkdir(exist_ok=True); (f / str(len(list(f.iterdir())))).touch()"
+    sides = {
+        "warm": startup.Side(f"{counted}; assert len(list(f.iterdir())) < 4"),
+        "cold": startup.Side(cold, cached=False),
+        "once": startup.Side(cold, cached=False, once=True),
+        "absent": startup.Side("import nothing", needs="no_such_package"),
+    }
+    seconds = startup.measure(2, sides)
+    assert {name: len(times) for name, times in seconds.items()} == {
+        "warm": 2, "cold": 2, "once": 1,
+    }  # fmt: skip
+    with pytest.raises(subprocess.CalledProcessError):
+        startup.measure(1, {"warm": startup.Side(f"{counted}; assert len(list(f.iterdir())) < 2")})
+
+
+def test_a_usual_run_does_not_compile_everything(tmp_path, monkeypatch):
+    """First calls are timed by default; every kernel's compilation if it is requested."""
+    monkeypatch.syspath_prepend(BENCH)
+    run = importlib.import_module("run")
+    measured = []
+
+    def measure(rounds, sides):
+        measured.append(sides)
+        return dict.fromkeys(sides, [0.5] * rounds)
+
+    monkeypatch.setattr(startup, "measure", measure)
+    for k, groups in enumerate([[], ["warmup"], ["startup", "warmup"]]):
+        file = tmp_path / f"{k}.json"
+        options = ["--output", str(file), *(["--groups", *groups] if groups else [])]
+        monkeypatch.setattr(sys, "argv", ["run", *options])
+        with monkeypatch.context() as few:
+            few.setattr(run, "GROUPS", {})
+            run.main()
+        assert list(record.load(file)["startup"]) == list(measured[k])
+    usual, everything, both = measured
+    assert usual == startup.SIDES and not startup.EVERYTHING.keys() & usual.keys()
+    assert everything == startup.BASE | startup.EVERYTHING
+    assert both == startup.SIDES | startup.EVERYTHING
+
+
+def test_the_code_of_warm_ups(monkeypatch):
+    """One function for a usual run, and all that fastxent has."""
+    calls = []
+    monkeypatch.setattr(fx, "warmup", lambda *args, **options: calls.append((args, options)))
+    for side in (startup.SIDES | startup.EVERYTHING).values():
+        if "warmup" in side.code:
+            exec(side.code)
+    assert calls == [(("float32",), {"functions": "cross_entropy"}), ((), {})]
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="needs JAX")
+def test_the_code_of_the_first_call_in_jax():
+    side = startup.SIDES["first call in JAX, warm cache"]
+    assert startup._run(side.code, Path(os.environ["FASTXENT_CACHE_DIR"])) > 0
 
 
 # --- results --------------------------------------------------------------------------------
@@ -389,6 +444,21 @@ def test_an_option_is_compared_with_the_plain_call_of_its_heat(results, monkeypa
     _, _, plain, option = tables.option_by_option([run]).splitlines()
     assert plain == "| plain | 5.00 us | 1.00 | 3.00 | – | – | – | – |"
     assert option == "| weight | 8.00 us | 2.00 | **0.50** | 2.00 | – | 5.00 | **0.50** |"
+
+
+def test_start_up_of_runs_with_different_sides(monkeypatch):
+    """A side counts in the runs that have it; one of fewer rounds is compared with the first."""
+    monkeypatch.syspath_prepend(BENCH)
+    page = importlib.import_module("page")
+    old = {"import numba": [0.2, 0.4], "first call": [0.4, 0.8]}
+    new = {"import numba": [0.25, 0.5], "first call": [0.75, 1.5], "warm-up": [5.0]}
+    runs = [
+        {"startup": {side: record.summary(seconds) for side, seconds in sides.items()}}
+        for sides in ({}, old, new)
+    ]
+    first, warmup = page.startup(runs).splitlines()[-2:]
+    assert first == "| first call | 862 ms | 2.50 (2.00–3.00) |"
+    assert warmup == "| warm-up | 5.00 s | 20.00 |"
 
 
 def test_a_page_without_groups_that_were_not_measured(results, tmp_path, monkeypatch):
