@@ -1,13 +1,16 @@
 """Tables of heats: one for each heat of a group, or one line for each heat of several groups."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from markdown_tables import against, percent, table, times
-from results import Run, Spread, number, ratio, spread
+from results import Run, middle, number, ratio, spread, timed
 
-from fastxent.bench.cases import GROUPS, Case, Entry, Heat
+from fastxent.bench import inputs, record
+from fastxent.bench.cases import GROUPS, PLAIN, Case, Entry, Heat
 from fastxent.bench.peers import PEERS
 from fastxent.cli.bench import duration
 
@@ -15,9 +18,19 @@ LAYOUTS = {"rows": "", "channels-first": ", class axis 1", "column-major": ", co
 
 
 def described(case: Case) -> str:
-    """Job, shape, type and layout of a case."""
+    """Job, shape, type, layout and options of a case."""
     shape = case.shape if case.layout == "channels-first" else (case.rows, case.classes)
-    return f"{case.job} {' × '.join(map(str, shape))} {case.dtype}{LAYOUTS[case.layout]}"
+    head = f"{case.job} {' × '.join(map(str, shape))} {case.dtype}{LAYOUTS[case.layout]}"
+    return ", ".join([head, *options(case)])
+
+
+def options(case: Case) -> list[str]:
+    """The options of a case as they are written in a call, without the values of arrays."""
+    return [
+        f'{name}="{value}"' if isinstance(value, str)
+        else name if isinstance(value, np.ndarray) else f"{name}={value}"
+        for name, value in inputs.options(case).items()
+    ]  # fmt: skip
 
 
 def side_by_side(runs: list[Run], group: str) -> str:
@@ -61,10 +74,60 @@ def line_by_line(runs: list[Run], groups: Iterable[str]) -> str:
         sides = [_fields(dataclasses.replace(ours, peer=peer)) for peer in rivals]
         ratios = [spread(runs, ratio(group, side, _fields(ours))) for side in sides]
         if any(ratios):
-            cells = (against(s and Spread(s.median, s.median, s.median)) for s in ratios)
-            lines.append((described(ours.case), *cells))
+            lines.append((described(ours.case), *map(against, map(middle, ratios))))
     header = ("loss, shape, type", *(PEERS[peer].name for peer in rivals))
     return table(header, lines) if lines else ""
+
+
+FUNCTIONS = {
+    "categorical": "categorical_cross_entropy", "binary": "binary_cross_entropy_with_logits",
+    "binary_probs": "binary_cross_entropy",
+}  # fmt: skip
+# Peers by the side that their time is divided by.
+RATIOS = [
+    ("numpy_idiom", "fastxent"), ("torch", "fastxent"), ("jax", "fastxent"),
+    ("fastxent_torch", "fastxent"), ("torch_module", "fastxent_torch"),
+]  # fmt: skip
+
+
+def option_by_option(runs: list[Run]) -> str:
+    """One line per option: fastxent's time, over that of the plain call, and the peers' ratios."""
+    lines = []
+    for heat in GROUPS["options"].heats:
+        sides = {entry.peer: _fields(entry) for entry in heat if entry.case == heat[0].case}
+        if time := spread(runs, number("median", "options", **sides["fastxent"])):
+            ratios = (
+                spread(runs, ratio("options", sides[peer], sides[base])) if peer in sides else None
+                for peer, base in RATIOS
+            )
+            cells = (
+                (against if _is_rival(peer) else times)(middle(value))
+                for (peer, _), value in zip(RATIOS, ratios, strict=True)
+            )
+            plain = spread(runs, functools.partial(_over_plain, sides["fastxent"]))
+            lines.append((_variant(heat[0].case), duration(time.median), times(plain), *cells))
+    names = (f"{PEERS[peer].name} / {PEERS[base].name}" for peer, base in RATIOS)
+    return table(("32 × 10 float32", "fastxent", "× plain", *names), lines)
+
+
+def _over_plain(fields: dict[str, Any], run: Run) -> float | None:
+    """The time with an option over that of the plain call in the same heat, round by round."""
+    for row in timed(run, "options", **fields):
+        plain = _fields(Entry("fastxent", PLAIN)) | {"heat": row["heat"]}
+        for base in timed(run, "options", **plain):
+            return record.ratio(row, base)
+    return None
+
+
+def _variant(case: Case) -> str:
+    """In what a case differs from the plain call."""
+    parts = [FUNCTIONS[case.job]] if case.job in FUNCTIONS else []
+    parts += [text for text in options(case) if text != "return_grad=True"]
+    parts += ["soft target"] if case.target == "soft" else []
+    labels, dtype = case.label_dtype, case.dtype
+    parts += [f"{labels} labels" if labels != "list" else "a list of labels"] * (labels != "int64")
+    parts += [dtype] * (dtype != PLAIN.dtype)
+    return ", ".join(parts) or "plain"
 
 
 def _first_of_ours(heat: Heat) -> Entry:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from heat_tables import described, line_by_line, side_by_side
+from heat_tables import described, line_by_line, option_by_option, side_by_side
 from markdown_tables import against, insert, percent, table, times
-from results import Run, Spread, case_of, cases, load, number, ratio, spread
+from results import Run, Spread, case_of, cases, load, middle, number, ratio, spread
 
 from fastxent.bench import record
 from fastxent.bench.cases import GROUPS
@@ -36,6 +36,22 @@ is a loss: below 1, fastxent is the slower one.
 IN_SHORT = """\
 Time as a multiple of fastxent's with a new result, in the layout and types of the line; of
 categorical_cross_entropy for the loss alone.
+"""
+
+OPTIONS = """\
+Loss and gradient. "fastxent" is its time, "× plain" that time over the plain call's, which takes
+turns with it. The other columns are ratios of times, a peer's over that of fastxent on NumPy
+arrays; torch.nn's over that of fastxent's module in its place. The binary losses are of 320
+elements, `categorical_cross_entropy` of probabilities of the same shape. Weights are random arrays.
+PyTorch refuses int32 labels. The labels of JAX are int32 in every line.
+
+"""
+
+STARTUP = """\
+Each line is a fresh process, whose imports count too. With an empty cache, as after an
+installation, kernels are compiled. A first call in JAX is that of a jitted loss with its gradient.
+A warm-up is timed once in a run, the others in three rounds.
+
 """
 
 LAYOUTS = """\
@@ -74,6 +90,7 @@ python bench/plot.py bench/results/*.json
 python bench/page.py bench/results/*.json
 ```
 
+`bench/run.py --groups startup warmup` also times the compilation of every kernel, for minutes.
 `python -m fastxent bench` is the short version.
 """
 
@@ -179,17 +196,19 @@ def threads(runs: list[Run]) -> str:
 
 def startup(runs: list[Run]) -> str:
     """First calls in fresh processes, as multiples of importing Numba."""
-    runs = [run for run in runs if run["startup"]]
     lines = []
-    for side in runs[0]["startup"]:
-        value = spread(
-            runs, lambda run, side=side: record.ratio(
-                run["startup"][side], run["startup"]["import numba"]
-            ),
-        )  # fmt: skip
-        seconds = spread(runs, lambda run, side=side: run["startup"][side]["median"])
+    for side in dict.fromkeys(side for run in runs for side in run["startup"]):
+        timed = [run["startup"] for run in runs if side in run["startup"]]
+        seconds = spread(timed, lambda sides, side=side: sides[side]["median"])
+        value = spread(timed, lambda sides, side=side: over_numba(sides, side))
         lines.append((side, duration(seconds.median), times(value)))
     return table(("in a fresh process", "time", "× import numba"), lines)
+
+
+def over_numba(sides: dict[str, record.Row], side: str) -> float:
+    """A time over that of importing Numba in the same round; some sides have fewer rounds."""
+    rounds = len(sides[side]["seconds"])
+    return record.ratio(sides[side], {"seconds": sides["import numba"]["seconds"][:rounds]})
 
 
 def machine(run: Run) -> str:
@@ -241,6 +260,8 @@ SECTIONS: dict[str, Callable[[list[Run]], str]] = {
     "linear": lambda runs: side_by_side(runs, "linear"),
     "frozen": lambda runs: side_by_side(runs, "frozen"),
     "programs": lambda runs: programs(runs),
+    "options": lambda runs: OPTIONS + option_by_option(runs),
+    "one_row": lambda runs: side_by_side(runs, "one_row"),
     "layouts": lambda runs: LAYOUTS + side_by_side(runs, "layouts"),
     "half": lambda runs: HALF + side_by_side(runs, "half"),
     "categorical": lambda runs: CATEGORICAL + side_by_side(runs, "categorical"),
@@ -263,7 +284,7 @@ def page(runs: list[Run]) -> str:
         parts.append(f"## Other layouts, types and losses\n\n{IN_SHORT}\n{text}")
     parts += [text for name, text in sections.items() if name in OTHER]
     if any(run["startup"] for run in runs):
-        parts.append(f"## Start-up\n\n{startup(runs)}")
+        parts.append(f"## Start-up\n\n{STARTUP}{startup(runs)}")
     if text := notes(runs):
         parts.append(f"## Left out\n\n{text}\n")
     parts += ["## Where\n", "\n".join(map(machine, runs)) + "\n", f"## Again\n\n{RERUN}"]
@@ -299,8 +320,7 @@ def brief(runs: list[Run]) -> str:
                 spread(runs, ratio("table", side | case, {"peer": "fastxent", **case}))
                 for case in shapes.values()
             ]
-            cells = (against(s and Spread(s.median, s.median, s.median)) for s in ratios)
-            lines.append((PEERS[side["peer"]].name, *cells))
+            lines.append((PEERS[side["peer"]].name, *map(against, map(middle, ratios))))
     return table(("float32, rows × classes", *shapes), lines)
 
 

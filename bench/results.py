@@ -34,6 +34,11 @@ def load(path: Path) -> Run:
     return run | {"results": [_DEFAULTS | row for row in run["results"]]}
 
 
+def middle(value: Spread | None) -> Spread | None:
+    """The median alone, for tables without ranges."""
+    return value and Spread(value.median, value.median, value.median)
+
+
 def case_of(row: record.Row) -> Case:
     """The case that a row was measured on."""
     return Case(**{field.name: row[field.name] for field in dataclasses.fields(Case)})

@@ -32,12 +32,12 @@ def _small(case: Case) -> Case:
 
 def main() -> None:
     """Run the requested groups and save the record after each."""
-    names = [*GROUPS, "startup"]
+    names = [*GROUPS, "startup"]  # "warmup" takes minutes
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=new_file, required=True)
     parser.add_argument("--threads", type=int, default=fx.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="small shapes; times mean nothing")
-    parser.add_argument("--groups", nargs="+", choices=names, default=names)
+    parser.add_argument("--groups", nargs="+", choices=[*names, "warmup"], default=names)
     args = parser.parse_args()
     run = record.new(args.threads)
     with Race(args.threads) as race:
@@ -46,19 +46,25 @@ def main() -> None:
             run["results"] += run_group(race, name, group)
             run["versions"] = race.versions
             record.save(run, args.output)
-    if "startup" in args.groups:  # when no worker is left to interfere
-        sides = startup.measure(1 if args.quick else STARTUP_ROUNDS)
-        run["startup"] = {side: record.summary(seconds) for side, seconds in sides.items()}
+    if {"startup", "warmup"} & set(args.groups):  # when no worker is left to interfere
+        run["startup"] = run_startup(args.groups, 1 if args.quick else STARTUP_ROUNDS)
     record.save(run, args.output)
 
 
+def run_startup(groups: list[str], rounds: int) -> dict[str, record.Row]:
+    """Times in fresh processes: first calls, and with "warmup" the compilation of every kernel."""
+    sides = startup.SIDES if "startup" in groups else startup.BASE
+    times = startup.measure(rounds, sides | (startup.EVERYTHING if "warmup" in groups else {}))
+    return {side: record.summary(seconds) for side, seconds in times.items()}
+
+
 def run_group(race: Race, name: str, group: Group) -> list[record.Row]:
-    """Run all heats of a group, counting its rounds."""
+    """Run all heats of a group, counting its rounds; each row has the number of its heat."""
     rows, ticks, total = [], itertools.count(1), len(group.heats) * group.rounds
     with progress(name) as step:
-        for heat in group.heats:
+        for number, heat in enumerate(group.heats):
             results = race.run(heat, group.rounds, group.seconds, lambda: step(next(ticks), total))
-            rows += record.rows(name, results)
+            rows += [row | {"heat": number} for row in record.rows(name, results)]
     return rows
 
 

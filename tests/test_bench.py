@@ -3,10 +3,11 @@
 Peers with thread pools of their own run in workers alone: other tests fork this process.
 """
 
-import importlib
+import importlib.util
 import json
 import multiprocessing
 import os
+import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fastxent as fx
 from fastxent import cli
 from fastxent.bench import answers, dtypes, inputs, layouts, record, serve, startup
-from fastxent.bench.cases import EVERYBODY, GROUPS, Case, heats
+from fastxent.bench.cases import EVERYBODY, GROUPS, PLAIN, Case, heats
 from fastxent.bench.peers import PEERS
 from fastxent.bench.race import Race
 from fastxent.cli import machine
@@ -35,13 +37,19 @@ SMALL = [
     Case(7, 5, label_dtype="uint8"),
     Case(7, 5, layout="column-major"),
 ]
-# Groups of other layouts, types and losses, in which peers differ in what they are given.
-OTHER = ("layouts", "half", "categorical", "binary_few", "labels")
+# Groups of other layouts, types, losses and options, in which peers differ in what they are given.
+OTHER = ("layouts", "half", "categorical", "binary_few", "labels", "options", "one_row")
 IN_PROCESS = ("fastxent", "fastxent_out", "numpy_idiom", "numpy_tuned", "scipy")
 
 
 def peer(name):
     return importlib.import_module(f"fastxent.bench.peers.{name}")
+
+
+def prepared(name, case, arrays):
+    """The call that a peer times."""
+    arguments, options = inputs.arguments(case, arrays)
+    return getattr(peer(name), case.job)(*arguments, **options)
 
 
 def tiny(heat):
@@ -76,7 +84,7 @@ def test_peers_agree_with_the_reference(case):
     arrays = inputs.make(case)
     for name in IN_PROCESS:
         if hasattr(peer(name), case.job):
-            call = getattr(peer(name), case.job)(*arrays)
+            call = prepared(name, case, arrays)
             for _ in range(2):  # buffers are used again
                 error = answers.error(call(), answers.expected(case, arrays))
                 assert error <= answers.TOLERANCE[case.dtype], name
@@ -88,9 +96,28 @@ def test_peers_agree_on_other_layouts_and_types(group):
         for entry in tiny(heat):
             if entry.peer in IN_PROCESS:
                 case, arrays = entry.case, inputs.make(entry.case)
-                call = getattr(peer(entry.peer), case.job)(*arrays)
+                call = prepared(entry.peer, case, arrays)
                 error = answers.error(call(), answers.expected(case, arrays))
                 assert error <= answers.TOLERANCE[case.dtype], entry
+
+
+@pytest.mark.parametrize("heat", GROUPS["options"].heats, ids=lambda heat: str(heat[0].case))
+def test_every_option_is_timed_beside_the_plain_call(heat):
+    """And a peer that would compute the plain loss is wrong, whatever the number of its results."""
+    case = heat[0].case
+    assert [e.case for e in heat if e.peer == "fastxent"] == list(dict.fromkeys([case, PLAIN]))
+    assert {entry.case for entry in heat} <= {case, PLAIN}
+    if not case.given or case.job != "cross_entropy":
+        return
+    arrays = inputs.make(case)
+    exact = answers.expected(case, arrays)
+    if case.classes_first:
+        assert exact[1].shape == (10, 32)
+    elif "return_lse" in case.given:
+        assert [part.shape for part in exact] == [(), (32, 10), (32, 10), (32,)]
+    else:
+        plain = peer("numpy_idiom").cross_entropy(*arrays)
+        assert not answers.error(plain(), exact) <= answers.TOLERANCE[case.dtype]
 
 
 def test_the_arrays_of_a_case():
@@ -107,6 +134,20 @@ def test_the_arrays_of_a_case():
     assert short.dtype == np.float16 and narrow.dtype == np.uint8
     np.testing.assert_array_equal(short, rows.astype(np.float16))
     np.testing.assert_array_equal(narrow, labels)
+    columns, same = inputs.make(Case(8, 5, given="axis"))
+    assert columns.flags.c_contiguous and columns.shape == Case(8, 5, given="axis").shape == (5, 8)
+    assert (columns.T == rows).all() and (same == labels).all()
+
+
+def test_the_arguments_of_a_case():
+    """Labels become a list where one is timed; options have the type and the shape of the case."""
+    case = Case(8, 5, "float64", label_dtype="list", given="sample_weight weight reduction")
+    (logits, listed), options = inputs.arguments(case, inputs.make(case))
+    assert logits.dtype == np.float64 and listed == inputs.make(Case(8, 5, "float64"))[1].tolist()
+    assert list(options) == ["sample_weight", "weight", "reduction"]
+    assert options["sample_weight"].shape == (8,) and options["weight"].shape == (5,)
+    assert options["weight"].dtype == np.float64 and options["reduction"] == "none"
+    assert inputs.arguments(Case(8, 5), (logits, rows := np.arange(8)))[0][1] is rows
 
 
 def test_names_and_bytes_of_cases():
@@ -114,6 +155,8 @@ def test_names_and_bytes_of_cases():
     assert str(Case(7, 5)) == "cross_entropy-7x5-float32-random-index"
     other = Case(8, 5, "float16", layout="channels-first", image=2, label_dtype="int32")
     assert str(other) == "cross_entropy-8x5-float16-random-index-channels-first-int32"
+    smoothed = Case(7, 5, given="label_smoothing weight")
+    assert str(smoothed) == f"{Case(7, 5)}-label_smoothing-weight"
     assert other.floor_bytes == 2 * 8 * 5 * 2 and Case(8, 5, "bfloat16").floor_bytes == 160
     assert Case(8, 5).floor_bytes == 320 and Case(8, 5, "float64").floor_bytes == 640
 
@@ -266,11 +309,64 @@ def test_ctrl_c_leaves_no_process(monkeypatch, capsys):
     assert not multiprocessing.active_children()
 
 
-def test_first_calls_are_timed(monkeypatch):
-    monkeypatch.setattr(startup, "_CALL", "pass")
-    monkeypatch.setattr(startup, "SIDES", {"nothing": ("pass", True), "sum": ("sum([])", False)})
-    seconds = startup.measure(2)
-    assert [len(times) for times in seconds.values()] == [2, 2]
+def test_first_calls_are_timed():
+    """An empty cache is a new folder each time, the warm one that of the side's call before."""
+    cold = "import os; os.mkdir(os.environ['FASTXENT_CACHE_DIR'])"
+    warm = "import os, pathlib; f = pathlib.Path(os.environ['FASTXENT_CACHE_DIR'])"
+    counted = f"{warm}; f.mkdir(exist_ok=True); (f / str(len(list(f.iterdir())))).touch()"
+    sides = {
+        "warm": startup.Side(f"{counted}; assert len(list(f.iterdir())) < 4"),
+        "cold": startup.Side(cold, cached=False),
+        "once": startup.Side(cold, cached=False, once=True),
+        "absent": startup.Side("import nothing", needs="no_such_package"),
+    }
+    seconds = startup.measure(2, sides)
+    assert {name: len(times) for name, times in seconds.items()} == {
+        "warm": 2, "cold": 2, "once": 1,
+    }  # fmt: skip
+    with pytest.raises(subprocess.CalledProcessError):
+        startup.measure(1, {"warm": startup.Side(f"{counted}; assert len(list(f.iterdir())) < 2")})
+
+
+def test_a_usual_run_does_not_compile_everything(tmp_path, monkeypatch):
+    """First calls are timed by default; every kernel's compilation if it is requested."""
+    monkeypatch.syspath_prepend(BENCH)
+    run = importlib.import_module("run")
+    measured = []
+
+    def measure(rounds, sides):
+        measured.append(sides)
+        return dict.fromkeys(sides, [0.5] * rounds)
+
+    monkeypatch.setattr(startup, "measure", measure)
+    for k, groups in enumerate([[], ["warmup"], ["startup", "warmup"]]):
+        file = tmp_path / f"{k}.json"
+        options = ["--output", str(file), *(["--groups", *groups] if groups else [])]
+        monkeypatch.setattr(sys, "argv", ["run", *options])
+        with monkeypatch.context() as few:
+            few.setattr(run, "GROUPS", {})
+            run.main()
+        assert list(record.load(file)["startup"]) == list(measured[k])
+    usual, everything, both = measured
+    assert usual == startup.SIDES and not startup.EVERYTHING.keys() & usual.keys()
+    assert everything == startup.BASE | startup.EVERYTHING
+    assert both == startup.SIDES | startup.EVERYTHING
+
+
+def test_the_code_of_warm_ups(monkeypatch):
+    """One function for a usual run, and all that fastxent has."""
+    calls = []
+    monkeypatch.setattr(fx, "warmup", lambda *args, **options: calls.append((args, options)))
+    for side in (startup.SIDES | startup.EVERYTHING).values():
+        if "warmup" in side.code:
+            exec(side.code)
+    assert calls == [(("float32",), {"functions": "cross_entropy"}), ((), {})]
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="needs JAX")
+def test_the_code_of_the_first_call_in_jax():
+    side = startup.SIDES["first call in JAX, warm cache"]
+    assert startup._run(side.code, Path(os.environ["FASTXENT_CACHE_DIR"])) > 0
 
 
 # --- results --------------------------------------------------------------------------------
@@ -303,8 +399,9 @@ def test_page_and_plots_from_json(results, tmp_path, monkeypatch):
     timed = run["results"][1]
     run["results"] = [
         timed | asdict(entry.case)
-        | {"group": name, "peer": entry.peer, "threads": entry.case.threads or 2}
-        for name, group in GROUPS.items() for heat in group.heats for entry in heat
+        | {"group": name, "peer": entry.peer, "threads": entry.case.threads or 2, "heat": number}
+        for name, group in GROUPS.items()
+        for number, heat in enumerate(group.heats) for entry in heat
     ]  # fmt: skip
     run["results"].append(run["results"][0] | {"peer": "jax", "note": "needs optax"})
     run["startup"] = {side: {"median": 1.0, "seconds": [1.0]} for side in startup.SIDES}
@@ -321,8 +418,47 @@ def test_page_and_plots_from_json(results, tmp_path, monkeypatch):
         assert f"## {group.title}\n" in written
     assert "needs optax" in written
     assert "| cross_entropy 4 × 21 × 256 × 256 float32, class axis 1 | time |" in written
-    for side in ("fastxent, rows", "fastxent in PyTorch, float32", "fastxent, uint8"):
+    for side in ("fastxent, rows", "fastxent in PyTorch, float32", "fastxent, uint8", "plain",
+                 'reduction="none"', "label_smoothing=0.1, weight", "a list of labels",
+                 "categorical_cross_entropy, soft target", "binary_cross_entropy"):  # fmt: skip
         assert f"\n| {side} |" in written
+    assert "| loss 1 × 10 float32 | time |" in written
+
+
+def test_an_option_is_compared_with_the_plain_call_of_its_heat(results, monkeypatch):
+    """And each peer with fastxent; torch.nn with the module in its place."""
+    monkeypatch.syspath_prepend(BENCH)
+    tables = importlib.import_module("heat_tables")
+    run = record.load(results)
+    weighted = replace(PLAIN, given="weight")
+    run["results"] = [
+        asdict(case) | {"group": "options", "peer": name, "heat": heat, "threads": 2}
+        | record.summary([microseconds * 1e-6] * 2)
+        for heat, name, case, microseconds in [
+            (0, "fastxent", PLAIN, 5), (0, "numpy_idiom", PLAIN, 15),
+            (2, "fastxent", weighted, 8), (2, "numpy_idiom", weighted, 4),
+            (2, "torch", weighted, 16), (2, "torch_module", weighted, 20),
+            (2, "fastxent_torch", weighted, 40), (2, "fastxent", PLAIN, 4),
+        ]
+    ]  # fmt: skip
+    _, _, plain, option = tables.option_by_option([run]).splitlines()
+    assert plain == "| plain | 5.00 us | 1.00 | 3.00 | – | – | – | – |"
+    assert option == "| weight | 8.00 us | 2.00 | **0.50** | 2.00 | – | 5.00 | **0.50** |"
+
+
+def test_start_up_of_runs_with_different_sides(monkeypatch):
+    """A side counts in the runs that have it; one of fewer rounds is compared with the first."""
+    monkeypatch.syspath_prepend(BENCH)
+    page = importlib.import_module("page")
+    old = {"import numba": [0.2, 0.4], "first call": [0.4, 0.8]}
+    new = {"import numba": [0.25, 0.5], "first call": [0.75, 1.5], "warm-up": [5.0]}
+    runs = [
+        {"startup": {side: record.summary(seconds) for side, seconds in sides.items()}}
+        for sides in ({}, old, new)
+    ]
+    first, warmup = page.startup(runs).splitlines()[-2:]
+    assert first == "| first call | 862 ms | 2.50 (2.00–3.00) |"
+    assert warmup == "| warm-up | 5.00 s | 20.00 |"
 
 
 def test_a_page_without_groups_that_were_not_measured(results, tmp_path, monkeypatch):
@@ -330,7 +466,7 @@ def test_a_page_without_groups_that_were_not_measured(results, tmp_path, monkeyp
     monkeypatch.syspath_prepend(BENCH)
     page, reader = map(importlib.import_module, ("page", "results"))
     run = record.load(results)
-    lately = ("layout", "image", "label_dtype")
+    lately = ("layout", "image", "label_dtype", "given")
     case = Case(32, 1, job="binary")
     run["results"] = [
         {name: value for name, value in (row | asdict(case)).items() if name not in lately}

@@ -1,12 +1,13 @@
 """The exact answer of a case, by `fastxent.reference`, and the error of a peer's answer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastxent import reference
+from fastxent.bench import inputs
 from fastxent.bench.cases import Case
 from fastxent.bench.dtypes import as_array
 from fastxent.bench.layouts import as_rows, laid_out
@@ -19,14 +20,23 @@ _HALF_STEP = float(np.finfo(np.float16).smallest_subnormal)
 _BLOCK = 1 << 16  # logits per block, so that a dozen float64 arrays stay in cache
 
 
+# Jobs that take options or have one class, whose answers need no blocks.
+_AT_ONCE: dict[str, Callable[..., Any]] = {
+    "cross_entropy": reference.cross_entropy,
+    "categorical": reference.categorical_cross_entropy,
+    "binary": reference.binary_cross_entropy_with_logits,
+    "binary_probs": reference.binary_cross_entropy,
+}
+
+
 def expected(case: Case, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
     """The answer in float64: the loss if there is one, then each array."""
+    if case.given or case.job in ("binary", "binary_probs"):
+        options = {"return_grad": True} | inputs.options(case)
+        return tuple(map(np.asarray, _AT_ONCE[case.job](*arrays, **options)))
     if case.job in ("linear", "frozen"):
         loss, grad_x, grad_weight = _linear(*arrays)
         return (loss, grad_x) if case.job == "frozen" else (loss, grad_x, grad_weight)
-    if case.job == "binary":
-        loss, grad = reference.binary_cross_entropy_with_logits(*arrays, return_grad=True)
-        return np.asarray(loss), grad
     arrays = tuple(map(as_rows, arrays))
     blocks = [[array[rows] for array in arrays] for rows in _blocks(*arrays[0].shape)]
     if case.job in ("softmax", "log_softmax"):

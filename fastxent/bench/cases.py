@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 Job = Literal[
-    "cross_entropy", "forward", "loss", "softmax", "log_softmax", "categorical", "binary", "linear",
-    "frozen",
+    "cross_entropy", "forward", "loss", "softmax", "log_softmax", "categorical", "binary",
+    "binary_probs", "linear", "frozen",
 ]  # fmt: skip
 Logits = Literal["random", "wide", "confident"]
 Target = Literal["index", "soft", "one-hot"]
@@ -16,7 +16,7 @@ Layout = Literal["rows", "channels-first", "column-major"]
 # probabilities the loss by class index needs one number per row.
 _ARRAYS: dict[Job, int] = {
     "cross_entropy": 2, "forward": 2, "loss": 1, "softmax": 2, "log_softmax": 2,
-    "categorical": 0, "binary": 3, "linear": 0, "frozen": 0,
+    "categorical": 0, "binary": 3, "binary_probs": 3, "linear": 0, "frozen": 0,
 }  # fmt: skip
 _ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
@@ -28,7 +28,9 @@ class Case:
     `job` is the name of the peer's function, `logits` their distribution (see `inputs`),
     `features` the K of x (N, K) if the logits are x @ weight.T, and `threads` the number of
     threads, None for that of the run. `image` is the height and width of the images whose pixels
-    are the rows, if the layout is that of segmentation, (n, C, h, w).
+    are the rows, if the layout is that of segmentation, (n, C, h, w). Labels of `label_dtype`
+    "list" are a list of Python's integers. `given` names the options that are passed, as fastxent
+    calls them and separated by spaces; their values are in `inputs`.
     """
 
     rows: int
@@ -42,6 +44,7 @@ class Case:
     layout: Layout = "rows"
     image: int = 0
     label_dtype: str = "int64"
+    given: str = ""
 
     def __str__(self) -> str:
         shape = f"{self.rows}x{self.classes}"
@@ -50,6 +53,7 @@ class Case:
             parts.append(self.layout)
         if self.label_dtype != "int64":
             parts.append(self.label_dtype)
+        parts += self.given.split()
         return "-".join(parts)
 
     @property
@@ -57,7 +61,16 @@ class Case:
         """Shape of the logits."""
         if self.layout == "channels-first":
             return self.rows // self.image**2, self.classes, self.image, self.image
-        return (self.rows,) if self.job == "binary" else (self.rows, self.classes)
+        if self.classes_first:
+            return self.classes, self.rows
+        if self.job in ("binary", "binary_probs"):
+            return (self.rows,)
+        return self.rows, self.classes
+
+    @property
+    def classes_first(self) -> bool:
+        """Whether the logits are (C, N)."""
+        return "axis" in self.given.split()
 
     @property
     def size(self) -> int:
@@ -117,10 +130,19 @@ COLUMNS = Case(8192, 1000, layout="column-major")
 TOKENS = Case(2048, 32000)  # of a language model, whose tensors are often of half precision
 HALF = Case(4096, 1000, "float16")
 LABELLED = Case(65536, 10)
+PLAIN = Case(32, 10)  # a small call, beside those with options
+IN_TORCH = ("torch", "torch_module", "fastxent_torch")
 
 _SWEPT_SIZE = 4_000_000
 _SWEPT_CLASSES = [2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 32000, 128256]
 _SWEPT_ROWS = [1, 4, 16, 64, 256, 1024, 4096, 16384]
+
+
+def beside_plain(case: Case, *peers: str) -> Heat:
+    """Fastxent and other peers on a case, and fastxent's plain call."""
+    plain = sides(PLAIN, ["fastxent"]) if case != PLAIN else ()
+    return sides(case, ["fastxent", *peers]) + plain
+
 
 GROUPS = {
     "table": Group(
@@ -200,6 +222,44 @@ GROUPS = {
         + heats([Case(*shape) for shape in PROGRAM_SHAPES],
                 ["fastxent", "fastxent_torch", "torch_module", "fastxent_jax", "jax"])
         + heats([Case(*shape, job="loss") for shape in PROGRAM_SHAPES], ["fastxent_jax", "jax"]),
+    ),
+    "options": Group(
+        "Small calls with options",
+        tuple(
+            beside_plain(replace(PLAIN, given=given), "numpy_idiom", "jax", *IN_TORCH)
+            for given in ("", "reduction", "weight", "label_smoothing", "label_smoothing weight")
+        )
+        + tuple(
+            beside_plain(replace(PLAIN, given=given), "numpy_idiom", "torch", "jax")
+            for given in ("sample_weight", "z_loss", "return_probs return_lse", "axis")
+        )
+        + (
+            beside_plain(replace(PLAIN, target="soft"), "numpy_idiom", "torch", "jax"),
+            # PyTorch refuses int32 labels; JAX is given no others in any case.
+            beside_plain(replace(PLAIN, label_dtype="int32"), "numpy_idiom", "jax"),
+            beside_plain(replace(PLAIN, label_dtype="list"), "numpy_idiom"),
+            beside_plain(replace(PLAIN, dtype="float16"), "numpy_idiom", "torch", "jax"),
+        )
+        + tuple(
+            beside_plain(Case(320, 1, job=job), "numpy_idiom", "torch", "jax")
+            for job in ("binary", "binary_probs")
+        )
+        + tuple(
+            beside_plain(
+                replace(PLAIN, job="categorical", target=kind, given="return_grad"),
+                "numpy_idiom", "torch", "jax",
+            )
+            for kind in ("index", "soft")
+        ),
+        seconds=0.05,
+    ),
+    "one_row": Group(
+        "One row",
+        heats([Case(1, 10), Case(1, 1000)],
+              ["fastxent", "fastxent_out", "numpy_idiom", "scipy", "sklearn", "torch", "jax",
+               "numba"])
+        + heats([Case(1, 10, job="loss")], ["fastxent", "numpy_idiom", "scipy", "torch", "jax"]),
+        seconds=0.05,
     ),
     "layouts": Group(
         "Class axis 1, and column-major logits",

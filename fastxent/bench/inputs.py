@@ -16,6 +16,8 @@ SPREAD = 3.0  # standard deviation of random logits
 WIDE = 80.0  # wide logits lie in -80 .. 80
 LEAD = 10.0, 30.0  # of a confident row's first class over its second
 RIGHT = 0.95  # share of confident rows whose first class is the label
+WEIGHTS = 0.5, 2.0  # class weights and sample weights lie between
+SETTINGS = {"axis": 0, "reduction": "none", "label_smoothing": 0.1, "z_loss": 1e-4}
 
 
 def make(case: Case) -> tuple[Array, ...]:
@@ -23,6 +25,24 @@ def make(case: Case) -> tuple[Array, ...]:
     dtype = named(case.dtype)
     arrays = (laid_out(case, array) for array in _rows(case))
     return tuple(a if a.dtype.kind in "iu" else a.astype(dtype, copy=False) for a in arrays)
+
+
+def options(case: Case) -> dict[str, Any]:
+    """The options of a case and their values: weights are random, results are requested."""
+    rng, dtype = np.random.default_rng(1), _drawn(case)
+    values = {
+        **SETTINGS,
+        "weight": rng.uniform(*WEIGHTS, case.classes).astype(dtype),
+        "sample_weight": rng.uniform(*WEIGHTS, case.rows).astype(dtype),
+    }
+    return {name: values.get(name, True) for name in case.given.split()}
+
+
+def arguments(case: Case, arrays: tuple[Array, ...]) -> tuple[list[Any], dict[str, Any]]:
+    """What the job's function is called with: the arrays of the case, its options by name."""
+    logits, *target = arrays
+    lists = case.label_dtype == "list"
+    return [logits, *(t.tolist() if lists else t for t in target)], options(case)
 
 
 def _drawn(case: Case) -> type[np.float32] | type[np.float64]:
@@ -33,10 +53,12 @@ def _drawn(case: Case) -> type[np.float32] | type[np.float64]:
 def _rows(case: Case) -> tuple[Array, ...]:
     rng = np.random.default_rng(0)
     dtype = _drawn(case)
-    if case.job == "binary":
+    if case.job in ("binary", "binary_probs"):
         labels = rng.integers(0, 2, case.rows).astype(dtype)
-        return dtype(SPREAD) * rng.standard_normal(case.rows, dtype), labels
-    labels = rng.integers(0, case.classes, case.rows).astype(case.label_dtype, copy=False)
+        x = rng.standard_normal(case.rows, dtype)
+        return dtype(SPREAD) * x if case.job == "binary" else 1 / (1 + np.exp(-x)), labels
+    integers = "int64" if case.label_dtype == "list" else case.label_dtype
+    labels = rng.integers(0, case.classes, case.rows).astype(integers, copy=False)
     if case.job in ("linear", "frozen"):
         x = rng.standard_normal((case.rows, case.features), dtype)
         weight = rng.standard_normal((case.classes, case.features), dtype)
@@ -47,7 +69,7 @@ def _rows(case: Case) -> tuple[Array, ...]:
         return (logits,)
     if case.job == "categorical":
         # Of standard normal logits: scikit-learn clips p below the type's eps.
-        return softmax(logits / dtype(SPREAD)).astype(dtype), labels
+        return softmax(logits / dtype(SPREAD)).astype(dtype), _target(case, labels, rng)
     return logits, _target(case, labels, rng)
 
 

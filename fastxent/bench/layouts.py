@@ -12,6 +12,8 @@ Array = NDArray[Any]
 
 def laid_out(case: Case, array: Array) -> Array:
     """Rows (N, C), or labels (N,), in the layout of the case."""
+    if case.classes_first:
+        return np.ascontiguousarray(array.T)
     if case.layout == "column-major":
         return np.asfortranarray(array)
     if case.layout == "channels-first":

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import fastxent as fx
-from fastxent.bench import answers, measure
+from fastxent.bench import answers, inputs, measure
 from fastxent.bench.cases import Case
 from fastxent.bench.dtypes import as_array, restored
 from fastxent.bench.peers import PEERS
@@ -58,7 +58,8 @@ class _Server:
         if not hasattr(module, case.job):
             raise PeerFailed(f"does not do {case.job}")
         arrays = load(folder, "inputs")
-        self.call = getattr(module, case.job)(*arrays)
+        arguments, options = inputs.arguments(case, arrays)
+        self.call = getattr(module, case.job)(*arguments, **options)
         answer = self.call()
         if self.peer.computes:
             error = answers.error(answer, load(folder, "expected", mmap_mode="r"))

@@ -3,7 +3,8 @@
 A module has a function for each job that the peer supports, named after it. It takes the arrays of
 a case, does the setup that a user would do once, and returns the call to time: a function without
 arguments that returns (loss, gradients …), or the one array of the job. Logits of more than two
-dimensions have their classes on axis 1.
+dimensions have their classes on axis 1. Options are passed under the names that fastxent has for
+them.
 """
 
 import importlib.util

@@ -1,5 +1,6 @@
 """fastxent, with newly allocated results."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,8 +9,10 @@ import fastxent as fx
 Call = Callable[[], Any]
 
 
-def cross_entropy(logits: Any, target: Any) -> Call:
-    """Mean loss and gradient."""
+def cross_entropy(logits: Any, target: Any, **options: Any) -> Call:
+    """Mean loss and gradient, or what the options say."""
+    if options:  # a partial call costs no more than keywords that are written out
+        return functools.partial(fx.cross_entropy, logits, target, return_grad=True, **options)
     if logits.ndim > 2:
         return lambda: fx.cross_entropy(logits, target, axis=1, return_grad=True)
     return lambda: fx.cross_entropy(logits, target, return_grad=True)
@@ -35,14 +38,21 @@ def log_softmax(logits: Any) -> Call:
     return lambda: fx.log_softmax(logits)
 
 
-def categorical(probs: Any, target: Any) -> Call:
-    """Mean loss of probabilities alone."""
+def categorical(probs: Any, target: Any, **options: Any) -> Call:
+    """Mean loss of probabilities; with an option, what it says."""
+    if options:
+        return functools.partial(fx.categorical_cross_entropy, probs, target, **options)
     return lambda: (fx.categorical_cross_entropy(probs, target),)
 
 
 def binary(logits: Any, target: Any) -> Call:
     """Mean loss and gradient."""
     return lambda: fx.binary_cross_entropy_with_logits(logits, target, return_grad=True)
+
+
+def binary_probs(probs: Any, target: Any) -> Call:
+    """Mean loss of probabilities and gradient."""
+    return lambda: fx.binary_cross_entropy(probs, target, return_grad=True)
 
 
 def linear(x: Any, weight: Any, target: Any) -> Call:

@@ -4,15 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import fastxent as fx
-from fastxent.bench.peers.torch import frozen_head, loss_and_grads, loss_in_graph
+from fastxent.bench.peers.torch import frozen_head, loss_in_graph, with_options
 from fastxent.integrations.torch import CrossEntropyLoss
 
 Call = Callable[[], Any]
 
 
-def cross_entropy(logits: Any, target: Any) -> Call:
-    """Mean loss and gradient: forward, then backward."""
-    return loss_and_grads(CrossEntropyLoss(), [logits], target)
+def cross_entropy(logits: Any, target: Any, **options: Any) -> Call:
+    """Loss and gradient: forward, then backward."""
+    return with_options(CrossEntropyLoss, logits, target, options)
 
 
 def forward(logits: Any, target: Any) -> Call:

@@ -1,5 +1,6 @@
 """JAX: optax's loss and its gradient, compiled by jit."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -29,9 +30,55 @@ def _compiled(function: Any, *arrays: Any) -> Call:
     return lambda: jax.block_until_ready(compiled(*on_device))
 
 
-def cross_entropy(logits: Any, target: Any) -> Call:
-    """Mean loss and gradient."""
+def cross_entropy(logits: Any, target: Any, **options: Any) -> Call:
+    """Mean loss and gradient, or what the options say."""
+    if target.ndim == 2:
+        return _compiled(jax.value_and_grad(_mean_soft_loss), logits, target)
+    if options:
+        return _with_options(logits, target, options)
     return ready(jax.value_and_grad(_mean_loss), logits, target)
+
+
+def _mean_soft_loss(x: Any, target: Any) -> Any:
+    return optax.softmax_cross_entropy(x, target).mean()
+
+
+def _with_options(logits: Any, target: Any, options: dict[str, Any]) -> Call:
+    """A program of the logits, the labels and the arrays among the options; others are static."""
+    names = [name for name, value in options.items() if isinstance(value, np.ndarray)]
+    static = {name: value for name, value in options.items() if name not in names}
+
+    def program(x: Any, labels: Any, *arrays: Any) -> Any:
+        function = functools.partial(_loss, **static, **dict(zip(names, arrays, strict=True)))
+        (_, (loss, *others)), grad = jax.value_and_grad(function, has_aux=True)(x, labels)
+        return loss, grad, *others
+
+    arrays = (options[name] for name in names)
+    return _compiled(program, logits, target.astype(np.int32), *arrays)
+
+
+def _loss(
+    x: Any, labels: Any, *, axis: int = -1, weight: Any = None, sample_weight: Any = None,
+    label_smoothing: float = 0.0, z_loss: float = 0.0, reduction: str = "mean",
+    return_probs: bool = False, return_lse: bool = False,
+) -> Any:  # fmt: skip
+    """The number to differentiate, and the results: loss, and with them probs and lse."""
+    if label_smoothing:
+        one_hot = jax.nn.one_hot(labels, x.shape[-1], dtype=x.dtype)
+        smooth = optax.smooth_labels(one_hot, label_smoothing)
+        losses = optax.softmax_cross_entropy(x, smooth if weight is None else smooth * weight)
+    else:
+        losses = optax.softmax_cross_entropy_with_integer_labels(x, labels, axis=axis)
+        losses = losses if weight is None else losses * weight[labels]
+    if z_loss:
+        losses += z_loss * jax.nn.logsumexp(x, axis=-1) ** 2
+    if reduction == "none":
+        return losses.sum(), (losses,)
+    by_row = sample_weight if weight is None else weight[labels]
+    losses = losses if sample_weight is None else losses * sample_weight
+    loss = losses.mean() if by_row is None else losses.sum() / by_row.sum()
+    more = (jax.nn.softmax(x), jax.nn.logsumexp(x, axis=-1)) if return_probs else ()
+    return loss, (loss, *more)
 
 
 def loss(logits: Any, target: Any) -> Call:
@@ -39,15 +86,35 @@ def loss(logits: Any, target: Any) -> Call:
     return ready(lambda x, labels: (_mean_loss(x, labels),), logits, target)
 
 
-def categorical(probs: Any, target: Any) -> Call:
-    """Mean loss of probabilities alone."""
-    rows = np.arange(len(target))
-    return ready(lambda p, labels: (-jnp.log(p[rows, labels]).mean(),), probs, target)
+def categorical(probs: Any, target: Any, return_grad: bool = False) -> Call:
+    """Mean loss of probabilities, and its gradient if requested."""
+    if return_grad and target.ndim == 2:
+        return _compiled(jax.value_and_grad(_log_and_multiply), probs, target)
+    if return_grad:
+        return ready(jax.value_and_grad(_log_and_pick), probs, target)
+    return ready(lambda p, labels: (_log_and_pick(p, labels),), probs, target)
+
+
+def _log_and_pick(p: Any, labels: Any) -> Any:
+    return -jnp.log(p[np.arange(len(labels)), labels]).mean()
+
+
+def _log_and_multiply(p: Any, target: Any) -> Any:
+    return -(target * jnp.log(p)).sum(axis=-1).mean()
 
 
 def binary(logits: Any, target: Any) -> Call:
     """Mean loss and gradient."""
     return _compiled(jax.value_and_grad(_mean_binary_loss), logits, target)
+
+
+def binary_probs(probs: Any, target: Any) -> Call:
+    """Mean loss of probabilities and gradient."""
+    return _compiled(jax.value_and_grad(_mean_binary_loss_of_probs), probs, target)
+
+
+def _mean_binary_loss_of_probs(p: Any, y: Any) -> Any:
+    return -(y * jnp.log(p) + (1 - y) * jnp.log1p(-p)).mean()
 
 
 def _mean_binary_loss(x: Any, y: Any) -> Any:

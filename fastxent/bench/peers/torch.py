@@ -1,5 +1,6 @@
 """PyTorch, eager: forward, then backward into a new gradient."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,28 @@ def loss_and_grads(function: Callable[..., Any], parameters: list[Any], target: 
     return call
 
 
+def losses_and_grad(function: Callable[..., Any], logits: Any, target: Any) -> Call:
+    """The losses of all rows and the gradient of their sum."""
+    leaf, labels = tensor(logits).requires_grad_(), tensor(target)
+
+    def call() -> Any:
+        leaf.grad = None
+        losses = function(leaf, labels)
+        losses.sum().backward()
+        return losses.detach(), leaf.grad
+
+    return call
+
+
+def with_options(make: Callable[..., Any], logits: Any, target: Any, options: Any) -> Call:
+    """The loss that `make` returns for options, among them arrays, and its gradient."""
+    function = make(**{k: tensor(v) if isinstance(v, np.ndarray) else v
+                       for k, v in options.items()})  # fmt: skip
+    if "reduction" in options:
+        return losses_and_grad(function, logits, target)
+    return loss_and_grads(function, [logits], target)
+
+
 def frozen_head(function: Callable[..., Any], x: Any, weight: Any, target: Any) -> Call:
     """A loss of x and weights that do not require grad, and the gradient of x."""
     leaf, fixed = tensor(x).requires_grad_(), tensor(weight)
@@ -52,9 +75,36 @@ def loss_in_graph(function: Callable[..., Any], logits: Any, target: Any) -> Cal
     return lambda: (function(leaf, labels).detach(),)
 
 
-def cross_entropy(logits: Any, target: Any) -> Call:
-    """Mean loss and gradient."""
-    return loss_and_grads(F.cross_entropy, [logits], target)
+def cross_entropy(logits: Any, target: Any, **options: Any) -> Call:
+    """Mean loss and gradient, or what the options say."""
+    if "return_probs" in options:
+        return _all_results(logits, target)
+    return with_options(_loss_function, logits, target, options)
+
+
+def _loss_function(
+    axis: int = 1, sample_weight: Any = None, z_loss: float = 0.0, **options: Any
+) -> Callable[..., Any]:
+    """F.cross_entropy, and the usual lines around it for options that it does not have."""
+    if axis == 0:
+        return lambda x, labels: F.cross_entropy(x.T, labels)
+    if sample_weight is not None:
+        return functools.partial(_by_sample_weight, sample_weight)
+    if z_loss:
+        return lambda x, labels: (
+            F.cross_entropy(x, labels) + z_loss * torch.logsumexp(x, dim=1).square().mean()
+        )
+    return functools.partial(F.cross_entropy, **options) if options else F.cross_entropy
+
+
+def _by_sample_weight(weight: Any, x: Any, labels: Any) -> Any:
+    losses = F.cross_entropy(x, labels, reduction="none")
+    return (weight * losses).sum() / weight.sum()
+
+
+def _all_results(logits: Any, target: Any) -> Call:
+    mean, x = loss_and_grads(F.cross_entropy, [logits], target), tensor(logits)
+    return lambda: (*mean(), torch.softmax(x, dim=1), torch.logsumexp(x, dim=1))
 
 
 def loss(logits: Any, target: Any) -> Call:
@@ -75,8 +125,11 @@ def log_softmax(logits: Any) -> Call:
     return lambda: torch.log_softmax(x, dim=1)
 
 
-def categorical(probs: Any, target: Any) -> Call:
-    """Mean loss of probabilities alone."""
+def categorical(probs: Any, target: Any, return_grad: bool = False) -> Call:
+    """Mean loss of probabilities, and its gradient if requested."""
+    if return_grad:
+        by = log_and_multiply if target.ndim == 2 else log_and_pick
+        return loss_and_grads(by, [probs], target)
     p, labels = tensor(probs), tensor(target)
     return lambda: (log_and_pick(p, labels),)
 
@@ -84,6 +137,16 @@ def categorical(probs: Any, target: Any) -> Call:
 def log_and_pick(p: Any, labels: Any) -> Any:
     """Mean loss of probabilities, of all of which PyTorch takes the logarithm."""
     return F.nll_loss(torch.log(p), labels)
+
+
+def log_and_multiply(p: Any, target: Any) -> Any:
+    """Mean loss of probabilities against probabilities."""
+    return -(target * torch.log(p)).sum(dim=1).mean()
+
+
+def binary_probs(probs: Any, target: Any) -> Call:
+    """Mean loss of probabilities and gradient."""
+    return loss_and_grads(F.binary_cross_entropy, [probs], target)
 
 
 def binary(logits: Any, target: Any) -> Call:

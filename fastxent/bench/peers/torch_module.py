@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 
-from fastxent.bench.peers.torch import loss_and_grads, loss_in_graph
+from fastxent.bench.peers.torch import loss_in_graph, with_options
 
 Call = Callable[[], Any]
 
 
-def cross_entropy(logits: Any, target: Any) -> Call:
-    """Mean loss and gradient: forward, then backward."""
-    return loss_and_grads(torch.nn.CrossEntropyLoss(), [logits], target)
+def cross_entropy(logits: Any, target: Any, **options: Any) -> Call:
+    """Loss and gradient: forward, then backward."""
+    return with_options(torch.nn.CrossEntropyLoss, logits, target, options)
 
 
 def forward(logits: Any, target: Any) -> Call:
