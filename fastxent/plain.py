@@ -24,7 +24,7 @@ def plain_cross_entropy(
     clip: Clip | None = None,
 ) -> Any:  # fmt: skip
     """The result for (N, C) logits or, with `clip`, probabilities and N labels; None otherwise."""
-    if type(logits) is not np.ndarray or type(target) is not np.ndarray:
+    if type(logits) is not np.ndarray or type(target) is not np.ndarray or target.ndim != 1:
         return None
     dtype, shape, kind = logits.dtype, logits.shape, target.dtype
     if dtype.char not in "fd" or not dtype.isnative or len(shape) != 2:

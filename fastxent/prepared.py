@@ -37,6 +37,7 @@ class Kind:
         types = checks.precision(x.dtype, function.first)
         slots = [slot for slot in function.slots if call.results[slot.at] is not None]
         self._run, self._compute, self._of_rows = run, call.compute, function.has_rows
+        self._number = call.compute.type
         self._axis = arguments["axis"] % x.ndim if function.has_rows else -1
         self._is_soft, self._divides = call.target.labels is None, call.results.loss is None
         # Of each result whether it is one per class, and its type.
@@ -72,13 +73,16 @@ class Kind:
             if not is_buffer(grad_out, x, target, w, u):
                 return None
             results[self._buffer] = grad_out
-        weights = self._weight(w), self._weight(u)
+        if w is not None:
+            w = self._weight(w)
+        if u is not None:
+            u = self._weight(u)
         if self._is_flat:
-            loss = run(x, target, *weights, normalizer, results)
+            loss = run(x, target, w, u, normalizer, results)
         else:
             outputs = [self._flat(a, of[0]) for a, of in zip(results, self._results, strict=True)]
             target = self._flat(target, self._is_soft)
-            loss = run(self._flat(x, True), target, *weights, normalizer, outputs)
+            loss = run(self._flat(x, True), target, w, u, normalizer, outputs)
             if self._copies and loss is not None:
                 for array, of, rows_of in zip(results, self._results, outputs, strict=True):
                     if of[0]:
@@ -89,7 +93,8 @@ class Kind:
             results = [checks.result(array) for array in results]
         if not self._divides:
             return results[0] if len(results) == 1 else tuple(results)
-        value = checks.scalar(loss, self._compute)
+        # `checks.scalar` without its guards, far from the ends of either type.
+        value = self._number(loss) if 1e-30 < loss < 1e30 else checks.scalar(loss, self._compute)
         return (value, *results) if results else value
 
     def _flat(self, array: Any, has_classes: bool) -> Any:
@@ -102,8 +107,6 @@ class Kind:
 
     def _weight(self, array: Any) -> Any:
         """Weights as a backend takes them."""
-        if array is None:
-            return None
         flat = array if array.ndim == 1 else array.reshape(-1)
         if self._of_rows:
             return flat.astype(_DOUBLE)
@@ -144,19 +147,19 @@ class _Reader:
         self._types = _ROWS if function.has_rows else _ELEMENTS
         self.read = calls.read_rows if function.has_rows else calls.read_elements
         second = "sample_weight" if function.has_rows else "pos_weight"
-        self._arrays = function.first, "target", "weight", second, "normalizer", "grad_out"
-        self._buffers = [slot.buffer for slot in function.buffer_slots]
+        self._first, self._second = function.first, second
         others = {*function.arrays, *function.buffers}
         self._options = operator.itemgetter(*[n for n in function.parameters if n not in others])
 
-    def given(self, a: Arguments) -> list[Any]:
+    def given(self, a: Arguments) -> tuple[Any, ...]:
         """The input, the target, both weights, the normalizer and the gradient's buffer."""
         if self._has_rows and type(a["target"]) is list:
             a["target"] = _labels_of(a["target"])
-        return [a.get(name) for name in self._arrays]
+        others = a["weight"], a.get(self._second), a.get("normalizer"), a["grad_out"]
+        return a[self._first], a["target"], *others
 
     def key(
-        self, a: Arguments, x: Any, target: Any, w: Any, u: Any, normalizer: Any, _: Any
+        self, a: Arguments, x: Any, target: Any, w: Any, u: Any, normalizer: Any, grad_out: Any
     ) -> Any:
         """The kind of a call; None for calls that are never prepared."""
         if type(x) is not np.ndarray or type(target) is not np.ndarray:
@@ -178,7 +181,7 @@ class _Reader:
         return (
             self._name, dtype, len(shape), n_classes, target.dtype, target.ndim,
             w is None or w.dtype, u is None or u.dtype, normalizer is None,
-            *[a[name] is None for name in self._buffers], options, *map(type, options),
+            grad_out is None, a.get("probs_out") is None, options, *map(type, options),
         )  # fmt: skip
 
 

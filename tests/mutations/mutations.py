@@ -122,7 +122,7 @@ MUTATIONS = [
              "whole = count & -_WIDTH if are_contiguous(labels) else 0", "whole = count & -_WIDTH",
              LAYOUTS + "many_labels_of_each_type[i4]"),
     Mutation("a buffer for probabilities is no other kind of call", "prepared.py",
-             "*[a[name] is None for name in self._buffers]", 'a["grad_out"] is None',
+             "grad_out is None, a.get(\"probs_out\") is None", "grad_out is None",
              PREPARED + "buffers_and_places"),
     Mutation("bad labels of prepared calls are taken", "cpu/prepared.py",
              "if bad >= 0 and self._check:", "if False:",
