@@ -319,10 +319,10 @@ def scalar(value: Any, dtype: "np.dtype[Any]") -> Any:
 
     A GPU's stays there.
     """
+    # Far from the ends of either type nothing needs a guard, which takes as long as a small kernel.
+    if type(value) is float and 1e-30 < value < 1e30:
+        return dtype.type(value)
     if isinstance(value, DeviceArray):
         return value
-    # Far from the ends of either type nothing needs a guard, which takes as long as a small kernel.
-    if 1e-30 < abs(value) < 1e30:
-        return dtype.type(value)
     with np.errstate(all="ignore"):
         return dtype.type(value)

@@ -112,12 +112,14 @@ def _backend(name: str) -> Any:
 
 def host_backend() -> HostBackend:
     """The backend of NumPy arrays."""
-    return cast(HostBackend, _backend("cpu"))
+    backend: HostBackend = _backend("cpu")
+    return backend
 
 
 def device_backend() -> DeviceBackend:
     """The backend of arrays on a GPU."""
-    return cast(DeviceBackend, _backend("cuda"))
+    backend: DeviceBackend = _backend("cuda")
+    return backend
 
 
 def backend_of(view: object) -> Backend:

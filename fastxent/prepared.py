@@ -37,7 +37,6 @@ class Kind:
         types = checks.precision(x.dtype, function.first)
         slots = [slot for slot in function.slots if call.results[slot.at] is not None]
         self._run, self._compute, self._of_rows = run, call.compute, function.has_rows
-        self._number = call.compute.type
         self._axis = arguments["axis"] % x.ndim if function.has_rows else -1
         self._is_soft, self._divides = call.target.labels is None, call.results.loss is None
         # Of each result whether it is one per class, and its type.
@@ -93,8 +92,7 @@ class Kind:
             results = [checks.result(array) for array in results]
         if not self._divides:
             return results[0] if len(results) == 1 else tuple(results)
-        # `checks.scalar` without its guards, far from the ends of either type.
-        value = self._number(loss) if 1e-30 < loss < 1e30 else checks.scalar(loss, self._compute)
+        value = checks.scalar(loss, self._compute)
         return (value, *results) if results else value
 
     def _flat(self, array: Any, has_classes: bool) -> Any:

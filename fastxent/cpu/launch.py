@@ -386,11 +386,11 @@ def plain_cross_entropy(
     where a label is bad or no row is active.
     """
     (n, n_classes), char = x.shape, x.dtype.char
-    kernel, besides, cost = _plain_kernel(char, n_classes, grad is not None, clip)
+    kernel, besides, cost, rows = _plain_kernel(char, n_classes, grad is not None, clip)
     options, scan = _plain_options(ignore_index, labels.dtype.char), scan_kernel()
     scan_args = labels, n_classes, NO_WEIGHT_ARRAYS["d"], options
     # One piece of the rows is one of the labels, too, which cost less; a small call needs no lists.
-    at_once = n <= rows_at_once(cost) or n <= chunk_rows(n, cost)
+    at_once = n <= rows or n <= chunk_rows(n, cost)
     if at_once:
         counted, bad = scan(*scan_args, 0, n)
     else:
@@ -418,16 +418,18 @@ def loss_kernel(char: str, has_grad: bool, few: bool) -> tuple[Kernel, tuple[Any
 @functools.lru_cache(1024)
 def _plain_kernel(
     char: str, n_classes: int, has_grad: bool, clip: Clip | None
-) -> tuple[Kernel, tuple[Any, ...], int]:
-    """The kernel, what it takes after the options, and the cost of a row."""
+) -> tuple[Kernel, tuple[Any, ...], int, int]:
+    """The kernel, what it takes after the options, a row's cost, and the rows always at once."""
     if clip is not None:
         kinds = WeightArrays, KernelOptions, Clip
         source, requested = categorical_kernels.categorical_label_rows, ("grad",) * has_grad
         kernel = _loss_kernel(source, char, LABELS, requested, kinds)
-        return kernel, (clip,), _gathered_row_cost(n_classes, has_grad)
+        cost = _gathered_row_cost(n_classes, has_grad)
+        return kernel, (clip,), cost, rows_at_once(cost)
     few = has_few_classes("per class" if has_grad else "per row", char, n_classes)
     kernel = jit.specialise(*loss_kernel(char, has_grad, few))
-    return kernel, ROWS if few else (), row_cost(n_classes)
+    cost = row_cost(n_classes)
+    return kernel, ROWS if few else (), cost, rows_at_once(cost)
 
 
 @functools.lru_cache(16)
