@@ -7,7 +7,7 @@ from typing import Any
 
 from heat_tables import described, line_by_line, option_by_option, side_by_side
 from markdown_tables import against, insert, percent, table, times
-from results import Run, Spread, case_of, cases, load, middle, number, ratio, spread
+from results import Run, Spread, case_of, cases, load_all, middle, number, ratio, spread
 
 from fastxent.bench import record
 from fastxent.bench.cases import GROUPS
@@ -29,7 +29,8 @@ nothing else. (Small arrays are copied faster by one thread: see "One thread and
 makes a fresh gradient, as the peers do; "grad_out" writes into a ready one. Logits are normal with
 a standard deviation of 3, labels random.
 
-With several runs, a number is the median of the runs and their range stands beside it. **Bold**
+With several runs, a number is the median of the runs and their range stands beside it: of those of
+the day and the CPU on which a section was measured last ("Where" says what). **Bold**
 is a loss: below 1, fastxent is the slower one.
 """
 
@@ -217,8 +218,10 @@ def machine(run: Run) -> str:
     caches = ", ".join(f"{name} {size}" for name, size in cpu["caches"].items())
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     commit = (run["commit"] or "no checkout")[:12] + ", changed" * run["dirty"]
-    groups = dict.fromkeys(row["group"] for row in run["results"])
-    part = "" if len(groups) == len(GROUPS) else f"; groups {', '.join(groups)}"
+    groups = [*dict.fromkeys(row["group"] for row in run["results"])]
+    if run["startup"]:
+        groups.append("startup")
+    part = "" if len(groups) == len(GROUPS) + 1 else f"; groups {', '.join(groups)}"
     return (
         f"- {run['date']}: {cpu['model']}, {cpu['cores']} cores, {' '.join(cpu['vectors'])}, "
         f"{caches}; {run['os'].partition('-')[0]}; Python {run['python']}, {versions}; "
@@ -331,7 +334,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/benchmarks.md"))
     args = parser.parse_args()
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    runs = [load(path) for path in args.results]
+    runs = load_all(args.results)
     args.output.write_text(page(runs))
     raced = {row["group"] for run in runs for row in run["results"]}
     beside = args.output.with_name("one-pass.md")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from results import Run, cases, load, number, ratio, spread
+from results import Run, cases, load_all, number, ratio, spread
 
 from fastxent.bench import chart, record
 from fastxent.bench.peers import PEERS
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/img"))
     parser.add_argument("--format", default="png", choices=["png", "svg"])
     args = parser.parse_args()
-    runs = [load(path) for path in args.results]
+    runs = load_all(args.results)
     args.output.mkdir(parents=True, exist_ok=True)
 
     def place(name: str) -> Path:

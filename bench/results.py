@@ -34,6 +34,31 @@ def load(path: Path) -> Run:
     return run | {"results": [_DEFAULTS | row for row in run["results"]]}
 
 
+def load_all(paths: list[Path]) -> list[Run]:
+    """Read runs, of each group those of the day and the CPU on which it was measured last."""
+    runs = [load(path) for path in paths]
+    last: dict[str, tuple[str, str]] = {}
+    for run in sorted(runs, key=lambda run: run["date"]):
+        last |= dict.fromkeys(_groups(run), _when_and_where(run))
+    kept = []
+    for run in runs:
+        names = {name for name in _groups(run) if last[name] == _when_and_where(run)}
+        rows = [row for row in run["results"] if row["group"] in names]
+        if names:
+            kept.append(run | {"results": rows, "startup": run["startup"] if "" in names else {}})
+    return kept
+
+
+def _groups(run: Run) -> list[str]:
+    """The groups of a run; "" stands for its start-up."""
+    return [*dict.fromkeys(row["group"] for row in run["results"]), *[""][: len(run["startup"])]]
+
+
+def _when_and_where(run: Run) -> tuple[str, str]:
+    """A day and a CPU."""
+    return run["date"][:10], run["cpu"]["model"]
+
+
 def middle(value: Spread | None) -> Spread | None:
     """The median alone, for tables without ranges."""
     return value and Spread(value.median, value.median, value.median)

@@ -461,6 +461,26 @@ def test_start_up_of_runs_with_different_sides(monkeypatch):
     assert warmup == "| warm-up | 5.00 s | 20.00 |"
 
 
+def test_each_group_is_shown_as_it_was_measured_last(results, tmp_path, monkeypatch):
+    """By the runs of one day on one CPU; earlier ones keep what was not measured again."""
+    monkeypatch.syspath_prepend(BENCH)
+    reader = importlib.import_module("results")
+    run, sides = record.load(results), {"import numba": record.summary([1.0])}
+    measured = [
+        ("2026-01-02T09:00", "fast", ["loss", "table"], sides),
+        ("2026-01-03T09:00", "slow", ["loss"], {}),
+        ("2026-01-03T11:00", "fast", ["loss"], sides), ("2026-01-03T10:00", "fast", ["loss"], {}),
+    ]  # fmt: skip
+    paths = [tmp_path / f"{k}.json" for k in range(len(measured))]
+    for path, (date, cpu, groups, first_calls) in zip(paths, measured, strict=True):
+        rows = [run["results"][1] | {"group": name} for name in groups]
+        own = {"date": date, "cpu": run["cpu"] | {"model": cpu}}
+        record.save(run | own | {"results": rows, "startup": first_calls}, path)
+    kept = reader.load_all(paths)
+    assert [[row["group"] for row in r["results"]] for r in kept] == [["table"], ["loss"], ["loss"]]
+    assert [bool(r["startup"]) for r in kept] == [False, True, False]
+
+
 def test_a_page_without_groups_that_were_not_measured(results, tmp_path, monkeypatch):
     """Also from a run whose cases had fewer fields than today's."""
     monkeypatch.syspath_prepend(BENCH)
