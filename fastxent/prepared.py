@@ -201,7 +201,8 @@ def _prepare(function: Function, arguments: Arguments, call: Call) -> Kind | str
     given = [array for array in call.weights if array is not None]
     fits = labels.dtype in LABELS if probs is None else probs.dtype in (call.compute, x.dtype)
     if function.has_rows:
-        fits = fits and _has_rows(x, arguments["axis"] % x.ndim)
+        axis = arguments["axis"]  # another object may stand for another number next time
+        fits = fits and type(axis) is int and _has_rows(x, axis % x.ndim)
     else:
         fits = fits and all(w.dtype == x.dtype and w.shape == x.shape for w in given)
     if (
