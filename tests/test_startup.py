@@ -62,14 +62,15 @@ def test_import_is_cheap():
 
 
 def test_empty_then_warm_cache(tmp_path):
-    """The first process fills the cache, the second compiles nothing."""
+    """The first process fills the cache, the second compiles nothing, nor imports any kernel."""
     place = str(tmp_path / "deep" / "cache")
     assert python(CALL, FASTXENT_CACHE_DIR=place) == ANSWER
     files = sorted(os.listdir(place))
     assert len(files) == 3  # scan, loss + gradient, logsumexp
     assert all(name.endswith(".bin") for name in files)
-    assert python(COUNTING + CALL + "print(compiled)",
-                  FASTXENT_CACHE_DIR=place) == ANSWER + "[]\n"  # fmt: skip
+    kernels = "import sys; print([name for name in sys.modules if name.endswith('kernels')])\n"
+    script = COUNTING + CALL + "print(compiled)\n" + kernels
+    assert python(script, FASTXENT_CACHE_DIR=place) == ANSWER + "[]\n[]\n"
     assert sorted(os.listdir(place)) == files
 
 
@@ -104,7 +105,7 @@ def test_warmup_compiles_all_there_is():
         steps = []
         fx.warmup(progress=lambda done, total: steps.append((done, total)))
         assert steps == [(k, 198) for k in range(1, 199)], steps[-1]
-        known = dict(jit._dispatchers)
+        known = dict(jit._results)
         flags = [f"return_{name}" for name in ("grad", "probs", "hess")]
         for kind in ("f4", "f8", "i1"):
             x = np.zeros((3, 2), kind)
@@ -127,7 +128,7 @@ def test_warmup_compiles_all_there_is():
                     fx.binary_cross_entropy(x, soft, eps=0.1, return_grad=grad, weight=soft)
             for function in (fx.softmax, fx.log_softmax, fx.logsumexp):
                 function(x, axis=0), function(np.ones((3, 2, 3), x.dtype), axis=1)
-        print(jit._dispatchers == known, len(known))
+        print(jit._results == known, len(known))
     """
     assert python(script) == "True 121\n"  # one of them reads labels, whatever the logits' type
 
@@ -138,14 +139,14 @@ def test_warmup_of_half_precision():
         import itertools, numpy as np, fastxent as fx
         from fastxent.cpu import jit
         fx.warmup("bfloat16", functions=["softmax", "categorical_cross_entropy"])
-        known = dict(jit._dispatchers)
+        known = dict(jit._results)
         for n_classes in (2, 1000):
             x = np.full((3, n_classes), 0.5, "bfloat16")
             fx.softmax(x), fx.softmax(np.asfortranarray(x))
             for target, grad in itertools.product(([0, 1, 1], x, x.astype("f4")), (False, True)):
                 fx.categorical_cross_entropy(x, target, return_grad=grad)
         fx.softmax(np.full((20, 20, 2), 0.5, "bfloat16")[..., 0])
-        print(jit._dispatchers == known)
+        print(jit._results == known)
     """
     assert python(script) == "True\n"
 

@@ -74,7 +74,7 @@ steps = []
 fx.warmup(functions="logsumexp", processes={processes},
           progress=lambda done, total: steps.append((done, total)))
 assert steps == [(k, 8) for k in range(1, 9)], steps
-print(len(jit._dispatchers), bool(compiled))
+print(len(jit._results), bool(compiled))
 """
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastxent.cpu import arguments, binary_kernels, jit
+from fastxent.cpu import arguments, jit
 from fastxent.cpu.arguments import (
     ELEMENTS,
     FLOAT,
@@ -22,6 +22,8 @@ from fastxent.cpu.launch import add_up, divided
 from fastxent.records import Call
 
 Array = NDArray[Any]
+
+_LOGITS, _PROBS = (jit.Source("binary_kernels", name) for name in ("binary_logits", "binary_probs"))
 
 
 def signature(
@@ -45,7 +47,7 @@ def signature(
 
 @functools.cache
 def _kernel(
-    source: Callable[..., Any], chars: tuple[str, str], requested: tuple[str, ...],
+    source: jit.Source, chars: tuple[str, str], requested: tuple[str, ...],
     kinds: tuple[Any, ...], weighted: bool,
 ) -> Callable[..., Any]:  # fmt: skip
     return jit.specialise(source, signature(*chars, requested, kinds, weighted))
@@ -61,11 +63,11 @@ class Selection(NamedTuple):
 
 def select(call: Call, chars: tuple[str, str]) -> Selection:
     """The kernel for a call, of a logit or probability and of a target of these types."""
-    source: Any = binary_kernels.binary_probs
+    source = _PROBS
     besides: tuple[Any, ...] = (call.clip,)
     weighted = True
     if call.clip is None:
-        source, besides = binary_kernels.binary_logits, ()
+        source, besides = _LOGITS, ()
         weighted = call.weights.weight is not None or call.weights.pos_weight is not None
     requested, kinds = arguments.requested(call.outputs), tuple(map(type, besides))
     return Selection(_kernel(source, chars, requested, kinds, weighted), weighted, besides)

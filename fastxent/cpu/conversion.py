@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastxent.cpu import arguments, conversion_kernels, jit
+from fastxent.cpu import arguments, jit
 from fastxent.cpu.arguments import ELEMENTS, array_type
 
 Array = NDArray[Any]
+_CONVERT_PLANES = jit.Source("conversion_kernels", "convert_planes")
 
 
 @functools.cache
 def _kernel(char: str, out_char: str) -> Callable[..., Any]:
     source = array_type(ELEMENTS[char], 3)
     out = array_type(ELEMENTS[out_char], 3, out=True)
-    return jit.specialise(conversion_kernels.convert_planes, (source, out))
+    return jit.specialise(_CONVERT_PLANES, (source, out))
 
 
 def put(out: Array, values: Array) -> None:

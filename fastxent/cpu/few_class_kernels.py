@@ -70,12 +70,6 @@ from fastxent.formulas import (
     row_loss,
 )
 
-# The options that `cross_entropy_rows` knows, and the outputs for labels and for probabilities.
-OPTIONS = {
-    "ignoring", "ignore_index", "label_mask", "one_minus_eps", "eps_over_c", "hess_factor"
-}  # fmt: skip
-LABEL_OUTPUTS, PROB_OUTPUTS = {"loss", "grad", "hess"}, {"loss", "grad"}
-
 # A loop over the classes of a group wants all registers for itself, and inlined it gets those that
 # are left: apart, 100 classes take 0.9 of the time. But a call takes as long as a class of float32,
 # so up to this number of classes it is inlined there. Where registers are narrower and fewer, its

@@ -8,7 +8,9 @@ again.
 """
 
 import contextlib
+import copy
 import functools
+import importlib
 import os
 import pickle
 import platform
@@ -16,13 +18,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite
 import numba
 import numba.extending
+from llvmlite import binding
 from numba.core import bytecode, caching, compiler, config, serialize
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.environment import Environment
+from numba.core.registry import cpu_target
 from numba.core.runtime.nrt import rtsys
 
 # Numba imports this in a kernel's first call, when no fork would wait for the import.
@@ -65,7 +70,9 @@ FunctionIdentity: Any = bytecode.FunctionIdentity
 _rebuild: Any = compiler.CompileResult._rebuild
 _dumps: Any = serialize.dumps
 
-_dispatchers: dict[tuple[Callable[..., Any], Any], Any] = {}
+# What Numba has compiled, by source and signature; its dispatchers, which must not be collected.
+_results: dict[tuple[Any, Any], Any] = {}
+_dispatchers: list[Any] = []
 # Whether this context may compile: see `loading_only`.
 _may_compile: ContextVar[bool] = ContextVar("fastxent_may_compile", default=True)
 
@@ -88,42 +95,72 @@ def loading_only() -> Iterator[None]:
         _may_compile.reset(token)
 
 
-def specialise(source: Callable[..., Any], signature: Any) -> Callable[..., Any]:
+class Source(NamedTuple):
+    """A kernel by the names of its module and its own.
+
+    One that is loaded from the cache is not imported: with all that kernels are made of, that is
+    half of what a first call takes besides Numba's import.
+    """
+
+    module: str
+    name: str
+
+    def function(self) -> Callable[..., Any]:
+        """The kernel's code."""
+        function: Callable[..., Any]
+        function = getattr(importlib.import_module(f"fastxent.cpu.{self.module}"), self.name)
+        return function
+
+
+Kernel = Source | Callable[..., Any]
+
+
+def specialise(source: Kernel, signature: Any) -> Callable[..., Any]:
     """Return the kernel `source`, compiled for `signature`, as a function of Python.
 
     It is the compiled entry point, not Numba's dispatcher, which determines the types of all
     arguments in each call: 2 µs with named tuples. The entry point converts arguments by its
     signature without a check of the tuples, so callers make these by `arguments.py` alone.
     """
-    (result,) = dispatcher(source, signature).overloads.values()
-    entry_point: Callable[..., Any] = result.entry_point
+    entry_point: Callable[..., Any] = compiled(source, signature).entry_point
     return entry_point
 
 
-def dispatcher(source: Callable[..., Any], signature: Any) -> Any:
-    """Return Numba's dispatcher of a kernel for one signature, a tuple of Numba types."""
+def compiled(source: Kernel, signature: Any) -> Any:
+    """Return what Numba has compiled of a kernel for one signature, a tuple of Numba types."""
     try:
-        return _dispatchers[source, signature]
+        return _results[source, signature]
     except KeyError:
         pass
     if _config.DISABLE_JIT:
         raise RuntimeError("NUMBA_DISABLE_JIT is set, but fastxent's kernels exist compiled only")
     with global_compiler_lock:
-        if (source, signature) not in _dispatchers:
-            compiled = kernel(source)
-            compiled._cache = _CheckedCache(_name(source))
-            with _unique_names():
-                compiled.compile(signature)
-            compiled.disable_compile()
-            _dispatchers[source, signature] = compiled
-    return _dispatchers[source, signature]
+        if (source, signature) not in _results:
+            cache = _CheckedCache(name_of(source))
+            loaded = cache.load_overload(signature, cpu_target.target_context)
+            _results[source, signature] = loaded or _compile(source, signature, cache)
+    return _results[source, signature]
+
+
+def _compile(source: Kernel, signature: Any, cache: "_CheckedCache") -> Any:
+    """Compile a kernel and keep it in the cache."""
+    dispatcher = kernel(source.function() if isinstance(source, Source) else source)
+    dispatcher._cache = cache
+    with _unique_names():
+        dispatcher.compile(signature)
+    dispatcher.disable_compile()
+    _dispatchers.append(dispatcher)
+    (result,) = dispatcher.overloads.values()
+    return result
 
 
 forks.wait_for(global_compiler_lock)
 
 
-def _name(source: Callable[..., Any]) -> str:
+def name_of(source: Kernel) -> str:
     """The kernel's name in the cache: functions of two modules may have the same name."""
+    if isinstance(source, Source):
+        return f"{source.module}.{source.name}"
     return f"{source.__module__.rpartition('.')[2]}.{source.__qualname__}"
 
 
@@ -171,6 +208,27 @@ def _identity(name: str, signature: Any, codegen: Any) -> bytes:
     ).encode()  # fmt: skip
 
 
+def _payload(result: Any) -> tuple[Any, ...]:
+    """What is kept of a compiled kernel, without what Numba adds for other functions than kernels.
+
+    The bitcode, for code that inlines it, is only the names of its functions, of which Numba asks.
+    The module that it names, whose objects code that runs Python would use, is this one, and the
+    modules of the functions in it are none: no kernel uses any, but all of them would be imported.
+    """
+    library, function, environment, *others, _ = result._reduce()
+    name, kind, (machine_code, bitcode) = library
+    functions = binding.parse_bitcode(bitcode).functions
+    names = [function.name for function in functions if not function.is_declaration]
+    stub = "\n".join(f'define void @"{name}"() {{ ret void }}' for name in names)
+    library = name, kind, (machine_code, binding.parse_assembly(stub).as_bitcode())
+    function = copy.copy(function)
+    function.modname = __name__
+    own = Environment(globals())
+    own.consts.extend(environment.consts)
+    own.env_name = environment.env_name
+    return library, function, own, *others, ()
+
+
 class _CheckedCache(caching._Cache):
     """The cache of a Numba dispatcher: one checked file per specialisation."""
 
@@ -203,7 +261,7 @@ class _CheckedCache(caching._Cache):
 
     def save_overload(self, sig: Any, data: Any) -> None:
         identity = _identity(self._name, sig, data.codegen)
-        kernel_files.save(self._name, identity, _dumps(data._reduce()))
+        kernel_files.save(self._name, identity, _dumps(_payload(data)))
 
     def enable(self) -> None:
         pass

@@ -4,7 +4,6 @@ Code that is linked to a kernel's would hold a copy of it, compiled again. By na
 that NumPy's calls run: compiled once, kept once in the cache.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import binding
@@ -15,15 +14,15 @@ from numba.extending import intrinsic
 from fastxent.cpu import jit
 
 
-def by_name(source: Callable[..., Any], signature: tuple[Any, ...]) -> Any:
+def by_name(source: jit.Kernel, signature: tuple[Any, ...]) -> Any:
     """A compiled function of one tuple, the arguments of the kernel `source` for this signature.
 
     The kernel is compiled or loaded at once. A process that loads code with such a call from the
     cache must have come here before, so that the name means something.
     """
-    (result,) = jit.dispatcher(source, signature).overloads.values()
+    result = jit.compiled(source, signature)
     declared, returned = result.fndesc, result.signature.return_type
-    name = f"fastxent.{source.__module__}.{source.__qualname__}{signature}"
+    name = f"fastxent.{jit.name_of(source)}{signature}"
     binding.add_symbol(name, result.library.get_pointer_to_function(declared.llvm_func_name))
 
     @intrinsic

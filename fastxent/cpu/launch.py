@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastxent.cpu import arguments, categorical_kernels, few_class_kernels, jit, kernels
+from fastxent.cpu import arguments, jit
 from fastxent.cpu.arguments import (
     ELEMENTS,
     FLOAT,
@@ -63,10 +63,17 @@ LABELS = "q"
 # Column-major rows are computed as they are up to this number of classes.
 MAX_COLUMNS = 2048
 
-# What the kernels of few classes are enough for, by the kind of target.
+SCAN_LABELS = jit.Source("kernels", "scan_labels")
+_CATEGORICAL_ROWS = jit.Source("kernels", "categorical_rows")
+_CATEGORICAL_LABEL_ROWS = jit.Source("categorical_kernels", "categorical_label_rows")
+
+# What the loss of few classes is enough for: these options, and outputs by the kind of target.
+_FEW_CLASSES_OPTIONS = {
+    "ignoring", "ignore_index", "label_mask", "one_minus_eps", "eps_over_c", "hess_factor"
+}  # fmt: skip
 FEW_CLASSES_LABELS, FEW_CLASSES_PROBS = (
-    arguments.Support(few_class_kernels.OPTIONS, outputs)
-    for outputs in (few_class_kernels.LABEL_OUTPUTS, few_class_kernels.PROB_OUTPUTS)
+    arguments.Support(_FEW_CLASSES_OPTIONS, outputs)
+    for outputs in ({"loss", "grad", "hess"}, {"loss", "grad"})
 )
 _DERIVATIVES = [name for name, rule in RULES.items() if rule and rule.is_derivative]
 
@@ -96,8 +103,13 @@ def map_signature(
 def _map_kernel(
     name: str, layout: tuple[Any, ...], char: str, out_char: str, out_ndim: int
 ) -> Kernel:
-    source = getattr(few_class_kernels if layout else kernels, name)
-    return jit.specialise(source, map_signature(char, out_char, out_ndim, layout))
+    signature = map_signature(char, out_char, out_ndim, layout)
+    return jit.specialise(_rows_kernel(name, bool(layout)), signature)
+
+
+def _rows_kernel(name: str, few: bool) -> jit.Source:
+    """The kernel of this name, of few classes or of any."""
+    return jit.Source("few_class_kernels" if few else "kernels", name)
 
 
 def _layout(few: bool, planes: Any) -> tuple[Any, ...]:
@@ -164,7 +176,7 @@ def logsumexp(call: Call) -> None:
 @functools.cache
 def scan_kernel() -> Kernel:
     """The kernel that checks and counts labels."""
-    return jit.specialise(kernels.scan_labels, scan_signature())
+    return jit.specialise(SCAN_LABELS, scan_signature())
 
 
 def scan_signature() -> tuple[Any, ...]:
@@ -246,8 +258,9 @@ def loss_signature(
 
 @functools.cache
 def _loss_kernel(
-    source: Kernel, char: str, target_char: str, requested: tuple[str, ...], kinds: tuple[Any, ...]
-) -> Kernel:
+    source: jit.Source, char: str, target_char: str, requested: tuple[str, ...],
+    kinds: tuple[Any, ...],
+) -> Kernel:  # fmt: skip
     return jit.specialise(source, loss_signature(char, target_char, requested, kinds))
 
 
@@ -265,7 +278,7 @@ class Selection(NamedTuple):
     `cost` is that of a row of which not all is read, else None.
     """
 
-    source: Kernel
+    source: jit.Source
     besides: tuple[Any, ...]
     found: Operands
     cost: int | None = None
@@ -311,9 +324,9 @@ def select(call: Call, options: Any) -> Selection:
     if call.clip is not None:
         found = _operands(call, columns=has_labels)
         if not has_labels:
-            return Selection(kernels.categorical_rows, (call.clip,), found)
+            return Selection(_CATEGORICAL_ROWS, (call.clip,), found)
         cost = _gathered_row_cost(n_classes, call.outputs.grad is not None)
-        return Selection(categorical_kernels.categorical_label_rows, (call.clip,), found, cost)
+        return Selection(_CATEGORICAL_LABEL_ROWS, (call.clip,), found, cost)
     results = "per class" if arguments.requested(call.outputs) else "per row"
     support = FEW_CLASSES_LABELS if has_labels else FEW_CLASSES_PROBS
     enough = support.is_enough(options, call.outputs)
@@ -321,8 +334,7 @@ def select(call: Call, options: Any) -> Selection:
     layout = _layout(
         enough and has_few_classes(results, call.compute.char, n_classes), found.planes
     )
-    source = (few_class_kernels if layout else kernels).cross_entropy_rows
-    return Selection(source, layout, found)
+    return Selection(_rows_kernel("cross_entropy_rows", bool(layout)), layout, found)
 
 
 def pack_row_weights(
@@ -408,9 +420,9 @@ def plain_cross_entropy(
     return losses / divisor
 
 
-def loss_kernel(char: str, has_grad: bool, few: bool) -> tuple[Kernel, tuple[Any, ...]]:
+def loss_kernel(char: str, has_grad: bool, few: bool) -> tuple[jit.Source, tuple[Any, ...]]:
     """The kernel of a plain call, and the types of its arguments."""
-    source = (few_class_kernels if few else kernels).cross_entropy_rows
+    source = _rows_kernel("cross_entropy_rows", few)
     kinds = (WeightArrays, KernelOptions, *map(type, ROWS if few else ()))
     return source, loss_signature(char, LABELS, ("grad",) * has_grad, kinds)
 
@@ -422,8 +434,8 @@ def _plain_kernel(
     """The kernel, what it takes after the options, a row's cost, and the rows always at once."""
     if clip is not None:
         kinds = WeightArrays, KernelOptions, Clip
-        source, requested = categorical_kernels.categorical_label_rows, ("grad",) * has_grad
-        kernel = _loss_kernel(source, char, LABELS, requested, kinds)
+        requested = ("grad",) * has_grad
+        kernel = _loss_kernel(_CATEGORICAL_LABEL_ROWS, char, LABELS, requested, kinds)
         cost = _gathered_row_cost(n_classes, has_grad)
         return kernel, (clip,), cost, rows_at_once(cost)
     few = has_few_classes("per class" if has_grad else "per row", char, n_classes)

@@ -16,7 +16,7 @@ import numba
 import numpy as np
 from numba import types
 
-from fastxent.cpu import jit, kernel_calls, kernels, launch
+from fastxent.cpu import jit, kernel_calls, launch
 from fastxent.cpu.arguments import (
     ARITHMETIC,
     ELEMENTS,
@@ -248,7 +248,7 @@ def _new_state(frame, grad):
 @functools.cache
 def _make_divide() -> Any:
     """Make a function that finds the divisors and checks the labels."""
-    scan = kernel_calls.by_name(kernels.scan_labels, launch.scan_signature())
+    scan = kernel_calls.by_name(launch.SCAN_LABELS, launch.scan_signature())
 
     @jit.owner
     def divide(state, checking):
@@ -303,7 +303,7 @@ def handler(char: str, grad: bool, few_classes: bool, minor: int) -> int:
 
     # The name in the cache; the version is a constant in the code.
     cross_entropy.__qualname__ = f"xla_cross_entropy_{char}_{grad:d}_{few_classes:d}_{minor}"
-    (result,) = jit.dispatcher(cross_entropy, (types.int64,)).overloads.values()
+    result = jit.compiled(cross_entropy, (types.int64,))
     address: int = result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name)
     return address
 

@@ -38,7 +38,7 @@ CALLS = [(loss, "f4"), (loss, "f8")]
 
 def forget():
     """Reset the process as if no kernel had been called."""
-    jit._dispatchers.clear()
+    jit._results.clear()
     prepared._kinds.clear()
     for function in [*vars(launch).values(), *vars(binary).values()]:
         getattr(function, "cache_clear", lambda: None)()
