@@ -39,13 +39,14 @@ LAYERS = [
 KERNEL_FILES = [
     "conversion_kernels", "few_class_kernels", "groups", "tiles", "binary_kernels",
     "categorical_kernels", "kernels", "row", "vector_math", "columns", "labels", "scratch",
-    "memory", "half_lanes", "float_mode", "c_interface", "lanes", "jit", "linked_code",
+    "memory", "half_lanes", "float_mode", "c_interface", "label_type", "lanes", "jit",
+    "linked_code",
 ]  # fmt: skip
 WITHIN_CPU = {
     "__init__": set(),
     "backend": {"binary", "launch", "linear", "prepared"},
     "prepared": {"arguments", "binary", "blocks", "launch"},
-    "binary": {"arguments", "binary_kernels", "launch", "jit", "blocks"},
+    "binary": {"arguments", "launch", "jit", "blocks"},
     "linear": {"launch", "blocks", "conversion"},
     "xla_kernels": {
         *"arguments c_interface kernel_calls launch kernels labels scratch jit".split(),
@@ -53,12 +54,10 @@ WITHIN_CPU = {
     },
     "kernel_calls": {"jit"},
     "target": {"lanes"},
-    "launch": {
-        *"arguments kernels categorical_kernels few_class_kernels labels jit blocks".split()
-    },
+    "launch": {"arguments", "label_type", "jit", "blocks"},
     "arguments": {"half_lanes", "lanes"},
     "blocks": {"conversion", "threads"},
-    "conversion": {"arguments", "conversion_kernels", "jit"},
+    "conversion": {"arguments", "jit"},
     "pages": set(),
     "threads": {"helpers"},
     "helpers": set(),

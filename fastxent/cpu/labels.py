@@ -8,23 +8,14 @@ for unsigned labels of fewer than 8 bytes the largest of them.
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic
 from numba.np import arrayobj
 
 from fastxent.cpu.jit import inlined, subroutine
+from fastxent.cpu.label_type import LABEL
 from fastxent.cpu.lanes import I64, build_splat
 from fastxent.cpu.memory import advance, row
 from fastxent.cpu.scratch import view
-
-
-class Label(types.Type):
-    """The Numba type of a class index in memory: an integer of any width."""
-
-    bitwidth = 64
-
-
-LABEL = Label("label")
-register_model(Label)(models.OpaqueModel)
 
 
 @inlined

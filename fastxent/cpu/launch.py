@@ -36,7 +36,7 @@ from fastxent.cpu.blocks import (
     row_cost,
     rows_at_once,
 )
-from fastxent.cpu.labels import LABEL
+from fastxent.cpu.label_type import LABEL
 from fastxent.options import Clip
 from fastxent.records import Call, Options, Weights
 from fastxent.results import RULES
