@@ -74,7 +74,7 @@ def test_names_of_functions(tmp_path, effort, count):
 
     Numba numbers functions by process, so that two of one name could have one symbol.
     """
-    said, errors = run([HERE / "cache_names.py", effort(8, 60), tmp_path], 550)
+    said, errors = run([HERE / "cache_names.py", effort(8, 80), tmp_path], 550)
     found = json.loads(said)
     print(found, errors)
     assert found["compiled"] == 0 and found["files"] >= effort(7, 40)
