@@ -292,7 +292,9 @@ def _elementwise(name, a, compute):
     else:
         y = np.asarray(y).astype(EXACT)
         ends = [function(x, np.full(x.shape, end, EXACT), **sure) for end in (0, 1)]
-        sizes = [(1 - y) * np.abs(low) + y * np.abs(high) for low, high in zip(*ends, strict=True)]
+        # Beyond 0 … 1 a target's terms have opposite signs: each counts.
+        parts = zip(*ends, strict=True)
+        sizes = [np.abs(1 - y) * np.abs(low) + np.abs(y) * np.abs(high) for low, high in parts]
         rows = function(x, y, **(sure | {"reduction": "none"}))[0]
     relative, least = (4 + ROUNDINGS) * ulp, 32 * tiny
     errors = [relative * np.abs(size) + least for size in sizes]
