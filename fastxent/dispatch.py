@@ -92,7 +92,7 @@ def public(description: Function) -> Callable[[F], F]:
         @functools.wraps(body)
         def function(*args: Any, **kwargs: Any) -> Any:
             array = args[0] if args else kwargs.get(first)
-            # NumPy's own arrays are not looked up: of a small call that is a thirtieth.
+            # NumPy's own arrays are not looked up, which a small call would notice.
             if type(array) is np.ndarray or (family := family_of(array)) is None:
                 return body(*args, **kwargs)
             return family.call(description, *args, **kwargs)

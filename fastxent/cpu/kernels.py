@@ -148,7 +148,7 @@ def _sum(total, lost):
     return total + lost if math.isfinite(lost) else total
 
 
-@apart  # called at two places, its loops by vectors took twice as long to compile
+@apart  # called at two places, its loops by vectors would be compiled for each
 def _count_labels(labels, n_classes, options, n):
     """The number of labels that are not ignored, and the number of these that are no class."""
     ignoring, ignore_index = options.ignoring, options.ignore_index

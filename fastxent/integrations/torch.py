@@ -20,7 +20,7 @@ def _options(loss: Any, input: Any, target: Any) -> dict[str, Any]:
     With probabilities a negative ignore_index is unused.
     """
     options: dict[str, Any] = {}
-    # Not `loss.weight`: PyTorch finds buffers by a function in Python, of half a microsecond.
+    # Not `loss.weight`: PyTorch finds buffers by a function in Python.
     buffers = loss._buffers
     weight = buffers["weight"] if "weight" in buffers else loss.weight
     if weight is not None:
