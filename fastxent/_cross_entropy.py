@@ -30,6 +30,7 @@ def cross_entropy(
     return_lse: bool = False,
     return_hess: bool = False,
     return_argmax: bool = False,
+    return_entropy: bool = False,
     grad_out: Any = None,
     probs_out: Any = None,
 ) -> Any:
@@ -92,10 +93,11 @@ def cross_entropy(
     check_target : bool
         Raise for class indices out of range; if not, such a row is nan. Raise for integers other
         than 0 and 1 in a target of the shape of `logits`; if not, they are taken as they are.
-    return_grad, return_probs, return_lse, return_hess, return_argmax : bool
+    return_grad, return_probs, return_lse, return_hess, return_argmax, return_entropy : bool
         Return these too, in this order: the gradient and the probabilities, shaped as `logits`;
-        logsumexp per row; the diagonal u/D·w_y·p(1-p) of the Hessian (Σ_c w_c·q'_c for w_y with
-        probabilities); the argmax per row, int64.
+        logsumexp per row; the diagonal of the Hessian with all options, as `cross_entropy_hvp` has
+        it: without z-loss, scale and softcap u/D·A·p(1-p), A the sum of the target's coefficients;
+        the argmax per row, int64; the entropy of p per row, as `entropy` has it.
     grad_out, probs_out : array, optional
         Buffers for them; each implies its flag. `grad_out` may be `logits` itself. Where the
         system has to find new pages for each large gradient, a buffer saves that in a loop.
@@ -104,7 +106,7 @@ def cross_entropy(
     -------
     loss : scalar or array
         0-d, or with "none" one a row; float32 for half precision.
-    grad, probs, lse, hess, argmax : arrays
+    grad, probs, lse, hess, argmax, entropy : arrays
         Those requested: then the result is a tuple that begins with the loss.
 
     Raises
@@ -145,7 +147,7 @@ def cross_entropy(
     if (
         weight is None and sample_weight is None and softcap is None and normalizer is None
         and probs_out is None and (return_grad is False or return_grad is True)
-        and return_probs is return_lse is return_hess is return_argmax is False
+        and return_probs is return_lse is return_hess is return_argmax is return_entropy is False
         and check_target is True and type(axis) is int and (axis == -1 or axis == 1)
         and type(label_smoothing) is type(z_loss) is type(logit_scale) is float
         and label_smoothing == z_loss == 0.0 and logit_scale == 1.0

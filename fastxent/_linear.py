@@ -29,6 +29,7 @@ def linear_cross_entropy(
     return_grad: bool = False,
     return_lse: bool = False,
     return_argmax: bool = False,
+    return_entropy: bool = False,
     grad_out: LinearGrad | None = None,
     accumulate: bool = False,
 ) -> Any:
@@ -59,7 +60,7 @@ def linear_cross_entropy(
         The inputs that gradients are made with respect to, of "x", "linear_weight" and
         "linear_bias". The parts of the others are None, and cost nothing: each of the first two is
         a matrix product, and has the size of its input.
-    return_grad, return_lse, return_argmax : bool
+    return_grad, return_lse, return_argmax, return_entropy : bool
         Return these too, in this order.
     grad_out : LinearGrad, optional
         Buffers for the gradients, None for parts that are not in `wrt`; implies `return_grad`.
@@ -73,7 +74,7 @@ def linear_cross_entropy(
     grad : LinearGrad
         Each part of the shape and type of its input; None where it is not in `wrt`, and for
         `linear_bias` if none was given.
-    lse, argmax : arrays
+    lse, argmax, entropy : arrays
         Those requested: then the result is a tuple that begins with the loss.
 
     Raises

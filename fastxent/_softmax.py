@@ -1,4 +1,4 @@
-"""softmax, log_softmax and logsumexp over one axis."""
+"""softmax, log_softmax, logsumexp and entropy over one axis."""
 
 from typing import Any, TypeVar, overload
 
@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastxent import calls
 from fastxent.dispatch import backend_of, public
-from fastxent.functions import LOG_SOFTMAX, LOGSUMEXP, SOFTMAX
+from fastxent.functions import ENTROPY, LOG_SOFTMAX, LOGSUMEXP, SOFTMAX
 
 Floats = TypeVar("Floats", bound=NDArray[np.floating[Any]])
 
@@ -151,4 +151,61 @@ def logsumexp(logits: Any, *, axis: int = -1, keepdims: bool = False) -> Any:
     """
     call = calls.read_map(LOGSUMEXP, locals())
     backend_of(call.x).logsumexp(call)
+    return calls.answer(call)
+
+
+@public(ENTROPY)
+def entropy(
+    logits: Any, *, axis: int = -1, return_grad: bool = False, grad_out: Any = None
+) -> Any:
+    r"""Entropy of softmax over one axis, in nats, with its gradient from the same pass.
+
+    .. math:: H = -\sum_j p_j \log p_j, \qquad
+              \frac{\partial H}{\partial x_j} = -p_j (\log p_j + H)
+
+    It is computed as :math:`\log s + \sum_j p_j (m - x_j)`, whose terms have one sign: the entropy
+    of a confident row keeps its digits. A class with p = 0 adds exactly 0.
+
+    Parameters
+    ----------
+    logits : array_like
+        Any rank ≥ 1; types as for `softmax`.
+    axis : int
+        The class axis.
+    return_grad : bool
+        Return the gradient of the sum of all entropies too.
+    grad_out : array, optional
+        A buffer for it; implies `return_grad`. It may be `logits` itself.
+
+    Returns
+    -------
+    entropy : array or scalar
+        The shape of logits without `axis`, between 0 and log C; float32 for half precision. A row
+        that is all -inf, or holds +inf or nan, is nan.
+    grad : array
+        Of the shape and type of `logits`, if requested: then the result is a tuple.
+
+    Raises
+    ------
+    TypeError
+        Logits that are complex, object, structured, masked or longdouble; an `axis` that is no int.
+    ValueError
+        No class axis, an empty one, or a buffer that does not fit.
+
+    References
+    ----------
+    C. E. Shannon, "A mathematical theory of communication", Bell System Technical Journal 27
+    (1948).
+
+    Examples
+    --------
+    >>> import numpy as np, fastxent as fx
+    >>> round(float(fx.entropy(np.zeros(4))), 4)  # log 4
+    1.3863
+    >>> H, grad = fx.entropy(np.array([2.0, 1.0, 0.1]), return_grad=True)
+    >>> round(float(H), 4), grad.round(4).tolist()
+    (0.8475, [-0.2838, 0.1384, 0.1455])
+    """
+    call = calls.read_entropy(ENTROPY, locals())
+    backend_of(call.x).entropy(call)
     return calls.answer(call)

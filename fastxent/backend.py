@@ -23,6 +23,9 @@ class Backend(Protocol):
     def logsumexp(self, call: Call) -> None:
         """Fill `out`, (N,), with logsumexp over the last axis."""
 
+    def entropy(self, call: Call) -> None:
+        """Fill `out`, (N,), with the entropy of softmax over the last axis, and its `grad`."""
+
     def cross_entropy(self, call: Call) -> Any:
         """Losses of rows of logits."""
 
@@ -37,6 +40,15 @@ class Backend(Protocol):
 
     def binary_cross_entropy_with_logits(self, call: Call) -> Any:
         """Losses of logits, element by element."""
+
+    def cross_entropy_hvp(self, call: Call) -> None:
+        """Fill `out` with the second derivative of losses of rows of logits, times `vector`."""
+
+    def linear_cross_entropy_hvp(self, call: Call) -> None:
+        """Fill the parts of `linear` with the same for the rows of a linear map."""
+
+    def binary_cross_entropy_with_logits_hvp(self, call: Call) -> None:
+        """Fill `out` with the same for losses of logits, element by element."""
 
     def scan_labels(
         self, labels: Any, n_classes: int, weights: Weights, options: Options, compute: Any,

@@ -18,7 +18,7 @@ from fastxent.functions import FUNCTIONS, Arguments, Function
 from fastxent.options import Options
 from fastxent.records import NO_WEIGHTS, Call, Linear, LinearGrad, Outputs, Target, Weights
 
-# --- softmax and its logarithms ---------------------------------------------------------------
+# --- softmax, its logarithms and its entropy --------------------------------------------------
 
 
 def read_map(function: Function, arguments: Arguments) -> Call:
@@ -35,7 +35,7 @@ def read_map(function: Function, arguments: Arguments) -> Call:
     if buffer is None:
         out = checks.new(x, shape, types.own)
     else:
-        out = checks.buffer(buffer, "out", shape, types.own, [], (name, x))
+        out = checks.buffer(buffer, "out", shape, types.own, [], [(name, x)])
     if slot.per_class:
         view = checks.classes_last(out, axis)
     else:
@@ -45,11 +45,25 @@ def read_map(function: Function, arguments: Arguments) -> Call:
     return Call(function, checks.classes_last(x, axis), types.compute, outputs, results)
 
 
+def read_entropy(function: Function, arguments: Arguments) -> Call:
+    """A call of the entropy of softmax, over an axis that is not empty."""
+    name = function.first
+    x = checks.array(arguments[name], name)
+    types = checks.precision(x.dtype, name)
+    axis = checks.class_axis(arguments["axis"], x.shape, name)
+    options.flags(function.flags, arguments)
+    rows = (*x.shape[:axis], *x.shape[axis + 1 :])
+    buffers = _buffers(function, arguments, x, types, [])
+    outputs = _outputs(function, arguments, x, types, rows, axis, "none", buffers)
+    moved = checks.classes_last(x, axis)
+    return Call(function, moved, types.compute, *outputs, buffers=tuple(buffers))
+
+
 # --- losses of rows ---------------------------------------------------------------------------
 
 
 def read_rows(function: Function, arguments: Arguments) -> Call:
-    """A call of a loss of rows whose classes lie along an axis of its input."""
+    """A call of a loss of rows whose classes lie along an axis of its input, or of its product."""
     name = function.first
     x = checks.array(arguments[name], name)
     types = checks.precision(x.dtype, name)
@@ -57,13 +71,22 @@ def read_rows(function: Function, arguments: Arguments) -> Call:
     rows = _rows(function, arguments, name, x.shape, axis, types.compute)
     clip = options.clip(arguments["eps"], types.compute) if "eps" in arguments else None
     options.flags(function.flags, arguments)
-    buffers = _buffers(function, arguments, x, types, rows.arrays)
+    vector = _vector(arguments, x, name)
+    buffers = _buffers(function, arguments, x, types, rows.arrays, vector)
     divisor = _divisor(rows, x, x.shape[axis], arguments["check_target"], types.compute)
     outputs = _outputs(function, arguments, x, types, rows.shape, axis, rows.reduction, buffers)
     return Call(
         function, checks.classes_last(x, axis), types.compute, *outputs, rows.target, rows.weights,
         rows.options, clip, divisor, None, tuple(buffers),
+        None if vector is None else checks.classes_last(vector, axis),
     )  # fmt: skip
+
+
+def _vector(arguments: Arguments, x: Any, of: str) -> Any:
+    """What the second derivative is multiplied by; None for a loss."""
+    if "vector" not in arguments:
+        return None
+    return checks.vector(arguments["vector"], "vector", x.shape, of)
 
 
 class CheckedRows(NamedTuple):
@@ -162,7 +185,7 @@ def _divisor(
 
 
 def read_linear(function: Function, arguments: Arguments) -> Call:
-    """A call of the loss of rows whose logits are x @ linear_weight.T + linear_bias."""
+    """A call for rows whose logits are x @ linear_weight.T + linear_bias."""
     names = function.inputs
     x, matrix = (checks.array(arguments[name], name) for name in names[:2])
     bias = arguments[names[2]]
@@ -178,40 +201,52 @@ def read_linear(function: Function, arguments: Arguments) -> Call:
     shape = (*x.shape[:-1], matrix.shape[0])
     rows = _rows(function, arguments, f"x @ {names[1]}.T", shape, len(shape) - 1, compute)
     options.flags(function.flags, arguments)
-    grads = _linear_grads(function, arguments, inputs, types, rows.arrays)
+    vector, slot = None, "grad"
+    if "vector" in arguments:
+        vector, slot = checks.linear_vector(arguments["vector"], names, inputs), "out"
+    grads = _linear_parts(function, arguments, inputs, types, rows.arrays, vector)
     divisor = _divisor(rows, x, matrix.shape[0], arguments["check_target"], compute)
-    own, found = Precision(compute, compute), {"grad": grads}
+    own, found = Precision(compute, compute), {slot: grads}
     outputs = _outputs(function, arguments, x, own, rows.shape, -1, rows.reduction, found)
     return Call(
         function, x, compute, *outputs, rows.target, rows.weights, rows.options, None, divisor,
-        Linear(matrix, bias, grads, arguments["accumulate"]),
+        Linear(matrix, bias, grads, arguments.get("accumulate", False)), vector=vector,
     )  # fmt: skip
 
 
-def _linear_grads(
+def _linear_parts(
     function: Function, arguments: Arguments, inputs: tuple[Any, ...],
-    types: list[Precision | None], arrays: list[Named],
+    types: list[Precision | None], arrays: list[Named], vector: LinearGrad | None,
 ) -> LinearGrad | None:  # fmt: skip
-    """The gradients to fill, of the inputs in `wrt`: buffers or new arrays; None if unrequested."""
+    """The derivatives to fill, by the inputs in `wrt`: buffers or new arrays; None if unrequested.
+
+    A buffer may lie exactly over its part of `vector`, of a loss None.
+    """
     wrt, names = arguments["wrt"], function.inputs
     if wrt is not names:
         wrt = options.some_of(wrt, "wrt", names)
-    buffers = checks.linear_buffers(arguments["grad_out"], arguments["accumulate"])
-    if not arguments["return_grad"] and buffers is None:
+    is_product, of = vector is not None, vector or LinearGrad(None, None, None)
+    given = "out" if is_product else "grad_out"
+    buffers = checks.linear_buffers(arguments[given], given, arguments.get("accumulate", False))
+    if not is_product and not arguments["return_grad"] and buffers is None:
         return None
+    read = [(f"vector.{name}", part) for name, part in zip(names, of, strict=True)]
     others = [*zip(names, inputs, strict=True), *arrays]
     parts: list[Any] = []
-    for name, a, own, buffer in zip(names, inputs, types, buffers or (None,) * 3, strict=True):
+    for k, (name, a, own) in enumerate(zip(names, inputs, types, strict=True)):
+        buffer = None if buffers is None else buffers[k]
         if a is None or own is None or name not in wrt:
             if buffer is not None:
                 reason = f"None without {name}" + ("" if name in wrt else " in wrt")
-                raise errors.buffer_kind(f"grad_out.{name}", reason, buffer)
+                raise errors.buffer_kind(f"{given}.{name}", reason, buffer)
             parts.append(None)
         elif buffers is None:
             parts.append(checks.new(inputs[0], a.shape, own.own))
         else:
-            out = checks.buffer(buffer, f"grad_out.{name}", a.shape, own.own, others)
-            others.append((f"grad_out.{name}", out))
+            apart = [*others, *read[:k], *read[k + 1 :]]
+            over = [read[k]] if of[k] is not None else []
+            out = checks.buffer(buffer, f"{given}.{name}", a.shape, own.own, apart, over)
+            others.append((f"{given}.{name}", out))
             parts.append(out)
     return LinearGrad(*parts)
 
@@ -220,7 +255,7 @@ def _linear_grads(
 
 
 def read_elements(function: Function, arguments: Arguments) -> Call:
-    """A call of a binary loss, whose arrays all have the input's shape or broadcast to it."""
+    """A call for elements: its arrays all have the input's shape or broadcast to it."""
     name = function.first
     x = checks.array(arguments[name], name)
     types = checks.precision(x.dtype, name)
@@ -234,13 +269,14 @@ def read_elements(function: Function, arguments: Arguments) -> Call:
         checks.one_hot(backend_of(x), target, name)
     clip = options.clip(arguments["eps"], types.compute) if "eps" in arguments else None
     options.flags(function.flags, arguments)
+    vector = _vector(arguments, x, name)
     arrays = [("target", target), *weights.items()]
-    buffers = _buffers(function, arguments, x, types, arrays)
+    buffers = _buffers(function, arguments, x, types, arrays, vector)
     outputs = _outputs(function, arguments, x, types, x.shape, None, reduction, buffers)
     divisor = float(x.size) if reduction == "mean" else 1.0
     return Call(
         function, x, types.compute, *outputs, Target(None, target), Weights(**weights),
-        options.NO_OPTIONS, clip, divisor, None, tuple(buffers),
+        options.NO_OPTIONS, clip, divisor, None, tuple(buffers), vector,
     )  # fmt: skip
 
 
@@ -248,18 +284,24 @@ def read_elements(function: Function, arguments: Arguments) -> Call:
 
 
 def _buffers(
-    function: Function, arguments: Arguments, x: Any, types: Precision, arrays: list[Named]
-) -> Arguments:
-    """The buffers by the names of their results; that of the gradient may lie over the input."""
+    function: Function, arguments: Arguments, x: Any, types: Precision, arrays: list[Named],
+    vector: Any = None,
+) -> Arguments:  # fmt: skip
+    """The buffers by the names of their results.
+
+    That of a derivative may lie exactly over the input, or over the vector that it multiplies.
+    """
     buffers: Arguments = {}
     first = function.first, x
+    inputs = [first] if vector is None else [first, ("vector", vector)]
     for slot in function.buffer_slots:
         buffer = arguments[slot.buffer]
         if buffer is None:
             continue
-        kind, in_place = types[slot.type], slot.name == "grad"
-        others = arrays if in_place else [*arrays, first, ("grad_out", arguments["grad_out"])]
-        over = first if in_place else None
+        others, over = arrays, inputs
+        if not function.result(slot.name).is_derivative:
+            others, over = [*arrays, first, ("grad_out", arguments["grad_out"])], []
+        kind = types[slot.type]
         buffers[slot.name] = checks.buffer(buffer, slot.buffer, x.shape, kind, others, over)
     return buffers
 
@@ -279,7 +321,7 @@ def _outputs(
     for at, name, flag, _, per_class, kind in function.slots:
         if name in given:
             array = given[name]
-        elif reduction == "none" if name == "loss" else arguments[flag]:
+        elif name == "out" or (reduction == "none" if name == "loss" else arguments[flag]):
             array = checks.new(x, x.shape if per_class else rows, types[kind])
         else:
             continue
@@ -300,9 +342,8 @@ def answer(call: Call, reduced: Any = None) -> Any:
     but the caller's buffers are returned as they are.
     """
     results = call.results
-    if results.out is not None:
-        return checks.result(results.out)
-    answers = [checks.scalar(reduced, call.compute)] if results.loss is None else []
+    is_reduced = call.function.is_loss and results.loss is None
+    answers = [checks.scalar(reduced, call.compute)] if is_reduced else []
     for name, array in zip(Outputs._fields, results, strict=True):
         if array is not None:
             answers.append(array if name in call.buffers else checks.result(array))

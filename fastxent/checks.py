@@ -1,6 +1,7 @@
 """Arrays, targets, weights and buffers: what is accepted, checked before anything is written."""
 
 import numbers
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from fastxent import errors, options
 from fastxent.arrays import foreign
 from fastxent.arrays.borrowed import Borrowed
 from fastxent.device_array import DeviceArray
+from fastxent.records import LinearGrad
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -223,6 +225,32 @@ def normalizer(value: Any, reduction: str) -> Any:
     return found if type(found) is DeviceArray else float(found)
 
 
+def vector(value: Any, name: str, shape: Shape, of: str) -> Any:
+    """What a second derivative is multiplied by: real numbers, shaped as what it is taken by."""
+    found = array(value, name)
+    real_numbers(found, name)
+    if found.shape != shape:
+        raise errors.wrong_shape(name, shape, f"that of {of}", found.shape)
+    return found
+
+
+def linear_vector(value: Any, names: tuple[str, ...], inputs: Sequence[Any]) -> LinearGrad:
+    """The same for the inputs of the linear map: a part for each, None for zeros, not all None."""
+    if not isinstance(value, tuple) or len(value) != len(names):
+        raise errors.vector_kind(names, value)
+    parts = []
+    for part, name, of in zip(value, names, inputs, strict=True):
+        if part is None:
+            parts.append(None)
+        elif of is None:
+            raise errors.wrong_value(f"vector.{name}", f"None without {name}", "an array")
+        else:
+            parts.append(vector(part, f"vector.{name}", of.shape, name))
+    if all(part is None for part in parts):
+        raise errors.no_vector(names)
+    return LinearGrad(*parts)
+
+
 def linear_map(x: Array, linear_weight: Array, linear_bias: Array | None) -> None:
     """Raise unless the operands of x @ linear_weight.T + linear_bias fit together."""
     matrix = linear_weight.shape
@@ -240,11 +268,11 @@ def linear_map(x: Array, linear_weight: Array, linear_bias: Array | None) -> Non
 
 def buffer(
     value: Any, name: str, shape: Shape, dtype: "np.dtype[Any]", others: list[Named],
-    over: Named | None = None,
+    over: Sequence[Named] = (),
 ) -> Any:  # fmt: skip
     """A buffer that may be written: right in kind, shape and type, and apart from all `others`.
 
-    It may lie exactly over the array `over`.
+    It may lie exactly over one of the arrays `over`.
     """
     if type(value) not in (np.ndarray, np.memmap, DeviceArray):
         raise errors.buffer_kind(name, "a numpy.ndarray", value)
@@ -257,25 +285,26 @@ def buffer(
         raise errors.buffer_read_only(name)
     if _overlaps_itself(out):
         raise errors.buffer_overlaps_itself(name, out.strides)
-    if over is not None and value is not over[1]:
-        lies = _layout(over[1])
-        if np.may_share_memory(out, lies) and _place(out) != _place(lies):
-            others = [*others, over]
+    for named in over:
+        if value is not named[1]:
+            lies = _layout(named[1])
+            if np.may_share_memory(out, lies) and _place(out) != _place(lies):
+                others = [*others, named]
     for other_name, other in others:
         if isinstance(other, (np.ndarray, DeviceArray)) and np.shares_memory(out, _layout(other)):
-            raise errors.buffer_overlaps(name, other_name, over[0] if over else None)
+            raise errors.buffer_overlaps(name, other_name, [of for of, _ in over])
     return value
 
 
-def linear_buffers(value: Any, accumulate: bool) -> Any:
-    """grad_out of the linear map: three buffers, or None."""
+def linear_buffers(value: Any, name: str, accumulate: bool) -> Any:
+    """Buffers for a derivative of the linear map: three, or None."""
     if value is None:
         if accumulate:
             raise errors.nothing_to_add_to()
         return None
     if not isinstance(value, tuple) or len(value) != 3:
         kind = "a LinearGrad of buffers (x, linear_weight, linear_bias)"
-        raise errors.buffer_kind("grad_out", kind, value)
+        raise errors.buffer_kind(name, kind, value)
     return value
 
 

@@ -135,6 +135,17 @@ linear_shape = Text(
 )
 
 
+def vector_kind(names: tuple[str, ...], value: Any) -> ValueError:
+    """A vector of the linear map that is no tuple of three parts."""
+    came = f"{len(value)} of them" if isinstance(value, tuple) else value.__class__.__name__
+    return ValueError(f"vector must be a LinearGrad or a tuple ({', '.join(names)}), got {came}")
+
+
+def no_vector(names: tuple[str, ...]) -> ValueError:
+    """A vector without any part."""
+    return ValueError(f"vector must have at least one of {', '.join(names)}, got None for each")
+
+
 # --- buffers --------------------------------------------------------------------------------
 
 
@@ -149,9 +160,9 @@ buffer_overlaps_itself = Text(
 )
 
 
-def buffer_overlaps(name: str, other: str, over: str | None) -> ValueError:
-    """A buffer that overlaps another array; it may lie exactly over the input `over`."""
-    may = f" (it may lie exactly over {over})" if over else ""
+def buffer_overlaps(name: str, other: str, over: list[str]) -> ValueError:
+    """A buffer that overlaps another array; it may lie exactly over one of the inputs `over`."""
+    may = f" (it may lie exactly over {' or '.join(over)})" if over else ""
     return ValueError(f"{name} must not overlap {other}{may}")
 
 

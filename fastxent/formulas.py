@@ -111,6 +111,12 @@ def grad_element(e_j, scale, a_j, other):
     return e_j * scale - a_j * other
 
 
+# --- second derivatives of a row of logits --------------------------------------------------
+#
+# By x, H = curvature·(diag(p) - p·pᵀ) + 2·z_loss·p·pᵀ, with curvature = Σ_j a_j + 2·z_loss·lse:
+# target_coef + prob_coef.
+
+
 @njit(inline="always")
 def hess_element(p, one_minus_p, factor):
     """∂²loss/∂x_j² = factor·p·(1 - p).
@@ -118,6 +124,56 @@ def hess_element(p, one_minus_p, factor):
     1 - p of a class that dominates its row has to be computed from the sum of the others.
     """
     return (p * one_minus_p) * factor
+
+
+@njit(inline="always")
+def hess_with_z_loss(p, one_minus_p, factor, pull):
+    """∂²loss/∂x_j² = p·(factor·(1 - p) + pull·p), pull being up·2·z_loss."""
+    return p * (one_minus_p * factor + p * pull)
+
+
+@njit(inline="always")
+def hvp_element(p_j, u_j, mean, factor, pull):
+    """(H v)_j = p_j·(factor·(v_j - π) + pull), π = Σ_k p_k·v_k, pull being up·2·z_loss·π.
+
+    u_j = v_j - v_m, m the largest logit, and `mean` = Σ_k p_k·u_k: u_j - mean is v_j - π, but keeps
+    its digits where p_m is close to 1.
+    """
+    return p_j * ((u_j - mean) * factor + pull)
+
+
+@njit(inline="always")
+def softcap_bend(z_j, slope_j, bend):
+    """t″_j, the second derivative of x_j by its logit: z_j·(1 - tanh²)·bend.
+
+    z_j is softcap·tanh, `bend` -2·logit_scale²/softcap².
+    """
+    return (z_j * slope_j) * bend
+
+
+@njit(inline="always")
+def capped_product(h_j, t1_j, grad_j, t2_j, v_j, zero_where_zero):
+    """t′_j·h_j + grad_j·t″_j·v_j: by the logit, for h = H(t′∘v) and grad by x."""
+    c = grad_j * t2_j
+    return h_j * t1_j + zero_where_zero(c, c * v_j)
+
+
+# --- entropy --------------------------------------------------------------------------------
+
+
+@njit(inline="always")
+def entropy_term(e_j, depth_j, zero_where_zero):
+    """e_j·depth_j with depth_j = m - x_j; exactly 0 where e_j is, also for x_j = -inf.
+
+    H = log s + Σ_j p_j·depth_j, a sum of terms of one sign.
+    """
+    return zero_where_zero(e_j, e_j * depth_j)
+
+
+@njit(inline="always")
+def entropy_grad_element(p_j, depth_j, mean, zero_where_zero):
+    """∂H/∂x_j = -p_j·(log p_j + H) = p_j·(depth_j - mean), `mean` being Σ_k p_k·depth_k."""
+    return zero_where_zero(p_j, p_j * (depth_j - mean))
 
 
 @njit(inline="always")

@@ -20,10 +20,10 @@ Shape = tuple[int, ...]
 class Kind(enum.Enum):
     """What a function is computed over."""
 
-    MAP = "softmax and its logarithms: rows to rows, or to numbers"
-    ROWS = "a loss of rows of classes"
-    LINEAR = "a loss of rows, whose logits are a linear map of the input"
-    ELEMENTS = "a loss of elements: two classes, of which one number says all"
+    MAP = "softmax, its logarithms and its entropy: rows to rows, or to numbers"
+    ROWS = "a loss of rows of classes, or a derivative of it"
+    LINEAR = "the same of rows whose logits are a linear map of the input"
+    ELEMENTS = "the same of elements: two classes, of which one number says all"
 
 
 class Role(enum.Enum):
@@ -31,6 +31,7 @@ class Role(enum.Enum):
 
     INPUT = "the array that is computed on, (…, C); its type chooses the backend"
     MATRIX = "weights of a linear map, (C, K)"
+    VECTOR = "what a second derivative is multiplied by, shaped as the inputs"
     TARGET = "class indices (…), or class probabilities of the input's shape"
     PER_ROW = "one number for each row"
     PER_CLASS = "one number for each class, (C,)"
@@ -46,7 +47,7 @@ class Role(enum.Enum):
 
 _ROLES = {
     "logits": Role.INPUT, "probs": Role.INPUT, "x": Role.INPUT,
-    "linear_weight": Role.MATRIX, "linear_bias": Role.PER_CLASS,
+    "linear_weight": Role.MATRIX, "linear_bias": Role.PER_CLASS, "vector": Role.VECTOR,
     "target": Role.TARGET, "weight": Role.PER_CLASS, "sample_weight": Role.PER_ROW,
     "pos_weight": Role.BROADCAST, "normalizer": Role.SCALAR, "axis": Role.AXIS,
     "keepdims": Role.FLAG, "check_target": Role.FLAG, "accumulate": Role.BUFFER_FLAG,
@@ -55,7 +56,8 @@ _ROLES = {
 _OF_ELEMENTS = {"weight": Role.BROADCAST}
 # Arrays that are read; of the second set a number will do.
 ARRAYS = {
-    Role.INPUT, Role.MATRIX, Role.TARGET, Role.PER_ROW, Role.PER_CLASS, Role.BROADCAST, Role.SCALAR,
+    Role.INPUT, Role.MATRIX, Role.TARGET, Role.VECTOR, Role.PER_ROW, Role.PER_CLASS, Role.BROADCAST,
+    Role.SCALAR,
 }  # fmt: skip
 NUMBERS = {Role.PER_CLASS, Role.BROADCAST, Role.SCALAR}
 
@@ -75,11 +77,12 @@ class Function:
     """The description of one public function, which completes it: see `fastxent.dispatch.public`.
 
     `inputs` are the parameters that gradients flow to; the first of them decides the backend, and
-    holds logits, or values `of_probabilities`. `out` is the result of a map.
+    holds logits, or values `of_probabilities`. `out` is the first result of a function that is no
+    loss: of a map, or the product of a loss's second derivative and a vector.
     `parameters` are all, as the signature has them, and `roles` what they are; `positional` those
     that may be given by position, `arrays` those that are read, `buffers` those that are written.
     `results` are the names of what it returns, in order; all but the first have a flag
-    `return_<name>`, and maybe a buffer `<name>_out`. `slots` are the same for the code that reads
+    `return_<name>`, and maybe a buffer `<name>_out`, which for `out` is that name alone. `slots` are the same for the code that reads
     every call, `buffer_slots` those with a buffer.
     """
 
@@ -114,7 +117,7 @@ class Function:
         # Everything by which more than the first result is requested, or a buffer is given.
         self.requests = frozenset(self.with_role(Role.REQUEST, Role.BUFFER, Role.BUFFER_FLAG))
         requested = (name for name in Outputs._fields if f"return_{name}" in self.parameters)
-        self.results = ("out",) if self.out else ("loss", *requested)
+        self.results = ("out" if self.out else "loss", *requested)
         self.options = entries(self.defaults())
         self.slots = tuple(map(self._slot, self.results))
         self.buffer_slots = tuple(slot for slot in self.slots if slot.buffer in self.buffers)
@@ -123,7 +126,8 @@ class Function:
     def _slot(self, name: str) -> Slot:
         extent, kind, _ = self.result(name)
         return Slot(
-            Outputs._fields.index(name), name, f"return_{name}", f"{name}_out",
+            Outputs._fields.index(name), name, f"return_{name}",
+            name if name == "out" else f"{name}_out",
             extent is Extent.PER_CLASS, kind,
         )  # fmt: skip
 
@@ -149,7 +153,7 @@ class Function:
     @property
     def is_loss(self) -> bool:
         """Whether it makes a loss, and gradients with it."""
-        return self.kind is not Kind.MAP
+        return self.out is None
 
     @property
     def has_rows(self) -> bool:
@@ -194,17 +198,25 @@ class Function:
 SOFTMAX = Function("softmax", Kind.MAP, ("logits",), out=Result(Extent.PER_CLASS, Type.OWN))
 LOG_SOFTMAX = Function("log_softmax", Kind.MAP, ("logits",), out=Result(Extent.PER_CLASS, Type.OWN))
 LOGSUMEXP = Function("logsumexp", Kind.MAP, ("logits",), out=Result(Extent.PER_ROW, Type.OWN))
+ENTROPY = Function("entropy", Kind.MAP, ("logits",), out=Result(Extent.PER_ROW, Type.LOSS))
 CROSS_ENTROPY = Function("cross_entropy", Kind.ROWS, ("logits",))
 CATEGORICAL = Function("categorical_cross_entropy", Kind.ROWS, ("probs",), of_probabilities=True)
 LINEAR = Function("linear_cross_entropy", Kind.LINEAR, ("x", "linear_weight", "linear_bias"))
 BINARY = Function("binary_cross_entropy", Kind.ELEMENTS, ("probs",), of_probabilities=True)
 BINARY_WITH_LOGITS = Function("binary_cross_entropy_with_logits", Kind.ELEMENTS, ("logits",))
 
+_PRODUCT = Result(Extent.PER_CLASS, Type.OWN, True)
+CROSS_ENTROPY_HVP = Function("cross_entropy_hvp", Kind.ROWS, ("logits",), out=_PRODUCT)
+LINEAR_HVP = Function("linear_cross_entropy_hvp", Kind.LINEAR, LINEAR.inputs, out=_PRODUCT)
+BINARY_HVP = Function(
+    "binary_cross_entropy_with_logits_hvp", Kind.ELEMENTS, ("logits",), out=_PRODUCT
+)
+
 FUNCTIONS: dict[str, Function] = {
     function.name: function
     for function in (
-        SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, CROSS_ENTROPY, LINEAR, CATEGORICAL, BINARY,
-        BINARY_WITH_LOGITS,
+        SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, ENTROPY, CROSS_ENTROPY, LINEAR, CATEGORICAL, BINARY,
+        BINARY_WITH_LOGITS, CROSS_ENTROPY_HVP, LINEAR_HVP, BINARY_HVP,
     )
 }  # fmt: skip
 

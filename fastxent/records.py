@@ -43,9 +43,10 @@ NO_WEIGHTS = Weights()
 
 
 class LinearGrad(NamedTuple):
-    """Gradients with respect to the three inputs of the linear map, each in its input's type.
+    """A derivative with respect to the three inputs of the linear map, each in its input's type.
 
-    None for an input that was not given, and for one whose gradient was not requested.
+    None for an input that was not given, and for one whose part was not requested. As the `vector`
+    of `linear_cross_entropy_hvp`, None stands for zeros.
     """
 
     x: Any
@@ -54,7 +55,7 @@ class LinearGrad(NamedTuple):
 
 
 class Linear(NamedTuple):
-    """The linear map of a call: its weights (C, K) and bias (C,), and the gradients to fill."""
+    """The linear map of a call: its weights (C, K) and bias (C,), and the derivatives to fill."""
 
     weight: Any
     bias: Any
@@ -82,3 +83,4 @@ class Call(NamedTuple):
     divisor: Any = 1.0
     linear: Linear | None = None
     buffers: tuple[str, ...] = ()  # the results that are the caller's arrays
+    vector: Any = None  # what the second derivative is multiplied by, laid out as x

@@ -12,6 +12,10 @@ per class (`_index_target`, `_probability_target`), and with ``A = Σ_j a_j``::
 
     loss = Σ_j a_j·(−log p_j) + z_loss·lse²        ∂loss/∂x_j = A·p_j − a_j + 2·z_loss·lse·p_j
 
+and its second derivative times a vector v, with ``π = Σ_k p_k·v_k``::
+
+    (H v)_j = p_j·( (A + 2·z_loss·lse)·(v_j − π) + 2·z_loss·π )
+
 Names, defaults, results and corner cases are those of fastxent, with these differences: there are
 no buffers (``out``, ``grad_out``, ``probs_out``, ``accumulate``); inputs are checked only where a
 wrong number would follow; results are float64, or longdouble for longdouble inputs, which the tests
@@ -27,9 +31,13 @@ __all__ = [
     "LinearGrad",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "binary_cross_entropy_with_logits_hvp",
     "categorical_cross_entropy",
     "cross_entropy",
+    "cross_entropy_hvp",
+    "entropy",
     "linear_cross_entropy",
+    "linear_cross_entropy_hvp",
     "log_softmax",
     "logsumexp",
     "softmax",
@@ -41,7 +49,7 @@ Array = NDArray[Any]
 
 
 class LinearGrad(NamedTuple):
-    """Gradient of `linear_cross_entropy`, one array per input (None without a bias)."""
+    """A derivative of `linear_cross_entropy`, one array per input (None without a bias)."""
 
     x: Any
     linear_weight: Any
@@ -103,13 +111,32 @@ def logsumexp(logits: ArrayLike, *, axis: int = -1, keepdims: bool = False) -> A
     return _axis_back(lse, axis) if keepdims else lse[..., 0]
 
 
+@np.errstate(all="ignore")
+def entropy(logits: ArrayLike, *, axis: int = -1, return_grad: bool = False) -> Any:
+    """Return ``H = Σ_j p_j·(log s − (x_j − m))`` along `axis`, and the gradient of ΣH.
+
+    The gradient is ``−p_j·(log p_j + H) = p_j·((m − x_j) − Σ_k p_k·(m − x_k))``. Classes with
+    p = 0 add 0 to both.
+    """
+    x = _axis_last(logits, axis)
+    if x.shape[-1] == 0:
+        raise ValueError("axis: expected at least one class, got an empty axis")
+    f = _softmax(x)
+    H = _entropy(f)
+    grad = _times(f.p, -f.d - _times(f.p, -f.d).sum(-1, keepdims=True)) + 0.0  # never −0
+    return _answer(H, (return_grad, _axis_back(grad, axis)))
+
+
+def _entropy(f: _Softmax) -> Any:
+    return _times(f.p, f.log_s - f.d).sum(-1)
+
+
 # ---- targets, reductions ------------------------------------------------------------------------
 
 
 class _Target(NamedTuple):
     a: Array  # (…, C) coefficient of −log p_j
     mean_weight: Array  # (…) the row's term in the divisor of the mean
-    hess_weight: Array  # (…) coefficient of p(1 − p)
     ignored: Array  # (…) the label is ignore_index
     bad: Array  # (…) the label is out of range: the row is nan
 
@@ -128,14 +155,14 @@ def _index_target(
     w_y = np.where(bad, 1, w[y])  # a label out of range has no class weight
     e_y = np.arange(C) == y[..., None]
     a = _times(e_y, (1 - smoothing) * w_y[..., None]) + _times(smoothing / C, w)
-    return _Target(a, w_y, w_y, ignored, bad)
+    return _Target(a, w_y, ignored, bad)
 
 
 def _probability_target(q: Array, w: Array, smoothing: Any) -> _Target:
     """``a_j = w_j·q'_j`` with ``q' = (1 − ε)·q + ε/C``."""
     a = w * ((1 - smoothing) * q + smoothing / len(w))
     none = np.zeros(q.shape[:-1], bool)
-    return _Target(a, np.ones(q.shape[:-1], q.dtype), a.sum(-1), none, none)
+    return _Target(a, np.ones(q.shape[:-1], q.dtype), none, none)
 
 
 def _read_target(
@@ -194,6 +221,7 @@ def cross_entropy(
     softcap: float | None = None, reduction: str = "mean", normalizer: Any = None,
     check_target: bool = True, return_grad: bool = False, return_probs: bool = False,
     return_lse: bool = False, return_hess: bool = False, return_argmax: bool = False,
+    return_entropy: bool = False,
 ) -> Any:
     """Cross-entropy of logits ``(…, C)`` with class indices ``(…)`` or probabilities ``(…, C)``.
 
@@ -206,37 +234,108 @@ def cross_entropy(
         row loss  l = u·( Σ_j a_j·(log s − (x_j − m)) + z_loss·lse² ),   A = Σ_j a_j
         mean      Σ l / D, or Σ l / normalizer                  sum: Σ l, D = 1   none: l, D = 1
         gradient  (u/D)·( A·p_j − a_j + 2·z_loss·lse·p_j ) · (1 − tanh²) · logit_scale
-        hess      (u/D)·w_y·p_j·(1 − p_j), with A for w_y if target is probabilities
+        hess      the diagonal of the second derivative, of `cross_entropy_hvp`
 
     Returns
     -------
-    loss, or a tuple (loss[, grad][, probs][, lse][, hess][, argmax])
-        probs, lse and argmax are those of ``x``, also for ignored rows.
+    loss, or a tuple (loss[, grad][, probs][, lse][, hess][, argmax][, entropy])
+        probs, lse, argmax and entropy are those of ``x``, also for ignored rows.
     """
-    z = logit_scale * _axis_last(logits, axis)
-    x = z if softcap is None else softcap * np.tanh(z / softcap)
-    t = _read_target(target, x, axis, weight, label_smoothing, ignore_index, check_target)
-    k, d, log_s, lse, p, one_minus_p = _softmax(x)
-
-    # 0·lse is 0, or nan if lse is not finite: a nan row is nan even if every a_j is 0.
-    rows = _times(t.a, log_s - d).sum(-1) + (z_loss * lse * lse + 0 * lse)[..., 0]
-    loss, scale = _reduce_rows(rows, t, sample_weight, reduction, normalizer)
-
-    # A·p − a as (A − a)·p − a·(1 − p): with p − 1 a confident row would lose its gradient.
-    rest_of_a = t.a.sum(-1, keepdims=True) - t.a
-    grad = rest_of_a * p - t.a * one_minus_p + 2 * z_loss * lse * p
-    if softcap is not None:
-        grad *= (1 / np.cosh(z / softcap)) ** 2  # (1 − tanh)(1 + tanh) without cancellation
-    grad *= logit_scale
-    hess = t.hess_weight[..., None] * p * one_minus_p
+    r = _axis_last(logits, axis)
+    rows = _read_rows(
+        r, target, axis, weight, ignore_index, label_smoothing, z_loss, logit_scale, softcap,
+        check_target,
+    )  # fmt: skip
+    loss, scale = _reduce_rows(rows.loss, rows.target, sample_weight, reduction, normalizer)
+    f, (slope, _) = rows.softmax, rows.slopes
+    grad, hess = _times(scale, rows.grad * slope), _times(scale, _hess(rows, z_loss))
     return _answer(
         loss,
-        (return_grad, _axis_back(_times(scale, grad), axis)),
-        (return_probs, _axis_back(p, axis)),
-        (return_lse, lse[..., 0]),
-        (return_hess, _axis_back(_times(scale, hess), axis)),
-        (return_argmax, k[..., 0].astype(np.int64)),
+        (return_grad, _axis_back(grad, axis)),
+        (return_probs, _axis_back(f.p, axis)),
+        (return_lse, f.lse[..., 0]),
+        (return_hess, _axis_back(hess, axis)),
+        (return_argmax, f.k[..., 0].astype(np.int64)),
+        (return_entropy, _entropy(f)),
     )
+
+
+class _Rows(NamedTuple):
+    target: _Target
+    softmax: _Softmax  # of x, the logits after scale and softcap
+    slopes: tuple[Any, Any]  # (…, C) first and second derivative of x by the logits
+    loss: Array  # (…)
+    grad: Array  # (…, C) by x
+
+
+def _read_rows(
+    r: Array, target: ArrayLike, axis: int, weight: ArrayLike | None, ignore_index: int | None,
+    label_smoothing: float, z_loss: float, logit_scale: float, softcap: float | None,
+    check_target: bool,
+) -> _Rows:
+    x, t1, t2 = logit_scale * r, np.full_like(r, logit_scale), np.zeros_like(r)
+    if softcap is not None:
+        a = x / softcap
+        x = softcap * np.tanh(a)
+        t1 = logit_scale / np.cosh(a) ** 2  # (1 − tanh)(1 + tanh) without cancellation
+        t2 = -2 * logit_scale / softcap * np.tanh(a) * t1
+    t = _read_target(target, x, axis, weight, label_smoothing, ignore_index, check_target)
+    f = _softmax(x)
+    # 0·lse is 0, or nan if lse is not finite: a nan row is nan even if every a_j is 0.
+    loss = _times(t.a, f.log_s - f.d).sum(-1) + (z_loss * f.lse * f.lse + 0 * f.lse)[..., 0]
+    # A·p − a as (A − a)·p − a·(1 − p): with p − 1 a confident row would lose its gradient.
+    rest_of_a = t.a.sum(-1, keepdims=True) - t.a
+    grad = rest_of_a * f.p - t.a * f.one_minus_p + 2 * z_loss * f.lse * f.p
+    return _Rows(t, f, (t1, t2), loss, grad)
+
+
+def _hess(rows: _Rows, z_loss: float) -> Array:
+    """Return ``t′²·p·( (A + 2·z_loss·lse)·(1 − p) + 2·z_loss·p ) + ∂loss/∂x·t″``, shape (…, C)."""
+    f, (t1, t2) = rows.softmax, rows.slopes
+    spread = _curvature(rows, z_loss) * f.one_minus_p + 2 * z_loss * f.p
+    return t1 * t1 * f.p * spread + _times(t2, rows.grad)
+
+
+def _curvature(rows: _Rows, z_loss: float) -> Array:
+    """Return ``A + 2·z_loss·lse``, shape (…, 1)."""
+    A = rows.target.a.sum(-1, keepdims=True)
+    return A + 2 * z_loss * rows.softmax.lse if z_loss else A
+
+
+@np.errstate(all="ignore")
+def cross_entropy_hvp(
+    logits: ArrayLike, target: ArrayLike, vector: ArrayLike, *, axis: int = -1,
+    weight: ArrayLike | None = None, sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = -100, label_smoothing: float = 0.0, z_loss: float = 0.0,
+    logit_scale: float = 1.0, softcap: float | None = None, reduction: str = "mean",
+    normalizer: Any = None, check_target: bool = True,
+) -> Array:
+    """Return the second derivative of `cross_entropy` times `vector`, both ``(…, C)``.
+
+    By ``x``, with ``κ = u / D`` and ``v_j − π = (v_j − v_k) − Σ_i p_i·(v_i − v_k)``, k the largest
+    logit, which keeps its digits where p_k is close to 1::
+
+        (H v)_j = κ·p_j·( (A + 2·z_loss·lse)·(v_j − π) + 2·z_loss·π ),   0 where p_j = 0
+
+    By the logits ``r``, with ``t′`` and ``t″`` the derivatives of ``x`` by ``r``:
+    ``t′·H(t′·v) + κ·∂loss/∂x·t″·v``.
+    """
+    r = _axis_last(logits, axis)
+    v = _axis_last(vector, axis).astype(r.dtype)
+    rows = _read_rows(
+        r, target, axis, weight, ignore_index, label_smoothing, z_loss, logit_scale, softcap,
+        check_target,
+    )  # fmt: skip
+    _, scale = _reduce_rows(rows.loss, rows.target, sample_weight, reduction, normalizer)
+    f, (t1, t2) = rows.softmax, rows.slopes
+    u = t1 * v
+    u = u - np.take_along_axis(u, f.k, -1)
+    u = u - _times(f.p, u).sum(-1, keepdims=True)
+    product = _curvature(rows, z_loss) * u
+    if z_loss:
+        product = product + 2 * z_loss * _times(f.p, t1 * v).sum(-1, keepdims=True)
+    product = t1 * _times(f.p, product) + _times(rows.grad * t2, v)
+    return _axis_back(_times(scale, product), axis)
 
 
 @np.errstate(all="ignore")
@@ -248,6 +347,7 @@ def linear_cross_entropy(
     softcap: float | None = None, reduction: str = "mean", normalizer: Any = None,
     check_target: bool = True, wrt: str | tuple[str, ...] = LinearGrad._fields,
     return_grad: bool = False, return_lse: bool = False, return_argmax: bool = False,
+    return_entropy: bool = False,
 ) -> Any:
     """Cross-entropy of the logits ``x @ linear_weight.T + linear_bias``.
 
@@ -255,30 +355,85 @@ def linear_cross_entropy(
 
     Returns
     -------
-    loss, or a tuple (loss[, LinearGrad][, lse][, argmax])
+    loss, or a tuple (loss[, LinearGrad][, lse][, argmax][, entropy])
     """
-    x = _as_float(x)
-    w = np.asarray(linear_weight).astype(x.dtype)
-    logits = x @ w.T
-    if linear_bias is not None:
-        logits = logits + np.asarray(linear_bias).astype(x.dtype)
-    loss, g, lse, argmax = cross_entropy(
-        logits, target, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
-        label_smoothing=label_smoothing, z_loss=z_loss, logit_scale=logit_scale, softcap=softcap,
-        reduction=reduction, normalizer=normalizer, check_target=check_target,
-        return_grad=True, return_lse=True, return_argmax=True,
-    )
+    x, w, b = _linear_inputs(x, linear_weight, linear_bias)
+    loss, g, lse, argmax, H = cross_entropy(
+        _linear(x, w, b), target, weight=weight, sample_weight=sample_weight,
+        ignore_index=ignore_index, label_smoothing=label_smoothing, z_loss=z_loss,
+        logit_scale=logit_scale, softcap=softcap, reduction=reduction, normalizer=normalizer,
+        check_target=check_target, return_grad=True, return_lse=True, return_argmax=True,
+        return_entropy=True,
+    )  # fmt: skip
     # An ignored row has g = 0 and adds nothing, even if its x has nan.
     live = g.any(-1, keepdims=True)
     rows = tuple(range(x.ndim - 1))
     grad = LinearGrad(
         np.where(live, g @ w, 0),
         np.tensordot(g, np.where(live, x, 0), (rows, rows)),
-        None if linear_bias is None else g.sum(rows),
+        None if b is None else g.sum(rows),
     )
-    others = set(grad._fields) - {*((wrt,) if isinstance(wrt, str) else wrt)}
-    grad = grad._replace(**dict.fromkeys(others))
-    return _answer(loss, (return_grad, grad), (return_lse, lse), (return_argmax, argmax))
+    return _answer(
+        loss, (return_grad, _only(wrt, grad)), (return_lse, lse), (return_argmax, argmax),
+        (return_entropy, H),
+    )  # fmt: skip
+
+
+def _linear_inputs(x: ArrayLike, w: ArrayLike, b: ArrayLike | None) -> tuple[Any, Any, Any]:
+    x = _as_float(x)
+    return x, np.asarray(w).astype(x.dtype), None if b is None else np.asarray(b).astype(x.dtype)
+
+
+def _linear(x: Array, w: Array, b: Array | None) -> Array:
+    return x @ w.T if b is None else x @ w.T + b
+
+
+def _only(wrt: str | tuple[str, ...], parts: LinearGrad) -> LinearGrad:
+    others = set(parts._fields) - {*((wrt,) if isinstance(wrt, str) else wrt)}
+    return parts._replace(**dict.fromkeys(others))
+
+
+@np.errstate(all="ignore")
+def linear_cross_entropy_hvp(
+    x: ArrayLike, linear_weight: ArrayLike, target: ArrayLike, vector: Any, *,
+    linear_bias: ArrayLike | None = None, weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None, ignore_index: int | None = -100,
+    label_smoothing: float = 0.0, z_loss: float = 0.0, logit_scale: float = 1.0,
+    softcap: float | None = None, reduction: str = "mean", normalizer: Any = None,
+    check_target: bool = True, wrt: str | tuple[str, ...] = LinearGrad._fields,
+) -> LinearGrad:
+    """Return the second derivative of `linear_cross_entropy` times `vector`, a part per input.
+
+    ``vector = (v_x, v_W, v_b)``, None for 0, moves the logits by ``v_x Wᵀ + x v_Wᵀ + v_b`` and
+    their gradient ``G`` by ``Ġ``, the `cross_entropy_hvp` of that. Rows first::
+
+        ( Ġ W + G v_W,   Ġᵀ x + Gᵀ v_x,   Σ Ġ )
+    """
+    x, w, b = _linear_inputs(x, linear_weight, linear_bias)
+    shapes = x.shape, w.shape, w.shape[:1]
+    v_x, v_w, v_b = (
+        np.zeros(shape, x.dtype) if v is None else np.asarray(v).astype(x.dtype)
+        for v, shape in zip(vector, shapes, strict=True)
+    )
+    options = dict(
+        weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
+        label_smoothing=label_smoothing, z_loss=z_loss, logit_scale=logit_scale, softcap=softcap,
+        reduction=reduction, normalizer=normalizer, check_target=check_target,
+    )  # fmt: skip
+    logits = _linear(x, w, b)
+    _, g = cross_entropy(logits, target, return_grad=True, **options)  # type: ignore[arg-type]
+    moved = _linear(v_x, w, v_b) + x @ v_w.T
+    dg = cross_entropy_hvp(logits, target, moved, **options)  # type: ignore[arg-type]
+    # An ignored row adds nothing, even if its x or its vector has nan.
+    live = ((g != 0) | (dg != 0)).any(-1, keepdims=True)
+    rows = tuple(range(x.ndim - 1))
+    product = LinearGrad(
+        np.where(live, dg @ w + g @ v_w, 0),
+        np.tensordot(dg, np.where(live, x, 0), (rows, rows))
+        + np.tensordot(g, np.where(live, v_x, 0), (rows, rows)),
+        None if b is None else dg.sum(rows),
+    )
+    return _only(wrt, product)
 
 
 # ---- losses of probabilities, and binary --------------------------------------------------------
@@ -375,6 +530,21 @@ def binary_cross_entropy_with_logits(
         (return_probs, sigma[()]),
         (return_hess, (hess / divisor)[()]),
     )
+
+
+@np.errstate(all="ignore")
+def binary_cross_entropy_with_logits_hvp(
+    logits: ArrayLike, target: ArrayLike, vector: ArrayLike, *, weight: ArrayLike | None = None,
+    pos_weight: ArrayLike | None = None, reduction: str = "mean",
+) -> Any:
+    """Return the second derivative of `binary_cross_entropy_with_logits` times `vector`.
+
+    It is ``hess·vector``, element by element, 0 where hess is 0.
+    """
+    _, hess = binary_cross_entropy_with_logits(
+        logits, target, weight=weight, pos_weight=pos_weight, reduction=reduction, return_hess=True
+    )
+    return _times(hess, np.asarray(vector).astype(hess.dtype))[()]
 
 
 # ---- arrays -------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ class Outputs(NamedTuple):
 
     A field is a result of every function that has a parameter `return_<field>`; its annotation says
     the shape and type. A backend sees those per row as (N,), those per class with the class axis
-    last. `out` is the only result of softmax and its logarithms.
+    last. `out` is the first result of a function that is no loss.
     """
 
     out: Annotated[Any, None] = None
@@ -49,6 +49,7 @@ class Outputs(NamedTuple):
     lse: Annotated[Any, Result(Extent.PER_ROW, Type.LOSS)] = None
     hess: Annotated[Any, Result(Extent.PER_CLASS, Type.OWN, True)] = None
     argmax: Annotated[Any, Result(Extent.PER_ROW, Type.INDEX)] = None
+    entropy: Annotated[Any, Result(Extent.PER_ROW, Type.LOSS)] = None
 
 
 RULES: dict[str, Any] = {
