@@ -155,9 +155,7 @@ def logsumexp(logits: Any, *, axis: int = -1, keepdims: bool = False) -> Any:
 
 
 @public(ENTROPY)
-def entropy(
-    logits: Any, *, axis: int = -1, return_grad: bool = False, grad_out: Any = None
-) -> Any:
+def entropy(logits: Any, *, axis: int = -1, return_grad: bool = False, grad_out: Any = None) -> Any:
     r"""Entropy of softmax over one axis, in nats, with its gradient from the same pass.
 
     .. math:: H = -\sum_j p_j \log p_j, \qquad

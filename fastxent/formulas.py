@@ -143,10 +143,17 @@ def hvp_element(p_j, u_j, mean, factor, pull):
 
 
 @njit(inline="always")
+def softcap_curvature(scale, softcap):
+    """-2·logit_scale²/softcap²: `bend` in `softcap_bend`."""
+    ratio = scale / softcap
+    return -(ratio + ratio) * ratio
+
+
+@njit(inline="always")
 def softcap_bend(z_j, slope_j, bend):
     """t″_j, the second derivative of x_j by its logit: z_j·(1 - tanh²)·bend.
 
-    z_j is softcap·tanh, `bend` -2·logit_scale²/softcap².
+    z_j is softcap·tanh, `bend` is `softcap_curvature`.
     """
     return (z_j * slope_j) * bend
 

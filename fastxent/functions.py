@@ -80,7 +80,8 @@ class Function:
     holds logits, or values `of_probabilities`. `out` is the first result of a function that is no
     loss: of a map, or the product of a loss's second derivative and a vector.
     `parameters` are all, as the signature has them, and `roles` what they are; `positional` those
-    that may be given by position, `arrays` those that are read, `buffers` those that are written.
+    that may be given by position, `arrays` those that are read, `buffers` those that are written,
+    `compound` these and others that may be tuples of arrays.
     `results` are the names of what it returns, in order; all but the first have a flag
     `return_<name>`, and maybe a buffer `<name>_out`, which for `out` is that name alone. `slots` are the same for the code that reads
     every call, `buffer_slots` those with a buffer.
@@ -113,6 +114,8 @@ class Function:
         )
         self.arrays = self.with_role(*ARRAYS)
         self.buffers = frozenset(self.with_role(Role.BUFFER))
+        vectors = self.with_role(Role.VECTOR) if self.kind is Kind.LINEAR else ()
+        self.compound = self.buffers.union(vectors)
         self.flags = self.with_role(Role.FLAG, Role.REQUEST, Role.BUFFER_FLAG)
         # Everything by which more than the first result is requested, or a buffer is given.
         self.requests = frozenset(self.with_role(Role.REQUEST, Role.BUFFER, Role.BUFFER_FLAG))
@@ -124,11 +127,10 @@ class Function:
         self.has_one_gradient = self.is_loss and len(self.inputs) == 1
 
     def _slot(self, name: str) -> Slot:
-        extent, kind, _ = self.result(name)
+        rule, buffer = self.result(name), "out" if name == "out" else f"{name}_out"
         return Slot(
-            Outputs._fields.index(name), name, f"return_{name}",
-            name if name == "out" else f"{name}_out",
-            extent is Extent.PER_CLASS, kind,
+            Outputs._fields.index(name), name, f"return_{name}", buffer,
+            rule.extent is Extent.PER_CLASS, rule.type,
         )  # fmt: skip
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

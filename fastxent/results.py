@@ -26,12 +26,19 @@ class Type(enum.IntEnum):
 class Result(NamedTuple):
     """The shape and type of one result, and whether it is a derivative of the reduced loss.
 
-    Derivatives are divided as the loss is, and 0 where that is a mean over nothing.
+    Derivatives are divided as the loss is, and 0 where that is a mean over nothing. `scans_rows`
+    says of a result per row that it takes work for each class, as all results per class do.
     """
 
     extent: Extent
     type: Type
     is_derivative: bool = False
+    scans_rows: bool = False
+
+    @property
+    def costs_per_class(self) -> bool:
+        """Whether it takes work for each class of a row."""
+        return self.scans_rows or self.extent is Extent.PER_CLASS
 
 
 class Outputs(NamedTuple):
@@ -49,7 +56,7 @@ class Outputs(NamedTuple):
     lse: Annotated[Any, Result(Extent.PER_ROW, Type.LOSS)] = None
     hess: Annotated[Any, Result(Extent.PER_CLASS, Type.OWN, True)] = None
     argmax: Annotated[Any, Result(Extent.PER_ROW, Type.INDEX)] = None
-    entropy: Annotated[Any, Result(Extent.PER_ROW, Type.LOSS)] = None
+    entropy: Annotated[Any, Result(Extent.PER_ROW, Type.LOSS, scans_rows=True)] = None
 
 
 RULES: dict[str, Any] = {

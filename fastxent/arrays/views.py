@@ -37,7 +37,7 @@ def parts(value: Any) -> Iterator[Any]:
 
 def call(function: Function, arguments: Arguments, kind: Any, view: Convert, back: Convert) -> Any:
     """Call with view(a) for each array a of this kind; results go `back`, buffers as they are."""
-    if arguments.keys().isdisjoint(function.buffers):  # as in most calls: plain arguments
+    if arguments.keys().isdisjoint(function.compound):  # as in most calls: plain arguments
         plain = {name: view(a) if isinstance(a, kind) else a for name, a in arguments.items()}
         return converted(function.body(**plain), back)
     views: dict[int, Any] = {}

@@ -36,12 +36,13 @@ class Field(NamedTuple):
 
     The shape is "C", "N" or "NC", with one element per class, per row or both. dtype None is the
     element type of the rows for "NC", else that of their arithmetic. Absent is an empty array or,
-    for outputs of shape "NC", None: their code is then compiled away.
+    for outputs that take work per element, None: their code is then compiled away.
     """
 
     dtype: Any = None
     shape: str = ""
     out: bool = False
+    may_be_none: bool = False
 
 
 class WeightArrays(NamedTuple):
@@ -78,7 +79,7 @@ _OPTION_FIELDS = {
 _OUTPUT_FIELDS = {
     name: Field(
         INTEGER if rule.type is Type.INDEX else None,
-        "NC" if rule.extent is Extent.PER_CLASS else "N", True,
+        "NC" if rule.extent is Extent.PER_CLASS else "N", True, rule.costs_per_class,
     )
     for name, rule in RULES.items() if name != "out"
 }  # fmt: skip
@@ -101,13 +102,16 @@ FIELDS: dict[Any, dict[str, Field]] = {
 
 
 _PER_ROW = [k for k, field in enumerate(_OUTPUT_FIELDS.values()) if field.shape == "N"]
+_MAY_BE_NONE = [
+    (name, k) for k, (name, field) in enumerate(_OUTPUT_FIELDS.items()) if field.may_be_none
+]
 _PER_CLASS = [
     (name, k) for k, (name, field) in enumerate(_OUTPUT_FIELDS.items()) if field.shape == "NC"
 ]
 _EMPTY: dict[Any, Array] = {"f": np.empty(0, "f"), "d": np.empty(0), INTEGER: np.empty(0, np.int64)}
 NO_OUTPUTS: dict[str, Any] = {
     char: OutputArrays._make(
-        None if field.shape == "NC" else _EMPTY[field.dtype or char]
+        None if field.may_be_none else _EMPTY[field.dtype or char]
         for field in _OUTPUT_FIELDS.values()
     )
     for char in "fd"
@@ -124,15 +128,16 @@ def array_type(dtype: Any, ndim: int, *, out: bool = False) -> Any:
 def numba_type(kind: Any, char: str, requested: tuple[str, ...] = (), ndim: int = 2) -> Any:
     """The Numba type of a named tuple for rows of an element type, of None, or of an integer.
 
-    `requested` are the outputs of shape "NC" that are not None, `ndim` is their dimensions.
+    `requested` are the outputs that are not None of those that may be, `ndim` is the dimensions of
+    those of shape "NC".
     """
     if kind not in FIELDS:
         return NONE if kind is type(None) else INTEGER
     members = []
-    for name, (dtype, shape, out) in FIELDS[kind].items():
+    for name, (dtype, shape, out, may_be_none) in FIELDS[kind].items():
         if not shape:
             members.append(dtype)
-        elif shape == "NC" and name not in requested:
+        elif may_be_none and name not in requested:
             members.append(types.none)
         else:
             dims, of_rows = (ndim, ELEMENTS) if shape == "NC" else (1, ARITHMETIC)
@@ -176,7 +181,8 @@ def pack_outputs(outputs: Outputs, char: str, blocks: Sequence[Array | None], ba
     members = [absent if array is None else array for array, absent in pairs]
     if base:
         for k in _PER_ROW:
-            members[k] = members[k][base:]
+            if members[k] is not None:
+                members[k] = members[k][base:]
     for (_, k), array in zip(_PER_CLASS, blocks, strict=True):
         members[k] = array
     return OutputArrays._make(members)
@@ -197,8 +203,8 @@ def per_class(outputs: Outputs) -> list[Array | None]:
 
 
 def requested(outputs: Outputs) -> tuple[str, ...]:
-    """The names of the outputs of shape "NC" that are not None."""
-    return tuple([name for name, k in _PER_CLASS if outputs[k + 1] is not None])
+    """The names of the outputs that are not None of those that may be."""
+    return tuple([name for name, k in _MAY_BE_NONE if outputs[k + 1] is not None])
 
 
 def at_row(weights: WeightArrays, base: int) -> WeightArrays:

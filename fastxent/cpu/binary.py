@@ -23,7 +23,9 @@ from fastxent.records import Call
 
 Array = NDArray[Any]
 
-_LOGITS, _PROBS = (jit.Source("binary_kernels", name) for name in ("binary_logits", "binary_probs"))
+_LOGITS, _PROBS, _PRODUCT = (
+    jit.Source("binary_kernels", name) for name in ("binary_logits", "binary_probs", "binary_hvp")
+)
 
 
 def signature(
@@ -83,33 +85,45 @@ def binary_cross_entropy(call: Call) -> float:
     return _fill_losses(call)
 
 
+class _BroadcastWeights:
+    """The weights of a call: numbers, as kernels read them, and arrays that vary."""
+
+    def __init__(self, call: Call) -> None:
+        weights, shape = (call.weights.weight, call.weights.pos_weight), call.x.shape
+        self._constants = [_constant(weight, call.compute.char) for weight in weights]
+        pairs = zip(weights, self._constants, strict=True)
+        self.varying = [np.broadcast_to(w, shape) for w, one in pairs if one is None]
+
+    def pack(self, blocks: list[Array | None]) -> BinaryWeights:
+        """What a kernel takes, with these blocks of those that vary, which it removes."""
+        members: list[Any] = []
+        for constant in self._constants:
+            members += [blocks.pop(0), 1] if constant is None else [constant, 0]
+        return BinaryWeights(*members)
+
+
 def _fill_losses(call: Call) -> float:
     """Run a kernel over all elements; return Σ of the losses / divisor."""
     assert call.target is not None
-    x, char = call.x, call.compute.char
-    weights = call.weights.weight, call.weights.pos_weight
-    constants = [_constant(weight, char) for weight in weights]
-    varying = [w for w, constant in zip(weights, constants, strict=True) if constant is None]
-    inputs = [x, call.target.probs, *(np.broadcast_to(w, x.shape) for w in varying)]
-    absent = arguments.NO_OUTPUTS[char]
+    x, weights = call.x, _BroadcastWeights(call)
+    inputs = [x, call.target.probs, *weights.varying]
+    absent = arguments.NO_OUTPUTS[call.compute.char]
     places = [k for k, array in enumerate(call.outputs[1:]) if array is not None]
     written = [array for array in call.outputs if array is not None]
     # Kernels take weights in the type of the arithmetic.
-    as_half = x.dtype not in [w.dtype for w in varying]
+    as_half = x.dtype not in [w.dtype for w in weights.varying]
     found = operands(inputs, written, call.compute, 0, as_half=as_half)
     kernel, weighted, besides = select(call, (found.types[0].char, found.types[1].char))
 
     def bind(arrays: list[Array | None], base: int) -> Callable[[int, int], float]:
         logits, target, *rest = arrays
-        members: list[Any] = []
-        for constant in constants:
-            members += [rest.pop(0), 1] if constant is None else [constant, 0]
+        packed = weights.pack(rest)
         outputs = list(absent)
         for k, array in zip(places, rest, strict=True):
             outputs[k] = array
         return functools.partial(
-            kernel, logits, target, BinaryWeights(*members) if weighted else None,
-            1.0 / call.divisor, *besides, OutputArrays._make(outputs),
+            kernel, logits, target, packed if weighted else None, 1.0 / call.divisor, *besides,
+            OutputArrays._make(outputs),
         )  # fmt: skip
 
     if not x.size:
@@ -122,3 +136,47 @@ def _constant(weight: Array | None, char: str) -> Array | None:
     if weight is None:
         return arguments.constant_weight(None, char)
     return arguments.constant_weight(weight.item(), char) if weight.size == 1 else None
+
+
+# --- Hessian-vector products ----------------------------------------------------------------
+
+
+def product_signature(chars: tuple[str, ...], weighted: bool) -> tuple[Any, ...]:
+    """Return the types of a kernel's arguments (x, target, vector, weights, scale, out, lo, hi).
+
+    `chars` are the letters of the first three and of the result.
+    """
+    *inputs, out = (
+        array_type(ELEMENTS[char], 1, out=k == 3) for k, char in enumerate(chars)
+    )  # fmt: skip
+    weights = arguments.numba_type(BinaryWeights, chars[0]) if weighted else NONE
+    return *inputs, weights, FLOAT, out, INTEGER, INTEGER
+
+
+@functools.cache
+def _product_kernel(chars: tuple[str, ...], weighted: bool) -> Callable[..., Any]:
+    return jit.specialise(_PRODUCT, product_signature(chars, weighted))
+
+
+def binary_cross_entropy_with_logits_hvp(call: Call) -> None:
+    """Fill `out`, shaped as x, with the second derivative of the loss, times `vector`."""
+    assert call.target is not None
+    x, weights = call.x, _BroadcastWeights(call)
+    if not x.size:
+        return
+    weighted = call.weights.weight is not None or call.weights.pos_weight is not None
+    as_half = x.dtype not in [w.dtype for w in weights.varying]
+    inputs = [x, call.target.probs, call.vector, *weights.varying]
+    found = operands(inputs, [call.outputs.out], call.compute, 0, as_half=as_half)
+    chars = [dtype.char for dtype in found.types]
+    kernel = _product_kernel((*chars[:3], chars[-1]), weighted)
+
+    def bind(arrays: list[Array | None], base: int) -> Callable[[int, int], Any]:
+        logits, target, vector, *rest = arrays
+        packed = weights.pack(rest)
+        (out,) = rest
+        return functools.partial(
+            kernel, logits, target, vector, packed if weighted else None, 1.0 / call.divisor, out
+        )
+
+    for_each_block(bind, found, 0)

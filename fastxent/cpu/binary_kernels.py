@@ -11,7 +11,7 @@ from numba import types
 from fastxent.cpu.float_mode import flush_subnormals, restore_mode
 from fastxent.cpu.jit import inlined, overload, subroutine
 from fastxent.cpu.lanes import fabs, where_less, zero_where_zero
-from fastxent.cpu.memory import load_part, row, store_part
+from fastxent.cpu.memory import lanes_of, load_part, row, store_part
 from fastxent.cpu.row import clipped_costs, sum_of_losses
 from fastxent.cpu.vector_math import exp, log1p
 from fastxent.formulas import (
@@ -165,6 +165,28 @@ def binary_logits(logits, target, weights, scale, outputs, lo, hi):
     total = sum_of_losses(_logit_term, args, hi - lo)
     restore_mode(mode)
     return total
+
+
+@subroutine
+def _write_product(logits, target, vector, weights, scale, out, j, count):
+    """Second derivatives of the vector of elements j on, times those of `vector`."""
+    x, y = load_part(logits, j, count, 0.0), load_part(target, j, count, 0.0)
+    _, _, both = _coefficients(weights, y, j, count)
+    sigma, sigma_neg = sigmoid_pair(x, exp(-fabs(x)), 0.0, 1.0, where_less)
+    hess = _hess(both, sigma, sigma_neg, scale)
+    store_part(out, j, count, loss_element(hess, load_part(vector, j, count, 0.0), zero_where_zero))
+
+
+# logits, target, vector (N,) IN; weights a named tuple or None; scale 1/D; out (N,) OUT
+def binary_hvp(logits, target, vector, weights, scale, out, lo, hi):
+    arrays = row(logits, lo), row(target, lo), row(vector, lo), _weight_pointers(weights, lo), scale
+    n, width, mode = hi - lo, lanes_of(row(out, lo)), flush_subnormals()
+    whole = n & -width
+    for j in range(0, whole, width):
+        _write_product(*arrays, row(out, lo), j, None)
+    if whole < n:
+        _write_product(*arrays, row(out, lo), whole, n - whole)
+    restore_mode(mode)
 
 
 @subroutine

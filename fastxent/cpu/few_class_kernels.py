@@ -61,6 +61,7 @@ from fastxent.cpu.tiles import (
 )
 from fastxent.cpu.vector_math import log_above_one, shifted_exp
 from fastxent.formulas import (
+    entropy_term,
     grad_at_target,
     grad_element,
     grad_scale,
@@ -81,7 +82,7 @@ PLAIN_SUM = 128
 
 
 @subroutine
-def _find_column(columns, value, n, places):
+def find_column(columns, value, n, places):
     """Find the places of each lane's first element equal to `value`; column 0 if none is (nan)."""
     at = zeros(columns)
     for j in range(n - 1, -1, -1):
@@ -133,7 +134,7 @@ _sum_inlined, _sum_apart = optimised(_sum_of_terms), apart(_sum_of_terms)
 
 
 @inlined
-def _sum_columns(term, args, n):
+def sum_columns(term, args, n):
     """`_sum_of_terms`, apart or inlined."""
     if _WIDE and (itemsize(args[0]) == 8 or n > _FEW_TO_INLINE):
         return _sum_apart(term, args, n)
@@ -147,7 +148,7 @@ def _next_rows(logits, out, n, columns, group):
 
 
 @inlined
-def _memory_of_group(logits, out, n, columns, group):
+def memory_of_group(logits, out, n, columns, group):
     """What is to be read and written for others while a group is computed; see `_access`."""
     return either(group[3], lines_of_group, _next_rows, (logits, out, n, columns, group))
 
@@ -173,7 +174,7 @@ def _access(memory, columns, j):
 
 
 @subroutine
-def _exp_term(args, j):
+def exp_term(args, j):
     """exp(x_j - m), which replaces x_j."""
     columns, m, memory = args
     _access(memory, columns, j)
@@ -183,7 +184,7 @@ def _exp_term(args, j):
 
 
 @subroutine
-def _load_term(args, j):
+def load_term(args, j):
     """a_j."""
     return load(args[0], j * lanes_of(args[0]))
 
@@ -233,8 +234,8 @@ def softmax_rows(logits, out, tiles, lo, hi):
         at, group = group_at(begin, rows, width, layout, pad)
         columns = view(memory, at, memory)
         m = read_group(logits, columns, group)
-        beside = _memory_of_group(logits, out, n, columns, group)
-        s = _sum_columns(_exp_term, (columns, m, beside), n)
+        beside = memory_of_group(logits, out, n, columns, group)
+        s = sum_columns(exp_term, (columns, m, beside), n)
         write_group(columns, round_to(1.0 / s, columns), None, (None, None), out, group)
         write_rest(out, columns, group)
     release(memory)
@@ -264,7 +265,7 @@ def log_softmax_rows(logits, out, tiles, lo, hi):
         at, group = group_at(begin, rows, width, layout, pad)
         columns = view(memory, at, memory)
         m = read_group(logits, columns, group)
-        rest = _rest_of_max(columns, m, n, _memory_of_group(logits, out, n, columns, group))
+        rest = _rest_of_max(columns, m, n, memory_of_group(logits, out, n, columns, group))
         one = splat(columns, 1.0)
         log_s = round_to(_log_sum(rest, one, columns)[0], columns)
         for j in range(n):
@@ -293,7 +294,7 @@ def logsumexp_rows(logits, out, tiles, lo, hi):
         at, group = group_at(begin, rows, width, layout, pad)
         columns, first, count = view(memory, at, memory), group[0], group[1]
         m = read_group(logits, columns, group)
-        rest = _rest_of_max(columns, m, n, _memory_of_group(logits, None, n, columns, group))
+        rest = _rest_of_max(columns, m, n, memory_of_group(logits, None, n, columns, group))
         one = splat(columns, 1.0)
         store_part(
             row(out, 0), first, count, m + round_to(_log_sum(rest, one, columns)[0], columns)
@@ -312,7 +313,7 @@ def logsumexp_rows(logits, out, tiles, lo, hi):
 
 
 @inlined
-def _find_targets(target, options, first, count, label_buffer, n, columns, places):
+def find_targets(target, options, first, count, label_buffer, n, columns, places):
     """Find the places of a group's classes; return the number of rows without one.
 
     Labels that are no vector of int64 are copied to `label_buffer`; unused entries are
@@ -329,7 +330,7 @@ def _find_targets(target, options, first, count, label_buffer, n, columns, place
 
 
 @inlined_by_llvm
-def _load_weights(target, weights, options, n, first, count, columns, u_buffer, w_buffer):
+def load_weights(target, weights, options, n, first, count, columns, u_buffer, w_buffer):
     """The weights u and w_y of a group's rows; u is 0 for ignored rows, nan for bad labels."""
     for k in range(lanes_of(columns)):
         u_buffer[k], w_buffer[k] = 0.0, 1.0
@@ -344,7 +345,7 @@ def _load_weights(target, weights, options, n, first, count, columns, u_buffer, 
 
 
 @inlined_by_llvm
-def _load_coefficients(target, weights, options, group, a):
+def load_coefficients(target, weights, options, group, a):
     """Load the a_j of a group, as in formulas.py, into columns."""
     if target.ndim == 2:
         read_group(target, a, group)
@@ -396,8 +397,8 @@ def _write_losses(loss, first, count, value):
 def _sum_exps(logits, grad, columns, m, n, places, group):
     """m - x_y, and (log s, rest = Σ_{j≠y} e_j, e_y, 1 / s), in float64. e_j replaces x_j."""
     x_y = _take_out(columns, places, -math.inf)
-    beside = _memory_of_group(logits, grad, n, columns, group)
-    rest = _sum_columns(_exp_term, (columns, m, beside), n)
+    beside = memory_of_group(logits, grad, n, columns, group)
+    rest = sum_columns(exp_term, (columns, m, beside), n)
     e_y = shifted_exp(x_y - m)
     log_s, inverse = _log_sum(rest, e_y, columns)
     return widen(m - x_y), (log_s, rest, widen(e_y), inverse)
@@ -459,9 +460,9 @@ def _write_grad(grad, columns, a, has_others, parts, places, group):
 @inlined
 def _probability_coefficients(columns, m, places, a, n):
     """For probabilities: target_coef, that of the row's maximum, and Σ of the other a_j."""
-    _find_column(columns, m, n, places)
+    find_column(columns, m, n, places)
     target_coef = widen(_take_out(a, places, 0.0))
-    return target_coef, _sum_columns(_load_term, (a,), n)
+    return target_coef, sum_columns(load_term, (a,), n)
 
 
 @inlined
@@ -475,14 +476,13 @@ def _variance(e, others, s, inverse, factor):
 def _write_hess(hess, columns, sums, factor, variances, places, group):
     """factor·p_j·(1 - p_j) of a group's rows; in `columns` e_y is 0.
 
-    s - e_j would lose 1 - p of a dominant class. The maximum is alone if s < 2: then s - e_j is the
-    sum of the elements below it.
+    s - e_j would lose 1 - p of a dominant class.
     """
     n, (_, rest, e_y, inverse) = hess.shape[1], sums
-    e_y, factor, exact = round_to(e_y, columns), round_to(factor, columns), rest + e_y
+    exact = rest + e_y
+    others = round_to(rest_of_stored_max(columns, e_y, exact, n), columns)
+    e_y, factor = round_to(e_y, columns), round_to(factor, columns)
     s, inverse = round_to(exact, columns), round_to(inverse, columns)
-    below = _sum_columns(_below_one_term, (columns,), n) + widen(_below_one(e_y))
-    others = where_less(s, 2.0, round_to(below, columns), s - 1.0)
     for j in range(n):
         at = j * lanes_of(columns)
         store(variances, at, _variance(load(columns, at), others, s, inverse, factor))
@@ -510,7 +510,7 @@ def _zero_ignored_of_tile(output, columns, group, u_buffer):
 
 
 @inlined_by_llvm
-def _end_group(output, columns, group, has_ignored, u_buffer):
+def end_group(output, columns, group, has_ignored, u_buffer):
     """Write zeros for the rows that are ignored, whatever their logits are; then what is behind."""
     if has_ignored:
         arguments = output, columns, group, u_buffer
@@ -519,7 +519,7 @@ def _end_group(output, columns, group, has_ignored, u_buffer):
 
 
 @inlined
-def _row_buffers(places, width):
+def row_buffers(places, width):
     """Memory behind the places for the labels of a group, its u, its w_y, and pending losses."""
     label_buffer = view(places, width, np.int64)
     u_buffer = view(label_buffer, width, np.float64)
@@ -530,46 +530,111 @@ def _row_buffers(places, width):
 
 
 @inlined
-def _sets_of_group(memory, at, n, has_others):
-    """The sets of columns of a group: e_j, a_j if there are any, and the variances."""
+def _sets_of_group(memory, at, n, has_others, has_hess):
+    """The sets of columns of a group: e_j, a_j if there are any, the variances, the logits."""
     columns, size = view(memory, at, memory), set_size(memory, n)
     a = view(columns, size, columns)
-    return columns, a, view(a, has_others * size, columns)
+    variances = view(a, has_others * size, columns)
+    return columns, a, variances, view(variances, has_hess * size, columns)
+
+
+@inlined_by_llvm
+def _copy_logits(entropy, copy, columns, n):
+    copy_columns(copy, columns, n)
+
+
+@subroutine
+def copy_columns(copy, columns, n):
+    """Copy n columns."""
+    for j in range(n):
+        store(copy, j * lanes_of(columns), load(columns, j * lanes_of(columns)))
+
+
+@subroutine
+def _product_term(args, j):
+    """e_j·(v_j - c): exactly 0 where e_j is."""
+    columns, v, c = args
+    e = load(columns, j * lanes_of(columns))
+    return loss_element(e, load(v, j * lanes_of(columns)) - c, zero_where_zero)
+
+
+@inlined
+def product_sum(columns, v, c, n):
+    """Σ_j e_j·(v_j - c), in float64."""
+    return sum_columns(_product_term, (columns, v, c), n)
+
+
+@inlined
+def rest_of_stored_max(columns, e_y, exact, n):
+    """Σ e_j over all but one maximum, in float64: of the columns and e_y, whose sum is `exact`.
+
+    The maximum is alone if that is less than 2: then it is the sum of the elements below 1.
+    """
+    below = sum_columns(_below_one_term, (columns,), n) + _below_one(e_y)
+    return where_less(exact, 2.0, below, exact - 1.0)
+
+
+@inlined_by_llvm
+def write_entropy(entropy, columns, copy, m, y_part, exact, n, group):
+    """H = log s + Σ_j p_j·(m - x_j) of a group; return the second term.
+
+    `y_part` are e_y, which is 0 in `columns`, and m - x_y.
+    """
+    e_y, margin = y_part
+    rest = rest_of_stored_max(columns, e_y, exact, n)
+    log_s, inverse = _log_sum(rest, splat(columns, 1.0), columns)
+    below = entropy_term(e_y, margin, zero_where_zero) - product_sum(columns, copy, m, n)
+    mean = below * inverse
+    store_part(row(entropy, 0), group[0], group[1], round_to(log_s + mean, columns))
+    return mean
+
+
+@inlined_by_llvm
+def _write_entropy(entropy, columns, copy, m, margin, sums, n, group):
+    _, rest, e_y, _ = sums
+    write_entropy(entropy, columns, copy, m, (e_y, margin), rest + e_y, n, group)
+
+
+@inlined
+def curvature(weights, options, w_y):
+    """Σ_j a_j of class indices, w_y·(1-ε) + ε/C·Σ_j w_j: the factor of diag(p) - p·pᵀ."""
+    return options.one_minus_eps * w_y + options.eps_over_c * weights.total_weight
 
 
 # logits (N, C) IN; target (N,) labels or (N, C) probabilities IN. lo < hi.
 def cross_entropy_rows(logits, target, weights, options, tiles, divisor, outputs, lo, hi):
     """Σ losses."""
     n, width = logits.shape[1], lanes_of(row(logits, lo))
-    grad, hess = outputs.grad, outputs.hess
+    grad, hess, entropy = outputs.grad, outputs.hess, outputs.entropy
     other_coef = options.eps_over_c if target.ndim == 1 else 1.0
     has_others = other_coef != 0.0
-    sets = 1 + has_others + is_requested(hess)
+    sets = 1 + has_others + is_requested(hess) + is_requested(entropy)
     memory, layout, pad, places = reserve(logits, n, sets, tiles)
-    label_buffer, u_buffer, w_buffer, pending = _row_buffers(places, width)
+    label_buffer, u_buffer, w_buffer, pending = row_buffers(places, width)
     weighted = weights.class_weight.size > 0 or weights.sample_weight.size > 0
     mode, total, lost = flush_subnormals(), widen(zeros(memory)), widen(zeros(memory))
     rows = lo, hi, aligned_row(grad, lo)
     for begin in range(first_group(rows, width), hi, width):
         at, group = group_at(begin, rows, width, layout, pad)
-        columns, a, variances = _sets_of_group(memory, at, n, has_others)
+        columns, a, variances, copy = _sets_of_group(memory, at, n, has_others, is_requested(hess))
         first, count, without_class = group[0], group[1], 0
         if target.ndim == 1:
-            without_class = _find_targets(
+            without_class = find_targets(
                 target, options, first, count, label_buffer, n, columns, places
             )
         m = read_group(logits, columns, group)
         target_coef = a_sum = below = widen(zeros(columns))
         if has_others:
-            _load_coefficients(target, weights, options, group, a)
-            below = _sum_columns(_below_term, (columns, m, a), n)
+            load_coefficients(target, weights, options, group, a)
+            below = sum_columns(_below_term, (columns, m, a), n)
         if target.ndim == 2:
             target_coef, a_sum = _probability_coefficients(columns, m, places, a, n)
+        if_requested(entropy, _copy_logits, (copy, columns, n))
         margin, sums = _sum_exps(logits, grad, columns, m, n, places, group)
         other = u = a_y = widen(splat(columns, 1.0))
         has_weights = weighted or without_class or count < width
         if has_weights:
-            u, a_y = _load_weights(
+            u, a_y = load_weights(
                 target, weights, options, n, first, count, columns, u_buffer, w_buffer
             )
         if has_weights or has_others:
@@ -581,12 +646,13 @@ def cross_entropy_rows(logits, target, weights, options, tiles, divisor, outputs
             value, scale, grad_y = _plain_loss_and_grad(margin, sums, divisor)
         total, lost = _add_losses(total, lost, value, pending, columns, (first, count, lo, hi))
         _write_losses(outputs.loss, first, count, value)
-        factor = u * a_y / divisor * options.hess_factor
+        if_requested(entropy, _write_entropy, (columns, copy, m, margin, sums, n, group))
+        factor = u * curvature(weights, options, a_y) / divisor * options.hess_factor
         if_requested(hess, _write_hess, (columns, sums, factor, variances, places, group))
         parts, has_ignored = (scale, grad_y, other, sums[1]), without_class or weighted
         if_requested(grad, _write_grad, (columns, a, has_others, parts, places, group))
-        if_requested(grad, _end_group, (columns, group, has_ignored, u_buffer))
-        if_requested(hess, _end_group, (variances, group, has_ignored, u_buffer))
+        if_requested(grad, end_group, (columns, group, has_ignored, u_buffer))
+        if_requested(hess, end_group, (variances, group, has_ignored, u_buffer))
         if target.ndim == 2:
             read_ahead(target, a, group)
     restore_mode(mode)

@@ -15,6 +15,7 @@ from fastxent.cpu.jit import apart, inlined, inlined_by_llvm, subroutine
 from fastxent.cpu.labels import are_int64s, copy_labels, labels_from, read_label
 from fastxent.cpu.lanes import smaller
 from fastxent.cpu.memory import (
+    either,
     element,
     first_requested,
     if_requested,
@@ -26,6 +27,7 @@ from fastxent.cpu.memory import (
 )
 from fastxent.cpu.row import (
     below_max_sum,
+    capped_row,
     cost_sum,
     exp_sum,
     fill_row,
@@ -38,6 +40,7 @@ from fastxent.cpu.row import (
     map_row,
     map_rows,
     product,
+    product_sum,
     rest_of_max,
     row_max,
     row_max_of,
@@ -51,10 +54,11 @@ from fastxent.cpu.scratch import release, reserve, view, whole_lines
 from fastxent.formulas import (
     grad_at_target,
     grad_scale,
-    hess_element,
+    hess_with_z_loss,
     log_sum,
     prob_coefficient,
     row_loss,
+    softcap_curvature,
 )
 
 # Output rows of at most this many classes are prefetched one row ahead; longer ones would evict
@@ -65,7 +69,7 @@ _COUNTED_LABELS = 512
 
 
 @inlined
-def _exact_log_sum(x, m, e, n, s):
+def exact_log_sum(x, m, e, n, s):
     """log s; where one class dominates (s < 2), by a sum of the others."""
     if s < 2.0:
         return log_sum(rest_of_max(x, m, e, n), 1.0, 1.0)
@@ -82,12 +86,12 @@ def lse_base(m, x, n):
 
 
 @inlined
-def _lse(base, x, m, e, n, s):
+def lse_of_row(base, x, m, e, n, s):
     """m + log s to an ulp of the larger of the two: log s may be rounded where |m| >= 1."""
     if not math.isfinite(base):
         return base
     if abs(base) < 1.0:
-        return base + _exact_log_sum(x, m, e, n, s)
+        return base + exact_log_sum(x, m, e, n, s)
     return base + log_sum(s, 0.0, 1.0)
 
 
@@ -120,7 +124,7 @@ def log_softmax_rows(logits, out, lo, hi):
         m = row_max(x, n)
         # log p_j = (x_j - m) - log s, where log s has its own relative accuracy
         s, _ = exp_sum(x, m, None, n, n, (row(logits, i + 1), row(out, i)))
-        map_row(log_prob_element, x, row(out, i), n, m, _exact_log_sum(x, m, None, n, s))
+        map_row(log_prob_element, x, row(out, i), n, m, exact_log_sum(x, m, None, n, s))
 
 
 # logits (N, C) IN, out (N,) OUT
@@ -130,7 +134,7 @@ def logsumexp_rows(logits, out, lo, hi):
         x = row(logits, i)
         m = row_max(x, n)
         s, _ = exp_sum(x, m, None, n, n, (row(logits, i + 1), None))
-        out[i] = _lse(lse_base(float(m), x, n), x, m, None, n, s)
+        out[i] = lse_of_row(lse_base(float(m), x, n), x, m, None, n, s)
 
 
 @inlined
@@ -221,14 +225,42 @@ def _zero_where_zero(coefficient, value):
 
 
 @inlined_by_llvm
-def _write_hess(hess, e, n, s, rest, e_y, factor):
-    """factor·p_j·(1 - p_j), where 1 - p of a dominant class is the sum of the others."""
-    top = find(e, 1.0, n)
+def _fill_hess(hess, e, n, sums, factor, pull):
+    """p_j·(factor·(1 - p_j) + pull·p_j), where 1 - p of a dominant class is the sum of the others.
+
+    `hess` may be e.
+    """
+    rest, e_y, inverse = sums
+    s, top = rest + e_y, find(e, 1.0, n)
     others = rest if e_y == 1.0 else rest_of_max(e, 0.0, e, n)
     largest = element(e, top)
-    map_row(hess_of_exp, e, hess, n, 1.0 / s, factor)
+    map_row(hess_of_exp, e, hess, n, inverse, (factor, pull))
     if s < 2.0:
-        set_element(hess, top, hess_element(factor * (largest / s), others / s, 1.0))
+        set_element(hess, top, hess_with_z_loss(largest / s, others / s, factor, pull))
+
+
+@subroutine
+def _fill_capped_hess(hess, e, n, y, sums, of_x, of_grad, scratch, cap):
+    """The same by the logits: t′²·∂²loss/∂z² + ∂loss/∂z·t″."""
+    (z, slope, _, _, grad, h, ones), (scale, bend) = scratch, cap
+    fill_grad(grad, e, n, y, *of_grad, sums)
+    _fill_hess(h, e, n, sums, *of_x)
+    map_rows(product, h, slope, h, n, 0.0, 0.0)
+    map_row(scale_element, h, h, n, scale, 0.0)
+    fill_row(ones, n, 1.0)
+    capped_row(h, ones, slope, z, grad, hess, n, scale, bend)
+
+
+@inlined_by_llvm
+def _write_hess(hess, e, n, y, sums, of_x, of_grad, scratch, options):
+    """The diagonal of the Hessian of a row by its logits; `of_x` are factor and pull by z."""
+    scale, softcap = options.logit_scale, options.softcap
+    if softcap > 0.0:
+        cap = scale, softcap_curvature(scale, softcap)
+        _fill_capped_hess(hess, e, n, y, sums, of_x, of_grad, scratch, cap)
+    else:
+        factor, pull = of_x
+        _fill_hess(hess, e, n, sums, factor * scale * scale, pull * scale * scale)
 
 
 @inlined_by_llvm
@@ -238,7 +270,7 @@ def _write_probs(probs, e, n, inverse):
 
 
 @inlined_by_llvm
-def _fill_grad(grad, e, n, y, up, coefs, a, a_y, sums):
+def fill_grad(grad, e, n, y, up, coefs, a, a_y, sums):
     """up·[(target_coef + prob_coef)·p_j - other_coef·a_j], that of y by its own formula."""
     target_coef, prob_coef, other_coef = coefs
     rest, e_y, inverse = sums
@@ -254,7 +286,7 @@ def _fill_grad(grad, e, n, y, up, coefs, a, a_y, sums):
 @subroutine
 def _fill_capped_grad(grad, e, n, y, up, coefs, a, a_y, sums, slope):
     """The gradient times the derivative of the softcap; rounded once, so it is formed in e."""
-    _fill_grad(e, e, n, y, up, coefs, a, a_y, sums)
+    fill_grad(e, e, n, y, up, coefs, a, a_y, sums)
     map_rows(product, e, slope, grad, n, 0.0, 0.0)
 
 
@@ -265,7 +297,7 @@ def _write_grad(grad, e, n, y, up, coefs, a, a_y, sums, softcap_slope):
     if is_capped:
         _fill_capped_grad(grad, e, n, y, up, coefs, a, a_y, sums, slope)
     else:
-        _fill_grad(grad, e, n, y, up, coefs, a, a_y, sums)
+        fill_grad(grad, e, n, y, up, coefs, a, a_y, sums)
 
 
 @inlined_by_llvm
@@ -293,15 +325,15 @@ def _may_count(target, options, i):
 
 
 @inlined_by_llvm
-def _coefficients(target, weights, options, buffer, z, m, y, i):
-    """y, target_coef, other_coef, a, a_y, Σ a as in formulas.py; and the Hessian's weight.
+def coefficients_of_row(target, weights, options, buffer, z, m, y, i):
+    """y, target_coef, other_coef, a, a_y, Σ a as in formulas.py.
 
     `buffer` takes the a_j of probabilities that are weighted, smoothed or of half precision.
     """
     if target.ndim == 1:
         w = weights.class_weight[y] if weights.class_weight.size else 1.0
         a = row(weights.row_weight, 0)
-        return y, options.one_minus_eps * w, options.eps_over_c, a, w, weights.total_weight, w
+        return y, options.one_minus_eps * w, options.eps_over_c, a, w, weights.total_weight
     n, q = target.shape[1], row(target, i)
     a = unless_half(target, q, buffer)
     if weights.row_weight.size:
@@ -313,26 +345,50 @@ def _coefficients(target, weights, options, buffer, z, m, y, i):
     y = find(z, m, n)
     # a still contains a_y. It adds nothing: m - x_y is 0, and the gradient of y is overwritten.
     others, target_coef = sum_without(a, n, y)
-    return y, float(target_coef), 1.0, a, 0.0, others, others + target_coef
+    return y, float(target_coef), 1.0, a, 0.0, others
 
 
 @inlined
-def _reserve_rows(logits, target, weights, transforming):
+def _reserve_rows(logits, target, weights, transforming, outputs):
     """Scratch rows: transformed logits, derivative of the softcap, coefficients, exponentials.
 
-    The last, for half precision, holds the logits first.
+    The fourth holds the logits first, if those are of half precision; it is also used for the
+    entropy, which needs both. Three rows more are for the second derivative of a softcap.
     """
     size = whole_lines(logits, logits.shape[1])
     needs_three = transforming or weights.row_weight.size > 0 or is_half(target)
     three = 3 * size if needs_three else 0
-    rows = reserve(logits, three + (size if is_half(logits) else 0))
-    return rows, view(rows, size, rows), view(rows, 2 * size, rows), view(rows, three, rows)
+    needs_exps = is_half(logits) or is_requested(outputs.entropy)
+    exps = three + (size if needs_exps else 0)
+    last = 3 * size if transforming and is_requested(outputs.hess) else 0
+    rows = reserve(logits, exps + last)
+    first = rows, view(rows, size, rows), view(rows, 2 * size, rows), view(rows, three, rows)
+    more = view(rows, exps, rows), view(rows, exps + size, rows), view(rows, exps + 2 * size, rows)
+    return (*first, *more)
+
+
+@inlined_by_llvm
+def _own_exps(exps, i, scratch):
+    """Where the exponentials of row i wait: in the first output; half precision in scratch."""
+    return unless_half(exps, row(exps, i), scratch)
+
+
+@inlined_by_llvm
+def _scratch_exps(exps, i, scratch):
+    """The same for the entropy, which needs the logits too: an output may lie over them."""
+    return scratch
+
+
+@inlined_by_llvm
+def _write_entropy(entropy, i, e, z, m, n, s):
+    """H = log s + Σ_j p_j·(m - z_j)."""
+    entropy[i] = exact_log_sum(z, m, e, n, s) - product_sum(e, z, m, n, None) / s
 
 
 @inlined
-def _transform(x, scratch, logit_scale, softcap, n, needs_argmax):
+def transform_row(x, scratch, logit_scale, softcap, n, needs_argmax):
     """The row z after scale and softcap, its maximum, the m of m + log s, and the argmax."""
-    z, slope, _, _ = scratch
+    z, slope = scratch
     if softcap > 0.0:
         softcap_row(x, logit_scale, softcap, z, slope, n)
     else:
@@ -351,27 +407,29 @@ def _transform(x, scratch, logit_scale, softcap, n, needs_argmax):
 # logits (N, C) IN; target (N,) labels or (N, C) probabilities IN. lo < hi.
 def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, hi):
     """Σ losses."""
-    n, grad, probs, hess = logits.shape[1], outputs.grad, outputs.probs, outputs.hess
+    n, grad, probs = logits.shape[1], outputs.grad, outputs.probs
+    hess, entropy = outputs.hess, outputs.entropy
     scale, softcap = options.logit_scale, options.softcap
     transforming = softcap > 0.0 or scale != 1.0
     exps = first_requested(outputs)  # here the exponentials wait between two scans
-    scratch = _reserve_rows(logits, target, weights, transforming)
+    scratch = _reserve_rows(logits, target, weights, transforming, outputs)
     needs_lse, needs_argmax = outputs.lse.size > 0, outputs.argmax.size > 0
-    every_row = is_requested(probs) or needs_lse or needs_argmax
+    every_row = is_requested(probs) or needs_lse or needs_argmax or is_requested(entropy)
     mode, total, lost = flush_subnormals(), 0.0, 0.0
     ahead, ahead_of, may_look_ahead = -math.inf, -1, not (transforming or is_half(logits))
     for i in range(lo, hi):
         y, u, counted, value = target_of_row(target, weights.sample_weight, options, n, i)
         if counted or every_row:
-            x, e = row(logits, i), unless_half(exps, row(exps, i), scratch[3])
+            x = row(logits, i)
+            e = either(entropy, _scratch_exps, _own_exps, (exps, i, scratch[3]))
             if transforming:
-                z, m, base, top = _transform(x, scratch, scale, softcap, n, needs_argmax)
+                z, m, base, top = transform_row(x, scratch[:2], scale, softcap, n, needs_argmax)
             else:
                 z = unless_half(logits, x, scratch[3])
                 m = ahead if ahead_of == i else row_max_of(x, z, n)
                 base, top = lse_base(float(m), z, n), first_max(z, n) if needs_argmax else 0
             # Everything read of x besides its exponentials: a gradient may overwrite x.
-            y, target_coef, other_coef, a, a_y, a_sum, weight = _coefficients(
+            y, target_coef, other_coef, a, a_y, a_sum = coefficients_of_row(
                 target, weights, options, scratch[2], z, m, y if counted else 0, i
             )
             margin = float(m) - float(element(z, y))
@@ -380,16 +438,24 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
             next_rows = row(logits, i + 1), row(exps, i + (n <= MAX_PREFETCHED_OUTPUT))
             rest, e_y = exp_sum(z, m, e, n, y if counted else n, next_rows)
             s, inverse = rest + e_y, 1.0 / (rest + e_y)
-            lse = _lse(base, z, m, e, n, s) if needs_lse or options.z_loss else 0.0
+            lse = lse_of_row(base, z, m, e, n, s) if needs_lse or options.z_loss else 0.0
             # The next row's maximum now: its loads overlap with the sums of this row.
             if i + 1 < hi and may_look_ahead and _may_count(target, options, i + 1):
                 ahead, ahead_of = row_max(row(logits, i + 1), n), i + 1
             _store_number(outputs.lse, i, lse)
             _store_number(outputs.argmax, i, top)
+            if transforming:
+                if_requested(entropy, _write_entropy, (i, e, z, m, n, s))
+            else:  # z of half precision has been overwritten by e
+                if_requested(entropy, _write_entropy, (i, e, x, m, n, s))
+            prob_coef = prob_coefficient(other_coef, a_sum, options.z_loss, lse)
+            coefs, sums = (target_coef, prob_coef, other_coef), (rest, e_y, inverse)
             # Each output may overwrite e, so the one that holds it, the first, comes last.
             if counted:
-                factor = u * weight / divisor * options.hess_factor
-                if_requested(row(hess, i), _write_hess, (e, n, s, rest, e_y, factor))
+                up = u / divisor * options.hess_factor
+                of_x = up * (target_coef + prob_coef), up * (options.z_loss + options.z_loss)
+                args = e, n, y, sums, of_x, (up, coefs, a, a_y), scratch, options
+                if_requested(row(hess, i), _write_hess, args)
             if_requested(row(probs, i), _write_probs, (e, n, inverse))
         if counted:
             log_s = log_sum(rest, e_y, 1.0)
@@ -397,9 +463,7 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
                 target_coef, other_coef, options.z_loss, margin, log_s, below + a_sum * log_s, lse,
                 _zero_where_zero,
             )  # fmt: skip
-            up, sums = u * scale / divisor, (rest, e_y, inverse)
-            prob_coef = prob_coefficient(other_coef, a_sum, options.z_loss, lse)
-            coefs, slope = (target_coef, prob_coef, other_coef), (scratch[1], softcap > 0.0)
+            up, slope = u * scale / divisor, (scratch[1], softcap > 0.0)
             if_requested(row(grad, i), _write_grad, (e, n, y, up, coefs, a, a_y, sums, slope))
         else:  # 0 for ignored rows, whatever their logits are, nan for bad labels
             if_requested(row(grad, i), fill_row, (n, value))

@@ -51,6 +51,7 @@ MAX_FEW_CLASSES = {
     "softmax": {"f": 144, "d": 88},
     "per class": {"f": 200, "d": 120},
     "per row": {"f": 320, "d": 160},
+    "product": {"f": 144, "d": 88},
 }
 
 # What kernels of few classes take as `tiles`, by the layout of their arrays.
@@ -68,12 +69,12 @@ _CATEGORICAL_ROWS = jit.Source("kernels", "categorical_rows")
 _CATEGORICAL_LABEL_ROWS = jit.Source("categorical_kernels", "categorical_label_rows")
 
 # What the loss of few classes is enough for: these options, and outputs by the kind of target.
-_FEW_CLASSES_OPTIONS = {
+FEW_CLASSES_OPTIONS = {
     "ignoring", "ignore_index", "label_mask", "one_minus_eps", "eps_over_c", "hess_factor"
 }  # fmt: skip
 FEW_CLASSES_LABELS, FEW_CLASSES_PROBS = (
-    arguments.Support(_FEW_CLASSES_OPTIONS, outputs)
-    for outputs in ({"loss", "grad", "hess"}, {"loss", "grad"})
+    arguments.Support(FEW_CLASSES_OPTIONS, outputs)
+    for outputs in ({"loss", "grad", "hess", "entropy"}, {"loss", "grad", "entropy"})
 )
 _DERIVATIVES = [name for name, rule in RULES.items() if rule and rule.is_derivative]
 
@@ -112,7 +113,7 @@ def _rows_kernel(name: str, few: bool) -> jit.Source:
     return jit.Source("few_class_kernels" if few else "kernels", name)
 
 
-def _layout(few: bool, planes: Any) -> tuple[Any, ...]:
+def layout_of(few: bool, planes: Any) -> tuple[Any, ...]:
     """What kernels of few classes take besides, and others do not."""
     return COLUMNS if planes is not None else ROWS if few else ()
 
@@ -139,7 +140,7 @@ def _map_rows(name: str, results: str, given: Call) -> None:
         for_each_chunk(call, len(rows), row_cost(n_classes))
         return
     found = operands((x,), (out,), compute, columns=n_classes <= MAX_COLUMNS)
-    layout = _layout(few, found.planes)
+    layout = layout_of(few, found.planes)
     kernel = _map_kernel(name, layout, found.types[0].char, found.types[1].char, 2)
     for_each_block(lambda arrays, base: functools.partial(kernel, *arrays, *layout), found)
 
@@ -160,7 +161,7 @@ def logsumexp(call: Call) -> None:
         for_each_chunk(on_rows, len(rows), row_cost(n_classes))
     else:
         found = operands((x,), (), compute, columns=n_classes <= MAX_COLUMNS)
-        layout = _layout(few, found.planes)
+        layout = layout_of(few, found.planes)
         kernel = _map_kernel("logsumexp_rows", layout, found.types[0].char, compute.char, 1)
         for_each_block(
             lambda arrays, base: functools.partial(kernel, *arrays, computed[base:], *layout), found
@@ -331,7 +332,7 @@ def select(call: Call, options: Any) -> Selection:
     support = FEW_CLASSES_LABELS if has_labels else FEW_CLASSES_PROBS
     enough = support.is_enough(options, call.outputs)
     found = _operands(call, columns=enough and n_classes <= MAX_COLUMNS)
-    layout = _layout(
+    layout = layout_of(
         enough and has_few_classes(results, call.compute.char, n_classes), found.planes
     )
     return Selection(_rows_kernel("cross_entropy_rows", bool(layout)), layout, found)
@@ -359,7 +360,7 @@ def pack_row_weights(
 def fill_losses(call: Call) -> float:
     """Fill the outputs of a loss of rows; return Σ of the row losses."""
     assert call.target is not None
-    packed = _options(call)
+    packed = pack_options(call)
     weights = pack_row_weights(
         call.weights, call.options.label_smoothing, call.target.labels is None, call.clip is None,
         call.x.shape[-1], call.compute,
@@ -377,7 +378,8 @@ def categorical_cross_entropy(call: Call) -> float:
     return divided(fill_losses(call), call.divisor)
 
 
-def _options(call: Call) -> Any:
+def pack_options(call: Call) -> Any:
+    """The options of a loss of rows."""
     assert call.target is not None
     mask = -1 if call.target.labels is None else label_mask(call.target.labels.dtype)
     return arguments.pack_options(call.options, call.x.shape[-1], mask)

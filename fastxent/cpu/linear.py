@@ -21,7 +21,7 @@ DType = np.dtype[Any]
 
 # The sizes of a block of logits and of a piece of the weights' gradient before it is added. A block
 # is large enough to keep BLAS busy and to make few passes over the gradient of the weights.
-_BLOCK_BYTES = 32 << 20
+BLOCK_BYTES = 32 << 20
 _PIECE_BYTES = 4 << 20
 _GRAD = Outputs._fields.index("grad")
 
@@ -35,7 +35,7 @@ def linear_cross_entropy(call: Call) -> float:
     if bias is not None:
         bias = np.ascontiguousarray(bias, compute)
     # Rows of x may have to be converted, too, and there may be more features than classes.
-    limit = max(1, _BLOCK_BYTES // (max(n_classes, features) * compute.itemsize))
+    limit = max(1, BLOCK_BYTES // (max(n_classes, features) * compute.itemsize))
     n = math.prod(x.shape[:-1])
     buffer = np.empty((min(limit, n), n_classes), compute)
     sums = None if grads is None else _Sums(grads, accumulate, compute)
@@ -44,19 +44,19 @@ def linear_cross_entropy(call: Call) -> float:
     for box in boxes(x.shape[:-1], limit) if n else ():
         x_block = rows.read(box)
         logits = buffer[: len(x_block)]
-        _fill_logits(logits, x_block, weight, bias)
-        block = _call_of_block(call, box, logits)
+        fill_logits(logits, x_block, weight, bias)
+        block = call_of_block(call, box, logits, grads is not None)
         losses.append(fill_losses(block))
         if sums is not None and call.divisor:
-            sums.add(box, logits, x_block, weight, _ignored_rows(block))
+            sums.add(box, logits, x_block, weight, ignored_rows(block))
     if sums is not None:
         sums.finish()
     return divided(add_up(losses), call.divisor)
 
 
-def _call_of_block(call: Call, box: Box, logits: Array) -> Call:
+def call_of_block(call: Call, box: Box, logits: Array, has_grad: bool) -> Call:
     """Return the call of cross_entropy for a block of rows, with the gradient over the logits."""
-    assert call.target is not None and call.linear is not None
+    assert call.target is not None
     index, lo, hi = box
     x = logits.reshape((*call.x[index].shape[:-1], logits.shape[1]))  # as probabilities are
     labels, probs = call.target
@@ -65,35 +65,37 @@ def _call_of_block(call: Call, box: Box, logits: Array) -> Call:
     if weights.sample_weight is not None:
         weights = weights._replace(sample_weight=weights.sample_weight[lo:hi])
     outputs = [None if array is None else array[lo:hi] for array in call.outputs]
-    outputs[_GRAD] = None if call.linear.grads is None else x
+    outputs[_GRAD] = x if has_grad else None
     return call._replace(x=x, target=target, weights=weights, outputs=Outputs(*outputs))
 
 
-def _fill_logits(logits: Array, x: Array, weight: Array, bias: Array | None) -> None:
-    for classes, part in _class_chunks(weight, logits.dtype):
+def fill_logits(logits: Array, x: Array, weight: Array, bias: Array | None) -> None:
+    """Logits = x @ weight.T + bias."""
+    for classes, part in class_chunks(weight, logits.dtype):
         np.matmul(x, part.T, out=logits[:, classes])
     if bias is not None:
         for_each_chunk(lambda lo, hi: np.add(logits[lo:hi], bias, out=logits[lo:hi]), *logits.shape)
 
 
-def _class_chunks(weight: Array, compute: DType) -> Iterator[tuple[slice, Array]]:
+def class_chunks(weight: Array, compute: DType) -> Iterator[tuple[slice, Array]]:
     """Yield the classes and weights for BLAS: whole if possible, else in converted pieces."""
     direct = weight.dtype == compute and weight.dtype.isnative and weight.flags.aligned
     if direct and (weight.flags.c_contiguous or weight.flags.f_contiguous):
         yield slice(None), weight
         return
-    for piece in _pieces(weight, compute):
+    for piece in pieces(weight, compute):
         yield piece, np.ascontiguousarray(weight[piece], compute)
 
 
-def _pieces(weight: Array, compute: DType) -> Iterator[slice]:
+def pieces(weight: Array, compute: DType) -> Iterator[slice]:
+    """Yield the classes of pieces of the weights, or of what is added to them."""
     n_classes, features = weight.shape
     step = max(1, _PIECE_BYTES // (max(features, 1) * compute.itemsize))
     for first in range(0, n_classes, step):
         yield slice(first, min(first + step, n_classes))
 
 
-def _ignored_rows(call: Call) -> Array | None:
+def ignored_rows(call: Call) -> Array | None:
     """Return the mask of the rows that are ignored or without weight; None if there are none."""
     assert call.target is not None
     labels, ignore_index = call.target.labels, call.options.ignore_index
@@ -129,10 +131,10 @@ class _Sums:
         if self.x is not None:
             self._add_to_x(self.x, box, d, weight, ignored)
         if self.weight is not None:
-            for piece in _pieces(weight, d.dtype):
-                _add_product(self.weight[piece], d[:, piece].T, x, self.fresh)
+            for piece in pieces(weight, d.dtype):
+                add_product(self.weight[piece], d[:, piece].T, x, self.fresh)
         if self.bias is not None:
-            _add_product(self.bias, np.ones(len(d), d.dtype), d, self.fresh)
+            add_product(self.bias, np.ones(len(d), d.dtype), d, self.fresh)
         self.fresh = False
 
     def _add_to_x(
@@ -140,8 +142,8 @@ class _Sums:
     ) -> None:
         target = x.read(box) if self.accumulate else x.block(box)
         fresh = not self.accumulate
-        for classes, part in _class_chunks(weight, d.dtype):
-            _add_product(target, d[:, classes], part, fresh, ignored)
+        for classes, part in class_chunks(weight, d.dtype):
+            add_product(target, d[:, classes], part, fresh, ignored)
             fresh = False
         x.write(box, target)
 
@@ -157,7 +159,7 @@ class _Sums:
                 put(array, total)
 
 
-def _add_product(out: Array, a: Array, b: Array, fresh: bool, ignored: Array | None = None) -> None:
+def add_product(out: Array, a: Array, b: Array, fresh: bool, ignored: Array | None = None) -> None:
     """Out += a @ b, or out = a @ b if `fresh`; the ignored rows of the product are 0."""
     if fresh and out.flags.c_contiguous:
         product = np.matmul(a, b, out=out)

@@ -40,14 +40,16 @@ from fastxent.cpu.memory import (
 )
 from fastxent.cpu.vector_math import exp, expm1, log, log1m, log_of, shifted_exp
 from fastxent.formulas import (
+    capped_product,
     clipped_pair,
     coefficient,
     cost,
     costs,
     grad_element,
-    hess_element,
+    hess_with_z_loss,
     loss_element,
     prob_grad_element,
+    softcap_bend,
     softcap_parts,
 )
 
@@ -303,6 +305,20 @@ def below_max_sum(x, m, weight, n):
     return _sum_row(_below_max_term, (x, m, weight), n, n)[0]
 
 
+@subroutine
+def _product_term(args, j, count):
+    e, v, c, next_v = args
+    prefetch(next_v, j)
+    e_j = load_part(e, j, count, 0.0)
+    return loss_element(e_j, load_part(v, j, count, 0.0) - c, zero_where_zero)
+
+
+@inlined
+def product_sum(e, v, c, n, next_v):
+    """Σ_j e_j·(v_j - c) in float64; exactly 0 where e_j is, whatever v_j. Prefetches `next_v`."""
+    return _sum_row(_product_term, (e, v, c, next_v), n, n)[0]
+
+
 # --- element by element ---------------------------------------------------------------------
 
 
@@ -353,10 +369,10 @@ def shift_and_scale(v, a, b):
 
 @subroutine
 def hess_of_exp(v, a, b):
-    """b·p·(1 - p) for p = v·a."""
+    """p·(factor·(1 - p) + pull·p) for p = v·a and b = (factor, pull)."""
+    factor, pull = b
     p = v * a
-    # The factor goes to p before 1 - p does; scale_element 1 is exact.
-    return hess_element(p * b, 1.0 - p, 1.0)
+    return hess_with_z_loss(p, 1.0 - p, factor, pull)
 
 
 @subroutine
@@ -401,6 +417,24 @@ def softcap_row(x, scale, cap, z, slope, n):
         t, derivative = softcap_parts(exp(fabs(a) * -2.0), expm1(fabs(a) * -2.0), 1.0)
         store_part(z, j, count, copysign(t, a) * cap)
         store_part(slope, j, count, derivative)
+
+
+@subroutine
+def capped_row(h, v, slope, z, grad, out, n, scale, bend):
+    """out_j = t′_j·h_j + grad_j·t″_j·v_j: a second derivative by the logits from that by z.
+
+    out may be any of the rows.
+    """
+    width = lanes_of(h)
+    for j in range(0, n, width):
+        count = smaller(n - j, width)
+        slope_j = load_part(slope, j, count, 0.0)
+        t2 = softcap_bend(load_part(z, j, count, 0.0), slope_j, bend)
+        value = capped_product(
+            load_part(h, j, count, 0.0), slope_j * scale, load_part(grad, j, count, 0.0), t2,
+            load_part(v, j, count, 0.0), zero_where_zero,
+        )  # fmt: skip
+        store_part(out, j, count, value)
 
 
 # --- losses of probabilities ----------------------------------------------------------------
