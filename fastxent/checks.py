@@ -238,7 +238,7 @@ def linear_vector(value: Any, names: tuple[str, ...], inputs: Sequence[Any]) -> 
     """The same for the inputs of the linear map: a part for each, None for zeros, not all None."""
     if not isinstance(value, tuple) or len(value) != len(names):
         raise errors.vector_kind(names, value)
-    parts = []
+    parts: list[Any] = []
     for part, name, of in zip(value, names, inputs, strict=True):
         if part is None:
             parts.append(None)

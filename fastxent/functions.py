@@ -83,8 +83,8 @@ class Function:
     that may be given by position, `arrays` those that are read, `buffers` those that are written,
     `compound` these and others that may be tuples of arrays.
     `results` are the names of what it returns, in order; all but the first have a flag
-    `return_<name>`, and maybe a buffer `<name>_out`, which for `out` is that name alone. `slots` are the same for the code that reads
-    every call, `buffer_slots` those with a buffer.
+    `return_<name>`, and maybe a buffer `<name>_out`; the buffer of `out` has that name. `slots` are
+    the same for the code that reads every call, `buffer_slots` those with a buffer.
     """
 
     body: Callable[..., Any]  # takes NumPy arrays and views of a GPU's

@@ -293,13 +293,16 @@ def _hess(rows: _Rows, z_loss: float) -> Array:
     """Return ``t′²·p·( (A + 2·z_loss·lse)·(1 − p) + 2·z_loss·p ) + ∂loss/∂x·t″``, shape (…, C)."""
     f, (t1, t2) = rows.softmax, rows.slopes
     spread = _curvature(rows, z_loss) * f.one_minus_p + 2 * z_loss * f.p
-    return t1 * t1 * f.p * spread + _times(t2, rows.grad)
+    hess: Array = t1 * t1 * f.p * spread + _times(t2, rows.grad)
+    return hess
 
 
 def _curvature(rows: _Rows, z_loss: float) -> Array:
     """Return ``A + 2·z_loss·lse``, shape (…, 1)."""
-    A = rows.target.a.sum(-1, keepdims=True)
-    return A + 2 * z_loss * rows.softmax.lse if z_loss else A
+    curvature: Array = rows.target.a.sum(-1, keepdims=True)
+    if z_loss:
+        curvature = curvature + 2 * z_loss * rows.softmax.lse
+    return curvature
 
 
 @np.errstate(all="ignore")
@@ -379,7 +382,9 @@ def linear_cross_entropy(
     )  # fmt: skip
 
 
-def _linear_inputs(x: ArrayLike, w: ArrayLike, b: ArrayLike | None) -> tuple[Any, Any, Any]:
+def _linear_inputs(
+    x: ArrayLike, w: ArrayLike, b: ArrayLike | None
+) -> tuple[Array, Array, Array | None]:
     x = _as_float(x)
     return x, np.asarray(w).astype(x.dtype), None if b is None else np.asarray(b).astype(x.dtype)
 
@@ -415,15 +420,15 @@ def linear_cross_entropy_hvp(
         np.zeros(shape, x.dtype) if v is None else np.asarray(v).astype(x.dtype)
         for v, shape in zip(vector, shapes, strict=True)
     )
-    options = dict(
+    options: dict[str, Any] = dict(
         weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         label_smoothing=label_smoothing, z_loss=z_loss, logit_scale=logit_scale, softcap=softcap,
         reduction=reduction, normalizer=normalizer, check_target=check_target,
     )  # fmt: skip
     logits = _linear(x, w, b)
-    _, g = cross_entropy(logits, target, return_grad=True, **options)  # type: ignore[arg-type]
+    _, g = cross_entropy(logits, target, return_grad=True, **options)
     moved = _linear(v_x, w, v_b) + x @ v_w.T
-    dg = cross_entropy_hvp(logits, target, moved, **options)  # type: ignore[arg-type]
+    dg = cross_entropy_hvp(logits, target, moved, **options)
     # An ignored row adds nothing, even if its x or its vector has nan.
     live = ((g != 0) | (dg != 0)).any(-1, keepdims=True)
     rows = tuple(range(x.ndim - 1))

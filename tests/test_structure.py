@@ -23,7 +23,7 @@ LAYERS = [
     {"integrations", "_warmup"},
     {"warmup_processes"},
     {"warmup_steps"},
-    {"_softmax", "_cross_entropy", "_binary", "_linear"},
+    {"_softmax", "_cross_entropy", "_binary", "_linear", "_hvp"},
     {"prepared"},
     {"plain", "calls"},
     {"checks", "dispatch"},
@@ -37,17 +37,20 @@ LAYERS = [
 ]
 # Within cpu: what a file may import of that package. Kernel files see nothing of threads or blocks.
 KERNEL_FILES = [
-    "conversion_kernels", "few_class_kernels", "groups", "tiles", "binary_kernels",
+    "entropy_kernels", "few_class_hvp_kernels", "hvp_kernels", "conversion_kernels", "few_class_kernels", "groups", "tiles", "binary_kernels",
     "categorical_kernels", "kernels", "row", "vector_math", "columns", "labels", "scratch",
     "memory", "half_lanes", "float_mode", "c_interface", "label_type", "lanes", "jit",
     "linked_code",
 ]  # fmt: skip
 WITHIN_CPU = {
     "__init__": set(),
-    "backend": {"binary", "launch", "linear", "prepared"},
+    "backend": {"binary", "entropy", "hvp", "launch", "linear", "linear_hvp", "prepared"},
     "prepared": {"arguments", "binary", "blocks", "launch"},
     "binary": {"arguments", "launch", "jit", "blocks"},
     "linear": {"launch", "blocks", "conversion"},
+    "linear_hvp": {"linear", "hvp", "launch", "blocks", "conversion"},
+    "hvp": {"launch", "arguments", "label_type", "jit", "blocks"},
+    "entropy": {"launch", "arguments", "jit", "blocks"},
     "xla_kernels": {
         *"arguments c_interface kernel_calls launch kernels labels scratch jit".split(),
         *"blocks threads".split(),
@@ -235,9 +238,10 @@ def test_compile_options_stand_once():
 
 def test_kernels_fit_on_a_screen():
     """No compiled function is longer than a screen of 60 lines."""
-    names = ("kernels", "binary_kernels", "few_class_kernels", "groups", "row", "vector_math")
+    names = ("groups", "row", "vector_math")
     files = [PACKAGE / "cpu" / f"{name}.py" for name in names]
-    for path in [*files, *PACKAGE.glob("cuda/*.py")]:
+    kernels = [path for path in PACKAGE.glob("cpu/*kernels.py") if path.stem != "xla_kernels"]
+    for path in [*files, *kernels, *PACKAGE.glob("cuda/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             inner = isinstance(node, ast.FunctionDef) and not any(
                 isinstance(part, ast.FunctionDef) for part in ast.walk(node) if part is not node

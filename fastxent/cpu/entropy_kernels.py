@@ -16,7 +16,7 @@ from fastxent.cpu.groups import group_at, read_group, reserve, write_group
 from fastxent.cpu.jit import inlined_by_llvm, subroutine
 from fastxent.cpu.kernels import MAX_PREFETCHED_OUTPUT, exact_log_sum
 from fastxent.cpu.lanes import round_to, widen, zero_where_zero
-from fastxent.cpu.memory import if_requested, is_requested, lanes_of, load, row, store, zeros
+from fastxent.cpu.memory import if_requested, lanes_of, load, row, store, zeros
 from fastxent.cpu.row import exp_sum, map_rows, product_sum, row_max
 from fastxent.cpu.scratch import release, view, whole_lines
 from fastxent.cpu.scratch import reserve as reserve_rows

@@ -18,9 +18,9 @@ from fastxent.cpu.few_class_kernels import (
 from fastxent.cpu.float_mode import flush_subnormals, restore_mode
 from fastxent.cpu.groups import group_at, read_group, reserve, write_group
 from fastxent.cpu.hvp_kernels import hvp_of_exp
-from fastxent.cpu.jit import inlined, inlined_by_llvm, subroutine
+from fastxent.cpu.jit import inlined_by_llvm, subroutine
 from fastxent.cpu.lanes import round_to, widen
-from fastxent.cpu.memory import lanes_of, load, row, splat, store, zeros
+from fastxent.cpu.memory import lanes_of, load, row, splat, store
 from fastxent.cpu.scratch import release, view
 from fastxent.cpu.tiles import aligned_row, first_group, read_ahead, set_size
 

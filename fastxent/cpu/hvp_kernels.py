@@ -23,12 +23,12 @@ from fastxent.cpu.row import (
     exp_sum,
     fill_row,
     find,
+    map_row,
     map_rows,
     product,
     product_sum,
     row_max_of,
     scale_element,
-    map_row,
 )
 from fastxent.cpu.scratch import release, reserve, view, whole_lines
 from fastxent.formulas import hvp_element, prob_coefficient, softcap_curvature

@@ -240,11 +240,11 @@ def _fill_hess(hess, e, n, sums, factor, pull):
 
 
 @subroutine
-def _fill_capped_hess(hess, e, n, y, sums, of_x, of_grad, scratch, cap):
+def _fill_capped_hess(hess, e, n, of_grad, of_z, scratch, cap):
     """The same by the logits: t′²·∂²loss/∂z² + ∂loss/∂z·t″."""
-    (z, slope, _, _, grad, h, ones), (scale, bend) = scratch, cap
-    fill_grad(grad, e, n, y, *of_grad, sums)
-    _fill_hess(h, e, n, sums, *of_x)
+    (z, slope, _, _, _, grad, h, ones), (scale, bend) = scratch, cap
+    fill_grad(grad, e, n, *of_grad)
+    _fill_hess(h, e, n, *of_z)
     map_rows(product, h, slope, h, n, 0.0, 0.0)
     map_row(scale_element, h, h, n, scale, 0.0)
     fill_row(ones, n, 1.0)
@@ -252,14 +252,16 @@ def _fill_capped_hess(hess, e, n, y, sums, of_x, of_grad, scratch, cap):
 
 
 @inlined_by_llvm
-def _write_hess(hess, e, n, y, sums, of_x, of_grad, scratch, options):
-    """The diagonal of the Hessian of a row by its logits; `of_x` are factor and pull by z."""
-    scale, softcap = options.logit_scale, options.softcap
+def _write_hess(hess, e, n, y, up, coefs, a, a_y, sums, scratch, options):
+    """The diagonal of the Hessian of a row by its logits."""
+    (target_coef, prob_coef, _), z_loss = coefs, options.z_loss
+    scale, softcap, up = options.logit_scale, options.softcap, up * options.hess_factor
+    factor, pull = up * (target_coef + prob_coef), up * (z_loss + z_loss)
     if softcap > 0.0:
+        of_grad, of_z = (y, up, coefs, a, a_y, sums), (sums, factor, pull)
         cap = scale, softcap_curvature(scale, softcap)
-        _fill_capped_hess(hess, e, n, y, sums, of_x, of_grad, scratch, cap)
+        _fill_capped_hess(hess, e, n, of_grad, of_z, scratch, cap)
     else:
-        factor, pull = of_x
         _fill_hess(hess, e, n, sums, factor * scale * scale, pull * scale * scale)
 
 
@@ -352,31 +354,30 @@ def coefficients_of_row(target, weights, options, buffer, z, m, y, i):
 def _reserve_rows(logits, target, weights, transforming, outputs):
     """Scratch rows: transformed logits, derivative of the softcap, coefficients, exponentials.
 
-    The fourth holds the logits first, if those are of half precision; it is also used for the
-    entropy, which needs both. Three rows more are for the second derivative of a softcap.
+    The last, for half precision, holds the logits first. Then there are the exponentials for the
+    entropy, and three rows for the second derivative of a softcap.
     """
     size = whole_lines(logits, logits.shape[1])
     needs_three = transforming or weights.row_weight.size > 0 or is_half(target)
     three = 3 * size if needs_three else 0
-    needs_exps = is_half(logits) or is_requested(outputs.entropy)
-    exps = three + (size if needs_exps else 0)
-    last = 3 * size if transforming and is_requested(outputs.hess) else 0
-    rows = reserve(logits, exps + last)
+    exps = three + (size if is_half(logits) else 0)
+    last = exps + (size if is_requested(outputs.entropy) else 0)
+    rows = reserve(logits, last + (3 * size if is_requested(outputs.hess) else 0))
     first = rows, view(rows, size, rows), view(rows, 2 * size, rows), view(rows, three, rows)
-    more = view(rows, exps, rows), view(rows, exps + size, rows), view(rows, exps + 2 * size, rows)
-    return (*first, *more)
+    more = view(rows, last, rows), view(rows, last + size, rows), view(rows, last + 2 * size, rows)
+    return (*first, view(rows, exps, rows), *more)
 
 
 @inlined_by_llvm
 def _own_exps(exps, i, scratch):
     """Where the exponentials of row i wait: in the first output; half precision in scratch."""
-    return unless_half(exps, row(exps, i), scratch)
+    return unless_half(exps, row(exps, i), scratch[3])
 
 
 @inlined_by_llvm
 def _scratch_exps(exps, i, scratch):
     """The same for the entropy, which needs the logits too: an output may lie over them."""
-    return scratch
+    return scratch[4]
 
 
 @inlined_by_llvm
@@ -421,7 +422,7 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
         y, u, counted, value = target_of_row(target, weights.sample_weight, options, n, i)
         if counted or every_row:
             x = row(logits, i)
-            e = either(entropy, _scratch_exps, _own_exps, (exps, i, scratch[3]))
+            e = either(entropy, _scratch_exps, _own_exps, (exps, i, scratch))
             if transforming:
                 z, m, base, top = transform_row(x, scratch[:2], scale, softcap, n, needs_argmax)
             else:
@@ -444,17 +445,12 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
                 ahead, ahead_of = row_max(row(logits, i + 1), n), i + 1
             _store_number(outputs.lse, i, lse)
             _store_number(outputs.argmax, i, top)
-            if transforming:
-                if_requested(entropy, _write_entropy, (i, e, z, m, n, s))
-            else:  # z of half precision has been overwritten by e
-                if_requested(entropy, _write_entropy, (i, e, x, m, n, s))
+            if_requested(entropy, _write_entropy, (i, e, z, m, n, s))
             prob_coef = prob_coefficient(other_coef, a_sum, options.z_loss, lse)
             coefs, sums = (target_coef, prob_coef, other_coef), (rest, e_y, inverse)
             # Each output may overwrite e, so the one that holds it, the first, comes last.
             if counted:
-                up = u / divisor * options.hess_factor
-                of_x = up * (target_coef + prob_coef), up * (options.z_loss + options.z_loss)
-                args = e, n, y, sums, of_x, (up, coefs, a, a_y), scratch, options
+                args = e, n, y, u / divisor, coefs, a, a_y, sums, scratch, options
                 if_requested(row(hess, i), _write_hess, args)
             if_requested(row(probs, i), _write_probs, (e, n, inverse))
         if counted:

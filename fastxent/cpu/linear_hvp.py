@@ -33,7 +33,7 @@ DType = np.dtype[Any]
 def linear_cross_entropy_hvp(call: Call) -> None:
     """Fill the parts of the product that are not None."""
     assert call.linear is not None and call.linear.grads is not None
-    x, compute, (weight, bias, parts, _) = call.x, call.compute, call.linear
+    x, compute, (weight, bias, _, _) = call.x, call.compute, call.linear
     n_classes, features = weight.shape
     bias, v_bias = (
         None if array is None else np.ascontiguousarray(array, compute)
@@ -45,7 +45,7 @@ def linear_cross_entropy_hvp(call: Call) -> None:
     buffers = np.empty((2, min(limit, n), n_classes), compute)
     rows = Operand(x, compute)
     v_rows = None if call.vector.x is None else Operand(call.vector.x, compute)
-    sums = _Sums(parts, call.vector, compute)
+    sums = _Sums(call.linear.grads, call.vector, compute)
     for box in boxes(x.shape[:-1], limit) if n and call.divisor else ():
         x_block, v_block = rows.read(box), None if v_rows is None else v_rows.read(box)
         logits, moved = (buffer[: len(x_block)] for buffer in buffers)
@@ -97,8 +97,11 @@ class _Sums:
         their x is taken as 0, and so is their part of x.
         """
         g, change = grads
+        x, v_x = rows
         if self.weight is not None:
-            x, v_x = (_without(a, ignored) for a in rows)
+            if ignored is not None:
+                x = _without(x, ignored)
+                v_x = None if v_x is None else _without(v_x, ignored)
             for piece in pieces(weight, g.dtype):
                 add_product(self.weight[piece], change[:, piece].T, x, self.fresh)
                 if v_x is not None:
@@ -127,10 +130,8 @@ class _Sums:
                 put(array, total)
 
 
-def _without(rows: Array | None, ignored: Array | None) -> Array | None:
+def _without(rows: Array, ignored: Array) -> Array:
     """The rows, 0 where they are ignored."""
-    if rows is None or ignored is None:
-        return rows
     return np.where(ignored[:, None], rows.dtype.type(0), rows)
 
 

@@ -27,7 +27,8 @@ COMPILED = [
     f"fastxent.{name}"
     for name in (
         "formulas", "cpu.kernels", "cpu.binary_kernels", "cpu.categorical_kernels",
-        "cpu.conversion_kernels", "cpu.few_class_kernels", "cpu.groups", "cpu.tiles", "cpu.row",
+        "cpu.conversion_kernels", "cpu.few_class_kernels", "cpu.hvp_kernels",
+        "cpu.few_class_hvp_kernels", "cpu.entropy_kernels", "cpu.groups", "cpu.tiles", "cpu.row",
         "cpu.lanes", "cpu.half_lanes", "cpu.labels", "cpu.memory", "cpu.columns", "cpu.float_mode",
         "cpu.vector_math", "cpu.scratch", "cpu.xla_kernels", "cpu.kernel_calls",
         "reference",
