@@ -219,6 +219,12 @@ def _store_number(out, i, value):
 
 
 @inlined
+def _store_numbers(outputs, i, lse, top):
+    _store_number(outputs.lse, i, lse)
+    _store_number(outputs.argmax, i, top)
+
+
+@inlined
 def _zero_where_zero(coefficient, value):
     """`value`, but exactly 0 under a coefficient of 0."""
     return value if coefficient else 0.0
@@ -351,6 +357,13 @@ def coefficients_of_row(target, weights, options, buffer, z, m, y, i):
 
 
 @inlined
+def _fill_derivatives(grad, hess, i, n, value):
+    """Those of a row that does not count: 0, whatever its logits are; nan under a bad label."""
+    if_requested(row(grad, i), fill_row, (n, value))
+    if_requested(row(hess, i), fill_row, (n, value))
+
+
+@inlined
 def _reserve_rows(logits, target, weights, transforming, outputs):
     """Scratch rows: transformed logits, derivative of the softcap, coefficients, exponentials.
 
@@ -408,9 +421,8 @@ def transform_row(x, scratch, logit_scale, softcap, n, needs_argmax):
 # logits (N, C) IN; target (N,) labels or (N, C) probabilities IN. lo < hi.
 def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, hi):
     """Σ losses."""
-    n, grad, probs = logits.shape[1], outputs.grad, outputs.probs
-    hess, entropy = outputs.hess, outputs.entropy
-    scale, softcap = options.logit_scale, options.softcap
+    grad, probs, hess, entropy = outputs.grad, outputs.probs, outputs.hess, outputs.entropy
+    n, scale, softcap = logits.shape[1], options.logit_scale, options.softcap
     transforming = softcap > 0.0 or scale != 1.0
     exps = first_requested(outputs)  # here the exponentials wait between two scans
     scratch = _reserve_rows(logits, target, weights, transforming, outputs)
@@ -443,15 +455,14 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
             # The next row's maximum now: its loads overlap with the sums of this row.
             if i + 1 < hi and may_look_ahead and _may_count(target, options, i + 1):
                 ahead, ahead_of = row_max(row(logits, i + 1), n), i + 1
-            _store_number(outputs.lse, i, lse)
-            _store_number(outputs.argmax, i, top)
+            _store_numbers(outputs, i, lse, top)
             if_requested(entropy, _write_entropy, (i, e, z, m, n, s))
             prob_coef = prob_coefficient(other_coef, a_sum, options.z_loss, lse)
             coefs, sums = (target_coef, prob_coef, other_coef), (rest, e_y, inverse)
             # Each output may overwrite e, so the one that holds it, the first, comes last.
             if counted:
-                args = e, n, y, u / divisor, coefs, a, a_y, sums, scratch, options
-                if_requested(row(hess, i), _write_hess, args)
+                of = u / divisor, coefs, a, a_y, sums
+                if_requested(row(hess, i), _write_hess, (e, n, y, *of, scratch, options))
             if_requested(row(probs, i), _write_probs, (e, n, inverse))
         if counted:
             log_s = log_sum(rest, e_y, 1.0)
@@ -461,9 +472,8 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
             )  # fmt: skip
             up, slope = u * scale / divisor, (scratch[1], softcap > 0.0)
             if_requested(row(grad, i), _write_grad, (e, n, y, up, coefs, a, a_y, sums, slope))
-        else:  # 0 for ignored rows, whatever their logits are, nan for bad labels
-            if_requested(row(grad, i), fill_row, (n, value))
-            if_requested(row(hess, i), fill_row, (n, value))
+        else:
+            _fill_derivatives(grad, hess, i, n, value)
         total, lost = _add(total, lost, value)
         _store_number(outputs.loss, i, value)
     restore_mode(mode)
