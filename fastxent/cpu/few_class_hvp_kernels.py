@@ -1,11 +1,9 @@
 """Hessian-vector products of rows of few classes, in groups as in `few_class_kernels.py`."""
 
-from fastxent.cpu.columns import gather_lanes
 from fastxent.cpu.few_class_kernels import (
     curvature,
     end_group,
     exp_term,
-    find_column,
     find_targets,
     load_coefficients,
     load_term,
@@ -19,7 +17,7 @@ from fastxent.cpu.float_mode import flush_subnormals, restore_mode
 from fastxent.cpu.groups import group_at, read_group, reserve, write_group
 from fastxent.cpu.hvp_kernels import hvp_of_exp
 from fastxent.cpu.jit import inlined_by_llvm, subroutine
-from fastxent.cpu.lanes import round_to, widen
+from fastxent.cpu.lanes import round_to, where_equal, widen
 from fastxent.cpu.memory import lanes_of, load, row, splat, store
 from fastxent.cpu.scratch import release, view
 from fastxent.cpu.tiles import aligned_row, first_group, read_ahead, set_size
@@ -32,6 +30,16 @@ def _curvature_of_group(target, weights, options, a_y, a, group):
         return curvature(weights, options, a_y)
     load_coefficients(target, weights, options, group, a)
     return sum_columns(load_term, (a,), target.shape[1])
+
+
+@subroutine
+def _vector_at_max(columns, m, v, n):
+    """v_m: of each lane, v_j at the first j with x_j = m; v_0 if there is none (nan)."""
+    v_m = load(v, 0)
+    for j in range(n - 1, -1, -1):
+        at = j * lanes_of(columns)
+        v_m = where_equal(load(columns, at), m, load(v, at), v_m)
+    return v_m
 
 
 @subroutine
@@ -66,8 +74,7 @@ def hvp_rows(logits, target, vector, weights, options, tiles, divisor, out, lo, 
                 target, weights, options, n, first, count, columns, u_buffer, w_buffer
             )
         factor = u / divisor * _curvature_of_group(target, weights, options, a_y, a, group)
-        find_column(columns, m, n, places)
-        v_m = gather_lanes(v, places)
+        v_m = _vector_at_max(columns, m, v, n)
         beside = memory_of_group(logits, out, n, columns, group)
         inverse = 1.0 / sum_columns(exp_term, (columns, m, beside), n)
         mean = round_to(product_sum(columns, v, v_m, n) * inverse, columns)

@@ -394,9 +394,12 @@ def _scratch_exps(exps, i, scratch):
 
 
 @inlined_by_llvm
-def _write_entropy(entropy, i, e, z, m, n, s):
-    """H = log s + Σ_j p_j·(m - z_j)."""
-    entropy[i] = exact_log_sum(z, m, e, n, s) - product_sum(e, z, m, n, None) / s
+def _write_entropy(entropy, i, e, z, m, n, sums, log_s):
+    """H = log s + Σ_j p_j·(m - z_j); log_s has lost digits if another class than y dominates."""
+    _, e_y, inverse = sums
+    if inverse > 0.5 and e_y != 1.0:
+        log_s = log_sum(rest_of_max(z, m, e, n), 1.0, 1.0)
+    entropy[i] = log_s - product_sum(e, z, m, n, None) * inverse
 
 
 @inlined
@@ -450,22 +453,21 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
             # rest = Σ_{j≠y} exp(x_j - m), s = rest + exp(x_y - m)
             next_rows = row(logits, i + 1), row(exps, i + (n <= MAX_PREFETCHED_OUTPUT))
             rest, e_y = exp_sum(z, m, e, n, y if counted else n, next_rows)
-            s, inverse = rest + e_y, 1.0 / (rest + e_y)
+            s, inverse, log_s = rest + e_y, 1.0 / (rest + e_y), log_sum(rest, e_y, 1.0)
             lse = lse_of_row(base, z, m, e, n, s) if needs_lse or options.z_loss else 0.0
             # The next row's maximum now: its loads overlap with the sums of this row.
             if i + 1 < hi and may_look_ahead and _may_count(target, options, i + 1):
                 ahead, ahead_of = row_max(row(logits, i + 1), n), i + 1
             _store_numbers(outputs, i, lse, top)
-            if_requested(entropy, _write_entropy, (i, e, z, m, n, s))
             prob_coef = prob_coefficient(other_coef, a_sum, options.z_loss, lse)
             coefs, sums = (target_coef, prob_coef, other_coef), (rest, e_y, inverse)
+            if_requested(entropy, _write_entropy, (i, e, z, m, n, sums, log_s))
             # Each output may overwrite e, so the one that holds it, the first, comes last.
             if counted:
                 of = u / divisor, coefs, a, a_y, sums
                 if_requested(row(hess, i), _write_hess, (e, n, y, *of, scratch, options))
             if_requested(row(probs, i), _write_probs, (e, n, inverse))
         if counted:
-            log_s = log_sum(rest, e_y, 1.0)
             value = u * row_loss(
                 target_coef, other_coef, options.z_loss, margin, log_s, below + a_sum * log_s, lse,
                 _zero_where_zero,

@@ -305,7 +305,7 @@ def below_max_sum(x, m, weight, n):
     return _sum_row(_below_max_term, (x, m, weight), n, n)[0]
 
 
-@subroutine
+@inlined
 def _product_term(args, j, count):
     e, v, c, next_v = args
     prefetch(next_v, j)
@@ -313,10 +313,28 @@ def _product_term(args, j, count):
     return loss_element(e_j, load_part(v, j, count, 0.0) - c, zero_where_zero)
 
 
-@inlined
+@subroutine
 def product_sum(e, v, c, n, next_v):
-    """Σ_j e_j·(v_j - c) in float64; exactly 0 where e_j is, whatever v_j. Prefetches `next_v`."""
-    return _sum_row(_product_term, (e, v, c, next_v), n, n)[0]
+    """Σ_j e_j·(v_j - c) in float64; exactly 0 where e_j is, whatever v_j. Prefetches `next_v`.
+
+    Four sums at a time: the additions of one would wait for each other.
+    """
+    args, width = (e, v, c, next_v), lanes_of(e)
+    full = n // width
+    quads = full // 4
+    total = widen(_product_term(args, full * width, n - full * width))
+    lost = widen(zeros(e))
+    for first in range(0, quads, 4):
+        p = q = r = s = zeros(e)
+        for k in range(4 * first, 4 * smaller(first + 4, quads), 4):
+            p = p + _product_term(args, k * width, None)
+            q = q + _product_term(args, (k + 1) * width, None)
+            r = r + _product_term(args, (k + 2) * width, None)
+            s = s + _product_term(args, (k + 3) * width, None)
+        total, lost = add_block(total, lost, widen((p + q) + (r + s)))
+    for k in range(4 * quads, full):
+        total, lost = add_block(total, lost, widen(_product_term(args, k * width, None)))
+    return rounded(total, lost)
 
 
 # --- element by element ---------------------------------------------------------------------
