@@ -30,6 +30,9 @@ def arguments(function, dtype=np.float64):
         if role is Role.TARGET:
             elements = function.kind is Kind.ELEMENTS
             given[name] = rng.random((4, 3)) if elements else rng.integers(0, 3, 4)
+        elif role is Role.VECTOR:
+            parts = [rng.random(given[n].shape) for n in function.inputs if n in given]
+            given[name] = (*parts, None) if function.kind is Kind.LINEAR else parts[0]
         else:
             given[name] = rng.random(shapes[role]).astype(dtype)
     return given
@@ -63,7 +66,8 @@ def test_results_have_the_shapes_and_types_described(name, dtype, reduction):
     if function.is_loss:
         how["reduction"] = reduction
     results = function.public(**given, **how)
-    results = results if isinstance(results, tuple) else (results,)
+    one = not isinstance(results, tuple) or isinstance(results, fx.LinearGrad)
+    results = (results,) if one else results
     assert len(results) == len(function.results)
     wide = dtype in (np.float64, np.int64)
     types = {
@@ -101,7 +105,7 @@ PLAIN = {
         "axis": 0, "weight": np.ones(3), "sample_weight": np.ones(3), "label_smoothing": 0.1,
         "z_loss": 0.1, "logit_scale": 2.0, "softcap": 1.0, "reduction": "none", "normalizer": 2.0,
         "check_target": False, "return_probs": True, "return_lse": True, "return_hess": True,
-        "return_argmax": True, "probs_out": np.empty((3, 3)),
+        "return_argmax": True, "return_entropy": True, "probs_out": np.empty((3, 3)),
     },
     "categorical_cross_entropy": {
         "axis": 0, "weight": np.ones(3), "sample_weight": np.ones(3), "eps": 0.1,
