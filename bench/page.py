@@ -78,6 +78,14 @@ those of the labels; `log_loss` also checks the rows' sums.
 
 """
 
+SECOND = """\
+A product is taken with a random vector, the forward pass included: PyTorch's by
+`torch.autograd.functional.hvp`, JAX's by `jax.jvp` of `jax.grad` under `jit`. The share of a copy
+is that of reading logits and vector and writing the product. The last two heats are cross_entropy
+with and without the entropy beside it: loss and gradient, and the loss alone.
+
+"""
+
 LABELS = """\
 fastxent on int64 labels, and on the same labels in shorter types.
 
@@ -269,6 +277,7 @@ SECTIONS: dict[str, Callable[[list[Run]], str]] = {
     "half": lambda runs: HALF + side_by_side(runs, "half"),
     "categorical": lambda runs: CATEGORICAL + side_by_side(runs, "categorical"),
     "binary_few": lambda runs: side_by_side(runs, "binary_few"),
+    "second": lambda runs: SECOND + side_by_side(runs, "second"),
     "labels": lambda runs: LABELS + side_by_side(runs, "labels"),
 }  # fmt: skip
 

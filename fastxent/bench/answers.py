@@ -1,5 +1,6 @@
 """The exact answer of a case, by `fastxent.reference`, and the error of a peer's answer."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,25 +24,34 @@ _BLOCK = 1 << 16  # logits per block, so that a dozen float64 arrays stay in cac
 # Jobs that take options or have one class, whose answers need no blocks.
 _AT_ONCE: dict[str, Callable[..., Any]] = {
     "cross_entropy": reference.cross_entropy,
+    "loss": reference.cross_entropy,
     "categorical": reference.categorical_cross_entropy,
     "binary": reference.binary_cross_entropy_with_logits,
     "binary_probs": reference.binary_cross_entropy,
 }
+# Those whose answer is an array of rows, or several.
+_BY_ROWS: dict[str, Callable[..., Any]] = {
+    "softmax": reference.softmax, "log_softmax": reference.log_softmax,
+    "entropy": functools.partial(reference.entropy, return_grad=True),
+    "hvp": functools.partial(reference.cross_entropy_hvp, reduction="none"),
+}  # fmt: skip
 
 
 def expected(case: Case, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
     """The answer in float64: the loss if there is one, then each array."""
     if case.given or case.job in ("binary", "binary_probs"):
-        options = {"return_grad": True} | inputs.options(case)
+        options = {"return_grad": case.job != "loss"} | inputs.options(case)
         return tuple(map(np.asarray, _AT_ONCE[case.job](*arrays, **options)))
     if case.job in ("linear", "frozen"):
         loss, grad_x, grad_weight = _linear(*arrays)
         return (loss, grad_x) if case.job == "frozen" else (loss, grad_x, grad_weight)
     arrays = tuple(map(as_rows, arrays))
     blocks = [[array[rows] for array in arrays] for rows in _blocks(*arrays[0].shape)]
-    if case.job in ("softmax", "log_softmax"):
-        function = getattr(reference, case.job)
-        return (laid_out(case, np.concatenate([function(*block) for block in blocks])),)
+    if case.job in _BY_ROWS:
+        found = [_BY_ROWS[case.job](*block) for block in blocks]
+        parts = zip(*(f if isinstance(f, tuple) else (f,) for f in found), strict=True)
+        wholes = [np.concatenate(part) for part in parts]
+        return tuple(laid_out(case, w / case.rows if case.job == "hvp" else w) for w in wholes)
     if case.job == "categorical":
         sums = (reference.categorical_cross_entropy(*b, reduction="sum") for b in blocks)
         return (np.asarray(sum(sums) / case.rows),)

@@ -6,7 +6,7 @@ from typing import Literal
 
 Job = Literal[
     "cross_entropy", "forward", "loss", "softmax", "log_softmax", "categorical", "binary",
-    "binary_probs", "linear", "frozen",
+    "binary_probs", "linear", "frozen", "hvp", "entropy",
 ]  # fmt: skip
 Logits = Literal["random", "wide", "confident"]
 Target = Literal["index", "soft", "one-hot"]
@@ -16,7 +16,8 @@ Layout = Literal["rows", "channels-first", "column-major"]
 # probabilities the loss by class index needs one number per row.
 _ARRAYS: dict[Job, int] = {
     "cross_entropy": 2, "forward": 2, "loss": 1, "softmax": 2, "log_softmax": 2,
-    "categorical": 0, "binary": 3, "binary_probs": 3, "linear": 0, "frozen": 0,
+    "categorical": 0, "binary": 3, "binary_probs": 3, "linear": 0, "frozen": 0, "hvp": 3,
+    "entropy": 2,
 }  # fmt: skip
 _ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
@@ -118,6 +119,7 @@ def heats(cases: Iterable[Case], peers: Iterable[str]) -> tuple[Heat, ...]:
 
 SHAPES = [(32, 10), (65536, 10), (16384, 100), (8192, 1000), (1024, 32000), (256, 128256)]
 MIDDLE = SHAPES[1:4]
+SECOND = [(8192, 1000), (65536, 10)]
 PROGRAM_SHAPES = [(32, 10), (8192, 1000), (1024, 32000)]
 EVERYBODY = (
     "copy", "fastxent", "fastxent_out", "numpy_idiom", "numpy_tuned", "scipy", "sklearn", "torch",
@@ -292,6 +294,15 @@ GROUPS = {
         heats([Case(n, 1, job="binary") for n in (32, 10_000)],
               ["copy", "fastxent", "fastxent_out", "numpy_idiom", "numpy_tuned", "scipy", "sklearn",
                "torch", "torch_compile", "jax"]),
+    ),
+    "second": Group(
+        "Hessian-vector products, and entropy with its gradient",
+        heats([Case(*shape, job=job) for job in ("hvp", "entropy") for shape in SECOND],
+              ["copy", "fastxent", "fastxent_out", "numpy_idiom", "torch", "jax"])
+        + tuple(
+            sides(replace(case, given="return_entropy"), ["fastxent"]) + sides(case, ["fastxent"])
+            for case in (Case(8192, 1000), Case(8192, 1000, job="loss"))
+        ),
     ),
     "labels": Group(
         "Integer types of the labels",

@@ -21,7 +21,10 @@ SETTINGS = {"axis": 0, "reduction": "none", "label_smoothing": 0.1, "z_loss": 1e
 
 
 def make(case: Case) -> tuple[Array, ...]:
-    """Arguments of the job's function: (logits or p, target), (logits,) or (x, weight, target)."""
+    """Arguments of the job's function: (logits or p, target), (logits,), (x, weight, target).
+
+    Of a product (logits, target, vector).
+    """
     dtype = named(case.dtype)
     arrays = (laid_out(case, array) for array in _rows(case))
     return tuple(a if a.dtype.kind in "iu" else a.astype(dtype, copy=False) for a in arrays)
@@ -65,8 +68,10 @@ def _rows(case: Case) -> tuple[Array, ...]:
         weight *= dtype(SPREAD / case.features**0.5)
         return x, weight, labels
     logits = _logits(case, labels, rng)
-    if case.job in ("softmax", "log_softmax"):
+    if case.job in ("softmax", "log_softmax", "entropy"):
         return (logits,)
+    if case.job == "hvp":
+        return logits, labels, rng.standard_normal(logits.shape, dtype)
     if case.job == "categorical":
         # Of standard normal logits: scikit-learn clips p below the type's eps.
         return softmax(logits / dtype(SPREAD)).astype(dtype), _target(case, labels, rng)

@@ -47,5 +47,10 @@ def cross_entropy(logits: Any, target: Any) -> Call:
     return softmax(logits)
 
 
-log_softmax = softmax
+def hvp(logits: Any, target: Any, vector: Any) -> Call:
+    """A copy of the logits: its bytes a second are what counts."""
+    return softmax(logits)
+
+
+log_softmax = entropy = softmax
 loss = binary = cross_entropy

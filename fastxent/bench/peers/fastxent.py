@@ -23,8 +23,10 @@ def forward(logits: Any, target: Any) -> Call:
     return lambda: fx.cross_entropy(logits, target, return_grad=True)[:1]
 
 
-def loss(logits: Any, target: Any) -> Call:
-    """Mean loss alone."""
+def loss(logits: Any, target: Any, **options: Any) -> Call:
+    """Mean loss alone, or with the results that the options request."""
+    if options:
+        return functools.partial(fx.cross_entropy, logits, target, **options)
     return lambda: (fx.cross_entropy(logits, target),)
 
 
@@ -53,6 +55,16 @@ def binary(logits: Any, target: Any) -> Call:
 def binary_probs(probs: Any, target: Any) -> Call:
     """Mean loss of probabilities and gradient."""
     return lambda: fx.binary_cross_entropy(probs, target, return_grad=True)
+
+
+def hvp(logits: Any, target: Any, vector: Any) -> Call:
+    """The second derivative of the mean loss, times the vector."""
+    return lambda: fx.cross_entropy_hvp(logits, target, vector)
+
+
+def entropy(logits: Any) -> Call:
+    """Entropy of each row and gradient."""
+    return lambda: fx.entropy(logits, return_grad=True)
 
 
 def linear(x: Any, weight: Any, target: Any) -> Call:

@@ -30,6 +30,18 @@ def log_softmax(logits: Any) -> Call:
     return lambda: fx.log_softmax(logits, out=buffer)
 
 
+def hvp(logits: Any, target: Any, vector: Any) -> Call:
+    """The second derivative of the mean loss, times the vector."""
+    buffer = np.empty_like(logits)
+    return lambda: fx.cross_entropy_hvp(logits, target, vector, out=buffer)
+
+
+def entropy(logits: Any) -> Call:
+    """Entropy of each row and gradient."""
+    buffer = np.empty_like(logits)
+    return lambda: fx.entropy(logits, grad_out=buffer)
+
+
 def binary(logits: Any, target: Any) -> Call:
     """Mean loss and gradient."""
     buffer = np.empty_like(logits)

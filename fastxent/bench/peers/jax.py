@@ -103,6 +103,30 @@ def _log_and_multiply(p: Any, target: Any) -> Any:
     return -(target * jnp.log(p)).sum(axis=-1).mean()
 
 
+def hvp(logits: Any, target: Any, vector: Any) -> Call:
+    """The second derivative of the mean loss, times the vector: forward over reverse."""
+
+    def product(x: Any, labels: Any, v: Any) -> Any:
+        return jax.jvp(lambda x: jax.grad(_mean_loss)(x, labels), (x,), (v,))[1]
+
+    return _compiled(product, logits, target.astype(np.int32), vector)
+
+
+def entropy(logits: Any) -> Call:
+    """Entropy of each row and gradient."""
+
+    def total(x: Any) -> tuple[Any, Any]:
+        log_p = jax.nn.log_softmax(x)
+        rows = -(jnp.exp(log_p) * log_p).sum(axis=-1)
+        return rows.sum(), rows
+
+    def program(x: Any) -> Any:
+        (_, rows), grad = jax.value_and_grad(total, has_aux=True)(x)
+        return rows, grad
+
+    return _compiled(program, logits)
+
+
 def binary(logits: Any, target: Any) -> Call:
     """Mean loss and gradient."""
     return _compiled(jax.value_and_grad(_mean_binary_loss), logits, target)

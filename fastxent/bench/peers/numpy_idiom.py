@@ -48,6 +48,29 @@ def _by_float32(logits: Any, target: Any) -> tuple[Any, Any]:
     return loss, grad.astype(np.float16)
 
 
+def hvp(logits: Any, target: Any, vector: Any) -> Call:
+    """The second derivative of the mean loss, times the vector."""
+
+    def call() -> Any:
+        probs, _ = _probs_and_lse(logits)
+        product = probs * vector
+        return (product - probs * product.sum(axis=1, keepdims=True)) / len(target)
+
+    return call
+
+
+def entropy(logits: Any) -> Call:
+    """Entropy of each row and gradient."""
+
+    def call() -> Any:
+        probs, _ = _probs_and_lse(logits)
+        log_p = np.log(probs)
+        rows = -(probs * log_p).sum(axis=1)
+        return rows, -probs * (log_p + rows[:, None])
+
+    return call
+
+
 def _probs_and_lse(logits: Any) -> tuple[Any, Any]:
     peaks = logits.max(axis=1, keepdims=True)
     exps = np.exp(logits - peaks)

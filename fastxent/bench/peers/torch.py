@@ -144,6 +144,26 @@ def log_and_multiply(p: Any, target: Any) -> Any:
     return -(target * torch.log(p)).sum(dim=1).mean()
 
 
+def hvp(logits: Any, target: Any, vector: Any) -> Call:
+    """The second derivative of the mean loss, times the vector."""
+    x, labels, v = tensor(logits), tensor(target), tensor(vector)
+    return lambda: torch.autograd.functional.hvp(lambda x: F.cross_entropy(x, labels), x, v)[1]
+
+
+def entropy(logits: Any) -> Call:
+    """Entropy of each row and gradient."""
+    leaf = tensor(logits).requires_grad_()
+
+    def call() -> Any:
+        leaf.grad = None
+        log_p = torch.log_softmax(leaf, dim=1)
+        rows = -(log_p.exp() * log_p).sum(dim=1)
+        rows.sum().backward()
+        return rows.detach(), leaf.grad
+
+    return call
+
+
 def binary_probs(probs: Any, target: Any) -> Call:
     """Mean loss of probabilities and gradient."""
     return loss_and_grads(F.binary_cross_entropy, [probs], target)
