@@ -13,7 +13,7 @@ import pytest
 import fastxent as fx
 
 ROOT = Path(__file__).parent.parent
-MODULES = ["_softmax", "_cross_entropy", "_binary", "_linear", "_warmup", "cpu.threads",
+MODULES = ["_softmax", "_cross_entropy", "_binary", "_linear", "_hvp", "_warmup", "cpu.threads",
            "integrations.torch", "integrations.jax", "integrations.boosting"]  # fmt: skip
 
 
