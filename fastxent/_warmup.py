@@ -21,11 +21,12 @@ def warmup(
     """Compile kernels and keep them in the cache, so that no later call has to.
 
     A kernel's variants are the first argument's type, the kind of target, which of gradient,
-    probabilities and Hessian are requested, whether classes are few, whether classes lie apart (any
-    axis but the last), and whether a binary loss of logits has weights. All else shares them, so
-    nothing more is compiled for it: options, shapes, the width of labels. A second or some a
-    variant where the cache is empty, some milliseconds where it is not; all of them take a minute
-    or two, divided by the number of processes, so name the functions that you call.
+    probabilities and Hessian are requested, the entropy alone or with the gradient, whether classes
+    are few, whether classes lie apart (any axis but the last), and whether a binary loss of logits
+    has weights. All else shares them, so nothing more is compiled for it: options, shapes, the
+    width of labels. A second or some a variant where the cache is empty, some milliseconds where it
+    is not; all of them take a minute or two, divided by the number of processes, so name the
+    functions that you call.
 
     Parameters
     ----------

@@ -36,9 +36,6 @@ def calls(function: Function, dtype: Any) -> Iterator[Callable[[], object]]:
     than those without weights. One call more is of rows that have to be converted, by kernels that
     all functions share.
     """
-    per_class = [
-        name for name in function.results[1:] if function.result(name).extent is Extent.PER_CLASS
-    ]
     weights: list[dict[str, float]] = [{}]
     if "pos_weight" in function.parameters:
         weights.append({"pos_weight": 1.0})
@@ -47,14 +44,27 @@ def calls(function: Function, dtype: Any) -> Iterator[Callable[[], object]]:
     for rows in (few,) if one_kind else (few, many, np.asfortranarray(few)):
         for target in _targets(function, rows):
             arrays = _arrays(function, rows, target)
-            flags = itertools.product((False, True), repeat=len(per_class))
-            for requested, given in itertools.product(flags, weights):
-                pairs = zip(per_class, requested, strict=True)
-                requests = {f"return_{name}": flag for name, flag in pairs}
+            for requested, given in itertools.product(_requests(function), weights):
+                requests = {f"return_{name}": True for name in requested}
                 yield functools.partial(function.public, **arrays, **given, **requests)
     with_gaps = np.full((_FEW, _FEW, 2), 0.5, dtype)[..., 0]
     target = with_gaps if function.kind is Kind.ELEMENTS else [0] * _FEW
     yield functools.partial(function.public, **_arrays(function, with_gaps, target))
+
+
+def _requests(function: Function) -> Iterator[tuple[str, ...]]:
+    """The results that compile different kernels: any of those per class, and few with others.
+
+    What scans rows for one number, as the entropy does, is for callers of the loss and gradient.
+    """
+    rules = {name: function.result(name) for name in function.results[1:]}
+    per_class = [name for name, rule in rules.items() if rule.extent is Extent.PER_CLASS]
+    for flags in itertools.product((False, True), repeat=len(per_class)):
+        yield tuple(itertools.compress(per_class, flags))
+    for name in (name for name, rule in rules.items() if rule.scans_rows):
+        yield (name,)
+        if "grad" in rules:
+            yield "grad", name
 
 
 def _targets(function: Function, rows: Any) -> list[Any]:
@@ -62,7 +72,7 @@ def _targets(function: Function, rows: Any) -> list[Any]:
 
     Kernels of half precision take probabilities of float32, too.
     """
-    if not function.is_loss:
+    if function.kind is Kind.MAP:
         return [None]
     probs = [rows, rows.astype(np.float32)] if rows.itemsize == 2 else [rows]
     return probs if function.kind is Kind.ELEMENTS else [[0] * len(rows), *probs]
@@ -70,8 +80,9 @@ def _targets(function: Function, rows: Any) -> list[Any]:
 
 def _arrays(function: Function, rows: Any, target: Any) -> dict[str, Any]:
     """The arguments without a default, of some rows."""
+    matrix = np.eye(rows.shape[1]).astype(rows.dtype)
+    vector = (rows, matrix, None) if function.kind is Kind.LINEAR else rows
     given = {
-        Role.INPUT: rows, Role.TARGET: target,
-        Role.MATRIX: np.eye(rows.shape[1]).astype(rows.dtype),
+        Role.INPUT: rows, Role.TARGET: target, Role.MATRIX: matrix, Role.VECTOR: vector,
     }  # fmt: skip
     return {name: given[function.roles[name]] for name in function.positional}

@@ -15,17 +15,22 @@ OF_PROBABILITIES = " of probabilities"
 # Only logits, labels and a gradient, which has a fast path.
 PLAIN, NOT_PLAIN = "cross_entropy without options", ("weight", "sample_weight", "probs_out")
 NAMES = (
-    "softmax", "log_softmax", "logsumexp",
+    "softmax", "log_softmax", "logsumexp", "entropy",
     "cross_entropy", PLAIN, "cross_entropy" + OF_PROBABILITIES,
     "categorical_cross_entropy", "categorical_cross_entropy" + OF_PROBABILITIES,
     "linear_cross_entropy", "linear_cross_entropy" + OF_PROBABILITIES,
     "binary_cross_entropy", "binary_cross_entropy_with_logits",
+    "cross_entropy_hvp", "cross_entropy_hvp" + OF_PROBABILITIES,
+    "linear_cross_entropy_hvp", "binary_cross_entropy_with_logits_hvp",
 )  # fmt: skip
 
 
 def of_kind(*kinds):
-    """The names of the functions of these kinds, from their descriptions."""
-    return tuple(name for name, function in FUNCTIONS.items() if function.kind in kinds)
+    """The names of the losses and maps of these kinds, from their descriptions."""
+    return tuple(
+        name for name, function in FUNCTIONS.items()
+        if function.kind in kinds and name not in (*PRODUCTS, ENTROPY)
+    )  # fmt: skip
 
 
 def with_role(*roles):
@@ -34,6 +39,8 @@ def with_role(*roles):
     return tuple(dict.fromkeys(found))
 
 
+PRODUCTS = tuple(name for name, f in FUNCTIONS.items() if f.with_role(Role.VECTOR))
+ENTROPY = "entropy"  # a map like the others, but of one class at least, and with a gradient
 FLAT, BINARY, MAPS = map(of_kind, (Kind.ROWS, Kind.ELEMENTS, Kind.MAP))
 ROWS = (*FLAT, *of_kind(Kind.LINEAR))
 # Those whose gradient or result may lie exactly over the first argument.
@@ -80,6 +87,7 @@ def _good(dtype):
         "x": rng.standard_normal((4, 5)).astype(dtype),
         "linear_weight": rng.standard_normal((3, 5)).astype(dtype),
         "linear_bias": rng.standard_normal(3).astype(dtype),
+        "vector": rng.standard_normal((4, 3)).astype(dtype),
         "weight": rng.uniform(0.5, 2, 3),
         "sample_weight": rng.uniform(0.5, 2, 4),
         "pos_weight": rng.uniform(0.5, 2, 3),
@@ -95,9 +103,17 @@ def good(name, dtype):
     found["target"] = found["soft" if soft else "labels"]
     found |= {buffer: poisoned(found["logits"]) for buffer in BUFFERS}
     if name.startswith("linear"):
-        inputs = (found[part] for part in fx.LinearGrad._fields)
-        found["grad_out"] = fx.LinearGrad(*map(poisoned, inputs))
+        inputs = [found[part] for part in fx.LinearGrad._fields]
+        found["grad_out"], found["out"] = (fx.LinearGrad(*map(poisoned, inputs)) for _ in range(2))
+        found["vector"] = fx.LinearGrad(*(part[::-1].copy() for part in inputs))
     return {argument: value for argument, value in found.items() if argument in takes(name)}
+
+
+def fitting(a):
+    """The arguments, the vector of a linear map without a part for a bias that is not there."""
+    if isinstance(a.get("vector"), tuple) and "linear_bias" not in a:
+        return a | {"vector": a["vector"]._replace(linear_bias=None)}
+    return a
 
 
 def first_of(a):

@@ -22,6 +22,7 @@ from calls import (
     FLAT,
     MAPS,
     MATRICES,
+    PRODUCTS,
     ROWS,
     WEIGHTS,
     WITH_BUFFER,
@@ -58,8 +59,10 @@ import fastxent as fx
 from fastxent.functions import LINEAR as LINEAR_MAP
 
 REALS = ("label_smoothing", "z_loss", "logit_scale", "softcap", "eps")
-PARTS = tuple(f"grad_out.{name}" for name in LINEAR_MAP.inputs)
+PARTS = tuple(f"{of}.{name}" for of in ("grad_out", "out") for name in LINEAR_MAP.inputs)
+VECTORS = ("vector", *(f"vector.{name}" for name in LINEAR_MAP.inputs))
 BUFFERS = (*calls.BUFFERS, *PARTS)
+MATRICES_OUT = tuple(name for name in BUFFERS if not name.endswith("bias"))
 
 
 class Bad(NamedTuple):
@@ -652,8 +655,8 @@ BUFFER = [
     buffer("one element", lambda a: a[(slice(1),) * a.ndim], "must have shape"),
     buffer("no dimensions", lambda a: np.array(7, a.dtype), "must have shape .*got \\(\\)"),
     buffer("nothing", lambda a: a[:0], "must have shape"),
-    Bad("one line as a buffer", BUFFERS[:-1], np.ravel, ValueError, "must have shape"),
-    Bad("the transposed as a buffer", BUFFERS[:-1], np.transpose, ValueError, "must have shape"),
+    Bad("one line as a buffer", MATRICES_OUT, np.ravel, ValueError, "must have shape"),
+    Bad("the transposed as a buffer", MATRICES_OUT, np.transpose, ValueError, "must have shape"),
     buffer("a read-only array", read_only, "must be writeable, got a read-only array"),
     buffer("a read-only view", read_only_view, "must be writeable"),
     buffer("read-only bytes", lambda a: np.frombuffer(a.tobytes(), a.dtype).reshape(a.shape),
@@ -692,7 +695,7 @@ def over_input(lay):
 
 
 def overlap(name, lay):
-    says = r" must not overlap (logits|probs) \(it may lie exactly over (logits|probs)\)"
+    says = r" must not overlap (logits|probs) \(it may lie exactly over (logits|probs)( or vector)?\)"
     return Clash(name, WITH_BUFFER, over_input(lay), "out|grad_out", ValueError, says)
 
 
@@ -785,5 +788,37 @@ PLACES = [
                np.full((4, 5), 0.5, a["x"].dtype)), ROWS[2:]),
 ]  # fmt: skip
 
+_OF_VECTOR = r"must have shape \(.*\) \(that of (logits|x|linear_weight|linear_bias)\), got "
+NO_LINEAR_VECTOR = r"must be a LinearGrad or a tuple \(x, linear_weight, linear_bias\), got "
+MAP_PRODUCT = tuple(name for name in PRODUCTS if name.startswith("linear"))
+
+VECTOR = [
+    *(Bad(f"a vector of {kind}", VECTORS, to(kind), TypeError, "must hold real numbers, got ")
+      for kind in ("c8", "O", "U", "M8[s]")),
+    Bad("a masked vector", VECTORS, np.ma.masked_array, TypeError, "must not be a masked array"),
+    Bad("a vector of one row less", VECTORS, lambda v: v[1:], ValueError, _OF_VECTOR),
+    Bad("a vector of an axis more", VECTORS, lambda v: v[None], ValueError, _OF_VECTOR),
+    Bad("a number as a vector", VECTORS, always(2.0), ValueError, _OF_VECTOR + r"\(\)"),
+    *(Bad(f"{name} as the map's vector", VECTORS[:1], instead, ValueError, NO_LINEAR_VECTOR,
+          MAP_PRODUCT)
+      for name, instead in (
+        ("None", always(None)), ("one array", lambda v: v.x), ("a list", list),
+        ("two parts", lambda v: v[:2]), ("an empty tuple", always(())))),
+    Bad("a vector of no parts", VECTORS[:1], always((None,) * 3), ValueError,
+        "must have at least one of x, linear_weight, linear_bias", MAP_PRODUCT),
+    Clash("a vector for no bias", MAP_PRODUCT,
+          lambda a: {"linear_bias": None, "out": a["out"]._replace(linear_bias=None)},
+          "vector.linear_bias", ValueError, " must be None without linear_bias"),
+    *(shared(f"the product by {name} over it", f"out.{name}", name,
+             lambda a, name=name: {"out": a["out"]._replace(**{name: a[name]})}, MAP_PRODUCT)
+      for name in LINEAR_MAP.inputs),
+    shared("the product by the map over the vector of the features", "out.linear_weight",
+           "vector.x", lambda a: {"out": a["out"]._replace(linear_weight=a["vector"].x[:3])},
+           MAP_PRODUCT),
+    Clash("a product a row behind its vector", PRODUCTS[:1],
+          lambda a: (lambda m: {"vector": m[:4], "out": m[1:]})(np.ones((5, 3), a["out"].dtype)),
+          "out", ValueError, " must not overlap vector .it may lie exactly over logits or vector"),
+]  # fmt: skip
+
 REFUSED = [*LOGITS, *LINEAR, *TARGETS, *INTEGERS, *BINARY_TARGETS, *WEIGHT, *OPTIONS, *SIGNATURES,
-           *BUFFER, *PLACES]  # fmt: skip
+           *BUFFER, *PLACES, *VECTOR]  # fmt: skip

@@ -44,7 +44,8 @@ def tries_of(fault):
                 continue
             if "." in argument and not name.startswith("linear"):
                 continue
-            if argument == "grad_out" and name.startswith("linear") and not fault.of:
+            is_tuple = argument in ("grad_out", "out", "vector")
+            if is_tuple and name.startswith("linear") and not fault.of:
                 continue  # its parts are tried instead
             for dtype in fault.on:
                 yield f"{name} {argument} {dtype.__name__}", bad_call(fault, name, argument, dtype)
@@ -178,6 +179,7 @@ def odd(fault, name, argument, dtype):
         kept = (*calls.REQUIRED, argument)
         base = {key: value for key, value in everything.items() if key in kept}
         base |= {key: value for key, value in fault.given.items() if key in calls.takes(name)}
+        base = calls.fitting(base)
         value = fault.instead(base.get(argument))
         plain = fault.plain(base.get(argument)) if fault.plain else value
         arguments = base | {argument: value}
@@ -214,7 +216,7 @@ def placed(fault, name, dtype):
         given = {key: changes.pop(key) for key in calls.BUFFERS if key in changes}
         buffers = calls.arrays(tuple(given.values()))
         base = {key: value for key, value in everything.items() if key in calls.REQUIRED}
-        inputs = base | changes
+        inputs = calls.fitting(base | changes)
         copies = {key: np.copy(value) for key, value in inputs.items() if key != "accumulate"}
         flags = {"return_probs": True} if "probs_out" in given else {}
         want = parts(odd_call(name, copies | flags))
