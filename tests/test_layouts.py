@@ -747,7 +747,7 @@ def test_linear_accumulates(rng, dtype, monkeypatch, shape, soft):
     np.testing.assert_allclose(loss, fx.cross_entropy(logits, labels), rtol=1e-5)
     np.testing.assert_allclose(lse, fx.logsumexp(logits), rtol=1e-5)
     np.testing.assert_array_equal(argmax, logits.argmax(-1))
-    monkeypatch.setattr(linear, "_BLOCK_BYTES", 9 * 8 * 4)
+    monkeypatch.setattr(linear, "BLOCK_BYTES", 9 * 8 * 4)
     monkeypatch.setattr(linear, "_PIECE_BYTES", 6 * 8 * 4)
     sums = fx.LinearGrad(np.zeros_like(x), np.zeros_like(w), np.zeros_like(b))
     total = 0.0
