@@ -1,5 +1,6 @@
 """The examples in docs/examples do what their documents say; how long they take is not tested."""
 
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -89,6 +90,25 @@ def test_scipy_logistic(sklearn, capsys):
         assert figures.accuracy[name] == figures.accuracy["scikit-learn"]
         assert f"{figures.weights[name]:.1e}" in printed
     assert figures.accuracy["by_logits"] > 0.95
+
+
+def test_scipy_newton(sklearn, capsys):
+    """Second-order methods reach the coefficients of L-BFGS, with fewer evaluations."""
+    pytest.importorskip("scipy", reason="SciPy is optional: pip install scipy")
+    module = example("scipy_newton")
+    small = functools.partial(module.larger, 500, 8, 5)
+    figures = module.main({"digits": module.digits, "small": small})
+    printed = capsys.readouterr().out
+    for fits in figures.values():
+        first = fits["L-BFGS-B"]
+        for method, fit in fits.items():
+            assert fit.norm <= module.TOLERANCE, method
+            assert fit.objective == pytest.approx(first.objective, rel=1e-9)
+            np.testing.assert_allclose(fit.weights, first.weights, atol=1e-3)
+            assert (fit.products > 0) is (method != "L-BFGS-B")
+            assert f"{fit.objective:.9f}" in printed
+    digits = figures["digits"]
+    assert digits["trust-ncg"].calls < digits["L-BFGS-B"].calls / 3
 
 
 def test_boosting_margins(capsys):
