@@ -497,6 +497,24 @@ def test_linear_products(rng, dtype, monkeypatch, options, absent, block):
             )
 
 
+def test_entropy_beside_a_linear_map(rng, dtype, monkeypatch):
+    """That of the logits of each row, in blocks too, ignored rows included."""
+    from fastxent.cpu import linear
+
+    monkeypatch.setattr(linear, "BLOCK_BYTES", 1 << 10)
+    inputs, labels, _ = linear_inputs(rng, dtype)
+    args = inputs.x, inputs.linear_weight, labels
+    for options in ({}, {"softcap": 2.0, "return_grad": True}):
+        *_, H = fx.linear_cross_entropy(
+            *args, linear_bias=inputs.linear_bias, return_entropy=True, **options
+        )
+        *_, want = reference.linear_cross_entropy(
+            *args, linear_bias=inputs.linear_bias, return_entropy=True, **options
+        )
+        assert H.shape == labels.shape and H.dtype == dtype
+        np.testing.assert_allclose(H, want, rtol=2e-5 if dtype is np.float32 else 1e-12)
+
+
 def test_linear_products_are_differences_of_the_gradient(rng):
     """The full Hessian in all three inputs, its mixed parts too."""
     inputs, labels, vector = linear_inputs(rng, np.longdouble)

@@ -695,7 +695,9 @@ def over_input(lay):
 
 
 def overlap(name, lay):
-    says = r" must not overlap (logits|probs) \(it may lie exactly over (logits|probs)( or vector)?\)"
+    says = (
+        r" must not overlap (logits|probs) \(it may lie exactly over (logits|probs)( or vector)?\)"
+    )
     return Clash(name, WITH_BUFFER, over_input(lay), "out|grad_out", ValueError, says)
 
 
