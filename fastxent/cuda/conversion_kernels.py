@@ -164,10 +164,9 @@ def make_second_chain_kernel(number, threads):
                 bend = -two * (scale / softcap) * (scale / softcap)
                 t1 *= slope
                 t2 = softcap_bend(math.copysign(t, a) * softcap, slope, bend)
-            if not vector:
-                h *= t1
             # Those of an ignored row stay 0, whatever its logits and vector hold.
             if h != zero or g != zero:
+                h = h if vector else h * t1
                 store(flat + offset, capped_product(h, t1, g, t2, v, zero_where_zero))
 
     return kernel
