@@ -153,7 +153,7 @@ def test_products_of_confident_rows(rng, name, classes):
     x = np.repeat(np.log(delta / (classes - 1))[:, None], classes, 1).astype(name)
     x[np.arange(5), labels] = 0
     v = rng.uniform(1, 2, (5, classes)).astype(name)
-    v[np.arange(5), labels] = 0  # so that π, too, is a sum of numbers of one sign
+    v[np.arange(5), labels] = 5  # so that v_m - π is a sum of numbers of one sign
     got, want = (f(HVP, x, labels, v, reduction="none") for f in (call, expected))
     np.testing.assert_allclose(got, want.astype(float), 1e-5 if name == "float32" else 1e-12)
     assert (got != 0).all()
@@ -164,9 +164,16 @@ def test_products_of_rows_of_equal_logits():
     x, v = np.full((1, 20000), 0.3, np.float32), np.full((1, 20000), 1 / 3, np.float32)
     v[0, 0] = 0  # u_j is the same for all the others
     check_product("float32", x, np.array([7]), v)
+
+
+def test_entropy_of_rows_of_equal_logits():
+    """Likewise: log C and no gradient; of all but one of them the sum of many equal terms."""
+    x = np.full((2, 20000), 0.25, np.float32)
+    x[1, 77] += 5
     H, grad = call("entropy", x, return_grad=True)
-    np.testing.assert_allclose(H, np.log(20000), 8 * 2.0**-23)
-    assert not grad.any()
+    want = expected("entropy", x).astype(float)
+    np.testing.assert_allclose(H, want, 8 * 2.0**-23)
+    assert not grad[0].any() and grad[1].all()
 
 
 @pytest.mark.parametrize("z_loss", [0.0, 0.2])
@@ -184,13 +191,13 @@ def test_a_shared_offset_of_the_vector_is_no_part_of_the_product(rng, z_loss):
         np.testing.assert_array_equal(plain, moved)
 
 
-def test_the_first_of_equal_maxima_is_the_one_that_counts():
+def test_the_first_of_equal_maxima_is_the_one_that_counts(rng):
     """Beside another of them with a large number in the vector, wherever the two are."""
-    for classes, places in ((5, (0, 3)), (37, (0, 8)), (601, (300, 590)), (601, (1, 517))):
-        x, v = np.zeros((1, classes), np.float32), np.ones((1, classes), np.float32)
-        x[0, list(places)] = 3
+    for classes, places in ((601, (300, 301)), (601, (0, 8)), (1601, (300, 1590))):
+        x, v = np.zeros((1, classes), np.float32), rng.standard_normal((1, classes))
+        v = v.astype(np.float32)
+        x[0, list(places)] = 2.0**-10
         v[0, places[1]] = 2.0**22
-        v[0] += np.arange(classes) % 3
         check_product("float32", x, np.array([2]), v)
 
 
