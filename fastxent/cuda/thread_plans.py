@@ -84,12 +84,11 @@ def _plan_of_exact_sums(
 ) -> ThreadPlan:
     """The plan for so many rows side by side, and sums that keep their rounding errors.
 
-    Of float64 these take so many registers that a block gets those of twice its vectors.
+    With those a thread takes the registers of the most vectors where all are of float64.
     """
-    if item.size == 8:
-        limit, n_rows = MAX_PER_THREAD_EXACT, 2 * n_rows
+    limit = MAX_PER_THREAD_EXACT if item.size == 8 else limit
     plan = plan_of(item, n_classes, vectorised, limit, older)
-    vectors = min(max(RESIDENT), n_rows * plan.vectors)
+    vectors = max(RESIDENT) if item.size == 8 else min(max(RESIDENT), n_rows * plan.vectors)
     return plan._replace(blocks=blocks_for(item, vectors, plan.block, older))
 
 
