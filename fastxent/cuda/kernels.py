@@ -153,6 +153,13 @@ def make_gradient_terms(element):
     return gradient_terms
 
 
+@device
+def hess_terms(coefs, z_loss, by, a_sum, lse):
+    """`factor` and `pull` of `formulas.hess_with_z_loss`, multiplied by `by`."""
+    prob_coef = prob_coefficient(coefs.other_coef, a_sum, z_loss, lse)
+    return by * (coefs.target_coef + prob_coef), by * (z_loss + z_loss)
+
+
 def make_element_formulas(element, wants, coefficient_of):
     """The formulas of an element of each output per class, and the terms of Σ a_j·(m - x_j)."""
     exp, one, all_classes = element.exp, element.compute(1), wants.all_classes
@@ -230,6 +237,12 @@ def make_cross_entropy_kernel(element, plan, wants):
         if out:
             store_number(out + i * uint64(number_size), value)
 
+    @device
+    def put_entropy(out, i, others, mean):
+        """H = log s + Σ p_j·(m - x_j)."""
+        if with_entropy:
+            put(out, i, math.log1p(others) + mean)
+
     # x (N, C) IN; labels (N,), or target_probs (N, C) for soft targets, IN; class_weight (C,),
     # sample_weight (N,) IN or 0; loss, lse, argmax, entropy (N,) OUT or 0; grad, probs, hess (N, C)
     # OUT or 0
@@ -248,8 +261,7 @@ def make_cross_entropy_kernel(element, plan, wants):
         scale = inverse_of(inverse)
         active = active and scale != zero  # the mean of no rows has zero gradient, and is nan
         x_row = x.address + at * x.pitch
-        length = int32(n) if exists else int32(0)
-        line = read(x_row, length, thread, active or reads_all, buffer)
+        line = read(x_row, int32(n) if exists else int32(0), thread, active or reads_all, buffer)
         factor, top = factor if scaled else one, int32(0)
         m, streamed_part = row_maximum(buffer, line, thread, factor, shared)
         if with_top:
@@ -279,15 +291,12 @@ def make_cross_entropy_kernel(element, plan, wants):
             put(lse, at, row_lse)
             if argmax:
                 store_i64(argmax + at * uint64(8), int64(top & int32(0x7FFFFFFF)))
-            if with_entropy:
-                put(entropy, at, math.log1p(others) + depths * inverse_s)
+            put_entropy(entropy, at, others, depths * inverse_s)
         if with_probs:
             out = probs.address + at * probs.pitch
             write_probs(out, buffer, line, thread, (m, factor, inverse_s))
         if with_hess:
-            by = u * scale * factor * factor
-            prob_coef = prob_coefficient(coefs.other_coef, a_sum, z_loss, row_lse)
-            h, pull = by * (coefs.target_coef + prob_coef), by * (z_loss + z_loss)
+            h, pull = hess_terms(coefs, z_loss, u * scale * factor * factor, a_sum, row_lse)
             args_h = (m, factor, inverse_s, others, top, h, pull, active, fill)
             write_hess(hess.address + at * hess.pitch, buffer, line, thread, args_h)
         if with_grad:

@@ -235,7 +235,7 @@ MUTATIONS = [
              "    for name in _SECOND:\n",
              SECOND + "the_diagonal_under_options[softcap-float32-False]"),
     Mutation("z-loss left out of the diagonal", KERNELS,
-             "by * (z_loss + z_loss)\n", "zero\n",
+             "by * (z_loss + z_loss)\n", "by * (z_loss - z_loss)\n",
              SECOND + "the_diagonal_under_options[z-loss-float32-False]"),
     Mutation("entropy adds nan of a class without probability", SOFTMAX,
              "return entropy_term(exp(-depth), depth, zero_where_zero), zero",
