@@ -210,11 +210,14 @@ def calls(rng, n, c):
     q = rng.dirichlet(np.ones(c), n)
     w, u = rng.uniform(0.5, 2, c), rng.integers(0, 3, n) / 2 + 0.5
     hard = rng.integers(0, 2, (n, c)).astype(float)
-    every = {f"return_{name}": True for name in ("grad", "probs", "lse", "hess", "argmax")}
+    every = {
+        f"return_{name}": True for name in ("grad", "probs", "lse", "hess", "argmax", "entropy")
+    }
     binary = {f"return_{name}": True for name in ("grad", "probs", "hess")}
-    linear = {f"return_{name}": True for name in ("grad", "lse", "argmax")}
+    linear = {f"return_{name}": True for name in ("grad", "lse", "argmax", "entropy")}
     features, matrix = rng.standard_normal((n, 8)), rng.standard_normal((c, 8))
-    ignored = np.where(np.arange(n) % 3 == 1, -100, y)
+    ignored, v = np.where(np.arange(n) % 3 == 1, -100, y), rng.standard_normal((n, c))
+    parts = rng.standard_normal((n, 8)), rng.standard_normal((c, 8)), None
     return {
         "softmax": ("softmax", (x,), {}),
         "log_softmax": ("log_softmax", (x,), {"axis": 0}),
@@ -239,6 +242,14 @@ def calls(rng, n, c):
             "binary_cross_entropy_with_logits", (x, hard), {"pos_weight": w, **binary}),
         "binary by element": (
             "binary_cross_entropy_with_logits", (x, hard), {"reduction": "none", **binary}),
+        "entropy": ("entropy", (x,), {"return_grad": True}),
+        "product": ("cross_entropy_hvp", (x, ignored, v), {}),
+        "product, options": ("cross_entropy_hvp", (x, y, v), {
+            "weight": w, "label_smoothing": 0.1, "z_loss": 1e-2, "softcap": 4.0}),
+        "product, probabilities": ("cross_entropy_hvp", (x, q, v), {"sample_weight": u}),
+        "product, binary": (
+            "binary_cross_entropy_with_logits_hvp", (x, hard, v), {"pos_weight": w}),
+        "product, linear": ("linear_cross_entropy_hvp", (features, matrix, ignored, parts), {}),
         "linear": ("linear_cross_entropy", (features, matrix, ignored), linear),
         "linear, bias": (
             "linear_cross_entropy", (features, matrix, q), {"linear_bias": w, **linear}),
@@ -252,12 +263,16 @@ def given_to(lib, kind, args, options):
     """The arrays of a call on the GPU, floats in this type; and as the reference gets them."""
 
     def put(value):
+        if isinstance(value, tuple):
+            return tuple(map(put, value))
         if not isinstance(value, (np.ndarray, np.floating)):
             return value
         # A number beside the arrays keeps its type.
         return lib.put(value, kind if value.ndim and value.dtype.kind == "f" else None)
 
     def exact(value):
+        if isinstance(value, tuple):
+            return tuple(map(exact, value))
         array = lib.host(value) if type(value) is type(there[0]) else value
         return (
             array.astype(np.float64)
@@ -288,7 +303,8 @@ def test_small_every_function(lib, kind, name, rng):
         own = str(there[0].dtype).removeprefix("torch.")
         loss = "float32" if own != "float64" else own
         types = [str(array.dtype).removeprefix("torch.") for array in flat(got)]
-        assert types[0] == (loss if "entropy" in function else own)
+        is_loss = "entropy" in function and not function.endswith("hvp")
+        assert types[0] == (loss if is_loss else own)
         assert set(types[1:]) <= {own, loss, "int64"}
         products = 4 if function.startswith("linear") else 1
         agree(lib, got, want, products * LOOSE[kind])
@@ -371,6 +387,49 @@ def test_rows_within_bounds(kind, classes, rng):
     assert worst(frame.filled(), logs, bounds.log_probs() + rounding, here) <= 1
     error = np.abs(lib.host(fx.logsumexp(x)) - want_lse)
     assert np.all(error <= to_lse + rounding * np.abs(want_lse))
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_products_within_bounds(kind, classes, rng):
+    """Hessian-vector products, apart and over either input, relative to their absolute terms."""
+    lib, compute = library_of(kind), COMPUTE[kind]
+    x = lib.put(some_rows(rng, classes), kind)
+    v = lib.put(rng.standard_normal((8, classes)), kind)
+    exact, vector = (lib.host(a).astype(np.longdouble) for a in (x, v))
+    labels = np.where(np.arange(8) % 2, exact.argmax(-1), rng.integers(0, classes, 8))
+    y = lib.put(labels)
+    want, p = reference.cross_entropy_hvp(exact, labels, vector), reference.softmax(exact)
+    u = np.abs(vector - np.take_along_axis(vector, exact.argmax(-1)[:, None], -1))
+    terms = p * (u + (p * u).sum(-1, keepdims=True)) / 8
+    allowed = GpuBounds(exact, compute).probs() * terms + ROUNDING[kind] * np.abs(want)
+    where = normal(terms, compute) & (normal(want, OWN[kind]) | (want == 0))
+    results = [lib.host(fx.cross_entropy_hvp(x, y, v))]
+    for over in range(2):
+        arrays = [lib.put(lib.host(a), kind) for a in (x, v)]
+        fx.cross_entropy_hvp(arrays[0], y, arrays[1], out=arrays[over])
+        results.append(lib.host(arrays[over]))
+    for product in results:
+        assert np.all((np.abs(product - want) <= allowed) | ~where)
+        np.testing.assert_array_equal(product, results[0])
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_entropy_within_bounds(kind, classes, rng):
+    """Entropy and its gradient, apart and in place, relative to their absolute terms."""
+    lib, compute = library_of(kind), COMPUTE[kind]
+    x = lib.put(some_rows(rng, classes), kind)
+    exact = lib.host(x).astype(np.longdouble)
+    want, want_grad = reference.entropy(exact, return_grad=True)
+    bounds, p = GpuBounds(exact, compute), reference.softmax(exact)
+    costs = np.abs(reference.log_softmax(exact))
+    allowed = ((bounds.probs() + bounds.lse()) * p * costs).sum(-1)
+    terms = p * (costs + want[:, None])
+    allowed_grad = bounds.probs() * terms + ROUNDING[kind] * np.abs(want_grad)
+    where = normal(terms, compute) & (normal(want_grad, OWN[kind]) | (want_grad == 0))
+    for out in ({"return_grad": True}, {"grad_out": x}):
+        H, grad = hosted(lib, fx.entropy(x, **out))
+        assert np.all(np.abs(H - want) <= allowed)
+        assert np.all((np.abs(grad - want_grad) <= allowed_grad) | ~where)
 
 
 @pytest.mark.parametrize("clusters", [True, False])

@@ -14,6 +14,7 @@ from fastxent.functions import ARRAYS, NUMBERS, Arguments, Function, Role
 LONGEST = 2**31 - 2**17
 
 _HOLD_ARRAYS = ARRAYS | {Role.BUFFER}
+_HOLD_PARTS = {Role.BUFFER, Role.VECTOR}  # of a linear map: an array for each of its inputs
 View = Callable[[Any], DeviceArray | None]  # None for a value that is no array on a GPU
 
 
@@ -27,7 +28,7 @@ def views_of(function: Function, arguments: Arguments, view: View) -> Arguments:
             queue, result[name] = array.queue, array
         elif value is None or function.roles.get(name) not in _HOLD_ARRAYS:
             result[name] = value
-        elif isinstance(value, tuple) and name in function.buffers:
+        elif isinstance(value, tuple) and function.roles.get(name) in _HOLD_PARTS:
             parts = [part if part is None else _checked(name, part, view, queue) for part in value]
             result[name] = views.like(value, parts)
         elif function.roles.get(name) in NUMBERS and isinstance(value, numbers.Real):

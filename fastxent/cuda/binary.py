@@ -1,7 +1,7 @@
 """The binary losses on the GPU: arrays of any shape as flat ones, weights that broadcast."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from fastxent.cuda import binary_kernels, thread_plans
@@ -36,6 +36,22 @@ def binary_cross_entropy(call: Call) -> DeviceArray | None:
     return _launch_binary(factory, call, weights, {"limits": clip_limits(call.clip)})
 
 
+def binary_cross_entropy_with_logits_hvp(call: Call) -> None:
+    """Fill `out` with the second derivative of the losses, times `vector`."""
+    assert call.target is not None
+    weights = {"weight": call.weights.weight, "pos_weight": call.weights.pos_weight}
+    arrays = {"x": call.x, "target": call.target.probs, "vector": call.vector}
+    scale = 1.0 / call.divisor if call.divisor else 0.0
+    for block in _blocks(arrays, weights, {"out": call.outputs.out}, call.compute):
+        plan = ThreadPlan(THREADS, VECTORS, 1, block.vectorised, False)
+        chunk = thread_plans.elements_per_block(plan, block.item)
+        launch(
+            row_kernel(binary_kernels.make_binary_hvp_kernel, block.item, plan),
+            blocks_of_grid(block.n, chunk), call.x.queue, **block.inputs, **block.outs,
+            scale=scale, n=block.n, chunk=chunk,
+        )  # fmt: skip
+
+
 def _launch_binary(
     factory: Callable[..., Any],
     call: Call,
@@ -43,13 +59,13 @@ def _launch_binary(
     options: dict[str, Any],
 ) -> DeviceArray | None:
     assert call.target is not None
-    x, target, compute = call.x, call.target.probs, call.compute
+    x, compute = call.x, call.compute
+    arrays = {"x": x, "target": call.target.probs}
     outs = {name: getattr(call.outputs, name) for name in binary_kernels.BinaryWants._fields}
     wants = binary_kernels.BinaryWants(*(array is not None for array in outs.values()))
     scale = 1.0 / call.divisor if call.divisor else 0.0
     sums, n_done = None, 0
-    whole = _in_place(x, target, weights, outs, compute)
-    for block in _converted(x, target, weights, outs, compute) if whole is None else [whole]:
+    for block in _blocks(arrays, weights, outs, compute):
         plan = ThreadPlan(THREADS, VECTORS, 1, block.vectorised, False)
         chunk = thread_plans.elements_per_block(plan, block.item)
         if sums is None and not wants.loss:
@@ -67,7 +83,7 @@ def _launch_binary(
 
 
 class _Block(NamedTuple):
-    """Some elements of a call: x, target and weights by the names of the parameters; outputs."""
+    """Some elements of a call: arrays and weights by the names of the parameters; outputs."""
 
     item: Element
     vectorised: bool
@@ -76,36 +92,48 @@ class _Block(NamedTuple):
     outs: dict[str, DeviceArray | None]
 
 
+def _blocks(
+    arrays: dict[str, DeviceArray], weights: dict[str, WeightOrNumber],
+    outs: dict[str, DeviceArray | None], compute: Any,
+) -> Iterable[_Block]:  # fmt: skip
+    """All elements at once where kernels can take them in place, else converted blocks of them."""
+    whole = _in_place(arrays, weights, outs, compute)
+    return _converted(arrays, weights, outs, compute) if whole is None else [whole]
+
+
 def _in_place(
-    x: DeviceArray, target: DeviceArray, weights: dict[str, WeightOrNumber],
+    arrays: dict[str, DeviceArray], weights: dict[str, WeightOrNumber],
     outs: dict[str, DeviceArray | None], compute: Any,
 ) -> _Block | None:  # fmt: skip
-    """All elements at once, where kernels can take them in place."""
-    arrays = [x, target, *(out for out in outs.values() if out is not None)]
+    x = arrays["x"]
+    present = arrays | {name: out for name, out in outs.items() if out is not None}
     if name_of(x.dtype) not in ROW_TYPES:
         return None
-    if any(array.dtype != x.dtype or not array.is_contiguous for array in arrays):
+    if any(array.dtype != x.dtype or not array.is_contiguous for array in present.values()):
         return None
     broadcast = {name: _broadcast(w, x.shape, compute) for name, w in weights.items()}
     if None in broadcast.values():
         return None
-    vectorised = can_vectorise(*(Rows(array.pointer, 0) for array in (x, *arrays[2:])))
-    inputs = {"x": x, "target": target, **broadcast}
+    # The target is read by single elements.
+    aligned = [array for name, array in present.items() if name != "target"]
+    vectorised = can_vectorise(*(Rows(array.pointer, 0) for array in aligned))
+    inputs = {**arrays, **broadcast}
     return _Block(element(name_of(x.dtype)), vectorised, x.size, inputs, outs)
 
 
 def _converted(
-    x: DeviceArray, target: DeviceArray, weights: dict[str, WeightOrNumber],
+    arrays: dict[str, DeviceArray], weights: dict[str, WeightOrNumber],
     outs: dict[str, DeviceArray | None], compute: Any,
 ) -> Iterator[_Block]:  # fmt: skip
     """One block of elements at a time, converted on its way to the kernel and back."""
+    x = arrays["x"]
     number, n, limit = number_of(compute), x.size, max(1, min(x.size, ELEMENTS))
-    sources = {"x": x, "target": target} | {
+    sources = arrays | {
         name: w.broadcast_to(x.shape) for name, w in weights.items() if isinstance(w, DeviceArray)
     }
     requested = {name: out for name, out in outs.items() if out is not None}
     scratches = {name: x.new((limit,), compute) for name in (*sources, *requested)}
-    inputs = {"x": scratches["x"], "target": scratches["target"]} | {
+    inputs = {name: scratches[name] for name in arrays} | {
         name: Weight(scratches[name]) if isinstance(w, DeviceArray) else _number(w)
         for name, w in weights.items()
     }

@@ -11,6 +11,7 @@ from numba import cuda, int32, uint32, uint64
 
 from fastxent.cuda.elements import device, log1m, number_type, where_less, zero_where_zero
 from fastxent.cuda.groups import WARP, add_exactly, make_exact_sum
+from fastxent.cuda.pairs import Pair, make_pair_writer
 from fastxent.cuda.parameters import Address, ClipLimits, ElementOutputs, Integer, Number, Weight
 from fastxent.cuda.rows import make_row
 from fastxent.formulas import (
@@ -67,19 +68,38 @@ class LogitArgs(NamedTuple):
     scale: Any
 
 
-def make_binary_logits_kernel(element, plan, wants):
-    """Binary cross-entropy of logits."""
-    compute, size = element.compute, element.size
-    load, weight_at = element.load, make_weight(number_type(element))
-    zero, one = compute(0), compute(1)
+def make_class_weights(element):
+    """class_weights(column, args): w·(1 - y) and w·pos_weight·y of an element."""
+    load, size, one = element.load, element.size, element.compute(1)
+    weight_at = make_weight(number_type(element))
 
     @device
     def class_weights(column, args):
-        """w·(1 - y) and w·pos_weight·y."""
         index = args.first + uint64(uint32(column))
         y = load(args.target + index * uint64(size))
         w, pos_weight = weight_at(args.weight, index), weight_at(args.pos_weight, index)
         return binary_weights(y, w, pos_weight, one, zero_where_zero)
+
+    return class_weights
+
+
+def make_curvature(element):
+    """curvature(x, column, args): the second derivative of an element's loss."""
+    class_weights, zero, one = make_class_weights(element), element.compute(0), element.compute(1)
+
+    @device
+    def curvature(x, column, args):
+        neg, pos = class_weights(column, args)
+        sigma, sigma_neg = sigmoid_pair(x, math.exp(-abs(x)), zero, one, where_less)
+        return binary_hess(neg + pos, sigma, sigma_neg, args.scale, zero_where_zero)
+
+    return curvature
+
+
+def make_binary_logits_kernel(element, plan, wants):
+    """Binary cross-entropy of logits."""
+    class_weights, hess_formula = make_class_weights(element), make_curvature(element)
+    zero, one = element.compute(0), element.compute(1)
 
     @device
     def times(a, b):
@@ -102,12 +122,6 @@ def make_binary_logits_kernel(element, plan, wants):
     def probs_formula(x, column, args):
         return sigmoid_pair(x, math.exp(-abs(x)), zero, one, where_less)[0]
 
-    @device
-    def hess_formula(x, column, args):
-        neg, pos = class_weights(column, args)
-        sigma, sigma_neg = sigmoid_pair(x, math.exp(-abs(x)), zero, one, where_less)
-        return binary_hess(neg + pos, sigma, sigma_neg, args.scale, zero_where_zero)
-
     formulas = loss_formula, grad_formula, probs_formula, hess_formula
     finish = make_finish(element, plan, wants, formulas)
 
@@ -120,6 +134,35 @@ def make_binary_logits_kernel(element, plan, wants):
         first = uint64(cuda.blockIdx.x) * uint64(chunk)
         args = LogitArgs(target, first, weight, pos_weight, scale)
         finish(x, n, chunk, args, outs)
+
+    return kernel
+
+
+def make_binary_hvp_kernel(element, plan):
+    """Second derivatives of binary cross-entropy of logits, times a vector."""
+    row, size, curvature = make_row(element, plan), element.size, make_curvature(element)
+    place, read, n_words, word = row.place, row.read, row.n_words, row.word
+
+    @device
+    def product(x, v, column, args):
+        h = curvature(x, column, args)
+        return zero_where_zero(h, h * v)
+
+    write = make_pair_writer(element, plan, product)
+
+    # x, target, vector (N,) IN; weights IN; scale 1 / D; out (N,), which may be x or vector, OUT
+    def kernel(
+        x: Address, target: Address, vector: Address, weight: Weight, pos_weight: Weight,
+        scale: Number, n: Integer, chunk: Integer, out: Address,
+    ):  # fmt: skip
+        i, thread = place()
+        buffer, others = cuda.local.array(n_words, word), cuda.local.array(n_words, word)
+        first, count = uint64(i) * uint64(chunk), int32(min(chunk, n - i * chunk))
+        offset = first * uint64(size)
+        line = read(x + offset, count, thread, True, buffer)
+        pair = Pair(line, read(vector + offset, count, thread, True, others))
+        args = LogitArgs(target, first, weight, pos_weight, scale)
+        write(out + offset, buffer, others, pair, thread, args)
 
     return kernel
 

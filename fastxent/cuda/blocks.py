@@ -4,7 +4,12 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from fastxent.cuda.conversion import apply_chain_rule, convert, put
+from fastxent.cuda.conversion import (
+    apply_chain_rule,
+    apply_second_chain_rule,
+    convert,
+    put,
+)
 from fastxent.cuda.elements import Element, element
 from fastxent.cuda.launch import name_of, number_of
 from fastxent.cuda.parameters import Rows
@@ -15,6 +20,8 @@ from fastxent.options import Options
 BLOCK_BYTES = 16 << 20
 # The types that kernels read in place.
 ROW_TYPES = ("float32", "float64", "float16", "bfloat16")
+# Outputs that are second derivatives.
+_SECOND = ("hess", "out")
 
 
 def rows_of(array: DeviceArray) -> Rows | None:
@@ -53,7 +60,7 @@ def address_of(rows: Rows) -> int:
 class Block(NamedTuple):
     """Rows first … first + n of a call as a kernel takes them, None for an absent array.
 
-    `outs` are the outputs per class by name.
+    `vector` is what a second derivative is multiplied by, `outs` are the outputs per class by name.
     """
 
     item: Element
@@ -62,6 +69,7 @@ class Block(NamedTuple):
     n: int
     x: Rows
     target_probs: Rows | None
+    vector: Rows | None
     outs: dict[str, Rows | None]
 
 
@@ -85,60 +93,101 @@ NO_CHANGE = LogitChange()
 def blocks_of(
     x: DeviceArray, compute: Any, outs: dict[str, DeviceArray | None],
     target_probs: DeviceArray | None = None, change: LogitChange = NO_CHANGE,
+    vector: DeviceArray | None = None,
 ) -> Iterator[Block]:  # fmt: skip
     """All rows at once where kernels can take them in place; else one converted block at a time.
 
-    The first of `outs` may lie over x, as a gradient may: in a converted block it does.
+    The first of `outs` may lie over x, as a gradient may: in a converted block it does. Under a
+    softcap a block with second derivatives has the gradient too, even if that is not requested.
     """
-    block = _in_place(x, outs, target_probs) if change == NO_CHANGE else None
+    inputs = {"x": x, "target_probs": target_probs, "vector": vector}
+    block = _in_place(inputs, outs) if change == NO_CHANGE else None
     if block is None:
-        yield from _converted(x, compute, outs, target_probs, change)
+        yield from _converted(inputs, compute, outs, change)
     else:
         yield block
 
 
 def _in_place(
-    x: DeviceArray, outs: dict[str, DeviceArray | None], target_probs: DeviceArray | None
+    inputs: dict[str, DeviceArray | None], outs: dict[str, DeviceArray | None]
 ) -> Block | None:
+    x = inputs["x"]
+    assert x is not None
     if name_of(x.dtype) not in ROW_TYPES:
         return None
-    arrays = {"x": x, "target_probs": target_probs, **outs}
-    present = {name: array for name, array in arrays.items() if array is not None}
+    present = {name: array for name, array in (inputs | outs).items() if array is not None}
     rows = {name: rows_of(array) for name, array in present.items() if array.dtype == x.dtype}
     x_rows = rows["x"]
     if x_rows is None or None in rows.values() or len(rows) < len(present):
         return None
-    out_rows = {name: rows.get(name) for name in outs}
-    vectorised, n = can_vectorise(x_rows, *out_rows.values()), math.prod(x.shape[:-1])
+    out_rows, vector = {name: rows.get(name) for name in outs}, rows.get("vector")
+    vectorised, n = can_vectorise(x_rows, vector, *out_rows.values()), math.prod(x.shape[:-1])
     item, probs_rows = element(name_of(x.dtype)), rows.get("target_probs")
-    return Block(item, vectorised, 0, n, x_rows, probs_rows, out_rows)
+    return Block(item, vectorised, 0, n, x_rows, probs_rows, vector, out_rows)
 
 
 def _converted(
-    x: DeviceArray, compute: Any, outs: dict[str, DeviceArray | None],
-    target_probs: DeviceArray | None, change: LogitChange,
+    inputs: dict[str, DeviceArray | None], compute: Any, outs: dict[str, DeviceArray | None],
+    change: LogitChange,
 ) -> Iterator[Block]:  # fmt: skip
+    x, over_x = inputs["x"], next(iter(outs), None)
+    assert x is not None
     number, n_classes, n_rows = number_of(compute), x.shape[-1], math.prod(x.shape[:-1])
     limit = max(1, min(n_rows, BLOCK_BYTES // max(1, n_classes * number.size)))
-    arrays, over_x = {"x": x, "target_probs": target_probs, **outs}, next(iter(outs), None)
+    present = {name: array for name, array in inputs.items() if array is not None}
+    requested = {name: out for name, out in outs.items() if out is not None}
     scratches = {
         name: x.new((limit, n_classes), compute)
-        for name, array in arrays.items() if array is not None and name != over_x
+        for name in (*present, *requested) if name != over_x
     }  # fmt: skip
-    requested = {name: out for name, out in outs.items() if out is not None}
     if over_x in requested:
         scratches[over_x] = scratches["x"]
-    pitch = n_classes * number.size
-    rows = {name: Rows(scratch.pointer, pitch) for name, scratch in scratches.items()}
+    if change.softcap and not requested.keys().isdisjoint(_SECOND) and "grad" not in requested:
+        scratches["grad"] = x.new((limit, n_classes), compute)
+    vector = inputs["vector"]
+    plain = None if vector is None else _unchanged(x, scratches, change)
+    rows = {
+        name: Rows(scratch.pointer, n_classes * number.size) for name, scratch in scratches.items()
+    }
     out_rows = {name: rows.get(name) for name in outs}
     for first in range(0, n_rows, limit):
         n = min(limit, n_rows - first)
         begin, count = first * n_classes, n * n_classes
         convert(x, compute, begin, count, scratches["x"], *change)
-        if target_probs is not None:
-            convert(target_probs, compute, begin, count, scratches["target_probs"])
-        yield Block(number, True, first, n, rows["x"], rows.get("target_probs"), out_rows)
+        for name, array in present.items():
+            if name != "x":
+                convert(array, compute, begin, count, scratches[name])
+        if vector is not None and plain is not None and change != NO_CHANGE:
+            convert(vector, compute, begin, count, plain)
+            apply_chain_rule(x, compute, begin, count, scratches["vector"], *change)
+        yield Block(
+            number, True, first, n, rows["x"], rows.get("target_probs"), rows.get("vector"),
+            out_rows,
+        )  # fmt: skip
+        if change != NO_CHANGE:
+            _carry_back(x, compute, begin, count, scratches, plain, requested, change)
         for name, out in requested.items():
-            if name == over_x and change != NO_CHANGE:
-                apply_chain_rule(x, compute, begin, count, scratches[name], *change)
             put(scratches[name], out, begin, count)
+
+
+def _unchanged(
+    x: DeviceArray, scratches: dict[str, DeviceArray], change: LogitChange
+) -> DeviceArray:
+    """Memory for a block of the vector as it is, where the kernel is given t′∘vector."""
+    scratch = scratches["vector"]
+    return scratch if change == NO_CHANGE else x.new(scratch.shape, scratch.dtype)
+
+
+def _carry_back(
+    x: DeviceArray, compute: Any, begin: int, count: int, scratches: dict[str, DeviceArray],
+    vector: DeviceArray | None, requested: dict[str, DeviceArray], change: LogitChange,
+) -> None:  # fmt: skip
+    """Derivatives by the changed logits of a block as those by the logits."""
+    for name in _SECOND:  # first: they need the gradient as it is
+        if name in requested:
+            grad = scratches["grad"] if change.softcap else None
+            apply_second_chain_rule(
+                x, compute, begin, count, scratches[name], *change, grad, vector
+            )
+    if "grad" in requested:
+        apply_chain_rule(x, compute, begin, count, scratches["grad"], *change)

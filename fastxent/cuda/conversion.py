@@ -48,15 +48,20 @@ def _launch_over(
 ) -> None:  # fmt: skip
     """Launch a kernel for each part that elements first … first + count of an array lie in.
 
-    `flat` has one element side by side for each of these.
+    `flat`, and any array among the others, has one element side by side for each of these.
     """
     kernel = flat_kernel(factory, compute)
     for part in parts_of_rank_4(array):
         begin, end = max(first, part.first), min(first + count, part.first + part.n)
         if begin < end:
+            at = begin - first
+            beside = {
+                name: value.at(at) if isinstance(value, DeviceArray) else value
+                for name, value in others.items()
+            }
             launch(
                 kernel, blocks_of_grid(end - begin, THREADS), array.queue, array=part.array,
-                first=begin - part.first, count=end - begin, flat=flat.at(begin - first), **others,
+                first=begin - part.first, count=end - begin, flat=flat.at(at), **beside,
             )  # fmt: skip
 
 
@@ -79,6 +84,20 @@ def apply_chain_rule(
     _launch_over(
         conversion_kernels.make_chain_kernel, compute, array, first, count, grad, scale=scale,
         softcap=softcap,
+    )  # fmt: skip
+
+
+def apply_second_chain_rule(
+    array: DeviceArray, compute: Any, first: int, count: int, values: DeviceArray, scale: float,
+    softcap: float, grad: DeviceArray | None, vector: DeviceArray | None,
+) -> None:  # fmt: skip
+    """The same for second derivatives: a Hessian's products with a vector, or its diagonal.
+
+    `grad` is the gradient by the output of `convert`, which only a softcap needs.
+    """
+    _launch_over(
+        conversion_kernels.make_second_chain_kernel, compute, array, first, count, values,
+        scale=scale, softcap=softcap, grad=grad, vector=vector,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import math
 
 from numba import cuda, float32, float64, int32, int64, uint32, uint64
 
-from fastxent.cuda.elements import device, element, number_type
+from fastxent.cuda.elements import device, element, number_type, zero_where_zero
 from fastxent.cuda.intrinsics import (
     bits_f32,
     float16_bits,
@@ -19,7 +19,7 @@ from fastxent.cuda.intrinsics import (
 from fastxent.cuda.parameters import Address, Integer, Inverse, Labels, Number, Strided
 from fastxent.cuda.rows import make_row
 from fastxent.cuda.targets import load_label, make_check_target, make_inverse
-from fastxent.formulas import softcap_parts
+from fastxent.formulas import capped_product, softcap_bend, softcap_parts
 
 _load_bfloat16, _load_float16 = element("bfloat16").load, element("float16").load
 
@@ -134,6 +134,40 @@ def make_chain_kernel(number, threads):
                 slope *= softcap_parts(e, expm1, one)[1]
             # The gradient of an ignored row stays 0, whatever its logits hold.
             store(at, g * slope if g != zero else g)
+
+    return kernel
+
+
+def make_second_chain_kernel(number, threads):
+    """Second derivatives by the output of `make_gather_kernel`, carried back to its source.
+
+    Products of the Hessian with t′∘vector, or its diagonal without a vector.
+    """
+    load, store, size, compute = number.load, number.store, number.size, number.compute
+    zero, one, two = compute(0), compute(1), compute(2)
+
+    # array as above IN; grad (count,) by the same output, 0 without a softcap, vector (count,) or
+    # 0, IN; flat (count,), the second derivatives, IN, OUT
+    def kernel(
+        array: Strided, first: Integer, count: Integer, scale: Number, softcap: Number,
+        grad: Address, vector: Address, flat: Address,
+    ):  # fmt: skip
+        i = int64(cuda.blockIdx.x) * threads + int64(cuda.threadIdx.x)
+        if i < count:
+            offset = uint64(i) * uint64(size)
+            h, v = load(flat + offset), load(vector + offset) if vector else one
+            g, t1, t2 = zero, scale, zero
+            if softcap > zero:
+                g, a = load(grad + offset), load_any(_element_at(array, first + i), array.kind)
+                a = compute(a) * scale / softcap
+                t, slope = softcap_parts(math.exp(-two * abs(a)), math.expm1(-two * abs(a)), one)
+                bend = -two * (scale / softcap) * (scale / softcap)
+                t1 *= slope
+                t2 = softcap_bend(math.copysign(t, a) * softcap, slope, bend)
+            # Those of an ignored row stay 0, whatever its logits and vector hold.
+            if h != zero or g != zero:
+                h = h if vector else h * t1
+                store(flat + offset, capped_product(h, t1, g, t2, v, zero_where_zero))
 
     return kernel
 

@@ -1,7 +1,7 @@
 """cross_entropy and categorical_cross_entropy on the GPU: select and launch their kernels."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from fastxent.cuda import categorical_kernels, kernels, split_kernels, thread_plans
@@ -42,11 +42,13 @@ def fill_cross_entropy(call: Call) -> None:
     assert call.target is not None
     x, n_classes, older = call.x, call.x.shape[-1], thread_plans.is_older(call.x.place)
     options = kernels.options_of(call.options, n_classes)
-    soft = call.target.labels is None
+    soft, change = call.target.labels is None, LogitChange.of(call.options)
     wants = kernels.wants_of(soft, options, call.outputs)
+    if change.softcap and wants.hess:
+        wants = wants._replace(grad=True)  # by which the softcap bends the loss
     limit = max_per_thread_of(wants)
     may_share = split_kernels.are_enough(soft, options, call.outputs)
-    for block, common in _blocks(call, LogitChange.of(call.options)):
+    for block, common in row_blocks(call, kernels.PER_CLASS, change):
         arguments = common | options
         plan = thread_plans.plan_of(block.item, n_classes, block.vectorised, limit, older)
         if may_share:
@@ -75,7 +77,7 @@ def _fill_categorical(call: Call) -> None:
     soft, limits = call.target.labels is None, clip_limits(call.clip)
     limit = thread_plans.MAX_PER_THREAD_LOGARITHMS if soft else thread_plans.MAX_PER_THREAD_OPTIONS
     factory, with_grad = categorical_kernels.make_categorical_kernel, call.outputs.grad is not None
-    for block, common in _blocks(call):
+    for block, common in row_blocks(call, kernels.PER_CLASS):
         plan = thread_plans.plan_of(block.item, n_classes, block.vectorised, limit, older)
         kernel = row_kernel(factory, block.item, plan, soft, with_grad)
         grid = blocks_of_grid(block.n, plan.rows)
@@ -88,17 +90,22 @@ def clip_limits(clip: Clip | None) -> ClipLimits:
     return ClipLimits(*clip.bounds, clip.most, clip.floor)
 
 
-def _blocks(call: Call, change: LogitChange = NO_CHANGE) -> Iterator[tuple[Block, dict[str, Any]]]:
-    """Blocks of rows; of each the arguments that all kernels of row losses have, by name."""
+def row_blocks(
+    call: Call, per_class_names: Iterable[str], change: LogitChange = NO_CHANGE
+) -> Iterator[tuple[Block, dict[str, Any]]]:
+    """Blocks of rows with outputs per class of these names, the first of which may lie over x.
+
+    Of each block the arguments that all kernels of row losses have, by name.
+    """
     assert call.target is not None
     labels, probs = call.target
     labels = None if labels is None else contiguous_labels(labels)
     weights, inverse = converted_weights(call.weights, call.compute), inverse_of(call.divisor)
     outputs, ignore_index = call.outputs._asdict(), call.options.ignore_index
-    per_class = {name: outputs[name] for name in kernels.PER_CLASS}
+    per_class = {name: outputs[name] for name in per_class_names}
     per_row = {name: outputs[name] for name in kernels.PER_ROW}
     per_row["sample_weight"] = weights.sample_weight
-    for block in blocks_of(call.x, call.compute, per_class, probs, change):
+    for block in blocks_of(call.x, call.compute, per_class, probs, change, call.vector):
         first = block.first
         arguments = {
             "x": block.x,

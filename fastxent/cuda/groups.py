@@ -103,6 +103,14 @@ def add_exactly(a, b):
     return total, (a[1] + b[1]) + lost
 
 
+@device
+def finite_sum(pair):
+    """What `add_exactly` has added up; the rounding error of an infinite sum would be nan."""
+    total, lost = pair
+    nothing = total - total
+    return total + lost if nothing == nothing else total
+
+
 @functools.cache
 def make_exact_sum(threads: int) -> Function:
     """reduce(total, lost, shared, slot): sums by `add_exactly` over all threads, in each of them.

@@ -16,7 +16,7 @@ from fastxent.cuda.groups import WARP, add, add_pairs, make_reduction
 from fastxent.cuda.intrinsics import store_i64
 from fastxent.cuda.parameters import Address, Integer, Inverse, Labels, Number, Rows
 from fastxent.cuda.rows import make_row, make_split_sum
-from fastxent.cuda.softmax_kernels import SLOTS, make_first_top, make_lse
+from fastxent.cuda.softmax_kernels import SLOTS, make_depth_sum, make_first_top, make_lse
 from fastxent.cuda.targets import (
     CheckedTarget,
     CoefficientTerms,
@@ -30,7 +30,7 @@ from fastxent.formulas import (
     grad_at_target,
     grad_element,
     grad_scale,
-    hess_element,
+    hess_with_z_loss,
     log_sum,
     loss_element,
     prob_coefficient,
@@ -50,7 +50,8 @@ class Wants(NamedTuple):
 
     `soft`: targets are probabilities; `all_classes`: coefficients a_j of all classes, for soft
     targets and label smoothing; `scaled`: a scale of the logits; `top`: the index of the largest
-    logit, for lse, argmax, the Hessian and soft targets. Then the requested outputs per class.
+    logit, for lse, argmax, the Hessian and soft targets. Then the requested outputs per class, and
+    the entropy.
     """
 
     soft: bool = False
@@ -60,6 +61,7 @@ class Wants(NamedTuple):
     grad: bool = True
     probs: bool = False
     hess: bool = False
+    entropy: bool = False
 
     @property
     def is_plain(self) -> bool:
@@ -90,8 +92,8 @@ def wants_of(soft: bool, options: dict[str, float], outputs: Outputs) -> Wants:
 def _wants(soft: bool, all_classes: bool, scaled: bool, is_requested: tuple[bool, ...]) -> Wants:
     requested = {name for name, wanted in zip(Outputs._fields, is_requested, strict=True) if wanted}
     top = soft or not requested.isdisjoint(_NEED_TOP)
-    per_class = {name: name in requested for name in PER_CLASS}
-    return Wants(soft, all_classes, scaled, top, **per_class)
+    pruned = {name: name in requested for name in (*PER_CLASS, "entropy")}
+    return Wants(soft, all_classes, scaled, top, **pruned)
 
 
 class Coefficients(NamedTuple):
@@ -151,11 +153,18 @@ def make_gradient_terms(element):
     return gradient_terms
 
 
+@device
+def hess_terms(coefs, z_loss, by, a_sum, lse):
+    """`factor` and `pull` of `formulas.hess_with_z_loss`, multiplied by `by`."""
+    prob_coef = prob_coefficient(coefs.other_coef, a_sum, z_loss, lse)
+    return by * (coefs.target_coef + prob_coef), by * (z_loss + z_loss)
+
+
 def make_element_formulas(element, wants, coefficient_of):
     """The formulas of an element of each output per class, and the terms of Σ a_j·(m - x_j)."""
     exp, one, all_classes = element.exp, element.compute(1), wants.all_classes
     # Rows that are inactive are read for these; without them they are as rows of -inf.
-    reads_all = wants.top or wants.probs
+    reads_all = wants.top or wants.probs or wants.entropy
 
     @device
     def other_terms(x, column, args):
@@ -185,18 +194,18 @@ def make_element_formulas(element, wants, coefficient_of):
     @device
     def hess(x, column, args):
         """∂²L/∂x_j², where 1 - p of the largest is the sum of the others."""
-        m, factor, inverse_s, others, top, scale, active, fill = args
+        m, factor, inverse_s, others, top, scale, pull, active, fill = args
         p = exp((x - m) * factor) * inverse_s
         one_minus_p = others * inverse_s if column == top else one - p
-        return hess_element(p, one_minus_p, scale) if active else fill
+        return hess_with_z_loss(p, one_minus_p, scale, pull) if active else fill
 
     return other_terms, grad, probs, hess
 
 
 def make_cross_entropy_kernel(element, plan, wants):
     """Cross-entropy of rows of logits, and what a call wants with it."""
-    soft, all_classes, scaled, with_top, with_grad, with_probs, with_hess = wants
-    reads_all = with_top or with_probs
+    soft, all_classes, scaled, with_top, with_grad, with_probs, with_hess, with_entropy = wants
+    reads_all = with_top or with_probs or with_entropy
     row, compute, load, size = make_row(element, plan), element.compute, element.load, element.size
     place, read, row_maximum, exp_sums = row.place, row.read, row.row_maximum, row.exp_sums
     n_words, word, number = row.n_words, row.word, number_type(element)
@@ -206,7 +215,7 @@ def make_cross_entropy_kernel(element, plan, wants):
     row_coefficients = make_row_coefficients(element, wants)
     gradient_terms = make_gradient_terms(element)
     total, split_sum = make_reduction(add, plan.threads), make_split_sum(element)
-    zero, one = compute(0), compute(1)
+    depth_sum, zero, one = make_depth_sum(element, row), compute(0), compute(1)
     formulas = make_element_formulas(element, wants, make_coefficient(element, soft))
     other_terms, grad_formula, probs_formula, hess_formula = formulas
     fold_others = row.make_fold(other_terms, add_pairs)
@@ -228,13 +237,20 @@ def make_cross_entropy_kernel(element, plan, wants):
         if out:
             store_number(out + i * uint64(number_size), value)
 
+    @device
+    def put_entropy(out, i, others, mean):
+        """H = log s + Σ p_j·(m - x_j)."""
+        if with_entropy:
+            put(out, i, math.log1p(others) + mean)
+
     # x (N, C) IN; labels (N,), or target_probs (N, C) for soft targets, IN; class_weight (C,),
-    # sample_weight (N,) IN or 0; loss, lse, argmax (N,) OUT or 0; grad, probs, hess (N, C) OUT or 0
+    # sample_weight (N,) IN or 0; loss, lse, argmax, entropy (N,) OUT or 0; grad, probs, hess (N, C)
+    # OUT or 0
     def kernel(
         x: Rows, labels: Labels, target_probs: Rows, class_weight: Address, sample_weight: Address,
         inverse: Inverse, one_minus_eps: Number, eps_over_c: Number, z_loss: Number,
         factor: Number, n_rows: Integer, n: Integer, loss: Address, lse: Address, argmax: Address,
-        grad: Rows, probs: Rows, hess: Rows,
+        entropy: Address, grad: Rows, probs: Rows, hess: Rows,
     ):  # fmt: skip
         i, thread = place()
         shared = cuda.shared.array(SLOTS, compute)
@@ -245,8 +261,7 @@ def make_cross_entropy_kernel(element, plan, wants):
         scale = inverse_of(inverse)
         active = active and scale != zero  # the mean of no rows has zero gradient, and is nan
         x_row = x.address + at * x.pitch
-        length = int32(n) if exists else int32(0)
-        line = read(x_row, length, thread, active or reads_all, buffer)
+        line = read(x_row, int32(n) if exists else int32(0), thread, active or reads_all, buffer)
         factor, top = factor if scaled else one, int32(0)
         m, streamed_part = row_maximum(buffer, line, thread, factor, shared)
         if with_top:
@@ -264,6 +279,7 @@ def make_cross_entropy_kernel(element, plan, wants):
             target_coef, other_coef, a_y, w_y = row_coefficients(terms)
         coefs = Coefficients(target_coef, other_coef, a_y, w_y)
         below_a, a_sum = other_sums(buffer, line, thread, (m, factor, terms), shared)
+        depths = depth_sum(buffer, line, thread, m, factor, shared, 6) if with_entropy else zero
         below, count = exp_sums(buffer, line, m, streamed_part, factor, shared)
         rest, e_y, others, inverse_s = split_sum(margin, below, count)
         log_s = log_sum(rest, e_y, one)
@@ -275,12 +291,13 @@ def make_cross_entropy_kernel(element, plan, wants):
             put(lse, at, row_lse)
             if argmax:
                 store_i64(argmax + at * uint64(8), int64(top & int32(0x7FFFFFFF)))
+            put_entropy(entropy, at, others, depths * inverse_s)
         if with_probs:
             out = probs.address + at * probs.pitch
             write_probs(out, buffer, line, thread, (m, factor, inverse_s))
         if with_hess:
-            h = u * scale * (coefs.target_coef + a_sum if soft else coefs.w_y)
-            args_h = (m, factor, inverse_s, others, top, h, active, fill)
+            h, pull = hess_terms(coefs, z_loss, u * scale * factor * factor, a_sum, row_lse)
+            args_h = (m, factor, inverse_s, others, top, h, pull, active, fill)
             write_hess(hess.address + at * hess.pitch, buffer, line, thread, args_h)
         if with_grad:
             up = u * scale * factor

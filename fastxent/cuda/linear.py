@@ -5,6 +5,7 @@ block of logits by their gradient, in place.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from fastxent import errors
@@ -18,52 +19,85 @@ from fastxent.records import Call, LinearGrad, Outputs, Target
 
 # A block of logits: enough rows for products that fill the GPU.
 _BLOCK_BYTES = 256 << 20
+_NOTHING = LinearGrad(None, None, None)
 
 
 def linear_cross_entropy(call: Call) -> DeviceArray | None:
     """Fill outputs and grads; return Σ of the row losses / divisor, unless they are requested."""
-    if call.x.library.matmul is None:
-        raise errors.no_matrix_products(call.x.owner)
+    check_products(call.x)
     return fill_and_reduce(_fill_blocks, call)
 
 
+def check_products(x: DeviceArray) -> None:
+    """Raise if the library has no matrix products."""
+    if x.library.matmul is None:
+        raise errors.no_matrix_products(x.owner)
+
+
 def _fill_blocks(call: Call) -> None:
-    assert call.linear is not None and call.target is not None
+    assert call.linear is not None
     x, compute, (linear_weight, linear_bias, grads, accumulate) = call.x, call.compute, call.linear
-    n_classes, features = linear_weight.shape
-    n, matrix = math.prod(x.shape[:-1]), _matrix(linear_weight, compute)
+    features, matrix = linear_weight.shape[1], matrix_of(linear_weight, compute)
     bias = None if linear_bias is None else as_numbers(linear_bias, compute)
-    labels, probs = call.target
-    call = call._replace(  # what blocks are parts of lies side by side
-        target=Target(None if labels is None else contiguous_labels(labels), probs),
-        weights=converted_weights(call.weights, compute),
-    )
-    limit = max(1, min(n, _BLOCK_BYTES // (max(n_classes, features) * compute.itemsize)))
-    sums = None if grads is None else _Sums(grads, accumulate, compute)
-    for first in range(0, n, limit):
-        rows = min(limit, n - first)
-        x_block, logits = x.new((rows, features), compute), x.new((rows, n_classes), compute)
-        convert(x, compute, first * features, rows * features, x_block)
-        _matmul(x_block, matrix, logits, transposed=True)
-        if bias is not None:
-            _add_to_rows(bias, logits)
-        block = _rows_of_call(call, logits, first, with_grad=sums is not None)
+    call = side_by_side(call)
+    sums = None if grads is None else Sums(grads, accumulate, compute)
+    for first, rows in blocks_of_rows(x, linear_weight, compute):
+        x_block = block_of(x, first, rows, compute)
+        logits = logits_of(x_block, matrix, bias)
+        block = rows_of_call(call, logits, first, with_grad=sums is not None)
         fill_cross_entropy(block)
         if sums is None:
             continue
         if sums.weight is not None:
-            _clear(x_block, block)
+            clear(x_block, block)
         sums.add(logits, x_block)
         if sums.grads.x is not None:
             product = x.new(x_block.shape, compute)
-            _matmul(logits, matrix, product)
-            _clear(product, block)
+            matmul(logits, matrix, product)
+            clear(product, block)
             put(product, sums.grads.x, first * features, rows * features, accumulate)
     if sums is not None:
         sums.finish()
 
 
-def _rows_of_call(call: Call, logits: DeviceArray, first: int, with_grad: bool) -> Call:
+def side_by_side(call: Call) -> Call:
+    """The call with labels and weights of which blocks of rows can be parts."""
+    assert call.target is not None
+    labels, probs = call.target
+    return call._replace(
+        target=Target(None if labels is None else contiguous_labels(labels), probs),
+        weights=converted_weights(call.weights, call.compute),
+    )
+
+
+def blocks_of_rows(
+    x: DeviceArray, weight: DeviceArray, compute: Any, n_held: int = 1
+) -> Iterator[tuple[int, int]]:
+    """Of each block its first row and their number, where `n_held` blocks of logits are held."""
+    n, row = math.prod(x.shape[:-1]), max(weight.shape) * compute.itemsize * n_held
+    limit = max(1, min(n, _BLOCK_BYTES // row))
+    for first in range(0, n, limit):
+        yield first, min(limit, n - first)
+
+
+def block_of(array: DeviceArray, first: int, rows: int, compute: Any) -> DeviceArray:
+    """Rows first … of an array (…, K), in the type that is computed in."""
+    features = array.shape[-1]
+    block = array.new((rows, features), compute)
+    convert(array, compute, first * features, rows * features, block)
+    return block
+
+
+def logits_of(x_block: DeviceArray, matrix: DeviceArray, bias: DeviceArray | None) -> DeviceArray:
+    """x @ weight.T + bias of a block of rows."""
+    logits = x_block.new((x_block.shape[0], matrix.shape[0]), x_block.dtype)
+    matmul(x_block, matrix, logits, transposed=True)
+    if bias is not None:
+        add_to_rows(bias, logits)
+    return logits
+
+
+def rows_of_call(call: Call, logits: DeviceArray, first: int, with_grad: bool) -> Call:
     """The cross-entropy of a block of logits, which are rows first … of the call."""
     assert call.target is not None
     n_rows, n_classes = logits.shape
@@ -88,7 +122,7 @@ def _rows_of_call(call: Call, logits: DeviceArray, first: int, with_grad: bool) 
     )  # fmt: skip
 
 
-def _clear(rows: DeviceArray, block: Call) -> None:
+def clear(rows: DeviceArray, block: Call) -> None:
     """Write zeros to rows that are ignored: nan in them must not reach a product."""
     assert block.target is not None
     labels = block.target.labels
@@ -101,35 +135,36 @@ def _clear(rows: DeviceArray, block: Call) -> None:
 # --- the library's own operations -------------------------------------------------------------
 
 
-def _own(array: DeviceArray) -> Any:
+def own(array: DeviceArray) -> Any:
     """The library's array, for an operation that a cached plan could not repeat."""
     array.queue.not_cacheable()
     return array.owner
 
 
-def _matmul(a: DeviceArray, b: DeviceArray, out: DeviceArray, transposed: bool = False) -> None:
+def matmul(a: DeviceArray, b: DeviceArray, out: DeviceArray, transposed: bool = False) -> None:
     """Out = a @ b, or a @ b.T."""
     assert a.library.matmul is not None
-    a.library.matmul(_own(a), _own(b).T if transposed else _own(b), _own(out))
+    a.library.matmul(own(a), own(b).T if transposed else own(b), own(out))
 
 
-def _add_matmul(a: Any, b: Any, out: Any, like: DeviceArray) -> None:
+def add_matmul(a: Any, b: Any, out: Any, like: DeviceArray) -> None:
     """Out += a @ b, of the library's arrays."""
     assert like.library.add_matmul is not None
     like.library.add_matmul(a, b, out)
 
 
-def _fill(array: DeviceArray, value: int) -> None:
-    _own(array)[...] = value
+def fill(array: DeviceArray, value: int) -> None:
+    """Write a number to all elements."""
+    own(array)[...] = value
 
 
 def _ones(like: DeviceArray, shape: tuple[int, ...]) -> DeviceArray:
     ones = like.new(shape, like.dtype)
-    _fill(ones, 1)
+    fill(ones, 1)
     return ones
 
 
-def _matrix(weight: DeviceArray, compute: Any) -> DeviceArray:
+def matrix_of(weight: DeviceArray, compute: Any) -> DeviceArray:
     """The weights in the type that is computed in."""
     if weight.dtype == compute:
         return weight
@@ -138,31 +173,35 @@ def _matrix(weight: DeviceArray, compute: Any) -> DeviceArray:
     return matrix
 
 
-def _add_to_rows(bias: DeviceArray, logits: DeviceArray) -> None:
+def add_to_rows(bias: DeviceArray, logits: DeviceArray) -> None:
+    """Add a number for each class to each row of logits."""
     ones = _ones(logits, (logits.shape[0], 1))
-    _add_matmul(_own(ones), _own(bias).reshape(1, -1), _own(logits), logits)
+    add_matmul(own(ones), own(bias).reshape(1, -1), own(logits), logits)
 
 
-class _Sums:
+class Sums:
     """The gradients of weights and bias, summed over the blocks in the type that is computed in.
 
-    None where they are not requested.
+    None where they are not requested. `read` are arrays that they may lie over, which are read
+    until the last block is done.
     """
 
-    def __init__(self, grads: LinearGrad, accumulate: bool, compute: Any) -> None:
+    def __init__(
+        self, grads: LinearGrad, accumulate: bool, compute: Any, read: LinearGrad = _NOTHING
+    ) -> None:
         self.grads = grads
         self.weight, self.bias = (
-            None if grad is None else _accumulator(grad, accumulate, compute)
-            for grad in (grads.linear_weight, grads.linear_bias)
+            None if grad is None else _accumulator(grad, accumulate, compute, of)
+            for grad, of in zip(grads[1:], read[1:], strict=True)
         )
 
     def add(self, d: DeviceArray, x: DeviceArray) -> None:
         """Add dᵀ @ x to the weights' gradient and Σ d to the bias's."""
         if self.weight is not None:
-            _add_matmul(_own(d).T, _own(x), _own(self.weight), x)
+            add_matmul(own(d).T, own(x), own(self.weight), x)
         if self.bias is not None:
             ones = _ones(d, (1, d.shape[0]))
-            _add_matmul(_own(ones), _own(d), _own(self.bias).reshape(1, -1), x)
+            add_matmul(own(ones), own(d), own(self.bias).reshape(1, -1), x)
 
     def finish(self) -> None:
         """Round the sums into the user's arrays, where they are not these."""
@@ -172,15 +211,18 @@ class _Sums:
                 put(total, array, 0, array.size)
 
 
-def _accumulator(array: DeviceArray, accumulate: bool, compute: Any) -> DeviceArray:
+def _accumulator(
+    array: DeviceArray, accumulate: bool, compute: Any, read: DeviceArray | None
+) -> DeviceArray:
     """The array itself where sums can be kept in it, else one that can, with its contents."""
-    if array.dtype == compute and array.is_contiguous:
+    is_free = read is None or read.address != array.address
+    if array.dtype == compute and array.is_contiguous and is_free:
         if not accumulate:
-            _fill(array, 0)
+            fill(array, 0)
         return array
     total = array.new(array.shape, compute)
     if accumulate:
         convert(array, compute, 0, array.size, total)
     else:
-        _fill(total, 0)
+        fill(total, 0)
     return total

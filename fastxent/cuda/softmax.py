@@ -1,4 +1,4 @@
-"""softmax, log_softmax and logsumexp on the GPU."""
+"""softmax, log_softmax, logsumexp and entropy on the GPU."""
 
 from fastxent.cuda import softmax_kernels, thread_plans
 from fastxent.cuda.blocks import blocks_of
@@ -45,3 +45,16 @@ def logsumexp(call: Call) -> None:
         )  # fmt: skip
         if not direct:
             put(result, out, block.first, block.n)
+
+
+def entropy(call: Call) -> None:
+    """Fill `out`, (N,), with the entropy of softmax over the last axis, and its `grad`."""
+    x, (out, grad), n_classes = call.x, (call.outputs.out, call.outputs.grad), call.x.shape[-1]
+    older = thread_plans.is_older(x.place)
+    for block in blocks_of(x, call.compute, {"grad": grad}):
+        plan = thread_plans.plan_of_entropy(block.item, n_classes, block.vectorised, older)
+        launch(
+            row_kernel(softmax_kernels.make_entropy_kernel, block.item, plan, grad is not None),
+            blocks_of_grid(block.n, plan.rows), x.queue, x=block.x, out=out.at(block.first),
+            grad=block.outs["grad"], n_rows=block.n, n=n_classes,
+        )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The kernels of softmax, log-softmax and logsumexp.
+"""The kernels of softmax, log-softmax, logsumexp and entropy.
 
 Each is made for an element type and a `ThreadPlan`: a thread knows its row and its share of it, and
 every thread of a row computes the row's few numbers for itself.
@@ -8,10 +8,11 @@ import math
 
 from numba import cuda, int32, uint64
 
-from fastxent.cuda.elements import device
-from fastxent.cuda.groups import WARP, make_reduction, smaller
+from fastxent.cuda.elements import device, number_type, zero_where_zero
+from fastxent.cuda.groups import WARP, add, add_exactly, finite_sum, make_reduction, smaller
 from fastxent.cuda.parameters import Address, Integer, Rows
 from fastxent.cuda.rows import make_row
+from fastxent.formulas import entropy_grad_element, entropy_term
 
 _NOT_THERE, _OF_NAN = int32(2**31 - 1), int32(-(2**31))
 SLOTS = 8 * WARP  # shared memory for the exchanges of a block
@@ -113,5 +114,66 @@ def make_logsumexp_kernel(element, plan):
         if exists and thread == 0:  # a row without classes too
             value = lse_of(m, top, math.log1p(below + (count - one)))
             store(out + uint64(i) * uint64(size), value)
+
+    return kernel
+
+
+def make_depth_sum(element, row):
+    """depth_sum(buffer, line, thread, m, factor, shared, slot): Σ e_j·depth_j of a row.
+
+    depth_j is (m - x_j)·factor and e_j exp(-depth_j).
+    """
+    exp, zero, total = element.exp, element.compute(0), make_reduction(add, row.plan.threads)
+
+    @device
+    def term(x, column, args):
+        m, factor = args
+        depth = (m - x) * factor
+        return entropy_term(exp(-depth), depth, zero_where_zero), zero
+
+    fold = row.make_fold(term, add_exactly)  # in one chain terms that are equal would lose digits
+
+    @device
+    def depth_sum(buffer, line, thread, m, factor, shared, slot):
+        sums = fold(buffer, line, thread, (m, factor), (zero, zero))
+        return total(finite_sum(sums), shared, slot)
+
+    return depth_sum
+
+
+def make_entropy_kernel(element, plan, with_grad):
+    """Entropy of softmax, and its gradient."""
+    row, compute, exp = make_row(element, plan), element.compute, element.exp
+    place, read, row_maximum, exp_sums = row.place, row.read, row.row_maximum, row.exp_sums
+    n_words, word, one = row.n_words, row.word, compute(1)
+    store_number, number_size = number_type(element).store, number_type(element).size
+    depth_sum = make_depth_sum(element, row)
+
+    @device
+    def gradient(x, column, args):
+        m, inverse_s, mean = args
+        return entropy_grad_element(exp(x - m) * inverse_s, m - x, mean, zero_where_zero)
+
+    write = row.make_writer(gradient)
+
+    # x (N, C) IN; out (N,) OUT; grad (N, C) OUT or 0
+    def kernel(x: Rows, out: Address, grad: Rows, n_rows: Integer, n: Integer):
+        i, thread = place()
+        shared = cuda.shared.array(SLOTS, compute)
+        buffer = cuda.local.array(n_words, word)
+        exists = i < n_rows
+        n = int32(n) if exists else int32(0)
+        line = read(x.address + uint64(i) * x.pitch, n, thread, True, buffer)
+        m, streamed_part = row_maximum(buffer, line, thread, one, shared)
+        depths = depth_sum(buffer, line, thread, m, one, shared, 4)
+        below, count = exp_sums(buffer, line, m, streamed_part, one, shared)
+        others = below + (count - one)
+        inverse_s = one / (others + one)
+        mean = depths * inverse_s
+        if exists and thread == 0:
+            store_number(out + uint64(i) * uint64(number_size), math.log1p(others) + mean)
+        if with_grad:
+            row_out = grad.address + uint64(i) * grad.pitch
+            write(row_out, buffer, line, thread, (m, inverse_s, mean))
 
     return kernel

@@ -18,6 +18,8 @@ SHORT = 32  # the number of classes up to which rows are read as single elements
 MAX_PER_THREAD = 64  # of sums, and of the loss of labels with its gradient
 MAX_PER_THREAD_OPTIONS = 16  # with options or further outputs, whose formulas are longer
 MAX_PER_THREAD_LOGARITHMS = 4  # with a logarithm of each element
+MAX_PER_THREAD_PAIRS = 32  # of each of two rows that are held side by side
+MAX_PER_THREAD_EXACT = 4  # of float64, with sums that keep their rounding errors
 # Threads on a multiprocessor, by vectors a thread: they share 65,536 registers.
 RESIDENT = {1: 768, 2: 768, 4: 768, 8: 768, 16: 512}
 SMALL_BLOCK = 128  # the threads of a block, for rows that take fewer
@@ -64,6 +66,30 @@ def max_per_thread_of_softmax(item: Element, older: bool) -> int:
     if older:
         return max_per_thread_of_sums(item)
     return MAX_PER_THREAD // 2 if item.size == 4 else MAX_PER_THREAD
+
+
+def plan_of_pairs(item: Element, n_classes: int, vectorised: bool, older: bool) -> ThreadPlan:
+    """The plan where each thread holds as much of a second row: older GPUs spill a part of it."""
+    limit = MAX_PER_THREAD_OPTIONS if older else MAX_PER_THREAD_PAIRS
+    return _plan_of_exact_sums(item, n_classes, vectorised, limit, older, 2)
+
+
+def plan_of_entropy(item: Element, n_classes: int, vectorised: bool, older: bool) -> ThreadPlan:
+    """The plan for entropy and its gradient."""
+    return _plan_of_exact_sums(item, n_classes, vectorised, MAX_PER_THREAD_OPTIONS, older, 1)
+
+
+def _plan_of_exact_sums(
+    item: Element, n_classes: int, vectorised: bool, limit: int, older: bool, n_rows: int
+) -> ThreadPlan:
+    """The plan for so many rows side by side, and sums that keep their rounding errors.
+
+    With those a thread takes the registers of the most vectors where all are of float64.
+    """
+    limit = MAX_PER_THREAD_EXACT if item.size == 8 else limit
+    plan = plan_of(item, n_classes, vectorised, limit, older)
+    vectors = max(RESIDENT) if item.size == 8 else min(max(RESIDENT), n_rows * plan.vectors)
+    return plan._replace(blocks=blocks_for(item, vectors, plan.block, older))
 
 
 def is_older(place: Place) -> bool:

@@ -1,5 +1,6 @@
 """The kernels that calls launch, for the test of their machine code."""
 
+import itertools
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from fastxent.cuda import (
     categorical_kernels,
     conversion_kernels,
     cross_entropy,
+    hvp_kernels,
     kernels,
     launch,
     reduction_kernels,
@@ -21,11 +23,14 @@ from fastxent.cuda import (
 )
 from fastxent.cuda.elements import element
 from fastxent.cuda.groups import ThreadPlan
+from fastxent.cuda.hvp_kernels import HvpWants
 from fastxent.cuda.jit import Kernel, clustered
 from fastxent.cuda.kernels import Wants
 
 SOFT = Wants(soft=True, all_classes=True, top=True)
-EVERYTHING = Wants(all_classes=True, scaled=True, top=True, probs=True, hess=True)
+EVERYTHING = Wants(all_classes=True, scaled=True, top=True, probs=True, hess=True, entropy=True)
+HVP_OPTIONS = HvpWants(all_classes=True, scaled=True, z_loss=True)
+HVP_SOFT = HvpWants(soft=True, all_classes=True, scaled=True, z_loss=True)
 
 
 class Entry(NamedTuple):
@@ -95,6 +100,43 @@ def cluster(name, n_classes):
     return Entry(prepared, list(NEW), BOTH, name != "float64")
 
 
+def hvp(name, n_classes, older, wants=HvpWants(), vectorised=True):  # noqa: B008 - a tuple
+    """The kernel of second derivatives times a vector, on clusters where a GPU has them."""
+    item = element(name)
+    plan = thread_plans.plan_of_pairs(item, n_classes, vectorised, older)
+    most = 1 if older else thread_plans.CLUSTERS[-1]
+    plan = thread_plans.clustered(plan, item, n_classes, most)
+    prepared = launch.row_kernel(hvp_kernels.make_hvp_kernel, item, plan, wants)
+    vectors = BOTH if plan.vectorised else ()
+    return Entry(prepared, architectures(name, older), vectors, name != "float64")
+
+
+def entropy(name, n_classes, older, with_grad):
+    """The kernel of entropy."""
+    item = element(name)
+    plan = thread_plans.plan_of_entropy(item, n_classes, True, older)
+    prepared = launch.row_kernel(softmax_kernels.make_entropy_kernel, item, plan, with_grad)
+    vectors = BOTH if with_grad else LOADS
+    return Entry(prepared, architectures(name, older), vectors, name != "float64")
+
+
+def of_vectors(older):
+    """The kernels of second derivatives, and of entropy."""
+    for n_classes in (10, 100, 1000, 4096, 32768, 128256, 1 << 20):
+        yield hvp("float32", n_classes, older)
+    yield hvp("float32", 1000, older, vectorised=False)
+    yield hvp("float16", 16384, older)
+    yield hvp("float64", 1000, older)
+    for name in ("float32", "bfloat16", "float64"):
+        for wants in (HvpWants(), HVP_OPTIONS, HVP_SOFT):
+            for n_classes in (8192, 50000):
+                yield hvp(name, n_classes, older, wants)
+        for n_classes in (100, 4096, 50000):
+            yield entropy(name, n_classes, older, True)
+    yield entropy("float32", 8192, older, False)
+    yield loss("float32", 8192, older, Wants(entropy=True))
+
+
 def scaled(name):
     """The kernel of a gradient times the gradient above it."""
     item = element(name)
@@ -113,6 +155,7 @@ FLAT = {
     conversion_kernels.make_copy_labels_kernel: [()],
     conversion_kernels.make_gather_kernel: [()],
     conversion_kernels.make_chain_kernel: [()],
+    conversion_kernels.make_second_chain_kernel: [()],
     conversion_kernels.make_scatter_kernel: [()],
     conversion_kernels.make_clear_kernel: [()],
 }
@@ -161,7 +204,7 @@ def every():
     """All kernels, of each kind those that differ, for the architectures that they are for."""
     entries = {}
     for older in (True, False):
-        for entry in of_rows(older):
+        for entry in itertools.chain(of_rows(older), of_vectors(older)):
             if entry.kernel in entries:
                 entry.capabilities.extend(entries[entry.kernel].capabilities)
             entries[entry.kernel] = entry
@@ -174,6 +217,9 @@ def every():
         wants = (False, True, True, True)
         yield binary_loss(name, binary_kernels.make_binary_logits_kernel, *wants)
         yield binary_loss(name, binary_kernels.make_binary_probs_kernel, False, True)
+        plan = ThreadPlan(binary.THREADS, binary.VECTORS, 1, True, False)
+        prepared = launch.row_kernel(binary_kernels.make_binary_hvp_kernel, element(name), plan)
+        yield Entry(prepared, architectures(name), BOTH, True)
     yield from flat()
 
 

@@ -4,19 +4,21 @@ from mutants import Mutation
 
 (
     BINARY, BLOCKS, CATEGORICAL, CONVERSION, ELEMENTS, GROUPS, KERNELS, LABELS, LINEAR, REDUCTIONS,
-    ROWS, SOFTMAX, SPLIT, TARGETS,
+    ROWS, SOFTMAX, SPLIT, TARGETS, HVP, PAIRS, SHARING, LINEAR_HVP,
 ) = (
     f"cuda/{file}.py"
     for file in (
         "binary_kernels", "blocks", "categorical_kernels", "conversion_kernels", "elements",
         "groups", "kernels", "labels", "linear", "reduction_kernels", "rows", "softmax_kernels",
-        "split_kernels", "targets",
+        "split_kernels", "targets", "hvp_kernels", "pairs", "sharing", "linear_hvp",
     )
 )  # fmt: skip
 CACHE, PLANS = "arrays/plans.py", "cuda/plans.py"
 TEST = "tests/cuda/test_simulated.py::test_"
 PLAN = "tests/cuda/test_plans.py::test_"
 CLUSTERS = "tests/cuda/test_split.py::test_"
+SECOND = "tests/cuda/test_second.py::test_"
+LINEAR_TEST = "tests/cuda/test_linear.py::test_"
 
 # Tests were chosen to be quick, and to fail on every run: by the order of warps that they ask for.
 MUTATIONS = [
@@ -177,6 +179,81 @@ MUTATIONS = [
     Mutation("a part written where another belongs", SPLIT,
              "own = int32(3 * (first // length))", "own = int32(0)",
              CLUSTERS + "special_parts[clusters]"),
+    # --- second derivatives and entropy -----------------------------------------------------
+    Mutation("v_j - π without the shift by v_m", HVP,
+             "return m, load(v_row + uint64(uint32(top)) * uint64(size)) if top < n else zero",
+             "return m, zero",
+             SECOND + "products_of_confident_rows[3-float32]"),
+    Mutation("the last of equal maxima taken for the first", HVP,
+             "(b[0] == a[0] and b[1] < a[1])", "(b[0] == a[0] and b[1] > a[1])",
+             SECOND + "the_first_of_equal_maxima_is_the_one_that_counts"),
+    Mutation("a class without probability takes part in the mean", HVP,
+             "(zero_where_zero(e, e * (v - v_m)), zero)", "(e * (v - v_m), zero)",
+             SECOND + "a_class_without_probability_takes_no_part[37-nan]"),
+    Mutation("a class without probability has a product", HVP,
+             "h = zero_where_zero(p, hvp_element(p, v - v_m, mean, scale, pull))",
+             "h = hvp_element(p, v - v_m, mean, scale, pull)",
+             SECOND + "a_class_without_probability_takes_no_part[37-nan]"),
+    Mutation("π as v_m + mean", HVP,
+             "(moments.v * inverse_s)", "(moments.v * inverse_s) * zero",
+             SECOND + "products_under_options[z-loss-float32-False]"),
+    Mutation("product of an ignored row not filled", HVP,
+             "return h if active else fill", "return h",
+             SECOND + "products_of_ignored_rows[float32-37-{}]"),
+    Mutation("a product of a mean over nothing", HVP,
+             "active, fill = False, zero  # the mean", "pass  # the mean",
+             SECOND + "products_of_a_mean_over_nothing[options0]"),
+    Mutation("the scale applied once", HVP,
+             "u * scale * factor * factor", "u * scale * factor",
+             SECOND + "products_under_options[scale-float32-False]"),
+    Mutation("rounding errors of a product lost", HVP,
+             "total(finite_sum(u_sum), shared, 3)", "total(u_sum[0], shared, 3)",
+             SECOND + "products_of_rows_of_equal_logits"),
+    Mutation("last element of the vector forgotten", PAIRS,
+             "state = step(state, line.single, other.single, line.single_at, args)", "pass",
+             SECOND + "products[float32-37]"),
+    Mutation("streamed part of the vector not read", PAIRS,
+             "fetch(vector_at(other.address, at), words_y, 0)\n                for",
+             "fetch(vector_at(line.address, at), words_y, 0)\n                for",
+             SECOND + "products[float32-1699]"),
+    Mutation("a block of a cluster tells another number", SHARING,
+             "int32(slot * n_parts) + part", "int32(slot * n_parts)",
+             SECOND + "special_parts_on_clusters"),
+    Mutation("the cluster not waited for before the sums are read", SHARING,
+             "            cluster_arrive()\n            cluster_wait()\n", "            pass\n",
+             SECOND + "special_parts_on_clusters"),
+    Mutation("the bend of the softcap forgotten", CONVERSION,
+             "t2 = softcap_bend(math.copysign(t, a) * softcap, slope, bend)", "pass",
+             SECOND + "products_under_options[softcap-float32-False]"),
+    Mutation("the diagonal carried back like a product", CONVERSION,
+             "h = h if vector else h * t1", "pass",
+             SECOND + "the_diagonal_under_options[softcap-float32-False]"),
+    Mutation("the diagonal bent by the gradient behind the softcap", BLOCKS,
+             "    for name in _SECOND:  # first: they need the gradient as it is\n",
+             "    if \"grad\" in requested:\n"
+             "        apply_chain_rule(x, compute, begin, count, scratches[\"grad\"], *change)\n"
+             "    for name in _SECOND:\n",
+             SECOND + "the_diagonal_under_options[softcap-float32-False]"),
+    Mutation("z-loss left out of the diagonal", KERNELS,
+             "by * (z_loss + z_loss)\n", "by * (z_loss - z_loss)\n",
+             SECOND + "the_diagonal_under_options[z-loss-float32-False]"),
+    Mutation("entropy adds nan of a class without probability", SOFTMAX,
+             "return entropy_term(exp(-depth), depth, zero_where_zero), zero",
+             "return exp(-depth) * depth, zero",
+             SECOND + "entropy_of_special_and_of_confident_rows[float32]"),
+    Mutation("rounding errors of entropy lost", SOFTMAX,
+             "return total(finite_sum(sums), shared, slot)", "return total(sums[0], shared, slot)",
+             SECOND + "entropy_of_rows_of_equal_logits"),
+    Mutation("entropy of an ignored row not read", KERNELS,
+             "    reads_all = with_top or with_probs or with_entropy\n",
+             "    reads_all = with_top or with_probs\n",
+             SECOND + "entropy_beside_a_loss[float32-7-{}-False]"),
+    Mutation("the vector of ignored rows reaches a product", LINEAR_HVP,
+             "            clear(v_block, block)\n", "",
+             LINEAR_TEST + "products_in_several_blocks[f4-1e-05-False]"),
+    Mutation("sums kept where the vector is still read", LINEAR,
+             "is_contiguous and is_free", "is_contiguous",
+             LINEAR_TEST + "products_over_their_vectors[f8]"),
     # --- cached plans -----------------------------------------------------------------------
     Mutation("alignment of an address left out of the key", CACHE,
              "key += name, shape, dtype, address & 15", "key += name, shape, dtype",

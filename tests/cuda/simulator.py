@@ -353,9 +353,12 @@ from fastxent.cuda import (  # noqa: E402 - after the intrinsics
     driver,
     elements,
     groups,
+    hvp_kernels,
     kernels,
+    pairs,
     reduction_kernels,
     rows,
+    sharing,
     softmax_kernels,
     split_kernels,
     targets,
@@ -368,8 +371,9 @@ _MATH = types.SimpleNamespace(
     inf=np.inf, nan=np.nan,
 )  # fmt: skip
 for _module in (
-    binary_kernels, categorical_kernels, conversion_kernels, elements, formulas, groups, kernels,
-    reduction_kernels, rows, softmax_kernels, split_kernels, targets,
+    binary_kernels, categorical_kernels, conversion_kernels, elements, formulas, groups,
+    hvp_kernels, kernels, pairs, reduction_kernels, rows, sharing, softmax_kernels, split_kernels,
+    targets,
 ):  # fmt: skip
     if hasattr(_module, "cuda"):
         _module.cuda = _Current()

@@ -51,6 +51,10 @@ def calls(x, y, **options):
         "categorical": fx.categorical_cross_entropy(x, y, return_grad=True, **options),
         "binary": fx.binary_cross_entropy(x, one_hot, return_grad=True),
         "with logits": fx.binary_cross_entropy_with_logits(x, one_hot, return_hess=True),
+        "entropy": fx.entropy(x),
+        "gradient of entropy": fx.entropy(x, return_grad=True)[1],
+        "product": fx.cross_entropy_hvp(x, y, one_hot, **options),
+        "binary product": fx.binary_cross_entropy_with_logits_hvp(x, one_hot, one_hot),
     }
 
 

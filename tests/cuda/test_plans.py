@@ -76,11 +76,22 @@ CALLS = {
     "in place": lambda a: fx.cross_entropy(a["x"], a["y"], grad_out=a["x"]),
     "all that may be asked": lambda a: fx.cross_entropy(
         a["x"], a["q"], return_grad=True, return_probs=True, return_lse=True, return_hess=True,
-        return_argmax=True, reduction="none",
+        return_argmax=True, return_entropy=True, reduction="none",
     ),
     "all options": lambda a: fx.cross_entropy(
         a["half"], a["y"], weight=a["w"], sample_weight=a["u"], label_smoothing=0.25, z_loss=0.1,
         logit_scale=0.5, softcap=2.0, normalizer=a["d"], return_grad=True,
+    ),
+    "entropy": lambda a: fx.entropy(a["x"], return_grad=True),
+    "product": lambda a: fx.cross_entropy_hvp(a["x"], a["y"], a["q"]),
+    "product over its vector": lambda a: fx.cross_entropy_hvp(
+        a["x"], a["q"], a["p"], weight=a["w"], out=a["p"]
+    ),
+    "product over its logits, with a vector of another type": lambda a: fx.cross_entropy_hvp(
+        a["x"], a["y"], a["half"], softcap=3.0, z_loss=0.1, out=a["x"]
+    ),
+    "product of a binary loss": lambda a: fx.binary_cross_entropy_with_logits_hvp(
+        a["x"], a["q"], a["p"], pos_weight=a["w"]
     ),
     "a long row": lambda a: fx.logsumexp(a["long"]),
     "in place across rows": lambda a: fx.softmax(a["half"], out=a["half"], axis=0),
@@ -142,6 +153,18 @@ def test_a_buffer_is_what_is_returned():
         assert fx.softmax(a["x"], out=a["out"]) is a["out"]
         _, grad = fx.cross_entropy(a["x"], a["y"], grad_out=a["x"])
         assert grad is a["x"]
+
+
+def test_the_vector_is_part_of_the_key(bodies):
+    """Its type, its alignment, and whether it is an input that a buffer lies over."""
+    for _ in range(2):
+        a = arrays(1)
+        vectors = [a["p"], a["half"], sim.on_gpu(a["p"].array, 4), a["x"]]
+        for vector in vectors:
+            fx.cross_entropy_hvp(a["x"], a["y"], vector, out=a["out"])
+        fx.cross_entropy_hvp(a["x"], a["y"], a["p"], out=a["p"])
+        fx.cross_entropy_hvp(a["x"], a["y"], a["q"], out=a["x"])
+    assert len(bodies) == 5  # of which the vector that is the logits has that of the first
 
 
 def test_bad_labels():

@@ -1,0 +1,240 @@
+"""The kernel of second derivatives: those of cross-entropy of rows of logits, times a vector.
+
+Logits and vector are read once, side by side, into the registers of a row's threads. Of a target
+only the sum of its coefficients matters: see `fastxent.formulas`.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+from numba import cuda, int32, uint32, uint64
+
+from fastxent.cuda.elements import device, number_type, zero_where_zero
+from fastxent.cuda.groups import WARP, add, add_exactly, finite_sum, make_reduction, smaller
+from fastxent.cuda.pairs import Pair, make_pair_fold, make_pair_writer
+from fastxent.cuda.parameters import Address, Integer, Inverse, Labels, Number, Rows
+from fastxent.cuda.rows import make_fold, make_row
+from fastxent.cuda.sharing import make_sharing
+from fastxent.cuda.softmax_kernels import SLOTS, make_lse
+from fastxent.cuda.targets import (
+    CoefficientTerms,
+    make_check_target,
+    make_class_weight,
+    make_coefficient,
+    make_inverse,
+)
+from fastxent.formulas import hvp_element, prob_coefficient
+
+_NOT_THERE = int32(2**31 - 1)
+_CELLS = 7  # numbers that the blocks of a cluster tell each other: two, then five
+
+
+class HvpWants(NamedTuple):
+    """What a call needs besides the product for labels; the rest is pruned from its kernel.
+
+    `soft`, `all_classes` and `scaled` as in `kernels.Wants`; `z_loss`: a z-loss.
+    """
+
+    soft: bool = False
+    all_classes: bool = False
+    scaled: bool = False
+    z_loss: bool = False
+
+
+class Moments(NamedTuple):
+    """Sums over a row: Σ e_j of those below 1 and their number that are 1; Σ e_j·u_j, Σ e_j·v_j.
+
+    u_j = v_j - v_m, m the largest logit. And Σ a_j.
+    """
+
+    below: Any
+    count: Any
+    u: Any
+    v: Any
+    a: Any
+
+
+def make_leading(element, row):
+    """leading(buffer, line, thread, v_row, n, shared, keys): m, and v at its first column."""
+    largest = make_reduction(element.maximum, row.plan.threads)
+    least = make_reduction(smaller, row.plan.threads)
+    load, size, compute = element.load, element.size, element.compute
+    zero, minus_inf = compute(0), compute(-math.inf)
+
+    @device
+    def with_column(x, column, args):
+        return x, column
+
+    @device
+    def larger(a, b):
+        return b if b[0] > a[0] or (b[0] == a[0] and b[1] < a[1]) else a
+
+    fold = row.make_fold(with_column, larger)
+
+    @device
+    def leading(buffer, line, thread, v_row, n, shared, keys):
+        own, column = fold(buffer, line, thread, zero, (minus_inf, _NOT_THERE))
+        m = largest(own, shared, 0)
+        top = least(column if own == m else _NOT_THERE, keys, 0)
+        # None of a row that is not read, and of -inf alone.
+        return m, load(v_row + uint64(uint32(top)) * uint64(size)) if top < n else zero
+
+    return leading
+
+
+def make_moments(element, plan, wants):
+    """moments(buffer, others, pair, thread, args, terms, shared): those of a row, or of a part."""
+    exp, zero, one = element.exp, element.compute(0), element.compute(1)
+    total, with_z_loss = make_reduction(add, plan.threads), wants.z_loss
+    coefficient_of, all_classes = make_coefficient(element, wants.soft), wants.all_classes
+
+    @device
+    def step(state, x, v, column, args):
+        """In one chain terms that are equal would lose digits: rounding errors are kept."""
+        m, factor, v_m = args
+        below, count, u_sum, v_sum = state
+        e = exp((x - m) * factor)
+        below = add_exactly(below, (zero if e == one else e, zero))
+        count += one if e == one else zero
+        u_sum = add_exactly(u_sum, (zero_where_zero(e, e * (v - v_m)), zero))
+        if with_z_loss:
+            v_sum = add_exactly(v_sum, (zero_where_zero(e, e * v), zero))
+        return below, count, u_sum, v_sum
+
+    @device
+    def coefficient_term(x, column, terms):
+        return coefficient_of(column, terms), zero
+
+    fold = make_pair_fold(element, plan, step)
+    # Apart: with both in one, loops over half precision would be too long to be unrolled.
+    fold_coefficients = make_fold(element, plan, coefficient_term, add_exactly)
+
+    @device
+    def moments(buffer, others, pair, thread, args, terms, shared):
+        nothing = a_sum = zero, zero
+        if all_classes:
+            a_sum = fold_coefficients(buffer, pair.line, thread, terms, nothing)
+        state = nothing, zero, nothing, nothing
+        below, count, u_sum, v_sum = fold(buffer, others, pair, thread, args, state)
+        return Moments(
+            total(finite_sum(below), shared, 1), total(count, shared, 2),
+            total(finite_sum(u_sum), shared, 3),
+            total(finite_sum(v_sum), shared, 4) if with_z_loss else zero,
+            total(finite_sum(a_sum), shared, 5) if all_classes else zero,
+        )  # fmt: skip
+
+    return moments
+
+
+def make_shared_moments(sharing):
+    """shared_moments(cells, part, thread, moments): those of a row from those of its parts."""
+    tell, meet, sum_of = sharing.tell, sharing.meet, sharing.sum_of
+
+    @device
+    def shared_moments(cells, part, thread, moments):
+        tell(cells, 2, part, thread, moments.below)
+        tell(cells, 3, part, thread, moments.count)
+        tell(cells, 4, part, thread, moments.u)
+        tell(cells, 5, part, thread, moments.v)
+        tell(cells, 6, part, thread, moments.a)
+        meet()
+        return Moments(
+            sum_of(cells, 2, moments.below), sum_of(cells, 3, moments.count),
+            sum_of(cells, 4, moments.u), sum_of(cells, 5, moments.v), sum_of(cells, 6, moments.a),
+        )  # fmt: skip
+
+    return shared_moments
+
+
+def make_factors(element, wants):
+    """factors(...): 1 / s, π - v_m, and `factor` and `pull` of `formulas.hvp_element`, of a row.
+
+    From its Moments and the coefficients of its target; `by` is what it is multiplied by.
+    """
+    lse_of, with_z_loss, zero = make_lse(element.compute), wants.z_loss, element.compute(0)
+    one = element.compute(1)
+
+    @device
+    def factors(moments, target_coef, other_coef, z_loss, m, by):
+        others = moments.below + (moments.count - one)  # Σ e_j of the classes but m's
+        inverse_s, lse = one / (others + one), zero
+        if with_z_loss:
+            lse = lse_of(m, int32(0), math.log1p(others))
+        curvature = target_coef + prob_coefficient(other_coef, moments.a, z_loss, lse)
+        pull = by * (z_loss + z_loss) * (moments.v * inverse_s)
+        return inverse_s, moments.u * inverse_s, by * curvature, pull
+
+    return factors
+
+
+def make_hvp_kernel(element, plan, wants):
+    """Second derivatives of cross-entropy by the logits, times a vector."""
+    soft, all_classes, scaled, with_z_loss = wants
+    row, compute, number = make_row(element, plan), element.compute, number_type(element)
+    read, n_words, word, size = row.read, row.n_words, row.word, element.size
+    sharing, number_size, n_cells = make_sharing(element, plan), number.size, _CELLS * plan.cluster
+    begin, begun, place, tell, meet, leading_of, _ = sharing
+    check_target, inverse_of = make_check_target(element, soft), make_inverse(element)
+    class_weight_of, leading = make_class_weight(element), make_leading(element, row)
+    moments_of, shared_moments = make_moments(element, plan, wants), make_shared_moments(sharing)
+    factors, is_warp = make_factors(element, wants), plan.threads <= WARP
+    exp, zero, one = element.exp, compute(0), compute(1)
+
+    @device
+    def product(x, v, column, args):
+        m, factor, v_m, inverse_s, mean, scale, pull, active, fill = args
+        p = exp((x - m) * factor) * inverse_s
+        h = zero_where_zero(p, hvp_element(p, v - v_m, mean, scale, pull))
+        return h if active else fill
+
+    write = make_pair_writer(element, plan, product)
+
+    # x, vector (N, C) IN; labels (N,), or target_probs (N, C), class_weight (C,), sample_weight
+    # (N,) as in `make_cross_entropy_kernel` IN; length: of a part of a row; out (N, C), which may
+    # be x or vector, OUT
+    def kernel(
+        x: Rows, vector: Rows, labels: Labels, target_probs: Rows, class_weight: Address,
+        sample_weight: Address, inverse: Inverse, one_minus_eps: Number, eps_over_c: Number,
+        z_loss: Number, factor: Number, length: Integer, n_rows: Integer, n: Integer, out: Rows,
+    ):  # fmt: skip
+        begin()
+        i, thread, part, first, count = place(length, n_rows, n)
+        at, offset = uint64(i), uint64(first) * uint64(size)
+        shared = cuda.shared.array(SLOTS, compute)
+        cells = cuda.shared.array(n_cells, compute)
+        keys = cuda.shared.array(WARP, int32)
+        buffer, others = cuda.local.array(n_words, word), cuda.local.array(n_words, word)
+        u, y, active, fill = check_target(labels, sample_weight, i, n, i < n_rows)
+        scale = inverse_of(inverse)
+        if scale == zero:
+            active, fill = False, zero  # the mean of no rows
+        v_row = vector.address + at * vector.pitch + offset
+        line = read(x.address + at * x.pitch + offset, count, thread, active, buffer)
+        pair = Pair(line, read(v_row, count, thread, active, others))
+        factor, z_loss = factor if scaled else one, z_loss if with_z_loss else zero
+        m, v_m = leading(buffer, line, thread, v_row, count if active else int32(0), shared, keys)
+        begun()
+        tell(cells, 0, part, thread, m)
+        tell(cells, 1, part, thread, v_m)
+        meet()
+        m, v_m = leading_of(cells, m, v_m)
+        # The coefficients of the part's classes, of which none has formulas of its own.
+        w = class_weight + uint64(first) * uint64(number_size) if class_weight else class_weight
+        q = target_probs.address + at * target_probs.pitch + offset if soft else uint64(0)
+        terms = CoefficientTerms(w, q, one_minus_eps, eps_over_c, int32(-1))
+        moments = moments_of(buffer, others, pair, thread, (m, factor, v_m), terms, shared)
+        # Behind this, threads write: all have read v_m and their own elements before. The barrier
+        # of a block or a cluster orders memory, but shuffles do not.
+        moments = shared_moments(cells, part, thread, moments)
+        if is_warp:
+            cuda.syncwarp()
+        target_coef, other_coef, by = zero, one, u * scale * factor * factor
+        if not soft:
+            target_coef = one_minus_eps * class_weight_of(class_weight, y)
+            other_coef = eps_over_c if all_classes else zero
+        numbers = factors(moments, target_coef, other_coef, z_loss, m * factor, by)
+        inverse_s, mean, bent, pull = numbers
+        args = (m, factor, v_m, inverse_s, mean, bent, pull, active, fill)
+        write(out.address + at * out.pitch + offset, buffer, others, pair, thread, args)
+
+    return kernel
