@@ -67,11 +67,14 @@ WITHIN_CPU = {
 } | {name: set(KERNEL_FILES[k + 1 :]) for k, name in enumerate(KERNEL_FILES)}
 # Within cuda likewise: functions, what they are made of, kernels, and the ground of all.
 _KERNELS = {
+    "hvp_kernels": {"softmax_kernels", "sharing", "pairs", "targets", "rows", "groups"},
+    "sharing": {"rows", "groups"},
+    "pairs": {"rows", "groups"},
     "split_kernels": {"kernels", "softmax_kernels", "targets", "rows"},
     "kernels": {"softmax_kernels", "targets", "rows", "groups"},
     "categorical_kernels": {"targets", "rows", "groups"},
     "softmax_kernels": {"rows", "groups"},
-    "binary_kernels": {"rows", "groups"},
+    "binary_kernels": {"pairs", "rows", "groups"},
     "conversion_kernels": {"targets", "rows"},
     "reduction_kernels": {"targets", "groups"},
     "targets": set(),
@@ -81,7 +84,12 @@ _KERNELS = {
 _LAUNCH = {"launch", "elements", "groups", "parameters"}
 WITHIN_CUDA = {
     "__init__": set(),
-    "backend": {"binary", "cross_entropy", "divisors", "labels", "linear", "scale", "softmax"},
+    "backend": {
+        "binary", "cross_entropy", "divisors", "hvp", "labels", "linear", "linear_hvp", "scale",
+        "softmax",
+    },
+    "linear_hvp": {"conversion", "cross_entropy", "hvp", "linear"},
+    "hvp": {*_LAUNCH, "cross_entropy", "hvp_kernels", "kernels", "thread_plans", "blocks"},
     "linear": {"conversion", "cross_entropy", "divisors", "kernels", "labels"},
     "binary": {
         *_LAUNCH, "binary_kernels", "thread_plans", "blocks", "conversion", "cross_entropy",
