@@ -127,7 +127,7 @@ def _make_loss_block(char: str, grad: bool, few_classes: bool) -> Any:
 
 @functools.cache
 def _make_product_block(char: str, few_classes: bool) -> Any:
-    """Make a function that computes the rows lo..hi of a product; it has no losses, whose sum is 0."""
+    """Make a function that computes the rows lo..hi of a product, and returns 0."""
     rows_at, dtype = _make_rows_at(char), np.float64 if char == "d" else np.float32
     layout = launch.ROWS if few_classes else ()
     rows_of = kernel_calls.by_name(*hvp.product_kernel(char, few_classes))

@@ -7,11 +7,10 @@ import numpy as np
 from jax import numpy as jnp
 
 from fastxent import checks, errors, options
-from fastxent.integrations.jax_functions import Settings, axes_of, loss, varying
+from fastxent.integrations import jax_primitives
+from fastxent.integrations.jax_primitives import Settings
 
 __all__ = ["cross_entropy"]
-
-_jitted_loss = jax.jit(loss, static_argnums=2)
 
 
 def cross_entropy(
@@ -110,13 +109,9 @@ def cross_entropy(
     x = jnp.moveaxis(x, axis, -1)
     if x.dtype == jnp.float16:  # whose gradient might be 0 before it is scaled
         x = x.astype(jnp.float32)
-    axes = axes_of(x) | axes_of(labels)
-    x, labels = varying(x, axes), varying(labels, axes)
+    axes = _axes_of(x) | _axes_of(labels)
     settings = Settings(how, ignored, smoothing, bool(check_target))
-    # Under `grad` a jitted loss would be traced for the loss alone first, and the handler of that
-    # compiled. Outside of programs each call would be traced again without jit.
-    traced = isinstance(x, jax.core.Tracer) or isinstance(labels, jax.core.Tracer)
-    return (loss if traced else _jitted_loss)(x, labels, settings)
+    return jax_primitives.cross_entropy(_varying(x, axes), _varying(labels, axes), settings)
 
 
 def _int32(y: Any, n_classes: int, ignore_index: int | None) -> tuple[Any, int]:
@@ -136,3 +131,16 @@ def _int32(y: Any, n_classes: int, ignore_index: int | None) -> tuple[Any, int]:
     if ignore_index is not None and own.min <= ignore_index <= own.max:
         labels = xp.where(y == y.dtype.type(ignore_index), np.int32(-2), labels)
     return jnp.asarray(labels), -2
+
+
+def _axes_of(a: Any) -> frozenset[str]:
+    """The mesh axes along which an array varies, inside `jax.shard_map`."""
+    kind = jax.typeof(a)
+    manual = getattr(kind, "manual_axis_type", None)
+    return frozenset(getattr(kind, "vma", ()) if manual is None else manual.varying)
+
+
+def _varying(a: Any, axes: frozenset[str]) -> Any:
+    """The array cast to varying along these axes, so that its gradients are summed."""
+    missing = tuple(axes - _axes_of(a))
+    return jax.lax.pcast(a, missing, to="varying") if missing else a
