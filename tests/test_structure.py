@@ -53,8 +53,9 @@ WITHIN_CPU = {
     "entropy": {"launch", "arguments", "jit", "blocks"},
     "xla_kernels": {
         *"arguments c_interface kernel_calls launch kernels labels scratch jit".split(),
-        *"blocks threads".split(),
+        *"blocks threads hvp xla_interface".split(),
     },
+    "xla_interface": {"c_interface", "jit"},
     "kernel_calls": {"jit"},
     "target": {"lanes"},
     "launch": {"arguments", "label_type", "jit", "blocks"},

@@ -173,9 +173,10 @@ def _along_logits(
 ) -> Any:
     """A third derivative: how the product changes along a tangent of the logits."""
     active = (y != settings.ignore_index)[..., None]
-    # An ignored row adds nothing, even where it holds nan.
-    p = jax.nn.softmax(jnp.where(active, x, 0).astype(_sum_type(x)))
-    v, t = (a - (p * a).sum(-1, keepdims=True) for a in (vector, tangent))
+    # Ignored rows and classes of p = 0 take no part, whatever they, v and ∂x hold.
+    p = jnp.where(active, jax.nn.softmax(jnp.where(active, x, 0).astype(_sum_type(x))), 0)
+    v, t = (jnp.where(p == 0, 0, a) for a in (vector, tangent))
+    v, t = (a - (p * a).sum(-1, keepdims=True) for a in (v, t))
     return _product.bind(x, y, (v * t).astype(x.dtype), settings=settings, n_axes=n_axes)
 
 
