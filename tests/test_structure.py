@@ -136,7 +136,8 @@ WITHIN_DASK = {
     "classes": ["class_chunks", "rows", "labels", "request", "blocks"],
     "rows": ["labels", "request", "blocks"],
     "labels": ["request", "blocks"],
-    "request": ["device", "foreign"],
+    "request": ["device", "foreign", "shapes"],
+    "shapes": [],
     "class_chunks": ["blocks"],
 }
 # The families that are folders.
