@@ -42,7 +42,7 @@ def data(rng):
 
 def flat(result):
     """All arrays of a result."""
-    for part in result if isinstance(result, tuple) else (result,):
+    for part in result if type(result) is tuple else (result,):
         if isinstance(part, fx.LinearGrad):
             yield from (array for array in part if array is not None)
         else:
@@ -371,6 +371,141 @@ def test_linear_weights_with_empty_chunks(rng):
         for features in (da.from_array(x, (2, 3)), da.from_array(x, ((2, 3), (1, 0, 2)))):
             got = fx.linear_cross_entropy(features, lazy, [0, 10, 4, 3, 7], return_grad=True)
             agree(got, want, 1e-12)
+
+
+# --- entropy and second derivatives -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunks", CHUNKS, ids=IDS)
+def test_entropy(data, dtype, chunks):
+    """Alone, with its gradient, and beside a loss; chunks along classes are joined for it."""
+    x, labels, q, w, _ = data
+    array = x.astype(dtype)
+    lazy = da.from_array(array, chunks)
+    for how in ({}, dict(return_grad=True)):
+        agree(fx.entropy(lazy, **how), fx.entropy(array, **how), tolerance(dtype))
+    agree(fx.entropy(lazy[0], return_grad=True), fx.entropy(array[0], return_grad=True), 6e-6)
+    for target in (labels, q):
+        how = dict(weight=w, return_grad=True, return_argmax=True, return_entropy=True)
+        want = fx.cross_entropy(array, target, **how)
+        agree(fx.cross_entropy(lazy, target, **how), want, tolerance(dtype))
+    matrix = x[:7].astype(dtype)
+    how = dict(return_grad=True, return_lse=True, return_entropy=True)
+    want = fx.linear_cross_entropy(array, matrix, labels % 7, **how)
+    for classes in (7, 3):
+        got = fx.linear_cross_entropy(lazy, da.from_array(matrix, classes), labels % 7, **how)
+        agree(got, want, 10 * tolerance(dtype))
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("chunks", CHUNKS, ids=IDS)
+@pytest.mark.parametrize("kind", ["index", "probs"])
+def test_hessian_vector_products(data, rng, dtype, chunks, options, kind):
+    """The divisor of a mean is that of all rows; the vector is NumPy's, Dask's or a list."""
+    x, labels, q, w, u = data
+    array, target = x.astype(dtype), labels if kind == "index" else q
+    v = rng.standard_normal((N, C))
+    weights = {"weight": w, "sample_weight": u}
+    how = options | {name: weights[name] for name in weights if name in options}
+    lazy = da.from_array(array, chunks)
+    for reduction in ("mean", "sum", "none") if "normalizer" not in how else ("mean",):
+        want = fx.cross_entropy_hvp(array, target, v, reduction=reduction, **how)
+        for vector in (v, da.from_array(v, 4), v.tolist()):
+            got = fx.cross_entropy_hvp(lazy, target, vector, reduction=reduction, **how)
+            agree(got, want, tolerance(dtype))
+
+
+def test_products_of_other_shapes(rng):
+    """The class axis anywhere, one sample, rows that do not count."""
+    array = rng.standard_normal((6, 4, 5))
+    labels, x = rng.integers(0, 4, (6, 5)), da.from_array(array, (3, 2, 2))
+    want = fx.cross_entropy_hvp(array, labels, array, axis=1)
+    agree(fx.cross_entropy_hvp(x, labels, x, axis=1), want, 1e-12)
+    one = fx.cross_entropy_hvp(array[0, 0], 3, array[1, 0])
+    agree(fx.cross_entropy_hvp(x[0, 0], 3, array[1, 0]), one, 1e-12)
+    ignored = fx.cross_entropy_hvp(x[0], [-100] * 4, x[0])
+    np.testing.assert_array_equal(ignored.compute(), np.zeros((4, 5)))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_binary_products(data, rng, dtype, reduction):
+    x, _, q, w, u = data
+    array, v = x.astype(dtype), rng.standard_normal((N, C))
+    for given in ({}, dict(weight=u[:, None], pos_weight=w)):
+        how = dict(reduction=reduction, **given)
+        want = fx.binary_cross_entropy_with_logits_hvp(array, q, v, **how)
+        for vector in (v, da.from_array(v, 3)):
+            lazy = da.from_array(array, (5, 4))
+            got = fx.binary_cross_entropy_with_logits_hvp(lazy, q, vector, **how)
+            agree(got, want, tolerance(dtype))
+    scalar = fx.binary_cross_entropy_with_logits_hvp(da.asarray(array[0, 0]), 1, 2.0)
+    agree(scalar, fx.binary_cross_entropy_with_logits_hvp(array[0, 0], 1, 2.0), 1e-6)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("by", [11, 4], ids=["rows", "classes"])
+def test_linear_products(data, rng, dtype, reduction, by):
+    """Each part of the vector, and those parts of the product that are asked for."""
+    _, labels, _, w, u = data
+    x, matrix = (rng.standard_normal((n, 6)).astype(dtype) for n in (N, C))
+    bias, v = rng.standard_normal(C).astype(dtype), rng.standard_normal((N, 6))
+    lazy, weights = da.from_array(x, (5, 4)), da.from_array(matrix, (by, 6))
+    for vector, how in (
+        ((v, None, None), {}), ((None, matrix[::-1], None), dict(wrt="linear_weight")),
+        ((v, matrix, bias[::-1]), dict(linear_bias=bias, weight=w, sample_weight=u, softcap=3.0)),
+    ):  # fmt: skip
+        how = dict(reduction=reduction, **how)
+        want = fx.linear_cross_entropy_hvp(x, matrix, labels, vector, **how)
+        chunked = fx.LinearGrad(*(a if a is None else da.from_array(a, 3) for a in vector))
+        for given in (vector, chunked):
+            got = fx.linear_cross_entropy_hvp(lazy, weights, labels, given, **how)
+            assert isinstance(got, fx.LinearGrad)
+            assert [a is None for a in got] == [a is None for a in want]
+            agree(got, want, 30 * tolerance(dtype))
+    vector = v[0], matrix, None
+    one = fx.linear_cross_entropy_hvp(lazy[0], weights, 3, vector)
+    agree(one, fx.linear_cross_entropy_hvp(x[0], matrix, 3, vector), 30 * tolerance(dtype))
+
+
+def test_products_are_lazy_and_name_what_is_wrong(data, rng):
+    """Nothing is computed at the call; labels are checked at compute; the words are NumPy's."""
+    x, labels, q, _, _ = data
+    late, matrix, parts = unread((N, C), (5, 4)), x[:7], (None, None, None)
+    for result in (
+        fx.cross_entropy_hvp(late, labels, unread((N, C), 3)),
+        fx.cross_entropy_hvp(x_of(x), labels, late), fx.entropy(late),
+        fx.binary_cross_entropy_with_logits_hvp(late, q, x),
+        fx.linear_cross_entropy_hvp(x_of(x), matrix, labels % 7, (late, None, None))[1],
+    ):  # fmt: skip
+        with pytest.raises(AssertionError, match="computed"):
+            result.compute()
+    with pytest.raises(IndexError, match=r"target\[1\] must be a class in 0 .. 10"):
+        fx.cross_entropy_hvp(x_of(x), np.arange(N) * 11, x).compute()
+    with pytest.raises(ValueError, match="out must be None"):
+        fx.cross_entropy_hvp(x_of(x), labels, x, out=np.empty_like(x))
+    for name, args in (
+        ("cross_entropy_hvp", (labels, x[:3])), ("cross_entropy_hvp", (labels, x * 1j)),
+        ("cross_entropy_hvp", (labels, None)), ("cross_entropy_hvp", (labels[:2], x)),
+        ("binary_cross_entropy_with_logits_hvp", (q, x[0])),
+        ("binary_cross_entropy_with_logits_hvp", (q[0], x)),
+        ("linear_cross_entropy_hvp", (matrix, labels % 7, x)),
+        ("linear_cross_entropy_hvp", (matrix, labels % 7, parts)),
+        ("linear_cross_entropy_hvp", (matrix, labels % 7, (None, None, x[0]))),
+        ("linear_cross_entropy_hvp", (matrix, labels % 7, (x, x, None))),
+        ("linear_cross_entropy_hvp", (matrix, labels % 7, (x * 1j, None, None))),
+    ):  # fmt: skip
+        with pytest.raises((TypeError, ValueError)) as ours:
+            getattr(fx, name)(x, *args)
+        with pytest.raises(type(ours.value)) as error:
+            getattr(fx, name)(x_of(x), *args)
+        assert str(error.value) == str(ours.value), name
+    with pytest.raises(ValueError, match=r"at least one class, got shape \(4, 0\)"):
+        fx.entropy(da.zeros((4, 0)))
+
+
+def x_of(array):
+    """The array in chunks of rows."""
+    return da.from_array(array, (5, -1))
 
 
 def test_half_precision_weights_are_summed_in_float32(rng):

@@ -1,6 +1,7 @@
-"""JAX programs: loss and gradient by a compiled handler under jit, grad and vmap."""
+"""JAX programs: loss, gradient and second derivatives by compiled handlers, in all transforms."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -123,7 +124,7 @@ def test_vmap(rng):
 
 
 def test_other_transforms(rng):
-    """scan and checkpoint go through; what has no derivative says so."""
+    """scan and checkpoint go through."""
     x, y = drawn(rng, (3, 6, 7))
     want = sum(reference.cross_entropy(a, b) for a, b in zip(x, y, strict=True))
 
@@ -133,10 +134,183 @@ def test_other_transforms(rng):
     close(jax.jit(total)(x), want)
     scanned, remade = jax.grad(total)(x), jax.grad(jax.checkpoint(total))(x)
     close(scanned, remade)
-    with pytest.raises(TypeError, match="custom_vjp"):
-        jax.jvp(lambda x: cross_entropy(x, y), (x,), (x,))
-    with pytest.raises(ValueError, match="cannot be differentiated"):
-        jax.hessian(lambda x: cross_entropy(x, y[0]))(jnp.asarray(x[0]))
+
+
+def test_the_first_derivative_is_one_call(rng):
+    """In a program of loss and gradient nothing else is done for each logit."""
+    for how in ({}, {"reduction": "sum"}):
+        text = value_and_grad.lower(*drawn(rng, (5, 7)), **how).compile().as_text()
+        (entry,) = re.findall(r"ENTRY[^{]*{\n(.*?)\n}", text, re.DOTALL)
+        found = re.findall(r"= .*? ([a-z-]+)\(", entry)
+        assert [name for name in found if name != "get-tuple-element"] == [
+            "parameter", "parameter", "custom-call",
+        ]  # fmt: skip
+
+
+# --- second derivatives ---------------------------------------------------------------------
+
+OPTIONS = [
+    {}, {"reduction": "sum"}, {"reduction": "none"}, {"label_smoothing": 0.1},
+    {"ignore_index": 2, "label_smoothing": 1.0}, {"ignore_index": None}, {"axis": 0},
+]  # fmt: skip
+
+
+def product(loss, x, v):
+    """The second derivative of a loss, times a vector."""
+    return jax.jvp(jax.grad(loss), (x,), (v,))[1]
+
+
+def summed(y, **how):
+    """A loss of logits alone, the sum of those by row if it is not reduced."""
+    return lambda x: cross_entropy(x, y, **how).sum()
+
+
+@pytest.mark.parametrize("how", OPTIONS, ids=str)
+def test_hessian(rng, how):
+    """The reference's matrix, in whatever modes it is made."""
+    x, y = drawn(rng, (4, 4))
+    if "ignore_index" in how:
+        y = abs(y) % 4
+    basis = np.eye(16).reshape(16, 4, 4)
+    want = np.array([reference.cross_entropy_hvp(x, y, v, **how) for v in basis])
+    for outer in (jax.jacfwd, jax.jacrev):
+        for inner in (jax.jacfwd, jax.jacrev):
+            matrix = outer(inner(summed(y, **how)))(jnp.asarray(x))
+            close(np.reshape(matrix, (16, 4, 4)), want)
+    close(np.reshape(jax.hessian(summed(y, **how))(x), (16, 4, 4)), want)
+
+
+@each_shape
+@pytest.mark.parametrize("how", OPTIONS[:5], ids=str)
+def test_forward_mode(rng, shape, how):
+    """⟨g, v⟩ of loss and gradient, and the reference's Hessian-vector product."""
+    x, y = drawn(rng, shape)
+    if "ignore_index" in how:
+        y = abs(y) % 4
+    v = rng.normal(size=shape).astype(np.float32)
+    value, grad = reference.cross_entropy(x, y, return_grad=True, **how)
+    want = (grad * v).sum(-1 if how.get("reduction") == "none" else None)
+    scale = 8 * np.finfo(np.float32).eps * np.abs(grad * v).sum()
+
+    def loss(x):
+        return cross_entropy(x, y, **how)
+
+    got, along = jax.jit(lambda x, v: jax.jvp(loss, (x,), (v,)))(x, v)
+    close(got, value)
+    np.testing.assert_allclose(along, want, rtol=0, atol=scale)
+    linear = jax.linearize(loss, jnp.asarray(x))[1]
+    np.testing.assert_allclose(linear(v), want, rtol=0, atol=scale)
+    want = reference.cross_entropy_hvp(x, y, v, **how)
+    close(jax.jit(lambda x, v: product(summed(y, **how), x, v))(x, v), want)
+    close(jax.linearize(jax.grad(summed(y, **how)), jnp.asarray(x))[1](v), want)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (9, 700)], ids=str)
+@pytest.mark.parametrize("kind", ["float64", "bfloat16", "float16"])
+def test_second_derivatives_of_other_types(rng, kind, shape):
+    """float64 where JAX has it; half precision is computed in float32 and rounded once."""
+    with jax.enable_x64(kind == "float64"):
+        x, y = drawn(rng, shape)
+        x, v = jnp.asarray(x, kind), jnp.asarray(rng.normal(size=shape), kind)
+        got = jax.jit(lambda x, v: product(lambda x: cross_entropy(x, y), x, v))(x, v)
+        assert got.dtype == kind
+        want = reference.cross_entropy_hvp(np.asarray(x, np.float64), y, np.asarray(v, np.float64))
+        eps = float(jnp.finfo(kind).eps)
+        atol = 8 * eps * np.abs(want).max() if kind == "float64" else 1e-7
+        np.testing.assert_allclose(np.asarray(got, np.float64), want, rtol=eps, atol=atol)
+        value, along = jax.jvp(lambda x: cross_entropy(x, y), (x,), (v,))
+        assert along.dtype == value.dtype == jnp.promote_types(kind, jnp.float32)
+
+
+def test_a_penalty_on_the_gradient(rng):
+    """The gradient of its squared norm, 2 H g, in programs and in groups, which have own means."""
+    x, y = drawn(rng, (4, 6, 7))
+    y[2] = -100
+
+    def penalty(x, y):
+        return (jax.grad(cross_entropy)(x, y) ** 2).sum()
+
+    def doubled(x, y):
+        _, grad = reference.cross_entropy(x, y, return_grad=True)
+        return reference.cross_entropy_hvp(x, y, 2 * grad)
+
+    def scanned(x):
+        return jax.lax.scan(lambda s, a: (s + penalty(*a), None), 0.0, (x, y))[0]
+
+    with np.errstate(invalid="ignore"):
+        want = np.array([doubled(a, b) for a, b in zip(x, y, strict=True)])
+    close(jax.vmap(jax.grad(penalty))(x, y), want)
+    close(jax.jit(jax.vmap(jax.grad(penalty)))(x, y), want)
+    close(jax.jit(jax.grad(scanned))(x), want)
+    close(jax.grad(jax.checkpoint(scanned))(jnp.asarray(x)), want)
+
+
+def test_vmap_of_products(rng):
+    """Over vectors, over samples, and over both; each group is divided by its own count."""
+    x, y = drawn(rng, (3, 6, 7))
+    v = rng.normal(size=(2, 6, 7)).astype(np.float32)
+
+    def hvp(x, y, v):
+        return product(lambda x: cross_entropy(x, y), x, v)
+
+    both = jax.vmap(jax.vmap(hvp, (None, None, 0)), (0, 0, None))(x, y, v)
+    want = [[reference.cross_entropy_hvp(a, b, c) for c in v] for a, b in zip(x, y, strict=True)]
+    close(both, want)
+    close(jax.jit(jax.vmap(hvp, (None, None, 0)))(x[0], y[0], v), want[0])
+
+
+def test_third_derivatives(rng):
+    """And further ones: those of the same loss in terms of JAX, which they take in float64."""
+    x, y = drawn(rng, (3, 4))
+    y[0], y[1] = -100, 2
+
+    def plain(x):
+        log_p = jnp.take_along_axis(jax.nn.log_softmax(x), jnp.maximum(y, 0)[:, None], 1)[:, 0]
+        return -jnp.where(y < 0, 0, log_p).sum() / (y >= 0).sum()
+
+    with jax.enable_x64(True):
+        third = jax.jacfwd(jax.hessian(plain))(x.astype(np.float64))
+        fourth = jax.hessian(jax.hessian(plain))(x.astype(np.float64))
+    for outer in (jax.jacfwd, jax.jacrev):
+        got = outer(jax.hessian(lambda x: cross_entropy(x, y)))(jnp.asarray(x))
+        close(got, third)
+    close(jax.hessian(jax.hessian(lambda x: cross_entropy(x, y)))(jnp.asarray(x)), fourth)
+
+
+def test_rows_that_take_no_part(rng):
+    """Ignored rows are exactly 0 in each derivative, whatever they and the vector hold."""
+    x, y = drawn(rng, (5, 7))
+    v = rng.normal(size=(5, 7)).astype(np.float32)
+    y[:] = [1, -100, 3, 0, -100]
+    x[1], v[1], v[4] = np.nan, np.inf, np.nan
+    x[2, 6], v[2, 6] = -np.inf, np.nan
+
+    def loss(x):
+        return cross_entropy(x, y)
+
+    third = jax.grad(lambda x: product(loss, x, jnp.asarray(v)).sum())
+    live = np.where(np.isfinite(v), v, 0)
+    for got in (product(loss, x, v), jax.grad(lambda x: (jax.grad(loss)(x) * live).sum())(x)):
+        close(got, reference.cross_entropy_hvp(x, y, live))
+        assert not np.asarray(got)[[1, 4]].any()
+    assert np.isfinite(jax.jvp(loss, (x,), (v,))[1])
+    assert not np.asarray(third(jnp.asarray(x)))[[1, 4]].any()
+    nothing = jnp.zeros((0, 7))
+    assert product(lambda x: cross_entropy(x, np.zeros(0, int)), nothing, nothing).shape == (0, 7)
+    assert not np.asarray(jax.hessian(lambda x: cross_entropy(x, np.full(2, -100)))(x[:2])).any()
+
+
+def test_labels_out_of_range_in_second_derivatives(rng):
+    """As in the first: an error of the program, or a row of nan."""
+    x, y = drawn(rng, (5, 7))
+    y[3] = 7
+    with pytest.raises(REPORTED, match="OUT_OF_RANGE.*0 .. C-1"):
+        jax.block_until_ready(product(lambda x: cross_entropy(x, y), x, x))
+    got = product(lambda x: cross_entropy(x, y, check_target=False), x, x)
+    np.testing.assert_array_equal(np.isnan(got).any(1), np.arange(5) == 3)
+
+
+# --- arguments, processes, devices ----------------------------------------------------------
 
 
 def test_targets(rng):
@@ -308,6 +482,16 @@ def test_several_devices():
             want = jax.value_and_grad(plain)(shared, y)
             for a, b in zip(got, want):
                 np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+            def second(f):
+                def loss(x):
+                    return f(x, y)
+                forward = jax.jvp(jax.grad(loss), (shared,), (shared,))
+                again = jax.grad(lambda x: (jax.grad(loss)(x) * shared).sum())(shared)
+                along = jax.jvp(loss, (shared,), (shared,))
+                return *forward, *along, again, jax.hessian(loss)(shared)
+            for got in (second(sharded), jax.jit(lambda: second(sharded))()):
+                for a, b in zip(got, second(plain)):
+                    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
         try:
             jax.shard_map(cross_entropy, mesh=mesh, in_specs=(P("d"), P("d")), out_specs=P())(x, y)
         except ValueError as error:

@@ -54,8 +54,9 @@ WITHIN_CPU = {
     "entropy": {"launch", "arguments", "jit", "blocks"},
     "xla_kernels": {
         *"arguments c_interface kernel_calls launch kernels labels scratch jit".split(),
-        *"blocks threads".split(),
+        *"blocks threads hvp xla_interface".split(),
     },
+    "xla_interface": {"c_interface", "jit"},
     "kernel_calls": {"jit"},
     "target": {"lanes"},
     "launch": {"arguments", "label_type", "jit", "blocks"},
@@ -144,7 +145,8 @@ WITHIN_DASK = {
     "classes": ["class_chunks", "rows", "labels", "request", "blocks"],
     "rows": ["labels", "request", "blocks"],
     "labels": ["request", "blocks"],
-    "request": ["device", "foreign"],
+    "request": ["device", "foreign", "shapes"],
+    "shapes": [],
     "class_chunks": ["blocks"],
 }
 # The families that are folders.

@@ -22,6 +22,7 @@ from fastxent.cpu.launch import (
     FEW_CLASSES_OPTIONS,
     LABELS,
     MAX_COLUMNS,
+    ROWS,
     has_few_classes,
     layout_of,
     pack_options,
@@ -51,12 +52,21 @@ def signature(
     return x, target, vector, *records, *others, FLOAT, out, INTEGER, INTEGER
 
 
+def _source(layout: tuple[Any, ...]) -> jit.Source:
+    return jit.Source("few_class_hvp_kernels" if layout else "hvp_kernels", "hvp_rows")
+
+
 @functools.cache
 def _kernel(
     chars: tuple[str, ...], target_char: str, layout: tuple[Any, ...]
 ) -> Callable[..., Any]:
-    module = "few_class_hvp_kernels" if layout else "hvp_kernels"
-    return jit.specialise(jit.Source(module, "hvp_rows"), signature(chars, target_char, layout))
+    return jit.specialise(_source(layout), signature(chars, target_char, layout))
+
+
+def product_kernel(char: str, few: bool) -> tuple[jit.Source, tuple[Any, ...]]:
+    """The kernel of class indices for rows of one type, and the types of its arguments."""
+    layout = ROWS if few else ()
+    return _source(layout), signature((char,) * 3, LABELS, layout)
 
 
 def fill_product(call: Call) -> None:

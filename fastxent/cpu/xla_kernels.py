@@ -1,8 +1,8 @@
-"""Cross-entropy as an XLA FFI handler: compiled JAX programs call it without Python.
+"""Cross-entropy as XLA FFI handlers: compiled JAX programs call them without Python.
 
-XLA calls a handler with the address of one struct: buffers, attributes, and a table of XLA's
-functions (xla/ffi/api/c_api.h, part of jaxlib). Leading dimensions are rows. A reduced loss may
-have dimensions too, from vmap: it then reduces that many groups of rows separately.
+One computes the loss, one the loss and its gradient, one the product of the second derivative and a
+vector. Leading dimensions are rows. Under vmap they hold several groups of rows, each with a
+divisor, and a reduced loss, of its own.
 
 Blocks of rows are shared with XLA's threads and nothing blocks: the thread that ends the last block
 completes the future that the handler has returned. The shared state is on the heap, as a thread may
@@ -16,7 +16,8 @@ import numba
 import numpy as np
 from numba import types
 
-from fastxent.cpu import jit, kernel_calls, launch
+from fastxent.cpu import hvp, jit, kernel_calls, launch
+from fastxent.cpu import xla_interface as xla
 from fastxent.cpu.arguments import (
     ARITHMETIC,
     ELEMENTS,
@@ -32,9 +33,7 @@ from fastxent.cpu.c_interface import (
     address_of,
     array_memory,
     c_function,
-    call,
     pointer,
-    struct,
     words,
 )
 from fastxent.cpu.labels import labels_at
@@ -42,67 +41,22 @@ from fastxent.cpu.scratch import release, reserve
 from fastxent.cpu.threads import SERIAL_BELOW
 from fastxent.options import Options
 
+# What a handler computes, and by which limit of classes (`launch.MAX_FEW_CLASSES`) it has few.
+LOSS, GRAD, PRODUCT = "loss", "grad", "product"
+_LIMITS = {LOSS: "per row", GRAD: "per class", PRODUCT: "product"}
 # The reduction, as the value of the attribute `mode`.
 MODES = {"none": -1, "sum": 0, "mean": 1}
-
-# Offsets, in words, in the structs of c_api.h: of a call, a buffer, an extension and its metadata,
-# and the table of functions.
-_EXTENSION, _API, _CONTEXT, _ARGS, _RESULTS, _ATTRIBUTES, _FUTURE = 1, 2, 3, 9, 14, 20, 21
-_DATA, _RANK, _DIMENSIONS = 3, 4, 5
-_KIND, _METADATA, _VERSION, _TRAITS = 1, 3, 3, 4
-_CREATE_ERROR, _DESTROY_ERROR = 6, 8
-_SCHEDULE, _COUNT_THREADS, _CREATE_FUTURE, _COMPLETE = 17, 18, 19, 20
-# The sizes of these functions' argument structs, their first member: up to the end of the last
-# member, an int in that of an error.
-_ERROR_SIZE, _THREE_WORDS, _FOUR_WORDS, _FIVE_WORDS = 28, 24, 32, 40
-# Values of its enums.
-_METADATA_REQUEST, _OUT_OF_RANGE = 1, 11
-_ENUM = 0xFFFFFFFF
+# The attributes, in the order of their names; `n_groups` is that of a product alone.
+_CHECK_TARGET, _IGNORE_INDEX, _LABEL_SMOOTHING, _REDUCTION, _N_GROUPS = range(5)
 
 # Offsets, in words, in the state that the threads of a call share. After these words, as float64:
-# the divisor of each group, and the sum of each block.
-(_NEXT, _DONE, _USERS, _COMPLETING, _PROMISE, _X, _Y, _LOSS, _GRAD, _ROWS, _CLASSES, _GROUPS,
- _MODE, _IGNORED, _SMOOTHING, _STEP, _PARTS, _NUMBERS) = range(18)  # fmt: skip
-
-_MESSAGE = np.frombuffer(b"target must hold classes in 0 .. C-1, or ignore_index\0", np.uint8)
+# the divisor of each group, and the sum of each block. `OUT` is the gradient or the product.
+(_NEXT, _DONE, _USERS, _COMPLETING, _FUTURE, _X, _Y, _VECTOR, _LOSS, _OUT, _ROWS, _CLASSES, _GROUPS,
+ _MODE, _IGNORED, _SMOOTHING, _STEP, _PARTS, _NUMBERS) = range(19)  # fmt: skip
 
 _chunk_rows = jit.subroutine(chunk_rows)
 _row_cost = jit.subroutine(row_cost)
 _DEFAULTS = pack_options(Options(), 1)
-
-
-@jit.subroutine
-def _answer_metadata(frame, version):
-    """Answer a request for the handler's metadata; return whether the call was one."""
-    if frame[_EXTENSION] == 0:
-        return False
-    extension = words(frame[_EXTENSION])
-    if extension[_KIND] & _ENUM != _METADATA_REQUEST:
-        return False
-    metadata = words(extension[_METADATA])
-    metadata[_VERSION], metadata[_TRAITS] = version, 0
-    return True
-
-
-@jit.subroutine
-def _buffer(buffers, k):
-    """The k-th buffer of the arguments or results."""
-    return words(words(buffers)[k])
-
-
-@jit.subroutine
-def _size(buffer, axes):
-    """The product of the first dimensions of a buffer."""
-    n = 1
-    for axis in range(axes):
-        n *= words(buffer[_DIMENSIONS])[axis]
-    return n
-
-
-@jit.subroutine
-def _attribute(frame, k):
-    """The k-th attribute in the order of names, a number of 8 bytes, as a word."""
-    return words(words(words(frame[_ATTRIBUTES])[k])[1])[0]
 
 
 @jit.inlined
@@ -128,11 +82,27 @@ def _numbers(state):
     return pointer(address_of(state) + 8 * _NUMBERS, types.float64)
 
 
+# --- blocks of rows -----------------------------------------------------------------------------
+
+
 @functools.cache
-def _make_block(char: str, grad: bool, few_classes: bool) -> Any:
+def _make_rows_at(char: str) -> Any:
+    """Make a function that gives the rows lo..hi of a buffer (…, C), by the address of its data."""
+    element = ELEMENTS[char]
+    itemsize = element.bitwidth // 8
+
+    @jit.owner
+    def rows_at(data, lo, hi, n):
+        return numba.carray(array_memory(data + itemsize * lo * n, element), (hi - lo, n))
+
+    return rows_at
+
+
+@functools.cache
+def _make_loss_block(char: str, grad: bool, few_classes: bool) -> Any:
     """Make a function that computes the rows lo..hi of a call and returns the sum of losses."""
-    element, arithmetic = ELEMENTS[char], ARITHMETIC[char]
-    itemsize, loss_size = element.bitwidth // 8, arithmetic.bitwidth // 8
+    arithmetic, rows_at = ARITHMETIC[char], _make_rows_at(char)
+    loss_size = arithmetic.bitwidth // 8
     dtype = np.float64 if loss_size == 8 else np.float32
     absent, layout = NO_OUTPUTS[np.dtype(dtype).char], launch.ROWS if few_classes else ()
     rows_of = kernel_calls.by_name(*launch.loss_kernel(char, grad, few_classes))
@@ -140,12 +110,8 @@ def _make_block(char: str, grad: bool, few_classes: bool) -> Any:
     @jit.owner
     def block(state, lo, hi, divisor):
         n, count = state[_CLASSES], hi - lo
-        start = itemsize * lo
-        x = numba.carray(array_memory(state[_X] + start * n, element), (count, n))
-        if grad:
-            d = numba.carray(array_memory(state[_GRAD] + start * n, element), (count, n))
-        else:
-            d = None
+        x = rows_at(state[_X], lo, hi, n)
+        d = rows_at(state[_OUT], lo, hi, n) if grad else None
         loss = numba.carray(
             pointer(state[_LOSS] + loss_size * lo, arithmetic),
             (count if state[_MODE] < 0 else 0,),
@@ -160,20 +126,47 @@ def _make_block(char: str, grad: bool, few_classes: bool) -> Any:
 
 
 @functools.cache
-def _make_work(char: str, grad: bool, few_classes: bool) -> Any:
+def _make_product_block(char: str, few_classes: bool) -> Any:
+    """Make a function that computes the rows lo..hi of a product, and returns 0."""
+    rows_at, dtype = _make_rows_at(char), np.float64 if char == "d" else np.float32
+    layout = launch.ROWS if few_classes else ()
+    rows_of = kernel_calls.by_name(*hvp.product_kernel(char, few_classes))
+
+    @jit.owner
+    def block(state, lo, hi, divisor):
+        n, count = state[_CLASSES], hi - lo
+        x, v, out = (
+            rows_at(state[_X], lo, hi, n), rows_at(state[_VECTOR], lo, hi, n),
+            rows_at(state[_OUT], lo, hi, n),
+        )  # fmt: skip
+        weights = _weights(np.ones(n if state[_SMOOTHING] else 0, dtype))
+        target = labels_at(state[_Y] + 4 * lo, 4, count)
+        options = _options(state, n)
+        rows_of((x, target, v, weights, options, *layout, divisor, out, 0, count))
+        return 0.0
+
+    return block
+
+
+@functools.cache
+def _make_work(char: str, result: str, few_classes: bool) -> Any:
     """Make a function that computes blocks of a call until none is left."""
-    block, arithmetic = _make_block(char, grad, few_classes), ARITHMETIC[char]
+    arithmetic = ARITHMETIC[char]
+    if result == PRODUCT:
+        block = _make_product_block(char, few_classes)
+    else:
+        block = _make_loss_block(char, result == GRAD, few_classes)
 
     @jit.owner
     def complete(state):
         numbers, groups, parts = _numbers(state), state[_GROUPS], state[_PARTS]
-        for g in range(groups if state[_MODE] >= 0 else 0):
+        for g in range(groups if state[_MODE] >= 0 and state[_LOSS] else 0):
             losses = 0.0
             for k in range(groups + g * parts, groups + (g + 1) * parts):
                 losses += numbers[k]
             pointer(state[_LOSS], arithmetic)[g] = losses / numbers[g]
-        if state[_PROMISE]:
-            call(state[_COMPLETING], struct((_THREE_WORDS, 0, state[_PROMISE])))
+        if state[_FUTURE]:
+            xla.complete_future(state[_COMPLETING], state[_FUTURE])
 
     @jit.owner
     def work(address):
@@ -194,55 +187,71 @@ def _make_work(char: str, grad: bool, few_classes: bool) -> Any:
     return work
 
 
-@jit.subroutine
-def _failed(api, error):
-    """Whether a function of XLA has returned an error, which is then destroyed."""
-    if error:
-        call(api[_DESTROY_ERROR], struct((_THREE_WORDS, 0, error)))
-    return error != 0
+# --- a call -------------------------------------------------------------------------------------
 
 
 @jit.subroutine
 def _schedule(frame, state, task):
     """Schedule the work on XLA's threads, too; without any, the calling thread does all of it."""
-    api, threads = words(frame[_API]), struct((0,))
-    count = struct((_FOUR_WORDS, 0, frame[_CONTEXT], address_of(threads)))
-    if _failed(api, call(api[_COUNT_THREADS], count)):
+    helpers = min(xla.count_threads(frame), state[_GROUPS] * state[_PARTS]) - 1
+    if helpers < 1:
         return
-    helpers = min(threads[0], state[_GROUPS] * state[_PARTS]) - 1
-    future = struct((_THREE_WORDS, 0, 0))
-    if helpers < 1 or _failed(api, call(api[_CREATE_FUTURE], future)):
+    state[_FUTURE] = xla.create_future(frame)
+    if not state[_FUTURE]:
         return
-    state[_PROMISE] = frame[_FUTURE] = future[2]
     state[_USERS] += helpers
     for _ in range(helpers):
-        job = struct((_FIVE_WORDS, 0, frame[_CONTEXT], task, address_of(state)))
-        if _failed(api, call(api[_SCHEDULE], job)):
+        if not xla.schedule(frame, task, address_of(state)):
             add_to(state, _USERS, -1)
 
 
 @jit.subroutine
-def _new_state(frame, grad):
+def _new_state(frame, loss, out, vector, groups):
     """The state that the threads share, before any of them has begun.
 
-    Attributes come in the order of their names: check_target, ignore_index, label_smoothing, mode.
+    `loss`, `out` and `vector` are the addresses of these buffers' data, 0 for those that the
+    handler does not have.
     """
-    x, y = _buffer(frame[_ARGS], 0), _buffer(frame[_ARGS], 1)
-    loss, mode = _buffer(frame[_RESULTS], 0), _attribute(frame, 3)
-    n, rows = words(x[_DIMENSIONS])[x[_RANK] - 1], _size(x, x[_RANK] - 1)
-    groups = _size(loss, loss[_RANK]) if mode >= 0 else 1
-    rows //= max(groups, 1)
+    x = xla.argument(frame, 0)
+    n = xla.last_dimension(x)
+    rows = xla.size(x) // max(n * groups, 1)
     step = _chunk_rows(rows, _row_cost(n))
     parts = -(-rows // step)
     state = reserve(types.int64, _NUMBERS + groups + groups * parts)
-    state[_NEXT], state[_DONE], state[_USERS], state[_PROMISE] = 0, 0, 1, 0
-    state[_COMPLETING] = words(frame[_API])[_COMPLETE]
-    state[_X], state[_Y], state[_LOSS] = x[_DATA], y[_DATA], loss[_DATA]
-    state[_GRAD] = _buffer(frame[_RESULTS], 1)[_DATA] if grad else 0
-    state[_ROWS], state[_CLASSES], state[_GROUPS], state[_MODE] = rows, n, groups, mode
-    state[_IGNORED], state[_SMOOTHING] = _attribute(frame, 1), _attribute(frame, 2)
+    state[_NEXT], state[_DONE], state[_USERS], state[_FUTURE] = 0, 0, 1, 0
+    state[_COMPLETING] = xla.completing(frame)
+    state[_X], state[_Y] = x[xla.DATA], xla.argument(frame, 1)[xla.DATA]
+    state[_VECTOR], state[_LOSS], state[_OUT] = vector, loss, out
+    state[_ROWS], state[_CLASSES], state[_GROUPS] = rows, n, groups
+    state[_MODE] = xla.attribute(frame, _REDUCTION)
+    state[_IGNORED] = xla.attribute(frame, _IGNORE_INDEX)
+    state[_SMOOTHING] = xla.attribute(frame, _LABEL_SMOOTHING)
     state[_STEP], state[_PARTS] = step, parts
     return state
+
+
+@functools.cache
+def _make_reader(result: str) -> Any:
+    """Make a function that reads the buffers of a call, and how many groups of rows it has."""
+
+    @jit.owner
+    def read_product(frame):
+        out, vector = xla.result(frame, 0)[xla.DATA], xla.argument(frame, 2)[xla.DATA]
+        return _new_state(frame, 0, out, vector, xla.attribute(frame, _N_GROUPS))
+
+    @jit.owner
+    def read_loss(frame):
+        loss = xla.result(frame, 0)
+        groups = xla.size(loss) if xla.attribute(frame, _REDUCTION) >= 0 else 1
+        return _new_state(frame, loss[xla.DATA], 0, 0, groups)
+
+    @jit.owner
+    def read_grad(frame):
+        state = read_loss(frame)
+        state[_OUT] = xla.result(frame, 1)[xla.DATA]
+        return state
+
+    return {LOSS: read_loss, GRAD: read_grad, PRODUCT: read_product}[result]
 
 
 @functools.cache
@@ -269,29 +278,27 @@ def _make_divide() -> Any:
 
 
 @functools.cache
-def handler(char: str, grad: bool, few_classes: bool, minor: int) -> int:
+def handler(char: str, result: str, few_classes: bool, minor: int) -> int:
     """Return the address of the handler for one type of logits and version 0.`minor` of the FFI.
 
-    Its arguments are logits (…, C) and int32 labels (…); its results are the loss and, with `grad`,
-    the gradient (…, C).
+    Its arguments are logits (…, C), int32 labels (…) and, for PRODUCT, a vector (…, C). Its results
+    are the loss, for GRAD the gradient (…, C) too; or the product (…, C).
     """
-    work, arithmetic = _make_work(char, grad, few_classes), ARITHMETIC[char]
-    divide = _make_divide()
+    work, arithmetic = _make_work(char, result, few_classes), ARITHMETIC[char]
+    read, divide = _make_reader(result), _make_divide()
     version = minor << 32
 
     def cross_entropy(address):
         frame = words(address)
-        if _answer_metadata(frame, version):
+        if xla.answer_metadata(frame, version):
             return 0
-        state = _new_state(frame, grad)
+        state = read(frame)
         blocks = state[_GROUPS] * state[_PARTS]
-        if not divide(state, _attribute(frame, 0)):
+        if not divide(state, xla.attribute(frame, _CHECK_TARGET)):
             release(state)
-            message = _MESSAGE.ctypes.data
-            error = struct((_ERROR_SIZE, 0, message, _OUT_OF_RANGE))
-            return call(words(frame[_API])[_CREATE_ERROR], error)
+            return xla.bad_label(frame)
         if not blocks:  # without rows the sum is 0, the mean is nan
-            for g in range(state[_GROUPS] if state[_MODE] >= 0 else 0):
+            for g in range(state[_GROUPS] if state[_MODE] >= 0 and state[_LOSS] else 0):
                 pointer(state[_LOSS], arithmetic)[g] = np.nan if state[_MODE] > 0 else 0.0
             release(state)
             return 0
@@ -302,13 +309,12 @@ def handler(char: str, grad: bool, few_classes: bool, minor: int) -> int:
         return 0
 
     # The name in the cache; the version is a constant in the code.
-    cross_entropy.__qualname__ = f"xla_cross_entropy_{char}_{grad:d}_{few_classes:d}_{minor}"
-    result = jit.compiled(cross_entropy, (types.int64,))
-    address: int = result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name)
+    cross_entropy.__qualname__ = f"xla_cross_entropy_{char}_{result}_{few_classes:d}_{minor}"
+    found = jit.compiled(cross_entropy, (types.int64,))
+    address: int = found.library.get_pointer_to_function(found.fndesc.llvm_cfunc_wrapper_name)
     return address
 
 
-def has_few_classes(char: str, grad: bool, n_classes: int) -> bool:
+def has_few_classes(char: str, result: str, n_classes: int) -> bool:
     """Whether rows of so many classes have the handler of few classes."""
-    char = "f" if char in HALF else char
-    return launch.has_few_classes("per class" if grad else "per row", char, n_classes)
+    return launch.has_few_classes(_LIMITS[result], "f" if char in HALF else char, n_classes)

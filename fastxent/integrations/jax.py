@@ -1,18 +1,14 @@
-"""Cross-entropy for `jax.jit`, `jax.grad` and `jax.vmap` on the CPU, as an XLA custom call."""
+"""Cross-entropy for JAX programs on the CPU, with all derivatives, as XLA custom calls."""
 
-import functools
-import re
-from pathlib import Path
 from typing import Any
 
 import jax
-import jax.ffi
 import numpy as np
 from jax import numpy as jnp
 
 from fastxent import checks, errors, options
-from fastxent.cpu import xla_kernels as xla
-from fastxent.functions import CROSS_ENTROPY
+from fastxent.integrations import jax_primitives
+from fastxent.integrations.jax_primitives import Settings
 
 __all__ = ["cross_entropy"]
 
@@ -75,15 +71,18 @@ def cross_entropy(
     Notes
     -----
     The gradient is computed with the loss, if it is needed at all, and multiplied in the backward
-    pass, where XLA leaves out a factor of 1. The work is shared among XLA's own threads;
+    pass, where XLA leaves out a factor of 1. Forward mode multiplies it with the tangent. Second
+    derivatives, in any order of the modes, are Hessian-vector products as of
+    `fastxent.cross_entropy_hvp`, of which no matrix is made unless `jax.hessian` asks for it; third
+    ones and further are made of these. The work is shared among XLA's own threads;
     `fastxent.set_num_threads` has no effect. Under `jax.vmap` each loss is a group of rows, with an
     overhead of about half a microsecond. Arrays sharded over devices are gathered, except inside
-    `jax.shard_map`. Forward mode and second derivatives are not supported. Subnormal numbers may
-    be treated as 0.
+    `jax.shard_map`. Subnormal numbers may be treated as 0.
 
     References
     ----------
-    C. M. Bishop, "Pattern Recognition and Machine Learning", 4.3.4.
+    C. M. Bishop, "Pattern Recognition and Machine Learning", 4.3.4; B. A. Pearlmutter, "Fast exact
+    multiplication by the Hessian", Neural Computation 6 (1994).
 
     Examples
     --------
@@ -111,11 +110,8 @@ def cross_entropy(
     if x.dtype == jnp.float16:  # whose gradient might be 0 before it is scaled
         x = x.astype(jnp.float32)
     axes = _axes_of(x) | _axes_of(labels)
-    x, labels = _varying(x, axes), _varying(labels, axes)
-    # Under `grad` a jitted loss would be traced for the loss alone first, and the handler of that
-    # compiled. Outside of programs each call would be traced again without jit.
-    traced = isinstance(x, jax.core.Tracer) or isinstance(labels, jax.core.Tracer)
-    return (_loss if traced else _jitted)(x, labels, (how, ignored, smoothing, bool(check_target)))
+    settings = Settings(how, ignored, smoothing, bool(check_target))
+    return jax_primitives.cross_entropy(_varying(x, axes), _varying(labels, axes), settings)
 
 
 def _int32(y: Any, n_classes: int, ignore_index: int | None) -> tuple[Any, int]:
@@ -148,63 +144,3 @@ def _varying(a: Any, axes: frozenset[str]) -> Any:
     """The array cast to varying along these axes, so that its gradients are summed."""
     missing = tuple(axes - _axes_of(a))
     return jax.lax.pcast(a, missing, to="varying") if missing else a
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _loss(x: Any, y: Any, settings: tuple[Any, ...]) -> Any:
-    (loss,) = _call(False, x, y, settings)
-    return loss
-
-
-def _forward(x: Any, y: Any, settings: tuple[Any, ...]) -> tuple[Any, Any]:
-    loss, grad = _call(True, x, y, settings)
-    return loss, grad
-
-
-def _backward(settings: tuple[Any, ...], grad: Any, up: Any) -> tuple[Any, None]:
-    factor = up[..., None] if settings[0] == "none" else up
-    return (grad * factor).astype(grad.dtype), None
-
-
-_loss.defvjp(_forward, _backward)
-_jitted = jax.jit(_loss, static_argnums=2)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _call(grad: bool, x: Any, y: Any, settings: tuple[Any, ...]) -> Any:
-    """Results of the handler; its attributes have 64 bits, with or without jax_enable_x64."""
-    reduction, ignore_index, label_smoothing, check_target = settings
-    types = {"loss": jnp.promote_types(x.dtype, jnp.float32), "grad": x.dtype}
-    results = [
-        jax.ShapeDtypeStruct(CROSS_ENTROPY.shape(name, x.shape, -1, reduction), types[name])
-        for name in ("loss", "grad")[: 1 + grad]
-    ]
-    char = x.dtype.char
-    name = _target(char, grad, xla.has_few_classes(char, grad, x.shape[-1]))
-    handler = jax.ffi.ffi_call(name, results, vmap_method="broadcast_all")
-    found = handler(
-        x, y, check_target=np.int64(check_target), label_smoothing=np.float64(label_smoothing),
-        ignore_index=np.int64(ignore_index), mode=np.int64(xla.MODES[reduction]),
-    )  # fmt: skip
-    return [_varying(result, _axes_of(x)) for result in found]
-
-
-@functools.cache
-def _target(char: str, grad: bool, few_classes: bool) -> str:
-    """Name of a registered handler, which is compiled or loaded when first traced."""
-    name = f"fastxent_cross_entropy_{char}_{grad:d}_{few_classes:d}"
-    # Start the backend first: it fails to start if it refuses a handler registered before.
-    jax.devices("cpu")
-    address = xla.handler(char, grad, few_classes, _interface_version())
-    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(address), platform="cpu")
-    return name
-
-
-@functools.cache
-def _interface_version() -> int:
-    """The minor version of XLA's interface, which a handler has to declare."""
-    header = Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"
-    found = re.search(r"#define XLA_FFI_API_MINOR (\d+)", header.read_text())
-    if found is None:
-        raise RuntimeError(f"jax must state the version of its interface in {header}")
-    return int(found[1])

@@ -55,6 +55,13 @@ class Transform(NamedTuple):
             return self.logit_scale
         return self.logit_scale / np.cosh(self.logit_scale * x / self.softcap) ** 2
 
+    def bend(self, x: Any) -> Any:
+        """The second derivative of z."""
+        if self.softcap is None:
+            return 0.0
+        tau = np.tanh(self.logit_scale * x / self.softcap)
+        return -2 * self.logit_scale / self.softcap * tau * self.slope(x)
+
 
 class Loss(NamedTuple):
     """The options of a loss that a chunk needs."""
@@ -168,7 +175,7 @@ class RowTerms(NamedTuple):
     at_label: Any  # F and A of the label's class: −log p_y, and (1 − ε)·w_y
     by_label: Any
     a_all: Any  # A of the coefficients of all classes
-    hess_weight: Any
+    prob_coef: Any  # A + 2·z_loss·lse, the coefficient of p in the gradient by z
     scale: Any  # u / D; 0 for rows that do not count
 
 
@@ -191,9 +198,9 @@ def row_terms(loss: Loss, whole: Any, target: Any, u: Any, w_label: Any, divisor
     u = np.ones(lse.shape) if u is None else u.astype(np.float64)
     counted = u != 0
     if target is None:
-        at_label, by_label, hess_weight = zero, zero, a_all
+        at_label, by_label = zero, zero
     else:
-        at_label, hess_weight = whole[..., KINDS], w_label
+        at_label = whole[..., KINDS]
         by_label = (1 - loss.label_smoothing) * w_label
         bad = (target < 0) | (target >= loss.n_classes)
         if loss.ignore_index is not None:
@@ -208,7 +215,8 @@ def row_terms(loss: Loss, whole: Any, target: Any, u: Any, w_label: Any, divisor
     scale = np.where(counted, u, 0.0)
     if loss.divided:
         scale = np.where(divisor == 0, 0.0, scale / divisor)
-    return RowTerms(largest, log_s, lse, lost, at_label, by_label, a_all, hess_weight, scale)
+    prob_coef = a_all + by_label + (2 * loss.z_loss * lse if loss.z_loss else 0.0)
+    return RowTerms(largest, log_s, lse, lost, at_label, by_label, a_all, prob_coef, scale)
 
 
 # --- the second pass ----------------------------------------------------------------------------
@@ -229,17 +237,16 @@ def probabilities(loss: Loss, x: Any, statistics: Any, largest: Any, log_s: Any)
     return p
 
 
-def gradient(
-    loss: Loss, x: Any, p: Any, r: RowTerms, whole: Any, target: Any, w: Any, classes: Any
+def gradient_by_z(
+    loss: Loss, p: Any, r: RowTerms, whole: Any, target: Any, w: Any, classes: Any
 ) -> Any:
-    """A chunk of the gradient (…, c)."""
-    prob_coef = r.a_all + r.by_label + (2 * loss.z_loss * r.lse if loss.z_loss else 0.0)
-    is_index = target.ndim < x.ndim
+    """A chunk of the gradient (…, c) by the logits after scale and softcap."""
+    prob_coef, is_index = r.prob_coef, target.ndim < p.ndim
     # By rows in the type of the arithmetic; of single elements in float64.
     if is_index and not loss.label_smoothing:
         grad = p * (r.scale * prob_coef)[..., None].astype(loss.compute)
     else:
-        a = coefficients(loss, None if is_index else target, w, x.shape)
+        a = coefficients(loss, None if is_index else target, w, p.shape)
         grad = prob_coef[..., None] * p - a
         if not is_index:
             here, at = _largest_here(whole, classes)
@@ -247,7 +254,7 @@ def gradient(
         grad *= r.scale[..., None]
         grad = grad.astype(loss.compute)
     if is_index:
-        is_here, local = _local(target, x, classes)
+        is_here, local = _local(target, p, classes)
         here = np.nonzero(is_here)
         at = (*here, local[here])
         rest = prob_coef - r.by_label
@@ -256,9 +263,15 @@ def gradient(
             element -= loss.label_smoothing / loss.n_classes * (1.0 if w is None else w[at[-1]])
         # A row is nan as a whole.
         grad[at] = r.scale[here] * (element + 0 * r.log_s[here])
-    slope = loss.transform.slope(x.astype(np.float64) if loss.transform.softcap else x)
+    return grad
+
+
+def gradient(loss: Loss, x: Any, r: RowTerms, by_z: Any) -> Any:
+    """A chunk of the gradient (…, c)."""
+    grad = by_z
     if loss.transform != Transform():
-        grad = (grad * slope).astype(loss.compute)
+        slope = loss.transform.slope(x.astype(np.float64) if loss.transform.softcap else x)
+        grad = (by_z * slope).astype(loss.compute)
     grad[r.scale == 0] = 0
     return grad
 
@@ -273,11 +286,19 @@ def _largest_here(whole: Any, classes: Any) -> tuple[Any, Any]:
     return here, (*here, j[here].astype(np.int64) - classes[0])
 
 
-def hessian(loss: Loss, p: Any, r: RowTerms, whole: Any, classes: Any) -> Any:
-    """A chunk of the Hessian's diagonal (…, c)."""
-    weight = r.scale * r.hess_weight
-    hess = weight[..., None] * p * (1 - p.astype(np.float64))
+def hessian(
+    loss: Loss, x: Any, p: Any, r: RowTerms, whole: Any, by_z: Any, classes: Any
+) -> Any:  # fmt: skip
+    """A chunk of the Hessian's diagonal (…, c); `by_z` is the gradient, for a softcap alone."""
+    one_minus_p = 1 - p.astype(np.float64)
     here, at = _largest_here(whole, classes)
-    hess[at] = weight[here] * p[at] * -np.expm1(-r.log_s[here])
+    one_minus_p[at] = -np.expm1(-r.log_s[here])
+    spread = r.prob_coef[..., None] * one_minus_p + 2 * loss.z_loss * p
+    hess = r.scale[..., None] * p * spread
+    if loss.transform.softcap is None:
+        hess *= loss.transform.logit_scale**2
+    else:
+        x = x.astype(np.float64)
+        hess = loss.transform.slope(x) ** 2 * hess + times(loss.transform.bend(x), by_z)
     hess[r.scale == 0] = 0
     return hess.astype(loss.compute)

@@ -211,11 +211,13 @@ def _by_class(
     r = _rows(loss, whole, y, u, w, divisor)
     w = None if w is None else w[classes[0] : classes[-1] + 1]
     p = class_chunks.probabilities(loss, x, own, r.largest, r.log_s)
-    found = {"probs": p}
+    found, by_z = {"probs": p}, None
     names = [name for name, _ in requested]
-    if "hess" in names:
-        found["hess"] = class_chunks.hessian(loss, p, r, whole, classes)
-    if "grad" in names:
+    if "grad" in names or "hess" in names and loss.transform.softcap is not None:
         target = _last(soft, axis) if y is None else y
-        found["grad"] = class_chunks.gradient(loss, x, p, r, whole, target, w, classes)
+        by_z = class_chunks.gradient_by_z(loss, p, r, whole, target, w, classes)
+    if "hess" in names:
+        found["hess"] = class_chunks.hessian(loss, x, p, r, whole, by_z, classes)
+    if "grad" in names:  # in place of that by z
+        found["grad"] = class_chunks.gradient(loss, x, r, by_z)
     return tuple(_back(found[name], axis, kind) for name, kind in requested)

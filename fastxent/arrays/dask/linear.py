@@ -1,4 +1,4 @@
-"""linear_cross_entropy: by rows with all of the weights, or with weights chunked along classes."""
+"""The linear map: by rows with all of the weights, or a loss with weights chunked along classes."""
 
 import functools
 from typing import Any
@@ -16,20 +16,26 @@ _FEATURES = -2  # an index beside CLASSES
 
 
 def results(call: Request) -> list[Any]:
-    """Loss, gradient and the other results that were requested."""
-    if call.arrays["linear_weight"].numblocks[0] > 1:
+    """Loss, gradient and the other results that were requested; or a product."""
+    by_classes = call.arrays["linear_weight"].numblocks[0] > 1 and call.function.is_loss
+    if by_classes and classes.merges(call._replace(function=CROSS_ENTROPY)):
         return _by_classes(call)
     return _by_rows(call)
 
 
 def _by_rows(call: Request) -> list[Any]:
-    """Each block of rows goes to the function; gradients of the weights are summed by a tree."""
+    """Each block of rows goes to the function; derivatives by the weights are summed by a tree."""
     x = call.x.rechunk({call.axis: -1})
     matrix, bias = call.arrays["linear_weight"].rechunk(-1), call.arrays.get("linear_bias")
-    row, whole = call.rows, call.whole
-    operands = blocks.operands((x, whole), (matrix, (CLASSES, _FEATURES)), (bias, (CLASSES,)))
+    row, whole, is_loss = call.rows, call.whole, call.function.is_loss
+    inputs = whole, (CLASSES, _FEATURES), (CLASSES,)
+    operands = blocks.operands(*zip((x, matrix, bias), inputs, strict=True))
     operands += rows.target_operands(call)
-    layouts = [rows.loss_layout(call)]
+    if not is_loss:
+        by_x, *others = call.arrays["vector"]
+        vector = [by_x if by_x is None else by_x.rechunk(x.chunks), *map(_in_one_chunk, others)]
+        operands += blocks.operands(*zip(vector, inputs, strict=True))
+    layouts = [rows.loss_layout(call)] if is_loss else []
     grad = next(filter(_is_grad, call.like), None)
     if grad is not None:
         # Chunks of the weights' gradient: one a block, to be summed.
@@ -44,8 +50,8 @@ def _by_rows(call: Request) -> list[Any]:
         layouts += [part for part, a in zip(made, grad, strict=True) if a is not None]
     layouts += [Layout(row, a.dtype) for a in call.like[1:] if not _is_grad(a)]
     task = functools.partial(_block, call.function, rows.options(call))
-    loss, *others = blocks.several(task, whole, operands, layouts)
-    answer = [rows.reduced(call, loss)]
+    others = blocks.several(task, whole, operands, layouts)
+    answer = [rows.reduced(call, others.pop(0))] if is_loss else []
     if grad is not None:
         axes = tuple(range(len(row)))
         by_x = None if grad.x is None else others.pop(0)
@@ -54,6 +60,10 @@ def _by_rows(call: Request) -> list[Any]:
         )
         answer.append(LinearGrad(by_x, weights, biases))
     return answer + others
+
+
+def _in_one_chunk(array: Any) -> Any:
+    return None if array is None else array.rechunk(-1)
 
 
 def _is_grad(result: Any) -> bool:
@@ -67,9 +77,11 @@ def _widened(array: Any) -> Any:
 
 def _block(
     function: Function, options: Arguments, x: Any, matrix: Any, bias: Any,
-    target: Any, u: Any, w: Any, divisor: Any,
+    target: Any, u: Any, w: Any, divisor: Any, *vector: Any,
 ) -> tuple[Any, ...]:  # fmt: skip
-    arrays = {} if bias is None else {"linear_bias": _widened(only(bias))}
+    arrays: Arguments = {} if bias is None else {"linear_bias": _widened(only(bias))}
+    if vector:
+        arrays["vector"] = tuple(map(only, vector))
     inputs = x, _widened(only(matrix))
     results = rows.block_results(
         function, options, inputs, only(target), u, only(w), divisor, **arrays

@@ -1,12 +1,12 @@
 """A call's arguments: which arrays and options were given, whether they fit, the results' types.
 
 The error texts are those of the function itself. It is called with arrays without rows, which shows
-what is wrong with types and options, and the types of the results; and where shapes do not fit,
-with arrays of these shapes that hold one number, for it checks shapes first.
+what is wrong with types and options, and the types of the results; where shapes do not fit, see
+`shapes`.
 """
 
 import operator
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
@@ -14,6 +14,7 @@ from dask.array.utils import meta_from_array
 
 from fastxent import errors
 from fastxent.arrays import foreign
+from fastxent.arrays.dask import shapes
 from fastxent.functions import Arguments, Function, Kind, Role
 from fastxent.records import LinearGrad
 
@@ -23,9 +24,9 @@ class Request(NamedTuple):
 
     `arrays` are the other arrays, all of Dask: those with rows chunked as x is, those of classes in
     one chunk, those that broadcast chunked as the axes of x that they have. `target` among them
-    holds class indices if `is_index`. `options` are the other arguments. `like` is what the
-    function returns for no rows: of the types of its results, and as many. `unbatched` is whether x
-    was given without a batch axis.
+    holds class indices if `is_index`; `vector` is a LinearGrad if x is an input of a linear map.
+    `options` are the other arguments. `like` is what the function returns for no rows: of the types
+    of its results, and as many. `unbatched` is whether x was given without a batch axis.
     """
 
     function: Function
@@ -50,7 +51,7 @@ class Request(NamedTuple):
     @property
     def n_classes(self) -> int:
         """C."""
-        return _classes(self.function, self.x, self.axis, self.arrays)
+        return shapes.count_classes(self.function, self.x, self.axis, self.arrays)
 
     @property
     def reduction(self) -> str:
@@ -88,17 +89,16 @@ class Request(NamedTuple):
         """With one row for an array without a batch axis."""
         if self.x.ndim > 1:
             return self
-        per_row = self.function.with_role(Role.TARGET, Role.PER_ROW)
-        arrays = self.arrays | {
-            name: self.arrays[name][None] for name in per_row if self.arrays.get(name) is not None
-        }
+        per_row = self.function.with_role(Role.TARGET, Role.PER_ROW, Role.VECTOR)
+        arrays = self.arrays | {name: _with_batch(self.arrays.get(name)) for name in per_row}
         return self._replace(x=self.x[None], axis=1, arrays=arrays, unbatched=True)
 
     def in_one_chunk(self) -> "Request":
         """With all classes of a row in one chunk."""
         arrays = dict(self.arrays)
-        if "target" in arrays and not self.is_index:
-            arrays["target"] = arrays["target"].rechunk({self.axis: -1})
+        for name in self.function.with_role(Role.TARGET, Role.VECTOR):
+            if arrays[name].ndim == self.x.ndim:
+                arrays[name] = arrays[name].rechunk({self.axis: -1})
         return self._replace(x=self.x.rechunk({self.axis: -1}), arrays=arrays)
 
     def answer(self, results: list[Any]) -> Any:
@@ -111,6 +111,13 @@ class Request(NamedTuple):
         if isinstance(result, LinearGrad):
             return result if result.x is None else result._replace(x=result.x[0])
         return result[0] if result.ndim else result
+
+
+def _with_batch(value: Any) -> Any:
+    """An array of one row, or the parts of a vector, with a batch axis; None of None."""
+    if isinstance(value, LinearGrad):
+        return value._replace(x=_with_batch(value.x))
+    return None if value is None else value[None]
 
 
 # --- reading --------------------------------------------------------------------------------
@@ -134,9 +141,9 @@ def read(function: Function, arguments: Arguments) -> Request:
         axis: int | None = max(0, x.ndim - 1)  # of features; of no meaning
     else:
         axis = _axis(options.pop("axis", -1), x)
-    wrong = "axis" if axis is None else _misfit(function, x, axis, arrays)
+    wrong = "axis" if axis is None else shapes.misfit(function, x, axis, arrays)
     if axis is None or wrong is not None:
-        _raise_misfit(function, arguments, x, axis, arrays, wrong)
+        shapes.raise_misfit(function, arguments, x, axis, arrays, wrong)
     like = _like(function, x, axis, arrays, options)
     if x.ndim and x.shape[axis]:  # classes in no empty chunks
         x = _without_empty(x, axis)
@@ -146,7 +153,14 @@ def read(function: Function, arguments: Arguments) -> Request:
 
 
 def _array(function: Function, name: str, value: Any) -> Any:
-    """A Dask array of NumPy arrays with known chunks; or a NumPy array; or what is neither."""
+    """A Dask array of NumPy arrays with known chunks; or a NumPy array; or what is neither.
+
+    Of a vector of the linear map, these for each part.
+    """
+    parts = function.inputs
+    if isinstance(value, tuple) and name in function.compound and len(value) == len(parts):
+        named = zip(parts, value, strict=True)
+        return LinearGrad(*(_array(function, f"{name}.{part}", a) for part, a in named))
     if isinstance(value, da.Array):
         meta = meta_from_array(value)
         if type(meta) is not np.ndarray:
@@ -179,109 +193,6 @@ def _axis(axis: Any, x: Any) -> Any:
     return position % x.ndim
 
 
-def _rows(x: Any, axis: int) -> tuple[int, ...]:
-    return (*x.shape[:axis], *x.shape[axis + 1 :])
-
-
-def _classes(function: Function, x: Any, axis: int, arrays: Arguments) -> int:
-    if function.kind is Kind.LINEAR:
-        return int(arrays[function.inputs[1]].shape[0])
-    return int(x.shape[axis])
-
-
-# --- shapes that do not fit -----------------------------------------------------------------
-
-
-def _misfit(function: Function, x: Any, axis: int, arrays: Arguments) -> str | None:
-    """The argument whose shape does not fit, or that is no array and would need a shape."""
-    roles = {name: function.roles.get(name) for name in arrays}
-    for name, value in arrays.items():
-        if roles[name] is not Role.SCALAR and value is not None and not _is_array(value):
-            return name
-    given = {name: role for name, role in roles.items() if arrays[name] is not None}
-    if function.kind is Kind.ELEMENTS:
-        if arrays["target"] is None or arrays["target"].shape != x.shape:
-            return "target"
-        weights = (name for name, role in given.items() if role is Role.BROADCAST)
-        return next((n for n in weights if not _broadcasts(arrays[n].shape, x.shape)), None)
-    if function.kind is Kind.LINEAR:
-        _, matrix_name, bias_name = function.inputs
-        matrix, bias = arrays[matrix_name], arrays.get(bias_name)
-        if matrix is None or matrix.ndim != 2 or not matrix.shape[0]:
-            return matrix_name
-        if not x.ndim or x.shape[-1] != matrix.shape[1]:
-            return function.first
-        if bias is not None and bias.shape != matrix.shape[:1]:
-            return bias_name
-    elif not x.shape[axis] and function.is_loss:
-        return function.first
-    if not function.is_loss:
-        return None
-    if not _target_fits(function, x, axis, arrays):
-        return "target"
-    expected = {
-        Role.PER_CLASS: (_classes(function, x, axis, arrays),), Role.PER_ROW: _rows(x, axis)
-    }  # fmt: skip
-    return next(
-        (n for n, role in given.items() if role in expected and arrays[n].shape != expected[role]),
-        None,
-    )
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, da.Array) or type(value) is np.ndarray
-
-
-def _broadcasts(shape: tuple[int, ...], over: tuple[int, ...]) -> bool:
-    ends = zip(reversed(shape), reversed(over), strict=False)
-    return len(shape) <= len(over) and all(n in (1, whole) for n, whole in ends)
-
-
-def _target_fits(function: Function, x: Any, axis: int, arrays: Arguments) -> bool:
-    target, rows = arrays["target"], _rows(x, axis)
-    if function.kind is Kind.ELEMENTS or not _is_array(target):
-        return False
-    whole = x.shape
-    if function.kind is Kind.LINEAR:
-        matrix = arrays[function.inputs[1]]
-        if getattr(matrix, "ndim", 0) != 2:
-            return False
-        whole = (*rows, matrix.shape[0])
-    return target.shape == whole or target.shape == rows and target.dtype.kind in "iu"
-
-
-def _raise_misfit(
-    function: Function, arguments: Arguments, x: Any, axis: int | None, arrays: Arguments,
-    wrong: Any,
-) -> NoReturn:  # fmt: skip
-    """Let the function raise its error, for arrays of these shapes that hold one number.
-
-    It gets a buffer (logsumexp a flag) that it refuses after the check of shapes: should it find
-    nothing wrong with them it must not begin to compute, for they may be large.
-    """
-    shapes = {name: _of_one_number(value) for name, value in arrays.items()}
-    if axis is not None and "target" in arrays and _target_fits(function, x, axis, arrays):
-        # Not what is wrong: probabilities take no memory, as labels do.
-        whole = (*_rows(x, axis), _classes(function, x, axis, arrays))
-        shapes["target"] = np.broadcast_to(0.0, whole if function.kind is Kind.LINEAR else x.shape)
-    if "axis" in arguments:
-        shapes["axis"] = arguments["axis"]
-    stop = next(iter([*function.with_role(Role.BUFFER), *function.with_role(Role.FLAG)]))
-    try:
-        function(**{function.first: _of_one_number(x), stop: "nothing"}, **shapes)
-    except (TypeError, ValueError) as error:
-        if not str(error).startswith(f"{stop} "):
-            raise
-    raise errors.does_not_fit(wrong, function.first, x.shape, arguments.get(wrong))
-
-
-def _of_one_number(value: Any) -> Any:
-    """An array of the same shape and type that takes the memory of one number."""
-    if isinstance(value, da.Array):
-        return np.broadcast_to(np.zeros((), value.dtype), value.shape)
-    return value
-
-
 # --- types of the results, chunks of the arguments --------------------------------------------
 
 
@@ -298,10 +209,10 @@ def _like(
     rows = (0, *(0,) * rank)
 
     def shape(role: Role | None, value: Any) -> tuple[int, ...]:
-        if role is Role.INPUT:
+        if role in (Role.INPUT, Role.VECTOR):
             return rows if elements else (*rows, 0 if linear else x.shape[axis])
         if role is Role.TARGET and not elements and value.ndim != rank:
-            return (*rows, _classes(function, x, axis, arrays))
+            return (*rows, shapes.count_classes(function, x, axis, arrays))
         if role is Role.MATRIX:
             return value.shape[0], 0
         if role is Role.BROADCAST:
@@ -310,6 +221,8 @@ def _like(
 
     def empty(name: str, value: Any) -> Any:
         role = function.roles.get(name)
+        if isinstance(value, LinearGrad):
+            return LinearGrad(*map(empty, function.inputs, value))
         if value is None or role is Role.SCALAR and not isinstance(value, da.Array):
             return value
         return np.broadcast_to(np.zeros((), value.dtype), shape(role, value))
@@ -324,6 +237,9 @@ def _lazy(function: Function, name: str, value: Any, x: Any, axis: int) -> Any:
     role = function.roles.get(name)
     if value is None:
         return None
+    if isinstance(value, LinearGrad):
+        named = zip(function.inputs, value, strict=True)
+        return LinearGrad(*(_lazy(function, part, a, x, axis) for part, a in named))
     if role is Role.SCALAR:
         return value.astype(np.float64) if isinstance(value, da.Array) else da.asarray(float(value))
     if function.kind is Kind.ELEMENTS:
@@ -336,6 +252,8 @@ def _lazy(function: Function, name: str, value: Any, x: Any, axis: int) -> Any:
         if value.ndim == len(rows):
             return _chunked(value, rows)
         return _chunked(value, (*rows, -1) if function.kind is Kind.LINEAR else x.chunks)
+    if role in (Role.INPUT, Role.VECTOR):
+        return _chunked(value, x.chunks)
     if role is Role.PER_CLASS:
         return _chunked(value, -1)
     return _without_empty(value, 0) if isinstance(value, da.Array) else _chunked(value, -1)

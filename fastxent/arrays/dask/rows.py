@@ -21,20 +21,19 @@ def results(call: Request) -> list[Any]:
     """The function's results for x, chunked by rows."""
     call = call.in_one_chunk()
     rows, whole = call.rows, call.whole
-    if not call.function.is_loss:
-        return [_map(call)]
-    operands = [call.x, whole, *target_operands(call)]
-    task = functools.partial(_losses, call.function, options(call))
+    if call.function.kind is Kind.MAP:
+        return _map(call)
+    vector = call.arrays.get("vector")
+    operands = [call.x, whole, *target_operands(call), *blocks.operands((vector, whole))]
+    task = functools.partial(_block, call.function, options(call))
     # Results per class have the class axis; among those for no rows there is one axis more.
     rank = len(rows) + (0 if call.unbatched else 1)
-    layouts = [loss_layout(call)]
-    layouts += [Layout(whole if a.ndim > rank else rows, a.dtype) for a in call.like[1:]]
-    loss, *others = blocks.several(task, whole, operands, layouts)
-    return [reduced(call, loss), *others]
+    layouts = [Layout(whole if a.ndim > rank else rows, a.dtype) for a in call.like]
+    return reduced_losses(call, task, operands, layouts)
 
 
-def _map(call: Request) -> Any:
-    """softmax or one of its logarithms."""
+def _map(call: Request) -> list[Any]:
+    """softmax, one of its logarithms, or its entropy, with its gradient if requested."""
     function, whole = call.function, call.whole
     layout = Layout(whole, call.like[0].dtype)
     arguments = {"axis": call.axis, **call.options}
@@ -44,7 +43,10 @@ def _map(call: Request) -> Any:
             whole if keepdims else call.rows, layout.dtype, (call.axis,) if keepdims else ()
         )
     task = functools.partial(_mapped, function=function, arguments=arguments)
-    return blocks.single(task, layout, (call.x, whole))
+    if len(call.like) == 1:
+        return [blocks.single(task, layout, (call.x, whole))]
+    layouts = [layout, *(Layout(whole, a.dtype) for a in call.like[1:])]
+    return blocks.several(task, whole, (call.x, whole), layouts)
 
 
 def _mapped(x: Any, *, function: Function, arguments: Arguments) -> Any:
@@ -59,6 +61,15 @@ def loss_layout(call: Request) -> Layout:
     if call.reduction == "none":
         return Layout(call.rows, call.like[0].dtype)
     return Layout(call.rows, np.float64, single=call.rows)
+
+
+def reduced_losses(call: Request, task: Any, operands: Any, layouts: list[Layout]) -> list[Any]:
+    """What a task returns for each block; of a loss, the first is reduced."""
+    if not call.function.is_loss:
+        return blocks.several(task, call.whole, operands, layouts)
+    layouts = [loss_layout(call), *layouts[1:]]
+    loss, *others = blocks.several(task, call.whole, operands, layouts)
+    return [reduced(call, loss), *others]
 
 
 def reduced(call: Request, loss: Any) -> Any:
@@ -86,17 +97,19 @@ def target_operands(call: Request) -> list[Any]:
     )  # fmt: skip
 
 
-def _losses(
-    function: Function, options: Arguments, x: Any, target: Any, u: Any, w: Any, divisor: Any
-) -> Any:
-    return block_results(function, options, (x,), only(target), u, only(w), divisor)
+def _block(
+    function: Function, options: Arguments, x: Any, target: Any, u: Any, w: Any, divisor: Any,
+    vector: Any,
+) -> Any:  # fmt: skip
+    arrays = {} if vector is None else {"vector": vector}
+    return block_results(function, options, (x,), only(target), u, only(w), divisor, **arrays)
 
 
 def block_results(
     function: Function, options: Arguments, inputs: tuple[Any, ...], target: Any, u: Any, w: Any,
     divisor: Any, **arrays: Any,
 ) -> tuple[Any, ...]:  # fmt: skip
-    """A block's results of a loss of rows, the loss in an array with as many axes as rows have."""
+    """A block's results, a loss in an array with as many axes as rows have."""
     options, empty = dict(options), False
     if divisor is not None and options.get("reduction", "mean") == "mean":
         if "normalizer" in function.parameters:
@@ -109,6 +122,8 @@ def block_results(
     results = blocks.compute(
         function, *inputs, target, weight=w, sample_weight=u, **options, **arrays
     )
+    if not function.is_loss:
+        return (results,)
     loss, *others = _with_axes(results, options, inputs[0].ndim - 1)
     return np.full_like(loss, np.nan) if empty else loss, *others
 
@@ -127,11 +142,11 @@ def _divided(u: Any, divisor: Any) -> Any:
     return np.where(divisor == 0, 0.0, u / divisor)
 
 
-# --- losses of elements ---------------------------------------------------------------------------
+# --- elements -----------------------------------------------------------------------------------
 
 
 def elements(call: Request) -> list[Any]:
-    """A binary loss. The mean is a sum with weights that are divided by the number of elements."""
+    """A binary loss or product, whose mean is a sum with weights divided by their number."""
     own, whole, size = dict(call.options), call.whole, call.x.size
     w = call.arrays.get("weight")
     if call.is_mean and size:
@@ -141,16 +156,17 @@ def elements(call: Request) -> list[Any]:
     for array in (w, call.arrays.get("pos_weight")):
         # A block broadcasts them over its elements.
         operands += [array, None if array is None else whole[len(whole) - array.ndim :]]
+    operands += blocks.operands((call.arrays.get("vector"), whole))
     task = functools.partial(_elements, call.function, own)
-    layouts = [loss_layout(call._replace(axis=-1))]
-    layouts += [Layout(whole, a.dtype) for a in call.like[1:]]
-    loss, *others = blocks.several(task, whole, operands, layouts)
-    return [reduced(call, loss), *others]
+    layouts = [Layout(whole, a.dtype) for a in call.like]
+    return reduced_losses(call._replace(axis=-1), task, operands, layouts)
 
 
 def _elements(
-    function: Function, options: Arguments, x: Any, target: Any, w: Any, pos_weight: Any
-) -> Any:
-    if pos_weight is not None:
-        options = options | {"pos_weight": pos_weight}
-    return _with_axes(blocks.compute(function, x, target, weight=w, **options), options, x.ndim)
+    function: Function, options: Arguments, x: Any, target: Any, w: Any, pos_weight: Any,
+    vector: Any,
+) -> Any:  # fmt: skip
+    given = (("pos_weight", pos_weight), ("vector", vector))
+    options = options | {name: array for name, array in given if array is not None}
+    results = blocks.compute(function, x, target, weight=w, **options)
+    return _with_axes(results, options, x.ndim) if function.is_loss else (np.asarray(results),)

@@ -1,0 +1,226 @@
+"""What the handlers of `fastxent.cpu.xla_kernels` compute, as JAX primitives with derivatives.
+
+The loss L(x), its gradient g(x), and the product H(x) v of its second derivative and a vector:
+
+    ∂L = ⟨g, ∂x⟩        ∂g = H ∂x        ∂(H v) = H ∂v + H ((v − pᵀv) ∘ (∂x − pᵀ∂x))
+
+with p = softmax(x) and the sums over classes. H is symmetric, so the transpose of its product is
+the product itself, and derivatives of any order and in any mode are made of these.
+
+Logits are (…, C), labels int32 (…). The loss has the first `n_axes` axes of the logits: none if it
+is reduced, all but the classes if not, and those that `jax.vmap` adds in front. Over these axes a
+reduced loss is several, of a group of rows each.
+"""
+
+import functools
+import inspect
+import math
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.ffi
+import numpy as np
+from jax import numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jax.sharding import PartitionSpec
+
+from fastxent.cpu import xla_kernels as xla
+
+
+class Settings(NamedTuple):
+    """The options of a loss, which are constants of a program."""
+
+    reduction: str
+    ignore_index: int
+    label_smoothing: float
+    check_target: bool
+
+
+def cross_entropy(x: Any, y: Any, settings: Settings) -> Any:
+    """The loss of logits (…, C) and int32 labels (…)."""
+    n_axes = x.ndim - 1 if settings.reduction == "none" else 0
+    (loss,) = _losses.bind(x, y, result=xla.LOSS, settings=settings, n_axes=n_axes)
+    return loss
+
+
+def _define(primitive: Primitive, compute: Any, shape: Any, batch: Any) -> None:
+    """Give a primitive its values, their shapes, and its rule for vmap."""
+    parameters = inspect.getfullargspec(compute).kwonlyargs
+    primitive.def_impl(jax.jit(compute, static_argnames=parameters))
+    primitive.def_abstract_eval(shape)
+    lowering = mlir.lower_fun(compute, multiple_results=primitive.multiple_results)
+    mlir.register_lowering(primitive, lowering)
+    batching.primitive_batchers[primitive] = batch
+
+
+def _sum_type(x: Any) -> Any:
+    """The type of losses and of sums."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def _of_losses(x: Any, n_axes: int) -> Any:
+    """The abstract value of the losses of logits: sharded, and varying, as these are."""
+    sharding = x.sharding.update(spec=PartitionSpec(*x.sharding.spec[:n_axes]))
+    return x.update(
+        shape=x.shape[:n_axes], dtype=_sum_type(x), weak_type=False, sharding=sharding
+    )  # fmt: skip
+
+
+def _in_front(arrays: Any, axes: Any) -> list[Any]:
+    """Arrays with the axis of vmap in front, added to those that do not have it."""
+    pairs = list(zip(arrays, axes, strict=True))
+    size = next(a.shape[axis] for a, axis in pairs if axis is not None)
+    return [batching.bdim_at_front(a, axis, size) for a, axis in pairs]
+
+
+# --- loss and gradient --------------------------------------------------------------------------
+
+
+def _compute_losses(x: Any, y: Any, *, result: str, settings: Settings, n_axes: int) -> Any:
+    """The losses; for GRAD, the gradient of their sum, too."""
+    kinds = [jax.ShapeDtypeStruct(x.shape[:n_axes], _sum_type(x))]
+    if result == xla.GRAD:
+        kinds.append(jax.ShapeDtypeStruct(x.shape, x.dtype))
+    return jax.ffi.ffi_call(_handler(x, result), kinds)(x, y, **_attributes(settings))
+
+
+def _shape_losses(x: Any, y: Any, *, result: str, settings: Settings, n_axes: int) -> Any:
+    losses = _of_losses(x, n_axes)
+    return [losses, x] if result == xla.GRAD else [losses]
+
+
+def _batch_losses(args: Any, axes: Any, *, n_axes: int, **parameters: Any) -> Any:
+    found = _losses.bind(*_in_front(args, axes), n_axes=n_axes + 1, **parameters)
+    return found, [0] * len(found)
+
+
+def _along_losses(primals: Any, tangents: Any, *, result: str, **parameters: Any) -> Any:
+    x, y = primals
+    tangent = ad.instantiate_zeros(tangents[0])
+    found = _losses.bind(x, y, result=xla.GRAD, **parameters)
+    along = [_inner.bind(found[1], tangent, n_axes=parameters["n_axes"])]
+    if result == xla.GRAD:
+        along.append(_product.bind(x, y, tangent, **parameters))
+    return found[: len(along)], along
+
+
+_losses = Primitive("fastxent_cross_entropy")
+_losses.multiple_results = True
+_define(_losses, _compute_losses, _shape_losses, _batch_losses)
+ad.primitive_jvps[_losses] = _along_losses
+
+
+# --- how a loss changes along a tangent ---------------------------------------------------------
+
+
+def _compute_inner(grad: Any, tangent: Any, *, n_axes: int) -> Any:
+    """⟨g, ∂x⟩ over all but the first axes; where g is 0, as in ignored rows, whatever ∂x is."""
+    kind = _sum_type(grad)
+    products = jnp.where(grad == 0, 0, grad.astype(kind) * tangent.astype(kind))
+    return products.sum(-1).sum(tuple(range(n_axes, grad.ndim - 1)))
+
+
+@functools.partial(jax.jit, inline=True)
+def _times(grad: Any, factor: Any) -> Any:
+    """The gradient of losses that are multiplied by a factor; XLA leaves out one of 1."""
+    factor = jax.lax.broadcast_in_dim(factor, grad.shape, range(factor.ndim))
+    return (grad * factor).astype(grad.dtype)
+
+
+def _batch_inner(args: Any, axes: Any, *, n_axes: int) -> Any:
+    return _inner.bind(*_in_front(args, axes), n_axes=n_axes + 1), 0
+
+
+_inner = Primitive("fastxent_inner_product")
+_define(
+    _inner, _compute_inner, lambda grad, tangent, n_axes: _of_losses(grad, n_axes), _batch_inner
+)
+ad.defbilinear(
+    _inner,
+    lambda ct, grad, tangent, n_axes: _times(tangent, ct),
+    lambda ct, grad, tangent, n_axes: _times(grad, ct),
+)
+
+
+# --- the product of the second derivative and a vector ------------------------------------------
+
+
+def _compute_product(x: Any, y: Any, vector: Any, *, settings: Settings, n_axes: int) -> Any:
+    """H(x) v, of the shape and type of x and v."""
+    kind = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    n_groups = math.prod(x.shape[:n_axes]) if settings.reduction == "mean" else 1
+    handler = jax.ffi.ffi_call(_handler(x, xla.PRODUCT), kind)
+    return handler(x, y, vector, **_attributes(settings), n_groups=np.int64(n_groups))
+
+
+def _batch_product(args: Any, axes: Any, *, n_axes: int, **parameters: Any) -> Any:
+    return _product.bind(*_in_front(args, axes), n_axes=n_axes + 1, **parameters), 0
+
+
+def _transpose_product(ct: Any, x: Any, y: Any, vector: Any, **parameters: Any) -> Any:
+    return None, None, _product.bind(x, y, ct, **parameters)
+
+
+def _along_vector(tangent: Any, x: Any, y: Any, vector: Any, **parameters: Any) -> Any:
+    return _product.bind(x, y, tangent, **parameters)
+
+
+def _along_logits(
+    tangent: Any, x: Any, y: Any, vector: Any, *, settings: Settings, n_axes: int
+) -> Any:
+    """A third derivative: how the product changes along a tangent of the logits."""
+    active = (y != settings.ignore_index)[..., None]
+    # Ignored rows and classes of p = 0 take no part, whatever they, v and ∂x hold.
+    p = jnp.where(active, jax.nn.softmax(jnp.where(active, x, 0).astype(_sum_type(x))), 0)
+    v, t = (jnp.where(p == 0, 0, a) for a in (vector, tangent))
+    v, t = (a - (p * a).sum(-1, keepdims=True) for a in (v, t))
+    return _product.bind(x, y, (v * t).astype(x.dtype), settings=settings, n_axes=n_axes)
+
+
+_product = Primitive("fastxent_cross_entropy_hvp")
+_define(_product, _compute_product, lambda x, y, vector, **_: vector, _batch_product)
+ad.deflinear2(_product, _transpose_product)
+ad.defjvp(_product, _along_logits, None, _along_vector)
+
+
+# --- handlers -----------------------------------------------------------------------------------
+
+
+def _attributes(settings: Settings) -> dict[str, Any]:
+    """The attributes of a call: they have 64 bits, with or without jax_enable_x64."""
+    return {
+        "check_target": np.int64(settings.check_target),
+        "label_smoothing": np.float64(settings.label_smoothing),
+        "ignore_index": np.int64(settings.ignore_index),
+        "mode": np.int64(xla.MODES[settings.reduction]),
+    }
+
+
+def _handler(x: Any, result: str) -> str:
+    """Name of the registered handler for these logits."""
+    char = x.dtype.char
+    return _registered(char, result, xla.has_few_classes(char, result, x.shape[-1]))
+
+
+@functools.cache
+def _registered(char: str, result: str, few_classes: bool) -> str:
+    """Name of a registered handler, which is compiled or loaded when first traced."""
+    name = f"fastxent_cross_entropy_{char}_{result}_{few_classes:d}"
+    # Start the backend first: it fails to start if it refuses a handler registered before.
+    jax.devices("cpu")
+    address = xla.handler(char, result, few_classes, _interface_version())
+    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(address), platform="cpu")
+    return name
+
+
+@functools.cache
+def _interface_version() -> int:
+    """The minor version of XLA's interface, which a handler has to declare."""
+    header = Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"
+    found = re.search(r"#define XLA_FFI_API_MINOR (\d+)", header.read_text())
+    if found is None:
+        raise RuntimeError(f"jax must state the version of its interface in {header}")
+    return int(found[1])
