@@ -81,8 +81,10 @@ those of the labels; `log_loss` also checks the rows' sums.
 SECOND = """\
 A product is taken with a random vector, the forward pass included: PyTorch's by
 `torch.autograd.functional.hvp`, JAX's by `jax.jvp` of `jax.grad` under `jit`. The share of a copy
-is that of reading logits and vector and writing the product. The last two heats are cross_entropy
-with and without the entropy beside it: loss and gradient, and the loss alone.
+is that of reading logits and vector and writing the product. Gradients of each row are
+`torch.func.vmap` of `torch.func.grad`, beside the losses and gradients of all rows in one call. The
+last two heats are cross_entropy with and without the entropy beside it: loss and gradient, and the
+loss alone.
 
 """
 

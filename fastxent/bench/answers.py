@@ -34,6 +34,7 @@ _BY_ROWS: dict[str, Callable[..., Any]] = {
     "softmax": reference.softmax, "log_softmax": reference.log_softmax,
     "entropy": functools.partial(reference.entropy, return_grad=True),
     "hvp": functools.partial(reference.cross_entropy_hvp, reduction="none"),
+    "per_sample": lambda *a: reference.cross_entropy(*a, reduction="none", return_grad=True)[1],
 }  # fmt: skip
 
 

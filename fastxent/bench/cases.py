@@ -6,7 +6,7 @@ from typing import Literal
 
 Job = Literal[
     "cross_entropy", "forward", "loss", "softmax", "log_softmax", "categorical", "binary",
-    "binary_probs", "linear", "frozen", "hvp", "entropy",
+    "binary_probs", "linear", "frozen", "hvp", "entropy", "per_sample",
 ]  # fmt: skip
 Logits = Literal["random", "wide", "confident"]
 Target = Literal["index", "soft", "one-hot"]
@@ -17,7 +17,7 @@ Layout = Literal["rows", "channels-first", "column-major"]
 _ARRAYS: dict[Job, int] = {
     "cross_entropy": 2, "forward": 2, "loss": 1, "softmax": 2, "log_softmax": 2,
     "categorical": 0, "binary": 3, "binary_probs": 3, "linear": 0, "frozen": 0, "hvp": 3,
-    "entropy": 2,
+    "entropy": 2, "per_sample": 2,
 }  # fmt: skip
 _ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
@@ -297,8 +297,16 @@ GROUPS = {
     ),
     "second": Group(
         "Hessian-vector products, and entropy with its gradient",
-        heats([Case(*shape, job=job) for job in ("hvp", "entropy") for shape in SECOND],
-              ["copy", "fastxent", "fastxent_out", "numpy_idiom", "torch", "jax"])
+        heats([Case(*shape, job="hvp") for shape in SECOND],
+              ["copy", "fastxent", "fastxent_out", "numpy_idiom", "torch", "fastxent_torch", "jax",
+               "fastxent_jax"])
+        + heats([Case(*shape, job="entropy") for shape in SECOND],
+                ["copy", "fastxent", "fastxent_out", "numpy_idiom", "torch", "jax"])
+        + tuple(
+            sides(Case(8192, c, job="per_sample"), ["fastxent_torch", "torch"])
+            + sides(Case(8192, c, given="reduction"), ["fastxent_torch"])
+            for c in (1000, 10)
+        )
         + tuple(
             sides(replace(case, given="return_entropy"), ["fastxent"]) + sides(case, ["fastxent"])
             for case in (Case(8192, 1000), Case(8192, 1000, job="loss"))

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from fastxent.bench.peers.jax import ready
+from fastxent.bench.peers.jax import product, ready
 from fastxent.integrations.jax import cross_entropy as mean_loss
 
 Call = Callable[[], Any]
@@ -14,6 +14,11 @@ Call = Callable[[], Any]
 def cross_entropy(logits: Any, target: Any) -> Call:
     """Mean loss and gradient."""
     return ready(jax.value_and_grad(mean_loss), logits, target)
+
+
+def hvp(logits: Any, target: Any, vector: Any) -> Call:
+    """The second derivative of the mean loss, times the vector: forward over reverse."""
+    return product(mean_loss, logits, target, vector)
 
 
 def loss(logits: Any, target: Any) -> Call:

@@ -4,7 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import fastxent as fx
-from fastxent.bench.peers.torch import frozen_head, loss_in_graph, with_options
+from fastxent.bench.peers.torch import (
+    frozen_head,
+    gradient_of_each,
+    loss_in_graph,
+    product,
+    with_options,
+)
 from fastxent.integrations.torch import CrossEntropyLoss
 
 Call = Callable[[], Any]
@@ -18,6 +24,16 @@ def cross_entropy(logits: Any, target: Any, **options: Any) -> Call:
 def forward(logits: Any, target: Any) -> Call:
     """Mean loss, ready for a backward pass."""
     return loss_in_graph(CrossEntropyLoss(), logits, target)
+
+
+def hvp(logits: Any, target: Any, vector: Any) -> Call:
+    """The second derivative of the mean loss, times the vector, by double backward."""
+    return product(fx.cross_entropy, logits, target, vector)
+
+
+def per_sample(logits: Any, target: Any) -> Call:
+    """The gradient of each row's loss."""
+    return gradient_of_each(fx.cross_entropy, logits, target)
 
 
 def frozen(x: Any, weight: Any, target: Any) -> Call:

@@ -103,13 +103,18 @@ def _log_and_multiply(p: Any, target: Any) -> Any:
     return -(target * jnp.log(p)).sum(axis=-1).mean()
 
 
+def product(function: Callable[..., Any], logits: Any, target: Any, vector: Any) -> Call:
+    """The second derivative of a loss, times the vector: forward over reverse."""
+
+    def program(x: Any, labels: Any, v: Any) -> Any:
+        return jax.jvp(lambda x: jax.grad(function)(x, labels), (x,), (v,))[1]
+
+    return _compiled(program, logits, target.astype(np.int32), vector)
+
+
 def hvp(logits: Any, target: Any, vector: Any) -> Call:
-    """The second derivative of the mean loss, times the vector: forward over reverse."""
-
-    def product(x: Any, labels: Any, v: Any) -> Any:
-        return jax.jvp(lambda x: jax.grad(_mean_loss)(x, labels), (x,), (v,))[1]
-
-    return _compiled(product, logits, target.astype(np.int32), vector)
+    """The second derivative of the mean loss, times the vector."""
+    return product(_mean_loss, logits, target, vector)
 
 
 def entropy(logits: Any) -> Call:

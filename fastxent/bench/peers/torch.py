@@ -144,10 +144,27 @@ def log_and_multiply(p: Any, target: Any) -> Any:
     return -(target * torch.log(p)).sum(dim=1).mean()
 
 
+def product(function: Callable[..., Any], logits: Any, target: Any, vector: Any) -> Call:
+    """The second derivative of a loss, times the vector."""
+    x, labels, v = tensor(logits), tensor(target), tensor(vector)
+    return lambda: torch.autograd.functional.hvp(lambda x: function(x, labels), x, v)[1]
+
+
+def gradient_of_each(function: Callable[..., Any], logits: Any, target: Any) -> Call:
+    """The gradient of each row's loss, by torch.func."""
+    x, labels = tensor(logits), tensor(target)
+    gradients = torch.func.vmap(torch.func.grad(function))
+    return lambda: gradients(x, labels)
+
+
 def hvp(logits: Any, target: Any, vector: Any) -> Call:
     """The second derivative of the mean loss, times the vector."""
-    x, labels, v = tensor(logits), tensor(target), tensor(vector)
-    return lambda: torch.autograd.functional.hvp(lambda x: F.cross_entropy(x, labels), x, v)[1]
+    return product(F.cross_entropy, logits, target, vector)
+
+
+def per_sample(logits: Any, target: Any) -> Call:
+    """The gradient of each row's loss."""
+    return gradient_of_each(F.cross_entropy, logits, target)
 
 
 def entropy(logits: Any) -> Call:
