@@ -70,6 +70,11 @@ def read(
     return gpu().views_of(function, arguments) if on_gpu else arrays, connected
 
 
+def is_virtual(tensor: torch.Tensor) -> bool:
+    """Whether it has no numbers to be read, so that operators compute on it."""
+    return refusals.is_virtual(tensor)
+
+
 def is_on_gpu(tensor: torch.Tensor) -> bool:
     """Whether CUDA computes on it."""
     return bool(tensor.is_cuda)

@@ -18,7 +18,7 @@ from torch._library.autograd import Info, make_autograd_impl
 
 from fastxent import errors, options
 from fastxent.arrays import foreign, views
-from fastxent.arrays.torch import autograd, memory, refusals, storage
+from fastxent.arrays.torch import gradients, maps, memory, refusals, storage
 from fastxent.arrays.torch.storage import DTYPES
 from fastxent.functions import FUNCTIONS, Arguments, Function, Role
 from fastxent.records import LinearGrad
@@ -245,7 +245,7 @@ class _Operator:
         """The results."""
         arguments, with_grads = self.bound(args, kwargs)
         if with_grads:
-            arguments = autograd.without_half(self.function, arguments) | {"return_grad": True}
+            arguments = gradients.without_half(self.function, arguments) | {"return_grad": True}
         if "wrt" in arguments:
             arguments["wrt"] = tuple(arguments["wrt"].split(","))
         return list(_flat(memory.detached(self.function, arguments)))
@@ -311,21 +311,20 @@ class _Operator:
         if ctx.with_grads:
             grads = dict(zip(names, output[1:], strict=True))
             tensors = {n: grads[n] for n in needed}
-        elif not self.function.is_loss and autograd.saves_result(self.function):
+        elif not self.function.is_loss and maps.saves_result(self.function):
             tensors = {self.inputs[0]: output[0]}
         ctx.saved = list(tensors)
         ctx.save_for_backward(*tensors.values())
 
     def backward(self, ctx: Any, ups: list[Any]) -> tuple[Any, ...]:
         """The gradients of the first result, in the order of the parameters."""
-        autograd.first_derivative_only()
         arguments = dict.fromkeys(self.arrays) | ctx.arguments
         saved = dict(zip(ctx.saved, ctx.saved_tensors, strict=True))
         if self.function.is_loss:
             grads = self.loss_gradients(ctx, ups[0], arguments, saved)
         else:
             how = self.function, arguments["axis"], arguments.get("keepdims", False), ups[0]
-            grads = {n: autograd.map_gradient(*how, tensor) for n, tensor in saved.items()}
+            grads = {n: maps.map_gradient(*how, tensor) for n, tensor in saved.items()}
         return tuple(grads.get(n) for n in self.names)
 
     def loss_gradients(
@@ -338,12 +337,12 @@ class _Operator:
                 needed = [ctx.needs_input_grad[self.names.index(n)] for n in self.inputs]
                 call["wrt"] = ",".join(itertools.compress(self.inputs, needed))
             if self.sums_rows(arguments):
-                call, up = autograd.weighted_rows(call, up), torch.ones(())
+                call, up = gradients.weighted_rows(call, up), torch.ones(())
             _, *grads = getattr(torch.ops.fastxent, self.function.name)(**call, with_grads=True)
             saved = dict(zip(self.differentiated(call), grads, strict=True))
-        axis = None if not up.ndim else autograd.rows_axis(self.function, arguments)
+        axis = None if not up.ndim else gradients.rows_axis(self.function, arguments)
         factor = up if axis is None else up.unsqueeze(axis)
-        return {n: autograd.masked_product(grad, factor) for n, grad in saved.items()}
+        return {n: gradients.masked_product(grad, factor) for n, grad in saved.items()}
 
 
 def _flat(result: Any) -> Iterator[torch.Tensor]:
