@@ -91,13 +91,13 @@ def packed(function: Function, arguments: Arguments) -> tuple[Call, list[torch.T
 class Batch:
     """A batch of calls as one: `call` with `tensors`, by row.
 
-    `size` is the number of calls, `shape` that of one loss before its reduction, `empty` where a
-    mean is over nothing.
+    `size` is the number of calls, `shape` that of one loss before its reduction, `active` which of
+    the means are over something, None for all.
     """
 
     def __init__(self, call: Call, tensors: list[Any], size: int, shape: tuple[int, ...]) -> None:
         self.call, self.tensors, self.size, self.shape = call, tensors, size, shape
-        self.by_row, self.empty = True, None
+        self.by_row, self.active = True, None
 
     def reduced(self, rows: torch.Tensor, is_loss: bool = False) -> torch.Tensor:
         """Losses, or their slopes, from those by row."""
@@ -105,8 +105,8 @@ class Batch:
             return rows
         if self.shape:
             rows = rows.flatten(1).sum(1, dtype=torch.float64).to(rows.dtype)
-        if is_loss and self.empty is not None:
-            rows = torch.where(self.empty, torch.nan, rows)
+        if is_loss and self.active is not None:
+            rows = torch.where(self.active, rows, torch.nan)
         return rows
 
     def by_rows(self, up: torch.Tensor, dim: int | None) -> torch.Tensor:
@@ -187,7 +187,7 @@ def _divide(function: Function, arguments: Arguments, batch: Batch, axis: int) -
         for length in batch.shape:
             n *= length
         if not n:
-            batch.empty = torch.ones((), dtype=torch.bool)
+            batch.active = torch.zeros((), dtype=torch.bool)
         elif n > 1:
             weight = arguments.get("weight")
             arguments["weight"] = (1.0 if weight is None else weight) / n
@@ -209,7 +209,7 @@ def _divide(function: Function, arguments: Arguments, batch: Batch, axis: int) -
         labels = target if target.dtype is torch.int64 else target.long()
         active = None if ignored is None else labels != ignored
         if u is None and weight is None and not rows_rank:
-            batch.empty = None if active is None else ~active
+            batch.active = active
             return
         counted = torch.ones_like(labels, dtype=torch.float64) if active is None else active.double()
         if weight is not None:
@@ -219,8 +219,8 @@ def _divide(function: Function, arguments: Arguments, batch: Batch, axis: int) -
             counted = torch.where((counted == 0) | (u == 0), 0.0, counted * u)
     if divisor is None:
         divisor = counted.flatten(1).sum(1) if rows_rank else counted
-    batch.empty = divisor == 0
-    scale = torch.where(batch.empty, 0.0, 1.0 / divisor)
+    batch.active = divisor != 0
+    scale = torch.where(batch.active, 1.0 / divisor, 0.0)
     scale = scale.reshape(batch.size, *[1] * rows_rank).expand(batch.size, *batch.shape)
     arguments["sample_weight"] = scale if u is None else torch.where(u == 0, 0.0, u * scale)
 

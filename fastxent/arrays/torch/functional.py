@@ -13,20 +13,24 @@ from fastxent.functions import Arguments, Function, Kind, Role
 
 def call(function: Function, arguments: Arguments) -> Any:
     """The results of a call with tensors that are transformed or have tangents."""
-    for name in function.with_role(Role.BUFFER, Role.BUFFER_FLAG):
-        if arguments.get(name) is not None and arguments[name] is not False:
-            raise errors.buffer_in_graph(name, arguments[name])
-    left_out = function.with_role(Role.BUFFER, Role.BUFFER_FLAG)
-    arguments = {name: value for name, value in arguments.items() if name not in left_out}
+    is_plain = arguments.keys().isdisjoint(function.requests)
+    if not is_plain:
+        left_out = function.with_role(Role.BUFFER, Role.BUFFER_FLAG)
+        for name in left_out:
+            if arguments.get(name) is not None and arguments[name] is not False:
+                raise errors.buffer_in_graph(name, arguments[name])
+        arguments = {name: value for name, value in arguments.items() if name not in left_out}
     if function.kind is Kind.MAP:
         return maps.call(function, arguments)
     if not function.is_loss:
         return _detached(function, arguments)
-    requested = [n for n in function.results[1:] if function.is_requested(n, arguments)]
-    plain = gradients.without_requests(function, arguments)
+    plain = arguments if is_plain else gradients.without_requests(function, arguments)
     packed, tensors = batches.packed(function, plain)
-    loss = second.Loss.apply(packed, second.Of(), *tensors)
-    if not requested:
+    if function.has_one_gradient and second.needs_gradient(arguments[function.first]):
+        loss, _ = second.LossAndGradient.apply(packed, second.Of(), *tensors)
+    else:
+        loss = second.Loss.apply(packed, second.Of(), *tensors)
+    if is_plain or not any(function.is_requested(n, arguments) for n in function.results[1:]):
         return loss
     return loss, *_detached(function, arguments)[1:]
 

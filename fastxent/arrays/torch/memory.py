@@ -27,16 +27,16 @@ _is_jit_tracing = getattr(torch._C, "_is_tracing", lambda: True)
 
 
 def is_traced() -> bool:
-    """Whether PyTorch has to see operators: for make_fx, FakeTensorMode, jit.trace and others.
+    """Whether PyTorch has to see operators.
 
     Within torch.func, too, where new tensors may have no memory.
     """
-    return (
-        _modes() > 0
-        or is_transforming()
-        or _is_jit_tracing()
-        or _symbolic_trace._is_fx_tracing_flag
-    )
+    return is_recorded() or is_transforming()
+
+
+def is_recorded() -> bool:
+    """Whether PyTorch records operators: for make_fx, FakeTensorMode, jit.trace and others."""
+    return _modes() > 0 or _is_jit_tracing() or _symbolic_trace._is_fx_tracing_flag
 
 
 def read(
@@ -72,6 +72,8 @@ def read(
 
 def is_virtual(tensor: torch.Tensor) -> bool:
     """Whether it has no numbers to be read, so that operators compute on it."""
+    if type(tensor) in _ORDINARY:
+        return tensor.is_meta or torch._is_functional_tensor(tensor)
     return refusals.is_virtual(tensor)
 
 

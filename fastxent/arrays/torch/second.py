@@ -18,9 +18,11 @@ from typing import Any, NamedTuple
 import torch
 
 from fastxent import errors
-from fastxent.arrays.torch import batches, gradients, products
+from fastxent.arrays.torch import batches, gradients, memory, products, refusals
 from fastxent.arrays.torch.batches import Call
 from fastxent.functions import Kind
+
+_functorch = torch._C._functorch
 
 Tensors = Sequence[torch.Tensor]
 Names = tuple[str, ...]
@@ -102,7 +104,12 @@ class Node(torch.autograd.Function):  # type: ignore[misc]
             return None
         up = [batch.by_rows(values.up, dims.up)] if cls.has_up else []
         vectors = batch.vectors(values.vectors, dims.vectors)
-        return batch, cls.apply(batch.call, Of(of.wrt, of.along), *up, *vectors, *batch.tensors)
+        tensors = (*up, *vectors, *batch.tensors)
+        # Below the last transform no node is needed where nothing requires grad.
+        plain = not memory.is_transforming() and not refusals.may_have_tangents()
+        if plain and not any(t.requires_grad for t in tensors):
+            return batch, cls.forward(batch.call, Of(of.wrt, of.along), *tensors)
+        return batch, cls.apply(batch.call, Of(of.wrt, of.along), *tensors)
 
     @classmethod
     def vmap(cls, info: Any, dims: Any, call: Call, of: Of, *tensors: Any) -> Any:
@@ -155,6 +162,68 @@ class Loss(_OfLosses):
         """Slope."""
         call, _, saved, _, along, vectors = Loss.tangents(ctx, tangents)
         return Slope.apply(call, Of(along=along), *vectors, *saved.tensors) if along else None
+
+
+class LossAndGradient(Node):
+    """A loss of one input, or losses by row or element, and the gradient of their sum.
+
+    Both are differentiable, so that `backward` of the loss need not apply a node.
+    """
+
+    has_up = False
+
+    @staticmethod
+    def forward(call: Call, of: Of, *tensors: torch.Tensor) -> Any:
+        """Compute both."""
+        arguments = call.arguments(tensors) | {"return_grad": True}
+        loss, grad = gradients.run(call.function, arguments)
+        return loss, grad
+
+    @classmethod
+    def setup_context(cls, ctx: Any, inputs: Any, output: Any) -> None:
+        """Save the gradient too."""
+        ctx.call, ctx.of, *tensors = inputs
+        ctx.call.refuse_gradients(ctx.needs_input_grad[2:])
+        ctx.save_for_backward(*tensors, output[1])
+        ctx.save_for_forward(*tensors)
+        ctx.set_materialize_grads(False)
+        ctx.is_given_away = False
+
+    @staticmethod
+    def backward(ctx: Any, up: Any, by_gradient: Any) -> Any:
+        """The gradient, once; Gradient in new memory after that. Product by the gradient."""
+        call, wrt = ctx.call, (ctx.call.function.first,)
+        *tensors, grad = ctx.saved_tensors
+        terms = []
+        if up is not None and not ctx.is_given_away and _is_one(up):
+            # The receiver may write to it: it is not read any more.
+            ctx.is_given_away = True
+            terms.append([grad])
+        elif up is not None:
+            terms.append(Gradient.apply(call, Of(wrt), up, *tensors))
+        if by_gradient is not None:
+            up = _ones(call, tensors)
+            terms.append(_products(call, wrt, wrt, up, [by_gradient], tensors))
+        return None, None, *_by_name(call, wrt, _sums(terms, 1))
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        """Slope of the loss, Product of the gradient."""
+        call, _, saved, _, along, vectors = LossAndGradient.tangents(ctx, tangents)
+        if not along:
+            return None, None
+        slope = Slope.apply(call, Of(along=along), *vectors, *saved.tensors)
+        up = _ones(call, saved.tensors)
+        return slope, *_products(call, along, along, up, vectors, saved.tensors)
+
+    @classmethod
+    def vmap(cls, info: Any, dims: Any, call: Call, of: Of, *tensors: Any) -> Any:
+        """The rule of vmap."""
+        found = cls.mapped(info, dims, call, of, *tensors)
+        if found is None:
+            return batches.one_by_one(cls, info.batch_size, dims, call, of, *tensors)
+        batch, (rows, grad) = found
+        return (batch.reduced(rows, True), grad), (0, 0)
 
 
 class Gradient(Node):
@@ -326,26 +395,53 @@ def _products(
 
 def _is_watched(tensor: torch.Tensor) -> bool:
     """Whether it may be differentiated by, at any level."""
-    wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    wrapped: bool = _functorch.is_functorch_wrapped_tensor(tensor)
     return wrapped or tensor.requires_grad
 
 
 def _curvature(call: Call, tensors: Tensors, a: dict[str, Any], b: dict[str, Any]) -> Any:
     """The second derivative of each loss along two sets of vectors."""
     function, arguments = call.function, call.arguments(tensors)
-    by_row = arguments.get("reduction", "mean") == "none"
-    if by_row and function.kind is Kind.LINEAR:
+    if arguments.get("reduction", "mean") == "none" and function.kind is Kind.LINEAR:
         raise errors.no_third_derivative()
-    first = arguments[function.first]
-    shape = function.rows(first.shape, arguments.get("axis", -1)) if by_row else ()
-    kind = torch.float64 if first.dtype == torch.float64 else torch.float32
-    up = torch.ones(shape, dtype=kind, device=first.device)
+    up = _ones(call, tensors)
     made = _products(call, tuple(b), tuple(a), up, list(a.values()), tensors)
     terms = [
         products.per_loss(function, arguments, _widened(h) * _widened(b[name]))
         for name, h in zip(b, made, strict=True)
     ]
     return sum(terms[1:], terms[0])
+
+
+def _ones(call: Call, tensors: Tensors) -> torch.Tensor:
+    """The gradient of the sum of a call's losses by each of them."""
+    function, arguments = call.function, call.arguments(tensors)
+    first, shape = arguments[function.first], ()
+    if arguments.get("reduction", "mean") == "none":
+        axis = -1 if function.kind is Kind.LINEAR else arguments.get("axis", -1)
+        shape = function.rows(first.shape, axis)
+    kind = torch.float64 if first.dtype == torch.float64 else torch.float32
+    return torch.ones(shape, dtype=kind, device=first.device)
+
+
+def needs_gradient(tensor: torch.Tensor) -> bool:
+    """Whether a tensor within torch.func's transforms requires grad at one of their levels."""
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        if tensor.requires_grad:
+            return True
+        tensor = _functorch.get_unwrapped(tensor)
+    return tensor.requires_grad
+
+
+def _is_one(up: torch.Tensor) -> bool:
+    """Whether it is known to be 1 everywhere, and that nothing depends on it."""
+    if needs_gradient(up) or refusals.may_have_tangents():
+        return False
+    while _functorch.is_functorch_wrapped_tensor(up):
+        up = _functorch.get_unwrapped(up)
+    if memory.is_recorded() or not up.is_cpu or memory.is_virtual(up):
+        return False
+    return torch.equal(up, up.new_ones(()).expand(up.shape))
 
 
 def _widened(tensor: torch.Tensor) -> torch.Tensor:
