@@ -4,14 +4,13 @@ A batch of losses is one call by row, in which the sample weights hold each loss
 is no such call, as a batch of weights of a linear map, is computed one by one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
 from fastxent import errors
 from fastxent.arrays import views
-from fastxent.arrays.torch.gradients import without_requests
 from fastxent.functions import Arguments, Function, Kind, Role
 
 _BATCHED = {Role.INPUT, Role.TARGET, Role.PER_ROW, Role.BROADCAST, Role.VECTOR}
@@ -59,7 +58,7 @@ class Call:
             written(self.names, tensors, self.versions)
 
 
-def versions_of(tensors: Sequence[torch.Tensor]) -> tuple[int | None, ...]:
+def versions_of(tensors: Iterable[torch.Tensor]) -> tuple[int | None, ...]:
     """How often each tensor has been written to; None for one that does not count it."""
     return tuple([None if t.is_inference() else t._version for t in tensors])
 

@@ -38,7 +38,7 @@ def call(function: Function, arguments: Arguments) -> Any:
 def _detached(function: Function, arguments: Arguments) -> Any:
     """The results of a call as numbers that nothing flows to."""
     packed, tensors = batches.packed(function, arguments)
-    form: list[Any] = []
+    form = _Form()
     found = _Detached.apply(packed, form, *tensors)
     rest = iter(found)
 
@@ -47,14 +47,20 @@ def _detached(function: Function, arguments: Arguments) -> Any:
             return views.like(part, map(filled, part))
         return next(rest) if part else None
 
-    return filled(form[0])
+    return filled(form.of)
+
+
+class _Form:
+    """The tuple that results are in, with True for each, and None for those there are not."""
+
+    of: Any = None
 
 
 class _Detached(torch.autograd.Function):  # type: ignore[misc]
-    """All results of a call, flat; `form` takes the shape of the tuple that they are in."""
+    """All results of a call, flat; `form` is written."""
 
     @staticmethod
-    def forward(call: Call, form: list[Any], *tensors: torch.Tensor) -> Any:
+    def forward(call: Call, form: _Form, *tensors: torch.Tensor) -> Any:
         result = gradients.run(call.function, call.arguments(tensors))
         flat: list[Any] = []
 
@@ -65,7 +71,7 @@ class _Detached(torch.autograd.Function):  # type: ignore[misc]
                 flat.append(part)
             return part is not None
 
-        form[:] = [form_of(result)]
+        form.of = form_of(result)
         return tuple(flat)
 
     @staticmethod
@@ -96,7 +102,7 @@ class _Detached(torch.autograd.Function):  # type: ignore[misc]
         return (None,) * ctx.n
 
     @staticmethod
-    def vmap(info: Any, dims: Any, call: Call, form: list[Any], *tensors: Any) -> Any:
+    def vmap(info: Any, dims: Any, call: Call, form: _Form, *tensors: Any) -> Any:
         batch = batches.folded(call, info.batch_size, dims[2:], tensors)
         if batch is None or call.function.kind is Kind.LINEAR:
             return batches.one_by_one(_Detached, info.batch_size, dims, call, form, *tensors)
