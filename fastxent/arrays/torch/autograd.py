@@ -91,7 +91,8 @@ class Record:
         """The call and its tensors, as the nodes of `second` take them."""
         call, tensors = packed(self.function, self.arguments)
         call.versions = tuple(self.versions)
-        return call, tensors
+        # Autograd saves no tensor of inference mode.
+        return call, [tensor.clone() if tensor.is_inference() else tensor for tensor in tensors]
 
 
 def step(

@@ -53,6 +53,9 @@ class Node(torch.autograd.Function):  # type: ignore[misc]
     """A node that takes a `Call`, an `Of`, `up` if it `has_up`, vectors, and the call's tensors."""
 
     has_up = True
+    # Whether a batch of calls of a linear map is one call by row: not if a number for each row
+    # may be asked for that no kernel makes.
+    maps_linear = True
 
     @classmethod
     def parts(cls, call: Call, values: Any) -> Parts:
@@ -98,6 +101,8 @@ class Node(torch.autograd.Function):  # type: ignore[misc]
         values, dims = cls.parts(call, tensors), cls.parts(call, dims[2:])
         one = (call.function.first,)
         if not {*of.wrt, *of.along} <= {*one}:
+            return None
+        if not cls.maps_linear and call.function.kind is Kind.LINEAR:
             return None
         batch = batches.folded(call, info.batch_size, dims.tensors, values.tensors)
         if batch is None:
@@ -270,6 +275,8 @@ class Gradient(Node):
 class Slope(_OfLosses):
     """The derivative of each loss along vectors."""
 
+    maps_linear = False
+
     @staticmethod
     def forward(call: Call, of: Of, *tensors: torch.Tensor) -> torch.Tensor:
         """Compute it."""
@@ -309,6 +316,8 @@ class Slope(_OfLosses):
 
 class Product(Node):
     """The products of second derivatives by the inputs `wrt` with vectors and `up`."""
+
+    maps_linear = False
 
     @staticmethod
     def forward(call: Call, of: Of, up: torch.Tensor, *tensors: torch.Tensor) -> Any:
