@@ -163,7 +163,7 @@ def test_double_backward():
             if backend == "eager":
                 torch.testing.assert_close(torch.autograd.grad(grad, x, vector)[0], want)
             else:
-                with pytest.raises(RuntimeError, match="not support double backward"):
+                with pytest.raises(RuntimeError, match="not currently support double backward"):
                     (grad * vector).sum().backward()
 
 

@@ -5,7 +5,6 @@
 
 import gc
 import itertools
-import weakref
 
 import numpy as np
 import pytest
@@ -543,6 +542,84 @@ def test_a_plain_backward_computes_and_allocates_nothing_more(monkeypatch):
         monkeypatch.setattr(node, "apply", refuse)
     (grad,) = torch.autograd.grad(loss, x)
     assert grad.data_ptr() == saved
+
+
+# --- what is kept alive ------------------------------------------------------------------------
+
+
+def alive_after(loss_of, shape=(512, 1024), kind=torch.float32):
+    """Whether logits that a program has let go are still in memory: before and after backward."""
+    x = torch.ones(shape, dtype=kind, requires_grad=True)
+    logits = x * 2
+    storage, loss = logits.untyped_storage()._weak_ref(), loss_of(logits)
+    del logits
+    gc.collect()
+    before = not torch.UntypedStorage._expired(storage)
+    loss.backward()
+    gc.collect()
+    after = not torch.UntypedStorage._expired(storage)
+    torch.UntypedStorage._free_weak_ref(storage)
+    return before, after
+
+
+def test_logits_that_are_freed():
+    """With class indices alone nothing is kept; else the logits are, until backward."""
+    labels = torch.arange(512) % 1024
+    weight = torch.ones(1024)
+    soft = torch.full((512, 1024), 1 / 1024)
+    for how, target, kept in (
+        ({}, labels, False),
+        ({"weight": weight, "ignore_index": 3}, labels, False),
+        ({"label_smoothing": 0.1}, labels, True),
+        ({"z_loss": 0.1}, labels, True),
+        ({"softcap": 30.0}, labels, True),
+        ({}, soft, True),
+    ):
+        found = alive_after(lambda x, how=how, y=target: fx.cross_entropy(x, y, **how))
+        assert found == (kept, False), how
+    found = alive_after(lambda x: fx.cross_entropy(x, labels), kind=torch.bfloat16)
+    assert found == (True, False)
+
+
+@each_reduction
+def test_second_derivatives_of_logits_that_were_freed(reduction, monkeypatch):
+    """By the gradient that is held: the numbers of those by the logits."""
+    from fastxent.arrays.torch import held
+
+    monkeypatch.setattr(held, "LEAST", 0)
+    u, w = OPTIONS["sample_weight"]["sample_weight"], OPTIONS["weight"]["weight"]
+    for how in (
+        {}, {"weight": w}, {"sample_weight": u}, {"weight": w, "sample_weight": u},
+        {"ignore_index": 3}, {"normalizer": 2.5},
+    ):  # fmt: skip
+        if "normalizer" in how and reduction != "mean":
+            continue
+        for axis, labels in ((1, [1, 0, 3]), (0, [1, 0, 2, 2])):
+            if axis == 0 and len(how):
+                continue
+            target, how = torch.tensor(labels), how | {"reduction": reduction, "axis": axis}
+            vector = random(ROWS, CLASSES, seed=2)
+            want = reference.cross_entropy_hvp(
+                X.numpy(), target.numpy(), vector.numpy(), **as_numpy(how)
+            )
+
+            def loss(x, how=how, target=target):
+                return fx.cross_entropy(x * 1, target, **how)
+
+            for found in (*itertools.islice(products(loss, [X], [vector]), 1),):
+                np.testing.assert_allclose(found[0].numpy(), want, rtol=1e-10, atol=1e-13)
+            chain_agrees(loss, X)
+    logits = X.clone()
+    logits[0, 2] = -torch.inf
+    logits[1] = torch.tensor([50.0, 0.0, 0.0, 0.0])  # a confident row
+    x = leaf(logits)
+    found = hessian_row(x, fx.cross_entropy(x * 1, torch.tensor([1, 0, 3])), vector)
+    want = reference.cross_entropy_hvp(logits.numpy(), np.array([1, 0, 3]), vector.numpy())
+    np.testing.assert_allclose(found.numpy(), want, rtol=1e-12, atol=1e-30)
+    with pytest.raises(RuntimeError, match="no third derivative"):
+        (grad,) = torch.autograd.grad(loss(x).sum(), x, create_graph=True)
+        (product,) = torch.autograd.grad((grad * vector).sum(), x, create_graph=True)
+        product.sum().backward()
 
 
 @pytest.mark.parametrize("vectorize", [False, True])

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fastxent.arrays import views
-from fastxent.arrays.torch import maps, memory, refusals, second
+from fastxent.arrays.torch import held, maps, memory, refusals, second
 from fastxent.arrays.torch.batches import Call, packed, versions_of
 from fastxent.arrays.torch.gradients import (
     gradients, is_float16, masked_product, product, rows_axis, with_gradients, without_half,
@@ -73,12 +73,17 @@ class Record:
     """The arguments of a loss, by reference, for its second derivative.
 
     `versions` are those of the tensors when they were read. Arrays and lists are copied, for nobody
-    would notice if they were written to.
+    would notice if they were written to. Large logits that would be freed are not referred to
+    where the gradient says enough: `has_anchor`.
     """
 
-    __slots__ = ("arguments", "function", "versions")
+    __slots__ = ("arguments", "function", "has_anchor", "versions")
 
     def __init__(self, function: Function, arguments: Arguments) -> None:
+        x = arguments[function.first]
+        self.has_anchor = x.nbytes >= held.LEAST and held.can_rebuild(function, arguments, x)
+        if self.has_anchor:
+            arguments = arguments | {function.first: held.Anchor.apply(x)}
         versions = []
         for name, value in arguments.items():
             if isinstance(value, torch.Tensor):
@@ -87,9 +92,14 @@ class Record:
                 arguments = arguments | {name: copy.deepcopy(value)}
         self.function, self.arguments, self.versions = function, arguments, versions
 
-    def call(self) -> tuple[Call, list[torch.Tensor]]:
-        """The call and its tensors, as the nodes of `second` take them."""
-        call, tensors = packed(self.function, self.arguments)
+    def call(self, grad: torch.Tensor) -> tuple[Call, list[torch.Tensor]]:
+        """The call and its tensors, as the nodes of `second` take them; `grad` is what is saved."""
+        arguments = self.arguments
+        if self.has_anchor:
+            first = self.function.first
+            rebuilt = held.Rebuilt.apply(arguments, grad, arguments[first])
+            arguments = arguments | {first: rebuilt}
+        call, tensors = packed(self.function, arguments)
         call.versions = tuple(self.versions)
         # Autograd saves no tensor of inference mode.
         return call, [tensor.clone() if tensor.is_inference() else tensor for tensor in tensors]
@@ -193,7 +203,7 @@ def _is_packed() -> bool:
 
 def _differentiable(ctx: Any, up: torch.Tensor, saved: tuple[Any, ...]) -> list[Any]:
     """The gradients of all inputs, in the graph of a second derivative."""
-    call, tensors = ctx.record.call()
+    call, tensors = ctx.record.call(saved[0])
     inputs = call.function.inputs
     wrt = tuple(name for name, grad in zip(inputs, saved, strict=True) if grad is not None)
     made = [grad for grad in saved if grad is not None]

@@ -83,8 +83,13 @@ def tangent(name: str, tensor: torch.Tensor) -> None:
 
 
 def has_tangent(tensor: torch.Tensor) -> bool:
-    """Whether it has a tangent, at the current level of forward mode."""
+    """Whether it has a tangent, at the current level of forward mode.
+
+    Not in the kernel of an operator, below what knows of tangents.
+    """
     if not may_have_tangents() or not tensor.is_floating_point():
+        return False
+    if torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.ADInplaceOrView):
         return False
     return forward_ad.unpack_dual(tensor).tangent is not None
 
