@@ -280,7 +280,9 @@ def test_vmap_over_other_axes(reduction):
     twice, labels = BATCH.view(2, 3, 3, 4), Y.view(2, 3, 3)
     want = one_by_one(grad(total), BATCH, Y).view(2, 3, 3, 4)
     close(vmap(vmap(grad(total)))(twice, labels), want)
-    close(vmap(vmap(grad(total), 1), (1, 0))(twice.permute(2, 0, 1, 3), labels.transpose(1, 2)), want)
+    close(
+        vmap(vmap(grad(total), 1), (1, 0))(twice.permute(2, 0, 1, 3), labels.transpose(1, 2)), want
+    )
     # Gradients of a batch, and a batch of targets alone.
     close(grad(lambda x: vmap(total)(x, Y).sum())(BATCH), want.view(6, 3, 4))
     close(vmap(grad(total), (None, 0))(X, Y), one_by_one(lambda y: grad(total)(X, y), Y))
@@ -412,7 +414,7 @@ def test_buffers_and_wrong_arguments():
         (ValueError, "axis must be in", lambda x: fx.cross_entropy(x, torch.tensor(1), axis=1)),
         (ValueError, "reduction must be one of",
          lambda x: fx.cross_entropy(x, torch.tensor(1), reduction="max")),
-        (TypeError, "missing 1 required positional argument: 'target'", lambda x: fx.cross_entropy(x)),
+        (TypeError, "missing 1 required positional argument", lambda x: fx.cross_entropy(x)),
     ):  # fmt: skip
         for transform in (vmap, lambda f: vmap(grad(f))):
             with pytest.raises(error, match=words):

@@ -62,9 +62,7 @@ def how_of(kind, names, reduction):
     how = {"reduction": reduction}
     for name in names:
         how |= OPTIONS[name]
-    if "normalizer" in how and reduction != "mean" or (
-        "ignore_index" in how and kind != "indices"
-    ):
+    if "normalizer" in how and reduction != "mean" or ("ignore_index" in how and kind != "indices"):
         pytest.skip("refused by the function")
     return how
 
@@ -124,9 +122,7 @@ def test_cross_entropy(kind, names, reduction):
     def loss(x):
         return fx.cross_entropy(x, target, **how)
 
-    want = reference.cross_entropy_hvp(
-        X.numpy(), target.numpy(), vector.numpy(), **as_numpy(how)
-    )
+    want = reference.cross_entropy_hvp(X.numpy(), target.numpy(), vector.numpy(), **as_numpy(how))
     agree(loss, [X], [vector], [want])
     chain_agrees(loss, X)
 
@@ -650,7 +646,9 @@ def test_modules():
         (head, lambda x, y: functional.cross_entropy(head.linear(x), y), TARGETS["ignored"]),
     ):  # fmt: skip
         vector = random(ROWS, CLASSES, seed=2)
-        found = [list(products(lambda x, f=f: f(x, target), [X], [vector])) for f in (ours, theirs)]
+        found = [
+            list(products(lambda x, f=f, y=target: f(x, y), [X], [vector])) for f in (ours, theirs)
+        ]
         for a, b in zip(*found, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-13)
     x, parameters = leaf(X), list(head.parameters())

@@ -16,9 +16,15 @@ import torch
 
 from fastxent.arrays import views
 from fastxent.arrays.torch import held, maps, memory, refusals, second
-from fastxent.arrays.torch.batches import Call, packed, versions_of
+from fastxent.arrays.torch.batches import Call, packed
 from fastxent.arrays.torch.gradients import (
-    gradients, is_float16, masked_product, product, rows_axis, with_gradients, without_half,
+    gradients,
+    is_float16,
+    masked_product,
+    product,
+    rows_axis,
+    with_gradients,
+    without_half,
     without_requests,
 )  # fmt: skip
 from fastxent.functions import Arguments, Function, Kind

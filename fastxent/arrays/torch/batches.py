@@ -210,7 +210,7 @@ def _divide(function: Function, arguments: Arguments, batch: Batch, axis: int) -
         if u is None and weight is None and not rows_rank:
             batch.active = active
             return
-        counted = torch.ones_like(labels, dtype=torch.float64) if active is None else active.double()
+        counted = (torch.ones_like(labels) if active is None else active).double()
         if weight is not None:
             w = torch.as_tensor(weight).double()
             counted = torch.where(counted == 0, 0.0, w[labels.clamp(0, max(len(w) - 1, 0))])

@@ -38,10 +38,12 @@ class Anchor(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        """One element, in the place of all."""
         return x.new_zeros(()).expand(x.shape)
 
     @staticmethod
     def backward(ctx: Any, up: torch.Tensor) -> torch.Tensor:
+        """The gradient by the logits."""
         return up
 
 
@@ -50,10 +52,12 @@ class Rebuilt(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def forward(ctx: Any, arguments: Arguments, grad: torch.Tensor, anchor: Any) -> torch.Tensor:
+        """Compute them."""
         return _log_probs(arguments, grad)
 
     @staticmethod
     def backward(ctx: Any, up: torch.Tensor) -> Any:
+        """The gradient by the logits."""
         return None, None, up
 
 

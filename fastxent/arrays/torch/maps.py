@@ -11,7 +11,7 @@ import torch
 from fastxent import errors
 from fastxent.arrays.torch import memory
 from fastxent.arrays.torch.batches import in_front, versions_of, written
-from fastxent.arrays.torch.gradients import product, run, without_half
+from fastxent.arrays.torch.gradients import run, without_half
 from fastxent.functions import ENTROPY, LOG_SOFTMAX, LOGSUMEXP, SOFTMAX, Arguments, Function
 from fastxent.results import Extent
 
@@ -148,6 +148,7 @@ class Map(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def forward(function: Function, options: Arguments, x: torch.Tensor) -> torch.Tensor:
+        """Compute it."""
         out: torch.Tensor = run(function, {function.first: x, **options})
         return out
 
@@ -161,12 +162,14 @@ class Map(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def backward(ctx: Any, up: Any) -> Any:
+        """The gradient, of differentiable operations."""
         (saved,) = ctx.saved_tensors
         axis, keepdims = ctx.options.get("axis", -1), ctx.options.get("keepdims", False)
         return None, None, map_gradient(ctx.function, axis, keepdims, up, saved)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
+        """The derivative along a tangent, likewise."""
         (saved,) = ctx.saved_tensors
         axis, keepdims = ctx.options.get("axis", -1), ctx.options.get("keepdims", False)
         slope = _TANGENTS[ctx.function](_widened(tangents[2]), _widened(saved), axis)
@@ -177,6 +180,7 @@ class Map(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def vmap(info: Any, dims: Any, function: Function, options: Arguments, x: Any) -> Any:
+        """One call with another axis in front."""
         x, axis = in_front(x, dims[2], info.batch_size), options.get("axis", -1)
         rank = x.ndim - 1
         if type(axis) is not int or not -rank <= axis < rank:  # raises

@@ -73,7 +73,7 @@ def read(
 def is_virtual(tensor: torch.Tensor) -> bool:
     """Whether it has no numbers to be read, so that operators compute on it."""
     if type(tensor) in _ORDINARY:
-        return tensor.is_meta or torch._is_functional_tensor(tensor)
+        return bool(tensor.is_meta or torch._is_functional_tensor(tensor))
     return refusals.is_virtual(tensor)
 
 

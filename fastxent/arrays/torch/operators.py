@@ -156,10 +156,9 @@ class _Operator:
         self.lists = tuple(n for n in function.arrays if n in function.compound)
         self.arrays = tuple(n for n in function.arrays if n not in self.lists)
         self.names = [*parameters, "with_grads"]
+        arrays = dict.fromkeys(self.arrays, _TENSOR) | dict.fromkeys(self.lists, _TENSORS)
         self.kinds = {
-            name: _TENSOR if name in self.arrays
-            else _TENSORS if name in self.lists
-            else _TYPES[p.annotation]
+            name: arrays[name] if name in arrays else _TYPES[p.annotation]
             for name, p in parameters.items()
         }
         defaults = {n: v for n, v in function.defaults().items() if n not in self.left_out}
@@ -300,8 +299,8 @@ class _Operator:
     def results(self, found: list[Any], requested: list[str], arguments: Arguments) -> Any:
         """The operator's results as the function returns them."""
         if self.is_product and len(self.inputs) > 1:
-            made = dict(zip(self.differentiated(arguments), found, strict=True))
-            return LinearGrad(*map(made.get, self.inputs))
+            by_name = dict(zip(self.differentiated(arguments), found, strict=True))
+            return LinearGrad(*map(by_name.get, self.inputs))
         if not requested:
             return found[0]
         if requested[0] == "grad" and len(self.inputs) > 1:

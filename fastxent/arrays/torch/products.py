@@ -3,20 +3,31 @@
 `arguments` are those of a loss by name, `vectors` tensors by the names of the inputs.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 
 from fastxent.arrays import views
+from fastxent.arrays.torch import memory
 from fastxent.arrays.torch.gradients import (
-    gradients, masked_product, product, run, weighted_rows, with_gradients, without_half,
+    gradients,
+    masked_product,
+    product,
+    run,
+    weighted_rows,
+    with_gradients,
+    without_half,
     without_requests,
 )
-from fastxent.arrays.torch import memory
 from fastxent.functions import (
-    BINARY, BINARY_HVP, BINARY_WITH_LOGITS, CATEGORICAL, CROSS_ENTROPY, CROSS_ENTROPY_HVP, LINEAR,
-    LINEAR_HVP, Arguments, Function, Kind,
+    BINARY_HVP,
+    BINARY_WITH_LOGITS,
+    CATEGORICAL,
+    CROSS_ENTROPY,
+    CROSS_ENTROPY_HVP,
+    LINEAR,
+    LINEAR_HVP,
+    Arguments,
+    Function,
+    Kind,
 )  # fmt: skip
 from fastxent.records import LinearGrad
 
@@ -117,7 +128,8 @@ def _of_probabilities(
     """Those of losses of probabilities, which have a Hessian that is diagonal.
 
     Of the gradient g = -κ·a/p of a categorical loss it is -g/p. A binary loss is linear in its
-    target: g is y·g₁ + (1-y)·g₀, g₁ = -w/p and g₀ = w/(1-p), and its derivative y·g₁²/w + (1-y)·g₀²/w.
+    target: with g₁ = -1/p and g₀ = 1/(1-p), its gradients for y = 1 and y = 0, the gradient is
+    w·(y·g₁ + (1-y)·g₀) and its derivative w·(y·g₁² + (1-y)·g₀²).
     """
     first, eps = function.first, arguments.get("eps")
     arguments = without_half(function, without_requests(function, arguments))

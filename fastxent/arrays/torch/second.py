@@ -121,7 +121,9 @@ class Node(torch.autograd.Function):  # type: ignore[misc]
         """The rule of vmap; of nodes whose results are shaped as the inputs."""
         found = cls.mapped(info, dims, call, of, *tensors)
         if found is None:
-            return batches.one_by_one(cls, info.batch_size, dims, call, Of(of.wrt, of.along), *tensors)
+            return batches.one_by_one(
+                cls, info.batch_size, dims, call, Of(of.wrt, of.along), *tensors
+            )
         return found[1], (0,) * len(found[1])
 
 
@@ -308,7 +310,10 @@ class Slope(_OfLosses):
         if changed:
             terms.append([Slope.apply(call, Of(along=changed), *changes, *saved.tensors)])
         if along:
-            pair = dict(zip(of.along, saved.vectors, strict=True)), dict(zip(along, vectors, strict=True))
+            pair = (
+                dict(zip(of.along, saved.vectors, strict=True)),
+                dict(zip(along, vectors, strict=True)),
+            )
             terms.append([_curvature(call, saved.tensors, *pair)])
         (total,) = _sums(terms, 1)
         return total
@@ -357,9 +362,7 @@ class Product(Node):
         if changed:
             terms.append(_products(call, of.wrt, changed, saved.up, changes, saved.tensors))
         if given.up is not None:
-            terms.append(
-                _products(call, of.wrt, of.along, given.up, saved.vectors, saved.tensors)
-            )
+            terms.append(_products(call, of.wrt, of.along, given.up, saved.vectors, saved.tensors))
         return _sums(terms, len(of.wrt))
 
 
@@ -425,7 +428,8 @@ def _curvature(call: Call, tensors: Tensors, a: dict[str, Any], b: dict[str, Any
 def _ones(call: Call, tensors: Tensors) -> torch.Tensor:
     """The gradient of the sum of a call's losses by each of them."""
     function, arguments = call.function, call.arguments(tensors)
-    first, shape = arguments[function.first], ()
+    first = arguments[function.first]
+    shape: tuple[int, ...] = ()
     if arguments.get("reduction", "mean") == "none":
         axis = -1 if function.kind is Kind.LINEAR else arguments.get("axis", -1)
         shape = function.rows(first.shape, axis)
@@ -439,7 +443,7 @@ def needs_gradient(tensor: torch.Tensor) -> bool:
         if tensor.requires_grad:
             return True
         tensor = _functorch.get_unwrapped(tensor)
-    return tensor.requires_grad
+    return bool(tensor.requires_grad)
 
 
 def _is_one(up: torch.Tensor) -> bool:
@@ -450,7 +454,7 @@ def _is_one(up: torch.Tensor) -> bool:
         up = _functorch.get_unwrapped(up)
     if memory.is_recorded() or not up.is_cpu or memory.is_virtual(up):
         return False
-    return torch.equal(up, up.new_ones(()).expand(up.shape))
+    return bool(torch.equal(up, up.new_ones(()).expand(up.shape)))
 
 
 def _widened(tensor: torch.Tensor) -> torch.Tensor:
@@ -502,4 +506,6 @@ def of_each(values: Sequence[Any], compute: Callable[..., Any]) -> list[Any]:
         compute(*[e[k] if is_batch(v) else e for v, e in zip(values, each, strict=True)])
         for k in range(size)
     ]
-    return [torch._add_batch_dim(torch.stack(parts), 0, level) for parts in zip(*found, strict=True)]
+    return [
+        torch._add_batch_dim(torch.stack(parts), 0, level) for parts in zip(*found, strict=True)
+    ]
