@@ -38,8 +38,6 @@ def call(function: Function, *args: Any, **kwargs: Any) -> Any:
         if memory.is_transforming() and any(map(refusals.has_rules, arguments.values())):
             return _functional().call(function, arguments)
         return _traced(function, arguments)
-    if refusals.may_have_tangents() and any(map(refusals.has_rules, arguments.values())):
-        return _functional().call(function, arguments)
     first: Any = args[0] if args else next(iter(arguments.values()), None)
     key = None
     on_gpu = isinstance(first, torch.Tensor) and memory.is_on_gpu(first)
@@ -58,6 +56,8 @@ def call(function: Function, *args: Any, **kwargs: Any) -> Any:
         arrays, connected = memory.read(function, arguments, function.inputs, on_gpu)
     except refusals.Virtual:
         return _traced(function, arguments)
+    except refusals.Dual:
+        return _functional().call(function, arguments)
     if not connected or not torch.is_grad_enabled():
         return memory.detached(function, arguments, arrays, key)
     return autograd.connected(function, arguments, arrays, key)

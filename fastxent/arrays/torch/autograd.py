@@ -9,14 +9,14 @@ itself to be differentiated (create_graph=True) goes on to `second`.
 """
 
 import copy
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
 from fastxent.arrays import views
 from fastxent.arrays.torch import held, maps, memory, refusals, second
-from fastxent.arrays.torch.batches import Call, packed
+from fastxent.arrays.torch.batches import Call, packed, versions_of
 from fastxent.arrays.torch.gradients import (
     gradients,
     is_float16,
@@ -75,7 +75,7 @@ def _requires_grad(value: Any) -> bool:
 # --- losses in the graph --------------------------------------------------------------------
 
 
-class Record:
+class Record(NamedTuple):
     """The arguments of a loss, by reference, for its second derivative.
 
     `versions` are those of the tensors when they were read. Arrays and lists are copied, for nobody
@@ -83,20 +83,10 @@ class Record:
     where the gradient says enough: `has_anchor`.
     """
 
-    __slots__ = ("arguments", "function", "has_anchor", "versions")
-
-    def __init__(self, function: Function, arguments: Arguments) -> None:
-        x = arguments[function.first]
-        self.has_anchor = x.nbytes >= held.LEAST and held.can_rebuild(function, arguments, x)
-        if self.has_anchor:
-            arguments = arguments | {function.first: held.Anchor.apply(x)}
-        versions = []
-        for name, value in arguments.items():
-            if isinstance(value, torch.Tensor):
-                versions.append(None if value.is_inference() else value._version)
-            elif hasattr(value, "__len__"):
-                arguments = arguments | {name: copy.deepcopy(value)}
-        self.function, self.arguments, self.versions = function, arguments, versions
+    function: Function
+    arguments: Arguments
+    versions: Sequence[int | None]
+    has_anchor: bool
 
     def call(self, grad: torch.Tensor) -> tuple[Call, list[torch.Tensor]]:
         """The call and its tensors, as the nodes of `second` take them; `grad` is what is saved."""
@@ -111,12 +101,29 @@ class Record:
         return call, [tensor.clone() if tensor.is_inference() else tensor for tensor in tensors]
 
 
+def _recorded(function: Function, arguments: Arguments) -> tuple[Any, ...]:
+    """The fields of a record, of a call whose tensors are as they are when they are read."""
+    x = arguments[function.first]
+    has_anchor = not x.is_leaf and held.can_rebuild(function, arguments, x)
+    if has_anchor:
+        arguments = arguments | {function.first: held.Anchor.apply(x)}
+    try:
+        versions: Any = [value._version for value in arguments.values()]
+    except (AttributeError, RuntimeError):  # not all are tensors, or one of inference mode
+        versions = versions_of(a for a in arguments.values() if isinstance(a, torch.Tensor))
+        arguments = {
+            name: value if isinstance(value, torch.Tensor) else copy.deepcopy(value)
+            for name, value in arguments.items()
+        }
+    return function, arguments, versions, has_anchor
+
+
 def step(
     results: tuple[Any, ...], axis: int | None, function: Function, arguments: Arguments,
     x: torch.Tensor,
 ) -> Any:  # fmt: skip
     """The loss in the graph of x, from the results of a call that reads x as it still is."""
-    return _apply_loss(results, axis, Record(function, arguments), x)
+    return _apply_loss(results, axis, _recorded(function, arguments), x)
 
 
 def _connected_loss(function: Function, arguments: Arguments) -> Any:
@@ -128,7 +135,7 @@ def _connected_loss(function: Function, arguments: Arguments) -> Any:
         return _connected_later(function, arguments, bool(requested))
     if _waits_for_factor(function, arguments):
         return _connected_later(function, arguments, False)
-    record = Record(function, without_requests(function, arguments))
+    record = _recorded(function, without_requests(function, arguments))
     others: list[Any] = []
     shared = False
     # Computed apart from the other results: gradients of float16, which would be 0 before the
@@ -160,31 +167,31 @@ class _Loss(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def forward(
-        ctx: Any, results: tuple[Any, ...], axis: int | None, record: Record, *leaves: Any
+        ctx: Any, results: tuple[Any, ...], axis: int | None, record: tuple[Any, ...], *leaves: Any
     ) -> Any:
         # In a tuple, for autograd makes a view of an argument that is returned.
         loss, *grads = map(memory.tensor_of, results)
         ctx.save_for_backward(*grads)
-        # Referred to, not saved: what is written to the logits is of no concern to `backward`.
-        ctx.record = record
-        ctx.axis, ctx.owned = axis, not _is_packed()
+        # The record is referred to, not saved: what is written to the logits is of no concern to
+        # `backward`. Whether hooks see what is saved: then it is theirs.
+        ctx.kept = axis, _hooks(True) is None, record
         return loss
 
     @staticmethod
     def backward(ctx: Any, up: Any) -> Any:
-        axis, saved = ctx.axis, ctx.saved_tensors
+        (axis, is_owned, record), saved = ctx.kept, ctx.saved_tensors
         if torch.is_grad_enabled():
-            ctx.owned = False  # for the second derivative
-            return None, None, None, *_differentiable(ctx, up, saved)
+            ctx.kept = axis, False, record  # the second derivative reads what is saved
+            return None, None, None, *_differentiable(Record(*record), up, saved)
         is_retained = _graph_is_retained()
         if not is_retained:
-            ctx.record = None
+            ctx.kept = None
         factor = up if axis is None else up.unsqueeze(axis)
         # A batch of factors, whose values cannot be read, or a factor with a tangent.
-        if second.is_batch(up) or memory.is_transforming() or refusals.may_have_tangents():
+        if _is_batch(up) or memory.is_transforming() or _may_have_tangents():
             grads = [None if g is None else masked_product(g, factor) for g in saved]
             return None, None, None, *grads
-        in_place = ctx.owned and not is_retained
+        in_place = is_owned and not is_retained
         # Autograd converts them to their inputs' types.
         if len(saved) == 1:
             return None, None, None, product(saved[0], factor, in_place)
@@ -193,6 +200,8 @@ class _Loss(torch.autograd.Function):  # type: ignore[misc]
 
 
 _apply_loss = _apply(_Loss)
+# Looked up in every backward, which is why they have names here.
+_is_batch, _may_have_tangents = second.is_batch, refusals.may_have_tangents
 
 # Used by PyTorch's own modules, though not public; where one is gone, gradients are copied: whether
 # another `backward` may come, and whether hooks keep or replace saved tensors.
@@ -202,14 +211,9 @@ _graph_is_retained = getattr(
 _hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: True)
 
 
-def _is_packed() -> bool:
-    """Whether hooks see what is saved."""
-    return _hooks(True) is not None
-
-
-def _differentiable(ctx: Any, up: torch.Tensor, saved: tuple[Any, ...]) -> list[Any]:
+def _differentiable(record: Record, up: torch.Tensor, saved: tuple[Any, ...]) -> list[Any]:
     """The gradients of all inputs, in the graph of a second derivative."""
-    call, tensors = ctx.record.call(saved[0])
+    call, tensors = record.call(saved[0])
     inputs = call.function.inputs
     wrt = tuple(name for name, grad in zip(inputs, saved, strict=True) if grad is not None)
     made = [grad for grad in saved if grad is not None]

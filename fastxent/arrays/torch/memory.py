@@ -31,7 +31,12 @@ def is_traced() -> bool:
 
     Within torch.func, too, where new tensors may have no memory.
     """
-    return is_recorded() or is_transforming()
+    return (  # not is_recorded(), for every call is asked
+        _modes() > 0
+        or is_transforming()
+        or _is_jit_tracing()
+        or _symbolic_trace._is_fx_tracing_flag
+    )
 
 
 def is_recorded() -> bool:
@@ -45,10 +50,13 @@ def read(
     """The arguments with tensors as NumPy views, and whether one of the `inputs` requires grad.
 
     Raises for a tensor that is not in host memory (or, `on_gpu`, not on a GPU), and for a gradient
-    or a tangent that would be dropped. Raises Virtual for a tensor without numbers.
+    that would be dropped. Raises Virtual for a tensor without numbers, Dual for one with a tangent.
     """
     arrays, connected = arguments.copy(), False
-    careful = on_gpu or refusals.may_have_tangents()
+    has_tangents = refusals.may_have_tangents()
+    if has_tangents and any(map(refusals.has_rules, arguments.values())):
+        raise refusals.Dual
+    careful = on_gpu or has_tangents
     buffers = function.buffers
     for name, value in arguments.items():
         if not isinstance(value, torch.Tensor) or name in buffers:

@@ -25,6 +25,10 @@ class Virtual(Exception):
     """A tensor without numbers: fake, meta or functional."""
 
 
+class Dual(Exception):
+    """A tensor with a tangent, which has rules of its own."""
+
+
 def kind(name: str, tensor: torch.Tensor) -> None:
     """Raise for a tensor without plain numbers of its own, Virtual if it has none yet."""
     known = next((k.__name__ for k in type(tensor).__mro__ if k.__name__ in _REMEDIES), "")
