@@ -262,15 +262,20 @@ host_value_beside = Text(
 )
 transformed = Text(
     TypeError,
-    "{name} must have numbers of its own, not be transformed by torch.func (grad, vmap, jvp), for"
-    " which there are no rules: differentiate by backward() or torch.autograd.grad",
+    "{name} must have numbers of its own here, not be transformed by torch.func (grad, vmap, jvp)",
 )
 no_gradient = Text(TypeError, "{name} must not require grad: no gradient flows to it; detach it")
 no_forward_mode = Text(
-    TypeError, "{name} must have no tangent: there is no derivative in forward mode"
+    TypeError, "{name} must have no tangent: no derivative by it is known; detach it"
 )
-no_second_derivative = Text(
-    RuntimeError, "fastxent's functions have no second derivative (create_graph=True)"
+no_third_derivative = Text(
+    RuntimeError, "fastxent's losses have no third derivative, nor one of a Hessian-vector product"
+)
+written_since = Text(
+    RuntimeError,
+    "one of the variables needed for a second derivative has been modified by an inplace "
+    "operation: {name}, of shape {tensor.shape}, is at version {found}; expected version {version} "
+    "instead",
 )
 out_in_graph = Text(ValueError, "out must be None where logits require grad")
 buffer_requires_grad = Text(ValueError, "{name} must not require grad")

@@ -158,24 +158,12 @@ def test_what_does_not_fit_is_refused():
         fx.softmax(X.to_sparse())
     with pytest.raises(TypeError, match="complex"):
         fx.softmax(X.to(torch.complex64))
-    for transform in (torch.func.grad, torch.func.vmap):
-        with pytest.raises(TypeError, match="logits must have numbers of its own.*torch.func"):
-            transform(lambda x: fx.softmax(x).sum())(X)
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'target'"):
         fx.cross_entropy(X)
     with pytest.raises(TypeError, match="multiple values for argument 'target'"):
         fx.cross_entropy(X, Y, target=Y)
     with pytest.raises(TypeError, match="positional argument"):
         fx.cross_entropy(X, Y, 1)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what PyTorch itself imports
-def test_forward_mode_is_refused():
-    """A tangent would be dropped in silence."""
-    with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(X, torch.ones_like(X))
-        with pytest.raises(TypeError, match="logits must have no tangent"):
-            fx.softmax(dual)
 
 
 # --- gradients ------------------------------------------------------------------------------
@@ -434,17 +422,6 @@ def test_probabilities_beside_the_graph():
     assert not probs.requires_grad
     torch.testing.assert_close(probs, fx.softmax(X))
     same(argmax, X.argmax(1))
-
-
-@each_loss
-def test_a_second_derivative_is_refused(loss):
-    """By an error, also where it is only one part of what is differentiated: never left out."""
-    for function in (loss, fx.softmax, fx.log_softmax, fx.logsumexp):
-        x = X.clone().requires_grad_()
-        with pytest.raises(RuntimeError, match="no second derivative"):
-            torch.autograd.grad(function(x).sum(), x, create_graph=True)
-        with pytest.raises(RuntimeError, match="no second derivative"):
-            (function(x).sum() + x.square().sum()).backward(create_graph=True)
 
 
 def test_no_gradient_is_dropped_in_silence():

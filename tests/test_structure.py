@@ -129,10 +129,19 @@ DEVICES = {
 }
 # Within the family of PyTorch's tensors likewise.
 WITHIN_TORCH = {
-    "__init__": ["operators", "autograd", "memory", "refusals"],
-    "operators": ["outside", "autograd", "memory", "refusals", "storage", "foreign"],
+    "__init__": ["operators", "functional", "autograd", "memory", "refusals"],
+    "operators": [
+        *"outside batches gradients maps memory refusals second storage foreign functional".split()
+    ],
     "outside": ["memory"],
-    "autograd": ["memory", "gpu", "outside"],
+    "functional": ["batches", "gradients", "maps", "second"],
+    "autograd": [*"held maps batches gradients memory refusals second outside".split()],
+    "held": [],
+    "second": ["batches", "gradients", "memory", "products", "refusals"],
+    "maps": ["batches", "gradients", "memory"],
+    "batches": [],
+    "products": ["gradients", "memory"],
+    "gradients": ["memory", "operators"],
     "memory": ["gpu", "refusals", "storage"],
     "gpu": ["device", "interface", "plans", "storage"],
     "refusals": ["storage"],

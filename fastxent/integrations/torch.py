@@ -60,8 +60,8 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]
 
     Notes
     -----
-    The gradient is computed in the forward pass and saved until `backward`. A second derivative
-    raises an error.
+    The gradient is computed in the forward pass and saved until `backward`. It can be
+    differentiated once more; a third derivative raises an error.
 
     Examples
     --------

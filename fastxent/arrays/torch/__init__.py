@@ -1,5 +1,6 @@
 """PyTorch tensors: the same kind out, in autograd's graph or in torch.compile's."""
 
+import functools
 from typing import Any
 
 import torch
@@ -34,6 +35,8 @@ def call(function: Function, *args: Any, **kwargs: Any) -> Any:
         for value in arguments.values():
             if isinstance(value, torch.fx.Proxy):  # symbolic_trace: a call is one node
                 return value.tracer.create_proxy("call_function", function.public, args, kwargs)
+        if memory.is_transforming() and any(map(refusals.has_rules, arguments.values())):
+            return _functional().call(function, arguments)
         return _traced(function, arguments)
     first: Any = args[0] if args else next(iter(arguments.values()), None)
     key = None
@@ -46,14 +49,26 @@ def call(function: Function, *args: Any, **kwargs: Any) -> Any:
             results, key = memory.gpu().run_cached(function, planned, first)
             if results is not None:
                 memory.mark_written(function, arguments)
-                return autograd.apply_loss(results, None, first) if in_graph else results
+                if not in_graph:
+                    return results
+                return autograd.step(results, None, function, arguments, first)
     try:
         arrays, connected = memory.read(function, arguments, function.inputs, on_gpu)
     except refusals.Virtual:
         return _traced(function, arguments)
+    except refusals.Dual:
+        return _functional().call(function, arguments)
     if not connected or not torch.is_grad_enabled():
         return memory.detached(function, arguments, arrays, key)
     return autograd.connected(function, arguments, arrays, key)
+
+
+@functools.cache
+def _functional() -> Any:
+    """The module for transforms and forward mode, imported with the first of them."""
+    from fastxent.arrays.torch import functional
+
+    return functional
 
 
 def _traced(function: Function, arguments: Arguments) -> Any:

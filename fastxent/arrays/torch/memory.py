@@ -27,16 +27,21 @@ _is_jit_tracing = getattr(torch._C, "_is_tracing", lambda: True)
 
 
 def is_traced() -> bool:
-    """Whether PyTorch has to see operators: for make_fx, FakeTensorMode, jit.trace and others.
+    """Whether PyTorch has to see operators.
 
     Within torch.func, too, where new tensors may have no memory.
     """
-    return (
+    return (  # not is_recorded(), for every call is asked
         _modes() > 0
         or is_transforming()
         or _is_jit_tracing()
         or _symbolic_trace._is_fx_tracing_flag
     )
+
+
+def is_recorded() -> bool:
+    """Whether PyTorch records operators: for make_fx, FakeTensorMode, jit.trace and others."""
+    return _modes() > 0 or _is_jit_tracing() or _symbolic_trace._is_fx_tracing_flag
 
 
 def read(
@@ -45,10 +50,13 @@ def read(
     """The arguments with tensors as NumPy views, and whether one of the `inputs` requires grad.
 
     Raises for a tensor that is not in host memory (or, `on_gpu`, not on a GPU), and for a gradient
-    or a tangent that would be dropped. Raises Virtual for a tensor without numbers.
+    that would be dropped. Raises Virtual for a tensor without numbers, Dual for one with a tangent.
     """
     arrays, connected = arguments.copy(), False
-    careful = on_gpu or refusals.may_have_tangents()
+    has_tangents = refusals.may_have_tangents()
+    if has_tangents and any(map(refusals.has_rules, arguments.values())):
+        raise refusals.Dual
+    careful = on_gpu or has_tangents
     buffers = function.buffers
     for name, value in arguments.items():
         if not isinstance(value, torch.Tensor) or name in buffers:
@@ -68,6 +76,13 @@ def read(
         for name in arguments.keys() & buffers:
             arrays[name] = _buffer(function, name, arguments[name], arguments, arrays, on_gpu)
     return gpu().views_of(function, arguments) if on_gpu else arrays, connected
+
+
+def is_virtual(tensor: torch.Tensor) -> bool:
+    """Whether it has no numbers to be read, so that operators compute on it."""
+    if type(tensor) in _ORDINARY:
+        return bool(tensor.is_meta or torch._is_functional_tensor(tensor))
+    return refusals.is_virtual(tensor)
 
 
 def is_on_gpu(tensor: torch.Tensor) -> bool:

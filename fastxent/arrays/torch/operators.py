@@ -18,7 +18,7 @@ from torch._library.autograd import Info, make_autograd_impl
 
 from fastxent import errors, options
 from fastxent.arrays import foreign, views
-from fastxent.arrays.torch import autograd, memory, refusals, storage
+from fastxent.arrays.torch import batches, gradients, maps, memory, refusals, second, storage
 from fastxent.arrays.torch.storage import DTYPES
 from fastxent.functions import FUNCTIONS, Arguments, Function, Role
 from fastxent.records import LinearGrad
@@ -29,6 +29,8 @@ def compiled(eager: Callable[..., Any], function: Function, *args: Any, **kwargs
     """The results of eager(function, ...), as operators in the graph that Dynamo is making."""
     operator = _OPERATORS[function.name]
     arguments = dict(zip(operator.positional, args, strict=False)) | kwargs
+    if memory.is_transforming() and len(arguments) == len(args) + len(kwargs):
+        return _transformed(function.name, tuple(arguments), *arguments.values())
     buffers = [arguments.pop(name, None) for name in operator.left_out if name in arguments]
     wrong = len(arguments) + len(buffers) != len(args) + len(kwargs)
     arguments = operator.other_defaults | arguments
@@ -45,6 +47,17 @@ def compiled(eager: Callable[..., Any], function: Function, *args: Any, **kwargs
         if value is not None and not isinstance(value, torch.Tensor):
             arguments[name] = torch.as_tensor(np.asarray(value), device=device)
     return _called(operator, arguments)
+
+
+@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
+def _transformed(name: str, names: tuple[str, ...], *values: Any) -> Any:
+    """A call within transforms of torch.func, which is one node of the graph that Dynamo makes.
+
+    What follows Dynamo runs the transforms, and finds the nodes of `second` in them.
+    """
+    from fastxent.arrays.torch import functional
+
+    return functional.call(FUNCTIONS[name], dict(zip(names, values, strict=True)))
 
 
 def traced(function: Function, arguments: Arguments) -> Any:
@@ -68,10 +81,11 @@ def _called(operator: "_Operator", arguments: Arguments) -> Any:
     if "wrt" in arguments and not isinstance(arguments["wrt"], str):
         arguments["wrt"] = ",".join(arguments["wrt"])
     function, run = operator.function, getattr(torch.ops.fastxent, operator.function.name)
-    if not function.is_loss:
-        return run(**arguments, with_grads=False)[0]
     requested = [n for n in function.results[1:] if arguments[f"return_{n}"]]
     inputs = {n: arguments[n] for n in operator.inputs if arguments[n] is not None}
+    if operator.is_product:
+        arguments = arguments | {name: tensor.detach() for name, tensor in inputs.items()}
+        return operator.results(run(**arguments, with_grads=False), [], arguments)
     needed = [name for name, tensor in inputs.items() if tensor.requires_grad]
     if not torch.is_grad_enabled() or not needed:
         return operator.results(run(**arguments, with_grads=False), requested, arguments)
@@ -119,6 +133,7 @@ _TYPES: dict[Any, tuple[str, tuple[type, ...]]] = {
     str | tuple[str, ...]: ("str", (str, tuple)),  # names, joined into one text
 }
 _TENSOR: tuple[str, tuple[type, ...]] = ("Tensor?", ())
+_TENSORS: tuple[str, tuple[type, ...]] = ("Tensor?[]", (LinearGrad, tuple, list))
 # The first of those types -> which other values stand for one, and the conversion to it.
 _STANDS_FOR: dict[type, tuple[Any, Callable[[Any], Any]]] = {
     int: (np.integer, int), float: (numbers.Real, float), bool: ((np.bool_, int, np.integer), bool),
@@ -138,9 +153,12 @@ class _Operator:
         self.function = function
         self.left_out = function.with_role(Role.BUFFER, Role.BUFFER_FLAG)
         parameters = {n: p for n, p in function.parameters.items() if n not in self.left_out}
+        self.lists = tuple(n for n in function.arrays if n in function.compound)
+        self.arrays = tuple(n for n in function.arrays if n not in self.lists)
         self.names = [*parameters, "with_grads"]
+        arrays = dict.fromkeys(self.arrays, _TENSOR) | dict.fromkeys(self.lists, _TENSORS)
         self.kinds = {
-            name: _TENSOR if name in function.arrays else _TYPES[p.annotation]
+            name: arrays[name] if name in arrays else _TYPES[p.annotation]
             for name, p in parameters.items()
         }
         defaults = {n: v for n, v in function.defaults().items() if n not in self.left_out}
@@ -152,7 +170,9 @@ class _Operator:
             n: v for n, v in self.defaults.items() if n not in self.float_defaults
         }
         self.types = {name: types for name, (_, types) in self.kinds.items()}
-        self.arrays, self.inputs = function.arrays, function.inputs
+        self.inputs = function.inputs
+        # Whether its result is a derivative, that nothing flows through.
+        self.is_product = function.out is not None and function.out.is_derivative
         self.positional = function.positional
         self.no_requests = dict.fromkeys(function.with_role(Role.REQUEST), False)
 
@@ -166,6 +186,8 @@ class _Operator:
             elif not types:
                 role = self.function.roles[name]
                 arguments[name] = None if value is None else _constant(name, value, first, role)
+            elif name in self.lists:
+                arguments[name] = self.parts(name, value, first)
             elif tuple in types:
                 names = value.split(",") if isinstance(value, str) else value
                 arguments[name] = ",".join(options.some_of(names, name, self.inputs))
@@ -177,6 +199,20 @@ class _Operator:
         if "axis" in arguments:
             self.check_axis(arguments["axis"], first)
         return arguments
+
+    def parts(self, name: str, value: Any, first: torch.Tensor) -> list[torch.Tensor | None]:
+        """A tuple with a part for each input, as tensors or None."""
+        if not isinstance(value, tuple) or len(value) != len(self.inputs):
+            raise errors.vector_kind(self.inputs, value)
+        found: list[torch.Tensor | None] = []
+        for of, part in zip(self.inputs, value, strict=True):
+            part_name = f"{name}.{of}"
+            if isinstance(part, torch.Tensor):
+                self.check(part_name, part, first)
+            elif part is not None:
+                part = _constant(part_name, part, first, self.function.roles[name])
+            found.append(part)
+        return found
 
     def check(self, name: str, tensor: torch.Tensor, first: torch.Tensor) -> None:
         """Raise for a tensor that no operator computes on, and for a gradient it would drop."""
@@ -204,11 +240,19 @@ class _Operator:
         """
         if arguments.keys() != self.types.keys():
             return False
-        if refusals.may_have_tangents() or memory.is_transforming():
+        if refusals.may_have_tangents():
             return False
         for name, types in self.types.items():
             value = arguments[name]
-            if types:
+            if name in self.lists:
+                parts = value if isinstance(value, tuple) else (value,)
+                tensors = [part for part in parts if isinstance(part, torch.Tensor)]
+                n_missing = sum(part is None for part in parts)
+                if len(parts) != len(self.inputs) or len(tensors) + n_missing != len(parts):
+                    return False
+                if any(tensor.requires_grad or not tensor.is_cpu for tensor in tensors):
+                    return False
+            elif types:
                 if type(value) not in types:
                     return False
             elif isinstance(value, torch.Tensor):
@@ -245,13 +289,18 @@ class _Operator:
         """The results."""
         arguments, with_grads = self.bound(args, kwargs)
         if with_grads:
-            arguments = autograd.without_half(self.function, arguments) | {"return_grad": True}
+            arguments = gradients.without_half(self.function, arguments) | {"return_grad": True}
         if "wrt" in arguments:
             arguments["wrt"] = tuple(arguments["wrt"].split(","))
+        for name in self.lists:
+            arguments[name] = LinearGrad(*arguments[name])
         return list(_flat(memory.detached(self.function, arguments)))
 
     def results(self, found: list[Any], requested: list[str], arguments: Arguments) -> Any:
         """The operator's results as the function returns them."""
+        if self.is_product and len(self.inputs) > 1:
+            by_name = dict(zip(self.differentiated(arguments), found, strict=True))
+            return LinearGrad(*map(by_name.get, self.inputs))
         if not requested:
             return found[0]
         if requested[0] == "grad" and len(self.inputs) > 1:
@@ -285,8 +334,8 @@ class _Operator:
             "keepdims": arguments.get("keepdims", False),
         }  # fmt: skip
         for name in function.results:
-            if name == "grad":
-                if with_grads or arguments["return_grad"]:
+            if name == "grad" or self.is_product:
+                if self.is_product or with_grads or arguments["return_grad"]:
                     yield from self.gradient_shapes(arguments, with_grads)
             elif name == function.results[0] or not with_grads and arguments[f"return_{name}"]:
                 yield function.shape(name, x.shape, **how), types[function.result(name).type]
@@ -303,30 +352,48 @@ class _Operator:
         ctx.arguments, ctx.with_grads = self.bound(inputs, {})
         names = self.differentiated(ctx.arguments)
         tensors = {n: ctx.arguments.pop(n) for n in self.arrays if ctx.arguments[n] is not None}
+        if self.is_product:
+            return
         for name in tensors.keys() - set(self.inputs):  # of a program that was made before
             refusals.gradient(name, tensors[name])
         needed = [n for n in self.inputs if ctx.needs_input_grad[self.names.index(n)]]
+        # For a second derivative: referred to, not saved, as in an eager call.
+        ctx.inputs, ctx.versions = tensors, tuple(batches.versions_of(tensors.values()))
         # A program may have been exported when other inputs required grad.
         ctx.with_grads = ctx.with_grads and set(needed) <= set(names)
         if ctx.with_grads:
             grads = dict(zip(names, output[1:], strict=True))
             tensors = {n: grads[n] for n in needed}
-        elif not self.function.is_loss and autograd.saves_result(self.function):
+        elif not self.function.is_loss and maps.saves_result(self.function):
             tensors = {self.inputs[0]: output[0]}
         ctx.saved = list(tensors)
         ctx.save_for_backward(*tensors.values())
 
     def backward(self, ctx: Any, ups: list[Any]) -> tuple[Any, ...]:
         """The gradients of the first result, in the order of the parameters."""
-        autograd.first_derivative_only()
+        if self.is_product:
+            raise errors.no_third_derivative()
         arguments = dict.fromkeys(self.arrays) | ctx.arguments
         saved = dict(zip(ctx.saved, ctx.saved_tensors, strict=True))
-        if self.function.is_loss:
+        if self.function.is_loss and torch.is_grad_enabled():
+            grads = self.differentiable(ctx, ups[0])
+        elif self.function.is_loss:
             grads = self.loss_gradients(ctx, ups[0], arguments, saved)
         else:
             how = self.function, arguments["axis"], arguments.get("keepdims", False), ups[0]
-            grads = {n: autograd.map_gradient(*how, tensor) for n, tensor in saved.items()}
+            grads = {n: maps.map_gradient(*how, tensor) for n, tensor in saved.items()}
         return tuple(grads.get(n) for n in self.names)
+
+    def differentiable(self, ctx: Any, up: Any) -> dict[str, Any]:
+        """The gradients of a loss in the graph of a second derivative."""
+        arguments = gradients.without_requests(self.function, ctx.arguments | ctx.inputs)
+        arguments.pop("wrt", None)
+        call, tensors = batches.packed(self.function, arguments)
+        versions = dict(zip(ctx.inputs, ctx.versions, strict=True))
+        call.versions = tuple(versions[name] for name in call.names)
+        needed = tuple(n for n in self.inputs if ctx.needs_input_grad[self.names.index(n)])
+        found = second.Gradient.apply(call, second.Of(needed), up, *tensors)
+        return dict(zip(needed, found, strict=True))
 
     def loss_gradients(
         self, ctx: Any, up: Any, arguments: Arguments, saved: Arguments
@@ -338,12 +405,12 @@ class _Operator:
                 needed = [ctx.needs_input_grad[self.names.index(n)] for n in self.inputs]
                 call["wrt"] = ",".join(itertools.compress(self.inputs, needed))
             if self.sums_rows(arguments):
-                call, up = autograd.weighted_rows(call, up), torch.ones(())
+                call, up = gradients.weighted_rows(call, up), torch.ones(())
             _, *grads = getattr(torch.ops.fastxent, self.function.name)(**call, with_grads=True)
             saved = dict(zip(self.differentiated(call), grads, strict=True))
-        axis = None if not up.ndim else autograd.rows_axis(self.function, arguments)
+        axis = None if not up.ndim else gradients.rows_axis(self.function, arguments)
         factor = up if axis is None else up.unsqueeze(axis)
-        return {n: autograd.masked_product(grad, factor) for n, grad in saved.items()}
+        return {n: gradients.masked_product(grad, factor) for n, grad in saved.items()}
 
 
 def _flat(result: Any) -> Iterator[torch.Tensor]:

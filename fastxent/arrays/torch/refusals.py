@@ -25,6 +25,10 @@ class Virtual(Exception):
     """A tensor without numbers: fake, meta or functional."""
 
 
+class Dual(Exception):
+    """A tensor with a tangent, which has rules of its own."""
+
+
 def kind(name: str, tensor: torch.Tensor) -> None:
     """Raise for a tensor without plain numbers of its own, Virtual if it has none yet."""
     known = next((k.__name__ for k in type(tensor).__mro__ if k.__name__ in _REMEDIES), "")
@@ -78,8 +82,37 @@ def gradient(name: str, tensor: torch.Tensor) -> None:
 
 def tangent(name: str, tensor: torch.Tensor) -> None:
     """Raise for a tensor with a tangent, which would be dropped."""
-    if tensor.is_floating_point() and forward_ad.unpack_dual(tensor).tangent is not None:
+    if has_tangent(tensor):
         raise errors.no_forward_mode(name)
+
+
+def has_tangent(tensor: torch.Tensor) -> bool:
+    """Whether it has a tangent, at the current level of forward mode.
+
+    Not in the kernel of an operator, below what knows of tangents.
+    """
+    if not may_have_tangents() or not tensor.is_floating_point():
+        return False
+    if torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.ADInplaceOrView):
+        return False
+    return forward_ad.unpack_dual(tensor).tangent is not None
+
+
+def has_rules(value: Any) -> bool:
+    """Whether it is a tensor, or a tuple with one, that is mapped, differentiated or has a tangent.
+
+    Functional tensors that are nothing else have operators.
+    """
+    if isinstance(value, tuple):
+        return any(map(has_rules, value))
+    if not isinstance(value, torch.Tensor):
+        return False
+    tensor = value
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        if not _functorch.is_functionaltensor(tensor):
+            return True
+        tensor = _functorch.get_unwrapped(tensor)
+    return has_tangent(value)
 
 
 def may_have_tangents() -> bool:

@@ -1,0 +1,112 @@
+"""Calls within torch.func's transforms and in forward mode, as nodes that have rules for both."""
+
+from typing import Any
+
+import torch
+
+from fastxent import errors
+from fastxent.arrays import views
+from fastxent.arrays.torch import batches, gradients, maps, second
+from fastxent.arrays.torch.batches import Call
+from fastxent.functions import Arguments, Function, Kind, Role
+
+
+def call(function: Function, arguments: Arguments) -> Any:
+    """The results of a call with tensors that are transformed or have tangents."""
+    is_plain = arguments.keys().isdisjoint(function.requests)
+    if not is_plain:
+        left_out = function.with_role(Role.BUFFER, Role.BUFFER_FLAG)
+        for name in left_out:
+            if arguments.get(name) is not None and arguments[name] is not False:
+                raise errors.buffer_in_graph(name, arguments[name])
+        arguments = {name: value for name, value in arguments.items() if name not in left_out}
+    if function.kind is Kind.MAP:
+        return maps.call(function, arguments)
+    if not function.is_loss:
+        return _detached(function, arguments)
+    plain = arguments if is_plain else gradients.without_requests(function, arguments)
+    packed, tensors = batches.packed(function, plain)
+    if function.has_one_gradient and second.needs_gradient(arguments[function.first]):
+        loss, _ = second.LossAndGradient.apply(packed, second.Of(), *tensors)
+    else:
+        loss = second.Loss.apply(packed, second.Of(), *tensors)
+    if is_plain or not any(function.is_requested(n, arguments) for n in function.results[1:]):
+        return loss
+    return loss, *_detached(function, arguments)[1:]
+
+
+def _detached(function: Function, arguments: Arguments) -> Any:
+    """The results of a call as numbers that nothing flows to."""
+    packed, tensors = batches.packed(function, arguments)
+    form = _Form()
+    found = _Detached.apply(packed, form, *tensors)
+    rest = iter(found)
+
+    def filled(part: Any) -> Any:
+        if isinstance(part, tuple):
+            return views.like(part, map(filled, part))
+        return next(rest) if part else None
+
+    return filled(form.of)
+
+
+class _Form:
+    """The tuple that results are in, with True for each, and None for those there are not."""
+
+    of: Any = None
+
+
+class _Detached(torch.autograd.Function):  # type: ignore[misc]
+    """All results of a call, flat; `form` is written."""
+
+    @staticmethod
+    def forward(call: Call, form: _Form, *tensors: torch.Tensor) -> Any:
+        result = gradients.run(call.function, call.arguments(tensors))
+        flat: list[Any] = []
+
+        def form_of(part: Any) -> Any:
+            if isinstance(part, tuple):
+                return views.like(part, list(map(form_of, part)))
+            if part is not None:
+                flat.append(part)
+            return part is not None
+
+        form.of = form_of(result)
+        return tuple(flat)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Refuse what would be dropped: a derivative of a product of the second derivative."""
+        ctx.call = inputs[0]
+        needs = ctx.needs_input_grad[2:]
+        ctx.call.refuse_gradients(needs)
+        if any(needs) and not ctx.call.function.is_loss:
+            raise errors.no_third_derivative()
+        ctx.n = len(output)
+        ctx.mark_non_differentiable(*output)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *ups: Any) -> Any:
+        return (None,) * len(ctx.needs_input_grad)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        for name, tangent in zip(ctx.call.names, tangents[2:], strict=True):
+            if tangent is None:
+                continue
+            if name not in ctx.call.function.inputs:
+                raise errors.no_forward_mode(name.partition(".")[0])
+            if not ctx.call.function.is_loss:
+                raise errors.no_third_derivative()
+        return (None,) * ctx.n
+
+    @staticmethod
+    def vmap(info: Any, dims: Any, call: Call, form: _Form, *tensors: Any) -> Any:
+        batch = batches.folded(call, info.batch_size, dims[2:], tensors)
+        if batch is None or call.function.kind is Kind.LINEAR:
+            return batches.one_by_one(_Detached, info.batch_size, dims, call, form, *tensors)
+        found = list(_Detached.apply(batch.call, form, *batch.tensors))
+        if call.function.is_loss:
+            found[0] = batch.reduced(found[0], True)
+        return tuple(found), (0,) * len(found)

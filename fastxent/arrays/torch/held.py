@@ -1,0 +1,84 @@
+"""Logits that need not be kept: rebuilt from the gradient that is held, for a second derivative.
+
+With class indices, and without smoothing, z-loss and softcap, a row's gradient is κA·(p - e_y): it
+says p, and log p are logits of the same loss. So nothing else has to stay in memory; an anchor of
+one element keeps the logits' place in the graph.
+"""
+
+from typing import Any
+
+import torch
+
+from fastxent.functions import CROSS_ENTROPY, Arguments, Function
+
+# Of fewer bytes the logits themselves are referred to, which takes no time.
+LEAST = 1 << 20
+# The options that the gradient says nothing of, or that are not read here.
+_OTHERS = {"label_smoothing", "z_loss", "softcap", "logit_scale"}
+
+
+def can_rebuild(function: Function, arguments: Arguments, x: torch.Tensor) -> bool:
+    """Whether logits would be freed if they were not referred to, and can be rebuilt.
+
+    Leaves are kept by the graph; half precision does not hold p.
+    """
+    if x.nbytes < LEAST or x.is_leaf or function is not CROSS_ENTROPY:
+        return False
+    target = arguments.get("target")
+    return (
+        x.dtype in (torch.float32, torch.float64)
+        and isinstance(target, torch.Tensor)
+        and target.ndim == x.ndim - 1
+        and _OTHERS.isdisjoint(arguments)
+    )
+
+
+class Anchor(torch.autograd.Function):  # type: ignore[misc]
+    """A tensor in the place of another one in the graph, of its shape, but of one element."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        """One element, in the place of all."""
+        return x.new_zeros(()).expand(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, up: torch.Tensor) -> torch.Tensor:
+        """The gradient by the logits."""
+        return up
+
+
+class Rebuilt(torch.autograd.Function):  # type: ignore[misc]
+    """Logits of the same probabilities, whose derivatives are those by the logits themselves."""
+
+    @staticmethod
+    def forward(ctx: Any, arguments: Arguments, grad: torch.Tensor, anchor: Any) -> torch.Tensor:
+        """Compute them."""
+        return _log_probs(arguments, grad)
+
+    @staticmethod
+    def backward(ctx: Any, up: torch.Tensor) -> Any:
+        """The gradient by the logits."""
+        return None, None, up
+
+
+def _log_probs(arguments: Arguments, grad: torch.Tensor) -> torch.Tensor:
+    """log p: g_j/κA is p_j, at the target p_y - 1. Where κA is 0 the row does not count."""
+    axis = int(arguments.get("axis", -1))
+    labels = arguments["target"].long()
+    ignored, weight = arguments.get("ignore_index", -100), arguments.get("weight")
+    u, n_classes = arguments.get("sample_weight"), grad.shape[axis]
+    labels = labels if ignored is None else torch.where(labels == ignored, -1, labels)
+    active, y = labels >= 0, labels.clamp(min=0)
+    scale = active.double()
+    if weight is not None:
+        scale = scale * torch.as_tensor(weight, device=grad.device).double()[y]
+    if u is not None:
+        u = torch.as_tensor(u, device=grad.device)
+        scale = torch.where(u == 0, 0.0, scale * u)
+    if arguments.get("reduction", "mean") == "mean":
+        divisor = arguments.get("normalizer")
+        scale = scale / (scale.sum() if divisor is None else divisor)
+    scale, y = scale.to(grad.dtype).unsqueeze(axis), y.unsqueeze(axis)
+    found = grad / scale
+    of_target = torch.log1p(found.gather(axis, y)) if n_classes else found
+    return torch.where(scale == 0, 0.0, found.log_().scatter_(axis, y, of_target))
