@@ -282,7 +282,8 @@ def _cross_entropy(logits, target, axis, options, compute, vector=None):
     more = more + 2 * bounds.lse() * bool(z_loss)
     curvature = total + 2 * abs(z_loss) * reach[..., None]
     diagonal = p * (curvature * q + 2 * abs(z_loss) * p)
-    hess = part * (more * chain**2 * diagonal + (relative + of_chain + 4 * ulp) * sizes * bend)
+    bent = (relative + of_chain + 4 * ulp) * sizes * bend
+    hess = part * (more * chain**2 * diagonal + bent)
     hess = hess + least * (1 + abs(scale))
     back = [np.moveaxis(e, -1, axis) for e in (grad, bounds.probs() * p + 4 * tiny, hess)]
     # Logits that differ by less than their rounding have no certain order.
@@ -302,7 +303,7 @@ def _cross_entropy(logits, target, axis, options, compute, vector=None):
         terms = curvature * spread + 2 * abs(z_loss) * moved
         own = chain * p * (curvature * spread + (p * terms).sum(-1, keepdims=True))
         of_all = chain * p * (more * p * terms).sum(-1, keepdims=True)
-        error = part * (more * own + of_all + (relative + of_chain + 4 * ulp) * sizes * bend * np.abs(v))
+        error = part * (more * own + of_all + bent * np.abs(v))
         error = error + least * (1 + abs(scale)) * (1 + np.abs(v).sum(-1, keepdims=True))
         results["cross_entropy_hvp"] = product, np.moveaxis(error, -1, axis)
     return results
