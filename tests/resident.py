@@ -19,8 +19,8 @@ import fastxent as fx
 THREADS = 2
 # A thread has two tiles of 256 KiB and some rows, and its stack; Linux counts to some 100 KiB.
 LIMIT = 4_000_000
-# Arrays that are converted have two blocks of at most 2²¹ numbers for a thread, in and out.
-BLOCKS = THREADS * 2 << 21
+# An array that is converted has a block of at most 2²¹ numbers for a thread.
+BLOCK = THREADS << 21
 
 
 def _status():
@@ -53,17 +53,24 @@ def cases(dtype):
 
 
 def every_way(dtype):
-    """The gradient, and the gradient in a buffer laid out as the logits."""
+    """Gradient, product and entropy; gradient and product in a buffer laid out as the logits."""
     for name, x, axis, is_converted in cases(dtype):
         labels = np.zeros(np.moveaxis(x, axis, -1).shape[:-1], np.int64)
-        limit = LIMIT + BLOCKS * max(x.itemsize, 4) * is_converted
+        block = BLOCK * max(x.itemsize, 4) * is_converted
         for options in ({"return_grad": True}, {"grad_out": np.zeros_like(x)}):
 
             def call(x=x, labels=labels, options=options, axis=axis):
                 results = fx.cross_entropy(x, labels, axis=axis, **options)
                 return results if "return_grad" in options else results[:1]
 
-            print(beyond(call), limit, name, *options)
+            print(beyond(call), LIMIT + 2 * block, name, *options)
+        vector, out = x.copy(order="K"), np.zeros_like(x)
+        print(beyond(lambda x=x, labels=labels, vector=vector, out=out, axis=axis: (
+            fx.cross_entropy_hvp(x, labels, vector, axis=axis, out=out)[:0],)),
+            LIMIT + 3 * block, name, "product")  # fmt: skip
+        print(beyond(lambda x=x, out=out, axis=axis: (
+            fx.entropy(x, axis=axis, grad_out=out)[:1])),
+            LIMIT + 2 * block, name, "entropy")  # fmt: skip
 
 
 def large():

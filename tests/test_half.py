@@ -168,6 +168,41 @@ def test_other_losses(rng, half, shape, layout):
                  reference.binary_cross_entropy(soft, soft, eps=1e-3, **flags))  # fmt: skip
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_products_and_entropy(rng, half, shape, layout):
+    """The result of float32 rounded once; H in float32."""
+    x, v = (LAYOUTS[layout]((3 * rng.standard_normal(shape)).astype(half)) for _ in range(2))
+    labels, soft = rng.integers(0, shape[1], shape[0]), rng.random(shape).astype(half)
+    wide = {"logits": x.astype(np.float32), "vector": v.astype(np.float32)}
+    for target, options in ((labels, {}), (labels, OPTIONS[2] | {"z_loss": 0.1}), (soft, {})):
+        got = fx.cross_entropy_hvp(x, target, v, reduction="none", **options)
+        in_float32 = fx.cross_entropy_hvp(target=target, reduction="none", **wide, **options)
+        assert got.dtype == half
+        one_rounding(got, in_float32)
+        mixed = fx.cross_entropy_hvp(x, target, wide["vector"], reduction="none", **options)
+        one_rounding(mixed, in_float32)
+    got = fx.binary_cross_entropy_with_logits_hvp(x, soft, v, reduction="none")
+    one_rounding(got, fx.binary_cross_entropy_with_logits_hvp(
+        target=soft.astype(np.float32), reduction="none", **wide))  # fmt: skip
+    (H, grad), (wide_H, wide_grad) = (fx.entropy(a, return_grad=True) for a in (x, wide["logits"]))
+    assert (H.dtype, grad.dtype) == (np.float32, half)
+    np.testing.assert_allclose(H, wide_H, rtol=1e-6)
+    one_rounding(grad, wide_grad)
+    beside = fx.cross_entropy(x, labels, return_entropy=True)[1]
+    np.testing.assert_allclose(beside, wide_H, rtol=1e-5)
+    assert beside.dtype == np.float32
+
+
+def one_rounding(got, in_float32):
+    """Half a step of the type, and float32's own errors in another order of sums."""
+    relative, absolute = ROUNDING[got.dtype.name]
+    absolute += 1e-6 * np.abs(in_float32).max()
+    np.testing.assert_allclose(
+        got.astype(np.float32), in_float32, rtol=relative + 1e-5, atol=absolute
+    )
+
+
 def test_a_row_that_ends_within_a_vector(half):
     """What fills its last vector is no class."""
     x = np.full((1, 1003), -1, half)

@@ -60,6 +60,11 @@ LAYOUTS = {
 }
 
 
+def in_another_order(name, shape):
+    """Whether sums over a row's classes are: those of many column-major rows of many classes."""
+    return name == "fortran" and shape[-1] > 100
+
+
 def same_bits(got, want):
     for a, b in zip(got, want, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -71,6 +76,15 @@ def close_bits(got, want):
     """The same but for the order of sums: to some units in the last place."""
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=16 * np.finfo(a.dtype).eps)
+        assert a.dtype == b.dtype
+        assert not a.shape or a.flags.c_contiguous
+
+
+def close_differences(got, want):
+    """Likewise of differences, relative to the largest of the results."""
+    for a, b in zip(got, want, strict=True):
+        eps = np.finfo(a.dtype).eps
+        np.testing.assert_allclose(a, b, rtol=16 * eps, atol=16 * eps * np.abs(b).max())
         assert a.dtype == b.dtype
         assert not a.shape or a.flags.c_contiguous
 
@@ -117,9 +131,16 @@ def test_layouts(rng, dtype, name, shape):
     want = fx.cross_entropy(plain, labels, **ALL)
     laid = LAYOUTS[name](logits)
     same_bits(fx.cross_entropy(laid, labels, **ALL), want)
-    same = close_bits if name == "fortran" and shape[-1] > 100 else same_bits
+    same, differences_same = (
+        (close_bits, close_differences) if in_another_order(name, shape) else (same_bits, same_bits)
+    )
     for function in (fx.softmax, fx.logsumexp):
         same([function(laid)], [function(plain)])
+    vector = rng.integers(-3, 4, shape).astype(plain.dtype)
+    product = fx.cross_entropy_hvp(plain, labels, vector)
+    for x, v in ((laid, LAYOUTS[name](vector)), (plain, LAYOUTS[name](vector)), (laid, vector)):
+        differences_same([fx.cross_entropy_hvp(x, labels, v)], [product])
+    differences_same(fx.entropy(laid, return_grad=True), fx.entropy(plain, return_grad=True))
     np.testing.assert_array_equal(laid, logits)
 
 
@@ -143,6 +164,14 @@ def test_layouts_of_probabilities_and_binary_targets(rng, dtype, name, shape):
             for a, q in ((logits, target), (x, lay(target)))
         )
         same_bits(got, want)
+        product, binary_product = (
+            function(logits, target, probs)
+            for function in (fx.cross_entropy_hvp, fx.binary_cross_entropy_with_logits_hvp)
+        )
+        same = close_differences if in_another_order(name, shape) else same_bits
+        same([fx.cross_entropy_hvp(x, lay(target), lay(probs))], [product])
+        got = fx.binary_cross_entropy_with_logits_hvp(x, lay(target), lay(probs))
+        same_bits([got], [binary_product])
     for function in (fx.categorical_cross_entropy, fx.binary_cross_entropy):
         for reduction in ("mean", "none"):
             want, got = (
@@ -162,6 +191,10 @@ def test_rows_keep_their_own_target_and_weight(rng, dtype):
             want = function(x, target, **flags)
             laid = x.astype(x.dtype.newbyteorder())
             same_bits(function(laid, target, **flags), want)
+    for target in (labels, x[::-1].copy()):
+        want = fx.cross_entropy_hvp(x, target, x[::-1], sample_weight=u)
+        same_bits([fx.cross_entropy_hvp(laid, target, x[::-1], sample_weight=u)], [want])
+    same_bits(fx.entropy(laid, return_grad=True), fx.entropy(x, return_grad=True))
 
 
 # Rows of a plane (the axes behind the classes): too few for a plane each, which are converted; more
@@ -200,6 +233,7 @@ def test_class_axis_before_others(rng, dtype, shape, axis, options):
         rows[u == 0] = np.nan
         logits = np.ascontiguousarray(np.moveaxis(rows, -1, axis))
     want = [back(a) for a in fx.cross_entropy(rows, moved_target, **flags)]
+    _same_product(rng, logits, rows, (target, moved_target), axis, flags)
     got = fx.cross_entropy(logits, target, axis=axis, **flags)
     atol = 8 * np.finfo(dtype).eps  # of a gradient that is a difference
 
@@ -218,6 +252,19 @@ def test_class_axis_before_others(rng, dtype, shape, axis, options):
     np.testing.assert_array_equal(buffer, logits)
 
 
+def _same_product(rng, logits, rows, targets, axis, flags):
+    """The product over an axis of classes, new and in place, is as if the classes were last."""
+    options = {k: v for k, v in flags.items() if not k.startswith("return_")}
+    vector = rng.uniform(1, 2, rows.shape).astype(rows.dtype)
+    want = np.moveaxis(fx.cross_entropy_hvp(rows, targets[1], vector, **options), -1, axis)
+    moved = np.ascontiguousarray(np.moveaxis(vector, -1, axis))
+    tolerance = dict(rtol=32 * np.finfo(rows.dtype).eps, atol=8 * np.finfo(rows.dtype).eps)
+    for out in (None, moved):
+        got = fx.cross_entropy_hvp(logits, targets[0], moved, axis=axis, out=out, **options)
+        np.testing.assert_allclose(got, want, **tolerance)
+        assert got.flags.c_contiguous
+
+
 @pytest.mark.parametrize(("shape", "axis"), PLANES)
 def test_softmax_over_an_axis_before_others(rng, dtype, shape, axis):
     """As if the classes were last, rows of inf and nan included."""
@@ -230,6 +277,11 @@ def test_softmax_over_an_axis_before_others(rng, dtype, shape, axis):
         tolerance = 8 * np.finfo(dtype).eps
         np.testing.assert_allclose(got, back(function(rows)), rtol=tolerance, atol=tolerance)
         assert got.flags.c_contiguous
+    for a, b in zip(
+        fx.entropy(logits, axis=axis, return_grad=True), fx.entropy(rows, return_grad=True),
+        strict=True,
+    ):  # fmt: skip
+        np.testing.assert_allclose(a, back(b), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("n", [1, 5, 16, 100, 2000])

@@ -36,6 +36,31 @@ def test_loss_and_gradient(wide, options):
     assert peak(lambda: fx.cross_entropy(*wide, **options))[1] < 2
 
 
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "z_loss": 1e-4},
+                                     {"softcap": 30.0}, {"logit_scale": 0.5}])  # fmt: skip
+def test_products(wide, options):
+    """Likewise beyond the product, whose vector is as large as the logits."""
+    logits, labels = wide[0][:2048], wide[1][:2048]
+    vector = wide[0][2048:]
+    for target in (labels, vector):
+        product, size = peak(
+            lambda target=target: fx.cross_entropy_hvp(logits, target, vector, **options)
+        )
+        assert size - product.nbytes / 1e6 < 2
+    swapped = vector.astype(">f4")
+    with fx.num_threads(2):
+        product, size = peak(lambda: fx.cross_entropy_hvp(logits, labels, swapped, **options))
+    assert size - product.nbytes / 1e6 < 40  # the vector is 131 MB
+
+
+def test_entropy(wide):
+    """Under 1 MB beyond what is returned, alone and beside a loss."""
+    (_, grad), size = peak(lambda: fx.entropy(wide[0], return_grad=True))
+    assert size - grad.nbytes / 1e6 < 1
+    assert peak(lambda: fx.entropy(wide[0]))[1] < 1
+    assert peak(lambda: fx.cross_entropy(*wide, return_entropy=True))[1] < 1
+
+
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "weight": np.ones(16000)}])
 def test_probability_targets(wide, options):
     """Likewise where the target is as large as the logits; int8 rows are never held as floats."""
@@ -57,10 +82,16 @@ def test_binary(wide):
         (_, grad), size = peak(lambda function=function: function(x, y, return_grad=True))
         assert size - grad.nbytes / 1e6 < 1
         assert peak(lambda function=function: function(x, y))[1] < 1
+    product, size = peak(lambda: fx.binary_cross_entropy_with_logits_hvp(x, y, x))
+    assert size - product.nbytes / 1e6 < 1
     weight, labels = np.ones(16000), y.astype(np.int8)
     with fx.num_threads(2):
         size = peak(lambda: fx.binary_cross_entropy_with_logits(x, labels, weight=weight))[1]
-    assert size < 40  # x is 66 MB
+        assert size < 40  # x is 66 MB
+        product, size = peak(
+            lambda: fx.binary_cross_entropy_with_logits_hvp(x, labels, x, weight=weight)
+        )
+        assert size - product.nbytes / 1e6 < 40
 
 
 def test_categorical(wide):
@@ -96,6 +127,12 @@ def test_linear():
         lambda: fx.linear_cross_entropy(x, w, labels, linear_bias=b, return_grad=True)
     )
     assert size - sum(part.nbytes for part in grad) / 1e6 < 60
+    product, size = peak(
+        lambda: fx.linear_cross_entropy_hvp(
+            x[:1024], w, labels[:1024], (x[:1024], w, b), linear_bias=b
+        )
+    )  # 131 MB each of logits and what moves them
+    assert size - sum(part.nbytes for part in product) / 1e6 < 60
     soft = np.broadcast_to(fx.softmax(x[0, :1]), (4096, 32000))  # no memory of its own
     (_, grad), size = peak(
         lambda: fx.linear_cross_entropy(x, w, soft, linear_bias=b, return_grad=True)
@@ -130,9 +167,13 @@ def test_compiled_code_allocates_rows_only(wide):
     resource = pytest.importorskip("resource", reason="needs Unix")
     grad = np.empty_like(wide[0])
     fx.cross_entropy(*wide, grad_out=grad, softcap=30.0)
+    fx.cross_entropy_hvp(*wide, wide[0], out=grad)
+    fx.entropy(wide[0], grad_out=grad)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for options in ({}, {"softcap": 30.0}, {"label_smoothing": 0.1}):
         fx.cross_entropy(*wide, grad_out=grad, **options)
+        fx.cross_entropy_hvp(*wide, wide[0], out=grad, **options)
+    fx.entropy(wide[0], grad_out=grad)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4096  # kB
 
 
@@ -145,5 +186,5 @@ def test_resident_size(what):
     """
     said, _ = run([Path(__file__).parent / "resident.py", what], 180)
     lines = [line.split(" ", 2) for line in said.splitlines()]
-    assert len(lines) == (4 if what == "large" else 10)
+    assert len(lines) == (4 if what == "large" else 20)
     assert not [line for line in lines if int(line[0]) > int(line[1])]

@@ -38,10 +38,9 @@ LAYERS = [
 # Within cpu: what a file may import of that package. Kernel files see nothing of threads or blocks.
 KERNEL_FILES = [
     "entropy_kernels", "few_class_hvp_kernels", "hvp_kernels", "conversion_kernels",
-    "few_class_kernels", "groups", "tiles", "binary_kernels",
-    "categorical_kernels", "kernels", "row", "vector_math", "columns", "labels", "scratch",
-    "memory", "half_lanes", "float_mode", "c_interface", "label_type", "lanes", "jit",
-    "linked_code",
+    "few_class_kernels", "groups", "tiles", "binary_kernels", "categorical_kernels", "kernels",
+    "row", "vector_math", "columns", "labels", "scratch", "memory", "half_lanes", "float_mode",
+    "c_interface", "label_type", "lanes", "jit", "linked_code",
 ]  # fmt: skip
 WITHIN_CPU = {
     "__init__": set(),

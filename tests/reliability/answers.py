@@ -7,7 +7,7 @@ tests/test_accuracy.py holds each bound where it is tightest.
 
 import numpy as np
 from conftest import Bounds
-from drawn_calls import FLAGS, as_array, own_type
+from drawn_calls import FLAGS, LOSSES, PARTS, PRODUCTS, as_array, own_type
 
 import fastxent as fx
 from fastxent import reference
@@ -38,14 +38,14 @@ def check(call, found):
 
 def _names(call):
     """The results' names, in order."""
-    if call.name not in FLAGS:
-        return [call.name]
+    if call.name == "linear_cross_entropy_hvp":
+        return [f"out.{part}" for part in PARTS]
     asked = call.arguments
-    names = ["loss"]
+    names = ["loss" if call.name in LOSSES else call.name]
     for flag in FLAGS[call.name]:
         if asked.get(f"return_{flag}") or asked.get(f"{flag}_out") is not None:
             if call.name == "linear_cross_entropy" and flag == "grad":
-                names += [f"grad.{part}" for part in fx.LinearGrad._fields]
+                names += [f"grad.{part}" for part in PARTS]
             else:
                 names.append(flag)
     return names
@@ -54,8 +54,11 @@ def _names(call):
 def _structure(call, result):
     """The arrays of a result, after checks of kind, shape, type and memory."""
     names = _names(call)
-    if names == ["loss"] or call.name not in FLAGS:
+    if len(names) == 1:
         parts = [result]
+    elif "out.x" in names:
+        assert type(result) is fx.LinearGrad, type(result)
+        parts = list(result)
     else:
         assert type(result) is tuple, type(result)
         parts = list(result)
@@ -70,18 +73,15 @@ def _structure(call, result):
 
 def _form(call, name, part):
     a = call.arguments
-    made = a.get("wrt", fx.LinearGrad._fields)
-    if name.startswith("grad.") and (
-        name[5:] not in ((made,) if isinstance(made, str) else made) or a.get(name[5:]) is None
-    ):
+    made, of = a.get("wrt", PARTS), name.partition(".")[2]
+    if of and (of not in ((made,) if isinstance(made, str) else made) or a.get(of) is None):
         assert part is None
         return
     first = next(iter(a))
-    wide = name in ("softmax", "log_softmax", "grad", "probs", "hess")
-    of = name.partition(".")[2] or first
-    own = own_type(a[of])
-    shape = as_array(a[of]).shape
-    if not (wide or "." in name):
+    per_class = name in ("softmax", "log_softmax", "grad", "probs", "hess", *PRODUCTS)
+    own = own_type(a[of or first])
+    shape = as_array(a[of or first]).shape
+    if not (per_class or of):
         shape = _rows(call) if name != "loss" or a.get("reduction") == "none" else ()
         if name == "argmax":
             own = np.dtype(np.int64)
@@ -89,8 +89,7 @@ def _form(call, name, part):
             own = _compute(call)
     assert part.dtype == own and part.dtype.isnative, f"{name} has dtype {part.dtype!r}"
     assert part.shape == shape, f"{name} has shape {part.shape}, expected {shape}"
-    buffer = {"softmax": "out", "log_softmax": "out", "grad": "grad_out", "probs": "probs_out"}
-    given = call.buffers.get(buffer.get(name, name.replace("grad.", "grad_out.")))
+    given = call.buffers.get(_buffer(name))
     if given is not None:
         assert part is given, f"{name} is not the buffer"
         return
@@ -101,10 +100,17 @@ def _form(call, name, part):
             assert not np.may_share_memory(part, memory), f"{name} shares an argument's memory"
 
 
+def _buffer(name):
+    """The argument that holds a result's buffer."""
+    if name in ("softmax", "log_softmax", *PRODUCTS):
+        return "out"
+    return {"grad": "grad_out", "probs": "probs_out"}.get(name, name.replace("grad.", "grad_out."))
+
+
 def _rows(call):
     """The shape of results with one number per row or per element."""
     a = call.arguments
-    if call.name == "linear_cross_entropy":
+    if call.name.startswith("linear"):
         return as_array(a["x"]).shape[:-1]
     shape = as_array(next(iter(a.values()))).shape
     if call.name.startswith("binary"):
@@ -116,7 +122,7 @@ def _rows(call):
 def _compute(call):
     """The type of the arithmetic."""
     names = ["x", "linear_weight", "linear_bias"]
-    if call.name != "linear_cross_entropy":
+    if not call.name.startswith("linear"):
         names = [next(iter(call.arguments))]
     given = [call.arguments[name] for name in names if call.arguments.get(name) is not None]
     return np.result_type(np.float32, *(own_type(a) for a in given))
@@ -131,14 +137,21 @@ def _expected(call):
     compute = _compute(call)
     if call.name == "linear_cross_entropy":
         return _linear(call, a, compute)
+    if call.name == "linear_cross_entropy_hvp":
+        return _linear_product(a, compute)
     first = next(iter(a))
     a[first] = as_array(a[first]).astype(EXACT)
     if call.name in ("softmax", "log_softmax", "logsumexp"):
         want = getattr(reference, call.name)(**a)
         return {call.name: (want, _softmax_error(call.name, a, want, compute))}
-    if call.name == "cross_entropy":
-        axis = a.get("axis", -1)
-        return _cross_entropy(a.pop("logits"), a.pop("target"), axis, a, compute)
+    if call.name == "entropy":
+        return _entropy(a["logits"], a.get("axis", -1), compute)
+    if call.name in ("cross_entropy", "cross_entropy_hvp"):
+        axis, vector = a.get("axis", -1), a.pop("vector", None)
+        vector = None if vector is None else as_array(vector)
+        return _cross_entropy(a.pop("logits"), a.pop("target"), axis, a, compute, vector)
+    if call.name == "binary_cross_entropy_with_logits_hvp":
+        return _binary_product(a, compute)
     return _elementwise(call.name, a, compute)
 
 
@@ -164,7 +177,33 @@ def _softmax_error(name, a, want, compute):
     return np.moveaxis(relative, -1, a.get("axis", -1)) * np.abs(want) + 4 * tiny * x.shape[-1]
 
 
-def _cross_entropy(logits, target, axis, options, compute):
+def _entropy_error(bounds, p, costs, compute):
+    """Relative to Σ p·|log p|; each subnormal exp may add 0 instead of its term."""
+    log_tiny = -np.log(np.finfo(compute).tiny)
+    relative = bounds.log_probs().max(-1) + 2 * np.finfo(compute).eps
+    terms = np.where(p == 0, 0, p * costs)
+    return relative * terms.sum(-1) + 2 * log_tiny * np.finfo(compute).tiny * p.shape[-1]
+
+
+def _entropy(logits, axis, compute):
+    want, want_grad = reference.entropy(logits, axis=axis, return_grad=True)
+    x, tiny = np.moveaxis(logits, axis, -1), np.finfo(compute).tiny
+    if not x.size:
+        return {"entropy": (want, 0), "grad": (want_grad, 0)}
+    bounds, p, costs = _bounds(x, compute), reference.softmax(x), -reference.log_softmax(x)
+    error = _entropy_error(bounds, p, costs, compute)
+    # Each element has its own share, and each term of H that of its class.
+    H = np.where(p == 0, 0, p * costs).sum(-1, keepdims=True)
+    shares = (bounds.probs() * p * 2 * bounds.below).sum(-1, keepdims=True)
+    below = np.where(p == 0, -np.log(tiny), costs)
+    grad = bounds.probs() * np.where(p == 0, 0, p * (costs + H)) + p * shares
+    grad = grad + 4 * tiny * (below + H) + p * error[..., None]
+    return {"entropy": (want, error), "grad": (want_grad, np.moveaxis(grad, -1, axis))}
+
+
+def _cross_entropy(logits, target, axis, options, compute, vector=None):
+    """The results of the loss; of a vector, also the product."""
+    options = {k: v for k, v in options.items() if k != "vector"}
     flags = {f"return_{flag}": True for flag in FLAGS["cross_entropy"]}
     want = reference.cross_entropy(logits, target, **{**options, **flags})
     x, y = np.moveaxis(logits, axis, -1), np.asarray(target)
@@ -177,8 +216,11 @@ def _cross_entropy(logits, target, axis, options, compute):
 
     z = x * EXACT(scale)
     capped = z if cap is None else cap * np.tanh(z / cap)
+    if vector is not None:
+        product = reference.cross_entropy_hvp(logits, target, vector, **options)
     if not x.size:
-        return dict(zip(("loss", *FLAGS["cross_entropy"]), ((a, 0) for a in want), strict=True))
+        errors = dict(zip(("loss", *FLAGS["cross_entropy"]), ((a, 0) for a in want), strict=True))
+        return errors if vector is None else errors | {"cross_entropy_hvp": (product, 0)}
     bounds = _bounds(capped, compute, scaled=scale != 1, softcap=0.0 if cap is None else float(cap))
     p = reference.softmax(capped)
     costs = -reference.log_softmax(capped)
@@ -226,21 +268,52 @@ def _cross_entropy(logits, target, axis, options, compute):
     relative = relative + (ROUNDINGS + 2) * ulp
     if z_loss:
         relative = relative + 2 * bounds.lse()
-    chain = np.ones(1)
+    chain, bend, of_chain = np.full(x.shape, EXACT(abs(scale))), 0 * x, np.zeros(1)
     if cap is not None:
-        chain = (1 / np.cosh(z / cap)) ** 2
-        relative = relative + 4 * np.abs(z / cap) * ulp  # (1 - t)(1 + t) of a rounded z/cap
-    chain = chain * abs(scale)
+        chain = chain * (1 / np.cosh(z / cap)) ** 2
+        bend = np.abs(2 * scale / cap * np.tanh(z / cap)) * chain
+        # (1 - t)(1 + t) of a rounded z/cap; 0 is exact.
+        of_chain = np.where(chain == 0, 0, 4 * np.abs(z / cap) * ulp)
+    relative = relative + of_chain
     least = 8 * tiny * (1 + part) * (1 + total + abs(z_loss) * reach[..., None]) * (1 + abs(scale))
     grad = part * relative * sizes * chain + least
-    hess = part * (bounds.probs() + bounds.grad_at_target() + 8 * ulp) * total * p * q + least
+    # The diagonal by the logits, of that by what scale and softcap make of them and its gradient.
+    more = bounds.probs() + bounds.grad_at_target() + 8 * ulp + 2 * of_chain
+    more = more + 2 * bounds.lse() * bool(z_loss)
+    curvature = total + 2 * abs(z_loss) * reach[..., None]
+    diagonal = p * (curvature * q + 2 * abs(z_loss) * p)
+    bent = (relative + of_chain + 4 * ulp) * sizes * bend
+    hess = part * (more * chain**2 * diagonal + bent)
+    hess = hess + least * (1 + abs(scale))
     back = [np.moveaxis(e, -1, axis) for e in (grad, bounds.probs() * p + 4 * tiny, hess)]
     # Logits that differ by less than their rounding have no certain order.
-    errors = (loss, back[0], back[1], bounds.lse() * reach + 4 * tiny, back[2], None)
+    entropy = _entropy_error(bounds, p, costs, compute)
+    errors = (loss, back[0], back[1], bounds.lse() * reach + 4 * tiny, back[2], None, entropy)
     results = dict(zip(("loss", *FLAGS["cross_entropy"]), zip(want, errors, strict=True),
                        strict=True))  # fmt: skip
-    results["argmax"] = (want[-1], (capped, bounds.probs().max(-1)))
+    unsure = bounds.probs().max(-1)
+    results["argmax"] = (results["argmax"][0], (capped, unsure))
+    if vector is not None:
+        v = np.moveaxis(vector, axis, -1).astype(EXACT)
+        near = m[..., None] - capped <= (unsure * np.abs(m))[..., None]
+        spread, pulled = _spread(chain * np.sign(scale) * v, near)
+        moved = np.abs(chain * v)
+        if cap is not None:  # differences of rounded products t′·v
+            spread = spread + 4 * ulp / relative * (moved + pulled)
+        terms = curvature * spread + 2 * abs(z_loss) * moved
+        own = chain * p * (curvature * spread + (p * terms).sum(-1, keepdims=True))
+        of_all = chain * p * (more * p * terms).sum(-1, keepdims=True)
+        error = part * (more * own + of_all + bent * np.abs(v))
+        error = error + least * (1 + abs(scale)) * (1 + np.abs(v).sum(-1, keepdims=True))
+        results["cross_entropy_hvp"] = product, np.moveaxis(error, -1, axis)
     return results
+
+
+def _spread(moved, near):
+    """|v_j - v_m| and |v_m|, where m may be any of the largest logits, which are `near`."""
+    low = np.where(near, moved, np.inf).min(-1, keepdims=True)
+    high = np.where(near, moved, -np.inf).max(-1, keepdims=True)
+    return np.maximum(np.abs(moved - low), np.abs(moved - high)), np.maximum(abs(low), abs(high))
 
 
 def _linear(call, a, compute):
@@ -271,6 +344,49 @@ def _linear(call, a, compute):
     if bias is None:
         rows["grad.linear_bias"] = None, None
     return rows
+
+
+def _linear_product(a, compute):
+    x, w = (as_array(a.pop(name)).astype(EXACT) for name in ("x", "linear_weight"))
+    bias, vector = a.pop("linear_bias", None), a.pop("vector")
+    b = np.zeros(len(w), EXACT) if bias is None else as_array(bias).astype(EXACT)
+    target, _ = a.pop("target"), a.pop("wrt", None)
+    want = reference.linear_cross_entropy_hvp(x, w, target, vector, linear_bias=b, **a)
+    v_x, v_w, v_b = (
+        np.zeros(own.shape, EXACT) if part is None else as_array(part).astype(EXACT)
+        for part, own in zip(vector, (x, w, b), strict=True)
+    )
+    # Of dyadic numbers the products of the linear map are exact.
+    logits, moved = x @ w.T + b, v_x @ w.T + x @ v_w.T + v_b
+    rows = _cross_entropy(logits, target, -1, a, compute, moved)
+    ulp, n = np.finfo(compute).eps, int(np.prod(x.shape[:-1]))
+    (g, e), (change, d) = (
+        [np.abs(np.broadcast_to(part, logits.shape)).reshape(n, len(w)) for part in rows[name]]
+        for name in ("grad", "cross_entropy_hvp")
+    )
+    flat, flat_v = (np.abs(array).reshape(n, x.shape[-1]) for array in (x, v_x))
+    # A dot product's error: a rounding of each product and of each sum.
+    (long, per_class), (long_d, per_class_d) = (
+        [error + (2 * terms + 3) * ulp * size for terms in (n, len(w))]
+        for size, error in ((g, e), (change, d))
+    )
+    errors = (
+        (per_class_d @ np.abs(w) + per_class @ np.abs(v_w)).reshape(x.shape),
+        long_d.T @ flat + long.T @ flat_v,
+        long_d.sum(0),
+    )
+    results = {f"out.{name}": pair for name, *pair in zip(PARTS, want, errors, strict=True)}
+    return results if bias is not None else results | {"out.linear_bias": (None, None)}
+
+
+def _binary_product(a, compute):
+    v = as_array(a.pop("vector")).astype(EXACT)
+    hess, error = _elementwise("binary_cross_entropy_with_logits", dict(a), compute)["hess"]
+    want = reference.binary_cross_entropy_with_logits_hvp(a.pop("logits"), a.pop("target"), v, **a)
+    least = 32 * np.finfo(compute).tiny * (1 + np.abs(v))
+    relative = 2 * np.finfo(compute).eps
+    return {"binary_cross_entropy_with_logits_hvp":
+            (want, (error + relative * np.abs(hess)) * np.abs(v) + least)}  # fmt: skip
 
 
 def _elementwise(name, a, compute):

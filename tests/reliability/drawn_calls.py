@@ -5,7 +5,10 @@ import numpy as np
 import fastxent as fx
 from fastxent.functions import FUNCTIONS as DESCRIBED
 
-FLAGS = {name: function.results[1:] for name, function in DESCRIBED.items() if function.is_loss}
+FLAGS = {name: function.results[1:] for name, function in DESCRIBED.items()}
+LOSSES = {name for name, function in DESCRIBED.items() if function.is_loss}
+PRODUCTS = {name for name, function in DESCRIBED.items() if "vector" in function.parameters}
+MAY_BE_EMPTY = {"softmax", "log_softmax", "logsumexp"}
 FUNCTIONS = tuple(DESCRIBED)
 
 # Dyadic numbers, whose few products and sums are exact in float32: what is left to compare is what
@@ -14,6 +17,7 @@ LOGITS = [0.0, 1.0, -1.0, 0.5, 2.0, -3.0, 5.5, -7.25, 10.0, 30.0, -30.0, 1000.0,
 SPECIAL = [-np.inf, -np.inf, np.inf, np.nan]
 WILD = [3e38, -3e38, 1e-40, 1e308, -1e308, 5e-324]  # their products leave the type's range
 PROBS = [0.0, 1.0, 0.5, 0.25, 0.125, 0.75, 2.0**-20, 1 - 2.0**-10]
+PARTS = fx.LinearGrad._fields
 BAD_PROBS = [-0.25, 1.5, np.nan, np.inf]
 WEIGHTS = [1.0, 0.0, 0.5, 2.0, 0.25, 4.0, 1.5, -1.0]
 FEATURES = [0.0, 1.0, -1.0, 0.5, -0.125, 2.0, 3.0, -1.5]
@@ -48,7 +52,7 @@ class Call:
         self.threads = self.pick([1, 2, 3])
         # No options and ordinary arrays, for which there are fast paths.
         self.plain = self.one_in(3)
-        if self.name == "linear_cross_entropy":
+        if self.name.startswith("linear"):
             self.linear()
         elif self.name.startswith("binary"):
             self.binary()
@@ -164,6 +168,16 @@ class Call:
             return self.lay(np.ones(shape, np.longdouble))
         return self.array(name, shape, palette, NUMBERS)
 
+    def vector(self, name, shape):
+        """What a second derivative multiplies, of any real type; perhaps of a wrong shape."""
+        if self.one_in(30):
+            shape = self.pick([(*shape, 1), (2, *shape), (*shape[:-1], 11)])
+            self.is_wrong(name, ValueError)
+        palette = FEATURES
+        if self.one_in(12):
+            palette, self.wild = FEATURES + WILD + SPECIAL, True
+        return self.array(name, shape, palette, [*NUMBERS, "g"])
+
     def meaningless(self, shape):
         kind = self.pick(MEANINGLESS)
         if kind == "masked":
@@ -186,8 +200,12 @@ class Call:
             shape[self.pick(range(rank))] = self.pick([17, 33, 161, 321])
         return tuple(shape)
 
-    def buffer(self, name, shape, dtype, inputs, over=None):
-        """A buffer that fits; one that lies over its input; or one that is wrong."""
+    def buffer(self, name, shape, dtype, inputs, *owners):
+        """A buffer that fits; one that lies over an input, as it may over `owners`; or a wrong one.
+
+        Over an owner it has to be exactly there.
+        """
+        over = self.pick(owners) if owners else None
         kind = self.pick(BUFFERS[:5] if self.plain else BUFFERS)
         good = self.lay(np.full(shape, 7, dtype))
         if not good.flags.writeable or (good.ndim and 0 in good.strides and good.size > 1):
@@ -227,7 +245,7 @@ class Call:
             found = good.view(type("Mine", (np.ndarray,), {}))
         else:
             wrong = False
-        if found is over and kind == "input":  # it may be right: the kind "over" says when
+        if kind == "input" and any(found is owner for owner in owners):  # "over" says when
             found, wrong = good, not good.flags.writeable
         self.arguments[name] = found
         if wrong:
@@ -248,7 +266,7 @@ class Call:
         x = self.arguments[first] = self.input(first, shape, self.palette(probs))
         axis = self.axis(shape)
         classes = shape[axis] if shape else 0
-        if not classes and self.name in FLAGS:
+        if not classes and self.name not in MAY_BE_EMPTY:
             self.is_wrong(first, ValueError)
         if self.name == "logsumexp":
             self.option("keepdims", [True, False])
@@ -258,7 +276,13 @@ class Call:
             if self.one_in(2):
                 self.buffer("out", shape, own, [], x)
             return
+        if self.name == "entropy":
+            self.outputs(shape, own, x)
+            return
         self.row_options(shape, axis, [x])
+        if self.name in PRODUCTS:
+            self.product(shape, own, x)
+            return
         if probs:
             self.option("eps", [None, 1e-15, 0.01, 0.25], [0, 0.5, -0.1, np.nan, 1e-320], NO_NUMBER)
         self.outputs(shape, own, x)
@@ -367,6 +391,13 @@ class Call:
             more = [gradient] if isinstance(gradient, np.ndarray) else []
             self.buffer("probs_out", shape, own, inputs + more)
 
+    def product(self, shape, own, x):
+        """The vector, and perhaps a buffer for the product."""
+        v = self.arguments["vector"] = self.vector("vector", shape)
+        if self.one_in(2):
+            inputs = [a for a in self.arguments.values() if isinstance(a, np.ndarray)]
+            self.buffer("out", shape, own, inputs, x, v)
+
     def palette(self, probs):
         """The numbers that the first argument is drawn from."""
         palette = PROBS if probs else LOGITS
@@ -377,7 +408,7 @@ class Call:
         return palette
 
     def binary(self):
-        """The two losses of elements."""
+        """The two losses of elements, and the product of the one of logits."""
         probs = self.name == "binary_cross_entropy"
         first = "probs" if probs else "logits"
         shape = self.shape(0)
@@ -394,10 +425,13 @@ class Call:
         self.option("reduction", ["mean", "sum", "none"], ["average", None, 3, np.ones(2)])
         if probs:
             self.option("eps", [None, 1e-15, 0.01, 0.25], [0, 0.5, -0.1, np.nan, 1e-320], NO_NUMBER)
-        self.outputs(shape, own_type(x), x)
+        if self.name in PRODUCTS:
+            self.product(shape, own_type(x), x)
+        else:
+            self.outputs(shape, own_type(x), x)
 
     def linear(self):
-        """The loss of features and a linear map."""
+        """The loss of features and a linear map, and its product."""
         outer = self.shape(1)[:-1]
         classes, features = self.pick([3, 1, 2, 5, 9, 17]), self.pick([3, 1, 2, 5, 9, 0])
         palette = FEATURES
@@ -422,35 +456,67 @@ class Call:
         )
         made = (made,) if isinstance(made, str) else made
         if "wrt" in self.wrong or made is None:
-            made = ("x", "linear_weight", "linear_bias")
-        if self.one_in(3):
-            self.linear_buffers(made)
+            made = PARTS
+        if self.name in PRODUCTS:
+            self.linear_vector(shapes)
+            if self.one_in(2):
+                self.linear_buffers("out", made)
+        elif self.one_in(3):
+            self.linear_buffers("grad_out", made)
+            if self.one_in(2):
+                self.arguments["accumulate"] = True
         elif self.one_in(40):
             self.arguments["accumulate"] = True
             self.is_wrong("accumulate", ValueError)
 
-    def linear_buffers(self, made):
-        """Buffers for the computed parts."""
-        inputs = [a for a in self.arguments.values() if isinstance(a, np.ndarray)]
+    def linear_vector(self, shapes):
+        """A vector of parts, some of them None."""
         parts = {}
-        for name in ("x", "linear_weight", "linear_bias"):
+        for name in PARTS:
+            if name in shapes:
+                here = self.vector(f"vector.{name}", shapes[name])
+                parts[name] = None if self.one_in(4) else here
+                if parts[name] is None:
+                    self.wrong.pop(f"vector.{name}", None)
+            else:
+                parts[name] = None
+                if self.one_in(30):
+                    parts[name] = np.zeros(3)
+                    self.is_wrong(f"vector.{name}", ValueError)
+        if all(part is None for part in parts.values()):
+            self.is_wrong("vector", ValueError)
+        vector = self.pick([fx.LinearGrad(**parts), tuple(parts.values())])
+        if self.one_in(40):
+            vector = self.pick([vector[:2], list(vector), np.zeros(3), None])
+            self.is_wrong("vector", ValueError)
+        self.arguments["vector"] = vector
+
+    def linear_buffers(self, argument, made):
+        """Buffers for the computed parts; those of a product may lie over parts of the vector."""
+        vector = self.arguments.get("vector")
+        vector = vector if isinstance(vector, tuple) and len(vector) == 3 else (None,) * 3
+        inputs = [*self.arguments.values(), *vector]
+        inputs = [a for a in inputs if isinstance(a, np.ndarray)]
+        parts = {}
+        for name, own in zip(PARTS, vector, strict=True):
             if name in self.arguments and name in made:
                 a = self.arguments[name]
-                part = f"grad_out.{name}"
-                parts[name] = self.buffer(part, np.shape(as_array(a)), own_type(a), inputs)
+                part = f"{argument}.{name}"
+                owners = () if own is None else (own,)
+                parts[name] = self.buffer(
+                    part, np.shape(as_array(a)), own_type(a), inputs, *owners
+                )  # fmt: skip
                 del self.arguments[part]
             else:
                 parts[name] = None
                 if self.one_in(30):
                     parts[name] = np.zeros(3)
-                    self.is_wrong(f"grad_out.{name}", ValueError)
-        grads = fx.LinearGrad(**parts)
+                    self.is_wrong(f"{argument}.{name}", ValueError)
+        buffers = fx.LinearGrad(**parts)
         if self.one_in(40):
-            grads = self.pick([grads[:2], list(grads), np.zeros(3)])
-            self.is_wrong("grad_out", ValueError)
-        self.arguments["grad_out"] = grads
-        if self.one_in(2):
-            self.arguments["accumulate"] = True
+            buffers = self.pick([buffers[:2], list(buffers), np.zeros(3)])
+            self.is_wrong(argument, ValueError)
+        self.arguments[argument] = buffers
 
 
 def as_array(value):

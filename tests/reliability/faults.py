@@ -695,9 +695,8 @@ def over_input(lay):
 
 
 def overlap(name, lay):
-    says = (
-        r" must not overlap (logits|probs) \(it may lie exactly over (logits|probs)( or vector)?\)"
-    )
+    place = "(logits|probs)"
+    says = rf" must not overlap {place} \(it may lie exactly over {place}( or vector)?\)"
     return Clash(name, WITH_BUFFER, over_input(lay), "out|grad_out", ValueError, says)
 
 

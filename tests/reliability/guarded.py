@@ -55,6 +55,7 @@ def calls(x, labels, soft):
         column, bias = per_class[:, None].astype(x.dtype), per_class.astype(x.dtype)
         yield (fx.linear_cross_entropy, (per_row[:, None].astype(x.dtype), column, target),
                dict(linear_bias=bias, return_grad=True))  # fmt: skip
+    yield from derivatives(x, labels, soft, weights)
     for target in (labels, soft):
         for grad, probs, hess in requested(is_half):
             flags = dict(return_grad=grad, return_probs=probs, return_hess=hess)
@@ -66,6 +67,24 @@ def calls(x, labels, soft):
                flags | dict(weight=soft, pos_weight=per_class, reduction="none"))  # fmt: skip
     for grad in (False, True):
         yield fx.binary_cross_entropy, (soft, soft), dict(return_grad=grad)
+
+
+def derivatives(x, labels, soft, weights):
+    """Hessian-vector products, new and over either input, and entropies."""
+    for target in (labels, soft):
+        yield fx.cross_entropy_hvp, (x, target, soft), weights | dict(label_smoothing=0.1)
+        copy = x.copy()
+        yield fx.cross_entropy_hvp, (copy, target, soft), dict(out=copy)
+        # All that a kernel can do.
+        options = weights | dict(softcap=5.0, z_loss=0.1)
+        copy = soft.copy()
+        yield fx.cross_entropy_hvp, (x, target, copy), options | dict(out=copy)
+    for options in ({}, dict(weight=soft, pos_weight=weights["weight"])):
+        yield fx.binary_cross_entropy_with_logits_hvp, (x, soft, soft), options
+    yield fx.entropy, (x,), {}
+    yield fx.entropy, (x,), dict(return_grad=True)
+    for grad in (False, True):
+        yield fx.cross_entropy, (x, labels), dict(return_entropy=True, return_grad=grad)
 
 
 def every_other(x):
@@ -101,6 +120,12 @@ def column_calls(x, labels, soft):
             (soft_columns, labels),
             dict(grad_out=np.empty_like(columns)),
         )
+    for target, vector in ((labels, columns), (labels, x), (soft_columns, columns)):
+        for out in (x, columns):
+            buffer = dict(out=np.empty_like(out))
+            yield fx.cross_entropy_hvp, (columns, target, vector), buffer
+    yield fx.entropy, (columns,), {}
+    yield fx.entropy, (columns,), dict(grad_out=np.empty_like(columns))
     of_planes, plane_labels = np.stack([x.T] * 2), np.stack([labels] * 2)
     for function in (fx.softmax, fx.logsumexp):
         yield function, (of_planes,), dict(axis=1)
@@ -114,6 +139,8 @@ def many_rows(kind, rng):
         x, labels = rng.standard_normal((9, n)).astype(kind), rng.integers(0, 9, n)
         yield fx.softmax, (x,), dict(axis=0)
         yield fx.cross_entropy, (x, labels), dict(axis=0, return_grad=True)
+        yield fx.cross_entropy_hvp, (x, labels, x), dict(axis=0)
+        yield fx.entropy, (x,), dict(axis=0, return_grad=True)
 
 
 def main(kind, side, kernels, rows, classes):

@@ -3,6 +3,7 @@
 Run by test_memory_safety.py in a process of its own: `rewritten.py CALLS`.
 """
 
+import functools
 import json
 import os
 import sys
@@ -30,21 +31,31 @@ def main(calls):
         (500, "cross_entropy", {}),
         (70, "cross_entropy", {"return_hess": True}),
         (70, "categorical_cross_entropy", {}),
+        (5, "cross_entropy_hvp", {}),
+        (5, "cross_entropy_hvp", {"weight": np.ones(5)}),
+        (500, "cross_entropy_hvp", {}),
     ]:
-        function = getattr(fx, name)
         x = rng.random((N, c), dtype=np.float32)
+        function = functools.partial(derivative, getattr(fx, name), x)
         # One class too many is the next row's memory.
         for wild in [*WILD, c]:
-            attack(function, x, rng.integers(0, c, N), options, wild, calls // 30, endings)
+            attack(function, x, rng.integers(0, c, N), options, wild, calls // 45, endings)
     assert endings["changed in between"], endings
     print(json.dumps(endings), flush=True)
     os._exit(0)
 
 
+def derivative(function, x, labels, out, **options):
+    """The gradient, or the product with x."""
+    if function is fx.cross_entropy_hvp:
+        return function(x, labels, x, out=out, **options)
+    return function(x, labels, grad_out=out, **options)[1]
+
+
 def attack(function, x, labels, options, wild, calls, endings):
     """Calls whose labels are sometimes far out of range."""
     options = dict(options, reduction="sum")
-    want = function(x, labels, return_grad=True, **options)[1]
+    want = function(labels, np.empty_like(x), **options)
     good, grad, over = labels[1::2].copy(), np.empty_like(x), threading.Event()
 
     def rewrite():
@@ -62,7 +73,7 @@ def attack(function, x, labels, options, wild, calls, endings):
             calls -= 1
             grad.fill(7)
             try:
-                function(x, labels, grad_out=grad, **options)
+                function(labels, grad, **options)
             except IndexError:
                 assert (grad == 7).all(), "written before the error"
                 endings["refused"] += 1

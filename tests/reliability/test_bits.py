@@ -10,8 +10,9 @@ import fastxent as fx
 
 REDUCTIONS = ["mean", "sum", "none"]
 ALL = dict(
-    return_grad=True, return_probs=True, return_lse=True, return_hess=True, return_argmax=True
-)
+    return_grad=True, return_probs=True, return_lse=True, return_hess=True, return_argmax=True,
+    return_entropy=True,
+)  # fmt: skip
 
 
 @functools.cache
@@ -27,6 +28,13 @@ def linear(x, labels, q, **how):
     loss, grad = fx.linear_cross_entropy(x[:4300, :1], np.ones((2000, 1), x.dtype), labels[:4300],
                                          return_grad=True, **how)  # fmt: skip
     return loss, grad.x, grad.linear_weight
+
+
+def linear_product(x, labels, q):
+    """The product of the same, of a vector with both parts."""
+    W = np.ones((2000, 1), x.dtype)
+    vector = (q[:4300, :1], W, None)
+    return fx.linear_cross_entropy_hvp(x[:4300, :1], W, labels[:4300], vector)[:2]
 
 
 CALLS = {
@@ -56,6 +64,23 @@ CALLS = {
         "linear_cross_entropy": linear,
     }.items()
 }  # fmt: skip
+
+
+CALLS |= {
+    "entropy": lambda x, y, q: fx.entropy(x, return_grad=True),
+    "entropy, transposed": lambda x, y, q: fx.entropy(np.asfortranarray(x), return_grad=True),
+    "cross_entropy_hvp": lambda x, y, q: [fx.cross_entropy_hvp(x, y, q)],
+    "cross_entropy_hvp, all options": lambda x, y, q: [
+        fx.cross_entropy_hvp(x, q, q, weight=q[0], softcap=5.0, z_loss=0.1, label_smoothing=0.1)
+    ],
+    "cross_entropy_hvp, transposed": lambda x, y, q: [
+        fx.cross_entropy_hvp(np.asfortranarray(x), y, np.asfortranarray(q))
+    ],
+    "binary_cross_entropy_with_logits_hvp": lambda x, y, q: [
+        fx.binary_cross_entropy_with_logits_hvp(x, q, q, pos_weight=q[0])
+    ],
+    "linear_cross_entropy_hvp": linear_product,
+}
 
 
 def same_bits(results, others):

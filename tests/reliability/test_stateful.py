@@ -31,7 +31,10 @@ PATIENCE = 20  # seconds for a child
 
 # Small ones, narrow and wide, and those that are worth several threads and chunks.
 SHAPES = [(5, 7), (3, 400), (1500, 400), (30_000, 10)]
-ALL = {"return_grad": True, "return_probs": True, "return_hess": True, "return_lse": True}
+ALL = {
+    "return_grad": True, "return_probs": True, "return_hess": True, "return_lse": True,
+    "return_entropy": True,
+}  # fmt: skip
 
 
 class Given(NamedTuple):
@@ -80,14 +83,26 @@ CALLS = {
     "binary of probs": lambda g, out: fx.binary_cross_entropy(
         g.probs, g.soft, return_grad=True, grad_out=out
     ),
+    "entropy": lambda g, out: fx.entropy(g.logits, return_grad=True, grad_out=out),
+    "product": lambda g, out: fx.cross_entropy_hvp(g.logits, g.labels, g.soft, out=out),
+    "product with options": lambda g, out: fx.cross_entropy_hvp(
+        g.logits, g.soft, g.probs, softcap=5.0, z_loss=0.1, reduction="sum", out=out
+    ),
+    "binary product": lambda g, out: fx.binary_cross_entropy_with_logits_hvp(
+        g.logits, g.soft, g.probs, out=out
+    ),
     # Without a buffer of the logits' shape:
     "logsumexp": lambda g, out: fx.logsumexp(g.logits),
     "linear": lambda g, out: fx.linear_cross_entropy(
         g.features, g.matrix, g.labels, return_grad=True
     ),
+    "linear product": lambda g, out: fx.linear_cross_entropy_hvp(
+        g.features, g.matrix, g.labels, (g.features, None, None)
+    ),
 }
+OF_PROBS = ("categorical", "binary of probs", "binary product")
 names = st.sampled_from(sorted(CALLS))
-into = st.sampled_from(sorted(set(CALLS) - {"logsumexp", "linear"}))
+into = st.sampled_from(sorted(set(CALLS) - {"logsumexp", "linear", "linear product"}))
 kinds = st.tuples(st.sampled_from(SHAPES), st.sampled_from(["f4", "f8"]))
 few = st.integers(1, 4)
 
@@ -115,8 +130,8 @@ def check(name, kind, result):
 
 
 def over(name):
-    """Which input the buffer of a call may lie over."""
-    return "probs" if name in ("categorical", "binary of probs") else "logits"
+    """Which input the buffer of a call may lie over: of products one of two, here the vector."""
+    return {"product": "soft"}.get(name, "probs" if name in OF_PROBS else "logits")
 
 
 class Machine(RuleBasedStateMachine):
@@ -223,7 +238,7 @@ class Machine(RuleBasedStateMachine):
         g = given(*kind)
         labels = g.labels.copy()
         labels[data.draw(st.integers(0, len(labels) - 1))] = bad
-        name = data.draw(st.sampled_from(["plain", "all", "categorical"]))
+        name = data.draw(st.sampled_from(["plain", "all", "categorical", "product"]))
         with pytest.raises(IndexError, match="target"):
             CALLS[name](g._replace(labels=labels), buffer)
 
@@ -232,7 +247,7 @@ class Machine(RuleBasedStateMachine):
     def overlapping(self, data, name):
         kind, buffer = data.draw(st.sampled_from(self.buffers))
         g, place = given(*kind), over(name)
-        short = Given(g.logits[1:], g.probs[1:], g.labels[1:], g.soft[1:], *g[4:])
+        short = Given(*(array[1:] for array in g[:4]), *g[4:])
         with pytest.raises(ValueError, match="must not overlap"):
             CALLS[name](short._replace(**{place: buffer[1:]}), buffer[:-1])
 

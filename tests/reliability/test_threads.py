@@ -33,6 +33,10 @@ def test_sixteen_threads(count):
                 yield lambda x=x, q=soft: fx.binary_cross_entropy_with_logits(
                     x, q, return_grad=True)
                 yield lambda p=soft, q=soft: fx.binary_cross_entropy(p, q, return_grad=True)
+                yield lambda x=x, y=labels, v=soft: [
+                    fx.cross_entropy_hvp(x, y, v), fx.cross_entropy_hvp(x, v, v, softcap=5.0),
+                    fx.binary_cross_entropy_with_logits_hvp(x, v, v)]
+                yield lambda x=x: fx.entropy(x, return_grad=True)
                 yield lambda x=x.T, y=labels: fx.cross_entropy(x, y, axis=0, return_grad=True)
                 w = rng.standard_normal((4, c), dtype=np.float32)
                 yield lambda x=x, w=w, y=labels % 4: fx.linear_cross_entropy(
@@ -45,7 +49,7 @@ def test_sixteen_threads(count):
         with fx.num_threads(1):
             want = [bits(call()) for call in calls]
         # A large call takes as long as a hundred small ones.
-        shares = [1 if k >= len(calls) - 9 else 20 for k in range(len(calls))]
+        shares = [1 if k >= len(calls) - len(calls) // 5 else 20 for k in range(len(calls))]
         wrong, begin = [], threading.Barrier(16)
 
         def work(seed):
