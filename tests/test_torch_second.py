@@ -118,7 +118,7 @@ def chain_agrees(function, *inputs):
 # --- each loss against the reference ---------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "names", "reduction"), cases(TARGETS, PAIRS))
+@pytest.mark.parametrize(("kind", "names", "reduction"), list(cases(TARGETS, PAIRS)))
 def test_cross_entropy(kind, names, reduction):
     """Target × options, alone and beside softcap and z_loss × reduction."""
     how, target = how_of(names, reduction), TARGETS[kind]
@@ -148,7 +148,8 @@ SOME = [*((name,) for name in OPTIONS), (), ("softcap", "z_loss")]
 
 
 @pytest.mark.parametrize(
-    ("kind", "names", "reduction"), cases(("indices", "ignored", "probabilities"), SOME)
+    ("kind", "names", "reduction"),
+    list(cases(("indices", "ignored", "probabilities"), SOME)),
 )
 def test_linear(kind, names, reduction):
     """The full Hessian, also between the three inputs."""
