@@ -234,7 +234,7 @@ def _cross_entropy(logits, target, axis, options, compute, vector=None):
         hit = np.arange(classes) == y[..., None].astype(object)
         a = hit * (1 - epsilon) * w + epsilon / classes * np.abs(w) * np.ones(x.shape)
         a = np.abs(a)
-        label_weight = np.where(hit, w, 0).sum(-1)
+        label_weight = _label_weight(hit, w)
         counted = (y.astype(object) != options.get("ignore_index", -100)).astype(bool) & (u != 0)
     else:
         a = np.abs(w) * ((1 - epsilon) * np.abs(np.moveaxis(y, axis, -1).astype(EXACT))
@@ -253,6 +253,11 @@ def _cross_entropy(logits, target, axis, options, compute, vector=None):
     terms = np.where(a == 0, 0, a * costs).sum(-1) + abs(z_loss) * reach**2
     rows = np.abs(u) * ((relative + 2 * bounds.lse() * bool(z_loss)) * terms
                         + 4 * tiny * (1 + a.sum(-1)) * classes)  # fmt: skip
+    if index and epsilon:
+        # log s of a row that another class than its label dominates is as accurate as s. It shows
+        # where that class alone has a weight: the label's own loss is much larger.
+        others = epsilon / classes * np.abs(w).sum() * ~(hit & (capped == m[..., None])).any(-1)
+        rows = rows + np.abs(u) * others * 2 * np.finfo(np.float64).eps
     rows = np.where(counted, rows, 0)
     loss = rows
     if options.get("reduction", "mean") != "none":
@@ -438,8 +443,13 @@ def _mean_scale(name, x, y, a):
         w = _number(a.get("weight"), x.shape[axis])
         hit = np.arange(x.shape[axis]) == y[..., None].astype(object)
         counted = (y.astype(object) != a.get("ignore_index", -100)).astype(bool)
-        divisor = (u * np.where(hit, w, 0).sum(-1))[counted].sum()
+        divisor = (u * _label_weight(hit, w))[counted].sum()
     return 1 / abs(divisor) if divisor else 0
+
+
+def _label_weight(hit, w):
+    """w_y of each row; 1 under a label that is no class and was not checked."""
+    return np.where(hit.any(-1), np.where(hit, w, 0).sum(-1), 1)
 
 
 def _number(value, shape):

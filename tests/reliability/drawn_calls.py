@@ -321,7 +321,7 @@ class Call:
         self.option("z_loss", [0.0, 1e-4, 0.5], [np.nan, np.inf, LARGE], [*NO_NUMBER, None])
         self.option("logit_scale", [1, 0.5, 2.0, -1.0, 0.0], [np.nan, -np.inf, 1e-320],
                     [*NO_NUMBER, None])  # fmt: skip
-        self.option("softcap", [None, 1.0, 5, 30.0], [0, -1.0, np.nan, 1e-320], NO_NUMBER)
+        self.option("softcap", [None, 1.0, 5, 30.0, 200.0], [0, -1.0, np.nan, 1e-320], NO_NUMBER)
         normalizer = self.option(
             "normalizer", [None, 2, 0.5, 0, np.float32(3), np.array(-2.0)],
             [[2.0], np.ones((1, 1)), LARGE], ["2", 1j, True, np.array(None)],
