@@ -17,7 +17,7 @@ from fastxent.cpu.jit import inlined_by_llvm, subroutine
 from fastxent.cpu.kernels import MAX_PREFETCHED_OUTPUT, exact_log_sum
 from fastxent.cpu.lanes import round_to, widen, zero_where_zero
 from fastxent.cpu.memory import if_requested, lanes_of, load, row, store, zeros
-from fastxent.cpu.row import exp_sum, map_rows, product_sum, row_max
+from fastxent.cpu.row import exp_and_depth_sums, map_rows, row_max
 from fastxent.cpu.scratch import release, view, whole_lines
 from fastxent.cpu.scratch import reserve as reserve_rows
 from fastxent.cpu.tiles import aligned_row, first_group, set_size, write_rest
@@ -44,9 +44,9 @@ def entropy_rows(logits, out, grad, lo, hi):
         x = row(logits, i)
         m = row_max(x, n)
         next_rows = row(logits, i + 1), row(grad, i + (n <= MAX_PREFETCHED_OUTPUT))
-        s, _ = exp_sum(x, m, e, n, n, next_rows)
+        s, _, depths = exp_and_depth_sums(x, m, e, n, n, next_rows)
         # H = log s + Σ_j p_j·(m - x_j)
-        mean = -product_sum(e, x, m, n, None) / s
+        mean = 0.0 - depths / s
         out[i] = exact_log_sum(x, m, e, n, s) + mean
         if_requested(row(grad, i), _write_grad, (e, x, 1.0 / s, m, mean, n))
     restore_mode(mode)

@@ -29,6 +29,7 @@ from fastxent.cpu.row import (
     below_max_sum,
     capped_row,
     cost_sum,
+    exp_and_depth_sums,
     exp_sum,
     fill_row,
     find,
@@ -40,7 +41,6 @@ from fastxent.cpu.row import (
     map_row,
     map_rows,
     product,
-    product_sum,
     rest_of_max,
     row_max,
     row_max_of,
@@ -248,7 +248,7 @@ def _fill_hess(hess, e, n, sums, factor, pull):
 @subroutine
 def _fill_capped_hess(hess, e, n, of_grad, of_z, scratch, cap):
     """The same by the logits: t′²·∂²loss/∂z² + ∂loss/∂z·t″."""
-    (z, slope, _, _, _, grad, h, ones), (scale, bend) = scratch, cap
+    (z, slope, _, _, grad, h, ones), (scale, bend) = scratch, cap
     fill_grad(grad, e, n, *of_grad)
     _fill_hess(h, e, n, *of_z)
     map_rows(product, h, slope, h, n, 0.0, 0.0)
@@ -367,39 +367,31 @@ def _fill_derivatives(grad, hess, i, n, value):
 def _reserve_rows(logits, target, weights, transforming, outputs):
     """Scratch rows: transformed logits, derivative of the softcap, coefficients, exponentials.
 
-    The last, for half precision, holds the logits first. Then there are the exponentials for the
-    entropy, and three rows for the second derivative of a softcap.
+    The last, for half precision, holds the logits first. Then there are three rows for the second
+    derivative of a softcap.
     """
     size = whole_lines(logits, logits.shape[1])
     needs_three = transforming or weights.row_weight.size > 0 or is_half(target)
     three = 3 * size if needs_three else 0
-    exps = three + (size if is_half(logits) else 0)
-    last = exps + (size if is_requested(outputs.entropy) else 0)
+    last = three + (size if is_half(logits) else 0)
     rows = reserve(logits, last + (3 * size if is_requested(outputs.hess) else 0))
     first = rows, view(rows, size, rows), view(rows, 2 * size, rows), view(rows, three, rows)
     more = view(rows, last, rows), view(rows, last + size, rows), view(rows, last + 2 * size, rows)
-    return (*first, view(rows, exps, rows), *more)
+    return (*first, *more)
 
 
 @inlined_by_llvm
-def _own_exps(exps, i, scratch):
-    """Where the exponentials of row i wait: in the first output; half precision in scratch."""
-    return unless_half(exps, row(exps, i), scratch[3])
+def _sums_alone(x, m, e, n, skip, next_rows):
+    return (*exp_sum(x, m, e, n, skip, next_rows), 0.0)
 
 
 @inlined_by_llvm
-def _scratch_exps(exps, i, scratch):
-    """The same for the entropy, which needs the logits too: an output may lie over them."""
-    return scratch[4]
-
-
-@inlined_by_llvm
-def _write_entropy(entropy, i, e, z, m, n, sums, log_s):
+def _write_entropy(entropy, i, e, z, m, n, sums, log_s, below):
     """H = log s + Σ_j p_j·(m - z_j); log_s has lost digits if another class than y dominates."""
     _, e_y, inverse = sums
     if inverse > 0.5 and e_y != 1.0:
         log_s = log_sum(rest_of_max(z, m, e, n), 1.0, 1.0)
-    entropy[i] = log_s - product_sum(e, z, m, n, None) * inverse
+    entropy[i] = log_s - below * inverse
 
 
 @inlined
@@ -436,8 +428,7 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
     for i in range(lo, hi):
         y, u, counted, value = target_of_row(target, weights.sample_weight, options, n, i)
         if counted or every_row:
-            x = row(logits, i)
-            e = either(entropy, _scratch_exps, _own_exps, (exps, i, scratch))
+            x, e = row(logits, i), unless_half(exps, row(exps, i), scratch[3])
             if transforming:
                 z, m, base, top = transform_row(x, scratch[:2], scale, softcap, n, needs_argmax)
             else:
@@ -452,7 +443,8 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
             below = below_max_sum(z, m, a, n) if other_coef else 0.0
             # rest = Σ_{j≠y} exp(x_j - m), s = rest + exp(x_y - m)
             next_rows = row(logits, i + 1), row(exps, i + (n <= MAX_PREFETCHED_OUTPUT))
-            rest, e_y = exp_sum(z, m, e, n, y if counted else n, next_rows)
+            args = z, m, e, n, y if counted else n, next_rows
+            rest, e_y, depths = either(entropy, exp_and_depth_sums, _sums_alone, args)
             s, inverse, log_s = rest + e_y, 1.0 / (rest + e_y), log_sum(rest, e_y, 1.0)
             lse = lse_of_row(base, z, m, e, n, s) if needs_lse or options.z_loss else 0.0
             # The next row's maximum now: its loads overlap with the sums of this row.
@@ -461,7 +453,7 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
             _store_numbers(outputs, i, lse, top)
             prob_coef = prob_coefficient(other_coef, a_sum, options.z_loss, lse)
             coefs, sums = (target_coef, prob_coef, other_coef), (rest, e_y, inverse)
-            if_requested(entropy, _write_entropy, (i, e, z, m, n, sums, log_s))
+            if_requested(entropy, _write_entropy, (i, e, z, m, n, sums, log_s, depths))
             # Each output may overwrite e, so the one that holds it, the first, comes last.
             if counted:
                 of = u / divisor, coefs, a, a_y, sums

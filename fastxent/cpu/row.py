@@ -265,6 +265,50 @@ def exp_sum(x, m, e, n, skip, next_rows):
     return _sum_row(_exp_term, (x, m, e, next_rows), n, skip)
 
 
+@inlined
+def _exp_and_depth(args, j, count):
+    """A vector of exp(x_j - m), and that times x_j - m, which counts as -1000 if it is less.
+
+    There the exponential is 0 in either type, and so is the product, also of -inf.
+    """
+    x, m, e, next_rows = args
+    next_x, next_e = next_rows
+    prefetch(next_x, j)
+    prefetch_to_write(next_e, j)
+    depth = load_part(x, j, count, -math.inf) - m
+    value = shifted_exp(depth)
+    store_part(e, j, count, value)
+    return value, value * maximum(depth, splat(x, -1000.0))
+
+
+@subroutine
+def exp_and_depth_sums(x, m, e, n, skip, next_rows):
+    """What `exp_sum` returns, and Σ_j e_j·(x_j - m): as `_sum_row`, with two sums in one scan."""
+    args, width = (x, m, e, next_rows), lanes_of(x)
+    full, at = n // width, skip // width
+    special = depths = zeros(x)
+    if n > full * width:
+        special, depths = _exp_and_depth(args, full * width, n - full * width)
+    below, lost, lost_below = widen(depths), widen(zeros(x)), widen(zeros(x))
+    if at < full:
+        total = widen(special)
+        special, depths = _exp_and_depth(args, at * width, None)
+        total, lost = add_block(total, lost, widen(without_lane(special, skip - at * width)))
+        below, lost_below = add_block(below, lost_below, widen(depths))
+    else:
+        total = widen(without_lane(special, skip - at * width))
+    for run in range(2):
+        begin, end = (0, smaller(at, full)) if run == 0 else (at + 1, full)
+        for first in range(begin, end, 16):
+            block = block_below = zeros(x)
+            for k in range(first, smaller(first + 16, end)):
+                value, depths = _exp_and_depth(args, k * width, None)
+                block, block_below = block + value, block_below + depths
+            total, lost = add_block(total, lost, widen(block))
+            below, lost_below = add_block(below, lost_below, widen(block_below))
+    return rounded(total, lost), lane(special, skip - at * width), rounded(below, lost_below)
+
+
 @subroutine
 def _element(args, j, count):
     return load_part(args[0], j, count, 0.0)

@@ -91,7 +91,9 @@ MUTATIONS = [
              "m = ahead if ahead_of == i else row_max_of(x, z, n)", "m = ahead",
              SPECIAL + "gradient_beside_ignored_rows[float32-400]"),
     Mutation("lane beside the target left out", ROW,
+             "special = term(args, at * width, None)\n        total, lost = add_block(total, lost, "
              "widen(without_lane(special, skip - at * width)))",
+             "special = term(args, at * width, None)\n        total, lost = add_block(total, lost, "
              "widen(without_lane(special, skip - at * width + 1)))",
              ACCURACY + "smoothing_and_z_loss[float32-1000]"),
     Mutation("rounding of long rows lost", ROW,
@@ -439,6 +441,12 @@ MUTATIONS = [
     Mutation("log s of a dominant class that is not the target", KERNELS,
              "if inverse > 0.5 and e_y != 1.0:", "if False:",
              SECOND + "accuracy_of_entropy[float32-rows-1000-30]"),
+    Mutation("entropy of a row without the vector of its target", ROW,
+             "below, lost_below = add_block(below, lost_below, widen(depths))", "pass",
+             SECOND + "accuracy_of_entropy[float32-rows-1000-1]"),
+    Mutation("0 times inf in the entropy's sum", ROW,
+             "value * maximum(depth, splat(x, -1000.0))", "value * depth",
+             SECOND + "entropy_is_never_below_zero[float32-rows]"),
     Mutation("log s of a dominant class, few classes", FEW,
              "rest = rest_of_stored_max(columns, e_y, exact, n)\n    log_s, inverse",
              "rest = exact - 1.0\n    log_s, inverse",
