@@ -16,6 +16,8 @@ from fastxent.cpu.lanes import (
     copysign,
     fabs,
     first_equal,
+    fma,
+    has_fma,
     horizontal_max,
     horizontal_sum,
     lane,
@@ -265,11 +267,15 @@ def exp_sum(x, m, e, n, skip, next_rows):
     return _sum_row(_exp_term, (x, m, e, next_rows), n, skip)
 
 
+# As in vector_math: without it in hardware a product and a sum.
+_HAS_FMA = has_fma()
+
+
 @inlined
 def _exp_and_depth(args, j, count):
-    """A vector of exp(x_j - m), and that times x_j - m, which counts as -1000 if it is less.
+    """A vector of exp(x_j - m), and x_j - m, which counts as -1000 if it is less.
 
-    There the exponential is 0 in either type, and so is the product, also of -inf.
+    There the exponential is 0 in either type, and so is their product, also of -inf.
     """
     x, m, e, next_rows = args
     next_x, next_e = next_rows
@@ -278,7 +284,13 @@ def _exp_and_depth(args, j, count):
     depth = load_part(x, j, count, -math.inf) - m
     value = shifted_exp(depth)
     store_part(e, j, count, value)
-    return value, value * maximum(depth, splat(x, -1000.0))
+    return value, maximum(depth, splat(x, -1000.0))
+
+
+@inlined
+def _add_product(total, a, b):
+    """total + a·b."""
+    return fma(a, b, total) if _HAS_FMA else total + a * b
 
 
 @subroutine
@@ -286,15 +298,15 @@ def exp_and_depth_sums(x, m, e, n, skip, next_rows):
     """What `exp_sum` returns, and Σ_j e_j·(x_j - m): as `_sum_row`, with two sums in one scan."""
     args, width = (x, m, e, next_rows), lanes_of(x)
     full, at = n // width, skip // width
-    special = depths = zeros(x)
+    special = depth = zeros(x)
     if n > full * width:
-        special, depths = _exp_and_depth(args, full * width, n - full * width)
-    below, lost, lost_below = widen(depths), widen(zeros(x)), widen(zeros(x))
+        special, depth = _exp_and_depth(args, full * width, n - full * width)
+    below, lost, lost_below = widen(special * depth), widen(zeros(x)), widen(zeros(x))
     if at < full:
         total = widen(special)
-        special, depths = _exp_and_depth(args, at * width, None)
+        special, depth = _exp_and_depth(args, at * width, None)
         total, lost = add_block(total, lost, widen(without_lane(special, skip - at * width)))
-        below, lost_below = add_block(below, lost_below, widen(depths))
+        below, lost_below = add_block(below, lost_below, widen(special * depth))
     else:
         total = widen(without_lane(special, skip - at * width))
     for run in range(2):
@@ -302,8 +314,8 @@ def exp_and_depth_sums(x, m, e, n, skip, next_rows):
         for first in range(begin, end, 16):
             block = block_below = zeros(x)
             for k in range(first, smaller(first + 16, end)):
-                value, depths = _exp_and_depth(args, k * width, None)
-                block, block_below = block + value, block_below + depths
+                value, depth = _exp_and_depth(args, k * width, None)
+                block, block_below = block + value, _add_product(block_below, value, depth)
             total, lost = add_block(total, lost, widen(block))
             below, lost_below = add_block(below, lost_below, widen(block_below))
     return rounded(total, lost), lane(special, skip - at * width), rounded(below, lost_below)
