@@ -147,6 +147,9 @@ def test_bad_tensors(one_fault, kind):
             for argument, value in tensors(name).items():
                 if not isinstance(value, torch.Tensor):
                     continue
+                function = functions.FUNCTIONS[name.partition(" ")[0]]
+                if instead is dual and argument in function.inputs:
+                    continue  # which may have tangents
 
                 def attempt(name=name, argument=argument):
                     given = tensors(name)
@@ -293,7 +296,8 @@ _ARRAYS = calls.with_role(*functions.ARRAYS - {functions.Role.SCALAR})
 def _frames(attempt):
     for name in calls.NAMES:
         for argument in _ARRAYS:
-            if argument in calls.takes(name):
+            is_tuple = argument == "vector" and name.startswith("linear")
+            if argument in calls.takes(name) and not is_tuple:
                 for dtype in calls.FLOATS:
                     what = f"{name} {argument} {dtype.__name__}"
                     yield what, functools.partial(attempt, name, argument, dtype)
@@ -310,8 +314,10 @@ def test_odd_frames(one_fault, kind):
         odd = FRAMES[kind](given[argument])
         before = odd.copy()
         got = calls.function_of(name)(**given | {argument: odd})
-        assert got.dtype == want.dtype
-        np.testing.assert_array_equal(got, want)
+        pairs = zip(got, want, strict=True) if isinstance(want, tuple) else [(got, want)]
+        for a, b in pairs:
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
         assert odd.equals(before)
 
     one_fault("odd", list(_frames(attempt)))

@@ -95,7 +95,10 @@ def has_tangent(tensor: torch.Tensor) -> bool:
         return False
     if torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.ADInplaceOrView):
         return False
-    return forward_ad.unpack_dual(tensor).tangent is not None
+    try:
+        return forward_ad.unpack_dual(tensor).tangent is not None
+    except (RuntimeError, TypeError, ValueError):
+        return False  # of a kind that has no memory to read, and is refused for that
 
 
 def has_rules(value: Any) -> bool:
