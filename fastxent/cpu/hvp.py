@@ -69,7 +69,7 @@ def product_kernel(char: str, few: bool) -> tuple[jit.Source, tuple[Any, ...]]:
     return _source(layout), signature((char,) * 3, LABELS, layout)
 
 
-def fill_product(call: Call) -> None:
+def cross_entropy_hvp(call: Call) -> None:
     """Fill `out` with the products of all rows; zeros for the mean of no rows."""
     assert call.target is not None
     x, vector, out, compute = call.x, call.vector, call.outputs.out, call.compute
@@ -97,8 +97,3 @@ def fill_product(call: Call) -> None:
         )  # fmt: skip
 
     for_each_block(bind, found)
-
-
-def cross_entropy_hvp(call: Call) -> None:
-    """Fill `out` with the second derivative of the loss, times `vector`."""
-    fill_product(call)

@@ -149,14 +149,18 @@ class _Sums:
 
     def finish(self) -> None:
         """Round the sums into the user's arrays, where these have another type."""
-        totals = (self.grads.x, self.weight, self.bias)
-        for array, total in zip(self.grads, totals, strict=True):
-            if array is None:
-                continue
-            if self.fresh:
-                array.fill(0)
-            elif array is not total:
-                put(array, total)
+        put_sums(self.grads, (self.grads.x, self.weight, self.bias), self.fresh)
+
+
+def put_sums(arrays: LinearGrad, totals: tuple[Any, ...], fresh: bool) -> None:
+    """Round sums into the arrays that are others; zeros where no block was added (`fresh`)."""
+    for array, total in zip(arrays, totals, strict=True):
+        if array is None:
+            continue
+        if fresh:
+            array.fill(0)
+        elif array is not total:
+            put(array, total)
 
 
 def add_product(out: Array, a: Array, b: Array, fresh: bool, ignored: Array | None = None) -> None:

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastxent.cpu.blocks import Box, Operand, boxes
-from fastxent.cpu.conversion import put
-from fastxent.cpu.hvp import fill_product
+from fastxent.cpu.hvp import cross_entropy_hvp
 from fastxent.cpu.launch import fill_losses
 from fastxent.cpu.linear import (
     BLOCK_BYTES,
@@ -22,6 +21,7 @@ from fastxent.cpu.linear import (
     fill_logits,
     ignored_rows,
     pieces,
+    put_sums,
 )
 from fastxent.records import Call, LinearGrad, Outputs
 
@@ -53,7 +53,7 @@ def linear_cross_entropy_hvp(call: Call) -> None:
         _fill_moved(moved, x_block, v_block, weight, call.vector.linear_weight, v_bias)
         block = call_of_block(call, box, logits, True)
         change = moved.reshape(block.x.shape)
-        fill_product(block._replace(outputs=Outputs(change), vector=change))
+        cross_entropy_hvp(block._replace(outputs=Outputs(change), vector=change))
         if call.vector.linear_weight is not None or v_block is not None:
             fill_losses(block)  # the gradient over the logits
         ignored = ignored_rows(block)
@@ -120,14 +120,7 @@ class _Sums:
 
     def finish(self) -> None:
         """Round the sums into the user's arrays, where these are others."""
-        totals = (self.parts.x, self.weight, self.bias)
-        for array, total in zip(self.parts, totals, strict=True):
-            if array is None:
-                continue
-            if self.fresh:
-                array.fill(0)
-            elif array is not total:
-                put(array, total)
+        put_sums(self.parts, (self.parts.x, self.weight, self.bias), self.fresh)
 
 
 def _without(rows: Array, ignored: Array) -> Array:
