@@ -54,12 +54,16 @@ class Operand:
         self.inner = array.shape[array.ndim - inner :]
         self.rows = as_operand(array, dtype, inner)
 
-    def block(self, box: Box) -> Array:
-        """Return the rows of the box, or an uninitialised array for them."""
+    def reserve(self, rows: int) -> Array | None:
+        """Return memory for blocks of so many rows; None where `block` is a view."""
+        return np.empty((rows, *self.inner), self.dtype) if self.rows is None else None
+
+    def block(self, box: Box, memory: Array | None = None) -> Array:
+        """Return the rows of the box, or an array for them, uninitialised: in this memory."""
         index, lo, hi = box
         if self.rows is not None:
             return self.rows[lo:hi]
-        return np.empty((hi - lo, *self.inner), self.dtype)
+        return np.empty((hi - lo, *self.inner), self.dtype) if memory is None else memory[: hi - lo]
 
     def _part(self, box: Box) -> Array:
         """Return a view of the box of the array; an array even without dimensions."""
@@ -67,9 +71,9 @@ class Operand:
         part: Array = self.array[index]
         return part
 
-    def read(self, box: Box) -> Array:
-        """Return the rows of the box, converted if necessary."""
-        block = self.block(box)
+    def read(self, box: Box, memory: Array | None = None) -> Array:
+        """Return the rows of the box, converted if necessary: in this memory."""
+        block = self.block(box, memory)
         if self.rows is None:
             part = self._part(box)
             put(block.reshape(part.shape), part)
@@ -248,24 +252,36 @@ def for_each_block(
         return for_each_chunk(bind(as_rows, 0), rows, cost or whole)
     if planes is not None:
         return _for_each_plane(bind, planes, cost or whole)
-    read = [Operand(*pair, inner) for pair in zip(inputs, types, strict=False)]
-    write = [
+    every = [
         None if array is None else Operand(array, dtype, inner)
-        for array, dtype in zip(outputs, types[len(inputs) :], strict=True)
+        for array, dtype in zip((*inputs, *outputs), types, strict=True)
     ]
     limit = chunk_rows(rows, whole)
     if inner and limit % _CONVERTED_ROWS:
         limit = max(limit - limit % _CONVERTED_ROWS, _CONVERTED_ROWS)
     parts = list(boxes(shape, limit)) if rows else []
 
+    # Memory that no thread uses just now: a thread that allocates for each block has, by the order
+    # in which the allocator finds room, sometimes one more.
+    idle: list[list[Array | None]] = []
+
     def do(k: int) -> Result:
         box = parts[k]
-        written = [None if operand is None else operand.block(box) for operand in write]
-        arrays = [*(operand.read(box) for operand in read), *written]
+        try:
+            memory = idle.pop()
+        except IndexError:
+            size = min(limit, rows)
+            memory = [None if operand is None else operand.reserve(size) for operand in every]
+        arrays = [
+            None if operand is None
+            else operand.read(box, own) if j < len(inputs) else operand.block(box, own)
+            for j, (operand, own) in enumerate(zip(every, memory, strict=True))
+        ]  # fmt: skip
         result = bind(arrays, box[1])(0, box[2] - box[1])
-        for operand, block in zip(write, written, strict=True):
+        for operand, block in zip(every[len(inputs) :], arrays[len(inputs) :], strict=True):
             if operand is not None and block is not None:
                 operand.write(box, block)
+        idle.append(memory)
         return result
 
     return collect(do, len(parts), rows * whole)
