@@ -363,3 +363,13 @@ no_matrix_products = Text(
     "linear_cross_entropy needs arrays of a library whose matrix products can be used here, as "
     "CuPy's or PyTorch's, got {owner.__class__.__name__}",
 )
+
+
+# --- other libraries ------------------------------------------------------------------------
+
+
+unknown_scikit_learn = Text(
+    ImportError,
+    "scikit-learn {version} is not known: its {function} does not use {name}; use "
+    "sklearn.linear_model.LogisticRegression, or scikit-learn 1.5 to 1.9",
+)
