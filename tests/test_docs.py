@@ -14,7 +14,8 @@ import fastxent as fx
 
 ROOT = Path(__file__).parent.parent
 MODULES = ["_softmax", "_cross_entropy", "_binary", "_linear", "_hvp", "_warmup", "cpu.threads",
-           "integrations.torch", "integrations.jax", "integrations.boosting"]  # fmt: skip
+           "integrations.torch", "integrations.jax", "integrations.boosting.objectives",
+           "integrations.boosting.metrics"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODULES)
