@@ -14,7 +14,8 @@ def mlogloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
     r"""XGBoost's mlogloss of margins: Σ w·(lse(x) - x_y) / Σ w.
 
     XGBoost passes margins to a metric if the objective is a function, and probabilities
-    otherwise, so use it with `xgboost_softmax`.
+    otherwise, so use it with `xgboost_softmax`, and with `disable_default_eval_metric=True`: else
+    XGBoost adds its own metric of this name, and the results have two entries for each round.
 
     Parameters
     ----------

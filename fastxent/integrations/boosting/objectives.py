@@ -87,7 +87,8 @@ def xgboost_logistic(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gra
     y_true, y_pred : array_like
         Labels (N,) from 0 to 1 and margins (N,) or (N, 1); or the margins and a DMatrix.
     sample_weight : array_like, optional
-        Weights (N,). `scale_pos_weight` has no effect: weight the rows instead.
+        Weights (N,). `scale_pos_weight` has no effect: weight the rows instead, or
+        use `fastxent.integrations.xgboost.XGBClassifier`.
 
     Returns
     -------
@@ -184,8 +185,8 @@ def lightgbm_logistic(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gr
     y_true, y_pred : array_like
         Labels (N,) from 0 to 1 and raw scores (N,); or the scores and a Dataset.
     sample_weight : array_like, optional
-        Weights (N,). `scale_pos_weight` and `is_unbalance` have no effect: weight the rows, or
-        pass `class_weight`.
+        Weights (N,). `scale_pos_weight` and `is_unbalance` have no effect: weight the rows, pass
+        `class_weight`, or use `fastxent.integrations.lightgbm.LGBMClassifier`.
 
     Returns
     -------
