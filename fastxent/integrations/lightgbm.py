@@ -55,7 +55,8 @@ class LGBMClassifier(lightgbm.LGBMClassifier):  # type: ignore[misc]
     Boosting starts where LightGBM's own objective does: unless `boost_from_average=False`, at the
     logarithms of the classes' shares of the rows (for two classes, of their odds), which are then
     added to the leaves of the first trees. Probabilities are those of the built-in objective, to
-    1e-6; with `boosting_type="dart"`, which may drop those trees, without the start only.
+    1e-6, unless features or trees are drawn (`colsample_bytree`, `boosting_type="dart"`): for a
+    function LightGBM draws others.
 
     Parameters
     ----------
