@@ -331,6 +331,23 @@ not_integral = Text(
     ValueError, "y_true must hold class indices 0, 1, 2 …, got y_true[{first}] = {label}"
 )
 not_binary = Text(ValueError, "y_true must be from 0 to 1, got y_true[{first}] = {label}")
+not_our_objective = Text(
+    ValueError, "objective must be {names}: the classifier's is fastxent's, got {value!r}"
+)
+unsupported_parameter = Text(
+    ValueError, "{name} must be left out with fastxent's objective, got {value!r}: {remedy}"
+)
+metric_of_probabilities = Text(
+    ValueError,
+    "LightGBM would compute the metric {name!r} of raw scores as if they were probabilities: "
+    "use one of {names}, or a function of labels and probabilities",
+)
+no_feature = Text(
+    ValueError, "X must have a feature that varies: LightGBM takes no function as objective without"
+)
+metric_twice = Text(
+    ValueError, "eval_metric must name {name!r} once, got it as a name and as a function"
+)
 
 
 # --- arrays on a GPU -------------------------------------------------------------------------

@@ -69,8 +69,9 @@ def test_xgboost(xgb, name, weighted):
         ours["train"][metric.__name__], theirs["train"][metric.__name__], rtol=0, atol=2e-6
     )
     estimator = xgb.XGBClassifier(
-        n_estimators=ROUNDS, n_jobs=1, objective=objective, eval_metric=metric, **common
-    )
+        n_estimators=ROUNDS, n_jobs=1, objective=objective, eval_metric=metric,
+        disable_default_eval_metric=True, **common,
+    )  # fmt: skip
     estimator.fit(
         x, y, sample_weight=weight, eval_set=[(x, y)], verbose=False,
         sample_weight_eval_set=None if weight is None else [weight],
@@ -78,6 +79,7 @@ def test_xgboost(xgb, name, weighted):
     estimator = pickle.loads(pickle.dumps(estimator))
     np.testing.assert_allclose(estimator.predict(x, output_margin=True), want, rtol=0, atol=1e-5)
     found = estimator.evals_result()["validation_0"][metric.__name__]
+    assert len(found) == ROUNDS
     assert found[-1] == pytest.approx(theirs["train"][metric.__name__][-1], abs=2e-6)
     assert (estimator.predict(x) == y).mean() > 0.9
 

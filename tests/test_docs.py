@@ -13,14 +13,17 @@ import pytest
 import fastxent as fx
 
 ROOT = Path(__file__).parent.parent
-MODULES = ["_softmax", "_cross_entropy", "_binary", "_linear", "_hvp", "_warmup", "cpu.threads",
-           "integrations.torch", "integrations.jax", "integrations.boosting"]  # fmt: skip
+MODULES = [
+    "_softmax", "_cross_entropy", "_binary", "_linear", "_hvp", "_warmup", "cpu.threads",
+    *(f"integrations.{name}" for name in ("torch", "jax", "xgboost", "lightgbm")),
+    "integrations.boosting.objectives", "integrations.boosting.metrics",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name):
     """The examples of the public docstrings."""
-    if name in ("integrations.torch", "integrations.jax"):
+    if name.startswith("integrations.") and "boosting" not in name:
         pytest.importorskip(name.rpartition(".")[2])
     module = importlib.import_module(f"fastxent.{name}")
     failed, tried = doctest.testmod(module)

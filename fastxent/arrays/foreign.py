@@ -30,6 +30,8 @@ def array(value: Any, name: str, *, number: bool = False) -> Any:
         value = _without_tensors(value, name)
     if "pandas" in roots and (found := _of_nullable(value, name)) is not None:
         return found
+    if "polars" in roots and (row := _first_null(value)) is not None:
+        raise errors.missing_values(name, row)
     try:
         made = np.asarray(value)
     except MemoryError:
@@ -39,7 +41,8 @@ def array(value: Any, name: str, *, number: bool = False) -> Any:
         hint = program if {"jax", "jaxlib"} & roots else ""
         raise errors.no_array(name, errors.kind_of(value), f": {error}{hint}") from error
     if not number and not made.ndim and made.dtype.kind in "OUST":
-        raise errors.no_array(name, "None" if value is None else errors.kind_of(value), "")
+        lazy = ": call collect()" if "polars" in roots and hasattr(value, "collect") else ""
+        raise errors.no_array(name, "None" if value is None else errors.kind_of(value), lazy)
     return made
 
 
@@ -82,3 +85,15 @@ def _of_nullable(value: Any, name: str) -> Any:
     except TypeError:  # columns without numbers
         return None
     return value.to_numpy(dtype=common)
+
+
+def _first_null(value: Any) -> int | None:
+    """The first row of a frame or series of Polars that has a null, which NumPy would take for nan.
+
+    None without one.
+    """
+    if not hasattr(value, "to_numpy"):  # a lazy frame, or no column
+        return None
+    columns = value.get_columns() if hasattr(value, "get_columns") else [value]
+    rows = (column.is_null().arg_max() for column in columns if column.null_count())
+    return min(rows, default=None)

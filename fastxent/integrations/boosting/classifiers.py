@@ -1,0 +1,83 @@
+"""What both classifiers share: labels, probabilities, class weights, metrics, the fitted state."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from sklearn.preprocessing import LabelEncoder
+from sklearn.utils.multiclass import check_classification_targets
+
+from fastxent import softmax
+from fastxent.integrations.boosting import metrics
+from fastxent.integrations.boosting.rows import Array
+
+_OF_MARGINS = (
+    metrics.binary_logloss, metrics.logloss, metrics.mlogloss, metrics.multi_logloss,
+)  # fmt: skip
+
+
+def arguments(method: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The arguments of a call of an estimator's method, by name, without the estimator."""
+    signature = inspect.signature(method)
+    given = signature.bind(*args, **kwargs).arguments
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            given |= given.pop(name, {})
+    given.pop("self")
+    return given
+
+
+def encode(y: Any) -> tuple[Any, Array]:
+    """The encoder of the labels, which may be strings, and the class index of each row."""
+    check_classification_targets(y)
+    encoder = LabelEncoder()
+    return encoder, encoder.fit_transform(y)
+
+
+def probabilities(margins: Array) -> Array:
+    """Softmax of the margins (N, K); of (N,), those of class 1, in two columns."""
+    if margins.ndim == 1:
+        margins = np.stack([np.zeros_like(margins), margins], axis=1)
+    found: Array = softmax(margins)
+    return found
+
+
+def of_probabilities(metric: Any) -> Any:
+    """A metric of margins, from one that expects probabilities; fastxent's own as they are.
+
+    The libraries pass margins to a metric beside an objective that is a function. A metric that a
+    user brings from the built-in objective expects what goes with that.
+    """
+    if metric in _OF_MARGINS:
+        return metric
+
+    @functools.wraps(metric)
+    def of_margins(y_true: Any, y_pred: Array, *args: Any, **kwargs: Any) -> Any:
+        found = probabilities(y_pred)
+        return metric(y_true, found if y_pred.ndim > 1 else found[:, 1], *args, **kwargs)
+
+    return of_margins
+
+
+def class_weighted(objective: Any, negative: float, positive: float) -> Any:
+    """An objective of two classes with each row's weight multiplied by that of its class."""
+    if negative == positive == 1:
+        return objective
+
+    def weighted(y_true: Array, y_pred: Array, sample_weight: Any = None) -> Any:
+        factor = np.where(y_true > 0, positive, negative)
+        weight = factor if sample_weight is None else sample_weight * factor
+        return objective(y_true, y_pred, weight)
+
+    return weighted
+
+
+def take_over(estimator: Any, fitted: Any, *own: str) -> None:
+    """Copy the fitted state of the library's estimator: attributes that are no parameters.
+
+    The attributes `own` are left as they are.
+    """
+    kept = {*fitted.get_params(), *own}
+    vars(estimator).update({k: v for k, v in vars(fitted).items() if k not in kept})
