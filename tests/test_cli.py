@@ -15,7 +15,7 @@ import pytest
 import fastxent as fx
 from fastxent import cli
 from fastxent.cli import demo
-from fastxent.cli.demo import fits, pipeline, presentation, timing
+from fastxent.cli.demo import data, fits, pipeline, presentation, timing
 
 
 class Terminal(io.StringIO):
@@ -37,10 +37,11 @@ def rich():
 
 @pytest.fixture
 def fast(monkeypatch):
-    """The demo as it is, but for fewer and smaller timings."""
+    """The demo as it is, but for a smaller problem, and fewer and smaller timings."""
     monkeypatch.setattr(timing, "ROUNDS", 3)
     monkeypatch.setattr(timing, "LARGE_ROUNDS", 3)
     monkeypatch.setattr(timing, "LARGE", (64, 100))
+    monkeypatch.setattr(data, "LARGER", (600, 20, 4))
 
 
 def python(*arguments, **environment):
@@ -52,8 +53,8 @@ def python(*arguments, **environment):
 
 
 def row(text, name):
-    """The cells behind `name` in a table of `text`."""
-    (found,) = re.findall(rf"^ *{re.escape(name)}  +(.*?) *$", text, re.MULTILINE)
+    """The cells behind `name` in the first table of `text` that has them."""
+    found, *_ = re.findall(rf"^ *{re.escape(name)}  +(.*?) *$", text, re.MULTILINE)
     return re.split("  +", found)
 
 
@@ -69,7 +70,8 @@ def test_demo_agrees_with_scikit_learn(sklearn):
     done = python("-m", "fastxent", "demo", FORCE_COLOR="1")
     assert done.returncode == 0, done.stderr
     for name in ("test accuracy", "test loss", "train objective"):
-        ours, theirs = row(done.stdout, name)
+        steps, ours, theirs = row(done.stdout, name)
+        assert float(steps) == pytest.approx(float(theirs), rel=2e-4)
         assert float(ours) == pytest.approx(float(theirs), rel=2e-4)
     assert len(set(row(done.stdout, "test accuracy"))) == 1
     assert len(speed_ups(done.stdout)) == 2
@@ -187,9 +189,13 @@ def test_demo_as_json(fast, capsys, sklearn):
     assert cli.main(["demo", "--json"]) == 0
     out, err = capsys.readouterr()
     found = json.loads(out)
-    ours, theirs = found["fits"]["fastxent"], found["fits"]["scikit-learn"]
-    assert ours["accuracy"] == theirs["accuracy"] > 0.9 and ours["seconds"] > 0
-    assert found["digits"] == {"train": 1347, "test": 450}
+    digits, larger = found["digits"], found["larger"]
+    assert list(digits["fits"]) == ["plain steps", "fastxent", "scikit-learn"]
+    for fit in digits["fits"].values():
+        assert fit["accuracy"] == digits["fits"]["scikit-learn"]["accuracy"] > 0.9
+        assert fit["seconds"] > 0
+    assert (digits["train"], digits["test"]) == (1347, 450)
+    assert (larger["train"], larger["test"]) == (540, 60) and len(larger["fits"]) == 2
     for case in found["evaluations"]:
         assert case["speed_up"] == case["numpy_seconds"] / case["fastxent_seconds"]
     assert len(found["evaluations"]) == 2 and err == ""
@@ -216,6 +222,7 @@ def test_demo_in_a_terminal(quiet, fast, monkeypatch, sklearn, rich):
         assert err.getvalue() == ""
     else:
         assert "objective 0.224035" in err.getvalue()
+        assert re.search(r"fastxent: iteration.*m(\d+)/\1\x1b", err.getvalue())
 
 
 def test_demo_in_a_terminal_without_rich(fast, monkeypatch, sklearn):
@@ -225,9 +232,12 @@ def test_demo_in_a_terminal_without_rich(fast, monkeypatch, sklearn):
     monkeypatch.setattr(sys, "stderr", err)
     assert cli.main(["demo"]) == 0
     assert len(set(row(out.getvalue(), "test accuracy"))) == 1
-    first, *_, last = err.getvalue().split("\r")
-    assert "compiling" in first
-    assert "objective 0.224035" in last and last.endswith("\n")
+    steps, *estimators = err.getvalue().removesuffix("\n").split("\n")
+    first, *_, last = steps.split("\r")
+    assert "compiling" in first and "objective 0.224035" in last
+    ends = [line.split("\r")[-1] for line in estimators]
+    names = ("fastxent", "scikit-learn") * 2
+    assert [re.sub(r" (\d+)/\1$", "", end) for end in ends] == [f"{n}: iteration" for n in names]
     assert "\x1b" not in out.getvalue() + err.getvalue()
 
 

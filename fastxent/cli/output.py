@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-Step = Callable[[int, int], None]  # steps done, total
+Step = Callable[[int, int | None], None]  # steps done, total or None if that is not known
 Shown = AbstractContextManager[Callable[..., None]]  # what shows steps, given each of them
 
 
@@ -81,8 +81,8 @@ def show_json(document: dict[str, Any]) -> None:
 def progress(task: str, *, quiet: bool = False) -> AbstractContextManager[Step]:
     """Count steps in a line on stderr if it is a terminal."""
 
-    def status(done: int, total: int) -> str:
-        return f"{task} {done}/{total}"
+    def status(done: int, total: int | None) -> str:
+        return f"{task} {done}" if total is None else f"{task} {done}/{total}"
 
     return on_terminal(_bar(task), status_line(task, status), quiet=quiet)
 

@@ -1,4 +1,4 @@
-"""The handwritten digits of scikit-learn, split into training and test data."""
+"""The data of the fits: scikit-learn's handwritten digits, and a larger problem that it makes."""
 
 from typing import Any, NamedTuple
 
@@ -10,8 +10,8 @@ Array = NDArray[Any]
 C = 1.0  # inverse strength of the penalty, as in scikit-learn
 
 
-class Digits(NamedTuple):
-    """Images as rows of pixels in 0 .. 1 and their classes, in a fixed split."""
+class Data(NamedTuple):
+    """Rows of features and their classes, split into those to fit and those to test."""
 
     x: Array  # (N, K)
     y: Array  # (N,)
@@ -25,7 +25,7 @@ class Digits(NamedTuple):
         return 1.0 / (C * len(self.y))
 
 
-def load_digits() -> Digits:
+def load_digits() -> Data:
     """Load scikit-learn's handwritten digits, 8 by 8 pixels of 0 .. 16, and split them."""
     from sklearn import datasets, model_selection
 
@@ -33,4 +33,23 @@ def load_digits() -> Digits:
     x, x_test, y, y_test = model_selection.train_test_split(
         pixels / 16.0, classes, random_state=0, stratify=classes
     )
-    return Digits(x, y, x_test, y_test, len(np.unique(classes)))
+    return Data(x, y, x_test, y_test, len(np.unique(classes)))
+
+
+LARGER = 20_000, 100, 20  # rows, features, classes
+
+
+def make_larger() -> Data:
+    """Make a problem on which a fit takes a good part of a second; a tenth of its rows are to test."""
+    from sklearn import datasets, model_selection, preprocessing
+
+    n, n_features, n_classes = LARGER
+    x, y = datasets.make_classification(
+        n, n_features, n_classes=n_classes, n_informative=n_features // 3,
+        n_redundant=0, n_clusters_per_class=1, class_sep=1.5, random_state=0,
+    )  # fmt: skip
+    x = preprocessing.scale(x)
+    x, x_test, y, y_test = model_selection.train_test_split(
+        x, y, test_size=0.1, random_state=0, stratify=y
+    )
+    return Data(x, y, x_test, y_test, n_classes)

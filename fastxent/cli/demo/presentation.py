@@ -4,25 +4,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import fastxent as fx
-from fastxent.cli.demo.data import Digits
+from fastxent.cli.demo.data import Data
 from fastxent.cli.demo.fits import Fit
 from fastxent.cli.demo.timing import Speed
 from fastxent.cli.output import show_table
 
 
-def show_fits(digits: Digits, ours: Fit, theirs: Fit) -> None:
-    """Print both fits side by side."""
+def show_fits(title: str, fits: dict[str, Fit]) -> None:
+    """Print fits side by side."""
+    columns = list(fits.values())
     rows = [
-        ("test accuracy", f"{ours.accuracy:.4f}", f"{theirs.accuracy:.4f}"),
-        ("test loss", f"{ours.test_loss:.5f}", f"{theirs.test_loss:.5f}"),
-        ("train objective", f"{ours.objective:.5f}", f"{theirs.objective:.5f}"),
-        ("method", "Nesterov", "L-BFGS"),
-        ("iterations", f"{ours.iterations}", f"{theirs.iterations}"),
-        ("seconds", f"{ours.seconds:.2f}", f"{theirs.seconds:.2f}"),
+        ("test accuracy", *(f"{fit.accuracy:.4f}" for fit in columns)),
+        ("test loss", *(f"{fit.test_loss:.5f}" for fit in columns)),
+        ("train objective", *(f"{fit.objective:.5f}" for fit in columns)),
+        ("iterations", *(f"{fit.iterations}" for fit in columns)),
+        ("seconds", *(f"{fit.seconds:.2f}" for fit in columns)),
     ]
-    sizes = f"{len(digits.y)} digits to fit, {len(digits.y_test)} to test"
-    show_table((sizes, "fastxent", "scikit-learn"), rows)
-    print("Plain gradient steps, to show the update; L-BFGS gets there in fewer.\n")
+    show_table((title, *fits), rows)
 
 
 def show_speeds(speeds: Sequence[Speed]) -> None:
@@ -37,13 +35,22 @@ def show_speeds(speeds: Sequence[Speed]) -> None:
     print(f"Threads: fastxent at most {threads}, NumPy 1; matrix products of both 1.")
 
 
-def document(digits: Digits, ours: Fit, theirs: Fit, speeds: Sequence[Speed]) -> dict[str, Any]:
+def document(
+    data: dict[str, Data], fits: dict[str, dict[str, Fit]], speeds: Sequence[Speed]
+) -> dict[str, Any]:
     """The results as a dictionary, for --json."""
+    problems = {
+        name: {
+            "train": len(data[name].y),
+            "test": len(data[name].y_test),
+            "fits": {library: fit._asdict() for library, fit in fits[name].items()},
+        }
+        for name in data
+    }
     return {
         "fastxent": fx.__version__,
         "threads": fx.get_num_threads(),
-        "digits": {"train": len(digits.y), "test": len(digits.y_test)},
-        "fits": {"fastxent": ours._asdict(), "scikit-learn": theirs._asdict()},
+        **problems,
         "evaluations": [
             {
                 "case": speed.case,

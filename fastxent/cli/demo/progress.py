@@ -1,17 +1,18 @@
-"""Progress of a fit on the terminal: a bar by rich, or a status line."""
+"""Progress of the fits on the terminal: a bar by rich, or a status line."""
 
 import contextlib
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from typing import Any
 
 from fastxent.cli.demo.pipeline import Report
-from fastxent.cli.output import on_terminal, status_line
+from fastxent.cli.output import Step, on_terminal, status_line
 
 _FIRST_STATUS = "compiling, if this is the first run"
 
 
-def progress(tol: float, *, quiet: bool) -> AbstractContextManager[Report]:
+def steps(tol: float, *, quiet: bool) -> AbstractContextManager[Report]:
     """Show iteration, objective and gradient norm on stderr if it is a terminal."""
     return on_terminal(_bar(tol), status_line(_FIRST_STATUS, _status), quiet=quiet)
 
@@ -42,3 +43,26 @@ def _bar(tol: float) -> Iterator[Report]:
             bar.update(task, completed=done, description=_status(iteration, value, grad_norm))
 
         yield report
+
+
+class Iterations:
+    """A callback of scikit-learn's estimators, which counts the iterations of a fit in `step`."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.done = 0
+
+    def setup(self, estimator: Any, context: Any) -> None:
+        """Begin at zero."""
+        self.done = 0
+
+    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+        """Nothing: an iteration counts when it ends."""
+
+    def on_fit_task_end(self, estimator: Any, context: Any) -> None:
+        """Count an iteration; how many there will be is not known."""
+        self.done += 1
+        self.step(self.done, None)
+
+    def teardown(self, estimator: Any, context: Any) -> None:
+        """Nothing: the bar is that of whoever made it."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fastxent as fx
-from fastxent.cli.demo.data import Array, Digits
+from fastxent.cli.demo.data import Array, Data
 
 LARGE = (8192, 1000)  # shape of logits that fit in no cache
 ROUNDS, LARGE_ROUNDS = 101, 15
@@ -41,7 +41,7 @@ class Speed(NamedTuple):
     numpy: float
 
 
-def time_digits(digits: Digits) -> Speed:
+def time_digits(digits: Data) -> Speed:
     """Time an evaluation of the fit, in which matrix products and call overhead dominate."""
     x, y = digits.x, digits.y
     rng = np.random.default_rng(0)

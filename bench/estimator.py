@@ -1,0 +1,180 @@
+"""LogisticRegression of fastxent beside scikit-learn's: the time of a fit, and of its parts.
+
+Each side has a process of its own, and fits alternate between them. Both make the same number of
+iterations, with the BLAS library's threads as the machine sets them, and reach the same
+coefficients. The parts are of one evaluation of the objective and its gradient.
+
+    bench/estimator.py --output bench/results/estimator/DATE-CPU.json
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import scipy
+import sklearn
+from sklearn._loss.loss import HalfMultinomialLoss
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model._linear_loss import LinearModelLoss
+
+import fastxent as fx
+from fastxent.bench import record
+from fastxent.cli.options import new_file
+from fastxent.integrations import sklearn as integration
+
+# Rows, features, classes, type, solver; iterations, 0 for as many as it takes.
+CASES = [
+    (60_000, 100, 10, "float64", "lbfgs", 25),
+    (60_000, 100, 10, "float32", "lbfgs", 25),
+    (20_000, 100, 100, "float64", "lbfgs", 15),
+    (20_000, 100, 100, "float32", "lbfgs", 15),
+    (8000, 128, 1000, "float64", "lbfgs", 8),
+    (8000, 128, 1000, "float32", "lbfgs", 8),
+    (60_000, 100, 2, "float64", "lbfgs", 25),
+    (20_000, 100, 100, "float64", "newton-cg", 3),
+    (1797, 64, 10, "float64", "lbfgs", 0),
+    (1797, 64, 10, "float64", "newton-cg", 0),
+]
+SIDES = {"fastxent": integration.LogisticRegression, "scikit_learn": LogisticRegression}
+# Evaluations, whose median is that of a round.
+REPEATS = 5
+
+
+def problem(n: int, n_features: int, n_classes: int, dtype: str) -> tuple[Any, Any]:
+    """Rows around a centre for each class; scikit-learn's digits for their shape."""
+    if n == 1797:
+        pixels, labels = load_digits(return_X_y=True)
+        return (pixels / 16).astype(dtype), labels
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(n_classes, n_features))
+    y = rng.integers(0, n_classes, n)
+    return (0.3 * centres[y] + rng.normal(size=(n, n_features))).astype(dtype), y
+
+
+def seconds(call: Any) -> float:
+    """Of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def parts(side: str, x: Any, y: Any, n_classes: int) -> dict[str, Any]:
+    """What an evaluation does: all of it, its two matrix products, its loss."""
+    rng, target = np.random.default_rng(0), y.astype(x.dtype)
+    coef = 0.1 * rng.normal(size=n_classes * (x.shape[1] + 1))
+    base = HalfMultinomialLoss(n_classes=n_classes)
+    kind = integration._Objective if side == "fastxent" else LinearModelLoss
+    objective = kind(base, fit_intercept=True)
+    weights = coef.reshape((n_classes, -1), order="F")[:, :-1].astype(x.dtype)
+    logits, grad = x @ weights.T, np.empty((len(x), n_classes), x.dtype)
+    losses = np.empty(len(x), x.dtype)
+    if side == "fastxent":
+
+        def loss() -> Any:
+            return fx.cross_entropy(logits, y, grad_out=grad)
+    else:
+
+        def loss() -> Any:
+            return base.loss_gradient(target, logits, None, losses, grad)
+
+    def products() -> None:
+        np.matmul(x, weights.T, out=grad)
+        grad.T @ x
+
+    whole = {"evaluation": lambda: objective.loss_gradient(coef, x, target, None, 1e-5)}
+    return whole | {"products": products, "loss": loss}
+
+
+def serve(side: str, case: Any) -> None:
+    """For each line on stdin a fit and the parts of an evaluation, as a line of JSON."""
+    n, n_features, n_classes, dtype, solver, iterations = case
+    x, y = problem(n, n_features, n_classes, dtype)
+    model = SIDES[side](solver=solver)
+    if iterations:
+        model.set_params(max_iter=iterations, tol=0.0)
+    pieces = parts(side, x, y, n_classes) if n_classes > 2 and solver == "lbfgs" else {}
+    warnings.simplefilter("ignore")  # that so few iterations do not converge
+    for _ in sys.stdin:
+        found: dict[str, Any] = {"fit": seconds(lambda: model.fit(x, y))}
+        for name, call in pieces.items():
+            found[name] = statistics.median(seconds(call) for _ in range(REPEATS))
+        print(json.dumps([found, int(model.n_iter_[0]), model.coef_[0, :5].tolist()]), flush=True)
+
+
+def ask(process: subprocess.Popen[str]) -> Any:
+    """The answer of a process to a line."""
+    assert process.stdin and process.stdout
+    print(file=process.stdin, flush=True)
+    return json.loads(process.stdout.readline())
+
+
+def measure(case: Any, rounds: int) -> list[dict[str, Any]]:
+    """The rows of a case: the seconds of each side's fits and parts."""
+    shape = dict(zip(("n", "features", "c", "dtype", "solver"), case[:5], strict=True))
+    processes = {
+        side: subprocess.Popen(
+            [sys.executable, __file__, "--serve", side, json.dumps(case)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for side in SIDES
+    }  # fmt: skip
+    took: dict[tuple[str, str], list[float]] = {}
+    for k in range(rounds + 1):
+        answers = {}
+        for side in list(SIDES)[:: 1 if k % 2 else -1]:
+            found, *answers[side] = ask(processes[side])
+            if k:  # the first round loads kernels
+                for job, time_ in found.items():
+                    took.setdefault((job, side), []).append(time_)
+        (n_iter, ours), (n_theirs, theirs) = answers["fastxent"], answers["scikit_learn"]
+        # Rounding moves single precision, and the truncated conjugate gradients of newton-cg, more.
+        is_exact = case[3] == "float64" and case[4] == "lbfgs"
+        np.testing.assert_allclose(ours, theirs, 0, 1e-5 if is_exact else 1e-2)
+        if n_iter != n_theirs:
+            print(f"{n_iter} iterations beside {n_theirs}")
+    for process in processes.values():
+        process.communicate()
+    return [
+        {"group": "estimator", "job": job, "peer": side, "iterations": n_iter}
+        | shape | record.summary(times)
+        for (job, side), times in took.items()
+    ]  # fmt: skip
+
+
+def main() -> None:
+    """Measure each case, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=new_file)
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        serve(args.serve[0], json.loads(args.serve[1]))
+        return
+    rows = []
+    for case in CASES:
+        found = measure(case, args.rounds)
+        rows += found
+        for job in dict.fromkeys(row["job"] for row in found):
+            ours, theirs = (
+                next(r for r in found if r["job"] == job and r["peer"] == side) for side in SIDES
+            )
+            print(f"{case!s:52} {job:10} {ours['median'] * 1e3:9.2f} ms "
+                  f"{theirs['median'] * 1e3:9.2f} ms {record.ratio(theirs, ours):6.2f} x",
+                  flush=True)  # fmt: skip
+    if args.output:
+        run = record.new(threads=fx.get_num_threads())
+        run["versions"] = {"sklearn": sklearn.__version__, "scipy": scipy.__version__}
+        run["results"] = rows
+        record.save(run, args.output)
+
+
+if __name__ == "__main__":
+    main()
