@@ -1,9 +1,10 @@
-"""Write three tables of docs/integrations.md, from runs of boosting.py, dask_workers.py and run.py.
+"""Write the measured tables of docs/integrations.md.
 
-`python bench/integrations_page.py` reads the runs in bench/results/boosting, /dask and /frozen
-(the last from `bench/run.py --groups frozen`).
+`python bench/integrations_page.py` reads the runs of boosting.py, dask_workers.py and estimator.py
+in bench/results/boosting, /dask and /estimator, and those of `run.py --groups frozen` in /frozen.
 """
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,54 @@ def frozen(of: Runs) -> str:
     return table(("", "x", "classes", "milliseconds", "× fastxent", "extra MB"), lines)
 
 
+def _estimator_cases(of: Runs, job: str) -> list[dict[str, Any]]:
+    """What the problems are that have this job, in the order of the first run."""
+    keys = ("n", "features", "c", "dtype", "solver", "iterations")
+    found = [row for row in of[0]["results"] if row["job"] == job and row["peer"] == "fastxent"]
+    return [{key: row[key] for key in keys} for row in found]
+
+
+def _problem(case: dict[str, Any]) -> tuple[str, str]:
+    return f"({case['n']}, {case['features']}) → {case['c']}", case["dtype"]
+
+
+def estimator(of: Runs) -> str:
+    """Fits of both classes: medians, and the median of the rounds' ratios."""
+    lines = []
+    for case in _estimator_cases(of, "fit"):
+        sides = [rows(of, job="fit", peer=peer, **case) for peer in ("fastxent", "scikit_learn")]
+        times = (" · ".join(f"{r['median'] * 1e3:.0f}" for r in side) for side in sides)
+        ratios = [record.ratio(theirs, ours) for ours, theirs in zip(*sides, strict=True)]
+        shown = " · ".join(f"{ratio:.2f}" if ratio >= 1 else f"**{ratio:.2f}**" for ratio in ratios)
+        lines.append((*_problem(case), case["solver"], str(case["iterations"]), *times, shown))
+    header = (
+        "rows, features → classes", "", "solver", "iterations", "fastxent, ms", "scikit-learn, ms",
+        "× fastxent",
+    )  # fmt: skip
+    return table(header, lines)
+
+
+def evaluation(of: Runs) -> str:
+    """Milliseconds of an evaluation's parts, the medians over all runs."""
+    lines = []
+    for case in _estimator_cases(of, "evaluation"):
+        cells = []
+        for peer in ("fastxent", "scikit_learn"):
+            whole, products, loss = (
+                1e3 * statistics.median(r["median"] for r in rows(of, job=job, peer=peer, **case))
+                for job in ("evaluation", "products", "loss")
+            )
+            cells.append(f"{products:.2f} + {loss:.2f} + {whole - products - loss:.2f}")
+        lines.append((*_problem(case), *cells))
+    header = ("products + loss + the rest, ms", "", "fastxent", "scikit-learn")
+    return table(header, lines)
+
+
 def fill(page: Path = PAGE) -> None:
     """Write each table between its marks."""
-    for part in (boosting, dask, frozen):
+    for part in (boosting, dask, frozen, estimator, evaluation):
         mark = f"<!-- {part.__name__}: written by bench/integrations_page.py -->"
-        insert(page, part(runs(part.__name__)), mark)
+        insert(page, part(runs("estimator" if part is evaluation else part.__name__)), mark)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import fastxent as fx
 ROOT = Path(__file__).parent.parent
 MODULES = [
     "_softmax", "_cross_entropy", "_binary", "_linear", "_hvp", "_warmup", "cpu.threads",
-    *(f"integrations.{name}" for name in ("torch", "jax", "xgboost", "lightgbm")),
+    *(f"integrations.{name}" for name in ("torch", "jax", "sklearn", "xgboost", "lightgbm")),
     "integrations.boosting.objectives", "integrations.boosting.metrics",
 ]  # fmt: skip
 

@@ -40,7 +40,7 @@ LARGER = 20_000, 100, 20  # rows, features, classes
 
 
 def make_larger() -> Data:
-    """Make a problem on which a fit takes a good part of a second; a tenth of its rows are to test."""
+    """Make a problem on which a fit takes a while; a tenth of its rows are to test."""
     from sklearn import datasets, model_selection, preprocessing
 
     n, n_features, n_classes = LARGER
