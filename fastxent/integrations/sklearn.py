@@ -225,13 +225,12 @@ class LogisticRegression(linear_model.LogisticRegression):  # type: ignore[misc]
 
     Parameters
     ----------
-    penalty, C, l1_ratio, dual, tol, fit_intercept, intercept_scaling, class_weight, random_state, \
-    solver, max_iter, verbose, warm_start, n_jobs
-        As for `sklearn.linear_model.LogisticRegression`, of the release that is installed.
+    **parameters
+        Those of `sklearn.linear_model.LogisticRegression`, of the release that is installed.
 
     Attributes
     ----------
-    classes_, coef_, intercept_, n_features_in_, feature_names_in_, n_iter_
+    coef\_, intercept\_, classes\_, n_iter\_, n_features_in\_, feature_names_in_
         Likewise.
 
     Raises
