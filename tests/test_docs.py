@@ -14,14 +14,15 @@ import fastxent as fx
 
 ROOT = Path(__file__).parent.parent
 MODULES = ["_softmax", "_cross_entropy", "_binary", "_linear", "_hvp", "_warmup", "cpu.threads",
-           "integrations.torch", "integrations.jax", "integrations.boosting"]  # fmt: skip
+           "integrations.torch", "integrations.torch.functional", "integrations.jax",
+           "integrations.boosting"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name):
     """The examples of the public docstrings."""
-    if name in ("integrations.torch", "integrations.jax"):
-        pytest.importorskip(name.rpartition(".")[2])
+    if name.startswith(("integrations.torch", "integrations.jax")):
+        pytest.importorskip(name.split(".")[1])
     module = importlib.import_module(f"fastxent.{name}")
     failed, tried = doctest.testmod(module)
     assert tried
