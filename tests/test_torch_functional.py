@@ -14,6 +14,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is optional: pip install torch")
 import torch.nn.functional as theirs  # noqa: E402 - wants PyTorch
 
+import fastxent as fx  # noqa: E402
 import fastxent.integrations.torch.functional as F  # noqa: E402
 from fastxent.integrations import torch as modules  # noqa: E402
 
@@ -398,6 +399,7 @@ def test_transforms():
         transformed["of the logits"](F)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_other_tensors():
     """Subclasses, other layouts, devices and modes get what PyTorch has for them."""
     assert type(F.cross_entropy(X.as_subclass(Tagged), Y)) is Tagged
@@ -406,8 +408,9 @@ def test_other_tensors():
     assert F.linear_cross_entropy(X.to("meta"), W.to("meta"), Y.to("meta")).is_meta
     same_outcome("softmax", X + 0j, 1)
     same_outcome("log_softmax", X.to(torch.int64), 1)
-    nested = torch.nested.nested_tensor([X, X[:2]], layout=torch.jagged)
-    assert F.softmax(nested, -1).is_nested
+    for layout in (torch.jagged, torch.strided):
+        assert F.softmax(torch.nested.nested_tensor([X, X[:2]], layout=layout), -1).is_nested
+    same_outcome("softmax", torch._efficientzerotensor((3, 4)), 1)
     with Noting() as noted:
         F.cross_entropy(X, Y)
         F.softmax(X, dim=1)
@@ -419,6 +422,24 @@ def test_other_tensors():
         weight = torch.linspace(-1, 1, torch.Size(dims).numel()).view(dims)
         assert is_handed_over("linear_cross_entropy", X, weight, target) == (len(dims) == 3)
         same_outcome("linear_cross_entropy", X, weight, target)
+
+
+def test_other_types_and_options():
+    """Types of results and weights, and options, for which PyTorch has rules of its own."""
+    for name in LOSSES[2:]:
+        assert is_handed_over(name, SOFT, SOFT, torch.tensor([1, 2, 3]))
+    assert is_handed_over("binary_cross_entropy_with_logits", X, SOFT.double())
+    assert is_handed_over("cross_entropy", X, SOFT.double())
+    assert is_handed_over("cross_entropy", X, SOFT, CLASSES.double())
+    assert not is_handed_over("cross_entropy", X.double(), SOFT, CLASSES)
+    assert not is_handed_over("cross_entropy", X, Y.byte())
+    same_outcome("linear_cross_entropy", X, W, Y, linear_bias=torch.ones(1))
+    same_outcome("linear_cross_entropy", X[:, :0], W[:, :0], Y)
+    with pytest.warns(UserWarning, match="``options`` ignored"):
+        F.linear_cross_entropy(X, W, Y, label_smoothing=0.1, options=CHUNKS)
+    with torch.autocast("cpu", BF16):
+        loss = F.linear_cross_entropy(X, W, Y)
+    assert torch.equal(loss, fx.linear_cross_entropy(X.bfloat16(), W.bfloat16(), Y))
 
 
 def test_packages_that_fastxent_needs(monkeypatch):
@@ -476,6 +497,7 @@ def program(module):
     return run
 
 
+@pytest.mark.filterwarnings("ignore:Implicit dimension choice")
 def test_compiled():
     """torch.compile keeps one graph, with fastxent's operators in it; halves keep their type."""
     torch._dynamo.reset()
@@ -498,6 +520,9 @@ def test_compiled():
     assert half(X.bfloat16()).dtype == BF16
     with torch.autocast("cpu", BF16):
         assert half(X.bfloat16()).dtype == F32
+
+    implicit = torch.compile(lambda x: F.softmax(x), backend="eager", fullgraph=True)
+    torch.testing.assert_close(implicit(X), theirs.softmax(X, dim=1))
 
     def by_target(q):
         return torch.func.grad(lambda q: F.cross_entropy(X, q))(q)

@@ -197,7 +197,7 @@ def linear_cross_entropy(
     if not 1 <= input.ndim <= 2 or linear_weight.ndim != 2:
         return None
     classes, features = linear_weight.shape
-    if not features or input.shape[-1] != features or linear_weight.dtype != input.dtype:
+    if input.shape[-1] != features or linear_weight.dtype != input.dtype:
         return None
     if linear_bias is not None and (
         linear_bias.shape != (classes,) or linear_bias.dtype != input.dtype
