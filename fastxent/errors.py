@@ -287,6 +287,9 @@ buffer_in_graph = Text(
 )
 missing_argument = Text(TypeError, "{function}() is missing {name!r}")
 unknown_argument = Text(TypeError, "{function}() has no argument {name!r}")
+deprecated_reduction = Text(
+    ValueError, "size_average and reduce must be None: pass reduction={reduction!r} instead"
+)
 
 
 # --- arrays of JAX, Dask and DLPack ------------------------------------------------------------

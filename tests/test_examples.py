@@ -69,6 +69,16 @@ def test_torch_classifier(torch, sklearn, monkeypatch, capsys):
     assert "speed-up" in printed
 
 
+def test_torch_functional(torch, capsys):
+    """Under `F` of either library the losses of each step are the same."""
+    figures = example("torch_functional").main()
+    theirs, ours = (np.array(figures.losses[name]) for name in ("torch", "fastxent"))
+    assert len(theirs) == 300
+    assert theirs[-10:].mean() < 0.7 * theirs[:10].mean()
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    assert f"{figures.difference:.1e}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_torch_fsdp(torch, ranks):
     """Sharded parameters, which are freed between layers: torch.nn's losses and parameters."""

@@ -1,40 +1,28 @@
-"""Drop-in replacements for the cross-entropy losses of `torch.nn`: only the import changes.
-
-Constructors, parameters, buffers and saved states are those of PyTorch.
-"""
+"""Drop-in replacements for the cross-entropy losses of `torch.nn`: only the import changes."""
 
 from typing import Any
 
-import numpy as np
 import torch
 
 import fastxent.arrays.torch.operators  # noqa: F401 - registers the operators for saved programs
-from fastxent import binary_cross_entropy_with_logits, cross_entropy, linear_cross_entropy
+from fastxent import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    linear_cross_entropy,
+)
+from fastxent.integrations.torch import arguments
 
-__all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "LinearCrossEntropyLoss"]
+# Where users import the classes from, and where saved modules look for them.
+_PACKAGE = "fastxent.integrations.torch"
 
 
-def _options(loss: Any, input: Any, target: Any) -> dict[str, Any]:
-    """A module's arguments for fastxent that are no defaults, which a small call need not read.
-
-    With probabilities a negative ignore_index is unused.
-    """
-    options: dict[str, Any] = {}
+def _arguments(loss: Any, input: Any, target: Any) -> tuple[Any, ...]:
+    """A call of a module as `arguments` takes it."""
     # Not `loss.weight`: PyTorch finds buffers by a function in Python.
     buffers = loss._buffers
     weight = buffers["weight"] if "weight" in buffers else loss.weight
-    if weight is not None:
-        options["weight"] = weight
-    if loss.reduction != "mean":
-        options["reduction"] = loss.reduction
-    if loss.label_smoothing:
-        options["label_smoothing"] = loss.label_smoothing
-    index = loss.ignore_index
-    if index is not None and index != -100:
-        rank = target.ndim if isinstance(target, torch.Tensor) else np.ndim(target)
-        if index >= 0 or rank != input.ndim:
-            options["ignore_index"] = index
-    return options
+    return input, target, weight, loss.ignore_index, loss.reduction, loss.label_smoothing
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]
@@ -74,11 +62,11 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]
     [[330.0, -379.0, 49.0], [-464.0, 243.0, 220.0]]
     """
 
+    __module__ = _PACKAGE
+
     def forward(self, input: Any, target: Any) -> Any:
         """The loss of logits (N, C, …) or (C,), against class indices or probabilities."""
-        options = _options(self, input, target)
-        if input.ndim > 2:
-            options["axis"] = 1
+        options = arguments.of_logits(*_arguments(self, input, target))
         return cross_entropy(input, target, **options)
 
 
@@ -109,11 +97,51 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):  # type: ignore[misc]
     1.41
     """
 
+    __module__ = _PACKAGE
+
     def forward(self, input: Any, target: Any) -> Any:
         """The loss of logits of any shape, against targets of the same."""
         return binary_cross_entropy_with_logits(
             input, target, weight=self.weight, pos_weight=self.pos_weight, reduction=self.reduction
         )
+
+
+class BCELoss(torch.nn.BCELoss):  # type: ignore[misc]
+    r"""`torch.nn.BCELoss`, with loss and gradient computed in one pass.
+
+    .. math::
+        l = -w\,[y\log p + (1 - y)\log(1 - p)], \qquad
+        \frac{\partial l}{\partial p} = w\,\frac{p - y}{\max(p\,(1 - p), 10^{-12})}
+
+    Each logarithm is at least -100.
+
+    Parameters
+    ----------
+    weight, size_average, reduce, reduction
+        As for `torch.nn.BCELoss`.
+
+    Raises
+    ------
+    TypeError
+        A target that requires grad; a tensor that is not in host memory.
+
+    Notes
+    -----
+    The loss of a probability outside of [0, 1] is nan; PyTorch's is an error on the CPU.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastxent.integrations.torch import BCELoss
+    >>> round(BCELoss()(torch.tensor([0.5, 0.9]), torch.tensor([1.0, 0.0])).item(), 4)
+    1.4979
+    """
+
+    __module__ = _PACKAGE
+
+    def forward(self, input: Any, target: Any) -> Any:
+        """The loss of probabilities of any shape, against targets of the same."""
+        return binary_cross_entropy(input, target, weight=self.weight, reduction=self.reduction)
 
 
 class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):  # type: ignore[misc]
@@ -145,11 +173,13 @@ class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):  # type: ignore[m
     1.0986
     """
 
+    __module__ = _PACKAGE
+
     def forward(self, input: Any, target: Any) -> Any:
         """The loss of features (N, in_features) or (in_features,)."""
         if self.out_features:
             return super().forward(input, target)
+        options = arguments.of_rows(*_arguments(self, input, target))
         return linear_cross_entropy(
-            input, self.linear.weight, target, linear_bias=self.linear.bias,
-            **_options(self, input, target),
-        )  # fmt: skip
+            input, self.linear.weight, target, linear_bias=self.linear.bias, **options
+        )
