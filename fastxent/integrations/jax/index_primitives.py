@@ -13,7 +13,6 @@ reduced loss is several, of a group of rows each.
 """
 
 import functools
-import inspect
 import math
 from typing import Any, NamedTuple
 
@@ -22,11 +21,14 @@ import jax.ffi
 import numpy as np
 from jax import numpy as jnp
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 from jax.sharding import PartitionSpec
 
 from fastxent.cpu import xla_kernels as xla
+from fastxent.functions import CROSS_ENTROPY, CROSS_ENTROPY_HVP
+from fastxent.integrations.jax.definition import define
 from fastxent.integrations.jax.interface import interface_version
+from fastxent.integrations.jax.requests import Request
 
 
 class Settings(NamedTuple):
@@ -45,14 +47,19 @@ def cross_entropy(x: Any, y: Any, settings: Settings) -> Any:
     return loss
 
 
-def define(primitive: Primitive, compute: Any, shape: Any, batch: Any) -> None:
-    """Give a primitive its values, their shapes, and its rule for vmap."""
-    parameters = inspect.getfullargspec(compute).kwonlyargs
-    primitive.def_impl(jax.jit(compute, static_argnames=parameters))
-    primitive.def_abstract_eval(shape)
-    lowering = mlir.lower_fun(compute, multiple_results=primitive.multiple_results)
-    mlir.register_lowering(primitive, lowering)
-    batching.primitive_batchers[primitive] = batch
+def _request(x: Any, y: Any, *vector: Any, settings: Settings, n_axes: int, **of: Any) -> Request:
+    """The same as a request, for several devices."""
+    options = settings._asdict() | {"axis": -1}
+    groups = x.shape[:n_axes] if settings.reduction != "none" else ()
+    return Request(
+        CROSS_ENTROPY_HVP.name if vector else CROSS_ENTROPY.name,
+        ("logits", "target"),
+        tuple(sorted(options.items())),
+        wrt=("logits",) if vector or of["result"] == xla.GRAD else (),
+        vectors=("logits",) if vector else (),
+        groups=groups,
+        grouped=(bool(groups),) * (2 + len(vector)),
+    )
 
 
 def _sum_type(x: Any) -> Any:
@@ -108,7 +115,7 @@ def _along_losses(primals: Any, tangents: Any, *, result: str, **parameters: Any
 
 _losses = Primitive("fastxent_cross_entropy")
 _losses.multiple_results = True
-define(_losses, _compute_losses, _shape_losses, _batch_losses)
+define(_losses, _compute_losses, _shape_losses, _batch_losses, _request)
 ad.primitive_jvps[_losses] = _along_losses
 
 
@@ -187,7 +194,9 @@ def _along_logits(
 
 
 _product = Primitive("fastxent_cross_entropy_hvp")
-define(_product, _compute_product, lambda x, y, vector, **_: vector, _batch_product)
+define(
+    _product, _compute_product, lambda x, y, vector, **_: vector, _batch_product, _request
+)
 ad.deflinear2(_product, _transpose_product)
 ad.defjvp(_product, _along_logits, None, _along_vector)
 

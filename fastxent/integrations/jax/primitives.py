@@ -12,12 +12,10 @@ import math
 from typing import Any
 
 import jax
-import jax.ffi
 import numpy as np
 from jax import numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import PartitionSpec
 
 from fastxent import errors
 from fastxent.functions import (
@@ -31,10 +29,11 @@ from fastxent.functions import (
     LINEAR_HVP,
     Kind,
 )
-from fastxent.integrations.jax import handler, host
-from fastxent.integrations.jax.index_primitives import define, inner_product
+from fastxent.integrations.jax import host
+from fastxent.integrations.jax.definition import define
+from fastxent.integrations.jax.index_primitives import inner_product
 from fastxent.integrations.jax.requests import Request
-from fastxent.results import Extent, Type
+from fastxent.integrations.jax.shapes import compute, loss_type, shapes
 
 _PRODUCTS = {CROSS_ENTROPY: CROSS_ENTROPY_HVP, LINEAR: LINEAR_HVP, BINARY_WITH_LOGITS: BINARY_HVP}
 
@@ -46,54 +45,7 @@ def call(request: Request, arrays: list[Any]) -> list[Any]:
     return results
 
 
-# --- values, shapes, groups ---------------------------------------------------------------------
-
-
-def _compute(*arrays: Any, request: Request) -> Any:
-    """The results, by the handler."""
-    found = _shapes(*map(jax.typeof, arrays), request=request)
-    kinds = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in found]
-    return jax.ffi.ffi_call(handler.registered(), kinds)(*arrays, request=request.text())
-
-
-def _shapes(*arrays: Any, request: Request) -> list[Any]:
-    """The abstract values of the results: they vary and are sharded as the inputs are."""
-    function, n_axes = request.description, len(request.groups)
-    given = dict(zip(request.arrays, arrays, strict=False))
-    x = given[function.first]
-    has_groups = dict(zip(request.arrays, request.grouped, strict=False))[function.first]
-    own = x.shape[n_axes:] if has_groups else x.shape
-    spec = (*x.sharding.spec, *(None,) * (x.ndim - len(x.sharding.spec)))
-    front, spec = (spec[:n_axes], spec[n_axes:]) if has_groups else ((None,) * n_axes, spec)
-    inputs = [given[name] for name in function.inputs if name in given]
-    loss = np.result_type(np.float32, *(jnp.promote_types(a.dtype, np.float32) for a in inputs))
-    axis = request.option("axis", -1) if function.has_rows else 0
-
-    def of(shape: Any, dtype: Any, axes: Any) -> Any:
-        shape = (*request.groups, *shape)
-        sharding = x.sharding.update(spec=PartitionSpec(*front, *axes))
-        return x.update(shape=shape, dtype=np.dtype(dtype), weak_type=False, sharding=sharding)
-
-    found = []
-    for name in host.names_of(request):
-        if name in function.inputs:  # a derivative by one of several
-            part = given[name]
-            index = request.arrays.index(name)
-            shape = part.shape[n_axes:] if request.grouped[index] else part.shape
-            found.append(of(shape, part.dtype, (None,) * len(shape)))
-            continue
-        rule = function.result(name)
-        dtype = {Type.LOSS: loss, Type.OWN: x.dtype, Type.INDEX: jnp.asarray(0).dtype}[rule.type]
-        if rule.extent is Extent.PER_CLASS:
-            found.append(of(own, dtype, spec))
-        elif rule.extent is Extent.REDUCED and request.option("reduction") != "none":
-            found.append(of((), dtype, ()))
-        else:
-            keepdims = bool(request.option("keepdims", False))
-            shape = function.shape(name, own, axis, "none", keepdims)
-            axes = spec if not function.has_rows else function.rows(spec, axis)
-            found.append(of(shape, dtype, axes if len(axes) == len(shape) else spec))
-    return found
+# --- groups ---------------------------------------------------------------------------------------
 
 
 def _batch(args: Any, axes: Any, *, request: Request, primitive: Primitive) -> Any:
@@ -134,7 +86,7 @@ def _primitive(name: str) -> Primitive:
     def batch(args: Any, axes: Any, *, request: Request) -> Any:
         return _batch(args, axes, request=request, primitive=primitive)
 
-    define(primitive, _compute, _shapes, batch)
+    define(primitive, compute, shapes, batch, lambda *_, request: request)
     return primitive
 
 
@@ -214,9 +166,7 @@ def _inner(request: Request, name: str, grad: Any, tangent: Any, primals: Any) -
     else:
         axis, n_axes = request.option("axis", -1), grad.ndim - 1
         grad, tangent = (jnp.moveaxis(a, axis, -1) for a in (grad, tangent))
-    found = inner_product(grad, tangent, n_axes)
-    kind = _shapes(*map(jax.typeof, primals), request=request._replace(wrt=(), extras=()))[0].dtype
-    return found.astype(kind)
+    return inner_product(grad, tangent, n_axes).astype(loss_type(request, primals))
 
 
 def _with_vectors(request: Request, vectors: tuple[str, ...], **changes: Any) -> Request:
