@@ -77,8 +77,10 @@ def _convert_target(function: Function, arguments: Arguments, arrays: Arguments)
     kind = jax.dtypes.canonicalize_dtype(y.dtype)
     if y.dtype.kind not in "iu" or kind == y.dtype:
         return
+    limits = np.iinfo(kind)
+    if not y.size or limits.min <= y.min() and y.max() <= limits.max:
+        return
     if function.kind is Kind.ELEMENTS or y.ndim == x.ndim and function.kind is Kind.ROWS:
-        limits = np.iinfo(kind)
         arrays["target"] = np.clip(y, limits.min, limits.max).astype(kind)
         return
     ignored, axis = arguments.get("ignore_index", -100), arguments.get("axis", -1)

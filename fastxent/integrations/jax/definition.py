@@ -1,4 +1,4 @@
-"""What JAX has to be told of a primitive: its values, their shapes, its rules for vmap and devices."""
+"""Primitives: their values and shapes, and their rules for vmap and several devices."""
 
 import contextlib
 import inspect

@@ -75,7 +75,6 @@ def _answer(frame: Any) -> None:
     host.run(request, _arrays(frame, xla.ARGUMENTS), _arrays(frame, xla.RESULTS))
 
 
-@ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
 def _handle(address: int) -> int | None:
     """The handler: returns no error, or one with the text of the exception."""
     frame = _words(address, xla.ATTRIBUTES + 1)
@@ -91,10 +90,14 @@ def _handle(address: int) -> int | None:
     return None
 
 
+# As C calls it, for as long as the process lives.
+_C_HANDLE = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(_handle)
+
+
 @functools.cache
 def registered() -> str:
     """The name of the handler, which is registered when a program is first traced."""
     # Start the backend first: it fails to start if it refuses a handler registered before.
     jax.devices("cpu")
-    jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(_handle), platform="cpu")
+    jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(_C_HANDLE), platform="cpu")
     return TARGET

@@ -31,9 +31,7 @@ def run(request: Request, arrays: list[Array], results: list[Array]) -> None:
         _fold(request, _arguments(request, arrays), results)
     else:
         for group in np.ndindex(*request.groups):
-            of = [
-                a[group] if has else a for a, has in zip(arrays, request.grouped, strict=True)
-            ]
+            of = [a[group] if has else a for a, has in zip(arrays, request.grouped, strict=True)]
             one = request._replace(groups=(), grouped=())
             run(one, of, [result[(*group, ...)] for result in results])
 

@@ -148,9 +148,7 @@ def _batch_inner(args: Any, axes: Any, *, n_axes: int) -> Any:
 
 
 _inner = Primitive("fastxent_inner_product")
-define(
-    _inner, _compute_inner, lambda grad, tangent, n_axes: _of_losses(grad, n_axes), _batch_inner
-)
+define(_inner, _compute_inner, lambda grad, tangent, n_axes: _of_losses(grad, n_axes), _batch_inner)
 ad.defbilinear(
     _inner,
     lambda ct, grad, tangent, n_axes: _times(tangent, ct),
@@ -194,9 +192,7 @@ def _along_logits(
 
 
 _product = Primitive("fastxent_cross_entropy_hvp")
-define(
-    _product, _compute_product, lambda x, y, vector, **_: vector, _batch_product, _request
-)
+define(_product, _compute_product, lambda x, y, vector, **_: vector, _batch_product, _request)
 ad.deflinear2(_product, _transpose_product)
 ad.defjvp(_product, _along_logits, None, _along_vector)
 

@@ -194,7 +194,7 @@ def _softmax(x: Any, axis: int) -> Any:
     return _run(SOFTMAX, x, axis)[0]
 
 
-@_softmax.defjvp
+@_softmax.defjvp  # type: ignore[untyped-decorator]
 def _softmax_along(axis: int, primals: Any, tangents: Any) -> Any:
     p = _softmax(*primals, axis)
     t, wide = _along(p, *tangents), _wide(p)
@@ -206,7 +206,7 @@ def _log_softmax(x: Any, axis: int) -> Any:
     return _run(LOG_SOFTMAX, x, axis)[0]
 
 
-@_log_softmax.defjvp
+@_log_softmax.defjvp  # type: ignore[untyped-decorator]
 def _log_softmax_along(axis: int, primals: Any, tangents: Any) -> Any:
     log_p = _log_softmax(*primals, axis)
     p = jnp.exp(_wide(log_p))
@@ -219,7 +219,7 @@ def _logsumexp(x: Any, axis: int) -> Any:
     return _run(LOGSUMEXP, x, axis)[0]
 
 
-@_logsumexp.defjvp
+@_logsumexp.defjvp  # type: ignore[untyped-decorator]
 def _logsumexp_along(axis: int, primals: Any, tangents: Any) -> Any:
     lse, p = _logsumexp(*primals, axis), _softmax(*primals, axis)
     return lse, (_wide(p) * _along(p, *tangents)).sum(axis).astype(lse.dtype)
@@ -230,7 +230,7 @@ def _entropy(x: Any, axis: int) -> Any:
     return _run(ENTROPY, x, axis)[0]
 
 
-@_entropy.defjvp
+@_entropy.defjvp  # type: ignore[untyped-decorator]
 def _entropy_along(axis: int, primals: Any, tangents: Any) -> Any:
     found, grad = _entropy_pair(*primals, axis)
     return found, (_wide(grad) * _along(grad, *tangents)).sum(axis).astype(found.dtype)
@@ -242,7 +242,7 @@ def _entropy_pair(x: Any, axis: int) -> Any:
     return _run(ENTROPY, x, axis, wrt=("logits",))
 
 
-@_entropy_pair.defjvp
+@_entropy_pair.defjvp  # type: ignore[untyped-decorator]
 def _entropy_pair_along(axis: int, primals: Any, tangents: Any) -> Any:
     found, grad = _entropy_pair(*primals, axis)
     along = (_wide(grad) * _along(grad, *tangents)).sum(axis).astype(found.dtype)

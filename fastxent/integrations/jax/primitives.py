@@ -28,6 +28,7 @@ from fastxent.functions import (
     LINEAR,
     LINEAR_HVP,
     Kind,
+    Role,
 )
 from fastxent.integrations.jax import host
 from fastxent.integrations.jax.definition import define
@@ -57,10 +58,10 @@ def _batch(args: Any, axes: Any, *, request: Request, primitive: Primitive) -> A
     function = request.description
     size = next(a.shape[k] for a, k in zip(args, axes, strict=True) if k is not None)
     roles = [function.roles[name] for name in request.arrays]
-    roles += [host.Role.VECTOR] * len(request.vectors)
-    always = {host.Role.INPUT, host.Role.TARGET, host.Role.PER_ROW}
+    roles += [Role.VECTOR] * len(request.vectors)
+    always = {Role.INPUT, Role.TARGET, Role.PER_ROW}
     if function.kind is not Kind.LINEAR:
-        always.add(host.Role.VECTOR)
+        always.add(Role.VECTOR)
     elif request.vectors:
         always = set()
     n_axes, moved, grouped = len(request.groups), [], []
@@ -305,9 +306,7 @@ def _chosen(request: Request, vectors: tuple[str, ...], **changes: Any) -> Reque
 def _transpose_product(cts: Any, *operands: Any, request: Request) -> Any:
     """A product transposed is a product, as H is symmetric."""
     arrays, vectors = _split(operands, request)
-    given = {
-        name: ct for name, ct in zip(request.wrt, cts, strict=True) if type(ct) is not ad.Zero
-    }
+    given = {name: ct for name, ct in zip(request.wrt, cts, strict=True) if type(ct) is not ad.Zero}
     n_arrays = len(request.arrays)
     if not given:
         return [None] * n_arrays + [ad.Zero(v.aval) for v in vectors]

@@ -52,10 +52,11 @@ class Request(NamedTuple):
 
 def read(text: bytes) -> Request:
     """The request of a text."""
-    fields = json.loads(text)
-    options = tuple((name, value) for name, value in fields.pop("options"))
-    parts = {n: v if isinstance(v, str) else tuple(v) for n, v in fields.items()}
-    return Request(options=options, **parts)
+    fields: dict[str, Any] = json.loads(text)
+    fields["options"] = [(name, value) for name, value in fields["options"]]
+    for name, value in fields.items():
+        fields[name] = tuple(value) if isinstance(value, list) else value
+    return Request(**fields)
 
 
 def _plain(value: Any) -> Any:

@@ -54,8 +54,8 @@ def shapes(*arrays: Any, request: Request) -> list[Any]:
         elif rule.extent is Extent.REDUCED and request.is_reduced:
             found.append(of((), types[rule.type], ()))
         else:
-            found.append(of(*(function.rows(a, axis) for a in (own,)), types[rule.type],
-                            function.rows(spec, axis)))
+            rows = function.rows(own, axis)
+            found.append(of(rows, types[rule.type], function.rows(spec, axis)))
     return found
 
 

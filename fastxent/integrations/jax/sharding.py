@@ -141,9 +141,7 @@ def _has_own_classes(request: Request) -> bool:
     """Whether groups have class weights or a linear map of their own: these are not sharded."""
     roles = [request.description.roles[name] for name in request.arrays]
     shared = (Role.PER_CLASS, Role.MATRIX)
-    return any(
-        has and role in shared for role, has in zip(roles, request.grouped, strict=False)
-    )
+    return any(has and role in shared for role, has in zip(roles, request.grouped, strict=False))
 
 
 # --- the part of a device -----------------------------------------------------------------------

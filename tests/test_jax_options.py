@@ -1,0 +1,600 @@
+"""JAX programs: every loss and the softmax family with all options, in all transforms."""
+
+import functools
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from fastxent import reference
+
+jax = pytest.importorskip("jax", reason="JAX is optional: pip install jax")
+from fastxent.integrations import jax as fj  # noqa: E402 - wants JAX
+
+jnp = jax.numpy
+REPORTED = (ValueError, jax.errors.JaxRuntimeError)
+N, C, K = 5, 7, 4
+
+# Options of the losses of rows; "weight" and "sample_weight" stand for arrays.
+OPTIONS = [
+    {"weight": True}, {"sample_weight": True}, {"z_loss": 0.1},
+    {"logit_scale": 1.5, "softcap": 3.0},
+    {"label_smoothing": 0.2, "weight": True, "sample_weight": True, "z_loss": 0.01, "softcap": 5.0},
+]  # fmt: skip
+
+
+def close(got, want, tol=8):
+    """Equal to some ulp of float32, relative to the largest."""
+    got, want = np.asarray(got), np.asarray(want)
+    assert got.shape == want.shape
+    atol = tol * np.finfo(np.float32).eps * max(np.abs(want).max(initial=0), 1e-3)
+    np.testing.assert_allclose(got, want, rtol=0, atol=atol)
+
+
+def drawn(rng, shape=(N, C), kind="index"):
+    """Logits, and class indices of which one is ignored or class probabilities."""
+    x = rng.normal(0, 2, shape).astype(np.float32)
+    y = rng.integers(0, shape[-1], shape[:-1])
+    y[..., 1] = -100
+    q = rng.dirichlet(np.ones(shape[-1]), shape[:-1]).astype(np.float32)
+    return x, y if kind == "index" else q
+
+
+def weighted(rng, how, shape):
+    """The options with numbers for the weights: of the rows, one is 0."""
+    u = rng.uniform(0.5, 2, shape[:-1]).astype(np.float32)
+    u[..., 0] = 0
+    arrays = {"weight": rng.uniform(0.5, 2, shape[-1]).astype(np.float32), "sample_weight": u}
+    return {name: arrays.get(name, value) for name, value in how.items()}
+
+
+def product(loss, x, v):
+    """The second derivative of a loss, times a vector."""
+    return jax.jvp(jax.grad(loss), (x,), (v,))[1]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("kind", ["index", "probs"])
+def test_options(rng, kind, reduction):
+    """Loss, gradient, slope and Hessian-vector product are the reference's."""
+    x, target = drawn(rng, kind=kind)
+    v = rng.normal(size=x.shape).astype(np.float32)
+    for how in [*OPTIONS, {"normalizer": 3.0, "axis": 0}] if reduction == "mean" else OPTIONS:
+        how = weighted(rng, how, x.shape) | {"reduction": reduction}
+        if "axis" in how:
+            target = np.arange(C) % N if kind == "index" else target
+        value, grad = reference.cross_entropy(x, target, return_grad=True, **how)
+
+        def loss(x, how=how, target=target):
+            return fj.cross_entropy(x, target, **how)
+
+        got, slope = jax.jit(functools.partial(jax.jvp, loss))((x,), (v,))
+        close(got, value)
+        close(slope, (grad * v).sum(-1 if reduction == "none" else None), 40)
+        close(jax.grad(lambda x, loss=loss: loss(x).sum())(x), grad)
+        close(
+            product(lambda x, loss=loss: loss(x).sum(), x, v),
+            reference.cross_entropy_hvp(x, target, v, **how),
+            16,
+        )
+
+
+@pytest.mark.parametrize("kind", ["index", "probs"])
+def test_groups_of_vmap(rng, kind):
+    """Rows of a group have a divisor of their own: one call; with own class weights, one each."""
+    x, target = drawn(rng, (3, N, C), kind)
+    v = rng.normal(size=x.shape).astype(np.float32)
+    how = weighted(rng, OPTIONS[-1], x.shape)
+    u = how.pop("sample_weight")
+    u[2] = 0
+
+    def loss(x, target, u, w, reduction="mean"):
+        options = how | {"weight": w, "sample_weight": u, "reduction": reduction}
+        return fj.cross_entropy(x, target, **options).sum()
+
+    for reduction in ("mean", "sum"):
+        run = functools.partial(loss, reduction=reduction)
+        shared = how["weight"]
+        own = np.stack([shared, shared * 2, shared + 1])
+        for w, axis in ((shared, None), (own, 0)):
+            in_axes = (0, 0, 0, axis)
+            values, grads = jax.jit(jax.vmap(jax.value_and_grad(run), in_axes))(x, target, u, w)
+            along = jax.vmap(
+                lambda x, t, u, w, v, run=run: product(lambda x: run(x, t, u, w), x, v),
+                (*in_axes, 0),
+            )(x, target, u, w, v)
+            for k in range(3):
+                options = how | {"weight": w if axis is None else w[k], "sample_weight": u[k]}
+                options["reduction"] = reduction
+                with np.errstate(invalid="ignore"):
+                    want = reference.cross_entropy(x[k], target[k], return_grad=True, **options)
+                np.testing.assert_allclose(values[k], want[0], rtol=1e-6)
+                close(grads[k], want[1])
+                close(along[k], reference.cross_entropy_hvp(x[k], target[k], v[k], **options), 16)
+    losses = jax.vmap(
+        lambda d: jax.vmap(lambda x, t: fj.cross_entropy(x, t, z_loss=0.1, normalizer=d))(x, target)
+    )(jnp.array([1.0, 0.0]))
+    want = [reference.cross_entropy(a, t, z_loss=0.1, reduction="sum") for a, t in zip(x, target)]
+    close(losses[0], want)
+    assert np.isnan(losses[1]).all()
+
+
+def test_scan_and_checkpoint(rng):
+    """Steps of a scan, remade or not, are those of a loop."""
+    x, y = drawn(rng, (3, N, C))
+
+    def total(x):
+        def step(s, a):
+            return s + fj.cross_entropy(a[0], a[1], z_loss=0.1) + fj.entropy(a[0]).sum(), None
+
+        return jax.lax.scan(step, 0.0, (x, y))[0]
+
+    want = [reference.cross_entropy(a, b, z_loss=0.1, return_grad=True) for a, b in zip(x, y)]
+    entropies = [reference.entropy(a, return_grad=True) for a in x]
+    pairs = list(zip(want, entropies, strict=True))
+    grads = np.array([w[1] + e[1] for w, e in pairs])
+    close(jax.jit(total)(x), sum(w[0] + e[0].sum() for w, e in pairs))
+    for run in (total, jax.checkpoint(total)):
+        close(jax.grad(run)(x), grads)
+
+
+# --- the other functions --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_linear(rng, reduction):
+    """Losses, gradients and products are those of cross_entropy with the logits held."""
+    x, y = drawn(rng, (2, N, K))[0], drawn(rng, (2, N, C))[1]
+    inputs = x, rng.normal(size=(C, K)).astype(np.float32), rng.normal(size=C).astype(np.float32)
+    how = {"z_loss": 0.1, "softcap": 4.0, "reduction": reduction}
+    up = jnp.asarray(rng.uniform(1, 2, y.shape if reduction == "none" else ()), jnp.float32)
+
+    def ours(x, w, b, y=y):
+        return fj.linear_cross_entropy(x, w, y, linear_bias=b, **how)
+
+    def theirs(x, w, b, y=y):
+        return fj.cross_entropy(x @ w.T + b, y, **how)
+
+    def derived(f, *inputs):
+        def total(*a):
+            return (f(*a) * up).sum()
+
+        by_group = (0, None, None, 0)
+        return (
+            jax.value_and_grad(total, (0, 1, 2))(*inputs),
+            jax.jvp(f, inputs, inputs),
+            jax.jvp(jax.grad(total, (0, 1, 2)), inputs, inputs)[1],
+            jax.hessian(lambda b: total(*inputs[:2], b))(inputs[2]),
+            jax.jacrev(jax.jacrev(lambda b: total(*inputs[:2], b)))(inputs[2]),
+            jax.vmap(jax.grad(lambda *a: f(*a).sum(), (0, 1)), by_group)(*inputs, y),
+            jax.grad(lambda *a: jax.vmap(f, by_group)(*a, y).sum(), (0, 1))(*inputs),
+            jax.hessian(lambda b: jax.vmap(f, by_group)(*inputs[:2], b, y).sum())(inputs[2]),
+        )
+
+    found = [
+        jax.tree.leaves(jax.jit(derived, static_argnums=0)(f, *inputs)) for f in (ours, theirs)
+    ]
+    for got, want in zip(*found, strict=True):
+        close(got, want, 100)
+
+
+def test_no_logits_of_a_linear_map(rng):
+    """A program of the loss and its gradients has no array of the logits' shape."""
+    x, w, y = np.ones((40, K), np.float32), np.ones((50, K), np.float32), np.arange(40)
+    program = jax.jit(jax.value_and_grad(fj.linear_cross_entropy, (0, 1)))
+    assert "[40,50]" not in program.lower(x, w, y).compile().as_text()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_elements_and_probabilities(rng, reduction):
+    """The losses in terms of JAX: values, gradients, products, and groups."""
+    x, q = drawn(rng, kind="probs")
+    y = rng.uniform(0.1, 0.9, x.shape).astype(np.float32)
+    w, r = (rng.uniform(0.5, 2, C).astype(np.float32) for _ in range(2))
+    u = rng.uniform(0.5, 2, N).astype(np.float32)
+    p = np.asarray(jax.nn.softmax(x))
+    divisor = u.sum() if reduction == "mean" else 1
+    cases = [
+        (
+            x,
+            lambda x: fj.binary_cross_entropy_with_logits(
+                x, y, weight=w, pos_weight=r, reduction=reduction
+            ),
+            lambda x: w * ((1 - y) * jax.nn.softplus(x) + r * y * jax.nn.softplus(-x)),
+            x.size if reduction == "mean" else 1,
+        ),
+        (
+            p,
+            lambda p: fj.binary_cross_entropy(p, y, weight=w, reduction=reduction),
+            lambda p: -w * (y * jnp.log(p) + (1 - y) * jnp.log(1 - p)),
+            x.size if reduction == "mean" else 1,
+        ),
+        (
+            p,
+            lambda p: fj.binary_cross_entropy(p, y, eps=1e-6, reduction=reduction),
+            lambda p: -(y * jnp.log(p) + (1 - y) * jnp.log(1 - p)),
+            x.size if reduction == "mean" else 1,
+        ),
+        (
+            p,
+            lambda p: fj.categorical_cross_entropy(
+                p, q, weight=w, sample_weight=u, reduction=reduction
+            ),
+            lambda p: -u * (q * w * jnp.log(p)).sum(-1),
+            divisor,
+        ),
+    ]
+    for at, ours, losses, of in cases:
+
+        def theirs(a, losses=losses, of=of):
+            return losses(a) if reduction == "none" else losses(a).sum() / of
+
+        def derived(a, f):
+            def total(a):
+                return f(a).sum()
+
+            groups = jnp.stack([a, a[::-1]])
+            return f(a), jax.grad(total)(a), product(total, a, x), jax.vmap(jax.grad(total))(groups)
+
+        for got, want in zip(
+            *(jax.jit(derived, static_argnums=1)(at, f) for f in (ours, theirs)), strict=True
+        ):
+            close(got, want, 100)
+
+
+def test_groups_of_elements(rng):
+    """Weights with and without groups, which broadcast within them."""
+    x = rng.normal(size=(2, N, C)).astype(np.float32)
+    y = (x > 0).astype(np.float32)
+    w = rng.uniform(0.5, 2, (2, C)).astype(np.float32)
+
+    def loss(x, y, w):
+        return fj.binary_cross_entropy_with_logits(x, y, weight=w, pos_weight=2.0)
+
+    values, grads = jax.vmap(jax.value_and_grad(loss))(x, y, w)
+    shared = jax.vmap(loss, (0, 0, None))(x, y, w[0])
+    for k in range(2):
+        how = {"weight": w[k], "pos_weight": 2.0, "return_grad": True}
+        want = reference.binary_cross_entropy_with_logits(x[k], y[k], **how)
+        close(values[k], want[0])
+        close(grads[k], want[1])
+    close(shared[0], values[0])
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp", "entropy"])
+def test_softmax(rng, name):
+    """Values and derivatives up to the third, along any axis, and in groups."""
+
+    def entropy(x, axis):
+        p = jax.nn.softmax(x, axis)
+        return -(p * jax.nn.log_softmax(x, axis)).sum(axis)
+
+    ours, theirs = getattr(fj, name), {"entropy": entropy}.get(name) or getattr(jax.nn, name)
+    x = rng.normal(size=(3, N, C)).astype(np.float32)
+
+    def derived(x, f):
+        def cosine(x):
+            return jnp.cos(f(x, axis=0)).sum()
+
+        one = x[0, 0]
+        third = jax.grad(lambda x: (jax.hessian(cosine)(x) * jnp.outer(one, one)).sum())
+        return (
+            f(x, axis=-1), f(x, axis=1), jax.vmap(jax.vmap(lambda x: f(x, axis=-1), 1))(x),
+            jax.grad(lambda x: jnp.cos(f(x, axis=1)).sum())(x),
+            third(one) if name == "logsumexp" else jax.hessian(cosine)(one),
+        )  # fmt: skip
+
+    for got, want in zip(
+        *(jax.jit(derived, static_argnums=1)(x, f) for f in (ours, theirs)), strict=True
+    ):
+        close(got, want, 50)
+
+
+def test_results_beside_a_loss(rng):
+    """They are those of NumPy's function, and have derivatives, or an error in their place."""
+    x, y = drawn(rng)
+    flags = dict.fromkeys(("return_probs", "return_lse", "return_argmax", "return_entropy"), True)
+    how = {"logit_scale": 1.5, "softcap": 3.0}
+    got, want = (
+        fj.cross_entropy(x, y, **how, **flags),
+        reference.cross_entropy(x, y, **how, **flags),
+    )
+    for a, b in zip(got, want, strict=True):
+        close(a, b)
+
+    def total(x):
+        loss, probs, lse, _, entropy = fj.cross_entropy(x, y, **how, **flags)
+        return loss + (probs * x).sum() + (lse**2).sum() + entropy.sum()
+
+    def plain(x):
+        z = 3 * jnp.tanh(1.5 * x / 3)
+        p, lse = jax.nn.softmax(z), jax.nn.logsumexp(z, -1)
+        return fj.cross_entropy(z, y) + (p * x).sum() + (lse**2).sum() - (p * jnp.log(p)).sum()
+
+    close(*(jax.jit(jax.grad(f))(x) for f in (total, plain)), 16)
+
+    def linear(x):
+        how = {"return_lse": True, "return_argmax": True}
+        loss, *others = fj.linear_cross_entropy(x, x, y % 5, **how)
+        return loss, others
+
+    (_, (lse, best)), grad = jax.value_and_grad(linear, has_aux=True)(x[:, :5])
+    close(lse, jax.nn.logsumexp(x[:, :5] @ x[:, :5].T, -1))
+    assert grad.shape == best.shape + (5,)
+    with pytest.raises(NotImplementedError, match="lse beside linear_cross_entropy has no deriv"):
+        jax.grad(lambda x: linear(x)[1][0].sum())(x[:, :5])
+    logits, probs = fj.binary_cross_entropy_with_logits(x, x > 0, return_probs=True)
+    close(probs, jax.nn.sigmoid(x))
+
+
+@pytest.mark.parametrize("kind", ["float64", "bfloat16", "float16"])
+def test_types(rng, kind):
+    """float64 where JAX has it; half precision is computed in float32 and rounded once."""
+    with jax.enable_x64(kind == "float64"):
+        x, y = drawn(rng)
+        x = jnp.asarray(x, kind)
+        wide, how = np.asarray(x, np.float64), {"z_loss": 0.1, "reduction": "sum"}
+        loss, grad = jax.value_and_grad(fj.cross_entropy)(x, y, **how)
+        want = reference.cross_entropy(wide, y, return_grad=True, **how)
+        eps = float(jnp.finfo(kind).eps)
+        assert loss.dtype == jnp.promote_types(kind, jnp.float32)
+        np.testing.assert_allclose(loss, want[0], rtol=8 * float(jnp.finfo(loss.dtype).eps))
+        found = [
+            (grad, want[1]), (fj.softmax(x), reference.softmax(wide)),
+            (fj.logsumexp(x), reference.logsumexp(wide)),
+            (jax.grad(lambda x: fj.entropy(x).sum())(x),
+             reference.entropy(wide, return_grad=True)[1]),
+        ]  # fmt: skip
+        for got, of in found:
+            assert got.dtype == kind
+            atol = 8 * eps if kind == "float64" else 2e-6
+            np.testing.assert_allclose(np.asarray(got, np.float64), of, rtol=eps, atol=atol)
+
+
+# --- beside optax ---------------------------------------------------------------------------
+
+
+def test_names_of_optax(rng):
+    """The calls in the table of docs/integrations.md give the values and gradients of optax's."""
+    optax = pytest.importorskip("optax", reason="optax is optional: pip install optax")
+    x, q = drawn(rng, kind="probs")
+    y, where = np.arange(N) % C, rng.random((N, C)) < 0.7
+    where[np.arange(N), y] = True
+    none = {"reduction": "none"}
+    pairs = (
+        (
+            lambda x: fj.cross_entropy(x, y, **none),
+            lambda x: optax.softmax_cross_entropy_with_integer_labels(x, y),
+        ),
+        (lambda x: fj.cross_entropy(x, q, **none), lambda x: optax.softmax_cross_entropy(x, q)),
+        (
+            lambda x: fj.cross_entropy(x.T, q.T, axis=0, **none),
+            lambda x: optax.softmax_cross_entropy(x.T, q.T, axis=0),
+        ),
+        (
+            lambda x: fj.cross_entropy(
+                jnp.where(where, x, -jnp.inf), np.where(where, q, 0), **none
+            ),
+            lambda x: optax.softmax_cross_entropy(x, q, where=where),
+        ),
+        (
+            lambda x: fj.cross_entropy(x, y, label_smoothing=0.1, **none),
+            lambda x: optax.softmax_cross_entropy(
+                x, optax.smooth_labels(jax.nn.one_hot(y, C), 0.1)
+            ),
+        ),
+        (
+            lambda x: fj.binary_cross_entropy_with_logits(x, q, **none),
+            lambda x: optax.sigmoid_binary_cross_entropy(x, q),
+        ),
+    )
+
+    def derived(x, side):
+        found = [pair[side] for pair in pairs]
+        return [(f(x), jax.grad(lambda x, f=f: f(x).sum())(x)) for f in found]
+
+    for got, want in zip(*(jax.jit(derived, static_argnums=1)(x, k) for k in (0, 1)), strict=True):
+        close(got[0], want[0])
+        close(got[1], want[1])
+
+
+# --- errors, threads, processes, devices ----------------------------------------------------
+
+
+def test_derivatives_that_are_not_there(rng):
+    """An error that names the array: never 0 in silence."""
+    x, q = drawn(rng, kind="probs")
+    y, w, u = np.arange(N), np.ones(C, np.float32), np.ones(N, np.float32)
+    for name, error, call in (
+        ("target", TypeError, lambda: jax.grad(lambda q: fj.cross_entropy(x, q))(q)),
+        ("weight", TypeError, lambda: jax.grad(lambda w: fj.cross_entropy(x, y, weight=w))(w)),
+        (
+            "sample_weight",
+            TypeError,
+            lambda: jax.jvp(lambda u: fj.cross_entropy(x, y, sample_weight=u), (u,), (u,)),
+        ),
+        (
+            "normalizer",
+            TypeError,
+            lambda: jax.grad(lambda n: fj.cross_entropy(x, y, normalizer=n))(2.0),
+        ),
+        (
+            "pos_weight",
+            TypeError,
+            lambda: jax.grad(lambda w: fj.binary_cross_entropy_with_logits(x, q, pos_weight=w))(w),
+        ),
+        (
+            "third derivative",
+            NotImplementedError,
+            lambda: jax.grad(
+                lambda x: product(lambda x: fj.cross_entropy(x, y, z_loss=0.1), x, x).sum()
+            )(x),
+        ),
+        (
+            "no second derivative of each loss",
+            NotImplementedError,
+            lambda: jax.jacfwd(
+                jax.jacfwd(lambda x: fj.linear_cross_entropy(x, x[:N], y, reduction="none"))
+            )(x),
+        ),
+    ):
+        with pytest.raises(error, match=name):
+            call()
+
+
+def test_what_is_refused(rng):
+    """Types, shapes and options when a program is traced; what labels hold when it runs."""
+    x, y = drawn(rng)
+
+    def loss(logits=x, target=y, **how):
+        return fj.cross_entropy(logits, target, **how)
+
+    def exported(f, *arrays):
+        return jax.export.export(jax.jit(f))(*arrays)
+
+    threes = np.full(x.shape, 2**32) * (np.arange(C) == 3)
+    for error, words, call in (
+        (TypeError, "logits must hold floats", lambda: fj.softmax(np.arange(3))),
+        (TypeError, "axis must be an int", lambda: fj.entropy(x, axis=1.0)),
+        (ValueError, "axis must be in", lambda: fj.logsumexp(x, axis=2)),
+        (ValueError, r"weight must have shape \(7,\)", lambda: loss(weight=x[0, 1:])),
+        (ValueError, "softcap must be greater", lambda: loss(softcap=-1.0)),
+        (ValueError, "normalizer goes with", lambda: loss(normalizer=1.0, reduction="sum")),
+        (TypeError, "z_loss must be a real", lambda: jax.jit(lambda z: loss(z_loss=z))(0.1)),
+        (ValueError, "reduction must be", lambda: loss(z_loss=0.1, reduction="all")),
+        (ValueError, "target must have shape", lambda: fj.binary_cross_entropy(x, x[0])),
+        (ValueError, "linear_weight must have", lambda: fj.linear_cross_entropy(x, x[0], y)),
+        (
+            REPORTED,
+            r"target\[0\] must be a class in 0 .. 6",
+            lambda: loss(target=y + 7, z_loss=0.1),
+        ),
+        (REPORTED, r"target\[0, 3\] must be 0 or 1", lambda: fj.binary_cross_entropy(x, threes)),
+        (NotImplementedError, "jax.export", lambda: exported(fj.softmax, x)),
+        (NotImplementedError, "jax.export", lambda: exported(fj.cross_entropy, x, y)),
+    ):
+        with pytest.raises(error, match=words):
+            jax.block_until_ready(call())
+    big = np.array([2**32 + 3, 0, 1, 2, 2**32 - 100])
+    got = fj.cross_entropy(x, big, z_loss=0.1, ignore_index=2**32 - 100, check_target=False)
+    assert np.isnan(got)
+    np.testing.assert_array_equal(
+        np.isnan(fj.cross_entropy(x, y % 9 + 3, z_loss=0.1, check_target=False, reduction="none")),
+        (y % 9 + 3 >= C),
+    )
+
+
+def test_calls_at_once(rng):
+    """Programs on many threads, and in flight together: the same bits, and an end."""
+    x, y = map(jnp.asarray, drawn(rng, (300, 400)))
+    run = jax.jit(jax.value_and_grad(lambda x: fj.cross_entropy(x, y, z_loss=1e-3)))
+    want, different = jax.block_until_ready(run(x)), []
+
+    def repeat():
+        for loss, grad in [run(x) for _ in range(10)]:
+            if loss != want[0] or not bool((grad == want[1]).all()):
+                different.append(loss)
+
+    threads = [threading.Thread(target=repeat, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    repeat()
+    for thread in threads:
+        thread.join(120)
+    assert not any(thread.is_alive() for thread in threads)
+    assert not different
+
+
+def run(code, *arguments, **environment):
+    """What a fresh process prints."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
+        capture_output=True, text=True, timeout=300, check=True, env=os.environ | environment,
+    ).stdout  # fmt: skip
+
+
+def test_a_program_that_jax_kept(tmp_path):
+    """It is valid in another process; one that ends with programs in flight ends well."""
+    code = """if True:
+        import sys, jax, numpy as np
+        from fastxent.integrations.jax import cross_entropy
+        jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        run = jax.jit(jax.value_and_grad(lambda x: cross_entropy(x, np.arange(5), z_loss=0.1)))
+        loss, grad = run(np.linspace(-3, 3, 35, dtype=np.float32).reshape(5, 7))
+        print(float(loss), float(abs(grad).sum()))
+        for _ in range(100):
+            run(grad)
+    """
+    first, second = run(code, tmp_path), run(code, tmp_path)
+    x = np.linspace(-3, 3, 35, dtype=np.float32).reshape(5, 7)
+    loss, grad = reference.cross_entropy(x, np.arange(5), z_loss=0.1, return_grad=True)
+    assert first == second
+    np.testing.assert_allclose([*map(float, first.split())], [loss, abs(grad).sum()], rtol=1e-5)
+
+
+def test_several_devices():
+    """Rows of sharded arrays stay on their devices, under jit and shard_map; gradients too."""
+    code = """if True:
+        import functools, jax, numpy as np
+        from jax import numpy as jnp
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+        from fastxent.integrations import jax as fj
+        mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("a", "b"))
+        rng = np.random.default_rng(0)
+        x = jnp.asarray(rng.normal(size=(8, 7)), jnp.float32)
+        y = jnp.asarray([0, 1, -100, 3, 4, 5, 6, 0])
+        w = jnp.asarray(rng.uniform(0.5, 1.5, 7), jnp.float32)
+        matrix = jnp.asarray(rng.normal(size=(7, 7)), jnp.float32)
+        q = jax.nn.softmax(x[::-1])
+        def close(got, want):
+            for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+                np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=2e-6)
+        losses = {
+            "plain": lambda x, y: fj.cross_entropy(x, y),
+            "options": lambda x, y: fj.cross_entropy(x, y, z_loss=0.1, weight=w),
+            "none": lambda x, y: fj.cross_entropy(x, y, reduction="none").sum(),
+            "binary": lambda x, y: fj.binary_cross_entropy_with_logits(x, q, weight=w),
+            "linear": lambda x, y: fj.linear_cross_entropy(x, matrix, y),
+            "entropy": lambda x, y: fj.entropy(x).mean(),
+        }
+        for name, loss in losses.items():
+            def all_of(x, y, loss=loss):
+                value, grad = jax.value_and_grad(loss)(x, y)
+                return value, grad, jax.jvp(jax.grad(lambda x: loss(x, y)), (x,), (x,))[1]
+            spec = P("a") if name == "plain" else P(("a", "b"))
+            shards = [jax.device_put(a, NamedSharding(mesh, spec)) for a in (x, y)]
+            program = jax.jit(all_of).lower(*shards).compile()
+            got = program(*shards)
+            close(got, jax.jit(all_of)(x, y))
+            assert got[1].sharding.spec == got[2].sharding.spec == spec, (name, got[1].sharding)
+            text = program.as_text()
+            assert "all-gather" not in text and "all-reduce" in text, name
+        for loss in (
+            lambda x, y: fj.cross_entropy(x, y, z_loss=0.1, weight=w, reduction="sum"),
+            lambda x, y: fj.linear_cross_entropy(x, matrix, y, reduction="sum"),
+            lambda x, y: (fj.softmax(x) ** 2).sum(),
+        ):
+            def total(x, y, loss=loss):
+                return jax.lax.psum(loss(x, y), "a")
+            for specs, size in ((P("a"), 8), (P(), 4)):
+                shared = jax.shard_map(total, mesh=mesh, in_specs=(specs, P("a")), out_specs=P())
+                rows = lambda x: loss(jnp.concatenate([x] * (8 // size)), y)
+                got = jax.jit(jax.value_and_grad(shared))(x[:size], y)
+                close(got, jax.jit(jax.value_and_grad(rows))(x[:size]))
+        by_matrix = jax.jit(jax.grad(lambda m, x, y: fj.linear_cross_entropy(x, m, y)))
+        close(by_matrix(matrix, *shards), by_matrix(matrix, x, y))
+        groups, labels = jnp.stack([x, x[::-1]]), jnp.stack([y, y])
+        for loss, specs in (("plain", [P("a"), P("a", "b")]), ("options", [P(None, "b")])):
+            program = jax.jit(jax.vmap(jax.value_and_grad(losses[loss])))
+            for spec in specs:
+                got = program(jax.device_put(groups, NamedSharding(mesh, spec)), labels)
+                close(got, program(groups, labels))
+                assert got[1].sharding.spec == spec
+        print("same")
+    """
+    assert run(code, XLA_FLAGS="--xla_force_host_platform_device_count=4") == "same\n"
