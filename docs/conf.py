@@ -31,7 +31,8 @@ nb_execution_mode = "off"  # their outputs are kept; the tests run them
 
 # What the integrations import is not needed to read their docstrings.
 autodoc_mock_imports = [
-    "torch", "jax", "fastxent.arrays.torch", "fastxent.integrations.jax_primitives",
+    "torch", "jax", "fastxent.arrays.torch", "fastxent.integrations.jax.arguments",
+    "fastxent.integrations.jax.index_losses", "fastxent.integrations.jax.primitives",
 ]  # fmt: skip
 autodoc_typehints = "none"  # and with them the overloads: one signature, types in the text
 autodoc_member_order = "bysource"

@@ -14,14 +14,15 @@ import fastxent as fx
 
 ROOT = Path(__file__).parent.parent
 MODULES = ["_softmax", "_cross_entropy", "_binary", "_linear", "_hvp", "_warmup", "cpu.threads",
-           "integrations.torch", "integrations.jax", "integrations.boosting"]  # fmt: skip
+           "integrations.torch", "integrations.boosting", "integrations.jax.rows",
+           "integrations.jax.binary", "integrations.jax.linear", "integrations.jax.maps"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name):
     """The examples of the public docstrings."""
-    if name in ("integrations.torch", "integrations.jax"):
-        pytest.importorskip(name.rpartition(".")[2])
+    if (library := name.split(".")[1:2]) in (["torch"], ["jax"]):
+        pytest.importorskip(library[0])
     module = importlib.import_module(f"fastxent.{name}")
     failed, tried = doctest.testmod(module)
     assert tried
@@ -39,6 +40,15 @@ def test_every_public_function_has_an_example():
         if name != "get_num_threads":
             assert "Parameters\n" in doc, name
             assert "Raises\n" in doc, name
+
+
+def test_every_function_for_jax_programs_has_an_example():
+    """Likewise."""
+    pytest.importorskip("jax")
+    module = importlib.import_module("fastxent.integrations.jax")
+    for name in module.__all__:
+        for section in ("Parameters\n", "Returns\n", "Raises\n", "Examples\n", ".. math::"):
+            assert section in getattr(module, name).__doc__, (name, section)
 
 
 def python_blocks(path):
