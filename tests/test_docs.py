@@ -15,7 +15,8 @@ import fastxent as fx
 ROOT = Path(__file__).parent.parent
 MODULES = ["_softmax", "_cross_entropy", "_binary", "_linear", "_hvp", "_warmup", "cpu.threads",
            "integrations.torch", "integrations.boosting", "integrations.jax.rows",
-           "integrations.jax.binary", "integrations.jax.linear", "integrations.jax.maps"]  # fmt: skip
+           "integrations.jax.binary", "integrations.jax.linear",
+           "integrations.jax.maps"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -76,8 +76,8 @@ def test_options(rng, kind, reduction):
             first = jax.jvp(loss, (x,), (v,))
             return *first, *jax.jvp(jax.grad(lambda x: loss(x).sum()), (x,), (v,))
 
-        loss, slope, *others = derived(x, v)
-        close(loss, value)
+        got, slope, *others = derived(x, v)
+        close(got, value)
         close(slope, (grad * v).sum(-1 if reduction == "none" else None), 40)
         close(others[0], grad)
         close(others[1], reference.cross_entropy_hvp(x, target, v, **how), 16)
@@ -118,7 +118,10 @@ def test_groups_of_vmap(rng, kind):
     losses = jax.vmap(
         lambda d: jax.vmap(lambda x, t: fj.cross_entropy(x, t, z_loss=0.1, normalizer=d))(x, target)
     )(jnp.array([1.0, 0.0]))
-    want = [reference.cross_entropy(a, t, z_loss=0.1, reduction="sum") for a, t in zip(x, target)]
+    want = [
+        reference.cross_entropy(a, t, z_loss=0.1, reduction="sum")
+        for a, t in zip(x, target, strict=True)
+    ]
     close(losses[0], want)
     assert np.isnan(losses[1]).all()
 
@@ -133,7 +136,10 @@ def test_scan_and_checkpoint(rng):
 
         return jax.lax.scan(step, 0.0, (x, y))[0]
 
-    want = [reference.cross_entropy(a, b, z_loss=0.1, return_grad=True) for a, b in zip(x, y)]
+    want = [
+        reference.cross_entropy(a, b, z_loss=0.1, return_grad=True)
+        for a, b in zip(x, y, strict=True)
+    ]
     entropies = [reference.entropy(a, return_grad=True) for a in x]
     pairs = list(zip(want, entropies, strict=True))
     grads = np.array([w[1] + e[1] for w, e in pairs])

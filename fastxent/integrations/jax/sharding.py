@@ -23,7 +23,7 @@ _GROUP, _ROW, _CLASS, _FEATURE, _ONE = "g", "r", "c", "k", "o"
 Names = tuple[str, ...]
 
 
-def partitioned(request: Request, avals: Any, multiple_results: bool) -> Any:
+def partitioned(request: Request, avals: Any, devices: Any, multiple_results: bool) -> Any:
     """A function of the arrays of a request that JAX may partition."""
     operands, results = _operand_names(request, avals), _result_names(request, avals)
 
@@ -32,6 +32,10 @@ def partitioned(request: Request, avals: Any, multiple_results: bool) -> Any:
         return tuple(found) if multiple_results else found[0]
 
     def partition(mesh: Any, given: Any, found: Any) -> Any:
+        if not isinstance(given[0].sharding, NamedSharding):  # of a mesh that is not known
+            whole = type(given[0].sharding).get_replicated(devices)
+            out = tuple(whole for _ in results) if multiple_results else whole
+            return mesh, plain, out, tuple(whole for _ in operands)
         spec = given[0].sharding.spec
         axes = {
             name: axis for name, axis in zip(operands[0], spec, strict=False)
