@@ -1,6 +1,7 @@
 """JAX programs: every loss and the softmax family with all options, in all transforms."""
 
 import functools
+import inspect
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import threading
 import numpy as np
 import pytest
 
+import fastxent as fx
 from fastxent import reference
 
 jax = pytest.importorskip("jax", reason="JAX is optional: pip install jax")
@@ -54,6 +56,18 @@ def weighted(rng, how, shape):
 def product(loss, x, v):
     """The second derivative of a loss, times a vector."""
     return jax.jvp(jax.grad(loss), (x,), (v,))[1]
+
+
+@pytest.mark.parametrize("name", fj.__all__)
+def test_parameters(name):
+    """Those of NumPy's function, but for buffers and what JAX's own transforms give."""
+    left_out = {
+        "out", "grad_out", "probs_out", "accumulate", "wrt", "return_grad", "return_hess",
+    }  # fmt: skip
+    theirs = inspect.signature(getattr(fx, name)).parameters.values()
+    ours = inspect.signature(getattr(fj, name)).parameters.values()
+    of_theirs = [(p.name, p.default, p.kind) for p in theirs if p.name not in left_out]
+    assert [(p.name, p.default, p.kind) for p in ours] == of_theirs
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -516,11 +530,12 @@ def test_calls_at_once(rng):
 
 
 def run(code, *arguments, **environment):
-    """What a fresh process prints."""
-    return subprocess.run(
+    """What a fresh process prints, with its error if it has one."""
+    done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
-        capture_output=True, text=True, timeout=300, check=True, env=os.environ | environment,
-    ).stdout  # fmt: skip
+        capture_output=True, text=True, timeout=300, env=os.environ | environment,
+    )  # fmt: skip
+    return done.stdout + (done.stderr if done.returncode else "")
 
 
 def test_a_program_that_jax_kept(tmp_path):
