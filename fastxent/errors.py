@@ -331,10 +331,10 @@ def no_derivative_in_jax(name: str, function: str, inputs: Iterable[str]) -> Typ
 no_third_derivative_in_jax = Text(
     NotImplementedError, "{function} has no derivatives: no third derivative of this loss is known"
 )
-no_forward_second_derivative = Text(
+no_second_derivative_by_row = Text(
     NotImplementedError,
-    "{function} with reduction='none' has no second derivative of each loss: take that of their "
-    "sum in reverse mode first, as jax.hessian does with reduction='sum'",
+    "{function} with reduction='none' has second derivatives in reverse mode first, of a sum of "
+    "its losses with constant weights: for others take cross_entropy of the logits",
 )
 no_derivative_of_extra = Text(
     NotImplementedError,

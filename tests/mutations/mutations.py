@@ -12,7 +12,7 @@ BINARY, LINEAR_HVP = "cpu/binary_kernels.py", "cpu/linear_hvp.py"
 FORMULAS, CATEGORICAL, BLOCKS = "formulas.py", "cpu/categorical_kernels.py", "cpu/blocks.py"
 (
     ACCURACY, SPECIAL, LAYOUTS, LANES, HALF, BITS, LIMITS, THREADS, STARTUP, JAX, DASK, PREPARED,
-    SECOND, JAX_OPTIONS,
+    SECOND, JAX_OPTIONS, JAX_DEVICES,
 ) = (
     f"tests/{file}.py::test_"
     for file in (
@@ -20,6 +20,7 @@ FORMULAS, CATEGORICAL, BLOCKS = "formulas.py", "cpu/categorical_kernels.py", "cp
         "reliability/test_bits", "reliability/test_limits", "reliability/test_threads",
         "test_startup", "test_jax_program", "test_arrays_dask", "test_prepared",
         "test_second_derivatives", "test_jax_options",
+        "test_jax_devices",
     )
 )  # fmt: skip
 
@@ -503,10 +504,10 @@ MUTATIONS = [
              "integrations/jax/sharding.py",
              "divisor = jax.lax.psum(divisor.sum(tuple(range(n_axes, len(shape)))), over)",
              "divisor = divisor.sum(tuple(range(n_axes, len(shape))))",
-             JAX_OPTIONS + "several_devices"),
+             JAX_DEVICES + "several_devices"),
     Mutation("JAX: a derivative by a weight is left out", "integrations/jax/primitives.py",
              "raise errors.no_derivative_in_jax(name, function.name, function.inputs)", "pass",
-             JAX_OPTIONS + "derivatives_that_are_not_there"),
+             JAX_DEVICES + "derivatives_that_are_not_there"),
     Mutation("JAX: losses by row of a linear map lose the gradient from above",
              "integrations/jax/primitives.py",
              'given["sample_weight"] = ct if u is None',

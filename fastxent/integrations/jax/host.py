@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastxent.functions import Arguments, Function, Kind, Role
+from fastxent.functions import CROSS_ENTROPY, Arguments, Function, Kind, Role
 from fastxent.integrations.jax.requests import Request
 from fastxent.records import LinearGrad
 
@@ -104,8 +104,6 @@ def _requests(request: Request) -> Arguments:
 
 def _slopes(function: Function, arguments: Arguments) -> Array:
     """The derivative of each loss by row of a linear map along a vector, by blocks of rows."""
-    from fastxent.functions import CROSS_ENTROPY
-
     arguments = dict(arguments)
     vector = arguments.pop("vector")
     x, matrix, bias = (arguments.pop(name, None) for name in function.inputs)

@@ -112,6 +112,8 @@ def _inputs_alone(request: Request, moving: dict[str, Any]) -> tuple[str, ...]:
     """The inputs that have tangents; no other array may."""
     function = request.description
     for name in moving:
+        if name == "sample_weight" and request.weighted:
+            raise errors.no_second_derivative_by_row(function.name)
         if name not in function.inputs:
             raise errors.no_derivative_in_jax(name, function.name, function.inputs)
     return tuple(name for name in function.inputs if name in moving)
@@ -338,7 +340,7 @@ def _along_slopes(primals: Any, tangents: Any, *, request: Request) -> Any:
     (arrays, _), (of_arrays, of_vectors) = (_split(a, request) for a in (primals, tangents))
     if moving := _moving(request.arrays, of_arrays):
         _inputs_alone(request, moving)
-        raise errors.no_forward_second_derivative(request.description.name)
+        raise errors.no_second_derivative_by_row(request.description.name)
     moving = _moving(request.vectors, of_vectors)
     found = _slopes.bind(*primals, request=request)
     return found, _slopes.bind(*arrays, *moving.values(), request=_chosen(request, tuple(moving)))
@@ -358,7 +360,7 @@ def _transpose_slopes(cts: Any, *operands: Any, request: Request) -> Any:
     grouped["sample_weight"] = bool(request.groups)
     summed = request._replace(
         arrays=tuple(given), grouped=tuple(grouped[n] for n in given), vectors=(),
-        wrt=request.vectors,
+        wrt=request.vectors, weighted=True,
     ).with_options(reduction="sum")  # fmt: skip
     _, *grads = _call.bind(*given.values(), request=summed)
     return [None] * n_arrays + _ungrouped(grads, request)

@@ -15,7 +15,8 @@ class Request(NamedTuple):
     `arrays` are the names of the operands in order; after them come the parts of a `vector` by the
     inputs in `vectors`. `wrt` are the inputs that derivatives are made with respect to, `extras`
     the results beside the loss. Under `jax.vmap` there is a call for each of `groups`, the lengths
-    of axes in front; `grouped` says of each operand whether it has them.
+    of axes in front; `grouped` says of each operand whether it has them. `weighted` says that the
+    weights of the rows are their cotangents.
     """
 
     function: str
@@ -26,6 +27,7 @@ class Request(NamedTuple):
     vectors: tuple[str, ...] = ()
     groups: tuple[int, ...] = ()
     grouped: tuple[bool, ...] = ()
+    weighted: bool = False
 
     @property
     def description(self) -> Function:
