@@ -32,7 +32,8 @@ nb_execution_mode = "off"  # their outputs are kept; the tests run them
 # What the integrations import is not needed to read their docstrings.
 autodoc_mock_imports = [
     "torch", "jax", "xgboost", "lightgbm", "fastxent.arrays.torch",
-    "fastxent.integrations.jax_primitives", "fastxent.integrations.torch.eligible",
+    "fastxent.integrations.jax.arguments", "fastxent.integrations.jax.index_losses",
+    "fastxent.integrations.jax.primitives", "fastxent.integrations.torch.eligible",
 ]  # fmt: skip
 autodoc_typehints = "none"  # and with them the overloads: one signature, types in the text
 autodoc_member_order = "bysource"

@@ -320,11 +320,35 @@ does_not_fit = Text(
 # --- JAX programs and boosting ------------------------------------------------------------------
 
 
-no_float_logits = Text(TypeError, "logits must hold floats, got {dtype}")
-no_integer_target = Text(TypeError, "target must hold integer class indices, got {dtype}")
-index_shape = Text(
-    ValueError,
-    "target must have shape {rows} for logits of shape {shape} with axis={axis}, got {got}",
+no_floats = Text(TypeError, "{name} must hold floats in a JAX program, got {dtype}")
+
+
+def no_derivative_in_jax(name: str, function: str, inputs: Iterable[str]) -> TypeError:
+    """A derivative by an array that is no input of a loss."""
+    return TypeError(
+        f"{name} has a derivative taken by it, but {function} has derivatives by "
+        f"{', '.join(inputs)} alone: use jax.lax.stop_gradient({name})"
+    )
+
+
+no_third_derivative_in_jax = Text(
+    NotImplementedError, "{function} has no derivatives: no third derivative of this loss is known"
+)
+no_second_derivative_by_row = Text(
+    NotImplementedError,
+    "{function} with reduction='none' has second derivatives in reverse mode first, of a sum of "
+    "its losses with constant weights: for others take cross_entropy of the logits",
+)
+no_derivative_of_extra = Text(
+    NotImplementedError,
+    "{name} beside {function} has no derivative: use jax.lax.stop_gradient, or make the logits and "
+    "take fastxent.integrations.jax.{name}",
+)
+not_exportable = Text(
+    NotImplementedError,
+    "{primitive} cannot be exported by jax.export: it calls fastxent in the process that runs it, "
+    "by an address that another process does not have. Export the function with a loss in terms of "
+    "JAX (optax) in its place, or ship the source and jit it where it runs",
 )
 per_row_shape = Text(
     ValueError, "{name} must have shape {rows}, one for each row of y_pred, got {got}"

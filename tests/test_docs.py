@@ -15,9 +15,10 @@ import fastxent as fx
 ROOT = Path(__file__).parent.parent
 MODULES = [
     "_softmax", "_cross_entropy", "_binary", "_linear", "_hvp", "_warmup", "cpu.threads",
-    *(f"integrations.{name}" for name in ("torch", "jax", "sklearn", "xgboost", "lightgbm")),
-    "integrations.torch.functional", "integrations.boosting.objectives",
-    "integrations.boosting.metrics",
+    *(f"integrations.{name}" for name in ("torch", "sklearn", "xgboost", "lightgbm")),
+    *(f"integrations.jax.{name}" for name in ("rows", "binary", "linear", "maps")),
+    *(f"integrations.boosting.{name}" for name in ("objectives", "metrics")),
+    "integrations.torch.functional",
 ]  # fmt: skip
 
 
@@ -43,6 +44,15 @@ def test_every_public_function_has_an_example():
         if name != "get_num_threads":
             assert "Parameters\n" in doc, name
             assert "Raises\n" in doc, name
+
+
+def test_every_function_for_jax_programs_has_an_example():
+    """Likewise."""
+    pytest.importorskip("jax")
+    module = importlib.import_module("fastxent.integrations.jax")
+    for name in module.__all__:
+        for section in ("Parameters\n", "Returns\n", "Raises\n", "Examples\n", ".. math::"):
+            assert section in getattr(module, name).__doc__, (name, section)
 
 
 def python_blocks(path):

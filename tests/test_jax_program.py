@@ -363,7 +363,6 @@ def test_what_is_refused():
     x, y = jnp.ones((2, 3)), jnp.zeros(2, int)
     for error, words, call in (
         (TypeError, "logits must hold floats", lambda: cross_entropy(y, y[0])),
-        (TypeError, "target must hold integer", lambda: cross_entropy(x, x)),
         (TypeError, "target must hold integer", lambda: cross_entropy(x, y == 0)),
         (ValueError, "target must have shape", lambda: cross_entropy(x, y[:1])),
         (ValueError, "at least one class", lambda: cross_entropy(x[:, :0], y)),

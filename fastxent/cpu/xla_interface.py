@@ -11,17 +11,17 @@ from fastxent.cpu.c_interface import address_of, call, struct, words
 
 # Offsets, in words, in the structs of c_api.h: of a call, a buffer, an extension and its metadata,
 # and the table of functions.
-_EXTENSION, _API, _CONTEXT, _ARGUMENTS, _RESULTS, _ATTRIBUTES, _FUTURE = 1, 2, 3, 9, 14, 20, 21
-DATA, _RANK, _DIMENSIONS = 3, 4, 5
-_KIND, _METADATA, _VERSION, _TRAITS = 1, 3, 3, 4
-_CREATE_ERROR, _DESTROY_ERROR = 6, 8
+EXTENSION, API, _CONTEXT, ARGUMENTS, RESULTS, ATTRIBUTES, _FUTURE = 1, 2, 3, 9, 14, 20, 21
+DTYPE, DATA, RANK, DIMENSIONS = 2, 3, 4, 5
+KIND, METADATA, VERSION, TRAITS = 1, 3, 3, 4
+CREATE_ERROR, _DESTROY_ERROR = 6, 8
 _SCHEDULE, _COUNT_THREADS, _CREATE_FUTURE, _COMPLETE = 17, 18, 19, 20
 # The sizes of these functions' argument structs, their first member: up to the end of the last
 # member, an int in that of an error.
-_ERROR_SIZE, _THREE_WORDS, _FOUR_WORDS, _FIVE_WORDS = 28, 24, 32, 40
+ERROR_SIZE, _THREE_WORDS, _FOUR_WORDS, _FIVE_WORDS = 28, 24, 32, 40
 # Values of its enums.
-_METADATA_REQUEST, _OUT_OF_RANGE = 1, 11
-_ENUM = 0xFFFFFFFF
+METADATA_REQUEST, OUT_OF_RANGE = 1, 11
+ENUM = 0xFFFFFFFF
 
 _MESSAGE = np.frombuffer(b"target must hold classes in 0 .. C-1, or ignore_index\0", np.uint8)
 
@@ -29,13 +29,13 @@ _MESSAGE = np.frombuffer(b"target must hold classes in 0 .. C-1, or ignore_index
 @jit.subroutine
 def answer_metadata(frame, version):
     """Answer a request for the handler's metadata; return whether the call was one."""
-    if frame[_EXTENSION] == 0:
+    if frame[EXTENSION] == 0:
         return False
-    extension = words(frame[_EXTENSION])
-    if extension[_KIND] & _ENUM != _METADATA_REQUEST:
+    extension = words(frame[EXTENSION])
+    if extension[KIND] & ENUM != METADATA_REQUEST:
         return False
-    metadata = words(extension[_METADATA])
-    metadata[_VERSION], metadata[_TRAITS] = version, 0
+    metadata = words(extension[METADATA])
+    metadata[VERSION], metadata[TRAITS] = version, 0
     return True
 
 
@@ -45,34 +45,34 @@ def answer_metadata(frame, version):
 @jit.subroutine
 def argument(frame, k):
     """The k-th argument, a buffer."""
-    return words(words(frame[_ARGUMENTS])[k])
+    return words(words(frame[ARGUMENTS])[k])
 
 
 @jit.subroutine
 def result(frame, k):
     """The k-th result, a buffer."""
-    return words(words(frame[_RESULTS])[k])
+    return words(words(frame[RESULTS])[k])
 
 
 @jit.subroutine
 def size(buffer):
     """The number of elements of a buffer."""
     n = 1
-    for axis in range(buffer[_RANK]):
-        n *= words(buffer[_DIMENSIONS])[axis]
+    for axis in range(buffer[RANK]):
+        n *= words(buffer[DIMENSIONS])[axis]
     return n
 
 
 @jit.subroutine
 def last_dimension(buffer):
     """The last dimension of a buffer."""
-    return words(buffer[_DIMENSIONS])[buffer[_RANK] - 1]
+    return words(buffer[DIMENSIONS])[buffer[RANK] - 1]
 
 
 @jit.subroutine
 def attribute(frame, k):
     """The k-th attribute in the order of names, a number of 8 bytes, as a word."""
-    return words(words(words(frame[_ATTRIBUTES])[k])[1])[0]
+    return words(words(words(frame[ATTRIBUTES])[k])[1])[0]
 
 
 # --- errors, threads ----------------------------------------------------------------------------
@@ -82,14 +82,14 @@ def attribute(frame, k):
 def bad_label(frame):
     """The error of a class index out of range, for the handler to return."""
     message = _MESSAGE.ctypes.data
-    error = struct((_ERROR_SIZE, 0, message, _OUT_OF_RANGE))
-    return call(words(frame[_API])[_CREATE_ERROR], error)
+    error = struct((ERROR_SIZE, 0, message, OUT_OF_RANGE))
+    return call(words(frame[API])[CREATE_ERROR], error)
 
 
 @jit.subroutine
 def _is_done(frame, function, arguments):
     """Call a function of XLA; return whether it succeeded. An error is destroyed."""
-    api = words(frame[_API])
+    api = words(frame[API])
     error = call(api[function], arguments)
     if error:
         call(api[_DESTROY_ERROR], struct((_THREE_WORDS, 0, error)))
@@ -117,7 +117,7 @@ def create_future(frame):
 @jit.subroutine
 def completing(frame):
     """The function of XLA that completes a future, for when the frame is gone."""
-    return words(frame[_API])[_COMPLETE]
+    return words(frame[API])[_COMPLETE]
 
 
 @jit.subroutine

@@ -12,14 +12,15 @@ BINARY, LINEAR_HVP = "cpu/binary_kernels.py", "cpu/linear_hvp.py"
 FORMULAS, CATEGORICAL, BLOCKS = "formulas.py", "cpu/categorical_kernels.py", "cpu/blocks.py"
 (
     ACCURACY, SPECIAL, LAYOUTS, LANES, HALF, BITS, LIMITS, THREADS, STARTUP, JAX, DASK, PREPARED,
-    SECOND,
+    SECOND, JAX_OPTIONS, JAX_DEVICES,
 ) = (
     f"tests/{file}.py::test_"
     for file in (
         "test_accuracy", "test_special_values", "test_layouts", "test_lanes", "test_half",
         "reliability/test_bits", "reliability/test_limits", "reliability/test_threads",
         "test_startup", "test_jax_program", "test_arrays_dask", "test_prepared",
-        "test_second_derivatives",
+        "test_second_derivatives", "test_jax_options",
+        "test_jax_devices",
     )
 )  # fmt: skip
 
@@ -482,18 +483,36 @@ MUTATIONS = [
              "g * rows + hi, numbers[g])", "g * rows + hi, numbers[0])",
              JAX + "vmap"),
     Mutation("JAX: a Hessian-vector product under vmap is divided by the count of all groups",
-             "integrations/jax_primitives.py",
+             "integrations/jax/index_primitives.py",
              'math.prod(x.shape[:n_axes]) if settings.reduction == "mean" else 1', "1",
              JAX + "vmap_of_products"),
     Mutation("JAX: a third derivative takes the vector for the tangent",
-             "integrations/jax_primitives.py", "for a in (v, t))\n    return",
+             "integrations/jax/index_primitives.py", "for a in (v, t))\n    return",
              "for a in (v, v))\n    return", JAX + "third_derivatives"),
-    Mutation("JAX: a gradient of 0 times a tangent of nan", "integrations/jax_primitives.py",
+    Mutation("JAX: a gradient of 0 times a tangent of nan", "integrations/jax/index_primitives.py",
              "jnp.where(grad == 0, 0, grad.astype(kind) * tangent.astype(kind))",
              "grad.astype(kind) * tangent.astype(kind)", JAX + "rows_that_take_no_part"),
     Mutation("JAX: handlers call each other's code", "cpu/jit.py",
              "with _unique_names():", "with contextlib.nullcontext():",
              JAX + "handlers_of_several_processes"),
+    Mutation("JAX: groups of rows share the weights of the largest divisor",
+             "integrations/jax/host.py",
+             "shares = np.where(divisors == 0, 0.0, 1.0 / divisors)",
+             "shares = np.where(divisors == 0, 0.0, 1.0 / divisors.max())",
+             JAX_OPTIONS + "groups_of_vmap[index]"),
+    Mutation("JAX: a mean over devices is divided by the rows of each",
+             "integrations/jax/sharding.py",
+             "divisor = jax.lax.psum(divisor.sum(tuple(range(n_axes, len(shape)))), over)",
+             "divisor = divisor.sum(tuple(range(n_axes, len(shape))))",
+             JAX_DEVICES + "several_devices"),
+    Mutation("JAX: a derivative by a weight is left out", "integrations/jax/primitives.py",
+             "raise errors.no_derivative_in_jax(name, function.name, function.inputs)", "pass",
+             JAX_DEVICES + "derivatives_that_are_not_there"),
+    Mutation("JAX: losses by row of a linear map lose the gradient from above",
+             "integrations/jax/primitives.py",
+             'given["sample_weight"] = ct if u is None',
+             'given["sample_weight"] = ct * 0 + 1 if u is None',
+             JAX_OPTIONS + "linear[none]"),
     # --- chunks of Dask's arrays ------------------------------------------------------------
     Mutation("Dask: a block of rows is divided by its own count", "arrays/dask/rows.py",
              'options["normalizer"] = float(divisor)', "pass",

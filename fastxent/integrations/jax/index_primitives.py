@@ -13,10 +13,7 @@ reduced loss is several, of a group of rows each.
 """
 
 import functools
-import inspect
 import math
-import re
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -24,10 +21,14 @@ import jax.ffi
 import numpy as np
 from jax import numpy as jnp
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 from jax.sharding import PartitionSpec
 
 from fastxent.cpu import xla_kernels as xla
+from fastxent.functions import CROSS_ENTROPY, CROSS_ENTROPY_HVP
+from fastxent.integrations.jax.definition import define
+from fastxent.integrations.jax.interface import interface_version
+from fastxent.integrations.jax.requests import Request
 
 
 class Settings(NamedTuple):
@@ -46,14 +47,19 @@ def cross_entropy(x: Any, y: Any, settings: Settings) -> Any:
     return loss
 
 
-def _define(primitive: Primitive, compute: Any, shape: Any, batch: Any) -> None:
-    """Give a primitive its values, their shapes, and its rule for vmap."""
-    parameters = inspect.getfullargspec(compute).kwonlyargs
-    primitive.def_impl(jax.jit(compute, static_argnames=parameters))
-    primitive.def_abstract_eval(shape)
-    lowering = mlir.lower_fun(compute, multiple_results=primitive.multiple_results)
-    mlir.register_lowering(primitive, lowering)
-    batching.primitive_batchers[primitive] = batch
+def _request(x: Any, y: Any, *vector: Any, settings: Settings, n_axes: int, **of: Any) -> Request:
+    """The same as a request, for several devices."""
+    options = settings._asdict() | {"axis": -1}
+    groups = x.shape[:n_axes] if settings.reduction != "none" else ()
+    return Request(
+        CROSS_ENTROPY_HVP.name if vector else CROSS_ENTROPY.name,
+        ("logits", "target"),
+        tuple(sorted(options.items())),
+        wrt=("logits",) if vector or of["result"] == xla.GRAD else (),
+        vectors=("logits",) if vector else (),
+        groups=groups,
+        grouped=(bool(groups),) * (2 + len(vector)),
+    )
 
 
 def _sum_type(x: Any) -> Any:
@@ -101,7 +107,7 @@ def _along_losses(primals: Any, tangents: Any, *, result: str, **parameters: Any
     x, y = primals
     tangent = ad.instantiate_zeros(tangents[0])
     found = _losses.bind(x, y, result=xla.GRAD, **parameters)
-    along = [_inner.bind(found[1], tangent, n_axes=parameters["n_axes"])]
+    along = [inner_product(found[1], tangent, parameters["n_axes"])]
     if result == xla.GRAD:
         along.append(_product.bind(x, y, tangent, **parameters))
     return found[: len(along)], along
@@ -109,7 +115,7 @@ def _along_losses(primals: Any, tangents: Any, *, result: str, **parameters: Any
 
 _losses = Primitive("fastxent_cross_entropy")
 _losses.multiple_results = True
-_define(_losses, _compute_losses, _shape_losses, _batch_losses)
+define(_losses, _compute_losses, _shape_losses, _batch_losses, _request)
 ad.primitive_jvps[_losses] = _along_losses
 
 
@@ -120,7 +126,14 @@ def _compute_inner(grad: Any, tangent: Any, *, n_axes: int) -> Any:
     """⟨g, ∂x⟩ over all but the first axes; where g is 0, as in ignored rows, whatever ∂x is."""
     kind = _sum_type(grad)
     products = jnp.where(grad == 0, 0, grad.astype(kind) * tangent.astype(kind))
+    if n_axes == grad.ndim:
+        return products
     return products.sum(-1).sum(tuple(range(n_axes, grad.ndim - 1)))
+
+
+def inner_product(grad: Any, tangent: Any, n_axes: int) -> Any:
+    """The same as a primitive, which is bilinear."""
+    return _inner.bind(grad, tangent, n_axes=n_axes)
 
 
 @functools.partial(jax.jit, inline=True)
@@ -135,9 +148,7 @@ def _batch_inner(args: Any, axes: Any, *, n_axes: int) -> Any:
 
 
 _inner = Primitive("fastxent_inner_product")
-_define(
-    _inner, _compute_inner, lambda grad, tangent, n_axes: _of_losses(grad, n_axes), _batch_inner
-)
+define(_inner, _compute_inner, lambda grad, tangent, n_axes: _of_losses(grad, n_axes), _batch_inner)
 ad.defbilinear(
     _inner,
     lambda ct, grad, tangent, n_axes: _times(tangent, ct),
@@ -181,7 +192,7 @@ def _along_logits(
 
 
 _product = Primitive("fastxent_cross_entropy_hvp")
-_define(_product, _compute_product, lambda x, y, vector, **_: vector, _batch_product)
+define(_product, _compute_product, lambda x, y, vector, **_: vector, _batch_product, _request)
 ad.deflinear2(_product, _transpose_product)
 ad.defjvp(_product, _along_logits, None, _along_vector)
 
@@ -211,16 +222,6 @@ def _registered(char: str, result: str, few_classes: bool) -> str:
     name = f"fastxent_cross_entropy_{char}_{result}_{few_classes:d}"
     # Start the backend first: it fails to start if it refuses a handler registered before.
     jax.devices("cpu")
-    address = xla.handler(char, result, few_classes, _interface_version())
+    address = xla.handler(char, result, few_classes, interface_version())
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(address), platform="cpu")
     return name
-
-
-@functools.cache
-def _interface_version() -> int:
-    """The minor version of XLA's interface, which a handler has to declare."""
-    header = Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"
-    found = re.search(r"#define XLA_FFI_API_MINOR (\d+)", header.read_text())
-    if found is None:
-        raise RuntimeError(f"jax must state the version of its interface in {header}")
-    return int(found[1])

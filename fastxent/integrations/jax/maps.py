@@ -1,0 +1,256 @@
+"""Softmax, its logarithms and its entropy for JAX programs, with derivatives of any order.
+
+Their derivatives are made of their results by JAX's own operations, which it differentiates.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from fastxent.functions import ENTROPY, LOG_SOFTMAX, LOGSUMEXP, SOFTMAX, Function
+from fastxent.integrations.jax import arguments, primitives
+from fastxent.integrations.jax.requests import Request
+
+
+def softmax(logits: Any, *, axis: int = -1) -> Any:
+    r"""Softmax over one axis, as part of a JAX program.
+
+    .. math:: p_j = \frac{e^{x_j - m}}{\sum_c e^{x_c - m}}, \qquad m = \max_c x_c,
+              \qquad \frac{\partial p_j}{\partial x_i} = p_j (δ_{ij} - p_i)
+
+    Parameters
+    ----------
+    logits : jax.Array
+        Any rank ≥ 1, of floats: float16 and bfloat16 are computed in float32.
+    axis : int
+        The class axis; static, a Python value.
+
+    Returns
+    -------
+    jax.Array
+        Of the shape and type of `logits`; corner cases as of `fastxent.softmax`.
+
+    Raises
+    ------
+    TypeError
+        Logits that are not floats, an `axis` that is no int.
+    ValueError
+        No such axis.
+
+    References
+    ----------
+    P. Blanchard, D. J. Higham, N. J. Higham, IMA J. Numer. Anal. 41 (2021).
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from fastxent.integrations.jax import softmax
+    >>> softmax(jnp.array([0.0, 0.0])).tolist()
+    [0.5, 0.5]
+    """
+    return _softmax(*_checked(SOFTMAX, logits, axis))
+
+
+def log_softmax(logits: Any, *, axis: int = -1) -> Any:
+    r"""Logarithm of softmax over one axis, as part of a JAX program.
+
+    .. math:: \log p_j = (x_j - m) - \log \sum_c e^{x_c - m}, \qquad
+              \frac{\partial \log p_j}{\partial x_i} = δ_{ij} - p_i
+
+    Parameters
+    ----------
+    logits, axis
+        As for `softmax`.
+
+    Returns
+    -------
+    jax.Array
+        Of the shape and type of `logits`; accurate also where p is close to 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `softmax`.
+
+    References
+    ----------
+    P. Blanchard, D. J. Higham, N. J. Higham, IMA J. Numer. Anal. 41 (2021).
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from fastxent.integrations.jax import log_softmax
+    >>> round(float(log_softmax(jnp.array([0.0, -60.0]))[0] * 1e27), 4)
+    -8.7565
+    """
+    return _log_softmax(*_checked(LOG_SOFTMAX, logits, axis))
+
+
+def logsumexp(logits: Any, *, axis: int = -1, keepdims: bool = False) -> Any:
+    r"""Logarithm of the sum of exponentials over one axis, as part of a JAX program.
+
+    .. math:: \operatorname{lse} = m + \log \sum_c e^{x_c - m}, \qquad
+              \frac{\partial \operatorname{lse}}{\partial x_j} = p_j
+
+    Parameters
+    ----------
+    logits, axis
+        As for `softmax`.
+    keepdims : bool
+        Keep the axis with length 1; static.
+
+    Returns
+    -------
+    jax.Array
+        The shape of `logits` without `axis`, and their type.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `softmax`.
+
+    References
+    ----------
+    P. Blanchard, D. J. Higham, N. J. Higham, IMA J. Numer. Anal. 41 (2021).
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from fastxent.integrations.jax import logsumexp
+    >>> jax.grad(logsumexp)(jnp.array([0.0, 0.0])).tolist()
+    [0.5, 0.5]
+    """
+    found = _logsumexp(*_checked(LOGSUMEXP, logits, axis, keepdims=keepdims))
+    return jnp.expand_dims(found, axis) if keepdims else found
+
+
+def entropy(logits: Any, *, axis: int = -1) -> Any:
+    r"""Entropy of softmax over one axis, in nats, as part of a JAX program.
+
+    .. math:: H = -\sum_j p_j \log p_j, \qquad
+              \frac{\partial H}{\partial x_j} = -p_j (\log p_j + H)
+
+    Parameters
+    ----------
+    logits, axis
+        As for `softmax`.
+
+    Returns
+    -------
+    jax.Array
+        The shape of `logits` without `axis`; float32 for half precision.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `softmax`; an empty axis.
+
+    References
+    ----------
+    C. E. Shannon, "A mathematical theory of communication", Bell System Technical Journal 27
+    (1948).
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from fastxent.integrations.jax import entropy
+    >>> round(float(entropy(jnp.zeros(4))), 4)  # log 4
+    1.3863
+    """
+    return _entropy(*_checked(ENTROPY, logits, axis))
+
+
+def _checked(function: Function, logits: Any, axis: int, **options: Any) -> tuple[Any, int]:
+    """The logits as an array, and the axis counted from the end."""
+    x = arguments.floats(logits, "logits")
+    arguments.check(function, {"logits": x, "axis": axis, **options})
+    return x, int(axis) % x.ndim - x.ndim
+
+
+def _run(function: Function, x: Any, axis: int, **request: Any) -> Any:
+    """The results of the handler."""
+    return primitives.call(Request(function.name, ("logits",), (("axis", axis),), **request), [x])
+
+
+def _wide(a: Any) -> Any:
+    """Half precision as float32, in which differences of sums are computed."""
+    return a.astype(jnp.promote_types(a.dtype, np.float32))
+
+
+def _along(p: Any, t: Any) -> Any:
+    """The tangent in float32 or float64, 0 for classes of p = 0: these take no part."""
+    return jnp.where(p == 0, 0, _wide(t))
+
+
+# A function with static axis, which jvp rules are given first.
+_function = functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+
+
+@_function
+def _softmax(x: Any, axis: int) -> Any:
+    return _run(SOFTMAX, x, axis)[0]
+
+
+@_softmax.defjvp  # type: ignore[untyped-decorator]
+def _softmax_along(axis: int, primals: Any, tangents: Any) -> Any:
+    p = _softmax(*primals, axis)
+    t, wide = _along(p, *tangents), _wide(p)
+    return p, (wide * (t - (wide * t).sum(axis, keepdims=True))).astype(p.dtype)
+
+
+@_function
+def _log_softmax(x: Any, axis: int) -> Any:
+    return _run(LOG_SOFTMAX, x, axis)[0]
+
+
+@_log_softmax.defjvp  # type: ignore[untyped-decorator]
+def _log_softmax_along(axis: int, primals: Any, tangents: Any) -> Any:
+    log_p = _log_softmax(*primals, axis)
+    p = jnp.exp(_wide(log_p))
+    total = (p * _along(p, *tangents)).sum(axis, keepdims=True)
+    return log_p, (_wide(tangents[0]) - total).astype(log_p.dtype)
+
+
+@_function
+def _logsumexp(x: Any, axis: int) -> Any:
+    return _run(LOGSUMEXP, x, axis)[0]
+
+
+@_logsumexp.defjvp  # type: ignore[untyped-decorator]
+def _logsumexp_along(axis: int, primals: Any, tangents: Any) -> Any:
+    lse, p = _logsumexp(*primals, axis), _softmax(*primals, axis)
+    return lse, (_wide(p) * _along(p, *tangents)).sum(axis).astype(lse.dtype)
+
+
+@_function
+def _entropy(x: Any, axis: int) -> Any:
+    return _run(ENTROPY, x, axis)[0]
+
+
+@_entropy.defjvp  # type: ignore[untyped-decorator]
+def _entropy_along(axis: int, primals: Any, tangents: Any) -> Any:
+    found, grad = _entropy_pair(*primals, axis)
+    return found, (_wide(grad) * _along(grad, *tangents)).sum(axis).astype(found.dtype)
+
+
+@_function
+def _entropy_pair(x: Any, axis: int) -> Any:
+    """The entropy and its gradient."""
+    return _run(ENTROPY, x, axis, wrt=("logits",))
+
+
+@_entropy_pair.defjvp  # type: ignore[untyped-decorator]
+def _entropy_pair_along(axis: int, primals: Any, tangents: Any) -> Any:
+    found, grad = _entropy_pair(*primals, axis)
+    along = (_wide(grad) * _along(grad, *tangents)).sum(axis).astype(found.dtype)
+
+    def gradient(x: Any) -> Any:
+        """p·(d - Σ p·d) with d = m - x: -p·(log p + H), whose log s cancels."""
+        p = _softmax(_wide(x), axis)
+        d = jnp.where(p == 0, 0, jax.lax.stop_gradient(x.max(axis, keepdims=True)) - x)
+        return (p * (d - (p * d).sum(axis, keepdims=True))).astype(grad.dtype)
+
+    return [found, grad], [along, jax.jvp(gradient, primals, tangents)[1]]

@@ -1,0 +1,200 @@
+"""The losses of rows for JAX programs: cross_entropy and categorical_cross_entropy."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from fastxent.functions import CATEGORICAL, CROSS_ENTROPY
+from fastxent.integrations.jax import arguments, index_losses
+
+
+def cross_entropy(
+    logits: Any,
+    target: Any,
+    *,
+    axis: int = -1,
+    weight: Any = None,
+    sample_weight: Any = None,
+    ignore_index: int | None = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    reduction: str = "mean",
+    normalizer: Any = None,
+    check_target: bool = True,
+    return_probs: bool = False,
+    return_lse: bool = False,
+    return_argmax: bool = False,
+    return_entropy: bool = False,
+) -> Any:
+    r"""Softmax cross-entropy of logits against classes, as part of a JAX program.
+
+    Without options, for class indices y,
+
+    .. math::
+        l = \operatorname{lse}(x) - x_y, \qquad
+        \frac{\partial L}{\partial x} = \frac{1}{D}\,(p - e_y)
+
+    where D is the number of active rows for "mean", and 1 for "sum" and "none"; with options, and
+    for class probabilities, the formulas of `fastxent.cross_entropy`.
+
+    Parameters
+    ----------
+    logits : jax.Array
+        Shape (N, C), or any rank ≥ 1 with the classes along `axis`: float32 or float64; float16 and
+        bfloat16 are computed in float32.
+    target : jax.Array
+        Integers of the shape of `logits` without `axis`: class indices in 0 … C-1, or
+        `ignore_index`. Or of the same shape as `logits`: class probabilities, or rows of 0 and 1.
+    axis : int
+        The class axis. This and the other options are static: Python values, never traced.
+    weight : jax.Array, shape (C,), optional
+        Class weights. No derivative is taken by this or by another array but `logits`.
+    sample_weight : jax.Array, optional
+        Weights of the rows, of the shape of the loss with "none"; bools make a mask of it. A row of
+        weight 0 does not count.
+    ignore_index : int or None
+        Rows with this class index are ignored: loss and gradient are exactly 0, whatever their
+        logits. None ignores nothing.
+    label_smoothing : float
+        ε between 0 and 1.
+    z_loss : float
+        Adds z_loss·lse² to each active row.
+    logit_scale : float
+        x ← logit_scale·x.
+    softcap : float, optional
+        Then x ← softcap·tanh(x / softcap).
+    reduction : {"mean", "sum", "none"}
+        Of the row losses.
+    normalizer : scalar or 0-d jax.Array, optional
+        With "mean" only: replaces the divisor D. It may be traced.
+    check_target : bool
+        Raise for class indices out of range; if not, such a row is nan.
+    return_probs, return_lse, return_argmax, return_entropy : bool
+        Return these too, in this order, as `fastxent.cross_entropy` does. They have derivatives
+        of their own: `jax.value_and_grad(…, has_aux=True)` leaves these out.
+
+    Returns
+    -------
+    loss : jax.Array
+        0-d or with "none" one per row; float32 for half precision.
+    probs, lse, argmax, entropy : jax.Array
+        Those requested: then the result is a tuple that begins with the loss. argmax is int64
+        where JAX has it, else int32.
+
+    Raises
+    ------
+    TypeError
+        Logits that are not floats, a target that is neither integers nor class probabilities; a
+        derivative by another array than `logits`.
+    ValueError
+        Shapes that do not match, or an invalid option.
+    ValueError or jax.errors.JaxRuntimeError
+        A class index out of range. It is found when the program runs and reported by JAX, as one
+        or the other.
+
+    Notes
+    -----
+    The gradient is computed with the loss, if it is needed at all, and multiplied in the backward
+    pass, where XLA leaves out a factor of 1. Forward mode multiplies it with the tangent. Second
+    derivatives, in any order of the modes, are Hessian-vector products as of
+    `fastxent.cross_entropy_hvp`, of which no matrix is made unless `jax.hessian` asks for it. Third
+    ones and further are there for class indices without weights, z-loss, scale and softcap; else
+    they are an error.
+
+    With class indices and no other options than `axis`, `ignore_index`, `label_smoothing`,
+    `reduction` and `check_target` XLA calls compiled code, and shares it among its own threads.
+    Everything else is a call of fastxent in Python, on XLA's memory, with fastxent's threads.
+    Under `jax.vmap` each loss is a group of rows of one call. Subnormal numbers may be
+    treated as 0.
+
+    References
+    ----------
+    C. M. Bishop, "Pattern Recognition and Machine Learning", 4.3.4; B. A. Pearlmutter, "Fast exact
+    multiplication by the Hessian", Neural Computation 6 (1994).
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from fastxent.integrations.jax import cross_entropy
+    >>> logits, target = jnp.array([[2.0, 1.0, 0.1], [0.1, 2.0, 1.9]]), jnp.array([1, 0])
+    >>> loss, grad = jax.jit(jax.value_and_grad(cross_entropy))(logits, target)
+    >>> round(float(loss), 4), (grad[0] * 1000).round().tolist()
+    (2.0185, [330.0, -379.0, 49.0])
+    >>> round(float(cross_entropy(logits, target, z_loss=0.1, weight=jnp.array([2.0, 1, 1]))), 4)
+    2.6603
+    """
+    if (
+        weight is None and sample_weight is None and softcap is None and normalizer is None
+        and type(z_loss) is type(logit_scale) is float and z_loss == 0.0 and logit_scale == 1.0
+        and return_probs is return_lse is return_argmax is return_entropy is False
+        and type(check_target) is bool and _has_indices(logits, target)
+    ):  # fmt: skip
+        return index_losses.cross_entropy(
+            logits, target, axis, ignore_index, label_smoothing, reduction, check_target
+        )
+    return arguments.loss(CROSS_ENTROPY, locals())
+
+
+def _has_indices(logits: Any, target: Any) -> bool:
+    """Whether a target has the shape and type of class indices."""
+    y = target if isinstance(target, jax.Array) else np.asarray(target)
+    return y.ndim == jnp.ndim(logits) - 1 and bool(jnp.issubdtype(y.dtype, jnp.integer))
+
+
+def categorical_cross_entropy(
+    probs: Any,
+    target: Any,
+    *,
+    axis: int = -1,
+    weight: Any = None,
+    sample_weight: Any = None,
+    ignore_index: int | None = -100,
+    eps: float | None = None,
+    reduction: str = "mean",
+    check_target: bool = True,
+) -> Any:
+    r"""Cross-entropy of probabilities against classes, as part of a JAX program.
+
+    .. math::
+        l = -u \sum_c w_c\, q_c \log p_c, \qquad
+        \frac{\partial L}{\partial p_c} = -\frac{u}{D}\, \frac{w_c\, q_c}{p_c}
+
+    with the letters of `fastxent.categorical_cross_entropy`.
+
+    Parameters
+    ----------
+    probs : jax.Array
+        Shape (N, C), or any rank ≥ 1 with the classes along `axis`, of floats.
+    target, axis, weight, sample_weight, ignore_index, reduction, check_target
+        As for `cross_entropy`.
+    eps : float, optional
+        None: logarithms are not less than -100 and the gradient is divided by max(p, 1e-12).
+        Between 0 and 0.5: p is clipped to [eps, 1 - eps], and the gradient is taken there.
+
+    Returns
+    -------
+    jax.Array
+        The loss, 0-d or with "none" one per row; float32 for half precision.
+
+    Raises
+    ------
+    TypeError, ValueError, jax.errors.JaxRuntimeError
+        As `cross_entropy`.
+
+    References
+    ----------
+    C. M. Bishop, "Pattern Recognition and Machine Learning", 4.3.4.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from fastxent.integrations.jax import categorical_cross_entropy
+    >>> grad = jax.grad(categorical_cross_entropy)(jnp.array([0.25, 0.5, 0.25]), 1)
+    >>> grad.tolist()  # -1/p at the class
+    [0.0, -2.0, 0.0]
+    """
+    return arguments.loss(CATEGORICAL, locals())

@@ -1,0 +1,240 @@
+"""Requests over several devices: each computes its rows, where they are.
+
+JAX partitions a call by a rule that names the dimensions of its arrays. Rows and groups may be
+sharded, the classes of a row not. A mean over all rows becomes a sum of rows that are weighted by
+1/D, the divisor D a sum over the devices, as the loss is, and the gradients of what all rows share.
+"""
+
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+from jax.experimental.custom_partitioning import SdyShardingRule, custom_partitioning
+from jax.sharding import NamedSharding, PartitionSpec
+
+from fastxent.functions import Kind, Role
+from fastxent.integrations.jax import host, shapes
+from fastxent.integrations.jax.requests import Request
+from fastxent.results import Extent
+
+# The names of dimensions: of groups and rows, which may be sharded, of classes and features, and of
+# those of length 1 that are broadcast.
+_GROUP, _ROW, _CLASS, _FEATURE, _ONE = "g", "r", "c", "k", "o"
+Names = tuple[str, ...]
+
+
+def partitioned(request: Request, avals: Any, devices: Any, multiple_results: bool) -> Any:
+    """A function of the arrays of a request that JAX may partition."""
+    operands, results = _operand_names(request, avals), _result_names(request, avals)
+
+    def plain(*arrays: Any) -> Any:
+        found = shapes.compute(*arrays, request=request)
+        return tuple(found) if multiple_results else found[0]
+
+    def partition(mesh: Any, given: Any, found: Any) -> Any:
+        if not isinstance(given[0].sharding, NamedSharding):  # of a mesh that is not known
+            whole = type(given[0].sharding).get_replicated(devices)
+            out = tuple(whole for _ in results) if multiple_results else whole
+            return mesh, plain, out, tuple(whole for _ in operands)
+        spec = given[0].sharding.spec
+        axes = {
+            name: axis for name, axis in zip(operands[0], spec, strict=False)
+            if name[0] in (_GROUP, _ROW) and not _has_own_classes(request)
+        }  # fmt: skip
+        mesh = given[0].sharding.mesh
+
+        def placed(names: Names) -> Any:
+            return NamedSharding(mesh, PartitionSpec(*map(axes.get, names)))
+
+        over = _flat(axis for name, axis in axes.items() if name[0] == _ROW)
+
+        def local(*arrays: Any) -> Any:
+            made = _local(request, operands, results, over, mesh, arrays)
+            return tuple(made) if multiple_results else made[0]
+
+        out = tuple(map(placed, results)) if multiple_results else placed(results[0])
+        return mesh, local, out, tuple(map(placed, operands))
+
+    function = custom_partitioning(plain)
+    names = dict.fromkeys(name for of in (*operands, *results) for name in of)
+    whole = tuple(name for name in names if name[0] in (_CLASS, _FEATURE))
+    rule = SdyShardingRule(
+        operands, results, **({"need_replication_factors": whole} if whole else {})
+    )
+    function.def_partition(partition, sharding_rule=rule)
+    return lambda *arrays, **_: function(*arrays)
+
+
+def _flat(axes: Any) -> Names:
+    """The names of mesh axes in parts of a partition spec."""
+    found: list[str] = []
+    for axis in axes:
+        found.extend(() if axis is None else (axis,) if isinstance(axis, str) else axis)
+    return tuple(found)
+
+
+# --- the names of dimensions --------------------------------------------------------------------
+
+
+def _dimensions(request: Request, avals: Any) -> tuple[Names, Names, Names]:
+    """The names of the dimensions of groups, of rows, and of the first input without groups."""
+    function = request.description
+    groups = tuple(f"{_GROUP}{k}" for k in range(len(request.groups)))
+    at = request.arrays.index(function.first)
+    rank = avals[at].ndim - (len(groups) if request.grouped[at] else 0)
+    own = [f"{_ROW}{k}" for k in range(rank)]
+    if not function.has_rows:
+        return groups, tuple(own), tuple(own)
+    axis = request.option("axis", -1) % rank
+    own[axis] = _FEATURE if function.kind is Kind.LINEAR else _CLASS
+    return groups, tuple(own[:axis] + own[axis + 1 :]), tuple(own)
+
+
+def _of_input(request: Request, name: str, own: Names) -> Names:
+    """The names of the dimensions of an input."""
+    if name == request.description.first:
+        return own
+    return {"linear_weight": (_CLASS, _FEATURE), "linear_bias": (_CLASS,)}[name]
+
+
+def _operand_names(request: Request, avals: Any) -> tuple[Names, ...]:
+    """The names of the dimensions of each operand."""
+    function = request.description
+    groups, rows, own = _dimensions(request, avals)
+    names = [*request.arrays, *request.vectors]
+    found, n_ones = [], 0
+    for k, (name, aval, has) in enumerate(zip(names, avals, request.grouped, strict=True)):
+        front = groups if has else ()
+        rank = aval.ndim - len(front)
+        role = function.roles[name]
+        if k >= len(request.arrays) or role in (Role.INPUT, Role.MATRIX) or name == "linear_bias":
+            dims = _of_input(request, name, own)
+        elif role is Role.BROADCAST:
+            dims = own[len(own) - rank :]
+            ones = [size == 1 for size in aval.shape[len(front) :]]
+            dims = tuple(
+                f"{_ONE}{n_ones + j}" if one else d
+                for j, (d, one) in enumerate(zip(dims, ones, strict=True))
+            )
+            n_ones += rank
+        elif role is Role.TARGET and rank != len(rows):
+            dims = (*rows, _CLASS) if function.kind is Kind.LINEAR else own
+        else:
+            dims = {Role.TARGET: rows, Role.PER_ROW: rows, Role.PER_CLASS: (_CLASS,)}.get(role, ())
+        found.append((*front, *dims))
+    return tuple(found)
+
+
+def _result_names(request: Request, avals: Any) -> tuple[Names, ...]:
+    """The names of the dimensions of each result."""
+    function = request.description
+    groups, rows, own = _dimensions(request, avals)
+    found = []
+    for name in host.names_of(request):
+        if name in function.inputs:
+            dims = _of_input(request, name, own)
+        else:
+            extent = function.result(name).extent
+            is_number = extent is Extent.REDUCED and request.is_reduced
+            dims = own if extent is Extent.PER_CLASS else () if is_number else rows
+        found.append((*groups, *dims))
+    return tuple(found)
+
+
+def _has_own_classes(request: Request) -> bool:
+    """Whether groups have class weights or a linear map of their own: these are not sharded."""
+    roles = [request.description.roles[name] for name in request.arrays]
+    shared = (Role.PER_CLASS, Role.MATRIX)
+    return any(has and role in shared for role, has in zip(roles, request.grouped, strict=False))
+
+
+# --- the part of a device -----------------------------------------------------------------------
+
+
+def _local(
+    request: Request, operands: Any, results: Any, over: Names, mesh: Any, arrays: Any
+) -> list[Any]:
+    """The results of a device's rows; sums over rows are sums over the devices."""
+    at = request.arrays.index(request.description.first)
+    if request.grouped[at]:
+        request = request._replace(groups=arrays[at].shape[: len(request.groups)])
+    if not over:
+        return list(shapes.compute(*arrays, request=request))
+    divisor = None
+    if request.option("reduction") == "mean":
+        if request.description.has_rows:
+            request, arrays, divisor = _weighted_rows(request, operands, over, arrays)
+        else:
+            n_devices = 1
+            for axis in over:
+                n_devices *= mesh.shape[axis]
+            request, arrays = _weighted_elements(request, arrays, n_devices)
+    found = list(shapes.compute(*arrays, request=request))
+    for k, names in enumerate(results):
+        if not any(name[0] == _ROW for name in names):
+            found[k] = jax.lax.psum(found[k], over)
+    if divisor is not None and request.description.is_loss:
+        found[0] = jnp.where(divisor == 0, jnp.nan, found[0])
+    return found
+
+
+def _weighted_elements(request: Request, arrays: Any, n_devices: int) -> tuple[Request, Any]:
+    """The mean of a device's elements, which are a share of all."""
+    given = dict(zip(request.arrays, arrays, strict=False))
+    grouped = dict(zip(request.arrays, request.grouped, strict=False))
+    given["weight"] = given.get("weight", jnp.float32(1)) / n_devices
+    grouped.setdefault("weight", False)
+    return _with(request, given, grouped, arrays)
+
+
+def _with(
+    request: Request, given: dict[str, Any], grouped: dict[str, bool], arrays: Any
+) -> tuple[Request, Any]:
+    """The request with these arrays, and the vectors that it had."""
+    n = len(request.arrays)
+    flags = (*grouped.values(), *request.grouped[n:])
+    return request._replace(arrays=tuple(given), grouped=flags), (*given.values(), *arrays[n:])
+
+
+def _weighted_rows(
+    request: Request, operands: Any, over: Names, arrays: Any
+) -> tuple[Request, Any, Any]:
+    """A sum whose rows are weighted by u/D, and D of each group, for a mean."""
+    given = dict(zip(request.arrays, arrays, strict=False))
+    grouped = dict(zip(request.arrays, request.grouped, strict=False))
+    has_groups = grouped["target"]
+    n_axes = len(request.groups) if has_groups else 0
+    _, rows, _ = _dimensions(request, arrays)
+    kind = shapes.loss_type(request, arrays)
+    y, u, w = given["target"], given.get("sample_weight"), given.get("weight")
+    shape = y.shape[: n_axes + len(rows)]
+    if request.description.kind is not Kind.LINEAR and y.ndim == n_axes + len(rows) + 1:
+        axis = request.option("axis", -1) % y.ndim
+        shape = (*y.shape[:axis], *y.shape[axis + 1 :])
+    counted = jnp.ones(shape, kind) if u is None else u.astype(kind)
+    divisor = given.pop("normalizer", None)
+    grouped.pop("normalizer", None)
+    if divisor is None:
+        if y.shape == shape:
+            ignored = request.option("ignore_index", -100)
+            active = y == y if ignored is None else _differs(y, ignored)
+            counted_by = jnp.where(active, 1 if w is None else w[y], 0)
+            divisor = counted * counted_by.astype(kind)
+        else:
+            divisor = counted
+        divisor = jax.lax.psum(divisor.sum(tuple(range(n_axes, len(shape)))), over)
+    divisor = jnp.broadcast_to(jnp.asarray(divisor, kind), shape[:n_axes])
+    shares = jnp.where(divisor == 0, 0, 1 / divisor)
+    shares = shares.reshape(*shape[:n_axes], *(1,) * (len(shape) - n_axes))
+    given["sample_weight"] = jnp.where(counted == 0, 0, counted * shares)
+    grouped["sample_weight"] = has_groups
+    request, arrays = _with(request, given, grouped, arrays)
+    return request.with_options(reduction="sum"), arrays, divisor
+
+
+def _differs(y: Any, ignored: int) -> Any:
+    """Whether labels are not to be ignored, compared as integers."""
+    limits = jnp.iinfo(y.dtype)
+    if not limits.min <= ignored <= limits.max:
+        return y == y
+    return y != ignored
