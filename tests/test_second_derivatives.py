@@ -491,9 +491,9 @@ LINEAR = [
 @pytest.mark.parametrize("block", [32 << 20, 1 << 10], ids=["one block", "blocks"])
 def test_linear_products(rng, dtype, monkeypatch, options, absent, block):
     """Beside the reference, with parts of the vector missing, in one block and in several."""
-    from fastxent.cpu import linear_hvp
+    from fastxent.cpu import linear
 
-    monkeypatch.setattr(linear_hvp, "BLOCK_BYTES", block)
+    monkeypatch.setattr(linear, "BLOCK_BYTES", block)
     inputs, labels, vector = linear_inputs(rng, dtype)
     vector = vector._replace(**dict.fromkeys(absent))
     got, want = (

@@ -19,9 +19,11 @@ from fastxent.records import Call, LinearGrad, Outputs, Target
 Array = NDArray[Any]
 DType = np.dtype[Any]
 
-# The sizes of a block of logits and of a piece of the weights' gradient before it is added. A block
-# is large enough to keep BLAS busy and to make few passes over the gradient of the weights.
-BLOCK_BYTES = 32 << 20
+# A block of logits is several times as large as the weights, so that to read these and to add to
+# their gradient takes little of its time; but not larger, to be in a cache when it is read again.
+# New memory is cleared page by page besides.
+_TIMES_WEIGHTS, _SMALLEST_BLOCK, BLOCK_BYTES = 8, 4 << 20, 32 << 20
+# The size of a piece of the weights' gradient before it is added.
 _PIECE_BYTES = 4 << 20
 _GRAD = Outputs._fields.index("grad")
 
@@ -31,11 +33,10 @@ def linear_cross_entropy(call: Call) -> float:
     """Fill outputs and gradients; return Σ of the row losses / divisor."""
     assert call.linear is not None
     x, compute, (weight, bias, grads, accumulate) = call.x, call.compute, call.linear
-    n_classes, features = weight.shape
+    n_classes = len(weight)
     if bias is not None:
         bias = np.ascontiguousarray(bias, compute)
-    # Rows of x may have to be converted, too, and there may be more features than classes.
-    limit = max(1, BLOCK_BYTES // (max(n_classes, features) * compute.itemsize))
+    limit = block_rows(weight, compute)
     n = math.prod(x.shape[:-1])
     buffer = np.empty((min(limit, n), n_classes), compute)
     sums = None if grads is None else _Sums(grads, accumulate, compute)
@@ -52,6 +53,13 @@ def linear_cross_entropy(call: Call) -> float:
     if sums is not None:
         sums.finish()
     return divided(add_up(losses), call.divisor)
+
+
+def block_rows(weight: Array, compute: DType, n_arrays: int = 1) -> int:
+    """Return the number of rows of a block, of which there are so many arrays like the logits."""
+    size = min(max(_TIMES_WEIGHTS * weight.size * compute.itemsize, _SMALLEST_BLOCK), BLOCK_BYTES)
+    # Rows of x may have to be converted, too, and there may be more features than classes.
+    return max(1, int(size // (n_arrays * max(weight.shape) * compute.itemsize)))
 
 
 def call_of_block(call: Call, box: Box, logits: Array, has_grad: bool) -> Call:

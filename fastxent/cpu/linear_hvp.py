@@ -14,8 +14,8 @@ from fastxent.cpu.blocks import Box, Operand, boxes
 from fastxent.cpu.hvp import cross_entropy_hvp
 from fastxent.cpu.launch import fill_losses
 from fastxent.cpu.linear import (
-    BLOCK_BYTES,
     add_product,
+    block_rows,
     call_of_block,
     class_chunks,
     fill_logits,
@@ -34,15 +34,14 @@ def linear_cross_entropy_hvp(call: Call) -> None:
     """Fill the parts of the product that are not None."""
     assert call.linear is not None and call.linear.grads is not None
     x, compute, (weight, bias, _, _) = call.x, call.compute, call.linear
-    n_classes, features = weight.shape
     bias, v_bias = (
         None if array is None else np.ascontiguousarray(array, compute)
         for array in (bias, call.vector.linear_bias)
     )
     # Two blocks of logits, where the loss has one.
-    limit = max(1, BLOCK_BYTES // (2 * max(n_classes, features) * compute.itemsize))
+    limit = block_rows(weight, compute, n_arrays=2)
     n = math.prod(x.shape[:-1])
-    buffers = np.empty((2, min(limit, n), n_classes), compute)
+    buffers = np.empty((2, min(limit, n), len(weight)), compute)
     rows = Operand(x, compute)
     v_rows = None if call.vector.x is None else Operand(call.vector.x, compute)
     sums = _Sums(call.linear.grads, call.vector, compute)
