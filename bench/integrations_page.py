@@ -119,7 +119,9 @@ def evaluation(of: Runs) -> str:
                 1e3 * statistics.median(r["median"] for r in rows(of, job=job, peer=peer, **case))
                 for job in ("evaluation", "products", "loss")
             )
-            cells.append(f"{products:.2f} + {loss:.2f} + {whole - products - loss:.2f}")
+            rest = whole - products - loss
+            sign = "+" if rest >= 0 else "−"
+            cells.append(f"{products:.2f} + {loss:.2f} {sign} {abs(rest):.2f}")
         lines.append((*_problem(case), *cells))
     header = ("products + loss + the rest, ms", "", "fastxent", "scikit-learn")
     return table(header, lines)
