@@ -5,7 +5,7 @@ import pytest
 from mutations import MUTATIONS
 from shares import share_of
 
-SHARES = 2
+SHARES = 4
 
 
 def pytest_generate_tests(metafunc):
