@@ -8,7 +8,6 @@ coefficients. The parts are of one evaluation of the objective and its gradient.
 """
 
 import argparse
-import contextlib
 import json
 import statistics
 import subprocess
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import scipy
 import sklearn
+import threadpoolctl
 from sklearn._loss.loss import HalfMultinomialLoss
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
@@ -43,12 +43,9 @@ CASES = [
     (1797, 64, 10, "float64", "lbfgs", 0),
     (1797, 64, 10, "float64", "newton-cg", 0),
 ]
-SIDES = {
-    "fastxent": integration.LogisticRegression,
-    "scikit_learn": LogisticRegression,
-    # With the threads of SciPy's BLAS library limited as fastxent's class limits them.
-    "scikit_learn_limited": LogisticRegression,
-}
+CLASSES = {"fastxent": integration.LogisticRegression, "scikit_learn": LogisticRegression}
+# Each as it is, and with the BLAS library of SciPy's wheel on one thread.
+SIDES = "fastxent", "scikit_learn", "fastxent_limited", "scikit_learn_limited"
 # Evaluations, whose median is that of a round.
 REPEATS = 5
 
@@ -102,16 +99,18 @@ def serve(side: str, case: Any) -> None:
     """For each line on stdin a fit and the parts of an evaluation, as a line of JSON."""
     n, n_features, n_classes, dtype, solver, iterations = case
     x, y = problem(n, n_features, n_classes, dtype)
-    model = SIDES[side](solver=solver)
+    model = CLASSES[side.removesuffix("_limited")](solver=solver)
     if iterations:
         model.set_params(max_iter=iterations, tol=0.0)
     has_parts = n_classes > 2 and solver == "lbfgs" and "limited" not in side
     pieces = parts(side, x, y, n_classes) if has_parts else {}
     warnings.simplefilter("ignore")  # that so few iterations do not converge
-    limited = integration._one_thread if "limited" in side else contextlib.nullcontext()
+    if "limited" in side:
+        blas = threadpoolctl.ThreadpoolController()
+        paths = [library.filepath for library in blas.lib_controllers]
+        blas.select(filepath=[path for path in paths if "scipy.libs" in path]).limit(limits=1)
     for _ in sys.stdin:
-        with limited:
-            found: dict[str, Any] = {"fit": seconds(lambda: model.fit(x, y))}
+        found: dict[str, Any] = {"fit": seconds(lambda: model.fit(x, y))}
         for name, call in pieces.items():
             found[name] = statistics.median(seconds(call) for _ in range(REPEATS))
         print(json.dumps([found, int(model.n_iter_[0]), model.coef_[0, :5].tolist()]), flush=True)
@@ -137,7 +136,7 @@ def measure(case: Any, rounds: int) -> list[dict[str, Any]]:
     took: dict[tuple[str, str], list[float]] = {}
     for k in range(rounds + 1):
         answers = {}
-        for side in list(SIDES)[:: 1 if k % 2 else -1]:
+        for side in SIDES[:: 1 if k % 2 else -1]:
             found, *answers[side] = ask(processes[side])
             if k:  # the first round loads kernels
                 for job, time_ in found.items():
@@ -172,7 +171,8 @@ def main() -> None:
         found = measure(case, args.rounds)
         rows += found
         for row in found:
-            ours = next(r for r in found if r["job"] == row["job"] and r["peer"] == "fastxent")
+            peer = row["peer"].replace("scikit_learn", "fastxent")
+            ours = next(r for r in found if r["job"] == row["job"] and r["peer"] == peer)
             print(f"{case!s:52} {row['job']:10} {row['peer']:20} {row['median'] * 1e3:9.2f} ms "
                   f"{record.ratio(row, ours):6.2f} x", flush=True)  # fmt: skip
     if args.output:

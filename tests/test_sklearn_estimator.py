@@ -4,10 +4,8 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
 import tracemalloc
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +27,7 @@ threadpoolctl = pytest.importorskip("threadpoolctl", reason="comes with scikit-l
 
 
 @pytest.fixture(autouse=True)
-def one_blas_thread(request):
-    if "blas" in request.node.name:
-        yield
-        return
+def one_blas_thread():
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
         yield
 
@@ -187,28 +182,6 @@ def test_an_unknown_release_is_refused():
     """One whose code does not use the names that are given other meanings."""
     with pytest.raises(ImportError, match="scikit-learn .* does not use NoSuchLoss"):
         integration._rebound(linear_model._logistic._logistic_regression_path, NoSuchLoss=None)
-
-
-def test_the_blas_library_of_scipy_has_one_thread_during_a_fit(data, monkeypatch):
-    """And afterwards as many as before, when the last of several fits ends, however it ends."""
-    libraries = integration._scipy_blas().lib_controllers
-    if not libraries:
-        pytest.skip("SciPy has no BLAS library of its own")
-    x, y = data[10]
-    before, seen, both = libraries[0].num_threads, [], threading.Barrier(2, timeout=60)
-    assert before > 1 or os.cpu_count() == 1
-
-    def compute(*args, **kwargs):
-        seen.append(libraries[0].num_threads)
-        both.wait()
-        raise FloatingPointError
-
-    monkeypatch.setattr(integration, "linear_cross_entropy", compute)
-    with ThreadPoolExecutor(2) as pool:
-        for fit in [pool.submit(LogisticRegression().fit, x, y) for _ in range(2)]:
-            with pytest.raises(FloatingPointError):
-                fit.result()
-    assert seen == [1, 1] and libraries[0].num_threads == before
 
 
 def test_a_memory_map_is_read_block_by_block(tmp_path):

@@ -4,15 +4,12 @@ Only the objective of the solvers "lbfgs" and "newton-cg" is another. All else i
 scikit-learn that is installed: parameters, checks, warnings, solvers, attributes.
 """
 
-import functools
-import threading
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import sklearn
-import threadpoolctl
 from numpy.typing import NDArray
 from sklearn import linear_model
 from sklearn.base import _fit_context
@@ -205,59 +202,11 @@ def _rebound(function: Any, **objects: Any) -> Any:
 _run_ours = _rebound(_logistic._logistic_regression_path, LinearModelLoss=_Objective)
 
 
-class _OneThread:
-    """A context in which SciPy's own BLAS library, where it has one, uses one thread.
-
-    Its wheels bring an OpenBLAS beside NumPy's. L-BFGS calls it to add vectors, after which its
-    threads wait for more by spinning, on the cores that NumPy's products want: the fit of scikit-
-    learn's digits takes 20 times as long. The number is the process's, so fits in several threads
-    share the context, and the last one restores it.
-    """
-
-    def __init__(self) -> None:
-        self.lock, self.n_fits = threading.Lock(), 0
-        self.limit: Any = None
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if not self.n_fits:
-                self.limit = _scipy_blas().limit(limits=1)
-            self.n_fits += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self.lock:
-            self.n_fits -= 1
-            if not self.n_fits:
-                _let_any_thread_set_threads()
-                self.limit.restore_original_limits()
-                _let_any_thread_set_threads()
-
-
-def _let_any_thread_set_threads() -> None:
-    """Since 3.8 threadpoolctl ignores all threads but the one that set the number first."""
-    clear = getattr(threadpoolctl.OpenBLASController, "clear_controlling_thread", None)
-    if clear is not None:
-        clear(force=True)
-
-
-@functools.cache
-def _scipy_blas() -> Any:
-    """What sets the threads of the BLAS library in SciPy's wheel; of none, if there is none."""
-    every = threadpoolctl.ThreadpoolController()
-    paths = [library.filepath for library in every.lib_controllers]
-    return every.select(filepath=[p for p in paths if "scipy.libs" in p or "scipy/.dylibs" in p])
-
-
-_one_thread = _OneThread()
-
-
 def _run_solver(X: Any, y: Any, *, solver: str = "lbfgs", **options: Any) -> Any:
     """Run a solver on our objective, or on scikit-learn's where ours does not apply."""
     is_ours = solver in ("lbfgs", "newton-cg") and isinstance(X, np.ndarray)
-    if not is_ours:
-        return _logistic._logistic_regression_path(X, y, solver=solver, **options)
-    with _one_thread:
-        return _run_ours(X, y, solver=solver, **options)
+    run = _run_ours if is_ours else _logistic._logistic_regression_path
+    return run(X, y, solver=solver, **options)
 
 
 class LogisticRegression(linear_model.LogisticRegression):  # type: ignore[misc]
@@ -294,9 +243,6 @@ class LogisticRegression(linear_model.LogisticRegression):  # type: ignore[misc]
     The solvers "lbfgs", the default, and "newton-cg" use fastxent if X is dense. Every other
     solver, and with it every L1 penalty, sparse X and arrays of other libraries are left to
     scikit-learn. The iterations are scikit-learn's own: coefficients differ by rounding.
-
-    The matrix products take the threads of NumPy's BLAS library. While a fit runs, the BLAS library
-    in SciPy's wheel, which only adds vectors here, has one thread, in the whole process.
 
     No more than a block of logits is held. X is not copied if it is C-contiguous and float32 or
     float64, so it may be a memory map; its rows are read block by block.

@@ -52,7 +52,7 @@ def estimators() -> dict[str, Any]:
 
 
 def fit_estimator(kind: Any, data: Data, tol: float, step: Step | None = None) -> Fit:
-    """Fit an estimator, and evaluate it with scikit-learn; `step` is told of each iteration."""
+    """Fit an estimator, and evaluate it with scikit-learn; `step` counts its iterations."""
     from sklearn.metrics import log_loss
 
     model = kind(C=C, tol=tol, max_iter=10_000)

@@ -57,7 +57,7 @@ class Iterations:
         self.done = 0
 
     def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
-        """Nothing: an iteration counts when it ends."""
+        """Nothing: an iteration is counted at its end."""
 
     def on_fit_task_end(self, estimator: Any, context: Any) -> None:
         """Count an iteration; how many there will be is not known."""
@@ -65,4 +65,4 @@ class Iterations:
         self.step(self.done, None)
 
     def teardown(self, estimator: Any, context: Any) -> None:
-        """Nothing: the bar is that of whoever made it."""
+        """Nothing: `step` shows the total itself."""
