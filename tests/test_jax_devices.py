@@ -210,3 +210,50 @@ def test_several_devices():
         print("same")
     """
     assert run(code, XLA_FLAGS="--xla_force_host_platform_device_count=4") == "same\n"
+
+
+def test_uneven_shards():
+    """Rows and groups that their devices do not divide are computed once each, without padding."""
+    code = """if True:
+        import jax, numpy as np
+        from jax import numpy as jnp
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+        from fastxent.integrations import jax as fj
+        mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("a", "b"))
+        rng = np.random.default_rng(0)
+        x = jnp.asarray(rng.normal(size=(4, 8, 7)), jnp.float32)
+        y = jnp.asarray(rng.integers(0, 7, (4, 8)))
+        matrix = jnp.asarray(rng.normal(size=(7, 7)), jnp.float32)
+        losses = {
+            "plain": fj.cross_entropy,
+            "options": lambda x, y, **how: fj.cross_entropy(x, y, z_loss=0.1, **how),
+            "linear": lambda x, y, **how: fj.linear_cross_entropy(x, matrix, y, **how),
+            "binary": lambda x, y, **how: fj.binary_cross_entropy_with_logits(
+                x, (y[..., None] == jnp.arange(7)), **how
+            ),
+        }
+        cuts = {
+            "rows": (lambda x, y: (x[:-1], y[:-1]), P(("a", "b"))),
+            "next": (lambda x, y: (x[:, :-1], y[:, 1:]), P("a", "b")),
+        }
+        for name, loss in losses.items():
+            for reduction in ("mean", "sum"):
+                def total(x, y, loss=loss, reduction=reduction):
+                    return loss(x, y, reduction=reduction)
+                for cut, (of, spec) in cuts.items():
+                    def run(x, y, total=total, of=of):
+                        x, y = of(x, y)
+                        return jax.value_and_grad(total)(x, y)
+                    def groups(x, y, total=total, of=of):
+                        return jax.vmap(jax.value_and_grad(total))(*of(x, y))
+                    for f in (run, groups):
+                        shards = [jax.device_put(a, NamedSharding(mesh, spec)) for a in (x, y)]
+                        got, want = jax.jit(f)(*shards), jax.jit(f)(x, y)
+                        for a, b in zip(got, want, strict=True):
+                            np.testing.assert_allclose(
+                                np.asarray(a), np.asarray(b), rtol=1e-5, atol=2e-6,
+                                err_msg=f"{name} {reduction} {cut} {f.__name__}",
+                            )
+        print("same")
+    """
+    assert run(code, XLA_FLAGS="--xla_force_host_platform_device_count=4") == "same\n"

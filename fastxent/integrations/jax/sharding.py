@@ -3,8 +3,10 @@
 JAX partitions a call by a rule that names the dimensions of its arrays. Rows and groups may be
 sharded, the classes of a row not. A mean over all rows becomes a sum of rows that are weighted by
 1/D, the divisor D a sum over the devices, as the loss is, and the gradients of what all rows share.
+Dimensions that their devices do not divide are gathered.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -42,6 +44,10 @@ def partitioned(request: Request, avals: Any, devices: Any, multiple_results: bo
             if name[0] in (_GROUP, _ROW) and not _has_own_classes(request)
         }  # fmt: skip
         mesh = given[0].sharding.mesh
+        # XLA pads shards of unequal length, and the padding would count as rows: they are gathered.
+        for name, size in zip(operands[0], given[0].shape, strict=True):
+            if name in axes and size % _n_devices(mesh, _flat([axes[name]])):
+                del axes[name]
 
         def placed(names: Names) -> Any:
             return NamedSharding(mesh, PartitionSpec(*map(axes.get, names)))
@@ -71,6 +77,11 @@ def _flat(axes: Any) -> Names:
     for axis in axes:
         found.extend(() if axis is None else (axis,) if isinstance(axis, str) else axis)
     return tuple(found)
+
+
+def _n_devices(mesh: Any, axes: Names) -> int:
+    """The number of devices along axes of a mesh."""
+    return math.prod(mesh.shape[axis] for axis in axes)
 
 
 # --- the names of dimensions --------------------------------------------------------------------
@@ -165,10 +176,7 @@ def _local(
         if request.description.has_rows:
             request, arrays, divisor = _weighted_rows(request, operands, over, arrays)
         else:
-            n_devices = 1
-            for axis in over:
-                n_devices *= mesh.shape[axis]
-            request, arrays = _weighted_elements(request, arrays, n_devices)
+            request, arrays = _weighted_elements(request, arrays, _n_devices(mesh, over))
     found = list(shapes.compute(*arrays, request=request))
     for k, names in enumerate(results):
         if not any(name[0] == _ROW for name in names):
