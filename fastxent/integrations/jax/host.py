@@ -230,5 +230,5 @@ def _row_weights(arguments: Arguments, rows: tuple[int, ...]) -> Any:
     if w is None:
         return active.astype(np.float64)
     w_y = np.take(np.asarray(w, np.float64), y, mode="clip")
-    w_y = np.where((y >= 0) & (y < len(w)), w_y, 1.0)  # a label out of range has no class weight
-    return np.where(active, w_y, 0.0)
+    in_range = (y >= 0) & (y < len(w))  # a label that is not has no class weight
+    return np.where(active, np.where(in_range, w_y, 1.0), 0.0)
