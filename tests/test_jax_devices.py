@@ -244,12 +244,19 @@ def test_shares_of_devices():
                 how = {"weight": w, "sample_weight": u, "check_target": False}
                 return fj.cross_entropy(x, y, **how)
             compare(jax.value_and_grad(weighted), x, y, u)
-        def by_matrix(x):  # 256 + 1 + 1, which is 256 if each sum is of bfloat16
+        def by_matrix(x):  # 3 · 257 = 771, which is 768 if parts are rounded to bfloat16
             def of(m):
                 return fj.linear_cross_entropy(x, m, jnp.zeros(3, int), reduction="sum")
             return jax.grad(of)(jnp.zeros((2, 1), jnp.bfloat16))
-        compare(by_matrix, jnp.asarray([[512.0], [2], [2]]), rtol=0, atol=0)
+        compare(by_matrix, jnp.asarray([[514.0]] * 3), rtol=0, atol=0)
         labels = jnp.asarray([0, 1, 2, 3, 4, 5])
+        half = matrix.astype(jnp.bfloat16)
+        def halves(x):
+            def loss(x, m, b):
+                return fj.linear_cross_entropy(x, m, labels, linear_bias=b)
+            inputs = x.astype(jnp.bfloat16), half, half[0]
+            return jax.jvp(jax.value_and_grad(loss, (0, 1, 2)), inputs, inputs)
+        compare(halves, x, rtol=1e-2)
         def product(x, u, n):
             def loss(m):
                 return fj.linear_cross_entropy(x, m, labels, sample_weight=u, normalizer=n)

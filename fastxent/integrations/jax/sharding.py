@@ -6,6 +6,7 @@ sharded, the classes of a row not. A mean over all rows becomes a sum of rows th
 Dimensions that their devices do not divide are gathered.
 """
 
+import itertools
 import math
 from typing import Any
 
@@ -195,11 +196,20 @@ def _local(
             request, arrays, divisor = _weighted_rows(request, operands, over, arrays)
         else:
             request, arrays = _weighted_elements(request, arrays, _n_devices(mesh, over))
+    made = host.names_of(request)
+    summed = [not any(name[0] == _ROW for name in names) for names in results]
+    kinds = dict(zip(request.arrays, (a.dtype for a in arrays), strict=False))
+    # The parts of a sum have the type of the array that they are gradients of: not half precision.
+    parts = {name for name, is_sum in zip(made, summed, strict=True) if is_sum}
+    arrays = [
+        a.astype(jnp.promote_types(a.dtype, jnp.float32)) if name in parts else a
+        for name, a in itertools.zip_longest(request.arrays, arrays)
+    ]
     found = list(shapes.compute(*arrays, request=request))
-    for k, names in enumerate(results):
-        if not any(name[0] == _ROW for name in names):
-            kind = jnp.promote_types(found[k].dtype, jnp.float32)  # sums are not of half precision
-            found[k] = jax.lax.psum(found[k].astype(kind), over).astype(found[k].dtype)
+    for k, (name, is_sum) in enumerate(zip(made, summed, strict=True)):
+        if is_sum:
+            total = jax.lax.psum(found[k], over)
+            found[k] = total.astype(kinds.get(name, total.dtype))
     if divisor is not None and request.description.is_loss:
         found[0] = jnp.where(divisor == 0, jnp.nan, found[0])
     return found
