@@ -142,7 +142,10 @@ def test_a_program_that_jax_kept(tmp_path):
         for _ in range(100):
             run(grad)
     """
-    first, second = run(code, tmp_path), run(code, tmp_path)
+    first = run(code, tmp_path)
+    kept = {path.name for path in tmp_path.glob("jit__lambda*-cache")}
+    second = run(code, tmp_path)
+    assert kept and kept == {path.name for path in tmp_path.glob("jit__lambda*-cache")}
     x = np.linspace(-3, 3, 35, dtype=np.float32).reshape(5, 7)
     loss, grad = reference.cross_entropy(x, np.arange(5), z_loss=0.1, return_grad=True)
     assert first == second
@@ -207,6 +210,107 @@ def test_several_devices():
                 got = program(jax.device_put(groups, NamedSharding(mesh, spec)), labels)
                 close(got, program(groups, labels))
                 assert got[1].sharding.spec == spec
+        print("same")
+    """
+    assert run(code, XLA_FLAGS="--xla_force_host_platform_device_count=4") == "same\n"
+
+
+def test_shares_of_devices():
+    """Divisors of devices have the digits of the losses; they are those of one device."""
+    code = """if True:
+        import jax, numpy as np
+        from jax import numpy as jnp
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+        from fastxent.integrations import jax as fj
+        mesh = Mesh(np.array(jax.devices()), ("a",))
+        rng = np.random.default_rng(0)
+        def compare(f, *arrays, rtol=1e-5, atol=2e-6):
+            shards = [jax.device_put(a, NamedSharding(mesh, P("a"))) for a in arrays]
+            got, want = jax.jit(f)(*shards), jax.jit(f)(*arrays)
+            for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+                a, b = (np.asarray(part, np.float64) for part in (a, b))
+                np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+        with jax.enable_x64(True):
+            wide = jnp.asarray(rng.normal(size=(6, 7)))
+            for w in (None, np.float32(0.7), np.arange(7)):
+                def binary(x, w=w):
+                    return fj.binary_cross_entropy_with_logits(x, x > 0, weight=w)
+                compare(jax.value_and_grad(binary), wide, rtol=1e-13, atol=0)
+        x = jnp.asarray(rng.normal(size=(6, 7)), jnp.float32)
+        matrix = jnp.asarray(rng.normal(size=(7, 7)), jnp.float32)
+        y, u = jnp.asarray([0, 7, -100, 3, 2, -1]), jnp.asarray([1.0, 1, 1, 0, 2, 1])
+        for w in (jnp.arange(1.0, 8), jnp.arange(1.0, 8).at[3].set(jnp.nan)):
+            def weighted(x, y, u, w=w):
+                how = {"weight": w, "sample_weight": u, "check_target": False}
+                return fj.cross_entropy(x, y, **how)
+            compare(jax.value_and_grad(weighted), x, y, u)
+        def by_matrix(x):  # 3 · 257 = 771, which is 768 if parts are rounded to bfloat16
+            def of(m):
+                return fj.linear_cross_entropy(x, m, jnp.zeros(3, int), reduction="sum")
+            return jax.grad(of)(jnp.zeros((2, 1), jnp.bfloat16))
+        compare(by_matrix, jnp.asarray([[514.0]] * 3), rtol=0, atol=0)
+        labels = jnp.asarray([0, 1, 2, 3, 4, 5])
+        half = matrix.astype(jnp.bfloat16)
+        def halves(x):
+            def loss(x, m, b):
+                return fj.linear_cross_entropy(x, m, labels, linear_bias=b)
+            inputs = x.astype(jnp.bfloat16), half, half[0]
+            return jax.jvp(jax.value_and_grad(loss, (0, 1, 2)), inputs, inputs)
+        compare(halves, x, rtol=1e-2)
+        def product(x, u, n):
+            def loss(m):
+                return fj.linear_cross_entropy(x, m, labels, sample_weight=u, normalizer=n)
+            return jax.jvp(jax.grad(loss), (matrix,), (matrix[::-1],))[1]
+        weights, numbers = jnp.stack([u, u + 1]), jnp.asarray([2.0, 3.0])
+        compare(lambda x: jax.vmap(lambda u: product(x, u, None))(weights), x)
+        compare(lambda x: jax.vmap(lambda n: product(x, None, n))(numbers), x)
+        print("same")
+    """
+    assert run(code, XLA_FLAGS="--xla_force_host_platform_device_count=3") == "same\n"
+
+
+def test_uneven_shards():
+    """Rows and groups that their devices do not divide are computed once each, without padding."""
+    code = """if True:
+        import jax, numpy as np
+        from jax import numpy as jnp
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+        from fastxent.integrations import jax as fj
+        mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("a", "b"))
+        rng = np.random.default_rng(0)
+        x = jnp.asarray(rng.normal(size=(4, 8, 7)), jnp.float32)
+        y = jnp.asarray(rng.integers(0, 7, (4, 8)))
+        matrix = jnp.asarray(rng.normal(size=(7, 7)), jnp.float32)
+        losses = {
+            "plain": fj.cross_entropy,
+            "options": lambda x, y, **how: fj.cross_entropy(x, y, z_loss=0.1, **how),
+            "linear": lambda x, y, **how: fj.linear_cross_entropy(x, matrix, y, **how),
+            "binary": lambda x, y, **how: fj.binary_cross_entropy_with_logits(
+                x, (y[..., None] == jnp.arange(7)), **how
+            ),
+        }
+        cuts = {
+            "rows": (lambda x, y: (x[:-1], y[:-1]), P(("a", "b"))),
+            "next": (lambda x, y: (x[:, :-1], y[:, 1:]), P("a", "b")),
+        }
+        for name, loss in losses.items():
+            for reduction in ("mean", "sum"):
+                def total(x, y, loss=loss, reduction=reduction):
+                    return loss(x, y, reduction=reduction)
+                for cut, (of, spec) in cuts.items():
+                    def run(x, y, total=total, of=of):
+                        x, y = of(x, y)
+                        return jax.value_and_grad(total)(x, y)
+                    def groups(x, y, total=total, of=of):
+                        return jax.vmap(jax.value_and_grad(total))(*of(x, y))
+                    for f in (run, groups):
+                        shards = [jax.device_put(a, NamedSharding(mesh, spec)) for a in (x, y)]
+                        got, want = jax.jit(f)(*shards), jax.jit(f)(x, y)
+                        for a, b in zip(got, want, strict=True):
+                            np.testing.assert_allclose(
+                                np.asarray(a), np.asarray(b), rtol=1e-5, atol=2e-6,
+                                err_msg=f"{name} {reduction} {cut} {f.__name__}",
+                            )
         print("same")
     """
     assert run(code, XLA_FLAGS="--xla_force_host_platform_device_count=4") == "same\n"

@@ -342,11 +342,74 @@ def test_types(rng, kind):
             (fj.logsumexp(x), reference.logsumexp(wide)),
             (jax.grad(lambda x: fj.entropy(x).sum())(x),
              reference.entropy(wide, return_grad=True)[1]),
+            (fj.cross_entropy(x, y, return_probs=True)[1], reference.softmax(wide)),
+            (fj.binary_cross_entropy_with_logits(x, x > 0, return_probs=True)[1],
+             1 / (1 + np.exp(-wide))),
         ]  # fmt: skip
         for got, of in found:
             assert got.dtype == kind
             atol = 8 * eps if kind == "float64" else 2e-6
             np.testing.assert_allclose(np.asarray(got, np.float64), of, rtol=eps, atol=atol)
+
+
+def test_integers_beside_a_target(rng):
+    """Weights and divisors that do not fit in 32 bits are numbers, not what is left of them."""
+    x, y = drawn(rng)
+    w = np.array([2**31, 1, 2**33, 5, 1, 1, 2], np.int64)
+    u = np.arange(N, dtype=np.int64) * 2**31
+    for how in (
+        {"weight": w}, {"sample_weight": u}, {"weight": w.tolist(), "sample_weight": u},
+        {"normalizer": np.int64(3_000_000_000)}, {"normalizer": 3_000_000_000},
+    ):  # fmt: skip
+        want = reference.cross_entropy(x, y, return_grad=True, **how)
+        got = jax.value_and_grad(functools.partial(fj.cross_entropy, target=y, **how))(x)
+        np.testing.assert_allclose(got[0], want[0], rtol=1e-6)
+        np.testing.assert_allclose(got[1], want[1], rtol=1e-5, atol=1e-6 * np.abs(want[1]).max())
+    how = {"weight": w, "pos_weight": 3_000_000_000}
+    got = fj.binary_cross_entropy_with_logits(x, x > 0, **how)
+    want = reference.binary_cross_entropy_with_logits(x, x > 0, **how)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    got = fj.cross_entropy(x, y % C, z_loss=0.1, ignore_index=jnp.int32(1))
+    close(got, reference.cross_entropy(x, y % C, z_loss=0.1, ignore_index=1))
+
+
+def test_ignored_rows_of_a_linear_map(rng):
+    """Whatever an ignored row holds, its slope is 0."""
+    x, y = drawn(rng)
+    y[2] = -100
+    x[2], w, v = np.inf, rng.normal(size=(C, C)).astype(np.float32), np.ones_like(x)
+
+    def losses(x):
+        return fj.linear_cross_entropy(x, w, y, reduction="none")
+
+    slopes = jax.jvp(losses, (x,), (v,))[1]
+    _, grad = reference.cross_entropy(
+        np.where(np.isinf(x), 0, x) @ w.T, y, reduction="none", return_grad=True
+    )
+    close(slopes, (grad * (v @ w.T)).sum(-1), 40)
+
+
+def test_divisors_of_groups(rng):
+    """They are those of calls without groups, whatever labels and weights of no effect hold."""
+    x, y = drawn(rng, (2, N, C))
+    u, w = np.ones((2, N), np.float32), rng.uniform(0.5, 2, C).astype(np.float32)
+    for change in ("label", "weight"):
+        if change == "label":  # it has no class weight
+            y[0, 0], y[1, 2] = C, -1
+        else:
+            y[:] = np.array([0, -100, 3, 1, 2])
+            u[:, 2], w[3] = 0, np.nan
+
+        def loss(x, y, u, w=w):
+            how = {"weight": w, "sample_weight": u, "check_target": False}
+            return fj.cross_entropy(x, y, **how)
+
+        values, grads = jax.vmap(jax.value_and_grad(loss))(x, y, u)
+        for k in range(2):
+            how = {"weight": w, "sample_weight": u[k], "check_target": False}
+            want = reference.cross_entropy(x[k], y[k], return_grad=True, **how)
+            for got, of in zip((values[k], grads[k]), want, strict=True):
+                np.testing.assert_allclose(got, of, rtol=1e-5, atol=1e-6)
 
 
 # --- beside optax ---------------------------------------------------------------------------

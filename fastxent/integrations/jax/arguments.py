@@ -11,8 +11,9 @@ from jax import numpy as jnp
 
 from fastxent import calls, checks, errors, options
 from fastxent.functions import ENTROPY, Arguments, Function, Kind, Role
-from fastxent.integrations.jax import primitives
+from fastxent.integrations.jax import host, primitives
 from fastxent.integrations.jax.requests import Request
+from fastxent.results import Type
 
 _READERS = {
     Kind.MAP: calls.read_map, Kind.ROWS: calls.read_rows, Kind.LINEAR: calls.read_linear,
@@ -24,10 +25,14 @@ def loss(function: Function, arguments: Arguments) -> Any:
     """The loss, or a tuple that begins with it, for the arguments of a public function."""
     arguments = dict(arguments)
     request, arrays = read(function, arguments)
+    own = arrays[0].dtype
     for k, name in enumerate(request.arrays):  # whose gradient might be 0 before it is scaled
         if name in function.inputs and arrays[k].dtype == jnp.float16:
             arrays[k] = arrays[k].astype(jnp.float32)
     found = primitives.call(request, arrays)
+    for k, name in enumerate(host.names_of(request)):
+        if function.result(name).type is Type.OWN:
+            found[k] = found[k].astype(own)
     return found[0] if len(found) == 1 else tuple(found)
 
 
@@ -47,6 +52,8 @@ def read(function: Function, arguments: Arguments) -> tuple[Request, list[Any]]:
     if "axis" in given:  # from the end, for jax.vmap adds axes in front
         rank = arrays[function.first].ndim
         given["axis"] = checks.class_axis(given["axis"], (1,) * rank, function.first) - rank
+    if given.get("ignore_index") is not None:  # a Python int: a scalar of JAX has no hash
+        given["ignore_index"] = options.integer(given["ignore_index"], "ignore_index")
     request = Request(function.name, tuple(arrays), tuple(sorted(given.items())), (), (*extras,))
     axes = frozenset[str]().union(*map(axes_of, arrays.values()))
     return request, [varying(jnp.asarray(a), axes) for a in arrays.values()]
@@ -61,12 +68,20 @@ def floats(value: Any, name: str) -> Any:
 
 
 def _array(function: Function, name: str, value: Any) -> Any:
-    """An argument as an array of JAX; a target that has numbers, as one of NumPy."""
+    """An argument as an array of JAX; a target that has numbers, as one of NumPy.
+
+    Integers beside a target become floats: JAX would wrap them around at 32 bits.
+    """
     if name in function.inputs:
         return floats(value, name)
     if isinstance(value, jax.Array):
         return value
-    return np.asarray(value) if name == "target" else jnp.asarray(value)
+    if name == "target":
+        return np.asarray(value)
+    if not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value)):
+        numbers = np.asarray(value)
+        value = numbers.astype(np.float64) if numbers.dtype.kind in "iu" else value
+    return jnp.asarray(value)
 
 
 def _convert_target(function: Function, arguments: Arguments, arrays: Arguments) -> None:

@@ -102,6 +102,7 @@ def _requests(request: Request) -> Arguments:
     return flags
 
 
+@np.errstate(all="ignore")  # ignored rows may hold anything
 def _slopes(function: Function, arguments: Arguments) -> Array:
     """The derivative of each loss by row of a linear map along a vector, by blocks of rows."""
     arguments = dict(arguments)
@@ -194,6 +195,7 @@ def _aligned(a: Array, n_axes: int, rank: int) -> Array:
     return a.reshape(*a.shape[:n_axes], *(1,) * (rank - n_axes - len(own)), *own)
 
 
+@np.errstate(all="ignore")
 def _weigh_rows(request: Request, arguments: Arguments, x: Array) -> Any:
     """Set κ as the weights of the rows; return the divisor of each group."""
     how, n_axes = arguments["reduction"], len(request.groups)
@@ -206,13 +208,14 @@ def _weigh_rows(request: Request, arguments: Arguments, x: Array) -> Any:
     if given is not None:
         divisors = np.broadcast_to(np.asarray(given, np.float64), request.groups)
     else:
-        counted = np.ones(rows) if u is None else np.asarray(u, np.float64)
-        divisors = (counted * _row_weights(arguments, rows)).sum(over)
-    with np.errstate(all="ignore"):
-        shares = np.where(divisors == 0, 0.0, 1.0 / divisors)
-        shares = shares.reshape(*shares.shape, *(1,) * len(over))
-        kappa = np.broadcast_to(shares, rows) if u is None else u * shares
-    arguments["sample_weight"] = kappa
+        w_y = np.broadcast_to(_row_weights(arguments, rows), rows)
+        divisors = (w_y if u is None else np.where(u == 0, 0.0, u * w_y)).sum(over)
+    shares = np.where(divisors == 0, 0.0, 1.0 / divisors)
+    shares = shares.reshape(*shares.shape, *(1,) * len(over))
+    if u is None:
+        arguments["sample_weight"] = np.broadcast_to(shares, rows)
+    else:  # a row of weight 0 takes no part, whatever the divisor is
+        arguments["sample_weight"] = np.where(u == 0, 0.0, u * shares)
     return divisors
 
 
@@ -225,5 +228,7 @@ def _row_weights(arguments: Arguments, rows: tuple[int, ...]) -> Any:
     if arguments.get("ignore_index", -100) is None:
         active = np.ones(rows, bool)
     if w is None:
-        return active
-    return np.where(active, np.take(np.asarray(w, np.float64), y, mode="clip"), 0.0)
+        return active.astype(np.float64)
+    w_y = np.take(np.asarray(w, np.float64), y, mode="clip")
+    in_range = (y >= 0) & (y < len(w))  # a label that is not has no class weight
+    return np.where(active, np.where(in_range, w_y, 1.0), 0.0)

@@ -3,8 +3,11 @@
 JAX partitions a call by a rule that names the dimensions of its arrays. Rows and groups may be
 sharded, the classes of a row not. A mean over all rows becomes a sum of rows that are weighted by
 1/D, the divisor D a sum over the devices, as the loss is, and the gradients of what all rows share.
+Dimensions that their devices do not divide are gathered.
 """
 
+import itertools
+import math
 from typing import Any
 
 import jax
@@ -26,9 +29,12 @@ Names = tuple[str, ...]
 def partitioned(request: Request, avals: Any, devices: Any, multiple_results: bool) -> Any:
     """A function of the arrays of a request that JAX may partition."""
     operands, results = _operand_names(request, avals), _result_names(request, avals)
+    # XLA calls back from a thread of its own, which does not have this thread's choice.
+    x64 = jax.config.jax_enable_x64
 
     def plain(*arrays: Any) -> Any:
-        found = shapes.compute(*arrays, request=request)
+        with jax.enable_x64(x64):
+            found = shapes.compute(*arrays, request=request)
         return tuple(found) if multiple_results else found[0]
 
     def partition(mesh: Any, given: Any, found: Any) -> Any:
@@ -39,9 +45,15 @@ def partitioned(request: Request, avals: Any, devices: Any, multiple_results: bo
         spec = given[0].sharding.spec
         axes = {
             name: axis for name, axis in zip(operands[0], spec, strict=False)
-            if name[0] in (_GROUP, _ROW) and not _has_own_classes(request)
+            if name[0] in (_GROUP, _ROW)
+            and not _has_own_classes(request)
+            and not _has_own_weights(request)
         }  # fmt: skip
         mesh = given[0].sharding.mesh
+        # XLA pads shards of unequal length, and the padding would count as rows: they are gathered.
+        for name, size in zip(operands[0], given[0].shape, strict=True):
+            if name in axes and size % _n_devices(mesh, _flat([axes[name]])):
+                del axes[name]
 
         def placed(names: Names) -> Any:
             return NamedSharding(mesh, PartitionSpec(*map(axes.get, names)))
@@ -49,7 +61,8 @@ def partitioned(request: Request, avals: Any, devices: Any, multiple_results: bo
         over = _flat(axis for name, axis in axes.items() if name[0] == _ROW)
 
         def local(*arrays: Any) -> Any:
-            made = _local(request, operands, results, over, mesh, arrays)
+            with jax.enable_x64(x64):
+                made = _local(request, operands, results, over, mesh, arrays)
             return tuple(made) if multiple_results else made[0]
 
         out = tuple(map(placed, results)) if multiple_results else placed(results[0])
@@ -71,6 +84,11 @@ def _flat(axes: Any) -> Names:
     for axis in axes:
         found.extend(() if axis is None else (axis,) if isinstance(axis, str) else axis)
     return tuple(found)
+
+
+def _n_devices(mesh: Any, axes: Names) -> int:
+    """The number of devices along axes of a mesh."""
+    return math.prod(mesh.shape[axis] for axis in axes)
 
 
 # --- the names of dimensions --------------------------------------------------------------------
@@ -148,6 +166,18 @@ def _has_own_classes(request: Request) -> bool:
     return any(has and role in shared for role, has in zip(roles, request.grouped, strict=False))
 
 
+def _has_own_weights(request: Request) -> bool:
+    """Whether groups have weights of rows or divisors of their own, but one target.
+
+    This is so in products of a linear map alone. The rows of a group are then not sharded, as their
+    weights for a mean would need groups that the target does not have.
+    """
+    own = dict(zip(request.arrays, request.grouped, strict=False))
+    return not own.get("target", True) and any(
+        own.get(name, False) for name in ("sample_weight", "normalizer")
+    )
+
+
 # --- the part of a device -----------------------------------------------------------------------
 
 
@@ -165,14 +195,21 @@ def _local(
         if request.description.has_rows:
             request, arrays, divisor = _weighted_rows(request, operands, over, arrays)
         else:
-            n_devices = 1
-            for axis in over:
-                n_devices *= mesh.shape[axis]
-            request, arrays = _weighted_elements(request, arrays, n_devices)
+            request, arrays = _weighted_elements(request, arrays, _n_devices(mesh, over))
+    made = host.names_of(request)
+    summed = [not any(name[0] == _ROW for name in names) for names in results]
+    kinds = dict(zip(request.arrays, (a.dtype for a in arrays), strict=False))
+    # The parts of a sum have the type of the array that they are gradients of: not half precision.
+    parts = {name for name, is_sum in zip(made, summed, strict=True) if is_sum}
+    arrays = [
+        a.astype(jnp.promote_types(a.dtype, jnp.float32)) if name in parts else a
+        for name, a in itertools.zip_longest(request.arrays, arrays)
+    ]
     found = list(shapes.compute(*arrays, request=request))
-    for k, names in enumerate(results):
-        if not any(name[0] == _ROW for name in names):
-            found[k] = jax.lax.psum(found[k], over)
+    for k, (name, is_sum) in enumerate(zip(made, summed, strict=True)):
+        if is_sum:
+            total = jax.lax.psum(found[k], over)
+            found[k] = total.astype(kinds.get(name, total.dtype))
     if divisor is not None and request.description.is_loss:
         found[0] = jnp.where(divisor == 0, jnp.nan, found[0])
     return found
@@ -182,7 +219,9 @@ def _weighted_elements(request: Request, arrays: Any, n_devices: int) -> tuple[R
     """The mean of a device's elements, which are a share of all."""
     given = dict(zip(request.arrays, arrays, strict=False))
     grouped = dict(zip(request.arrays, request.grouped, strict=False))
-    given["weight"] = given.get("weight", jnp.float32(1)) / n_devices
+    w = given.get("weight")  # divided in the type of the losses: it may be one of fewer bits
+    kind = shapes.loss_type(request, arrays)
+    given["weight"] = jnp.asarray(1 if w is None else w, kind) / n_devices
     grouped.setdefault("weight", False)
     return _with(request, given, grouped, arrays)
 
@@ -218,8 +257,11 @@ def _weighted_rows(
         if y.shape == shape:
             ignored = request.option("ignore_index", -100)
             active = y == y if ignored is None else _differs(y, ignored)
-            counted_by = jnp.where(active, 1 if w is None else w[y], 0)
-            divisor = counted * counted_by.astype(kind)
+            if w is None:
+                w_y = jnp.ones(shape, kind)
+            else:  # a label out of range has no class weight
+                w_y = jnp.where((y >= 0) & (y < len(w)), w[y], 1).astype(kind)
+            divisor = jnp.where(active & (counted != 0), counted * w_y, 0)
         else:
             divisor = counted
         divisor = jax.lax.psum(divisor.sum(tuple(range(n_axes, len(shape)))), over)
