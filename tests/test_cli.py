@@ -196,6 +196,11 @@ def test_demo_as_json(fast, capsys, sklearn):
         assert fit["seconds"] > 0
     assert (digits["train"], digits["test"]) == (1347, 450)
     assert (larger["train"], larger["test"]) == (540, 60) and len(larger["fits"]) == 2
+    ours, theirs = larger["fits"]["fastxent"], larger["fits"]["scikit-learn"]
+    for name in ("accuracy", "iterations"):
+        assert ours[name] == theirs[name] > 0
+    for name in ("objective", "test_loss"):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-6)
     for case in found["evaluations"]:
         assert case["speed_up"] == case["numpy_seconds"] / case["fastxent_seconds"]
     assert len(found["evaluations"]) == 2 and err == ""

@@ -108,7 +108,7 @@ def _slopes(function: Function, arguments: Arguments) -> Array:
     arguments = dict(arguments)
     vector = arguments.pop("vector")
     x, matrix, bias = (arguments.pop(name, None) for name in function.inputs)
-    shape, kind = x.shape[:-1], np.result_type(*(_widened(a) for a in (x, matrix)))
+    shape, kind = x.shape[:-1], np.float64 if np.float64 in (x.dtype, matrix.dtype) else np.float32
     rows = {n: arguments.pop(n) for n in ("target", "sample_weight") if n in arguments}
     rows = {n: a.reshape(-1, *a.shape[len(shape) :]) for n, a in rows.items()}
     x = x.reshape(-1, x.shape[-1])
@@ -131,10 +131,6 @@ def _slopes(function: Function, arguments: Arguments) -> Array:
         # Where the gradient is 0, as in ignored rows, whatever the tangent is.
         slopes[k : k + step] = np.where(grad == 0, 0, grad * along).sum(-1)
     return slopes.reshape(shape)
-
-
-def _widened(a: Array) -> Any:
-    return np.float64 if a.dtype == np.float64 else np.float32
 
 
 # --- groups -------------------------------------------------------------------------------------

@@ -175,14 +175,14 @@ def _run(function: Function, x: Any, axis: int, **request: Any) -> Any:
     return primitives.call(Request(function.name, ("logits",), (("axis", axis),), **request), [x])
 
 
-def _wide(a: Any) -> Any:
+def _widened(a: Any) -> Any:
     """Half precision as float32, in which differences of sums are computed."""
     return a.astype(jnp.promote_types(a.dtype, np.float32))
 
 
 def _along(p: Any, t: Any) -> Any:
     """The tangent in float32 or float64, 0 for classes of p = 0: these take no part."""
-    return jnp.where(p == 0, 0, _wide(t))
+    return jnp.where(p == 0, 0, _widened(t))
 
 
 # A function with static axis, which jvp rules are given first.
@@ -197,8 +197,8 @@ def _softmax(x: Any, axis: int) -> Any:
 @_softmax.defjvp  # type: ignore[untyped-decorator]
 def _softmax_along(axis: int, primals: Any, tangents: Any) -> Any:
     p = _softmax(*primals, axis)
-    t, wide = _along(p, *tangents), _wide(p)
-    return p, (wide * (t - (wide * t).sum(axis, keepdims=True))).astype(p.dtype)
+    t, widened = _along(p, *tangents), _widened(p)
+    return p, (widened * (t - (widened * t).sum(axis, keepdims=True))).astype(p.dtype)
 
 
 @_function
@@ -209,9 +209,9 @@ def _log_softmax(x: Any, axis: int) -> Any:
 @_log_softmax.defjvp  # type: ignore[untyped-decorator]
 def _log_softmax_along(axis: int, primals: Any, tangents: Any) -> Any:
     log_p = _log_softmax(*primals, axis)
-    p = jnp.exp(_wide(log_p))
+    p = jnp.exp(_widened(log_p))
     total = (p * _along(p, *tangents)).sum(axis, keepdims=True)
-    return log_p, (_wide(tangents[0]) - total).astype(log_p.dtype)
+    return log_p, (_widened(tangents[0]) - total).astype(log_p.dtype)
 
 
 @_function
@@ -222,7 +222,7 @@ def _logsumexp(x: Any, axis: int) -> Any:
 @_logsumexp.defjvp  # type: ignore[untyped-decorator]
 def _logsumexp_along(axis: int, primals: Any, tangents: Any) -> Any:
     lse, p = _logsumexp(*primals, axis), _softmax(*primals, axis)
-    return lse, (_wide(p) * _along(p, *tangents)).sum(axis).astype(lse.dtype)
+    return lse, (_widened(p) * _along(p, *tangents)).sum(axis).astype(lse.dtype)
 
 
 @_function
@@ -233,7 +233,7 @@ def _entropy(x: Any, axis: int) -> Any:
 @_entropy.defjvp  # type: ignore[untyped-decorator]
 def _entropy_along(axis: int, primals: Any, tangents: Any) -> Any:
     found, grad = _entropy_pair(*primals, axis)
-    return found, (_wide(grad) * _along(grad, *tangents)).sum(axis).astype(found.dtype)
+    return found, (_widened(grad) * _along(grad, *tangents)).sum(axis).astype(found.dtype)
 
 
 @_function
@@ -245,11 +245,11 @@ def _entropy_pair(x: Any, axis: int) -> Any:
 @_entropy_pair.defjvp  # type: ignore[untyped-decorator]
 def _entropy_pair_along(axis: int, primals: Any, tangents: Any) -> Any:
     found, grad = _entropy_pair(*primals, axis)
-    along = (_wide(grad) * _along(grad, *tangents)).sum(axis).astype(found.dtype)
+    along = (_widened(grad) * _along(grad, *tangents)).sum(axis).astype(found.dtype)
 
     def gradient(x: Any) -> Any:
         """p·(d - Σ p·d) with d = m - x: -p·(log p + H), whose log s cancels."""
-        p = _softmax(_wide(x), axis)
+        p = _softmax(_widened(x), axis)
         d = jnp.where(p == 0, 0, jax.lax.stop_gradient(x.max(axis, keepdims=True)) - x)
         return (p * (d - (p * d).sum(axis, keepdims=True))).astype(grad.dtype)
 

@@ -260,7 +260,7 @@ def _refuse(*_: Any, name: str, function: str, **__: Any) -> Any:
     raise errors.no_derivative_of_extra(name, function)
 
 
-# A derivative that is not there: an error where it is used, which it seldom is.
+# In place of a derivative that is not known: an error if a program uses it, as few do.
 _refused = Primitive("fastxent_no_derivative")
 _refused.def_impl(_refuse)
 _refused.def_abstract_eval(lambda *_, like, name, function: like)
