@@ -52,7 +52,7 @@ def make_categorical_kernel(element, plan, soft, with_grad):
     @device
     def soft_loss(x, column, args):
         terms, limits = args
-        return loss_of_class(x, coefficient_of(column, terms), limits)
+        return loss_of_class(x, coefficient_of(column, terms), limits), zero
 
     @device
     def grad_formula(x, column, args):
@@ -62,7 +62,7 @@ def make_categorical_kernel(element, plan, soft, with_grad):
             return grad_of_class(x, a, scale, limits) if has_grad else fill
         return at_y if column == terms.y else fill
 
-    fold_losses, write_grad = row.make_fold(soft_loss, add), row.make_writer(grad_formula)
+    sums_of_losses, write_grad = row.make_sums(soft_loss), row.make_writer(grad_formula)
 
     # probs (N, C) IN; labels, target_probs, weights as in `make_cross_entropy_kernel` IN; loss (N,)
     # OUT; grad (N, C) OUT or 0
@@ -85,7 +85,7 @@ def make_categorical_kernel(element, plan, soft, with_grad):
         terms = CoefficientTerms(class_weight, q, one, zero, int32(-1) if soft else y)
         has_grad, at_y, fill = active and scale != zero, value, value
         if soft:
-            losses = fold_losses(buffer, line, thread, (terms, limits), zero)
+            losses, _ = sums_of_losses(buffer, line, thread, (terms, limits))
             value = u * total(losses, shared, 0)
         elif active:
             p = load(x_row + uint64(uint32(y)) * uint64(size))

@@ -13,6 +13,7 @@ from numba import cuda, float32, float64, int32, uint32
 
 from fastxent.cuda.intrinsics import (
     exp2_f32,
+    fma_f32,
     high_bfloat16,
     high_float16,
     load_f32,
@@ -45,7 +46,8 @@ class Element(NamedTuple):
     `compute` is the type of the arithmetic, `word` that of the registers; a vector of 16 bytes is
     `words` words with `width` elements. value(words, i) is the i-th element in registers,
     load(address) and store(address, value) move one element, write(address, values) a vector.
-    `minus_inf` is a word of -inf.
+    `minus_inf` is a word of -inf. exp(x) and scaled_exp(x, factor) are exp(x) and exp(x·factor) for
+    x <= 0 and a `parameters.Factor`.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Element(NamedTuple):
     store: Function
     write: Function
     exp: Function
+    scaled_exp: Function
     maximum: Function
 
     def __hash__(self) -> int:
@@ -73,8 +76,19 @@ def _exp_f32(x):
 
 
 @device
+def _scaled_exp_f32(x, factor):
+    """exp(x·factor), as exact for x·factor as `_exp_f32` for x: the product is rounded once."""
+    return exp2_f32(fma_f32(x, factor.exponent, x * factor.low))
+
+
+@device
 def _exp_f64(x):
     return math.exp(x)
+
+
+@device
+def _scaled_exp_f64(x, factor):
+    return math.exp(x * factor.value)
 
 
 @device
@@ -111,7 +125,7 @@ def _make_half(name: str, low: Function, high: Function, pack: Function, minus_i
 
     return Element(
         name, 2, float32, uint32, 4, 8, uint32(minus_inf), value, load, store, write,
-        _exp_f32, max_f32,
+        _exp_f32, _scaled_exp_f32, max_f32,
     )  # fmt: skip
 
 
@@ -121,12 +135,12 @@ def element(name: str) -> Element:
     if name == "float32":
         return Element(
             name, 4, float32, float32, 4, 4, float32(-math.inf), word_value, load_f32, store_f32,
-            _write_words, _exp_f32, max_f32,
+            _write_words, _exp_f32, _scaled_exp_f32, max_f32,
         )  # fmt: skip
     if name == "float64":
         return Element(
             name, 8, float64, float64, 2, 2, float64(-math.inf), word_value, load_f64, store_f64,
-            _write_words, _exp_f64, max_f64,
+            _write_words, _exp_f64, _scaled_exp_f64, max_f64,
         )  # fmt: skip
     if name == "float16":
         return _make_half(name, low_float16, high_float16, pack_float16, 0xFC00FC00)
@@ -136,6 +150,31 @@ def element(name: str) -> Element:
 def number_type(item: Element) -> Element:
     """The type that is computed in: that of losses, weights and sums."""
     return element("float64" if item.compute is float64 else "float32")
+
+
+def make_exp(item: Element, scaled: bool) -> Function:
+    """exp_of(x, factor): exp(x·factor) of a `parameters.Factor`; if not `scaled`, exp(x)."""
+    exp = item.exp
+
+    @device
+    def unscaled_exp(x, factor):
+        return exp(x)
+
+    return item.scaled_exp if scaled else unscaled_exp
+
+
+def make_product(scaled: bool) -> Function:
+    """times(x, factor): x·factor of a `parameters.Factor`; if not `scaled`, x."""
+
+    @device
+    def product(x, factor):
+        return x * factor.value
+
+    @device
+    def unchanged(x, factor):
+        return x
+
+    return product if scaled else unchanged
 
 
 # --- the scalar functions that `fastxent.formulas` take --------------------------------------

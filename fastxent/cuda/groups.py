@@ -89,12 +89,6 @@ def smaller(a, b):
 
 
 @device
-def add_pairs(a, b):
-    """a + b of pairs."""
-    return a[0] + b[0], a[1] + b[1]
-
-
-@device
 def add_exactly(a, b):
     """a + b of pairs (sum, rounding error of the sum), by Knuth's TwoSum."""
     total = a[0] + b[0]

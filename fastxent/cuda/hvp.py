@@ -16,7 +16,7 @@ def cross_entropy_hvp(call: Call) -> None:
     options, change = kernels.options_of(call.options, n_classes), LogitChange.of(call.options)
     soft = call.target.labels is None
     wants = hvp_kernels.HvpWants(
-        soft, soft or options["eps_over_c"] != 0.0, options["factor"] != 1.0,
+        soft, soft or options["eps_over_c"] != 0.0, options["factor"].value != 1.0,
         options["z_loss"] != 0.0,
     )  # fmt: skip
     most = thread_plans.largest_cluster(x.place)

@@ -9,11 +9,17 @@ from typing import Any, NamedTuple
 
 from numba import cuda, int32, uint32, uint64
 
-from fastxent.cuda.elements import device, number_type, zero_where_zero
+from fastxent.cuda.elements import (
+    device,
+    make_exp,
+    make_product,
+    number_type,
+    zero_where_zero,
+)
 from fastxent.cuda.groups import WARP, add, add_exactly, finite_sum, make_reduction, smaller
 from fastxent.cuda.pairs import Pair, make_pair_fold, make_pair_writer
-from fastxent.cuda.parameters import Address, Integer, Inverse, Labels, Number, Rows
-from fastxent.cuda.rows import make_fold, make_row
+from fastxent.cuda.parameters import Address, Factor, Integer, Inverse, Labels, Number, Rows
+from fastxent.cuda.rows import make_row, make_sums
 from fastxent.cuda.sharing import make_sharing
 from fastxent.cuda.softmax_kernels import SLOTS, make_lse
 from fastxent.cuda.targets import (
@@ -84,7 +90,7 @@ def make_leading(element, row):
 
 def make_moments(element, plan, wants):
     """moments(buffer, others, pair, thread, args, terms, shared): those of a row, or of a part."""
-    exp, zero, one = element.exp, element.compute(0), element.compute(1)
+    exp, zero, one = make_exp(element, wants.scaled), element.compute(0), element.compute(1)
     total, with_z_loss = make_reduction(add, plan.threads), wants.z_loss
     coefficient_of, all_classes = make_coefficient(element, wants.soft), wants.all_classes
 
@@ -93,7 +99,7 @@ def make_moments(element, plan, wants):
         """In one chain terms that are equal would lose digits: rounding errors are kept."""
         m, factor, v_m = args
         below, count, u_sum, v_sum = state
-        e = exp((x - m) * factor)
+        e = exp(x - m, factor)
         below = add_exactly(below, (zero if e == one else e, zero))
         count += one if e == one else zero
         u_sum = add_exactly(u_sum, (zero_where_zero(e, e * (v - v_m)), zero))
@@ -102,25 +108,25 @@ def make_moments(element, plan, wants):
         return below, count, u_sum, v_sum
 
     @device
-    def coefficient_term(x, column, terms):
+    def coefficient_terms(x, column, terms):
         return coefficient_of(column, terms), zero
 
     fold = make_pair_fold(element, plan, step)
     # Apart: with both in one, loops over half precision would be too long to be unrolled.
-    fold_coefficients = make_fold(element, plan, coefficient_term, add_exactly)
+    coefficient_sums = make_sums(element, plan, coefficient_terms)
 
     @device
     def moments(buffer, others, pair, thread, args, terms, shared):
-        nothing = a_sum = zero, zero
+        nothing, a_sum = (zero, zero), zero
         if all_classes:
-            a_sum = fold_coefficients(buffer, pair.line, thread, terms, nothing)
+            a_sum = coefficient_sums(buffer, pair.line, thread, terms)[0]
         state = nothing, zero, nothing, nothing
         below, count, u_sum, v_sum = fold(buffer, others, pair, thread, args, state)
         return Moments(
             total(finite_sum(below), shared, 1), total(count, shared, 2),
             total(finite_sum(u_sum), shared, 3),
             total(finite_sum(v_sum), shared, 4) if with_z_loss else zero,
-            total(finite_sum(a_sum), shared, 5) if all_classes else zero,
+            total(a_sum, shared, 5) if all_classes else zero,
         )  # fmt: skip
 
     return moments
@@ -170,7 +176,8 @@ def make_factors(element, wants):
 def make_hvp_kernel(element, plan, wants):
     """Second derivatives of cross-entropy by the logits, times a vector."""
     soft, all_classes, scaled, with_z_loss = wants
-    row, compute, number = make_row(element, plan), element.compute, number_type(element)
+    row, compute = make_row(element, plan, scaled), element.compute
+    number = number_type(element)
     read, n_words, word, size = row.read, row.n_words, row.word, element.size
     sharing, number_size, n_cells = make_sharing(element, plan), number.size, _CELLS * plan.cluster
     begin, begun, place, tell, meet, leading_of, _ = sharing
@@ -178,12 +185,12 @@ def make_hvp_kernel(element, plan, wants):
     class_weight_of, leading = make_class_weight(element), make_leading(element, row)
     moments_of, shared_moments = make_moments(element, plan, wants), make_shared_moments(sharing)
     factors, is_warp = make_factors(element, wants), plan.threads <= WARP
-    exp, zero, one = element.exp, compute(0), compute(1)
+    exp, times, zero, one = row.exp, make_product(scaled), compute(0), compute(1)
 
     @device
     def product(x, v, column, args):
         m, factor, v_m, inverse_s, mean, scale, pull, active, fill = args
-        p = exp((x - m) * factor) * inverse_s
+        p = exp(x - m, factor) * inverse_s
         h = zero_where_zero(p, hvp_element(p, v - v_m, mean, scale, pull))
         return h if active else fill
 
@@ -195,7 +202,7 @@ def make_hvp_kernel(element, plan, wants):
     def kernel(
         x: Rows, vector: Rows, labels: Labels, target_probs: Rows, class_weight: Address,
         sample_weight: Address, inverse: Inverse, one_minus_eps: Number, eps_over_c: Number,
-        z_loss: Number, factor: Number, length: Integer, n_rows: Integer, n: Integer, out: Rows,
+        z_loss: Number, factor: Factor, length: Integer, n_rows: Integer, n: Integer, out: Rows,
     ):  # fmt: skip
         begin()
         i, thread, part, first, count = place(length, n_rows, n)
@@ -211,7 +218,7 @@ def make_hvp_kernel(element, plan, wants):
         v_row = vector.address + at * vector.pitch + offset
         line = read(x.address + at * x.pitch + offset, count, thread, active, buffer)
         pair = Pair(line, read(v_row, count, thread, active, others))
-        factor, z_loss = factor if scaled else one, z_loss if with_z_loss else zero
+        z_loss = z_loss if with_z_loss else zero
         m, v_m = leading(buffer, line, thread, v_row, count if active else int32(0), shared, keys)
         begun()
         tell(cells, 0, part, thread, m)
@@ -228,11 +235,11 @@ def make_hvp_kernel(element, plan, wants):
         moments = shared_moments(cells, part, thread, moments)
         if is_warp:
             cuda.syncwarp()
-        target_coef, other_coef, by = zero, one, u * scale * factor * factor
+        target_coef, other_coef, by = zero, one, times(times(u * scale, factor), factor)
         if not soft:
             target_coef = one_minus_eps * class_weight_of(class_weight, y)
             other_coef = eps_over_c if all_classes else zero
-        numbers = factors(moments, target_coef, other_coef, z_loss, m * factor, by)
+        numbers = factors(moments, target_coef, other_coef, z_loss, times(m, factor), by)
         inverse_s, mean, bent, pull = numbers
         args = (m, factor, v_m, inverse_s, mean, bent, pull, active, fill)
         write(out.address + at * out.pitch + offset, buffer, others, pair, thread, args)

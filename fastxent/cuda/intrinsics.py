@@ -159,15 +159,27 @@ def _make_instruction(text, result, *arguments):
 
         return one
 
+    if len(arguments) == 2:
+
+        @intrinsic
+        def two(typing, a, b):
+            return result(*arguments), build
+
+        return two
+
     @intrinsic
-    def two(typing, a, b):
+    def three(typing, a, b, c):
         return result(*arguments), build
 
-    return two
+    return three
 
 
 # 2**x, to 2 ulp; numbers below the normal range are 0, and 2**0 is exactly 1.
 exp2_f32 = _make_instruction("ex2.approx.ftz.f32 $0, $1;", types.float32, types.float32)
+# a·b + c, rounded once.
+fma_f32 = _make_instruction(
+    "fma.rn.f32 $0, $1, $2, $3;", types.float32, types.float32, types.float32, types.float32
+)
 # The larger; of a nan and a number the number.
 max_f32 = _make_instruction("max.f32 $0, $1, $2;", types.float32, types.float32, types.float32)
 max_f64 = _make_instruction("max.f64 $0, $1, $2;", types.float64, types.float64, types.float64)

@@ -11,10 +11,16 @@ from typing import Any, NamedTuple
 
 from numba import cuda, int32, int64, uint32, uint64
 
-from fastxent.cuda.elements import device, number_type, zero_where_zero
-from fastxent.cuda.groups import WARP, add, add_pairs, make_reduction
+from fastxent.cuda.elements import (
+    device,
+    make_exp,
+    make_product,
+    number_type,
+    zero_where_zero,
+)
+from fastxent.cuda.groups import WARP, add, make_reduction
 from fastxent.cuda.intrinsics import store_i64
-from fastxent.cuda.parameters import Address, Integer, Inverse, Labels, Number, Rows
+from fastxent.cuda.parameters import Address, Factor, Integer, Inverse, Labels, Number, Rows
 from fastxent.cuda.rows import make_row, make_split_sum
 from fastxent.cuda.softmax_kernels import SLOTS, make_depth_sum, make_first_top, make_lse
 from fastxent.cuda.targets import (
@@ -69,7 +75,7 @@ class Wants(NamedTuple):
         return self._replace(grad=True) == Wants()
 
 
-def options_of(options: Options, n_classes: int) -> dict[str, float]:
+def options_of(options: Options, n_classes: int) -> dict[str, Any]:
     """The options of the row loss by the names of the kernel's parameters.
 
     The kernel takes a positive logit_scale; its sign, 0 and a softcap change the logits before.
@@ -78,13 +84,15 @@ def options_of(options: Options, n_classes: int) -> dict[str, float]:
         "one_minus_eps": 1.0 - options.label_smoothing,
         "eps_over_c": options.label_smoothing / n_classes,
         "z_loss": options.z_loss,
-        "factor": 1.0 if options.softcap is not None else abs(options.logit_scale) or 1.0,
+        "factor": Factor.of(
+            1.0 if options.softcap is not None else abs(options.logit_scale) or 1.0
+        ),
     }
 
 
-def wants_of(soft: bool, options: dict[str, float], outputs: Outputs) -> Wants:
+def wants_of(soft: bool, options: dict[str, Any], outputs: Outputs) -> Wants:
     """What the kernel of a call is compiled for."""
-    all_classes, scaled = soft or options["eps_over_c"] != 0.0, options["factor"] != 1.0
+    all_classes, scaled = soft or options["eps_over_c"] != 0.0, options["factor"].value != 1.0
     return _wants(soft, all_classes, scaled, tuple([array is not None for array in outputs]))
 
 
@@ -162,7 +170,8 @@ def hess_terms(coefs, z_loss, by, a_sum, lse):
 
 def make_element_formulas(element, wants, coefficient_of):
     """The formulas of an element of each output per class, and the terms of Σ a_j·(m - x_j)."""
-    exp, one, all_classes = element.exp, element.compute(1), wants.all_classes
+    exp, times = make_exp(element, wants.scaled), make_product(wants.scaled)
+    one, all_classes = element.compute(1), wants.all_classes
     # Rows that are inactive are read for these; without them they are as rows of -inf.
     reads_all = wants.top or wants.probs or wants.entropy
 
@@ -171,13 +180,13 @@ def make_element_formulas(element, wants, coefficient_of):
         """a_j·(m - x_j) and a_j."""
         m, factor, terms = args
         a = coefficient_of(column, terms)
-        return loss_element(a, (m - x) * factor, zero_where_zero), a
+        return loss_element(a, times(m - x, factor), zero_where_zero), a
 
     @device
     def grad(x, column, args):
         """∂L/∂x_j."""
         m, factor, scale, at_y, y, active, fill, other, terms = args
-        e_j = exp((x - m) * factor)
+        e_j = exp(x - m, factor)
         if all_classes:
             g = grad_element(e_j, scale, coefficient_of(column, terms), other)
         else:
@@ -189,13 +198,13 @@ def make_element_formulas(element, wants, coefficient_of):
     def probs(x, column, args):
         """p_j."""
         m, factor, inverse_s = args
-        return exp((x - m) * factor) * inverse_s
+        return exp(x - m, factor) * inverse_s
 
     @device
     def hess(x, column, args):
         """∂²L/∂x_j², where 1 - p of the largest is the sum of the others."""
         m, factor, inverse_s, others, top, scale, pull, active, fill = args
-        p = exp((x - m) * factor) * inverse_s
+        p = exp(x - m, factor) * inverse_s
         one_minus_p = others * inverse_s if column == top else one - p
         return hess_with_z_loss(p, one_minus_p, scale, pull) if active else fill
 
@@ -206,7 +215,8 @@ def make_cross_entropy_kernel(element, plan, wants):
     """Cross-entropy of rows of logits, and what a call wants with it."""
     soft, all_classes, scaled, with_top, with_grad, with_probs, with_hess, with_entropy = wants
     reads_all = with_top or with_probs or with_entropy
-    row, compute, load, size = make_row(element, plan), element.compute, element.load, element.size
+    row, times = make_row(element, plan, scaled), make_product(scaled)
+    compute, load, size = element.compute, element.load, element.size
     place, read, row_maximum, exp_sums = row.place, row.read, row.row_maximum, row.exp_sums
     n_words, word, number = row.n_words, row.word, number_type(element)
     store_number, number_size = number.store, number.size
@@ -214,11 +224,11 @@ def make_cross_entropy_kernel(element, plan, wants):
     check_target, inverse_of = make_check_target(element, soft), make_inverse(element)
     row_coefficients = make_row_coefficients(element, wants)
     gradient_terms = make_gradient_terms(element)
-    total, split_sum = make_reduction(add, plan.threads), make_split_sum(element)
-    depth_sum, zero, one = make_depth_sum(element, row), compute(0), compute(1)
+    total, split_sum = make_reduction(add, plan.threads), make_split_sum(element, scaled)
+    depth_sum, zero, one = make_depth_sum(element, row, scaled), compute(0), compute(1)
     formulas = make_element_formulas(element, wants, make_coefficient(element, soft))
     other_terms, grad_formula, probs_formula, hess_formula = formulas
-    fold_others = row.make_fold(other_terms, add_pairs)
+    sums_of_others = row.make_sums(other_terms)
     write_grad, write_probs = row.make_writer(grad_formula), row.make_writer(probs_formula)
     write_hess = row.make_writer(hess_formula)
 
@@ -227,7 +237,7 @@ def make_cross_entropy_kernel(element, plan, wants):
         """Σ a_j·(m - x_j) and Σ a_j."""
         below_a, a_sum = zero, zero
         if all_classes:
-            below_a, a_sum = fold_others(buffer, line, thread, args, (zero, zero))
+            below_a, a_sum = sums_of_others(buffer, line, thread, args)
             below_a, a_sum = total(below_a, shared, 4), total(a_sum, shared, 5)
         return below_a, a_sum
 
@@ -249,7 +259,7 @@ def make_cross_entropy_kernel(element, plan, wants):
     def kernel(
         x: Rows, labels: Labels, target_probs: Rows, class_weight: Address, sample_weight: Address,
         inverse: Inverse, one_minus_eps: Number, eps_over_c: Number, z_loss: Number,
-        factor: Number, n_rows: Integer, n: Integer, loss: Address, lse: Address, argmax: Address,
+        factor: Factor, n_rows: Integer, n: Integer, loss: Address, lse: Address, argmax: Address,
         entropy: Address, grad: Rows, probs: Rows, hess: Rows,
     ):  # fmt: skip
         i, thread = place()
@@ -262,7 +272,7 @@ def make_cross_entropy_kernel(element, plan, wants):
         active = active and scale != zero  # the mean of no rows has zero gradient, and is nan
         x_row = x.address + at * x.pitch
         line = read(x_row, int32(n) if exists else int32(0), thread, active or reads_all, buffer)
-        factor, top = factor if scaled else one, int32(0)
+        top = int32(0)
         m, streamed_part = row_maximum(buffer, line, thread, factor, shared)
         if with_top:
             top = first_top(buffer, line, thread, m, keys)
@@ -273,19 +283,19 @@ def make_cross_entropy_kernel(element, plan, wants):
         checked = CheckedTarget(u, y, active, fill)
         q = target_probs.address + at * target_probs.pitch if soft else uint64(0)
         terms = CoefficientTerms(class_weight, q, one_minus_eps, eps_over_c, y)
-        margin, target_coef, other_coef, a_y, w_y = zero, zero, zero, zero, zero
+        lead, target_coef, other_coef, a_y, w_y = zero, zero, zero, zero, zero
         if active:
-            margin = (m - load(x_row + uint64(uint32(y)) * uint64(size))) * factor
+            lead = m - load(x_row + uint64(uint32(y)) * uint64(size))
             target_coef, other_coef, a_y, w_y = row_coefficients(terms)
         coefs = Coefficients(target_coef, other_coef, a_y, w_y)
         below_a, a_sum = other_sums(buffer, line, thread, (m, factor, terms), shared)
         depths = depth_sum(buffer, line, thread, m, factor, shared, 6) if with_entropy else zero
         below, count = exp_sums(buffer, line, m, streamed_part, factor, shared)
-        rest, e_y, others, inverse_s = split_sum(margin, below, count)
+        rest, e_y, others, inverse_s = split_sum(lead, factor, below, count)
         log_s = log_sum(rest, e_y, one)
-        row_lse = lse_of(m * factor, top, math.log1p(others)) if with_top or z_loss else zero
+        row_lse = lse_of(times(m, factor), top, math.log1p(others)) if with_top or z_loss else zero
         if thread == 0 and exists:
-            other_loss = below_a + a_sum * log_s
+            margin, other_loss = times(lead, factor), below_a + a_sum * log_s
             value = loss_value(checked, coefs, z_loss, margin, log_s, other_loss, row_lse)
             put(loss, at, value)
             put(lse, at, row_lse)
@@ -296,11 +306,13 @@ def make_cross_entropy_kernel(element, plan, wants):
             out = probs.address + at * probs.pitch
             write_probs(out, buffer, line, thread, (m, factor, inverse_s))
         if with_hess:
-            h, pull = hess_terms(coefs, z_loss, u * scale * factor * factor, a_sum, row_lse)
+            h, pull = hess_terms(
+                coefs, z_loss, times(times(u * scale, factor), factor), a_sum, row_lse
+            )
             args_h = (m, factor, inverse_s, others, top, h, pull, active, fill)
             write_hess(hess.address + at * hess.pitch, buffer, line, thread, args_h)
         if with_grad:
-            up = u * scale * factor
+            up = times(u * scale, factor)
             m, c, at_y = gradient_terms(
                 checked, coefs, z_loss, up, m, a_sum, rest, e_y, inverse_s, row_lse
             )

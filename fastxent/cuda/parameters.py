@@ -6,10 +6,12 @@ with them: such a record is one argument of the kernel. A launch passes argument
 
 import functools
 import inspect
+import math
 import struct
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
+import numpy as np
 from numba import types
 
 from fastxent.device_array import DeviceArray, Pointer
@@ -74,6 +76,27 @@ class Weight(NamedTuple):
     number: Number = 1.0
     inner: Integer = 1
     period: Integer = 0
+
+
+class Factor(NamedTuple):
+    """A number, and its product with log2(e) in two parts for exponentials of float32.
+
+    `low`, what is missing in the first part, is positive: times -inf it is -inf.
+    """
+
+    value: Number
+    exponent: Number
+    low: Number
+
+    @classmethod
+    def of(cls, value: float) -> "Factor":
+        """That of a positive number."""
+        product = value / math.log(2.0)
+        exponent = np.float32(product)
+        if exponent >= product:
+            exponent = np.nextafter(exponent, np.float32(0))
+        low = max(product - float(exponent), float(np.finfo(np.float32).smallest_subnormal))
+        return cls(value, float(exponent), low)
 
 
 class Inverse(NamedTuple):

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from numba import cuda, int32, int64, uint32, uint64
 
-from fastxent.cuda.elements import VECTOR_BYTES, Element, Function, device, word_value
-from fastxent.cuda.groups import WARP, ThreadPlan, add, make_reduction
+from fastxent.cuda.elements import VECTOR_BYTES, Element, Function, device, make_exp, word_value
+from fastxent.cuda.groups import WARP, ThreadPlan, add, add_exactly, finite_sum, make_reduction
 from fastxent.cuda.intrinsics import load_vector
 
 # How many streamed vectors a thread loads before it uses the first: that hides their latency.
@@ -151,22 +151,25 @@ def make_read(element: Element, plan: ThreadPlan) -> Function:
     return read
 
 
-def make_streamed_sums(element: Element, plan: ThreadPlan) -> Function:
+def make_streamed_sums(element: Element, plan: ThreadPlan, scaled: bool) -> Function:
     """streamed_sums(line, thread, m, factor): the maximum of m and of the thread's streamed part.
 
     And the sums of the streamed part for that maximum, in one scan, as `make_exp_sums` has them.
+    What is loaded at once is added up by itself, then added exactly: in one chain equal terms would
+    lose digits.
     """
     access, threads, compute = make_access(element, plan), plan.threads, element.compute
     vector_at, fetch, clear, stride = access.vector_at, access.fetch, access.clear, access.stride
     value, width, word = access.value, access.width, access.word
-    maximum, exp = element.maximum, element.exp
+    maximum, exp = element.maximum, make_exp(element, scaled)
     first_streamed, ahead_words = int32(threads * plan.vectors), _AHEAD * access.words
     minus_inf, zero, one = compute(-math.inf), compute(0), compute(1)
 
     @device
     def streamed_sums(line, thread, m, factor):
         ahead = cuda.local.array(ahead_words, word)
-        below, count = zero, zero
+        parts = cuda.local.array(2, compute)
+        below, lost, count = zero, zero, zero
         at = thread + first_streamed
         while at < line.readable:
             first = vector_at(line.address, at)
@@ -179,20 +182,22 @@ def make_streamed_sums(element: Element, plan: ThreadPlan) -> Function:
             for i in range(_AHEAD * width):
                 new = maximum(new, value(ahead, i))
             if new > m:  # what was the maximum is below it now
-                below, count = (below + count) * exp((m - new) * factor), zero
-                m = new
+                below, count = ((below + lost) + count) * exp(m - new, factor), zero
+                m, lost = new, zero
             shift = m if m > minus_inf else zero  # -inf - (-inf) would be nan instead of -inf
+            parts[0], parts[1] = zero, zero
             for i in range(_AHEAD * width):
-                e = exp((value(ahead, i) - shift) * factor)
-                below += zero if e == one else e
+                e = exp(value(ahead, i) - shift, factor)
+                parts[i & 1] += zero if e == one else e
                 count += one if e == one else zero
+            below, lost = add_exactly((below, lost), (parts[0] + parts[1], zero))
             at += int32(_AHEAD * threads)
-        return m, below, count
+        return m, below + lost, count
 
     return streamed_sums
 
 
-def make_row_maximum(element: Element, plan: ThreadPlan) -> Function:
+def make_row_maximum(element: Element, plan: ThreadPlan, scaled: bool) -> Function:
     """row_maximum(buffer, line, thread, factor, shared): m = max_j x_j.
 
     And what `exp_sums` continues from: the maximum and the sums of the thread's streamed part.
@@ -200,7 +205,7 @@ def make_row_maximum(element: Element, plan: ThreadPlan) -> Function:
     access, maximum, streamed = make_access(element, plan), element.maximum, plan.streamed
     value, n_held = access.value, plan.vectors * access.width
     largest = make_reduction(maximum, plan.threads)
-    streamed_sums, zero = make_streamed_sums(element, plan), element.compute(0)
+    streamed_sums, zero = make_streamed_sums(element, plan, scaled), element.compute(0)
 
     @device
     def row_maximum(buffer, line, thread, factor, shared):
@@ -216,14 +221,14 @@ def make_row_maximum(element: Element, plan: ThreadPlan) -> Function:
     return row_maximum
 
 
-def make_exp_sums(element: Element, plan: ThreadPlan) -> Function:
+def make_exp_sums(element: Element, plan: ThreadPlan, scaled: bool) -> Function:
     """exp_sums(buffer, line, m, streamed_part, factor, shared): Σ exp(x_j - m), in two parts.
 
     The sum over what is below the maximum, and how often the maximum occurs: added to 1, the small
     numbers of a confident row would be lost.
     """
     access, threads = make_access(element, plan), plan.threads
-    exp, compute = element.exp, element.compute
+    exp, compute = make_exp(element, scaled), element.compute
     value, n_held = access.value, plan.vectors * access.width
     vectorised, streamed = plan.vectorised, plan.streamed
     total, zero, one = make_reduction(add, threads), compute(0), compute(1)
@@ -237,13 +242,13 @@ def make_exp_sums(element: Element, plan: ThreadPlan) -> Function:
         streamed_m, below, count = streamed_part
         if streamed:
             if streamed_m < m:
-                below, count = (below + count) * exp((streamed_m - m) * factor), zero
+                below, count = (below + count) * exp(streamed_m - m, factor), zero
         if vectorised:
-            e = exp((line.single - m) * factor)
+            e = exp(line.single - m, factor)
             below += zero if e == one else e
             count += one if e == one else zero
         for i in range(n_held):
-            e = exp((value(buffer, i) - m) * factor)
+            e = exp(value(buffer, i) - m, factor)
             parts[i & 3] += zero if e == one else e
             count += one if e == one else zero
         below += (parts[0] + parts[1]) + (parts[2] + parts[3])
@@ -291,6 +296,53 @@ def make_fold(element: Element, plan: ThreadPlan, formula: Function, combine: Fu
         return result
 
     return fold
+
+
+def make_sums(element: Element, plan: ThreadPlan, formula: Function) -> Function:
+    """sums(buffer, line, thread, args): two sums over all elements of the thread.
+
+    Of each element formula(x, column, args) is a pair of terms. A vector is added up by itself, the
+    vectors exactly: in one chain equal terms would lose digits.
+    """
+    access, threads, held_vectors = make_access(element, plan), plan.threads, plan.vectors
+    vector_at, fetch, value = access.vector_at, access.fetch, access.value
+    width, words, word, compute = access.width, access.words, access.word, element.compute
+    vectorised, streamed, zero = plan.vectorised, plan.streamed, compute(0)
+    first_streamed = int32(threads * held_vectors)
+
+    @device
+    def with_vector(state, vectors, first, column, args):
+        parts = cuda.local.array(4, compute)
+        for k in range(4):
+            parts[k] = zero
+        for k in range(width):
+            a, b = formula(value(vectors, first + k), column + k, args)
+            parts[k & 1] += a
+            parts[2 + (k & 1)] += b
+        a, b = parts[0] + parts[1], parts[2] + parts[3]
+        return add_exactly(state[0], (a, zero)), add_exactly(state[1], (b, zero))
+
+    @device
+    def sums(buffer, line, thread, args):
+        state = (zero, zero), (zero, zero)
+        for v in range(held_vectors):
+            at = thread + v * threads
+            if at < line.readable:
+                state = with_vector(state, buffer, v * width, line.head + at * width, args)
+        if streamed:
+            streamed_words, at = cuda.local.array(words, word), thread + first_streamed
+            while at < line.readable:
+                fetch(vector_at(line.address, at), streamed_words, 0)
+                state = with_vector(state, streamed_words, 0, line.head + at * width, args)
+                at += int32(threads)
+        a, b = finite_sum(state[0]), finite_sum(state[1])
+        if vectorised:
+            if line.single_at >= 0:
+                single = formula(line.single, line.single_at, args)
+                a, b = a + single[0], b + single[1]
+        return a, b
+
+    return sums
 
 
 def make_writer(element: Element, plan: ThreadPlan, formula: Function) -> Function:
@@ -355,33 +407,36 @@ class Row(NamedTuple):
     read: Function
     row_maximum: Function
     exp_sums: Function
+    exp: Function
     make_fold: Function
+    make_sums: Function
     make_writer: Function
 
 
 @functools.cache
-def make_row(element: Element, plan: ThreadPlan) -> Row:
-    """The functions for rows of these elements under a plan."""
+def make_row(element: Element, plan: ThreadPlan, scaled: bool = False) -> Row:
+    """The functions for rows of these elements under a plan; `scaled`: by a `parameters.Factor`."""
     access = make_access(element, plan)
     return Row(
         plan, plan.vectors * access.words, access.word, make_place(plan), make_read(element, plan),
-        make_row_maximum(element, plan), make_exp_sums(element, plan),
-        functools.partial(make_fold, element, plan), functools.partial(make_writer, element, plan),
+        make_row_maximum(element, plan, scaled), make_exp_sums(element, plan, scaled),
+        make_exp(element, scaled), functools.partial(make_fold, element, plan),
+        functools.partial(make_sums, element, plan), functools.partial(make_writer, element, plan),
     )  # fmt: skip
 
 
 @functools.cache
-def make_split_sum(element: Element) -> Function:
-    """split_sum(margin, below, count): Σ_{j≠y} e_j, e_y, Σ_{j≠max} e_j, 1 / s.
+def make_split_sum(element: Element, scaled: bool = False) -> Function:
+    """split_sum(lead, factor, below, count): Σ_{j≠y} e_j, e_y, Σ_{j≠max} e_j, 1 / s.
 
-    Of margin = m - x_y and of the results of `exp_sums`. Where y is a maximum, its 1 is one of
-    those that were counted; else it is below them.
+    Of lead = m - x_y and of the results of `exp_sums`. Where y is a maximum, its 1 is one of those
+    that were counted; else it is below them.
     """
-    exp, one = element.exp, element.compute(1)
+    exp, one = make_exp(element, scaled), element.compute(1)
 
     @device
-    def split_sum(margin, below, count):
-        e_y, others = exp(-margin), below + (count - one)
+    def split_sum(lead, factor, below, count):
+        e_y, others = exp(-lead, factor), below + (count - one)
         rest = others if e_y == one else (below - e_y) + count
         return rest, e_y, others, one / (rest + e_y)
 

@@ -8,8 +8,8 @@ import math
 
 from numba import cuda, int32, uint64
 
-from fastxent.cuda.elements import device, number_type, zero_where_zero
-from fastxent.cuda.groups import WARP, add, add_exactly, finite_sum, make_reduction, smaller
+from fastxent.cuda.elements import device, make_product, number_type, zero_where_zero
+from fastxent.cuda.groups import WARP, add, make_reduction, smaller
 from fastxent.cuda.parameters import Address, Integer, Rows
 from fastxent.cuda.rows import make_row
 from fastxent.formulas import entropy_grad_element, entropy_term
@@ -118,25 +118,24 @@ def make_logsumexp_kernel(element, plan):
     return kernel
 
 
-def make_depth_sum(element, row):
+def make_depth_sum(element, row, scaled=False):
     """depth_sum(buffer, line, thread, m, factor, shared, slot): Σ e_j·depth_j of a row.
 
     depth_j is (m - x_j)·factor and e_j exp(-depth_j).
     """
-    exp, zero, total = element.exp, element.compute(0), make_reduction(add, row.plan.threads)
+    exp, times, zero = row.exp, make_product(scaled), element.compute(0)
+    total = make_reduction(add, row.plan.threads)
 
     @device
-    def term(x, column, args):
+    def terms(x, column, args):
         m, factor = args
-        depth = (m - x) * factor
-        return entropy_term(exp(-depth), depth, zero_where_zero), zero
+        return entropy_term(exp(x - m, factor), times(m - x, factor), zero_where_zero), zero
 
-    fold = row.make_fold(term, add_exactly)  # in one chain terms that are equal would lose digits
+    sums = row.make_sums(terms)
 
     @device
     def depth_sum(buffer, line, thread, m, factor, shared, slot):
-        sums = fold(buffer, line, thread, (m, factor), (zero, zero))
-        return total(finite_sum(sums), shared, slot)
+        return total(sums(buffer, line, thread, (m, factor))[0], shared, slot)
 
     return depth_sum
 

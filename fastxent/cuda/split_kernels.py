@@ -11,6 +11,7 @@ import math
 from numba import cuda, int32, int64, uint32, uint64
 
 from fastxent.cuda.elements import device, number_type
+from fastxent.cuda.groups import add_exactly
 from fastxent.cuda.intrinsics import cluster_arrive, cluster_wait, store_beside
 from fastxent.cuda.kernels import Coefficients, loss_value, make_gradient_terms, options_of
 from fastxent.cuda.parameters import Address, Integer, Inverse, Labels, Number, Rows
@@ -107,18 +108,17 @@ def make_merge(element, part_of):
 
     @device
     def merge(sums, n_parts):
-        m, below, count = minus_inf, zero, zero
+        m, below, count = minus_inf, (zero, zero), (zero, zero)
         for k in range(n_parts):
             m = maximum(m, part_of(sums, k)[0])
         for k in range(n_parts):
             part_m, part_below, part_count = part_of(sums, k)
             if part_m == m:
-                below, count = below + part_below, count + part_count
+                count = add_exactly(count, (part_count, zero))
             elif part_m > minus_inf:
-                below += (part_below + part_count) * exp(part_m - m)
-            else:
-                below += part_below
-        return m, below, count
+                part_below = (part_below + part_count) * exp(part_m - m)
+            below = add_exactly(below, (part_below, zero))
+        return m, below[0] + below[1], count[0] + count[1]
 
     return merge
 
@@ -145,15 +145,15 @@ def make_finish(element, row):
         first, line, buffer, thread, sums, checked, class_weight, x_y, scale, z_loss, loss, grad
     ):
         m, below, ones = sums
-        w_y, margin = zero, zero
+        w_y, lead = zero, zero
         if checked.active:
-            w_y, margin = class_weight_of(class_weight, checked.y), m - x_y
+            w_y, lead = class_weight_of(class_weight, checked.y), m - x_y
         coefs = Coefficients(w_y, zero, zero, w_y)
-        rest, e_y, others, inverse_s = split_sum(margin, below, ones)
+        rest, e_y, others, inverse_s = split_sum(lead, one, below, ones)
         lse = lse_of(m, int32(0), math.log1p(others)) if z_loss else zero
         if thread == 0 and first == 0 and loss:
             log_s = log_sum(rest, e_y, one)
-            store_number(loss, loss_value(checked, coefs, z_loss, margin, log_s, zero, lse))
+            store_number(loss, loss_value(checked, coefs, z_loss, lead, log_s, zero, lse))
         if grad:
             up = checked.u * scale
             m, c, at_y = gradient_terms(

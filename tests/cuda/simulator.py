@@ -328,6 +328,7 @@ for _name, _kind in _SCALARS.items():
     setattr(intrinsics, f"store_{_name}", _store_of(_kind))
 intrinsics.load_vector, intrinsics.store_vector = _load_vector, _store_vector
 intrinsics.exp2_f32 = lambda x: np.exp2(np.float32(x))
+intrinsics.fma_f32 = lambda a, b, c: np.float32(np.float64(a) * np.float64(b) + np.float64(c))
 intrinsics.max_f32 = lambda a, b: np.fmax(np.float32(a), np.float32(b))
 intrinsics.max_f64 = lambda a, b: np.fmax(np.float64(a), np.float64(b))
 intrinsics.bits_f32 = lambda x: np.float32(x).view(np.uint32)
