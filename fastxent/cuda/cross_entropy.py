@@ -8,9 +8,8 @@ from fastxent.cuda import categorical_kernels, kernels, split_kernels, thread_pl
 from fastxent.cuda.blocks import NO_CHANGE, Block, LogitChange, blocks_of
 from fastxent.cuda.conversion import converted_weights
 from fastxent.cuda.divisors import inverse_of, reduced
-from fastxent.cuda.groups import ThreadPlan
 from fastxent.cuda.labels import contiguous_labels, labels_of
-from fastxent.cuda.launch import blocks_of_grid, launch, launch_with, row_kernel
+from fastxent.cuda.launch import launch_rows, launch_with, row_kernel
 from fastxent.cuda.parameters import ClipLimits
 from fastxent.device_array import DeviceArray
 from fastxent.options import Clip
@@ -47,22 +46,22 @@ def fill_cross_entropy(call: Call) -> None:
     if change.softcap and wants.hess:
         wants = wants._replace(grad=True)  # by which the softcap bends the loss
     limit = max_per_thread_of(wants)
-    may_share = split_kernels.are_enough(soft, options, call.outputs)
+    is_plain = split_kernels.are_enough(soft, options, call.outputs)
+    most = thread_plans.largest_cluster(x.place)
     for block, common in row_blocks(call, kernels.PER_CLASS, change):
         arguments = common | options
         plan = thread_plans.plan_of(block.item, n_classes, block.vectorised, limit, older)
-        if may_share:
+        if is_plain:
             parts = thread_plans.parts_of(plan, block.item, block.n, n_classes, x.place)
             if parts[0] > 1:
                 _launch_split(x, call.compute, block, parts, arguments)
                 continue
-            most = thread_plans.largest_cluster(x.place)
-            plan = thread_plans.clustered(plan, block.item, n_classes, most)
-            if plan.cluster > 1:
-                _launch_cluster(x, block, plan, arguments)
-                continue
-        kernel = row_kernel(kernels.make_cross_entropy_kernel, block.item, plan, wants)
-        launch(kernel, blocks_of_grid(block.n, plan.rows), x.queue, **arguments)
+        plan = thread_plans.clustered(plan, block.item, n_classes, most)
+        factory: Callable[..., Any] = kernels.make_cross_entropy_kernel
+        variant: tuple[Any, ...] = (wants,)
+        if is_plain and plan.cluster > 1:
+            factory, variant = split_kernels.make_cluster_rows_kernel, ()
+        launch_rows(factory, variant, block.item, plan, arguments, x.queue)
 
 
 def max_per_thread_of(wants: kernels.Wants) -> int:
@@ -79,9 +78,8 @@ def _fill_categorical(call: Call) -> None:
     factory, with_grad = categorical_kernels.make_categorical_kernel, call.outputs.grad is not None
     for block, common in row_blocks(call, kernels.PER_CLASS):
         plan = thread_plans.plan_of(block.item, n_classes, block.vectorised, limit, older)
-        kernel = row_kernel(factory, block.item, plan, soft, with_grad)
-        grid = blocks_of_grid(block.n, plan.rows)
-        launch_with(common | {"limits": limits}, kernel, grid, x.queue)
+        arguments = common | {"limits": limits}
+        launch_rows(factory, (soft, with_grad), block.item, plan, arguments, x.queue)
 
 
 def clip_limits(clip: Clip | None) -> ClipLimits:
@@ -135,12 +133,3 @@ def _launch_split(
     for factory in (split_kernels.make_split_sums_kernel, split_kernels.make_split_rows_kernel):
         kernel = row_kernel(factory, block.item, plan)
         launch_with(arguments, kernel, grid, x.queue)
-
-
-def _launch_cluster(
-    x: DeviceArray, block: Block, plan: ThreadPlan, arguments: dict[str, Any]
-) -> None:
-    """Rows on a cluster of blocks each."""
-    kernel = row_kernel(split_kernels.make_cluster_rows_kernel, block.item, plan)
-    length = thread_plans.length_of_part(x.shape[-1], plan.cluster)
-    launch_with(arguments | {"length": length}, kernel, block.n * plan.cluster, x.queue)

@@ -5,7 +5,7 @@ from typing import Any
 from fastxent.cuda import hvp_kernels, kernels, thread_plans
 from fastxent.cuda.blocks import Block, LogitChange
 from fastxent.cuda.cross_entropy import max_per_thread_of, row_blocks
-from fastxent.cuda.launch import blocks_of_grid, launch_with, row_kernel
+from fastxent.cuda.launch import launch_rows
 from fastxent.records import Call
 
 
@@ -26,9 +26,8 @@ def cross_entropy_hvp(call: Call) -> None:
             _launch_gradient(call, block, soft, arguments)
         plan = thread_plans.plan_of_pairs(block.item, n_classes, block.vectorised, older)
         plan = thread_plans.clustered(plan, block.item, n_classes, most)
-        arguments["length"] = thread_plans.length_of_part(n_classes, plan.cluster)
-        kernel = row_kernel(hvp_kernels.make_hvp_kernel, block.item, plan, wants)
-        launch_with(arguments, kernel, blocks_of_grid(block.n, plan.rows) * plan.cluster, x.queue)
+        factory = hvp_kernels.make_hvp_kernel
+        launch_rows(factory, (wants,), block.item, plan, arguments, x.queue)
 
 
 def _launch_gradient(call: Call, block: Block, soft: bool, arguments: dict[str, Any]) -> None:
@@ -37,6 +36,8 @@ def _launch_gradient(call: Call, block: Block, soft: bool, arguments: dict[str, 
     wants = kernels.wants_of(soft, arguments, call.outputs)._replace(grad=True)
     limit, older = max_per_thread_of(wants), thread_plans.is_older(x.place)
     plan = thread_plans.plan_of(block.item, n_classes, block.vectorised, limit, older)
-    kernel = row_kernel(kernels.make_cross_entropy_kernel, block.item, plan, wants)
-    absent = dict.fromkeys(("probs", "hess"))
-    launch_with(arguments | absent, kernel, blocks_of_grid(block.n, plan.rows), x.queue)
+    most = thread_plans.largest_cluster(x.place)
+    plan = thread_plans.clustered(plan, block.item, n_classes, most)
+    arguments = arguments | dict.fromkeys(("probs", "hess"))
+    factory = kernels.make_cross_entropy_kernel
+    launch_rows(factory, (wants,), block.item, plan, arguments, x.queue)

@@ -20,7 +20,7 @@ from fastxent.cuda.groups import WARP, add, add_exactly, finite_sum, make_reduct
 from fastxent.cuda.pairs import Pair, make_pair_fold, make_pair_writer
 from fastxent.cuda.parameters import Address, Factor, Integer, Inverse, Labels, Number, Rows
 from fastxent.cuda.rows import make_row, make_sums
-from fastxent.cuda.sharing import make_sharing
+from fastxent.cuda.sharing import NOT_THERE, make_sharing
 from fastxent.cuda.softmax_kernels import SLOTS, make_lse
 from fastxent.cuda.targets import (
     CoefficientTerms,
@@ -31,7 +31,6 @@ from fastxent.cuda.targets import (
 )
 from fastxent.formulas import hvp_element, prob_coefficient
 
-_NOT_THERE = int32(2**31 - 1)
 _CELLS = 7  # numbers that the blocks of a cluster tell each other: two, then five
 
 
@@ -79,9 +78,9 @@ def make_leading(element, row):
 
     @device
     def leading(buffer, line, thread, v_row, n, shared, keys):
-        own, column = fold(buffer, line, thread, zero, (minus_inf, _NOT_THERE))
+        own, column = fold(buffer, line, thread, zero, (minus_inf, NOT_THERE))
         m = largest(own, shared, 0)
-        top = least(column if own == m else _NOT_THERE, keys, 0)
+        top = least(column if own == m else NOT_THERE, keys, 0)
         # None of a row that is not read, and of -inf alone.
         return m, load(v_row + uint64(uint32(top)) * uint64(size)) if top < n else zero
 
@@ -180,7 +179,7 @@ def make_hvp_kernel(element, plan, wants):
     number = number_type(element)
     read, n_words, word, size = row.read, row.n_words, row.word, element.size
     sharing, number_size, n_cells = make_sharing(element, plan), number.size, _CELLS * plan.cluster
-    begin, begun, place, tell, meet, leading_of, _ = sharing
+    begin, begun, place, tell, meet, leading_of = sharing[:6]
     check_target, inverse_of = make_check_target(element, soft), make_inverse(element)
     class_weight_of, leading = make_class_weight(element), make_leading(element, row)
     moments_of, shared_moments = make_moments(element, plan, wants), make_shared_moments(sharing)

@@ -121,10 +121,13 @@ cluster_arrive = _make_fence("barrier.cluster.arrive.release;")
 cluster_wait = _make_fence("barrier.cluster.wait.acquire;")
 
 
+_LETTERS = {types.float32: ("f", "f32"), types.float64: ("d", "f64"), types.int32: ("r", "s32")}
+
+
 @intrinsic
 def store_beside(typing, array, at, value, block):
     """array[at] = value in the shared memory of another block of the cluster, by its number."""
-    letter, suffix = {types.float32: ("f", "f32"), types.float64: ("d", "f64")}[array.dtype]
+    letter, suffix = _LETTERS[array.dtype]
     text = f"{{ .reg .u64 there; mapa.u64 there, $0, $1; st.{suffix} [there], $2; }}"
 
     def build(context, builder, signature, args):

@@ -11,37 +11,31 @@ from typing import Any, NamedTuple
 
 from numba import cuda, int32, int64, uint32, uint64
 
-from fastxent.cuda.elements import (
-    device,
-    make_exp,
-    make_product,
-    number_type,
-    zero_where_zero,
-)
+from fastxent.cuda.elements import device, make_product, number_type
 from fastxent.cuda.groups import WARP, add, make_reduction
 from fastxent.cuda.intrinsics import store_i64
+from fastxent.cuda.loss_terms import (
+    CELLS,
+    RowSums,
+    hess_terms,
+    loss_value,
+    make_element_formulas,
+    make_gradient_terms,
+    make_row_coefficients,
+    make_shared_sums,
+)
 from fastxent.cuda.parameters import Address, Factor, Integer, Inverse, Labels, Number, Rows
 from fastxent.cuda.rows import make_row, make_split_sum
+from fastxent.cuda.sharing import make_sharing
 from fastxent.cuda.softmax_kernels import SLOTS, make_depth_sum, make_first_top, make_lse
 from fastxent.cuda.targets import (
     CheckedTarget,
     CoefficientTerms,
     make_check_target,
-    make_class_weight,
     make_coefficient,
     make_inverse,
 )
-from fastxent.formulas import (
-    coefficient,
-    grad_at_target,
-    grad_element,
-    grad_scale,
-    hess_with_z_loss,
-    log_sum,
-    loss_element,
-    prob_coefficient,
-    row_loss,
-)
+from fastxent.formulas import log_sum
 from fastxent.options import Options
 from fastxent.results import RULES, Extent, Outputs
 
@@ -104,121 +98,17 @@ def _wants(soft: bool, all_classes: bool, scaled: bool, is_requested: tuple[bool
     return Wants(soft, all_classes, scaled, top, **pruned)
 
 
-class Coefficients(NamedTuple):
-    """The coefficients of a row as in `formulas`, and the class weight of y."""
-
-    target_coef: Any
-    other_coef: Any
-    a_y: Any
-    w_y: Any
-
-
-def make_row_coefficients(element, wants):
-    """row_coefficients(terms): the Coefficients of a row."""
-    load, size, soft, all_classes = element.load, element.size, wants.soft, wants.all_classes
-    class_weight_of, zero, one = make_class_weight(element), element.compute(0), element.compute(1)
-
-    @device
-    def row_coefficients(terms):
-        w_y = class_weight_of(terms.class_weight, terms.y)
-        if soft:
-            q_y = load(terms.probs + uint64(uint32(terms.y)) * uint64(size))
-            a_y = coefficient(q_y, w_y, terms.one_minus_eps, terms.eps_over_c, zero_where_zero)
-            return Coefficients(a_y, one, zero, w_y)
-        other_coef = terms.eps_over_c if all_classes else zero
-        return Coefficients(terms.one_minus_eps * w_y, other_coef, w_y, w_y)
-
-    return row_coefficients
-
-
-@device
-def loss_value(checked, coefs, z_loss, margin, log_s, other_loss, lse):
-    """The loss of a row, from its numbers."""
-    value = row_loss(
-        coefs.target_coef, coefs.other_coef, z_loss, margin, log_s, other_loss, lse,
-        zero_where_zero,
-    )  # fmt: skip
-    return checked.u * value if checked.active else checked.fill
-
-
-def make_gradient_terms(element):
-    """gradient_terms(...): (m, scale, at_y) of a row's gradient, exp(x_j - m)·scale for j ≠ y."""
-    zero = element.compute(0)
-
-    @device
-    def gradient_terms(checked, coefs, z_loss, up, m, a_sum, rest, e_y, inverse_s, lse):
-        prob_coef = prob_coefficient(coefs.other_coef, a_sum, z_loss, lse)
-        at_y = up * grad_at_target(
-            coefs.target_coef, prob_coef, coefs.other_coef, coefs.a_y, rest, e_y, inverse_s
-        )
-        scale = grad_scale(up, coefs.target_coef, prob_coef, inverse_s)
-        # The elements of an inactive row are -inf, as they were not read: exp(-inf - 0)·fill is 0
-        # or nan.
-        if not checked.active:
-            m, scale, at_y = zero, checked.fill, checked.fill
-        return m, scale, at_y
-
-    return gradient_terms
-
-
-@device
-def hess_terms(coefs, z_loss, by, a_sum, lse):
-    """`factor` and `pull` of `formulas.hess_with_z_loss`, multiplied by `by`."""
-    prob_coef = prob_coefficient(coefs.other_coef, a_sum, z_loss, lse)
-    return by * (coefs.target_coef + prob_coef), by * (z_loss + z_loss)
-
-
-def make_element_formulas(element, wants, coefficient_of):
-    """The formulas of an element of each output per class, and the terms of Σ a_j·(m - x_j)."""
-    exp, times = make_exp(element, wants.scaled), make_product(wants.scaled)
-    one, all_classes = element.compute(1), wants.all_classes
-    # Rows that are inactive are read for these; without them they are as rows of -inf.
-    reads_all = wants.top or wants.probs or wants.entropy
-
-    @device
-    def other_terms(x, column, args):
-        """a_j·(m - x_j) and a_j."""
-        m, factor, terms = args
-        a = coefficient_of(column, terms)
-        return loss_element(a, times(m - x, factor), zero_where_zero), a
-
-    @device
-    def grad(x, column, args):
-        """∂L/∂x_j."""
-        m, factor, scale, at_y, y, active, fill, other, terms = args
-        e_j = exp(x - m, factor)
-        if all_classes:
-            g = grad_element(e_j, scale, coefficient_of(column, terms), other)
-        else:
-            g = e_j * scale
-        g = at_y if column == y else g
-        return fill if (reads_all or all_classes) and not active else g
-
-    @device
-    def probs(x, column, args):
-        """p_j."""
-        m, factor, inverse_s = args
-        return exp(x - m, factor) * inverse_s
-
-    @device
-    def hess(x, column, args):
-        """∂²L/∂x_j², where 1 - p of the largest is the sum of the others."""
-        m, factor, inverse_s, others, top, scale, pull, active, fill = args
-        p = exp(x - m, factor) * inverse_s
-        one_minus_p = others * inverse_s if column == top else one - p
-        return hess_with_z_loss(p, one_minus_p, scale, pull) if active else fill
-
-    return other_terms, grad, probs, hess
-
-
 def make_cross_entropy_kernel(element, plan, wants):
     """Cross-entropy of rows of logits, and what a call wants with it."""
     soft, all_classes, scaled, with_top, with_grad, with_probs, with_hess, with_entropy = wants
     reads_all = with_top or with_probs or with_entropy
     row, times = make_row(element, plan, scaled), make_product(scaled)
     compute, load, size = element.compute, element.load, element.size
-    place, read, row_maximum, exp_sums = row.place, row.read, row.row_maximum, row.exp_sums
+    read, row_maximum, exp_sums = row.read, row.row_maximum, row.exp_sums
     n_words, word, number = row.n_words, row.word, number_type(element)
+    sharing, cluster, n_cells = make_sharing(element, plan), plan.cluster, CELLS * plan.cluster
+    begin, place, shared_top = sharing.begin, sharing.place, sharing.first_top
+    shared_sums = make_shared_sums(sharing, wants)
     store_number, number_size = number.store, number.size
     first_top, lse_of = make_first_top(element, row), make_lse(compute)
     check_target, inverse_of = make_check_target(element, soft), make_inverse(element)
@@ -233,13 +123,27 @@ def make_cross_entropy_kernel(element, plan, wants):
     write_hess = row.make_writer(hess_formula)
 
     @device
-    def other_sums(buffer, line, thread, args, shared):
-        """Σ a_j·(m - x_j) and Σ a_j."""
-        below_a, a_sum = zero, zero
+    def row_sums(buffer, line, thread, part, m, streamed_part, factor, terms, shared, cells):
+        """The RowSums of a row; behind it threads may write."""
+        below_a, a_sum, depths = zero, zero, zero
         if all_classes:
-            below_a, a_sum = sums_of_others(buffer, line, thread, args)
+            below_a, a_sum = sums_of_others(buffer, line, thread, (m, factor, terms))
             below_a, a_sum = total(below_a, shared, 4), total(a_sum, shared, 5)
-        return below_a, a_sum
+        if with_entropy:
+            depths = depth_sum(buffer, line, thread, m, factor, shared, 6)
+        below, count = exp_sums(buffer, line, m, streamed_part, factor, shared)
+        sums = RowSums(below, count, below_a, a_sum, depths)
+        return shared_sums(cells, part, thread, sums)
+
+    @device
+    def own_part(terms, first):
+        """The terms of the classes from the first of a part on."""
+        w, q = terms.class_weight, terms.probs
+        if cluster > 1:
+            w = w + uint64(first) * uint64(number_size) if w else w
+            q = q + uint64(first) * uint64(size)
+        own_y = int32(int64(terms.y) - first)
+        return CoefficientTerms(w, q, terms.one_minus_eps, terms.eps_over_c, own_y)
 
     @device
     def put(out, i, value):
@@ -248,75 +152,89 @@ def make_cross_entropy_kernel(element, plan, wants):
             store_number(out + i * uint64(number_size), value)
 
     @device
+    def put_top(argmax, i, top):
+        """The index of the largest logit, without the mark of nan."""
+        if argmax:
+            store_i64(argmax + i * uint64(8), int64(top & int32(0x7FFFFFFF)))
+
+    @device
     def put_entropy(out, i, others, mean):
         """H = log s + Σ p_j·(m - x_j)."""
         if with_entropy:
             put(out, i, math.log1p(others) + mean)
 
     # x (N, C) IN; labels (N,), or target_probs (N, C) for soft targets, IN; class_weight (C,),
-    # sample_weight (N,) IN or 0; loss, lse, argmax, entropy (N,) OUT or 0; grad, probs, hess (N, C)
-    # OUT or 0
+    # sample_weight (N,) IN or 0; length: of a part of a row; loss, lse, argmax, entropy (N,) OUT or
+    # 0; grad, probs, hess (N, C) OUT or 0
     def kernel(
         x: Rows, labels: Labels, target_probs: Rows, class_weight: Address, sample_weight: Address,
         inverse: Inverse, one_minus_eps: Number, eps_over_c: Number, z_loss: Number,
-        factor: Factor, n_rows: Integer, n: Integer, loss: Address, lse: Address, argmax: Address,
-        entropy: Address, grad: Rows, probs: Rows, hess: Rows,
+        factor: Factor, length: Integer, n_rows: Integer, n: Integer, loss: Address, lse: Address,
+        argmax: Address, entropy: Address, grad: Rows, probs: Rows, hess: Rows,
     ):  # fmt: skip
-        i, thread = place()
+        begin()
+        i, thread, part, first, elements = place(length, n_rows, n)
+        at, offset, exists = uint64(i), uint64(first) * uint64(size), i < n_rows
         shared = cuda.shared.array(SLOTS, compute)
+        cells = cuda.shared.array(n_cells, compute)
+        tops = cuda.shared.array(cluster, int32)
         keys = cuda.shared.array(WARP, int32)
         buffer = cuda.local.array(n_words, word)
-        exists, at = i < n_rows, uint64(i)
         u, y, active, fill = check_target(labels, sample_weight, i, n, exists)
         scale = inverse_of(inverse)
         active = active and scale != zero  # the mean of no rows has zero gradient, and is nan
         x_row = x.address + at * x.pitch
-        line = read(x_row, int32(n) if exists else int32(0), thread, active or reads_all, buffer)
-        top = int32(0)
-        m, streamed_part = row_maximum(buffer, line, thread, factor, shared)
-        if with_top:
-            top = first_top(buffer, line, thread, m, keys)
+        line = read(x_row + offset, elements, thread, active or reads_all, buffer)
+        own_m, streamed_part = row_maximum(buffer, line, thread, factor, shared)
+        own_top = first_top(buffer, line, thread, own_m, keys) if with_top else int32(0)
+        m, top = shared_top(cells, tops, part, thread, own_m, own_top, first)
         if soft:
             y = top & int32(0x7FFFFFFF) if active else int32(0)
-        # All that is read of x besides the thread's own elements is read before `exp_sums`: behind
-        # its barrier a thread may write, and grad may lie over x.
+        # All that is read of x besides the thread's own elements is read before `row_sums`: behind
+        # it a thread may write, and grad may lie over x.
         checked = CheckedTarget(u, y, active, fill)
         q = target_probs.address + at * target_probs.pitch if soft else uint64(0)
         terms = CoefficientTerms(class_weight, q, one_minus_eps, eps_over_c, y)
-        lead, target_coef, other_coef, a_y, w_y = zero, zero, zero, zero, zero
-        if active:
-            lead = m - load(x_row + uint64(uint32(y)) * uint64(size))
-            target_coef, other_coef, a_y, w_y = row_coefficients(terms)
-        coefs = Coefficients(target_coef, other_coef, a_y, w_y)
-        below_a, a_sum = other_sums(buffer, line, thread, (m, factor, terms), shared)
-        depths = depth_sum(buffer, line, thread, m, factor, shared, 6) if with_entropy else zero
-        below, count = exp_sums(buffer, line, m, streamed_part, factor, shared)
+        own_terms, coefs = own_part(terms, first), row_coefficients(terms, active)
+        lead = m - load(x_row + uint64(uint32(y)) * uint64(size)) if active else zero
+        below, count, below_a, a_sum, depths = row_sums(
+            buffer, line, thread, part, m, streamed_part, factor, own_terms, shared, cells
+        )
         rest, e_y, others, inverse_s = split_sum(lead, factor, below, count)
         log_s = log_sum(rest, e_y, one)
         row_lse = lse_of(times(m, factor), top, math.log1p(others)) if with_top or z_loss else zero
-        if thread == 0 and exists:
+        if thread == 0 and part == 0 and exists:
             margin, other_loss = times(lead, factor), below_a + a_sum * log_s
             value = loss_value(checked, coefs, z_loss, margin, log_s, other_loss, row_lse)
             put(loss, at, value)
             put(lse, at, row_lse)
-            if argmax:
-                store_i64(argmax + at * uint64(8), int64(top & int32(0x7FFFFFFF)))
+            put_top(argmax, at, top)
             put_entropy(entropy, at, others, depths * inverse_s)
         if with_probs:
-            out = probs.address + at * probs.pitch
-            write_probs(out, buffer, line, thread, (m, factor, inverse_s))
+            args_p = (m, factor, inverse_s)
+            write_probs(probs.address + at * probs.pitch + offset, buffer, line, thread, args_p)
         if with_hess:
-            h, pull = hess_terms(
-                coefs, z_loss, times(times(u * scale, factor), factor), a_sum, row_lse
+            by = times(times(u * scale, factor), factor)
+            h, pull = hess_terms(coefs, z_loss, by, a_sum, row_lse)
+            args_h = (
+                m,
+                factor,
+                inverse_s,
+                others,
+                int32(int64(top) - first),
+                h,
+                pull,
+                active,
+                fill,
             )
-            args_h = (m, factor, inverse_s, others, top, h, pull, active, fill)
-            write_hess(hess.address + at * hess.pitch, buffer, line, thread, args_h)
+            write_hess(hess.address + at * hess.pitch + offset, buffer, line, thread, args_h)
         if with_grad:
             up = times(u * scale, factor)
             m, c, at_y = gradient_terms(
                 checked, coefs, z_loss, up, m, a_sum, rest, e_y, inverse_s, row_lse
             )
-            args_g = (m, factor, c, at_y, y, active, fill, up * coefs.other_coef, terms)
-            write_grad(grad.address + at * grad.pitch, buffer, line, thread, args_g)
+            other = up * coefs.other_coef
+            args_g = (m, factor, c, at_y, own_terms.y, active, fill, other, own_terms)
+            write_grad(grad.address + at * grad.pitch + offset, buffer, line, thread, args_g)
 
     return kernel

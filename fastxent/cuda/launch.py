@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastxent.cuda import driver
+from fastxent.cuda import driver, thread_plans
 from fastxent.cuda.elements import Element, element
 from fastxent.cuda.groups import ThreadPlan
 from fastxent.cuda.jit import Kernel, make_kernel
@@ -28,6 +28,17 @@ def launch_with(arguments: dict[str, Any], kernel: Kernel, grid: int, queue: Que
     if grid:
         values, pointers = kernel.signature.pack(arguments)
         queue.add_launch(driver.launch(kernel, grid, queue.place, values), pointers)
+
+
+def launch_rows(
+    factory: Callable[..., Any], variant: tuple[Any, ...], item: Element, plan: ThreadPlan,
+    arguments: dict[str, Any], queue: Queue,
+) -> None:  # fmt: skip
+    """Launch the kernel of a factory on n_rows rows of n, on as many blocks as the plan says."""
+    n_rows, n = arguments["n_rows"], arguments["n"]
+    length = thread_plans.length_of_part(n, plan.cluster)
+    kernel, grid = row_kernel(factory, item, plan, *variant), blocks_of_grid(n_rows, plan.rows)
+    launch_with(arguments | {"length": length}, kernel, grid * plan.cluster, queue)
 
 
 def blocks_of_grid(n: int, block: int) -> int:

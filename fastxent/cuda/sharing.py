@@ -4,6 +4,7 @@ Each block writes its numbers into the shared memory of all, `cells` of a slot p
 place per block. So one kernel does for rows on one block, and for rows on several.
 """
 
+import math
 from typing import NamedTuple
 
 from numba import cuda, int32, int64
@@ -13,13 +14,17 @@ from fastxent.cuda.groups import ThreadPlan
 from fastxent.cuda.intrinsics import cluster_arrive, cluster_wait, store_beside
 from fastxent.cuda.rows import make_place
 
+NOT_THERE = int32(2**31 - 1)  # the column of what is not in a part of a row
+
 
 class Sharing(NamedTuple):
     """The functions of a kernel whose rows may be shared.
 
     begin() comes first, and begun() before the first tell(cells, slot, part, thread, value); behind
     meet() all have told. Then sum_of(cells, slot, value) and leading(cells, m, v) are the sum and
-    the largest of all blocks, of which m and v come from slots 0 and 1. place(length, n_rows, n)
+    the largest of all blocks, of which m and v come from slots 0 and 1. first_top(cells, tops,
+    part, thread, m, top, first) tells a block's maximum and the result of
+    `softmax_kernels.make_first_top` and returns those of the row. place(length, n_rows, n)
     is a thread's row, its number, and the number of the part, first column and length of what its
     block has of the row.
     """
@@ -30,13 +35,15 @@ class Sharing(NamedTuple):
     tell: Function
     meet: Function
     leading: Function
+    first_top: Function
     sum_of: Function
 
 
 def make_sharing(element: Element, plan: ThreadPlan) -> Sharing:
     """The functions for rows of these elements under a plan."""
     n_parts, is_shared, zero = plan.cluster, plan.cluster > 1, element.compute(0)
-    row_place = make_place(plan)
+    row_place, maximum = make_place(plan), element.maximum
+    minus_inf = element.compute(-math.inf)
 
     @device
     def begin():
@@ -81,6 +88,22 @@ def make_sharing(element: Element, plan: ThreadPlan) -> Sharing:
         return m, v
 
     @device
+    def first_top(cells, tops, part, thread, m, top, first):
+        if is_shared:
+            begun()
+            tell(cells, 0, part, thread, m)
+            tell(tops, 0, part, thread, top if top == NOT_THERE else top + int32(first))
+            meet()
+            m = minus_inf
+            for k in range(n_parts):
+                m = maximum(m, cells[k])
+            top = NOT_THERE
+            for k in range(n_parts):
+                if cells[k] == m or tops[k] < 0:  # a part that holds nan counts, whatever its m
+                    top = min(top, tops[k])
+        return m, top
+
+    @device
     def sum_of(cells, slot, value):
         if is_shared:
             value = zero
@@ -88,4 +111,4 @@ def make_sharing(element: Element, plan: ThreadPlan) -> Sharing:
                 value += cells[slot * n_parts + k]
         return value
 
-    return Sharing(begin, begun, place, tell, meet, leading, sum_of)
+    return Sharing(begin, begun, place, tell, meet, leading, first_top, sum_of)

@@ -11,18 +11,22 @@ from numba import cuda, int32, uint64
 from fastxent.cuda.elements import device, make_product, number_type, zero_where_zero
 from fastxent.cuda.groups import WARP, add, make_reduction, smaller
 from fastxent.cuda.parameters import Address, Integer, Rows
+from fastxent.cuda.parts import SUMS, make_row_sums
 from fastxent.cuda.rows import make_row
+from fastxent.cuda.sharing import NOT_THERE, make_sharing
 from fastxent.formulas import entropy_grad_element, entropy_term
 
-_NOT_THERE, _OF_NAN = int32(2**31 - 1), int32(-(2**31))
+_OF_NAN = int32(-(2**31))
 SLOTS = 8 * WARP  # shared memory for the exchanges of a block
+_ENTROPY_CELLS = 5  # numbers that the blocks of a cluster tell each other: two, then three
 
 
 def make_softmax_kernel(element, plan, log):
     """Softmax, or its logarithm."""
     row, compute, exp = make_row(element, plan), element.compute, element.exp
-    place, read, row_maximum, exp_sums = row.place, row.read, row.row_maximum, row.exp_sums
-    n_words, word, one = row.n_words, row.word, compute(1)
+    read, n_words, word, size = row.read, row.n_words, row.word, element.size
+    sharing, n_cells, one = make_sharing(element, plan), SUMS * plan.cluster, compute(1)
+    begin, place, row_sums = sharing.begin, sharing.place, make_row_sums(element, row, sharing)
 
     @device
     def probability(x, column, args):
@@ -36,19 +40,20 @@ def make_softmax_kernel(element, plan, log):
 
     write = row.make_writer(log_probability if log else probability)
 
-    # x, out (N, C) IN, OUT
-    def kernel(x: Rows, out: Rows, n_rows: Integer, n: Integer):
-        i, thread = place()
+    # x, out (N, C) IN, OUT; length: of a part of a row
+    def kernel(x: Rows, out: Rows, length: Integer, n_rows: Integer, n: Integer):
+        begin()
+        i, thread, part, first, elements = place(length, n_rows, n)
+        offset = uint64(first) * uint64(size)
         shared = cuda.shared.array(SLOTS, compute)
+        cells = cuda.shared.array(n_cells, compute)
         buffer = cuda.local.array(n_words, word)
-        n = int32(n) if i < n_rows else int32(0)
-        line = read(x.address + uint64(i) * x.pitch, n, thread, True, buffer)
-        m, streamed_part = row_maximum(buffer, line, thread, one, shared)
-        below, count = exp_sums(buffer, line, m, streamed_part, one, shared)
+        line = read(x.address + uint64(i) * x.pitch + offset, elements, thread, True, buffer)
+        m, below, count = row_sums(buffer, line, thread, part, cells, shared)
         # p_j = exp(x_j - m) / s, log p_j = (x_j - m) - log s
         others = below + (count - one)
         norm = math.log1p(others) if log else one / (others + one)
-        write(out.address + uint64(i) * out.pitch, buffer, line, thread, (m, norm))
+        write(out.address + uint64(i) * out.pitch + offset, buffer, line, thread, (m, norm))
 
     return kernel
 
@@ -64,13 +69,13 @@ def make_first_top(element, row):
     def key(x, column, m):
         if x != x:
             return _OF_NAN + column
-        return column if x == m else _NOT_THERE
+        return column if x == m else NOT_THERE
 
     fold = row.make_fold(key, smaller)
 
     @device
     def first_top(buffer, line, thread, m, shared):
-        return least(fold(buffer, line, thread, m, _NOT_THERE), shared, 0)
+        return least(fold(buffer, line, thread, m, NOT_THERE), shared, 0)
 
     return first_top
 
@@ -143,8 +148,11 @@ def make_depth_sum(element, row, scaled=False):
 def make_entropy_kernel(element, plan, with_grad):
     """Entropy of softmax, and its gradient."""
     row, compute, exp = make_row(element, plan), element.compute, element.exp
-    place, read, row_maximum, exp_sums = row.place, row.read, row.row_maximum, row.exp_sums
-    n_words, word, one = row.n_words, row.word, compute(1)
+    read, row_maximum, exp_sums = row.read, row.row_maximum, row.exp_sums
+    n_words, word, size, one = row.n_words, row.word, element.size, compute(1)
+    sharing, n_cells = make_sharing(element, plan), _ENTROPY_CELLS * plan.cluster
+    begin, begun, place, tell, meet = sharing[:5]
+    leading, sum_of = sharing.leading, sharing.sum_of
     store_number, number_size = number_type(element).store, number_type(element).size
     depth_sum = make_depth_sum(element, row)
 
@@ -155,24 +163,43 @@ def make_entropy_kernel(element, plan, with_grad):
 
     write = row.make_writer(gradient)
 
-    # x (N, C) IN; out (N,) OUT; grad (N, C) OUT or 0
-    def kernel(x: Rows, out: Address, grad: Rows, n_rows: Integer, n: Integer):
-        i, thread = place()
+    @device
+    def shared_maximum(cells, part, thread, m):
+        begun()
+        tell(cells, 0, part, thread, m)
+        tell(cells, 1, part, thread, m)
+        meet()
+        return leading(cells, m, m)[0]
+
+    @device
+    def shared_sums(cells, part, thread, below, count, depths):
+        tell(cells, 2, part, thread, below)
+        tell(cells, 3, part, thread, count)
+        tell(cells, 4, part, thread, depths)
+        meet()
+        return sum_of(cells, 2, below), sum_of(cells, 3, count), sum_of(cells, 4, depths)
+
+    # x (N, C) IN; length: of a part of a row; out (N,) OUT; grad (N, C) OUT or 0
+    def kernel(x: Rows, length: Integer, out: Address, grad: Rows, n_rows: Integer, n: Integer):
+        begin()
+        i, thread, part, first, elements = place(length, n_rows, n)
+        offset = uint64(first) * uint64(size)
         shared = cuda.shared.array(SLOTS, compute)
+        cells = cuda.shared.array(n_cells, compute)
         buffer = cuda.local.array(n_words, word)
-        exists = i < n_rows
-        n = int32(n) if exists else int32(0)
-        line = read(x.address + uint64(i) * x.pitch, n, thread, True, buffer)
+        line = read(x.address + uint64(i) * x.pitch + offset, elements, thread, True, buffer)
         m, streamed_part = row_maximum(buffer, line, thread, one, shared)
+        m = shared_maximum(cells, part, thread, m)
         depths = depth_sum(buffer, line, thread, m, one, shared, 4)
         below, count = exp_sums(buffer, line, m, streamed_part, one, shared)
+        below, count, depths = shared_sums(cells, part, thread, below, count, depths)
         others = below + (count - one)
         inverse_s = one / (others + one)
         mean = depths * inverse_s
-        if exists and thread == 0:
+        if i < n_rows and part == 0 and thread == 0:
             store_number(out + uint64(i) * uint64(number_size), math.log1p(others) + mean)
         if with_grad:
-            row_out = grad.address + uint64(i) * grad.pitch
+            row_out = grad.address + uint64(i) * grad.pitch + offset
             write(row_out, buffer, line, thread, (m, inverse_s, mean))
 
     return kernel

@@ -11,11 +11,12 @@ import math
 from numba import cuda, int32, int64, uint32, uint64
 
 from fastxent.cuda.elements import device, number_type
-from fastxent.cuda.groups import add_exactly
-from fastxent.cuda.intrinsics import cluster_arrive, cluster_wait, store_beside
-from fastxent.cuda.kernels import Coefficients, loss_value, make_gradient_terms, options_of
+from fastxent.cuda.kernels import options_of
+from fastxent.cuda.loss_terms import Coefficients, loss_value, make_gradient_terms
 from fastxent.cuda.parameters import Address, Integer, Inverse, Labels, Number, Rows
+from fastxent.cuda.parts import SUMS, make_merge, make_part_sums, make_row_sums
 from fastxent.cuda.rows import make_row, make_split_sum
+from fastxent.cuda.sharing import make_sharing
 from fastxent.cuda.softmax_kernels import SLOTS, make_lse
 from fastxent.cuda.targets import (
     CheckedTarget,
@@ -54,21 +55,6 @@ def make_part(size):
     return part
 
 
-def make_part_sums(element, row):
-    """part_sums(buffer, line, thread, shared): m, below, count of a part of a row."""
-    row_maximum, exp_sums, compute = row.row_maximum, row.exp_sums, element.compute
-    zero, one, minus_inf = compute(0), compute(1), compute(-math.inf)
-
-    @device
-    def part_sums(buffer, line, thread, shared):
-        m, streamed_part = row_maximum(buffer, line, thread, one, shared)
-        shift = m if m > minus_inf else zero  # the sums of a part of -inf are 0, not nan
-        below, count = exp_sums(buffer, line, shift, streamed_part, one, shared)
-        return m, below, count
-
-    return part_sums
-
-
 def make_split_sums_kernel(element, plan):
     """The sums of each part of a row, and the row's logit at its target."""
     row, number, compute = make_row(element, plan), number_type(element), element.compute
@@ -99,28 +85,6 @@ def make_split_sums_kernel(element, plan):
                 store_number(at_target + uint64(i) * uint64(number_size), x_y)
 
     return kernel
-
-
-def make_merge(element, part_of):
-    """merge(sums, n_parts): the maximum and sums of a row from part_of(sums, k) of its parts."""
-    maximum, exp, compute = element.maximum, element.exp, element.compute
-    zero, minus_inf = compute(0), compute(-math.inf)
-
-    @device
-    def merge(sums, n_parts):
-        m, below, count = minus_inf, (zero, zero), (zero, zero)
-        for k in range(n_parts):
-            m = maximum(m, part_of(sums, k)[0])
-        for k in range(n_parts):
-            part_m, part_below, part_count = part_of(sums, k)
-            if part_m == m:
-                count = add_exactly(count, (part_count, zero))
-            elif part_m > minus_inf:
-                part_below = (part_below + part_count) * exp(part_m - m)
-            below = add_exactly(below, (part_below, zero))
-        return m, below[0] + below[1], count[0] + count[1]
-
-    return merge
 
 
 def make_finish(element, row):
@@ -211,27 +175,21 @@ def make_cluster_rows_kernel(element, plan):
     """
     row, number, compute = make_row(element, plan), number_type(element), element.compute
     read, n_words, word, size, load = row.read, row.n_words, row.word, element.size, element.load
-    part, zero = make_part(size), compute(0)
+    sharing, zero, n_cells = make_sharing(element, plan), compute(0), SUMS * plan.cluster
+    begin, place, row_sums = sharing.begin, sharing.place, make_row_sums(element, row, sharing)
     check_target, inverse_of = make_check_target(element, False), make_inverse(element)
-    part_sums, finish = make_part_sums(element, row), make_finish(element, row)
-    number_size, n_parts, n_sums = number.size, plan.cluster, 3 * plan.cluster
-
-    @device
-    def part_of(sums, k):
-        return sums[3 * k], sums[3 * k + 1], sums[3 * k + 2]
-
-    merge = make_merge(element, part_of)
+    finish, number_size = make_finish(element, row), number.size
 
     # As in `make_cross_entropy_kernel`; length: of a part
     def kernel(
         x: Rows, labels: Labels, class_weight: Address, sample_weight: Address, inverse: Inverse,
-        z_loss: Number, length: Integer, n: Integer, loss: Address, grad: Rows,
+        z_loss: Number, length: Integer, n_rows: Integer, n: Integer, loss: Address, grad: Rows,
     ):  # fmt: skip
-        cluster_arrive()  # this block has begun; the wait for the others comes where it matters
-        i, first, offset, count = part(length, n_parts, n)
-        thread = int32(cuda.threadIdx.x)
+        begin()
+        i, thread, part, first, count = place(length, n_rows, n)
+        offset = uint64(first) * uint64(size)
         shared = cuda.shared.array(SLOTS, compute)
-        sums = cuda.shared.array(n_sums, compute)
+        cells = cuda.shared.array(n_cells, compute)
         buffer = cuda.local.array(n_words, word)
         u, y, active, fill = check_target(labels, sample_weight, i, n, True)
         scale = inverse_of(inverse)
@@ -240,18 +198,10 @@ def make_cluster_rows_kernel(element, plan):
         line = read(x_row + offset, count, thread, checked.active, buffer)
         # Before the cluster's barrier: with grad over x another block may overwrite it behind that.
         x_y = load(x_row + uint64(uint32(y)) * uint64(size)) if checked.active else zero
-        m, below, ones = part_sums(buffer, line, thread, shared)
-        cluster_wait()  # until all blocks have begun: before, their shared memory does not exist
-        if thread < n_parts:
-            own = int32(3 * (first // length))
-            store_beside(sums, own, m, thread)
-            store_beside(sums, own + int32(1), below, thread)
-            store_beside(sums, own + int32(2), ones, thread)
-        cluster_arrive()  # no block merges before all have stored their sums
-        cluster_wait()
+        sums = row_sums(buffer, line, thread, part, cells, shared)
         finish(
-            first, line, buffer, thread, merge(sums, n_parts), checked, class_weight, x_y, scale,
-            z_loss, loss + uint64(i) * uint64(number_size) if loss else loss,
+            first, line, buffer, thread, sums, checked, class_weight, x_y, scale, z_loss,
+            loss + uint64(i) * uint64(number_size) if loss else loss,
             grad.address + uint64(i) * grad.pitch + offset if grad.address else grad.address,
         )  # fmt: skip
 

@@ -52,11 +52,19 @@ def architectures(name, older=None):
     return [*(old if older in (True, None) else []), *(NEW if older in (False, None) else [])]
 
 
+def clustered_plan(plan, item, n_classes, older):
+    """The plan on clusters where a GPU has them."""
+    most = 1 if older else thread_plans.CLUSTERS[-1]
+    return thread_plans.clustered(plan, item, n_classes, most)
+
+
 def loss(name, n_classes, older, wants=Wants(), vectorised=True):  # noqa: B008 - a tuple
     """The kernel of cross_entropy on rows of so many classes."""
     item = element(name)
     limit = cross_entropy.max_per_thread_of(wants)
     plan = thread_plans.plan_of(item, n_classes, vectorised, limit, older)
+    if wants._replace(grad=True) != Wants():  # the others have a kernel of their own for clusters
+        plan = clustered_plan(plan, item, n_classes, older)
     prepared = launch.row_kernel(kernels.make_cross_entropy_kernel, item, plan, wants)
     vectors = BOTH if wants.grad or wants.probs else LOADS
     vectors = vectors if plan.vectorised else ()
@@ -68,6 +76,8 @@ def row(factory, name, n_classes, older, *variant, limit=None, vectors=BOTH):
     item = element(name)
     limit = limit or thread_plans.max_per_thread_of_sums(item)
     plan = thread_plans.plan_of(item, n_classes, True, limit, older)
+    if factory is softmax_kernels.make_softmax_kernel:
+        plan = clustered_plan(plan, item, n_classes, older)
     prepared = launch.row_kernel(factory, item, plan, *variant)
     return Entry(prepared, architectures(name, older), vectors, name != "float64")
 
@@ -95,7 +105,7 @@ def cluster(name, n_classes):
     """The kernel of long rows on clusters of blocks."""
     item = element(name)
     plan = thread_plans.plan_of(item, n_classes, True)
-    plan = thread_plans.clustered(plan, item, n_classes, thread_plans.CLUSTERS[-1])
+    plan = clustered_plan(plan, item, n_classes, older=False)
     prepared = launch.row_kernel(split_kernels.make_cluster_rows_kernel, item, plan)
     return Entry(prepared, list(NEW), BOTH, name != "float64")
 
@@ -104,8 +114,7 @@ def hvp(name, n_classes, older, wants=HvpWants(), vectorised=True):  # noqa: B00
     """The kernel of second derivatives times a vector, on clusters where a GPU has them."""
     item = element(name)
     plan = thread_plans.plan_of_pairs(item, n_classes, vectorised, older)
-    most = 1 if older else thread_plans.CLUSTERS[-1]
-    plan = thread_plans.clustered(plan, item, n_classes, most)
+    plan = clustered_plan(plan, item, n_classes, older)
     prepared = launch.row_kernel(hvp_kernels.make_hvp_kernel, item, plan, wants)
     vectors = BOTH if plan.vectorised else ()
     return Entry(prepared, architectures(name, older), vectors, name != "float64")
@@ -115,6 +124,7 @@ def entropy(name, n_classes, older, with_grad):
     """The kernel of entropy."""
     item = element(name)
     plan = thread_plans.plan_of_entropy(item, n_classes, True, older)
+    plan = clustered_plan(plan, item, n_classes, older)
     prepared = launch.row_kernel(softmax_kernels.make_entropy_kernel, item, plan, with_grad)
     vectors = BOTH if with_grad else LOADS
     return Entry(prepared, architectures(name, older), vectors, name != "float64")
@@ -131,7 +141,7 @@ def of_vectors(older):
         for wants in (HvpWants(), HVP_OPTIONS, HVP_SOFT):
             for n_classes in (8192, 50000):
                 yield hvp(name, n_classes, older, wants)
-        for n_classes in (100, 4096, 50000):
+        for n_classes in (100, 4096, 50000, 262144):
             yield entropy(name, n_classes, older, True)
     yield entropy("float32", 8192, older, False)
     yield loss("float32", 8192, older, Wants(entropy=True))
@@ -184,9 +194,9 @@ def of_rows(older):
     yield loss("float32", 16384, older, Wants(grad=False))
     for name in ("float32", "bfloat16"):
         for wants in (SOFT, EVERYTHING, Wants(all_classes=True)):
-            for n_classes in (8192, 50000):
+            for n_classes in (8192, 50000, 262144):
                 yield loss(name, n_classes, older, wants)
-        for n_classes, log in ((16384, False), (32768, True), (128256, True)):
+        for n_classes, log in ((16384, False), (32768, True), (128256, True), (262144, False)):
             limit = thread_plans.max_per_thread_of_softmax(element(name), older)
             factory = softmax_kernels.make_softmax_kernel
             yield row(factory, name, n_classes, older, log, limit=limit)

@@ -356,7 +356,9 @@ from fastxent.cuda import (  # noqa: E402 - after the intrinsics
     groups,
     hvp_kernels,
     kernels,
+    loss_terms,
     pairs,
+    parts,
     reduction_kernels,
     rows,
     sharing,
@@ -373,8 +375,8 @@ _MATH = types.SimpleNamespace(
 )  # fmt: skip
 for _module in (
     binary_kernels, categorical_kernels, conversion_kernels, elements, formulas, groups,
-    hvp_kernels, kernels, pairs, reduction_kernels, rows, sharing, softmax_kernels, split_kernels,
-    targets,
+    hvp_kernels, kernels, loss_terms, pairs, parts, reduction_kernels, rows, sharing,
+    softmax_kernels, split_kernels, targets,
 ):  # fmt: skip
     if hasattr(_module, "cuda"):
         _module.cuda = _Current()
