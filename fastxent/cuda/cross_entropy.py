@@ -8,12 +8,13 @@ from fastxent.cuda import categorical_kernels, kernels, split_kernels, thread_pl
 from fastxent.cuda.blocks import NO_CHANGE, Block, LogitChange, blocks_of
 from fastxent.cuda.conversion import converted_weights
 from fastxent.cuda.divisors import inverse_of, reduced
+from fastxent.cuda.groups import ThreadPlan
 from fastxent.cuda.labels import contiguous_labels, labels_of
 from fastxent.cuda.launch import launch_rows, launch_with, row_kernel
 from fastxent.cuda.parameters import ClipLimits
 from fastxent.device_array import DeviceArray
 from fastxent.options import Clip
-from fastxent.records import Call
+from fastxent.records import Call, Place
 
 
 def cross_entropy(call: Call) -> DeviceArray | None:
@@ -39,24 +40,21 @@ def fill_and_reduce(fill: Callable[[Call], None], call: Call) -> DeviceArray | N
 def fill_cross_entropy(call: Call) -> None:
     """Fill the outputs, among them the row losses."""
     assert call.target is not None
-    x, n_classes, older = call.x, call.x.shape[-1], thread_plans.is_older(call.x.place)
+    x, n_classes = call.x, call.x.shape[-1]
     options = kernels.options_of(call.options, n_classes)
     soft, change = call.target.labels is None, LogitChange.of(call.options)
     wants = kernels.wants_of(soft, options, call.outputs)
     if change.softcap and wants.hess:
         wants = wants._replace(grad=True)  # by which the softcap bends the loss
-    limit = max_per_thread_of(wants)
     is_plain = split_kernels.are_enough(soft, options, call.outputs)
-    most = thread_plans.largest_cluster(x.place)
     for block, common in row_blocks(call, kernels.PER_CLASS, change):
         arguments = common | options
-        plan = thread_plans.plan_of(block.item, n_classes, block.vectorised, limit, older)
+        plan = plan_of(wants, block, n_classes, x.place)
         if is_plain:
             parts = thread_plans.parts_of(plan, block.item, block.n, n_classes, x.place)
             if parts[0] > 1:
                 _launch_split(x, call.compute, block, parts, arguments)
                 continue
-        plan = thread_plans.clustered(plan, block.item, n_classes, most)
         factory: Callable[..., Any] = kernels.make_cross_entropy_kernel
         variant: tuple[Any, ...] = (wants,)
         if is_plain and plan.cluster > 1:
@@ -64,10 +62,14 @@ def fill_cross_entropy(call: Call) -> None:
         launch_rows(factory, variant, block.item, plan, arguments, x.queue)
 
 
-def max_per_thread_of(wants: kernels.Wants) -> int:
-    """How many elements a thread may hold in the kernel of a call."""
-    plain = wants._replace(scaled=False).is_plain
-    return thread_plans.MAX_PER_THREAD if plain else thread_plans.MAX_PER_THREAD_OPTIONS
+def plan_of(wants: kernels.Wants, block: Block, n_classes: int, place: Place) -> ThreadPlan:
+    """The plan of the kernel of a call, on clusters where rows are longer than a block holds."""
+    older, most = thread_plans.is_older(place), thread_plans.largest_cluster(place)
+    rows = block.item, n_classes, block.vectorised
+    if not wants._replace(scaled=False).is_plain:
+        return thread_plans.plan_of_options(*rows, older, most)
+    plan = thread_plans.plan_of(*rows, thread_plans.MAX_PER_THREAD, older)
+    return thread_plans.clustered(plan, block.item, n_classes, most)
 
 
 def _fill_categorical(call: Call) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastxent.cuda import hvp_kernels, kernels, thread_plans
 from fastxent.cuda.blocks import Block, LogitChange
-from fastxent.cuda.cross_entropy import max_per_thread_of, row_blocks
+from fastxent.cuda.cross_entropy import plan_of, row_blocks
 from fastxent.cuda.launch import launch_rows
 from fastxent.records import Call
 
@@ -34,10 +34,7 @@ def _launch_gradient(call: Call, block: Block, soft: bool, arguments: dict[str, 
     """The gradient by the capped logits of a block, by which the softcap bends the loss."""
     x, n_classes = call.x, call.x.shape[-1]
     wants = kernels.wants_of(soft, arguments, call.outputs)._replace(grad=True)
-    limit, older = max_per_thread_of(wants), thread_plans.is_older(x.place)
-    plan = thread_plans.plan_of(block.item, n_classes, block.vectorised, limit, older)
-    most = thread_plans.largest_cluster(x.place)
-    plan = thread_plans.clustered(plan, block.item, n_classes, most)
+    plan = plan_of(wants, block, n_classes, x.place)
     arguments = arguments | dict.fromkeys(("probs", "hess"))
     factory = kernels.make_cross_entropy_kernel
     launch_rows(factory, (wants,), block.item, plan, arguments, x.queue)

@@ -123,8 +123,9 @@ def make_cross_entropy_kernel(element, plan, wants):
     write_hess = row.make_writer(hess_formula)
 
     @device
-    def row_sums(buffer, line, thread, part, m, streamed_part, factor, terms, shared, cells):
+    def row_sums(buffer, line, thread, part, args, shared, cells):
         """The RowSums of a row; behind it threads may write."""
+        m, streamed_part, factor, terms = args
         below_a, a_sum, depths = zero, zero, zero
         if all_classes:
             below_a, a_sum = sums_of_others(buffer, line, thread, (m, factor, terms))
@@ -197,16 +198,15 @@ def make_cross_entropy_kernel(element, plan, wants):
         terms = CoefficientTerms(class_weight, q, one_minus_eps, eps_over_c, y)
         own_terms, coefs = own_part(terms, first), row_coefficients(terms, active)
         lead = m - load(x_row + uint64(uint32(y)) * uint64(size)) if active else zero
-        below, count, below_a, a_sum, depths = row_sums(
-            buffer, line, thread, part, m, streamed_part, factor, own_terms, shared, cells
-        )
+        args_s = (m, streamed_part, factor, own_terms)
+        sums = row_sums(buffer, line, thread, part, args_s, shared, cells)
+        below, count, below_a, a_sum, depths = sums
         rest, e_y, others, inverse_s = split_sum(lead, factor, below, count)
         log_s = log_sum(rest, e_y, one)
         row_lse = lse_of(times(m, factor), top, math.log1p(others)) if with_top or z_loss else zero
         if thread == 0 and part == 0 and exists:
             margin, other_loss = times(lead, factor), below_a + a_sum * log_s
-            value = loss_value(checked, coefs, z_loss, margin, log_s, other_loss, row_lse)
-            put(loss, at, value)
+            put(loss, at, loss_value(checked, coefs, z_loss, margin, log_s, other_loss, row_lse))
             put(lse, at, row_lse)
             put_top(argmax, at, top)
             put_entropy(entropy, at, others, depths * inverse_s)
@@ -216,17 +216,8 @@ def make_cross_entropy_kernel(element, plan, wants):
         if with_hess:
             by = times(times(u * scale, factor), factor)
             h, pull = hess_terms(coefs, z_loss, by, a_sum, row_lse)
-            args_h = (
-                m,
-                factor,
-                inverse_s,
-                others,
-                int32(int64(top) - first),
-                h,
-                pull,
-                active,
-                fill,
-            )
+            own_top = int32(int64(top) - first)
+            args_h = (m, factor, inverse_s, others, own_top, h, pull, active, fill)
             write_hess(hess.address + at * hess.pitch + offset, buffer, line, thread, args_h)
         if with_grad:
             up = times(u * scale, factor)

@@ -21,9 +21,7 @@ def _softmax(call: Call, log: bool) -> None:
     x, n_classes, older = call.x, call.x.shape[-1], thread_plans.is_older(call.x.place)
     most = thread_plans.largest_cluster(x.place)
     for block in blocks_of(x, call.compute, {"out": call.outputs.out}):
-        limit = thread_plans.max_per_thread_of_softmax(block.item, older)
-        plan = thread_plans.plan_of(block.item, n_classes, block.vectorised, limit, older)
-        plan = thread_plans.clustered(plan, block.item, n_classes, most)
+        plan = thread_plans.plan_of_softmax(block.item, n_classes, block.vectorised, older, most)
         arguments = {"x": block.x, "out": block.outs["out"], "n_rows": block.n, "n": n_classes}
         factory = softmax_kernels.make_softmax_kernel
         launch_rows(factory, (log,), block.item, plan, arguments, x.queue)
@@ -53,8 +51,7 @@ def entropy(call: Call) -> None:
     x, (out, grad), n_classes = call.x, (call.outputs.out, call.outputs.grad), call.x.shape[-1]
     older, most = thread_plans.is_older(x.place), thread_plans.largest_cluster(x.place)
     for block in blocks_of(x, call.compute, {"grad": grad}):
-        plan = thread_plans.plan_of_entropy(block.item, n_classes, block.vectorised, older)
-        plan = thread_plans.clustered(plan, block.item, n_classes, most)
+        plan = thread_plans.plan_of_entropy(block.item, n_classes, block.vectorised, older, most)
         arguments = {
             "x": block.x, "out": out.at(block.first), "grad": block.outs["grad"],
             "n_rows": block.n, "n": n_classes,

@@ -22,6 +22,9 @@ MAX_PER_THREAD_PAIRS = 32  # of each of two rows that are held side by side
 MAX_PER_THREAD_EXACT = 4  # of float64, with sums that keep their rounding errors
 # Threads on a multiprocessor, by vectors a thread: they share 65,536 registers.
 RESIDENT = {1: 768, 2: 768, 4: 768, 8: 768, 16: 512}
+# Rows that clusters would stream: threads, and what each holds by the bytes of an element. With
+# half the threads each has twice the registers.
+WIDE_OPTIONS, WIDE_SOFTMAX = {4: (256, 64), 2: (512, 32)}, {4: (256, 128)}
 SMALL_BLOCK = 128  # the threads of a block, for rows that take fewer
 PART = 16384  # the most elements of a part of a row that is split by two kernels
 CLUSTERS = (2, 4, 8)  # sizes of clusters, on every GPU that has clusters
@@ -56,12 +59,47 @@ def blocks_for(item: Element, vectors: int, block: int, older: bool) -> int:
     return max(1, resident // block)
 
 
+@functools.cache
+def plan_of_options(
+    item: Element, n_classes: int, vectorised: bool, older: bool, largest: int
+) -> ThreadPlan:
+    """The plan with options or further outputs, on clusters of at most so many blocks."""
+    plan = plan_of(item, n_classes, vectorised, MAX_PER_THREAD_OPTIONS, older)
+    return _clustered_or_wide(plan, item, n_classes, largest, WIDE_OPTIONS)
+
+
+@functools.cache
+def plan_of_softmax(
+    item: Element, n_classes: int, vectorised: bool, older: bool, largest: int
+) -> ThreadPlan:
+    """The plan for softmax, on clusters of at most so many blocks."""
+    plan = plan_of(item, n_classes, vectorised, _max_per_thread_of_softmax(item, older), older)
+    plan = _clustered_or_wide(plan, item, n_classes, largest, WIDE_SOFTMAX)
+    # Of half precision the code without streaming spills on clusters.
+    return plan._replace(streamed=True) if item.size == 2 and plan.cluster > 1 else plan
+
+
+def _clustered_or_wide(
+    plan: ThreadPlan, item: Element, n_classes: int, largest: int, wide: dict[int, tuple[int, int]]
+) -> ThreadPlan:
+    """The plan on clusters, with threads that hold more of rows that these would stream.
+
+    Their code can stream, whether a row needs it or not: so there is one kernel.
+    """
+    shared = clustered(plan, item, n_classes, largest)
+    if not shared.streamed or shared.cluster == 1 or not plan.vectorised or item.size not in wide:
+        return shared
+    threads, limit = wide[item.size]
+    plan = plan._replace(threads=threads, vectors=limit // item.width, blocks=1)
+    return clustered(plan, item, n_classes, largest)._replace(streamed=True)
+
+
 def max_per_thread_of_sums(item: Element) -> int:
     """For sums: half precision is unpacked twice and takes registers for that."""
     return MAX_PER_THREAD if item.size > 2 else MAX_PER_THREAD // 2
 
 
-def max_per_thread_of_softmax(item: Element, older: bool) -> int:
+def _max_per_thread_of_softmax(item: Element, older: bool) -> int:
     """For softmax: code for newer GPUs unpacks half precision once, but spills 2 of 64 float32."""
     if older:
         return max_per_thread_of_sums(item)
@@ -74,9 +112,12 @@ def plan_of_pairs(item: Element, n_classes: int, vectorised: bool, older: bool) 
     return _plan_of_exact_sums(item, n_classes, vectorised, limit, older, 2)
 
 
-def plan_of_entropy(item: Element, n_classes: int, vectorised: bool, older: bool) -> ThreadPlan:
-    """The plan for entropy and its gradient."""
-    return _plan_of_exact_sums(item, n_classes, vectorised, MAX_PER_THREAD_OPTIONS, older, 1)
+def plan_of_entropy(
+    item: Element, n_classes: int, vectorised: bool, older: bool, largest: int
+) -> ThreadPlan:
+    """The plan for entropy and its gradient, on clusters of at most so many blocks."""
+    plan = _plan_of_exact_sums(item, n_classes, vectorised, MAX_PER_THREAD_OPTIONS, older, 1)
+    return _clustered_or_wide(plan, item, n_classes, largest, WIDE_OPTIONS)
 
 
 def _plan_of_exact_sums(
@@ -139,7 +180,7 @@ def parts_of(
 
     1 unless a single block would stream the row and most of the GPU be idle.
     """
-    if not plan.streamed or 2 * n_rows > driver.processors(place.device):
+    if not (plan.streamed or plan.cluster > 1) or 2 * n_rows > driver.processors(place.device):
         return 1, n_classes
     part_plan = plan_of_parts(item, plan.vectorised, is_older(place))
     length = length_of_part(n_classes, -(-n_classes // elements_per_block(part_plan, item)))

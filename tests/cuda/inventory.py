@@ -12,7 +12,6 @@ from fastxent.cuda import (
     binary_kernels,
     categorical_kernels,
     conversion_kernels,
-    cross_entropy,
     hvp_kernels,
     kernels,
     launch,
@@ -52,19 +51,17 @@ def architectures(name, older=None):
     return [*(old if older in (True, None) else []), *(NEW if older in (False, None) else [])]
 
 
-def clustered_plan(plan, item, n_classes, older):
-    """The plan on clusters where a GPU has them."""
-    most = 1 if older else thread_plans.CLUSTERS[-1]
-    return thread_plans.clustered(plan, item, n_classes, most)
+def most(older):
+    """The most blocks of a cluster; older GPUs have none."""
+    return 1 if older else thread_plans.CLUSTERS[-1]
 
 
 def loss(name, n_classes, older, wants=Wants(), vectorised=True):  # noqa: B008 - a tuple
     """The kernel of cross_entropy on rows of so many classes."""
     item = element(name)
-    limit = cross_entropy.max_per_thread_of(wants)
-    plan = thread_plans.plan_of(item, n_classes, vectorised, limit, older)
+    plan = thread_plans.plan_of(item, n_classes, vectorised, older=older)
     if wants._replace(grad=True) != Wants():  # the others have a kernel of their own for clusters
-        plan = clustered_plan(plan, item, n_classes, older)
+        plan = thread_plans.plan_of_options(item, n_classes, vectorised, older, most(older))
     prepared = launch.row_kernel(kernels.make_cross_entropy_kernel, item, plan, wants)
     vectors = BOTH if wants.grad or wants.probs else LOADS
     vectors = vectors if plan.vectorised else ()
@@ -77,7 +74,7 @@ def row(factory, name, n_classes, older, *variant, limit=None, vectors=BOTH):
     limit = limit or thread_plans.max_per_thread_of_sums(item)
     plan = thread_plans.plan_of(item, n_classes, True, limit, older)
     if factory is softmax_kernels.make_softmax_kernel:
-        plan = clustered_plan(plan, item, n_classes, older)
+        plan = thread_plans.plan_of_softmax(item, n_classes, True, older, most(older))
     prepared = launch.row_kernel(factory, item, plan, *variant)
     return Entry(prepared, architectures(name, older), vectors, name != "float64")
 
@@ -105,7 +102,7 @@ def cluster(name, n_classes):
     """The kernel of long rows on clusters of blocks."""
     item = element(name)
     plan = thread_plans.plan_of(item, n_classes, True)
-    plan = clustered_plan(plan, item, n_classes, older=False)
+    plan = thread_plans.clustered(plan, item, n_classes, most(False))
     prepared = launch.row_kernel(split_kernels.make_cluster_rows_kernel, item, plan)
     return Entry(prepared, list(NEW), BOTH, name != "float64")
 
@@ -114,7 +111,7 @@ def hvp(name, n_classes, older, wants=HvpWants(), vectorised=True):  # noqa: B00
     """The kernel of second derivatives times a vector, on clusters where a GPU has them."""
     item = element(name)
     plan = thread_plans.plan_of_pairs(item, n_classes, vectorised, older)
-    plan = clustered_plan(plan, item, n_classes, older)
+    plan = thread_plans.clustered(plan, item, n_classes, most(older))
     prepared = launch.row_kernel(hvp_kernels.make_hvp_kernel, item, plan, wants)
     vectors = BOTH if plan.vectorised else ()
     return Entry(prepared, architectures(name, older), vectors, name != "float64")
@@ -123,8 +120,7 @@ def hvp(name, n_classes, older, wants=HvpWants(), vectorised=True):  # noqa: B00
 def entropy(name, n_classes, older, with_grad):
     """The kernel of entropy."""
     item = element(name)
-    plan = thread_plans.plan_of_entropy(item, n_classes, True, older)
-    plan = clustered_plan(plan, item, n_classes, older)
+    plan = thread_plans.plan_of_entropy(item, n_classes, True, older, most(older))
     prepared = launch.row_kernel(softmax_kernels.make_entropy_kernel, item, plan, with_grad)
     vectors = BOTH if with_grad else LOADS
     return Entry(prepared, architectures(name, older), vectors, name != "float64")
@@ -197,9 +193,8 @@ def of_rows(older):
             for n_classes in (8192, 50000, 262144):
                 yield loss(name, n_classes, older, wants)
         for n_classes, log in ((16384, False), (32768, True), (128256, True), (262144, False)):
-            limit = thread_plans.max_per_thread_of_softmax(element(name), older)
             factory = softmax_kernels.make_softmax_kernel
-            yield row(factory, name, n_classes, older, log, limit=limit)
+            yield row(factory, name, n_classes, older, log)
         yield row(softmax_kernels.make_logsumexp_kernel, name, 8192, older, vectors=LOADS)
         yield from split(name, older)
         of_labels, of_probs = (
