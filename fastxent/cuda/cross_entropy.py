@@ -50,7 +50,9 @@ def fill_cross_entropy(call: Call) -> None:
     may_share = split_kernels.are_enough(soft, options, call.outputs)
     for block, common in row_blocks(call, kernels.PER_CLASS, change):
         arguments = common | options
-        plan = thread_plans.plan_of(block.item, n_classes, block.vectorised, limit, older)
+        plan = thread_plans.plan_of(
+            block.item, n_classes, block.vectorised, limit, older, block.columns
+        )
         if may_share:
             parts = thread_plans.parts_of(plan, block.item, block.n, n_classes, x.place)
             if parts[0] > 1:
@@ -78,7 +80,9 @@ def _fill_categorical(call: Call) -> None:
     limit = thread_plans.MAX_PER_THREAD_LOGARITHMS if soft else thread_plans.MAX_PER_THREAD_OPTIONS
     factory, with_grad = categorical_kernels.make_categorical_kernel, call.outputs.grad is not None
     for block, common in row_blocks(call, kernels.PER_CLASS):
-        plan = thread_plans.plan_of(block.item, n_classes, block.vectorised, limit, older)
+        # Probabilities beside labels are not read as rows, so nothing is to be transposed.
+        vectorised = block.vectorised and (soft or not block.columns)
+        plan = thread_plans.plan_of(block.item, n_classes, vectorised, limit, older, block.columns)
         kernel = row_kernel(factory, block.item, plan, soft, with_grad)
         grid = blocks_of_grid(block.n, plan.rows)
         launch_with(common | {"limits": limits}, kernel, grid, x.queue)

@@ -44,7 +44,8 @@ class Element(NamedTuple):
 
     `compute` is the type of the arithmetic, `word` that of the registers; a vector of 16 bytes is
     `words` words with `width` elements. value(words, i) is the i-th element in registers,
-    load(address) and store(address, value) move one element, write(address, values) a vector.
+    load(address) and store(address, value) move one element, write(address, values) a vector, and
+    pack(values, words) puts one into registers.
     `minus_inf` is a word of -inf.
     """
 
@@ -59,6 +60,7 @@ class Element(NamedTuple):
     load: Function
     store: Function
     write: Function
+    pack: Function
     exp: Function
     maximum: Function
 
@@ -88,7 +90,16 @@ def _write_words(address, values):
     store_vector(address, values, int32(0))
 
 
-def _make_half(name: str, low: Function, high: Function, pack: Function, minus_inf: int) -> Element:
+def _make_copy(n: int) -> Function:
+    @device
+    def copy(values, words):
+        for k in range(n):
+            words[k] = values[k]
+
+    return copy
+
+
+def _make_half(name: str, low: Function, high: Function, join: Function, minus_inf: int) -> Element:
     @device
     def value(words, i):
         word = words[i >> 1]
@@ -100,18 +111,22 @@ def _make_half(name: str, low: Function, high: Function, pack: Function, minus_i
 
     @device
     def store(address, number):
-        store_u16(address, pack(number, number) & uint32(0xFFFF))
+        store_u16(address, join(number, number) & uint32(0xFFFF))
+
+    @device
+    def pack(values, words):
+        for k in range(4):
+            words[k] = join(values[2 * k], values[2 * k + 1])
 
     @device
     def write(address, values):
         packed = cuda.local.array(4, uint32)
-        for k in range(4):
-            packed[k] = pack(values[2 * k], values[2 * k + 1])
+        pack(values, packed)
         store_vector(address, packed, int32(0))
 
     return Element(
         name, 2, float32, uint32, 4, 8, uint32(minus_inf), value, load, store, write,
-        _exp_f32, max_f32,
+        pack, _exp_f32, max_f32,
     )  # fmt: skip
 
 
@@ -121,12 +136,12 @@ def element(name: str) -> Element:
     if name == "float32":
         return Element(
             name, 4, float32, float32, 4, 4, float32(-math.inf), word_value, load_f32, store_f32,
-            _write_words, _exp_f32, max_f32,
+            _write_words, _make_copy(4), _exp_f32, max_f32,
         )  # fmt: skip
     if name == "float64":
         return Element(
             name, 8, float64, float64, 2, 2, float64(-math.inf), word_value, load_f64, store_f64,
-            _write_words, _exp_f64, max_f64,
+            _write_words, _make_copy(2), _exp_f64, max_f64,
         )  # fmt: skip
     if name == "float16":
         return _make_half(name, low_float16, high_float16, pack_float16, 0xFC00FC00)

@@ -24,7 +24,9 @@ def cross_entropy_hvp(call: Call) -> None:
         arguments = common | options | {"vector": block.vector}
         if change.softcap:
             _launch_gradient(call, block, soft, arguments)
-        plan = thread_plans.plan_of_pairs(block.item, n_classes, block.vectorised, older)
+        plan = thread_plans.plan_of_pairs(
+            block.item, n_classes, block.vectorised, older, block.columns
+        )
         plan = thread_plans.clustered(plan, block.item, n_classes, most)
         arguments["length"] = thread_plans.length_of_part(n_classes, plan.cluster)
         kernel = row_kernel(hvp_kernels.make_hvp_kernel, block.item, plan, wants)
@@ -36,7 +38,9 @@ def _launch_gradient(call: Call, block: Block, soft: bool, arguments: dict[str, 
     x, n_classes = call.x, call.x.shape[-1]
     wants = kernels.wants_of(soft, arguments, call.outputs)._replace(grad=True)
     limit, older = max_per_thread_of(wants), thread_plans.is_older(x.place)
-    plan = thread_plans.plan_of(block.item, n_classes, block.vectorised, limit, older)
+    plan = thread_plans.plan_of(
+        block.item, n_classes, block.vectorised, limit, older, block.columns
+    )
     kernel = row_kernel(kernels.make_cross_entropy_kernel, block.item, plan, wants)
     absent = dict.fromkeys(("probs", "hess"))
     launch_with(arguments | absent, kernel, blocks_of_grid(block.n, plan.rows), x.queue)

@@ -159,11 +159,19 @@ def _make_instruction(text, result, *arguments):
 
         return one
 
+    if len(arguments) == 2:
+
+        @intrinsic
+        def two(typing, a, b):
+            return result(*arguments), build
+
+        return two
+
     @intrinsic
-    def two(typing, a, b):
+    def three(typing, a, b, c):
         return result(*arguments), build
 
-    return two
+    return three
 
 
 # 2**x, to 2 ulp; numbers below the normal range are 0, and 2**0 is exactly 1.
@@ -177,6 +185,12 @@ pack_bfloat16 = _make_instruction(
 )
 pack_float16 = _make_instruction(
     "cvt.rn.f16x2.f32 $0, $2, $1;", types.uint32, types.float32, types.float32
+)
+
+# Four of the eight bytes of two words, the first's before the second's: the numbers of the bytes
+# are the digits of the third, from the lowest on.
+choose_bytes = _make_instruction(
+    "prmt.b32 $0, $1, $2, $3;", types.uint32, types.uint32, types.uint32, types.uint32
 )
 
 

@@ -9,10 +9,10 @@ import functools
 import math
 from typing import Any, NamedTuple
 
-from numba import cuda, int32, int64, uint32, uint64
+from numba import cuda, int32, int64, uint64
 
 from fastxent.cuda.elements import device, number_type, zero_where_zero
-from fastxent.cuda.groups import WARP, add, add_pairs, make_reduction
+from fastxent.cuda.groups import add, add_pairs, make_reduction
 from fastxent.cuda.intrinsics import store_i64
 from fastxent.cuda.parameters import Address, Integer, Inverse, Labels, Number, Rows
 from fastxent.cuda.rows import make_row, make_split_sum
@@ -105,16 +105,16 @@ class Coefficients(NamedTuple):
     w_y: Any
 
 
-def make_row_coefficients(element, wants):
+def make_row_coefficients(element, wants, class_at):
     """row_coefficients(terms): the Coefficients of a row."""
-    load, size, soft, all_classes = element.load, element.size, wants.soft, wants.all_classes
+    load, soft, all_classes = element.load, wants.soft, wants.all_classes
     class_weight_of, zero, one = make_class_weight(element), element.compute(0), element.compute(1)
 
     @device
     def row_coefficients(terms):
         w_y = class_weight_of(terms.class_weight, terms.y)
         if soft:
-            q_y = load(terms.probs + uint64(uint32(terms.y)) * uint64(size))
+            q_y = load(class_at(terms.probs, terms.y))
             a_y = coefficient(q_y, w_y, terms.one_minus_eps, terms.eps_over_c, zero_where_zero)
             return Coefficients(a_y, one, zero, w_y)
         other_coef = terms.eps_over_c if all_classes else zero
@@ -206,17 +206,18 @@ def make_cross_entropy_kernel(element, plan, wants):
     """Cross-entropy of rows of logits, and what a call wants with it."""
     soft, all_classes, scaled, with_top, with_grad, with_probs, with_hess, with_entropy = wants
     reads_all = with_top or with_probs or with_entropy
-    row, compute, load, size = make_row(element, plan), element.compute, element.load, element.size
+    row, compute, load, n_keys = make_row(element, plan), element.compute, element.load, plan.slot
     place, read, row_maximum, exp_sums = row.place, row.read, row.row_maximum, row.exp_sums
+    position, row_at, class_at, n_shared = row.position, row.row_at, row.class_at, SLOTS * n_keys
     n_words, word, number = row.n_words, row.word, number_type(element)
     store_number, number_size = number.store, number.size
     first_top, lse_of = make_first_top(element, row), make_lse(compute)
     check_target, inverse_of = make_check_target(element, soft), make_inverse(element)
-    row_coefficients = make_row_coefficients(element, wants)
+    row_coefficients = make_row_coefficients(element, wants, class_at)
     gradient_terms = make_gradient_terms(element)
-    total, split_sum = make_reduction(add, plan.threads), make_split_sum(element)
+    total, split_sum = make_reduction(add, plan), make_split_sum(element)
     depth_sum, zero, one = make_depth_sum(element, row), compute(0), compute(1)
-    formulas = make_element_formulas(element, wants, make_coefficient(element, soft))
+    formulas = make_element_formulas(element, wants, make_coefficient(element, soft, class_at))
     other_terms, grad_formula, probs_formula, hess_formula = formulas
     fold_others = row.make_fold(other_terms, add_pairs)
     write_grad, write_probs = row.make_writer(grad_formula), row.make_writer(probs_formula)
@@ -253,14 +254,15 @@ def make_cross_entropy_kernel(element, plan, wants):
         entropy: Address, grad: Rows, probs: Rows, hess: Rows,
     ):  # fmt: skip
         i, thread = place()
-        shared = cuda.shared.array(SLOTS, compute)
-        keys = cuda.shared.array(WARP, int32)
+        shared = cuda.shared.array(n_shared, compute)
+        keys = cuda.shared.array(n_keys, int32)
         buffer = cuda.local.array(n_words, word)
         exists, at = i < n_rows, uint64(i)
         u, y, active, fill = check_target(labels, sample_weight, i, n, exists)
         scale = inverse_of(inverse)
         active = active and scale != zero  # the mean of no rows has zero gradient, and is nan
-        x_row = x.address + at * x.pitch
+        pos = position(x, i)
+        x_row = row_at(x, pos)
         line = read(x_row, int32(n) if exists else int32(0), thread, active or reads_all, buffer)
         factor, top = factor if scaled else one, int32(0)
         m, streamed_part = row_maximum(buffer, line, thread, factor, shared)
@@ -271,11 +273,11 @@ def make_cross_entropy_kernel(element, plan, wants):
         # All that is read of x besides the thread's own elements is read before `exp_sums`: behind
         # its barrier a thread may write, and grad may lie over x.
         checked = CheckedTarget(u, y, active, fill)
-        q = target_probs.address + at * target_probs.pitch if soft else uint64(0)
+        q = row_at(target_probs, pos)
         terms = CoefficientTerms(class_weight, q, one_minus_eps, eps_over_c, y)
         margin, target_coef, other_coef, a_y, w_y = zero, zero, zero, zero, zero
         if active:
-            margin = (m - load(x_row + uint64(uint32(y)) * uint64(size))) * factor
+            margin = (m - load(class_at(x_row, y))) * factor
             target_coef, other_coef, a_y, w_y = row_coefficients(terms)
         coefs = Coefficients(target_coef, other_coef, a_y, w_y)
         below_a, a_sum = other_sums(buffer, line, thread, (m, factor, terms), shared)
@@ -293,18 +295,18 @@ def make_cross_entropy_kernel(element, plan, wants):
                 store_i64(argmax + at * uint64(8), int64(top & int32(0x7FFFFFFF)))
             put_entropy(entropy, at, others, depths * inverse_s)
         if with_probs:
-            out = probs.address + at * probs.pitch
-            write_probs(out, buffer, line, thread, (m, factor, inverse_s))
+            args_p = m, factor, inverse_s
+            write_probs(row_at(probs, pos), buffer, line, thread, args_p)
         if with_hess:
             h, pull = hess_terms(coefs, z_loss, u * scale * factor * factor, a_sum, row_lse)
             args_h = (m, factor, inverse_s, others, top, h, pull, active, fill)
-            write_hess(hess.address + at * hess.pitch, buffer, line, thread, args_h)
+            write_hess(row_at(hess, pos), buffer, line, thread, args_h)
         if with_grad:
             up = u * scale * factor
             m, c, at_y = gradient_terms(
                 checked, coefs, z_loss, up, m, a_sum, rest, e_y, inverse_s, row_lse
             )
             args_g = (m, factor, c, at_y, y, active, fill, up * coefs.other_coef, terms)
-            write_grad(grad.address + at * grad.pitch, buffer, line, thread, args_g)
+            write_grad(row_at(grad, pos), buffer, line, thread, args_g)
 
     return kernel

@@ -11,7 +11,7 @@ from numba import cuda, int32, int64
 from fastxent.cuda.elements import Element, Function, device
 from fastxent.cuda.groups import ThreadPlan
 from fastxent.cuda.intrinsics import cluster_arrive, cluster_wait, store_beside
-from fastxent.cuda.rows import make_place
+from fastxent.cuda.rows import make_addressing
 
 
 class Sharing(NamedTuple):
@@ -36,7 +36,7 @@ class Sharing(NamedTuple):
 def make_sharing(element: Element, plan: ThreadPlan) -> Sharing:
     """The functions for rows of these elements under a plan."""
     n_parts, is_shared, zero = plan.cluster, plan.cluster > 1, element.compute(0)
-    row_place = make_place(plan)
+    row_place = make_addressing(element, plan).place
 
     @device
     def begin():

@@ -21,7 +21,9 @@ def _softmax(call: Call, log: bool) -> None:
     x, n_classes, older = call.x, call.x.shape[-1], thread_plans.is_older(call.x.place)
     for block in blocks_of(x, call.compute, {"out": call.outputs.out}):
         limit = thread_plans.max_per_thread_of_softmax(block.item, older)
-        plan = thread_plans.plan_of(block.item, n_classes, block.vectorised, limit, older)
+        plan = thread_plans.plan_of(
+            block.item, n_classes, block.vectorised, limit, older, block.columns
+        )
         launch(
             row_kernel(softmax_kernels.make_softmax_kernel, block.item, plan, log),
             blocks_of_grid(block.n, plan.rows), x.queue, x=block.x, out=block.outs["out"],
@@ -37,7 +39,9 @@ def logsumexp(call: Call) -> None:
         direct = block.item.name == name_of(out.dtype)
         result = out if direct else x.new((block.n,), compute)
         limit = thread_plans.max_per_thread_of_sums(block.item)
-        plan = thread_plans.plan_of(block.item, n_classes, block.vectorised, limit, older)
+        plan = thread_plans.plan_of(
+            block.item, n_classes, block.vectorised, limit, older, block.columns
+        )
         launch(
             row_kernel(softmax_kernels.make_logsumexp_kernel, block.item, plan),
             blocks_of_grid(block.n, plan.rows), x.queue, x=block.x,
@@ -52,7 +56,9 @@ def entropy(call: Call) -> None:
     x, (out, grad), n_classes = call.x, (call.outputs.out, call.outputs.grad), call.x.shape[-1]
     older = thread_plans.is_older(x.place)
     for block in blocks_of(x, call.compute, {"grad": grad}):
-        plan = thread_plans.plan_of_entropy(block.item, n_classes, block.vectorised, older)
+        plan = thread_plans.plan_of_entropy(
+            block.item, n_classes, block.vectorised, older, block.columns
+        )
         launch(
             row_kernel(softmax_kernels.make_entropy_kernel, block.item, plan, grad is not None),
             blocks_of_grid(block.n, plan.rows), x.queue, x=block.x, out=out.at(block.first),

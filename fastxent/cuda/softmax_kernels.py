@@ -9,19 +9,20 @@ import math
 from numba import cuda, int32, uint64
 
 from fastxent.cuda.elements import device, number_type, zero_where_zero
-from fastxent.cuda.groups import WARP, add, add_exactly, finite_sum, make_reduction, smaller
+from fastxent.cuda.groups import add, add_exactly, finite_sum, make_reduction, smaller
 from fastxent.cuda.parameters import Address, Integer, Rows
 from fastxent.cuda.rows import make_row
 from fastxent.formulas import entropy_grad_element, entropy_term
 
 _NOT_THERE, _OF_NAN = int32(2**31 - 1), int32(-(2**31))
-SLOTS = 8 * WARP  # shared memory for the exchanges of a block
+SLOTS = 8  # in shared memory, for the exchanges of a block
 
 
 def make_softmax_kernel(element, plan, log):
     """Softmax, or its logarithm."""
     row, compute, exp = make_row(element, plan), element.compute, element.exp
     place, read, row_maximum, exp_sums = row.place, row.read, row.row_maximum, row.exp_sums
+    position, row_at, n_shared = row.position, row.row_at, SLOTS * plan.slot
     n_words, word, one = row.n_words, row.word, compute(1)
 
     @device
@@ -39,16 +40,17 @@ def make_softmax_kernel(element, plan, log):
     # x, out (N, C) IN, OUT
     def kernel(x: Rows, out: Rows, n_rows: Integer, n: Integer):
         i, thread = place()
-        shared = cuda.shared.array(SLOTS, compute)
+        shared = cuda.shared.array(n_shared, compute)
         buffer = cuda.local.array(n_words, word)
         n = int32(n) if i < n_rows else int32(0)
-        line = read(x.address + uint64(i) * x.pitch, n, thread, True, buffer)
+        at = position(x, i)
+        line = read(row_at(x, at), n, thread, True, buffer)
         m, streamed_part = row_maximum(buffer, line, thread, one, shared)
         below, count = exp_sums(buffer, line, m, streamed_part, one, shared)
         # p_j = exp(x_j - m) / s, log p_j = (x_j - m) - log s
         others = below + (count - one)
         norm = math.log1p(others) if log else one / (others + one)
-        write(out.address + uint64(i) * out.pitch, buffer, line, thread, (m, norm))
+        write(row_at(out, at), buffer, line, thread, (m, norm))
 
     return kernel
 
@@ -58,7 +60,7 @@ def make_first_top(element, row):
 
     Or that of the first nan plus the smallest int32, which is negative.
     """
-    least = make_reduction(smaller, row.plan.threads)
+    least = make_reduction(smaller, row.plan)
 
     @device
     def key(x, column, m):
@@ -96,18 +98,21 @@ def make_logsumexp_kernel(element, plan):
     row, compute = make_row(element, plan), element.compute
     size, store = element.size, element.store
     place, read, row_maximum, exp_sums = row.place, row.read, row.row_maximum, row.exp_sums
+    position, row_at, n_shared = row.position, row.row_at, SLOTS * plan.slot
     n_words, word, one = row.n_words, row.word, compute(1)
     first_top, lse_of = make_first_top(element, row), make_lse(compute)
+    n_keys = plan.slot
 
     # x (N, C) IN, out (N,) OUT
     def kernel(x: Rows, out: Address, n_rows: Integer, n: Integer):
         i, thread = place()
-        shared = cuda.shared.array(SLOTS, compute)
-        keys = cuda.shared.array(WARP, int32)
+        shared = cuda.shared.array(n_shared, compute)
+        keys = cuda.shared.array(n_keys, int32)
         buffer = cuda.local.array(n_words, word)
         exists = i < n_rows
         n = int32(n) if exists else int32(0)
-        line = read(x.address + uint64(i) * x.pitch, n, thread, True, buffer)
+        at = position(x, i)
+        line = read(row_at(x, at), n, thread, True, buffer)
         m, streamed_part = row_maximum(buffer, line, thread, one, shared)
         top = first_top(buffer, line, thread, m, keys)
         below, count = exp_sums(buffer, line, m, streamed_part, one, shared)
@@ -123,7 +128,7 @@ def make_depth_sum(element, row):
 
     depth_j is (m - x_j)·factor and e_j exp(-depth_j).
     """
-    exp, zero, total = element.exp, element.compute(0), make_reduction(add, row.plan.threads)
+    exp, zero, total = element.exp, element.compute(0), make_reduction(add, row.plan)
 
     @device
     def term(x, column, args):
@@ -145,6 +150,7 @@ def make_entropy_kernel(element, plan, with_grad):
     """Entropy of softmax, and its gradient."""
     row, compute, exp = make_row(element, plan), element.compute, element.exp
     place, read, row_maximum, exp_sums = row.place, row.read, row.row_maximum, row.exp_sums
+    position, row_at, n_shared = row.position, row.row_at, SLOTS * plan.slot
     n_words, word, one = row.n_words, row.word, compute(1)
     store_number, number_size = number_type(element).store, number_type(element).size
     depth_sum = make_depth_sum(element, row)
@@ -159,11 +165,12 @@ def make_entropy_kernel(element, plan, with_grad):
     # x (N, C) IN; out (N,) OUT; grad (N, C) OUT or 0
     def kernel(x: Rows, out: Address, grad: Rows, n_rows: Integer, n: Integer):
         i, thread = place()
-        shared = cuda.shared.array(SLOTS, compute)
+        shared = cuda.shared.array(n_shared, compute)
         buffer = cuda.local.array(n_words, word)
         exists = i < n_rows
         n = int32(n) if exists else int32(0)
-        line = read(x.address + uint64(i) * x.pitch, n, thread, True, buffer)
+        at = position(x, i)
+        line = read(row_at(x, at), n, thread, True, buffer)
         m, streamed_part = row_maximum(buffer, line, thread, one, shared)
         depths = depth_sum(buffer, line, thread, m, one, shared, 4)
         below, count = exp_sums(buffer, line, m, streamed_part, one, shared)
@@ -173,7 +180,6 @@ def make_entropy_kernel(element, plan, with_grad):
         if exists and thread == 0:
             store_number(out + uint64(i) * uint64(number_size), math.log1p(others) + mean)
         if with_grad:
-            row_out = grad.address + uint64(i) * grad.pitch
-            write(row_out, buffer, line, thread, (m, inverse_s, mean))
+            write(row_at(grad, at), buffer, line, thread, (m, inverse_s, mean))
 
     return kernel
