@@ -71,7 +71,7 @@ _KERNELS = {
     "hvp_kernels": {"softmax_kernels", "sharing", "pairs", "targets", "rows", "groups"},
     "sharing": {"rows", "groups"},
     "pairs": {"rows", "groups"},
-    "split_kernels": {"kernels", "softmax_kernels", "targets", "rows"},
+    "split_kernels": {"kernels", "softmax_kernels", "targets", "rows", "groups"},
     "kernels": {"softmax_kernels", "targets", "rows", "groups"},
     "categorical_kernels": {"targets", "rows", "groups"},
     "softmax_kernels": {"rows", "groups"},
@@ -79,7 +79,10 @@ _KERNELS = {
     "conversion_kernels": {"targets", "rows"},
     "reduction_kernels": {"targets", "groups"},
     "targets": set(),
-    "rows": {"groups"},
+    "rows": {"columns", "access", "groups"},
+    "columns": {"transposes", "access", "groups"},
+    "transposes": {"groups"},
+    "access": {"groups"},
     "groups": set(),
 }
 _LAUNCH = {"launch", "elements", "groups", "parameters"}

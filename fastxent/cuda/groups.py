@@ -22,9 +22,9 @@ class ThreadPlan(NamedTuple):
     `threads` a row, a power of 2; `rows` a block, 1 where a row takes more than a warp; `vectors`
     of 16 bytes that each thread holds in registers, or single elements if not `vectorised`; whether
     the rest of a row is `streamed`, read again in every scan; how many `blocks` a multiprocessor
-    should have room for, which limits the registers of a thread; how many blocks form the
-    `cluster` that shares a row. In `columns` the threads of a row are in as many warps, each of
-    which has threads of 32 rows: see `fastxent.cuda.columns`.
+    should have room for, which limits the registers of a thread; whether rows are `columns`: then
+    the threads of a row are in as many warps, each of which has threads of 32 rows, see
+    `fastxent.cuda.columns`; how many blocks form the `cluster` that shares a row.
     """
 
     threads: int
@@ -33,8 +33,8 @@ class ThreadPlan(NamedTuple):
     vectorised: bool
     streamed: bool
     blocks: int = 1
-    cluster: int = 1
     columns: bool = False
+    cluster: int = 1
 
     @property
     def is_warp(self) -> bool:

@@ -257,11 +257,10 @@ def make_cross_entropy_kernel(element, plan, wants):
         shared = cuda.shared.array(n_shared, compute)
         keys = cuda.shared.array(n_keys, int32)
         buffer = cuda.local.array(n_words, word)
-        exists, at = i < n_rows, uint64(i)
+        exists, at, pos = i < n_rows, uint64(i), position(x, i)
         u, y, active, fill = check_target(labels, sample_weight, i, n, exists)
         scale = inverse_of(inverse)
         active = active and scale != zero  # the mean of no rows has zero gradient, and is nan
-        pos = position(x, i)
         x_row = row_at(x, pos)
         line = read(x_row, int32(n) if exists else int32(0), thread, active or reads_all, buffer)
         factor, top = factor if scaled else one, int32(0)

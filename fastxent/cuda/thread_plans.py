@@ -3,7 +3,7 @@
 import functools
 
 from fastxent.cuda import driver
-from fastxent.cuda.elements import VECTOR_BYTES, Element, number_type
+from fastxent.cuda.elements import Element
 from fastxent.cuda.groups import WARP, ThreadPlan
 from fastxent.records import Place
 
@@ -13,7 +13,9 @@ PLANS = ((8, 4), (32, 4), (32, 8), (128, 8), (256, 8), (256, 16), (512, 16))
 # and rows that are aligned unlike the output.
 PLANS_OF_SINGLES = ((4, 8), (32, 8), (128, 8), (256, 16))
 # Threads a row and elements a thread in columns: a thread of few classes has a row for itself.
-PLANS_OF_COLUMNS = ((1, 8), (1, 16), (1, 32), (1, 64), (2, 64), (4, 64), (8, 64), (16, 64))
+PLANS_OF_COLUMNS = (
+    (1, 8), (1, 16), (1, 32), (2, 32), (4, 32), (8, 32), (16, 32), (16, 64),
+)  # fmt: skip
 SHORT = 32  # the number of classes up to which rows are read as single elements
 # How many elements a thread may hold. Beyond that its registers spill to memory, or its loops are
 # no longer unrolled and the array of registers is placed in memory.
@@ -21,11 +23,14 @@ MAX_PER_THREAD = 64  # of sums, and of the loss of labels with its gradient
 MAX_PER_THREAD_OPTIONS = 16  # with options or further outputs, whose formulas are longer
 MAX_PER_THREAD_LOGARITHMS = 4  # with a logarithm of each element
 MAX_PER_THREAD_PAIRS = 32  # of each of two rows that are held side by side
+MAX_PER_THREAD_TRANSPOSED = 32  # of vectors in columns, whose transposes are code too
 MAX_PER_THREAD_EXACT = 4  # of float64, with sums that keep their rounding errors
 # Threads on a multiprocessor, by vectors a thread: they share 65,536 registers.
 RESIDENT = {1: 768, 2: 768, 4: 768, 8: 768, 16: 512}
 SMALL_BLOCK = 128  # the threads of a block, for rows that take fewer
 COLUMN_BLOCK = 128  # the same for rows in columns
+MAX_THREADS_OPTIONS = 8  # a row in columns, with options
+RESIDENT_COLUMNS = (256, 384)  # threads on a multiprocessor: with options, of plain kernels
 PART = 16384  # the most elements of a part of a row that is split by two kernels
 CLUSTERS = (2, 4, 8)  # sizes of clusters, on every GPU that has clusters
 
@@ -36,10 +41,10 @@ def plan_of(
     older: bool = False, columns: bool = False,
 ) -> ThreadPlan:  # fmt: skip
     """The plan for rows of so many classes; `older` is for GPUs before compute capability 9."""
-    if item.size == 8:  # a float64 takes two registers
-        max_per_thread = min(max_per_thread, MAX_PER_THREAD_OPTIONS // 2)
     if columns:
         return _plan_of_columns(item, n_classes, vectorised, max_per_thread, older)
+    if item.size == 8:  # a float64 takes two registers
+        max_per_thread = min(max_per_thread, MAX_PER_THREAD_OPTIONS // 2)
     vectorised = vectorised and n_classes > SHORT
     width = item.width if vectorised else 1
     plans = PLANS if vectorised else PLANS_OF_SINGLES
@@ -60,12 +65,21 @@ def _plan_of_columns(
 ) -> ThreadPlan:
     """The plan for rows in columns: the fewest threads and registers that hold a row."""
     width = item.width if vectorised else 1
-    table = [(t, max(1, min(n, max_per_thread) // width)) for t, n in PLANS_OF_COLUMNS]
-    fitting = [(t, v) for t, v in table if t * v * width >= n_classes]
-    threads, vectors = fitting[0] if fitting else table[-1]
+    is_plain = max_per_thread > MAX_PER_THREAD_OPTIONS
+    limit = min(max_per_thread, MAX_PER_THREAD_TRANSPOSED) if vectorised else max_per_thread
+    limit = min(limit, MAX_PER_THREAD_OPTIONS // 2) if item.size == 8 else limit
+    table = list(PLANS_OF_COLUMNS)
+    if not is_plain or (older and vectorised):  # it takes more registers than largest blocks have
+        table = [(t, n) for t, n in table if t <= MAX_THREADS_OPTIONS]
+    plans = [(t, max(1, min(n, limit) // width)) for t, n in table]
+    fitting = [(t, v) for t, v in plans if t * v * width >= n_classes]
+    if vectorised and not fitting:  # a thread can hold more single elements
+        plan = _plan_of_columns(item, n_classes, False, max_per_thread, older)
+        if not plan.streamed:
+            return plan
+    threads, vectors = fitting[0] if fitting else plans[-1]
     rows = WARP * max(1, COLUMN_BLOCK // (WARP * threads))
-    of_16_bytes = vectors if vectorised else -(-vectors * number_type(item).size // VECTOR_BYTES)
-    blocks = blocks_for(item, of_16_bytes, threads * rows, older)
+    blocks = max(1, RESIDENT_COLUMNS[is_plain] // (threads * rows))
     return ThreadPlan(threads, vectors, rows, vectorised, not fitting, blocks, columns=True)
 
 
@@ -91,7 +105,7 @@ def plan_of_pairs(
     item: Element, n_classes: int, vectorised: bool, older: bool, columns: bool = False
 ) -> ThreadPlan:
     """The plan where each thread holds as much of a second row: older GPUs spill a part of it."""
-    limit = MAX_PER_THREAD_OPTIONS if older else MAX_PER_THREAD_PAIRS
+    limit = MAX_PER_THREAD_OPTIONS if older or columns else MAX_PER_THREAD_PAIRS
     return _plan_of_exact_sums(item, n_classes, vectorised, limit, older, columns, 2)
 
 
@@ -113,6 +127,8 @@ def _plan_of_exact_sums(
     """
     limit = MAX_PER_THREAD_EXACT if item.size == 8 else limit
     plan = plan_of(item, n_classes, vectorised, limit, older, columns)
+    if columns:
+        return plan
     vectors = max(RESIDENT) if item.size == 8 else min(max(RESIDENT), n_rows * plan.vectors)
     return plan._replace(blocks=blocks_for(item, vectors, plan.block, older))
 

@@ -5,7 +5,7 @@ Of a vector's `width` elements and the `width` lanes that exchange them, those o
 For each bit of a number, lanes that differ in it exchange the elements whose place differs in it.
 """
 
-from numba import cuda, uint32
+from numba import cuda, int32, uint32
 
 from fastxent.cuda.elements import Element, Function, device
 from fastxent.cuda.groups import ALL, WARP
@@ -23,6 +23,18 @@ def make_sub_lane(element: Element) -> Function:
     return sub_lane
 
 
+@device
+def of_words(word, offset):
+    """The word that the lane at this offset gives for the own one."""
+    return cuda.shfl_xor_sync(ALL, word, offset)
+
+
+@device
+def of_halves(word, offset):
+    """The same of halves, held as uint32, of which there is no shuffle."""
+    return uint32(cuda.shfl_xor_sync(ALL, int32(word), offset))
+
+
 def make_transpose(element: Element) -> Function:
     """transpose(buffer, first): words first, first + 1, … of a buffer, which are a vector.
 
@@ -30,6 +42,7 @@ def make_transpose(element: Element) -> Function:
     """
     n_words, per_word = element.words, element.width // element.words
     apart, sub_lane = WARP // element.width, make_sub_lane(element)
+    from_lane = of_halves if per_word == 2 else of_words
     # Bits of a word's number; the bit of a lane's is `per_word` times as high.
     bits = tuple(1 << k for k in range(n_words.bit_length() - 1))
     exchange_halves = make_exchange_halves(apart)
@@ -46,7 +59,7 @@ def make_transpose(element: Element) -> Function:
                 low = first + ((k & -bit) << 1 | (k & (bit - 1)))
                 high = low + bit
                 a, b = buffer[low], buffer[high]
-                other = cuda.shfl_xor_sync(ALL, a if is_upper else b, bit * per_word * apart)
+                other = from_lane(a if is_upper else b, bit * per_word * apart)
                 buffer[low] = other if is_upper else a
                 buffer[high] = b if is_upper else other
 
@@ -63,7 +76,7 @@ def make_exchange_halves(offset: int) -> Function:
     def exchange_halves(buffer, j, k, is_upper):
         a, b = buffer[j], buffer[k]
         given = choose_bytes(a, b, uint32(0x5410) if is_upper else uint32(0x7632))
-        other = cuda.shfl_xor_sync(ALL, given, offset)
+        other = of_halves(given, offset)
         buffer[j] = choose_bytes(a, other, uint32(0x3254) if is_upper else uint32(0x5410))
         buffer[k] = choose_bytes(b, other, uint32(0x3276) if is_upper else uint32(0x7610))
 
