@@ -72,13 +72,16 @@ class Strided(NamedTuple):
 class Weight(NamedTuple):
     """Weights that broadcast over an array: that of element i is at i // inner % period.
 
-    At i itself for a period of 0; `number` where there is no array.
+    At i itself for a period of 0; `number` where there is no array. With an outer_period, for
+    weights of other axes before these, (i // outer_inner % outer_period) · period further on.
     """
 
     address: Address = None
     number: Number = 1.0
     inner: Integer = 1
     period: Integer = 0
+    outer_inner: Integer = 1
+    outer_period: Integer = 0
 
 
 class Inverse(NamedTuple):
