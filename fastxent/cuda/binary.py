@@ -165,7 +165,8 @@ def _broadcast(weight: WeightOrNumber, shape: tuple[int, ...], compute: Any) -> 
     groups = _groups_of_axes(own, shape)
     if len(groups) > 2:
         return None
-    inner_axes, outer_axes, *_ = *groups, *[(1, 1), (1, 0)][len(groups) :]
+    inner_axes = groups[0] if groups else (1, 1)
+    outer_axes = groups[1] if len(groups) > 1 else (1, 0)
     return Weight(as_numbers(weight, compute), 1.0, *inner_axes, *outer_axes)
 
 

@@ -289,16 +289,20 @@ def memory_of(values, layout):
         array = sim.allocate((n, classes + 3, inner), values.dtype)[:, 2:-1]
     elif layout == "a part of a plane":
         array = sim.allocate((n, classes, inner + 16), values.dtype)[:, :, 16:]
+    elif layout == "a ragged part of a plane":
+        values = values[:, :, :-2]
+        array = sim.allocate((n, classes, inner), values.dtype)[:, :, :-2]
     else:  # rank 5: the axes before and behind that of the classes each merge into one
         array = sim.allocate((1, n, classes, inner // 4, 4), values.dtype)
         array[...] = values.reshape(array.shape)
         return array, 2, True
     array[...] = values
-    return array, 1, layout != "misaligned"
+    return array, 1, layout not in ("misaligned", "a ragged part of a plane")
 
 
 @pytest.mark.parametrize("layout", [
-    "column-major", "misaligned", "a part of the classes", "a part of a plane", "rank 5",
+    "column-major", "misaligned", "a part of the classes", "a part of a plane",
+    "a ragged part of a plane", "rank 5",
 ])  # fmt: skip
 def test_layouts(rng, layout):
     """Rows anywhere in memory; what lies around them is neither read nor written."""
@@ -306,7 +310,7 @@ def test_layouts(rng, layout):
     labels = rng.integers(0, 13, (2, 32))
     x, axis, vectorised = memory_of(values, layout)
     grad, probs = memory_of(np.full_like(values, NAN), layout)[0], memory_of(values, layout)[0]
-    y = labels.reshape(np.delete(x.shape, axis))
+    y = np.resize(labels, np.delete(x.shape, axis))
     before, memory = grad.copy(), grad.base.copy()
     sim.launched.clear()
     got = fx.cross_entropy(
@@ -320,7 +324,7 @@ def test_layouts(rng, layout):
     np.testing.assert_array_equal(grad.base, memory)
 
 
-@pytest.mark.parametrize("others", ["rows", "step", "type"])
+@pytest.mark.parametrize("others", ["rows", "groups", "step", "type"])
 def test_arrays_that_are_not_laid_out_alike(rng, others):
     """They go through converted blocks."""
     x = rng.standard_normal((2, 5, 8)).astype(np.float32)
@@ -328,6 +332,8 @@ def test_arrays_that_are_not_laid_out_alike(rng, others):
     target = sim.on_gpu(q)
     if others == "rows":
         target.array = sim.on_gpu(np.ascontiguousarray(q.swapaxes(1, 2))).array.swapaxes(1, 2)
+    elif others == "groups":
+        target.array = sim.on_gpu(np.ascontiguousarray(q.swapaxes(0, 1))).array.swapaxes(0, 1)
     elif others == "step":
         target.array = sim.on_gpu(np.repeat(q, 2, 2)).array[:, :, ::2]
     got = fx.cross_entropy(sim.on_gpu(x), target, axis=1, **EACH)
