@@ -72,13 +72,7 @@ _KERNELS = {
     "sharing": {"rows", "groups"},
     "pairs": {"rows", "groups"},
     "split_kernels": {
-        "kernels",
-        "loss_terms",
-        "softmax_kernels",
-        "parts",
-        "sharing",
-        "targets",
-        "rows",
+        *"kernels loss_terms softmax_kernels parts sharing targets rows groups".split(),
     },
     "kernels": {"loss_terms", "softmax_kernels", "sharing", "targets", "rows", "groups"},
     "loss_terms": {"targets"},
@@ -89,7 +83,10 @@ _KERNELS = {
     "conversion_kernels": {"targets", "rows"},
     "reduction_kernels": {"targets", "groups"},
     "targets": set(),
-    "rows": {"groups"},
+    "rows": {"columns", "access", "groups"},
+    "columns": {"transposes", "access", "groups"},
+    "transposes": {"groups"},
+    "access": {"groups"},
     "groups": set(),
 }
 _LAUNCH = {"launch", "elements", "groups", "parameters"}

@@ -1,6 +1,5 @@
 """The binary losses on the GPU: arrays of any shape as flat ones, weights that broadcast."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -152,7 +151,7 @@ def _number(weight: float | None) -> Weight:
 
 
 def _broadcast(weight: WeightOrNumber, shape: tuple[int, ...], compute: Any) -> Weight | None:
-    """A weight that kernels can broadcast: its axes, of more than 1, lie side by side in `shape`.
+    """A weight that kernels can broadcast: of at most two groups of neighbouring axes of `shape`.
 
     None for another. A weight of the whole shape must be of the type that is computed in, or it
     would be copied as a whole.
@@ -160,12 +159,30 @@ def _broadcast(weight: WeightOrNumber, shape: tuple[int, ...], compute: Any) -> 
     if not isinstance(weight, DeviceArray):
         return _number(weight)
     own = (1,) * (len(shape) - weight.ndim) + weight.shape
-    axes = [k for k, n in enumerate(own) if n != 1]
-    first, end = (axes[0], axes[-1] + 1) if axes else (len(shape), len(shape))
-    whole = own == shape
-    if own[first:end] != shape[first:end]:
+    if own == shape:
+        is_number = weight.dtype == compute and weight.is_contiguous
+        return Weight(weight) if is_number else None
+    groups = _groups_of_axes(own, shape)
+    if len(groups) > 2:
         return None
-    if whole and not (weight.dtype == compute and weight.is_contiguous):
-        return None
-    period = 0 if whole else math.prod(shape[first:end])
-    return Weight(as_numbers(weight, compute), 1.0, math.prod(shape[end:]), period)
+    inner_axes = groups[0] if groups else (1, 1)
+    outer_axes = groups[1] if len(groups) > 1 else (1, 0)
+    return Weight(as_numbers(weight, compute), 1.0, *inner_axes, *outer_axes)
+
+
+def _groups_of_axes(own: tuple[int, ...], shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The groups of neighbouring axes that a weight has, from the last on, as `parameters.Weight`.
+
+    Of each how many elements of `shape` follow before its index rises, and how many it has.
+    """
+    groups: list[tuple[int, int]] = []
+    inner, joins = 1, False
+    for n, own_n in zip(reversed(shape), reversed(own), strict=True):
+        if n == 1:
+            continue
+        if own_n == n and joins:
+            groups[-1] = groups[-1][0], groups[-1][1] * n
+        elif own_n == n:
+            groups.append((inner, n))
+        inner, joins = inner * n, own_n == n
+    return groups

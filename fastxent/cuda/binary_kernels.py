@@ -34,7 +34,7 @@ _SLOTS = 2 * WARP  # shared memory for one exchange of two numbers
 def make_weight(number):
     """weight_at(weight, index): the weight of an element, see `parameters.Weight`.
 
-    So an array of one axis is broadcast over others without a copy.
+    So an array of some axes is broadcast over others without a copy.
     """
     load, size = number.load, number.size
 
@@ -42,9 +42,13 @@ def make_weight(number):
     def weight_at(weight, index):
         if not weight.address:
             return weight.number
+        at = index
         if weight.period:
-            index = index // uint64(weight.inner) % uint64(weight.period)
-        return load(weight.address + uint64(index) * uint64(size))
+            at = index // uint64(weight.inner) % uint64(weight.period)
+            if weight.outer_period:
+                outer = index // uint64(weight.outer_inner) % uint64(weight.outer_period)
+                at += outer * uint64(weight.period)
+        return load(weight.address + at * uint64(size))
 
     return weight_at
 

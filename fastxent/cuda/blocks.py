@@ -1,13 +1,14 @@
 """The rows of a call, in place, or in blocks that are converted on their way to a kernel."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from fastxent.cuda.conversion import (
     apply_chain_rule,
     apply_second_chain_rule,
     convert,
+    merged_dims,
     put,
 )
 from fastxent.cuda.elements import Element, element
@@ -26,23 +27,27 @@ _SECOND = ("hess", "out")
 
 def rows_of(array: DeviceArray) -> Rows | None:
     """An array's rows, if they are evenly spaced and contiguous; None if not."""
-    size = array.dtype.itemsize
-    *outer, n_classes = array.shape
-    *steps, last = array.strides
-    if n_classes > 1 and last != size:
+    size, n_classes = array.dtype.itemsize, array.shape[-1]
+    if n_classes > 1 and array.strides[-1] != size:
         return None
-    n, pitch = 1, n_classes * size
-    for length, step in zip(reversed(outer), reversed(steps), strict=True):
-        if length == 1:
-            continue
-        if n == 1:
-            pitch = step
-        elif step != n * pitch:
-            return None
-        n *= length
-    if pitch < 0 or pitch % size or array.address % size:
+    dims = merged_dims(array.shape[:-1], array.strides[:-1])
+    pitch = dims[-1][1] if dims else n_classes * size
+    if len(dims) > 1 or pitch < 0 or pitch % size or array.address % size:
         return None
     return Rows(array.pointer, pitch)
+
+
+def columns_of(array: DeviceArray) -> Rows | None:
+    """An array's rows, if they lie side by side in evenly spaced groups; None if not."""
+    size, step = array.dtype.itemsize, array.strides[-1]
+    dims = merged_dims(array.shape[:-1], array.strides[:-1])
+    if not 1 <= len(dims) <= 2 or dims[-1][1] != size:
+        return None
+    outer_pitch = dims[0][1] if len(dims) == 2 else 0
+    steps = step, outer_pitch, array.address
+    if min(steps) < 0 or any(bytes_ % size for bytes_ in steps):
+        return None
+    return Rows(array.pointer, size, step, dims[-1][0], outer_pitch)
 
 
 def can_vectorise(*rows: Rows | None) -> bool:
@@ -50,6 +55,13 @@ def can_vectorise(*rows: Rows | None) -> bool:
     first, *others = [r for r in rows if r is not None]
     at = address_of(first)
     return all((address_of(o) - at) % 16 == 0 and (o.pitch - first.pitch) % 16 == 0 for o in others)
+
+
+def can_vectorise_columns(item: Element, *rows: Rows | None) -> bool:
+    """Whether all arrays have only whole, aligned vectors of 16 bytes of rows side by side."""
+    present = [r for r in rows if r is not None]
+    bytes_ = [n for r in present for n in (address_of(r), r.step, r.outer_pitch)]
+    return all(n % 16 == 0 for n in bytes_) and all(r.inner % item.width == 0 for r in present)
 
 
 def address_of(rows: Rows) -> int:
@@ -61,10 +73,12 @@ class Block(NamedTuple):
     """Rows first … first + n of a call as a kernel takes them, None for an absent array.
 
     `vector` is what a second derivative is multiplied by, `outs` are the outputs per class by name.
+    `columns`: their elements lie apart, see `fastxent.cuda.columns`.
     """
 
     item: Element
     vectorised: bool
+    columns: bool
     first: int
     n: int
     x: Rows
@@ -116,14 +130,30 @@ def _in_place(
     if name_of(x.dtype) not in ROW_TYPES:
         return None
     present = {name: array for name, array in (inputs | outs).items() if array is not None}
-    rows = {name: rows_of(array) for name, array in present.items() if array.dtype == x.dtype}
-    x_rows = rows["x"]
-    if x_rows is None or None in rows.values() or len(rows) < len(present):
+    if any(array.dtype != x.dtype for array in present.values()):
         return None
+    rows = _rows_alike(present, rows_of)
+    is_columns = rows is None
+    rows = _rows_alike(present, columns_of) if rows is None else rows
+    if rows is None:
+        return None
+    item, n = element(name_of(x.dtype)), math.prod(x.shape[:-1])
     out_rows, vector = {name: rows.get(name) for name in outs}, rows.get("vector")
-    vectorised, n = can_vectorise(x_rows, vector, *out_rows.values()), math.prod(x.shape[:-1])
-    item, probs_rows = element(name_of(x.dtype)), rows.get("target_probs")
-    return Block(item, vectorised, 0, n, x_rows, probs_rows, vector, out_rows)
+    moved = rows["x"], vector, *out_rows.values()  # targets are read by single elements
+    vectorised = can_vectorise_columns(item, *moved) if is_columns else can_vectorise(*moved)
+    return Block(
+        item, vectorised, is_columns, 0, n, rows["x"], rows.get("target_probs"), vector, out_rows
+    )
+
+
+def _rows_alike(
+    arrays: dict[str, DeviceArray], read: Callable[[DeviceArray], Rows | None]
+) -> dict[str, Rows] | None:
+    """The rows of arrays that are laid out alike, by name; None if they are not."""
+    found = {name: read(array) for name, array in arrays.items()}
+    rows = {name: r for name, r in found.items() if r is not None}
+    is_alike = len(rows) == len(arrays) and len({r.inner for r in rows.values()}) == 1
+    return rows if is_alike else None
 
 
 def _converted(
@@ -161,7 +191,7 @@ def _converted(
             convert(vector, compute, begin, count, plain)
             apply_chain_rule(x, compute, begin, count, scratches["vector"], *change)
         yield Block(
-            number, True, first, n, rows["x"], rows.get("target_probs"), rows.get("vector"),
+            number, True, False, first, n, rows["x"], rows.get("target_probs"), rows.get("vector"),
             out_rows,
         )  # fmt: skip
         if change != NO_CHANGE:

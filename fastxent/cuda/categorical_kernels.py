@@ -2,10 +2,10 @@
 
 import math
 
-from numba import cuda, int32, uint32, uint64
+from numba import cuda, int32, uint64
 
 from fastxent.cuda.elements import device, log1m, number_type, where_less, zero_where_zero
-from fastxent.cuda.groups import WARP, add, make_reduction
+from fastxent.cuda.groups import add, make_reduction
 from fastxent.cuda.parameters import Address, ClipLimits, Integer, Inverse, Labels, Rows
 from fastxent.cuda.rows import make_row
 from fastxent.cuda.targets import (
@@ -17,16 +17,16 @@ from fastxent.cuda.targets import (
 )
 from fastxent.formulas import clipped_pair, costs, loss_element, prob_grad_element
 
-_SLOTS = WARP  # shared memory for the exchange of a block
-
 
 def make_categorical_kernel(element, plan, soft, with_grad):
     """Cross-entropy of rows of probabilities with targets that are labels, or `soft`."""
-    row, compute, load, size = make_row(element, plan), element.compute, element.load, element.size
+    row, compute, load, n_shared = make_row(element, plan), element.compute, element.load, plan.slot
     place, read, n_words, word = row.place, row.read, row.n_words, row.word
-    number, total = number_type(element), make_reduction(add, plan.threads)
+    position, row_at, class_at = row.position, row.row_at, row.class_at
+    number, total = number_type(element), make_reduction(add, plan)
     store_number, number_size = number.store, number.size
-    class_weight_of, coefficient_of = make_class_weight(element), make_coefficient(element, soft)
+    class_weight_of = make_class_weight(element)
+    coefficient_of = make_coefficient(element, soft, class_at)
     check_target, inverse_of = make_check_target(element, soft), make_inverse(element)
     zero, one = compute(0), compute(1)
 
@@ -72,23 +72,23 @@ def make_categorical_kernel(element, plan, soft, with_grad):
         grad: Rows,
     ):  # fmt: skip
         i, thread = place()
-        shared = cuda.shared.array(_SLOTS, compute)
+        shared = cuda.shared.array(n_shared, compute)
         buffer = cuda.local.array(n_words, word)
-        exists, at = i < n_rows, uint64(i)
+        exists, at, pos = i < n_rows, uint64(i), position(x, i)
         u, y, active, value = check_target(labels, sample_weight, i, n, exists)
         scale = inverse_of(inverse)
-        x_row = x.address + at * x.pitch
+        x_row = row_at(x, pos)
         length = int32(n) if exists else int32(0)
         line = read(x_row, length, thread, soft and active, buffer)
         # Probabilities need no class with formulas of its own.
-        q = target_probs.address + at * target_probs.pitch if soft else uint64(0)
+        q = row_at(target_probs, pos)
         terms = CoefficientTerms(class_weight, q, one, zero, int32(-1) if soft else y)
         has_grad, at_y, fill = active and scale != zero, value, value
         if soft:
             losses, _ = sums_of_losses(buffer, line, thread, (terms, limits))
             value = u * total(losses, shared, 0)
         elif active:
-            p = load(x_row + uint64(uint32(y)) * uint64(size))
+            p = load(class_at(x_row, y))
             w_y = class_weight_of(class_weight, y)
             value = u * loss_of_class(p, w_y, limits)
             at_y = grad_of_class(p, w_y, -u * scale, limits) if has_grad else zero
@@ -99,6 +99,6 @@ def make_categorical_kernel(element, plan, soft, with_grad):
             store_number(loss + at * uint64(number_size), value if active else fill)
         if with_grad:
             args = (terms, limits, -u * scale, has_grad, at_y, fill)
-            write_grad(grad.address + at * grad.pitch, buffer, line, thread, args)
+            write_grad(row_at(grad, pos), buffer, line, thread, args)
 
     return kernel

@@ -21,17 +21,23 @@ class Part(NamedTuple):
     n: int
 
 
-def parts_of_rank_4(array: DeviceArray) -> Iterator[Part]:
-    """An array of any rank and layout as parts that kernels can address."""
-    kind = conversion_kernels.KINDS[name_of(array.dtype)]
+def merged_dims(shape: tuple[int, ...], strides: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Lengths and strides of the fewest dimensions that address the same elements in order."""
     dims: list[tuple[int, int]] = []
-    for n, stride in zip(array.shape, array.strides, strict=True):
+    for n, stride in zip(shape, strides, strict=True):
         if n == 1:
             continue
         if dims and dims[-1][1] == n * stride:  # joins the dimension before
             dims[-1] = (dims[-1][0] * n, stride)
         else:
             dims.append((n, stride))
+    return dims
+
+
+def parts_of_rank_4(array: DeviceArray) -> Iterator[Part]:
+    """An array of any rank and layout as parts that kernels can address."""
+    kind = conversion_kernels.KINDS[name_of(array.dtype)]
+    dims = merged_dims(array.shape, array.strides)
     dims = [(1, 0)] * (4 - len(dims)) + dims
     outer, inner = dims[:-4], dims[-4:]
     count = math.prod(n for n, _ in inner)

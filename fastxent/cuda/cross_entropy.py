@@ -65,10 +65,10 @@ def fill_cross_entropy(call: Call) -> None:
 def plan_of(wants: kernels.Wants, block: Block, n_classes: int, place: Place) -> ThreadPlan:
     """The plan of the kernel of a call, on clusters where rows are longer than a block holds."""
     older, most = thread_plans.is_older(place), thread_plans.largest_cluster(place)
-    rows = block.item, n_classes, block.vectorised
+    rows, limit = (block.item, n_classes, block.vectorised), thread_plans.MAX_PER_THREAD
     if not wants._replace(scaled=False).is_plain:
-        return thread_plans.plan_of_options(*rows, older, most)
-    plan = thread_plans.plan_of(*rows, thread_plans.MAX_PER_THREAD, older)
+        return thread_plans.plan_of_options(*rows, older, block.columns, most)
+    plan = thread_plans.plan_of(*rows, limit, older, block.columns)
     return thread_plans.clustered(plan, block.item, n_classes, most)
 
 
@@ -79,7 +79,9 @@ def _fill_categorical(call: Call) -> None:
     limit = thread_plans.MAX_PER_THREAD_LOGARITHMS if soft else thread_plans.MAX_PER_THREAD_OPTIONS
     factory, with_grad = categorical_kernels.make_categorical_kernel, call.outputs.grad is not None
     for block, common in row_blocks(call, kernels.PER_CLASS):
-        plan = thread_plans.plan_of(block.item, n_classes, block.vectorised, limit, older)
+        # Probabilities beside labels are not read as rows, so nothing is to be transposed.
+        vectorised = block.vectorised and (soft or not block.columns)
+        plan = thread_plans.plan_of(block.item, n_classes, vectorised, limit, older, block.columns)
         arguments = common | {"limits": limits}
         launch_rows(factory, (soft, with_grad), block.item, plan, arguments, x.queue)
 

@@ -45,9 +45,9 @@ class Element(NamedTuple):
 
     `compute` is the type of the arithmetic, `word` that of the registers; a vector of 16 bytes is
     `words` words with `width` elements. value(words, i) is the i-th element in registers,
-    load(address) and store(address, value) move one element, write(address, values) a vector.
-    `minus_inf` is a word of -inf. exp(x) and scaled_exp(x, factor) are exp(x) and exp(x·factor) for
-    x <= 0 and a `parameters.Factor`.
+    load(address) and store(address, value) move one element, write(address, values) a vector, and
+    pack(values, words) puts one into registers. `minus_inf` is a word of -inf. exp(x) and
+    scaled_exp(x, factor) are exp(x) and exp(x·factor) for x <= 0 and a `parameters.Factor`.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Element(NamedTuple):
     load: Function
     store: Function
     write: Function
+    pack: Function
     exp: Function
     scaled_exp: Function
     maximum: Function
@@ -102,7 +103,16 @@ def _write_words(address, values):
     store_vector(address, values, int32(0))
 
 
-def _make_half(name: str, low: Function, high: Function, pack: Function, minus_inf: int) -> Element:
+def _make_copy(n: int) -> Function:
+    @device
+    def copy(values, words):
+        for k in range(n):
+            words[k] = values[k]
+
+    return copy
+
+
+def _make_half(name: str, low: Function, high: Function, join: Function, minus_inf: int) -> Element:
     @device
     def value(words, i):
         word = words[i >> 1]
@@ -114,18 +124,22 @@ def _make_half(name: str, low: Function, high: Function, pack: Function, minus_i
 
     @device
     def store(address, number):
-        store_u16(address, pack(number, number) & uint32(0xFFFF))
+        store_u16(address, join(number, number) & uint32(0xFFFF))
+
+    @device
+    def pack(values, words):
+        for k in range(4):
+            words[k] = join(values[2 * k], values[2 * k + 1])
 
     @device
     def write(address, values):
         packed = cuda.local.array(4, uint32)
-        for k in range(4):
-            packed[k] = pack(values[2 * k], values[2 * k + 1])
+        pack(values, packed)
         store_vector(address, packed, int32(0))
 
     return Element(
         name, 2, float32, uint32, 4, 8, uint32(minus_inf), value, load, store, write,
-        _exp_f32, _scaled_exp_f32, max_f32,
+        pack, _exp_f32, _scaled_exp_f32, max_f32,
     )  # fmt: skip
 
 
@@ -135,12 +149,12 @@ def element(name: str) -> Element:
     if name == "float32":
         return Element(
             name, 4, float32, float32, 4, 4, float32(-math.inf), word_value, load_f32, store_f32,
-            _write_words, _exp_f32, _scaled_exp_f32, max_f32,
+            _write_words, _make_copy(4), _exp_f32, _scaled_exp_f32, max_f32,
         )  # fmt: skip
     if name == "float64":
         return Element(
             name, 8, float64, float64, 2, 2, float64(-math.inf), word_value, load_f64, store_f64,
-            _write_words, _exp_f64, _scaled_exp_f64, max_f64,
+            _write_words, _make_copy(2), _exp_f64, _scaled_exp_f64, max_f64,
         )  # fmt: skip
     if name == "float16":
         return _make_half(name, low_float16, high_float16, pack_float16, 0xFC00FC00)

@@ -24,7 +24,9 @@ def cross_entropy_hvp(call: Call) -> None:
         arguments = common | options | {"vector": block.vector}
         if change.softcap:
             _launch_gradient(call, block, soft, arguments)
-        plan = thread_plans.plan_of_pairs(block.item, n_classes, block.vectorised, older)
+        plan = thread_plans.plan_of_pairs(
+            block.item, n_classes, block.vectorised, older, block.columns
+        )
         plan = thread_plans.clustered(plan, block.item, n_classes, most)
         factory = hvp_kernels.make_hvp_kernel
         launch_rows(factory, (wants,), block.item, plan, arguments, x.queue)

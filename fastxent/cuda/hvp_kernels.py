@@ -7,19 +7,18 @@ only the sum of its coefficients matters: see `fastxent.formulas`.
 import math
 from typing import Any, NamedTuple
 
-from numba import cuda, int32, uint32, uint64
+from numba import cuda, int32, uint64
 
 from fastxent.cuda.elements import (
     device,
-    make_exp,
     make_product,
     number_type,
     zero_where_zero,
 )
-from fastxent.cuda.groups import WARP, add, add_exactly, finite_sum, make_reduction, smaller
+from fastxent.cuda.groups import add, add_exactly, finite_sum, make_reduction, smaller
 from fastxent.cuda.pairs import Pair, make_pair_fold, make_pair_writer
 from fastxent.cuda.parameters import Address, Factor, Integer, Inverse, Labels, Number, Rows
-from fastxent.cuda.rows import make_row, make_sums
+from fastxent.cuda.rows import make_row
 from fastxent.cuda.sharing import NOT_THERE, make_sharing
 from fastxent.cuda.softmax_kernels import SLOTS, make_lse
 from fastxent.cuda.targets import (
@@ -61,9 +60,9 @@ class Moments(NamedTuple):
 
 def make_leading(element, row):
     """leading(buffer, line, thread, v_row, n, shared, keys): m, and v at its first column."""
-    largest = make_reduction(element.maximum, row.plan.threads)
-    least = make_reduction(smaller, row.plan.threads)
-    load, size, compute = element.load, element.size, element.compute
+    largest = make_reduction(element.maximum, row.plan)
+    least = make_reduction(smaller, row.plan)
+    load, class_at, compute = element.load, row.class_at, element.compute
     zero, minus_inf = compute(0), compute(-math.inf)
 
     @device
@@ -82,16 +81,17 @@ def make_leading(element, row):
         m = largest(own, shared, 0)
         top = least(column if own == m else NOT_THERE, keys, 0)
         # None of a row that is not read, and of -inf alone.
-        return m, load(v_row + uint64(uint32(top)) * uint64(size)) if top < n else zero
+        return m, load(class_at(v_row, top)) if top < n else zero
 
     return leading
 
 
-def make_moments(element, plan, wants):
+def make_moments(element, row, wants):
     """moments(buffer, others, pair, thread, args, terms, shared): those of a row, or of a part."""
-    exp, zero, one = make_exp(element, wants.scaled), element.compute(0), element.compute(1)
-    total, with_z_loss = make_reduction(add, plan.threads), wants.z_loss
-    coefficient_of, all_classes = make_coefficient(element, wants.soft), wants.all_classes
+    exp, zero, one = row.exp, element.compute(0), element.compute(1)
+    total, with_z_loss = make_reduction(add, row.plan), wants.z_loss
+    coefficient_of = make_coefficient(element, wants.soft, row.class_at)
+    all_classes = wants.all_classes
 
     @device
     def step(state, x, v, column, args):
@@ -110,9 +110,9 @@ def make_moments(element, plan, wants):
     def coefficient_terms(x, column, terms):
         return coefficient_of(column, terms), zero
 
-    fold = make_pair_fold(element, plan, step)
+    fold = make_pair_fold(element, row.plan, step)
     # Apart: with both in one, loops over half precision would be too long to be unrolled.
-    coefficient_sums = make_sums(element, plan, coefficient_terms)
+    coefficient_sums = row.make_sums(coefficient_terms)
 
     @device
     def moments(buffer, others, pair, thread, args, terms, shared):
@@ -175,15 +175,16 @@ def make_factors(element, wants):
 def make_hvp_kernel(element, plan, wants):
     """Second derivatives of cross-entropy by the logits, times a vector."""
     soft, all_classes, scaled, with_z_loss = wants
-    row, compute = make_row(element, plan, scaled), element.compute
-    number = number_type(element)
-    read, n_words, word, size = row.read, row.n_words, row.word, element.size
+    row, compute, number = make_row(element, plan, scaled), element.compute, number_type(element)
+    read, n_words, word, n_keys = row.read, row.n_words, row.word, plan.slot
+    position, row_at, from_class = row.position, row.row_at, row.from_class
+    n_shared = SLOTS * n_keys
     sharing, number_size, n_cells = make_sharing(element, plan), number.size, _CELLS * plan.cluster
     begin, begun, place, tell, meet, leading_of = sharing[:6]
     check_target, inverse_of = make_check_target(element, soft), make_inverse(element)
     class_weight_of, leading = make_class_weight(element), make_leading(element, row)
-    moments_of, shared_moments = make_moments(element, plan, wants), make_shared_moments(sharing)
-    factors, is_warp = make_factors(element, wants), plan.threads <= WARP
+    moments_of, shared_moments = make_moments(element, row, wants), make_shared_moments(sharing)
+    factors, is_warp = make_factors(element, wants), plan.is_warp
     exp, times, zero, one = row.exp, make_product(scaled), compute(0), compute(1)
 
     @device
@@ -205,17 +206,17 @@ def make_hvp_kernel(element, plan, wants):
     ):  # fmt: skip
         begin()
         i, thread, part, first, count = place(length, n_rows, n)
-        at, offset = uint64(i), uint64(first) * uint64(size)
-        shared = cuda.shared.array(SLOTS, compute)
+        pos = position(x, i)
+        shared = cuda.shared.array(n_shared, compute)
         cells = cuda.shared.array(n_cells, compute)
-        keys = cuda.shared.array(WARP, int32)
+        keys = cuda.shared.array(n_keys, int32)
         buffer, others = cuda.local.array(n_words, word), cuda.local.array(n_words, word)
         u, y, active, fill = check_target(labels, sample_weight, i, n, i < n_rows)
         scale = inverse_of(inverse)
         if scale == zero:
             active, fill = False, zero  # the mean of no rows
-        v_row = vector.address + at * vector.pitch + offset
-        line = read(x.address + at * x.pitch + offset, count, thread, active, buffer)
+        v_row = from_class(row_at(vector, pos), first)
+        line = read(from_class(row_at(x, pos), first), count, thread, active, buffer)
         pair = Pair(line, read(v_row, count, thread, active, others))
         z_loss = z_loss if with_z_loss else zero
         m, v_m = leading(buffer, line, thread, v_row, count if active else int32(0), shared, keys)
@@ -226,7 +227,7 @@ def make_hvp_kernel(element, plan, wants):
         m, v_m = leading_of(cells, m, v_m)
         # The coefficients of the part's classes, of which none has formulas of its own.
         w = class_weight + uint64(first) * uint64(number_size) if class_weight else class_weight
-        q = target_probs.address + at * target_probs.pitch + offset if soft else uint64(0)
+        q = from_class(row_at(target_probs, pos), first)
         terms = CoefficientTerms(w, q, one_minus_eps, eps_over_c, int32(-1))
         moments = moments_of(buffer, others, pair, thread, (m, factor, v_m), terms, shared)
         # Behind this, threads write: all have read v_m and their own elements before. The barrier
@@ -241,6 +242,6 @@ def make_hvp_kernel(element, plan, wants):
         numbers = factors(moments, target_coef, other_coef, z_loss, times(m, factor), by)
         inverse_s, mean, bent, pull = numbers
         args = (m, factor, v_m, inverse_s, mean, bent, pull, active, fill)
-        write(out.address + at * out.pitch + offset, buffer, others, pair, thread, args)
+        write(from_class(row_at(out, pos), first), buffer, others, pair, thread, args)
 
     return kernel

@@ -194,6 +194,12 @@ pack_float16 = _make_instruction(
     "cvt.rn.f16x2.f32 $0, $2, $1;", types.uint32, types.float32, types.float32
 )
 
+# Four of the eight bytes of two words, the first's before the second's: the numbers of the bytes
+# are the digits of the third, from the lowest on.
+choose_bytes = _make_instruction(
+    "prmt.b32 $0, $1, $2, $3;", types.uint32, types.uint32, types.uint32, types.uint32
+)
+
 
 def _make_of_bits(build):
     @intrinsic

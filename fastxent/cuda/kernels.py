@@ -9,10 +9,10 @@ import functools
 import math
 from typing import Any, NamedTuple
 
-from numba import cuda, int32, int64, uint32, uint64
+from numba import cuda, int32, int64, uint64
 
 from fastxent.cuda.elements import device, make_product, number_type
-from fastxent.cuda.groups import WARP, add, make_reduction
+from fastxent.cuda.groups import add, make_reduction
 from fastxent.cuda.intrinsics import store_i64
 from fastxent.cuda.loss_terms import (
     CELLS,
@@ -102,9 +102,10 @@ def make_cross_entropy_kernel(element, plan, wants):
     """Cross-entropy of rows of logits, and what a call wants with it."""
     soft, all_classes, scaled, with_top, with_grad, with_probs, with_hess, with_entropy = wants
     reads_all = with_top or with_probs or with_entropy
-    row, times = make_row(element, plan, scaled), make_product(scaled)
-    compute, load, size = element.compute, element.load, element.size
+    row, times, n_keys = make_row(element, plan, scaled), make_product(scaled), plan.slot
+    compute, load, n_shared = element.compute, element.load, SLOTS * n_keys
     read, row_maximum, exp_sums = row.read, row.row_maximum, row.exp_sums
+    position, row_at, class_at, from_class = row.position, row.row_at, row.class_at, row.from_class
     n_words, word, number = row.n_words, row.word, number_type(element)
     sharing, cluster, n_cells = make_sharing(element, plan), plan.cluster, CELLS * plan.cluster
     begin, place, shared_top = sharing.begin, sharing.place, sharing.first_top
@@ -112,11 +113,11 @@ def make_cross_entropy_kernel(element, plan, wants):
     store_number, number_size = number.store, number.size
     first_top, lse_of = make_first_top(element, row), make_lse(compute)
     check_target, inverse_of = make_check_target(element, soft), make_inverse(element)
-    row_coefficients = make_row_coefficients(element, wants)
+    row_coefficients = make_row_coefficients(element, wants, class_at)
     gradient_terms = make_gradient_terms(element)
-    total, split_sum = make_reduction(add, plan.threads), make_split_sum(element, scaled)
+    total, split_sum = make_reduction(add, plan), make_split_sum(element, scaled)
     depth_sum, zero, one = make_depth_sum(element, row, scaled), compute(0), compute(1)
-    formulas = make_element_formulas(element, wants, make_coefficient(element, soft))
+    formulas = make_element_formulas(element, wants, make_coefficient(element, soft, class_at))
     other_terms, grad_formula, probs_formula, hess_formula = formulas
     sums_of_others = row.make_sums(other_terms)
     write_grad, write_probs = row.make_writer(grad_formula), row.make_writer(probs_formula)
@@ -139,10 +140,9 @@ def make_cross_entropy_kernel(element, plan, wants):
     @device
     def own_part(terms, first):
         """The terms of the classes from the first of a part on."""
-        w, q = terms.class_weight, terms.probs
+        w, q = terms.class_weight, from_class(terms.probs, first)
         if cluster > 1:
             w = w + uint64(first) * uint64(number_size) if w else w
-            q = q + uint64(first) * uint64(size)
         own_y = int32(int64(terms.y) - first)
         return CoefficientTerms(w, q, terms.one_minus_eps, terms.eps_over_c, own_y)
 
@@ -175,17 +175,17 @@ def make_cross_entropy_kernel(element, plan, wants):
     ):  # fmt: skip
         begin()
         i, thread, part, first, elements = place(length, n_rows, n)
-        at, offset, exists = uint64(i), uint64(first) * uint64(size), i < n_rows
-        shared = cuda.shared.array(SLOTS, compute)
+        at, pos, exists = uint64(i), position(x, i), i < n_rows
+        shared = cuda.shared.array(n_shared, compute)
         cells = cuda.shared.array(n_cells, compute)
         tops = cuda.shared.array(cluster, int32)
-        keys = cuda.shared.array(WARP, int32)
+        keys = cuda.shared.array(n_keys, int32)
         buffer = cuda.local.array(n_words, word)
         u, y, active, fill = check_target(labels, sample_weight, i, n, exists)
         scale = inverse_of(inverse)
         active = active and scale != zero  # the mean of no rows has zero gradient, and is nan
-        x_row = x.address + at * x.pitch
-        line = read(x_row + offset, elements, thread, active or reads_all, buffer)
+        x_row, q = row_at(x, pos), row_at(target_probs, pos)
+        line = read(from_class(x_row, first), elements, thread, active or reads_all, buffer)
         own_m, streamed_part = row_maximum(buffer, line, thread, factor, shared)
         own_top = first_top(buffer, line, thread, own_m, keys) if with_top else int32(0)
         m, top = shared_top(cells, tops, part, thread, own_m, own_top, first)
@@ -194,10 +194,9 @@ def make_cross_entropy_kernel(element, plan, wants):
         # All that is read of x besides the thread's own elements is read before `row_sums`: behind
         # it a thread may write, and grad may lie over x.
         checked = CheckedTarget(u, y, active, fill)
-        q = target_probs.address + at * target_probs.pitch if soft else uint64(0)
         terms = CoefficientTerms(class_weight, q, one_minus_eps, eps_over_c, y)
         own_terms, coefs = own_part(terms, first), row_coefficients(terms, active)
-        lead = m - load(x_row + uint64(uint32(y)) * uint64(size)) if active else zero
+        lead = m - load(class_at(x_row, y)) if active else zero
         args_s = (m, streamed_part, factor, own_terms)
         sums = row_sums(buffer, line, thread, part, args_s, shared, cells)
         below, count, below_a, a_sum, depths = sums
@@ -211,14 +210,13 @@ def make_cross_entropy_kernel(element, plan, wants):
             put_top(argmax, at, top)
             put_entropy(entropy, at, others, depths * inverse_s)
         if with_probs:
-            args_p = (m, factor, inverse_s)
-            write_probs(probs.address + at * probs.pitch + offset, buffer, line, thread, args_p)
+            out = from_class(row_at(probs, pos), first)
+            write_probs(out, buffer, line, thread, (m, factor, inverse_s))
         if with_hess:
-            by = times(times(u * scale, factor), factor)
+            by, own_top = times(times(u * scale, factor), factor), int32(int64(top) - first)
             h, pull = hess_terms(coefs, z_loss, by, a_sum, row_lse)
-            own_top = int32(int64(top) - first)
             args_h = (m, factor, inverse_s, others, own_top, h, pull, active, fill)
-            write_hess(hess.address + at * hess.pitch + offset, buffer, line, thread, args_h)
+            write_hess(from_class(row_at(hess, pos), first), buffer, line, thread, args_h)
         if with_grad:
             up = times(u * scale, factor)
             m, c, at_y = gradient_terms(
@@ -226,6 +224,6 @@ def make_cross_entropy_kernel(element, plan, wants):
             )
             other = up * coefs.other_coef
             args_g = (m, factor, c, at_y, own_terms.y, active, fill, other, own_terms)
-            write_grad(grad.address + at * grad.pitch + offset, buffer, line, thread, args_g)
+            write_grad(from_class(row_at(grad, pos), first), buffer, line, thread, args_g)
 
     return kernel

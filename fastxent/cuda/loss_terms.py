@@ -2,8 +2,6 @@
 
 from typing import Any, NamedTuple
 
-from numba import uint32, uint64
-
 from fastxent.cuda.elements import device, make_exp, make_product, zero_where_zero
 from fastxent.cuda.targets import make_class_weight
 from fastxent.formulas import (
@@ -66,9 +64,9 @@ class Coefficients(NamedTuple):
     w_y: Any
 
 
-def make_row_coefficients(element, wants):
+def make_row_coefficients(element, wants, class_at):
     """row_coefficients(terms, active): the Coefficients of a row, 0 of an inactive one."""
-    load, size, soft, all_classes = element.load, element.size, wants.soft, wants.all_classes
+    load, soft, all_classes = element.load, wants.soft, wants.all_classes
     class_weight_of, zero, one = make_class_weight(element), element.compute(0), element.compute(1)
 
     @device
@@ -77,7 +75,7 @@ def make_row_coefficients(element, wants):
             return Coefficients(zero, zero, zero, zero)
         w_y = class_weight_of(terms.class_weight, terms.y)
         if soft:
-            q_y = load(terms.probs + uint64(uint32(terms.y)) * uint64(size))
+            q_y = load(class_at(terms.probs, terms.y))
             a_y = coefficient(q_y, w_y, terms.one_minus_eps, terms.eps_over_c, zero_where_zero)
             return Coefficients(a_y, one, zero, w_y)
         other_coef = terms.eps_over_c if all_classes else zero

@@ -28,7 +28,7 @@ def make_pair_fold(element: Element, plan: ThreadPlan, step: Function) -> Functi
     access, threads, held_vectors = make_access(element, plan), plan.threads, plan.vectors
     vector_at, fetch, value = access.vector_at, access.fetch, access.value
     width, words, word = access.width, access.words, access.word
-    vectorised, streamed = plan.vectorised, plan.streamed
+    singles, streamed, collective = access.singles, plan.streamed, access.collective
     first_streamed = int32(threads * held_vectors)
 
     @device
@@ -38,8 +38,10 @@ def make_pair_fold(element: Element, plan: ThreadPlan, step: Function) -> Functi
             at = thread + v * threads
             if at < line.readable:
                 for k in range(width):
-                    x, y = value(buffer, v * width + k), value(others, v * width + k)
-                    state = step(state, x, y, line.head + at * width + k, args)
+                    column = line.head + at * width + k
+                    if not collective or column < line.n_read:
+                        x, y = value(buffer, v * width + k), value(others, v * width + k)
+                        state = step(state, x, y, column, args)
         if streamed:
             words_x, words_y = cuda.local.array(words, word), cuda.local.array(words, word)
             at = thread + first_streamed
@@ -47,10 +49,12 @@ def make_pair_fold(element: Element, plan: ThreadPlan, step: Function) -> Functi
                 fetch(vector_at(line.address, at), words_x, 0)
                 fetch(vector_at(other.address, at), words_y, 0)
                 for k in range(width):
-                    x, y = value(words_x, k), value(words_y, k)
-                    state = step(state, x, y, line.head + at * width + k, args)
+                    column = line.head + at * width + k
+                    if not collective or column < line.n_read:
+                        x, y = value(words_x, k), value(words_y, k)
+                        state = step(state, x, y, column, args)
                 at += int32(threads)
-        if vectorised:
+        if singles:
             if line.single_at >= 0:
                 state = step(state, line.single, other.single, line.single_at, args)
         return state
@@ -66,14 +70,15 @@ def make_pair_writer(element: Element, plan: ThreadPlan, formula: Function) -> F
     access, threads, held_vectors = make_access(element, plan), plan.threads, plan.vectors
     vector_at, fetch, clear, put = access.vector_at, access.fetch, access.clear, access.put
     value, width, words, word = access.value, access.width, access.words, access.word
-    stride, vectorised, streamed = access.stride, plan.vectorised, plan.streamed
-    compute, size, store = element.compute, element.size, element.store
+    singles, streamed, collective = access.singles, plan.streamed, access.collective
+    compute, size, store, begin = element.compute, element.size, element.store, access.begin
+    zero = compute(0)
     first_streamed = int32(threads * held_vectors)
 
     @device
     def write(out, buffer, others, pair, thread, args):
         line, other = pair.line, pair.other
-        address = out + uint64(uint32(line.head)) * uint64(size)
+        address = begin(out, line)
         values = cuda.local.array(width, compute)
         if streamed:
             words_x, words_y = cuda.local.array(words, word), cuda.local.array(words, word)
@@ -89,18 +94,22 @@ def make_pair_writer(element: Element, plan: ThreadPlan, formula: Function) -> F
                     clear(words_y, 0)
                 for k in range(width):
                     x, y = value(words_x, k), value(words_y, k)
-                    values[k] = formula(x, y, line.head + at * width + k, args)
+                    column = line.head + at * width + k
+                    exists = not collective or column < line.n
+                    values[k] = formula(x, y, column, args) if exists else zero
                 put(vector_at(address, at), values)
                 at -= int32(threads)
         first = vector_at(address, thread)
         for v in range(held_vectors):
             at = thread + v * threads
-            if at < line.vectors:
+            if collective or at < line.vectors:
                 for k in range(width):
                     x, y = value(buffer, v * width + k), value(others, v * width + k)
-                    values[k] = formula(x, y, line.head + at * width + k, args)
-                put(first + uint64(v * stride), values)
-        if vectorised:
+                    column = line.head + at * width + k
+                    exists = not collective or column < line.n
+                    values[k] = formula(x, y, column, args) if exists else zero
+                put(vector_at(first, v * threads), values)
+        if singles:
             if line.single_at >= 0:
                 store(
                     out + uint64(uint32(line.single_at)) * uint64(size),

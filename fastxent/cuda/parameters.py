@@ -30,13 +30,18 @@ _namedtuple: Any = types.NamedTuple
 
 
 class Rows(NamedTuple):
-    """Rows of a (N, C) array whose elements lie side by side: the first one, and bytes to the next.
+    """Rows of a (N, C) array: the first one, and the bytes from one to the next.
 
-    A kernel is given zeros for an array that is absent.
+    Their elements lie side by side; or, in columns, `step` bytes apart, behind each other for
+    `inner` rows that lie side by side, as in (N, C, H, W): then the next `inner` rows follow
+    `outer_pitch` bytes behind these. A kernel is given zeros for an array that is absent.
     """
 
     address: Address
     pitch: Step
+    step: Step = 0
+    inner: Integer = 0
+    outer_pitch: Step = 0
 
 
 class Labels(NamedTuple):
@@ -69,13 +74,16 @@ class Strided(NamedTuple):
 class Weight(NamedTuple):
     """Weights that broadcast over an array: that of element i is at i // inner % period.
 
-    At i itself for a period of 0; `number` where there is no array.
+    At i itself for a period of 0; `number` where there is no array. With an outer_period, for
+    weights of other axes before these, (i // outer_inner % outer_period) · period further on.
     """
 
     address: Address = None
     number: Number = 1.0
     inner: Integer = 1
     period: Integer = 0
+    outer_inner: Integer = 1
+    outer_period: Integer = 0
 
 
 class Factor(NamedTuple):

@@ -8,7 +8,7 @@ import math
 from numba import cuda, float64, int64, uint64
 
 from fastxent.cuda.elements import device
-from fastxent.cuda.groups import WARP, add, make_reduction, smaller
+from fastxent.cuda.groups import WARP, add, make_row_reduction, smaller
 from fastxent.cuda.intrinsics import load_f64, load_i64, store_f64, store_i64
 from fastxent.cuda.parameters import Address, DivisorOutputs, Double, Integer, Labels
 from fastxent.cuda.targets import is_class, load_label
@@ -43,7 +43,7 @@ def make_scan_kernel(number, threads, alone):
 
     A block that is `alone` writes the divisor itself, like `make_divisor_kernel`.
     """
-    sum_of, least = make_reduction(add, threads), make_reduction(smaller, threads)
+    sum_of, least = make_row_reduction(add, threads), make_row_reduction(smaller, threads)
     put_divisor, load, size = make_put_divisor(number), number.load, number.size
 
     # labels (N,) IN; class_weight (C,), sample_weight (N,) IN or 0; sums, bad_rows (blocks,), or
@@ -85,7 +85,7 @@ def make_scan_kernel(number, threads, alone):
 
 def make_divisor_kernel(number, threads):
     """The divisor D of a mean and 1 / D from the sums of chunks; the first bad row of all."""
-    sum_of, least = make_reduction(add, threads), make_reduction(smaller, threads)
+    sum_of, least = make_row_reduction(add, threads), make_row_reduction(smaller, threads)
     put_divisor = make_put_divisor(number)
 
     # sums (n,) IN, bad_rows (n,) IN or 0; labels (N,) IN; out: (1,), (1,), (2,) OUT
@@ -109,7 +109,7 @@ def make_divisor_kernel(number, threads):
 
 def make_sum_kernel(number, threads):
     """Σ of the numbers of a chunk."""
-    sum_of = make_reduction(add, threads)
+    sum_of = make_row_reduction(add, threads)
     load, size = number.load, number.size
 
     # values (n,) IN, sums (blocks,) OUT
@@ -130,7 +130,7 @@ def make_sum_kernel(number, threads):
 
 def make_mean_kernel(number, threads, alone):
     """Σ of sums over the divisor; nan where that is 0. A block that is `alone` adds up numbers."""
-    sum_of = make_reduction(add, threads)
+    sum_of = make_row_reduction(add, threads)
     store, compute = number.store, number.compute
     load, size = (number.load, number.size) if alone else (load_f64, 8)
 

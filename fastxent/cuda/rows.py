@@ -11,106 +11,33 @@ import functools
 import math
 from typing import Any, NamedTuple
 
-from numba import cuda, int32, int64, uint32, uint64
+from numba import cuda, int32, uint32, uint64
 
-from fastxent.cuda.elements import VECTOR_BYTES, Element, Function, device, make_exp, word_value
-from fastxent.cuda.groups import WARP, ThreadPlan, add, add_exactly, finite_sum, make_reduction
-from fastxent.cuda.intrinsics import load_vector
+from fastxent.cuda.access import (
+    Access,
+    Addressing,
+    Line,
+    make_row_access,
+    make_row_addressing,
+)
+from fastxent.cuda.columns import make_column_access, make_column_addressing, make_column_read
+from fastxent.cuda.elements import Element, Function, device, make_exp
+from fastxent.cuda.groups import ThreadPlan, add, add_exactly, finite_sum, make_reduction
 
 # How many streamed vectors a thread loads before it uses the first: that hides their latency.
 _AHEAD = 4
 
 
-class Line(NamedTuple):
-    """A row as its threads read it.
-
-    `address` is that of its first whole vector, `head` the number of elements before that;
-    `vectors` how many vectors there are, `readable` how many of them are to be read;
-    `single_at` the column of this thread's unaligned element, -1 without one, and `single` its
-    value.
-    """
-
-    address: Any
-    head: Any
-    vectors: Any
-    readable: Any
-    single_at: Any
-    single: Any
-
-
-class Access(NamedTuple):
-    """How the elements of a row are addressed and moved, a vector at a time or one by one.
-
-    A vector is `words` registers of type `word` with `width` elements, `step` bytes; a thread's
-    vectors are `stride` bytes apart. value(words, i) is an element in registers.
-    vector_at(address, k) is the address of vector k, fetch(address, buffer, v) loads a vector into
-    slot v of a buffer, clear(buffer, v) fills that with -inf, put(address, values) stores a vector.
-    """
-
-    width: int
-    words: int
-    word: Any
-    step: int
-    stride: int
-    value: Function
-    vector_at: Function
-    fetch: Function
-    clear: Function
-    put: Function
+@functools.cache
+def make_access(element: Element, plan: ThreadPlan) -> Access:
+    """How rows of these elements are moved under a plan."""
+    return (make_column_access if plan.columns else make_row_access)(element, plan)
 
 
 @functools.cache
-def make_access(element: Element, plan: ThreadPlan) -> Access:
-    """How rows of these elements are accessed under a plan."""
-    vectorised, load, store, write = plan.vectorised, element.load, element.store, element.write
-    if vectorised:
-        width, words, word, step = element.width, element.words, element.word, VECTOR_BYTES
-        value, minus_inf = element.value, element.minus_inf
-    else:
-        width, words, word, step = 1, 1, element.compute, element.size
-        value, minus_inf = word_value, element.compute(-math.inf)
-
-    @device
-    def vector_at(address, k):
-        # From the address of a thread's first vector those of its others are a constant away:
-        # computed anew, each would take registers of its own.
-        return address + uint64(uint32(k)) * uint64(step)
-
-    @device
-    def fetch(address, buffer, v):
-        if vectorised:
-            load_vector(address, buffer, int32(v * words))
-        else:
-            buffer[v] = load(address)
-
-    @device
-    def clear(buffer, v):
-        for k in range(words):
-            buffer[v * words + k] = minus_inf
-
-    @device
-    def put(address, values):
-        if vectorised:
-            write(address, values)
-        else:
-            store(address, values[0])
-
-    stride = plan.threads * step
-    return Access(width, words, word, step, stride, value, vector_at, fetch, clear, put)
-
-
-def make_place(plan: ThreadPlan) -> Function:
-    """place(): the row of this thread, and its number among the threads of the row."""
-    threads, rows = plan.threads, plan.rows
-
-    @device
-    def place():
-        thread = cuda.threadIdx.x
-        if rows == 1:
-            return int64(cuda.blockIdx.x), int32(thread)
-        return int64(cuda.blockIdx.x) * rows + thread // threads, int32(thread % threads)
-
-    return place
+def make_addressing(element: Element, plan: ThreadPlan) -> Addressing:
+    """Where rows of these elements are under a plan."""
+    return (make_column_addressing if plan.columns else make_row_addressing)(element, plan)
 
 
 def make_read(element: Element, plan: ThreadPlan) -> Function:
@@ -118,8 +45,10 @@ def make_read(element: Element, plan: ThreadPlan) -> Function:
 
     The thread's first vectors go to the buffer: -inf where there is none, or the row is not wanted.
     """
+    if plan.columns:
+        return make_column_read(element, plan)
     access, threads, held_vectors = make_access(element, plan), plan.threads, plan.vectors
-    vector_at, fetch, clear, stride = access.vector_at, access.fetch, access.clear, access.stride
+    vector_at, fetch, clear = access.vector_at, access.fetch, access.clear
     vectorised, size, width, load = plan.vectorised, element.size, access.width, element.load
     minus_inf = element.compute(-math.inf)
 
@@ -135,7 +64,7 @@ def make_read(element: Element, plan: ThreadPlan) -> Function:
         first = vector_at(address, thread)
         for v in range(held_vectors):
             if thread + v * threads < readable:
-                fetch(first + uint64(v * stride), buffer, v)
+                fetch(vector_at(first, v * threads), buffer, v)
             else:
                 clear(buffer, v)
         single_at, single = int32(-1), minus_inf
@@ -146,7 +75,8 @@ def make_read(element: Element, plan: ThreadPlan) -> Function:
                 single_at = thread + vectors * int32(width)
             if wanted and single_at >= 0:
                 single = load(row + uint64(uint32(single_at)) * uint64(size))
-        return Line(address, head, vectors, readable, single_at, single)
+        n_read = n if wanted else int32(0)
+        return Line(address, head, vectors, readable, single_at, single, n, n_read)
 
     return read
 
@@ -159,8 +89,8 @@ def make_streamed_sums(element: Element, plan: ThreadPlan, scaled: bool) -> Func
     lose digits.
     """
     access, threads, compute = make_access(element, plan), plan.threads, element.compute
-    vector_at, fetch, clear, stride = access.vector_at, access.fetch, access.clear, access.stride
-    value, width, word = access.value, access.width, access.word
+    vector_at, fetch, clear = access.vector_at, access.fetch, access.clear
+    value, width, word, collective = access.value, access.width, access.word, access.collective
     maximum, exp = element.maximum, make_exp(element, scaled)
     first_streamed, ahead_words = int32(threads * plan.vectors), _AHEAD * access.words
     minus_inf, zero, one = compute(-math.inf), compute(0), compute(1)
@@ -174,8 +104,8 @@ def make_streamed_sums(element: Element, plan: ThreadPlan, scaled: bool) -> Func
         while at < line.readable:
             first = vector_at(line.address, at)
             for v in range(_AHEAD):
-                if at + v * threads < line.readable:
-                    fetch(first + uint64(v * stride), ahead, v)
+                if collective or at + v * threads < line.readable:
+                    fetch(vector_at(first, v * threads), ahead, v)
                 else:
                     clear(ahead, v)
             new = m
@@ -204,7 +134,7 @@ def make_row_maximum(element: Element, plan: ThreadPlan, scaled: bool) -> Functi
     """
     access, maximum, streamed = make_access(element, plan), element.maximum, plan.streamed
     value, n_held = access.value, plan.vectors * access.width
-    largest = make_reduction(maximum, plan.threads)
+    largest = make_reduction(maximum, plan)
     streamed_sums, zero = make_streamed_sums(element, plan, scaled), element.compute(0)
 
     @device
@@ -227,11 +157,11 @@ def make_exp_sums(element: Element, plan: ThreadPlan, scaled: bool) -> Function:
     The sum over what is below the maximum, and how often the maximum occurs: added to 1, the small
     numbers of a confident row would be lost.
     """
-    access, threads = make_access(element, plan), plan.threads
+    access, is_warp = make_access(element, plan), plan.is_warp
     exp, compute = make_exp(element, scaled), element.compute
     value, n_held = access.value, plan.vectors * access.width
-    vectorised, streamed = plan.vectorised, plan.streamed
-    total, zero, one = make_reduction(add, threads), compute(0), compute(1)
+    singles, streamed = access.singles, plan.streamed
+    total, zero, one = make_reduction(add, plan), compute(0), compute(1)
 
     @device
     def exp_sums(buffer, line, m, streamed_part, factor, shared):
@@ -243,7 +173,7 @@ def make_exp_sums(element: Element, plan: ThreadPlan, scaled: bool) -> Function:
         if streamed:
             if streamed_m < m:
                 below, count = (below + count) * exp(streamed_m - m, factor), zero
-        if vectorised:
+        if singles:
             e = exp(line.single - m, factor)
             below += zero if e == one else e
             count += one if e == one else zero
@@ -255,7 +185,7 @@ def make_exp_sums(element: Element, plan: ThreadPlan, scaled: bool) -> Function:
         sums = total(below, shared, 2), total(count, shared, 3)
         # Behind this, threads write: all of the row have read what they read of it before. The
         # barrier of a block orders memory, but shuffles do not.
-        if threads <= WARP:
+        if is_warp:
             cuda.syncwarp()
         return sums
 
@@ -270,7 +200,7 @@ def make_fold(element: Element, plan: ThreadPlan, formula: Function, combine: Fu
     access, threads, held_vectors = make_access(element, plan), plan.threads, plan.vectors
     vector_at, fetch, value = access.vector_at, access.fetch, access.value
     width, words, word = access.width, access.words, access.word
-    vectorised, streamed = plan.vectorised, plan.streamed
+    singles, streamed, collective = access.singles, plan.streamed, access.collective
     first_streamed = int32(threads * held_vectors)
 
     @device
@@ -280,17 +210,21 @@ def make_fold(element: Element, plan: ThreadPlan, formula: Function, combine: Fu
             at = thread + v * threads
             if at < line.readable:
                 for k in range(width):
-                    x = value(buffer, v * width + k)
-                    result = combine(result, formula(x, line.head + at * width + k, args))
+                    column = line.head + at * width + k
+                    if not collective or column < line.n_read:
+                        x = value(buffer, v * width + k)
+                        result = combine(result, formula(x, column, args))
         if streamed:
             at = thread + first_streamed
             while at < line.readable:
                 fetch(vector_at(line.address, at), streamed_words, 0)
                 for k in range(width):
-                    x = value(streamed_words, k)
-                    result = combine(result, formula(x, line.head + at * width + k, args))
+                    column = line.head + at * width + k
+                    if not collective or column < line.n_read:
+                        x = value(streamed_words, k)
+                        result = combine(result, formula(x, column, args))
                 at += int32(threads)
-        if vectorised:
+        if singles:
             if line.single_at >= 0:
                 result = combine(result, formula(line.single, line.single_at, args))
         return result
@@ -307,18 +241,20 @@ def make_sums(element: Element, plan: ThreadPlan, formula: Function) -> Function
     access, threads, held_vectors = make_access(element, plan), plan.threads, plan.vectors
     vector_at, fetch, value = access.vector_at, access.fetch, access.value
     width, words, word, compute = access.width, access.words, access.word, element.compute
-    vectorised, streamed, zero = plan.vectorised, plan.streamed, compute(0)
-    first_streamed = int32(threads * held_vectors)
+    singles, streamed, collective = access.singles, plan.streamed, access.collective
+    first_streamed, zero = int32(threads * held_vectors), compute(0)
 
     @device
-    def with_vector(state, vectors, first, column, args):
+    def with_vector(state, vectors, first, line, at, args):
         parts = cuda.local.array(4, compute)
         for k in range(4):
             parts[k] = zero
         for k in range(width):
-            a, b = formula(value(vectors, first + k), column + k, args)
-            parts[k & 1] += a
-            parts[2 + (k & 1)] += b
+            column = line.head + at * width + k
+            if not collective or column < line.n_read:
+                a, b = formula(value(vectors, first + k), column, args)
+                parts[k & 1] += a
+                parts[2 + (k & 1)] += b
         a, b = parts[0] + parts[1], parts[2] + parts[3]
         return add_exactly(state[0], (a, zero)), add_exactly(state[1], (b, zero))
 
@@ -328,15 +264,15 @@ def make_sums(element: Element, plan: ThreadPlan, formula: Function) -> Function
         for v in range(held_vectors):
             at = thread + v * threads
             if at < line.readable:
-                state = with_vector(state, buffer, v * width, line.head + at * width, args)
+                state = with_vector(state, buffer, v * width, line, at, args)
         if streamed:
             streamed_words, at = cuda.local.array(words, word), thread + first_streamed
             while at < line.readable:
                 fetch(vector_at(line.address, at), streamed_words, 0)
-                state = with_vector(state, streamed_words, 0, line.head + at * width, args)
+                state = with_vector(state, streamed_words, 0, line, at, args)
                 at += int32(threads)
         a, b = finite_sum(state[0]), finite_sum(state[1])
-        if vectorised:
+        if singles:
             if line.single_at >= 0:
                 single = formula(line.single, line.single_at, args)
                 a, b = a + single[0], b + single[1]
@@ -353,13 +289,14 @@ def make_writer(element: Element, plan: ThreadPlan, formula: Function) -> Functi
     access, threads, held_vectors = make_access(element, plan), plan.threads, plan.vectors
     vector_at, fetch, clear, put = access.vector_at, access.fetch, access.clear, access.put
     value, width, words, word = access.value, access.width, access.words, access.word
-    stride, vectorised, streamed = access.stride, plan.vectorised, plan.streamed
-    compute, size, store = element.compute, element.size, element.store
+    singles, streamed, collective = access.singles, plan.streamed, access.collective
+    compute, size, store, begin = element.compute, element.size, element.store, access.begin
+    zero = compute(0)
     first_streamed = int32(threads * held_vectors)
 
     @device
     def write(out, buffer, line, thread, args):
-        address = out + uint64(uint32(line.head)) * uint64(size)
+        address = begin(out, line)
         values, streamed_words = cuda.local.array(width, compute), cuda.local.array(words, word)
         if streamed:
             at = thread + first_streamed
@@ -371,19 +308,21 @@ def make_writer(element: Element, plan: ThreadPlan, formula: Function) -> Functi
                 else:
                     clear(streamed_words, 0)
                 for k in range(width):
-                    x = value(streamed_words, k)
-                    values[k] = formula(x, line.head + at * width + k, args)
+                    x, column = value(streamed_words, k), line.head + at * width + k
+                    exists = not collective or column < line.n
+                    values[k] = formula(x, column, args) if exists else zero
                 put(vector_at(address, at), values)
                 at -= int32(threads)
         first = vector_at(address, thread)
         for v in range(held_vectors):
             at = thread + v * threads
-            if at < line.vectors:
+            if collective or at < line.vectors:
                 for k in range(width):
-                    x = value(buffer, v * width + k)
-                    values[k] = formula(x, line.head + at * width + k, args)
-                put(first + uint64(v * stride), values)
-        if vectorised:
+                    x, column = value(buffer, v * width + k), line.head + at * width + k
+                    exists = not collective or column < line.n
+                    values[k] = formula(x, column, args) if exists else zero
+                put(vector_at(first, v * threads), values)
+        if singles:
             if line.single_at >= 0:
                 store(
                     out + uint64(uint32(line.single_at)) * uint64(size),
@@ -404,6 +343,10 @@ class Row(NamedTuple):
     n_words: int
     word: Any
     place: Function
+    position: Function
+    row_at: Function
+    from_class: Function
+    class_at: Function
     read: Function
     row_maximum: Function
     exp_sums: Function
@@ -418,10 +361,11 @@ def make_row(element: Element, plan: ThreadPlan, scaled: bool = False) -> Row:
     """The functions for rows of these elements under a plan; `scaled`: by a `parameters.Factor`."""
     access = make_access(element, plan)
     return Row(
-        plan, plan.vectors * access.words, access.word, make_place(plan), make_read(element, plan),
-        make_row_maximum(element, plan, scaled), make_exp_sums(element, plan, scaled),
-        make_exp(element, scaled), functools.partial(make_fold, element, plan),
-        functools.partial(make_sums, element, plan), functools.partial(make_writer, element, plan),
+        plan, plan.vectors * access.words, access.word, *make_addressing(element, plan),
+        make_read(element, plan), make_row_maximum(element, plan, scaled),
+        make_exp_sums(element, plan, scaled), make_exp(element, scaled),
+        functools.partial(make_fold, element, plan), functools.partial(make_sums, element, plan),
+        functools.partial(make_writer, element, plan),
     )  # fmt: skip
 
 

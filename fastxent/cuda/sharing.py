@@ -12,7 +12,7 @@ from numba import cuda, int32, int64
 from fastxent.cuda.elements import Element, Function, device
 from fastxent.cuda.groups import ThreadPlan
 from fastxent.cuda.intrinsics import cluster_arrive, cluster_wait, store_beside
-from fastxent.cuda.rows import make_place
+from fastxent.cuda.rows import make_addressing
 
 NOT_THERE = int32(2**31 - 1)  # the column of what is not in a part of a row
 
@@ -42,7 +42,7 @@ class Sharing(NamedTuple):
 def make_sharing(element: Element, plan: ThreadPlan) -> Sharing:
     """The functions for rows of these elements under a plan."""
     n_parts, is_shared, zero = plan.cluster, plan.cluster > 1, element.compute(0)
-    row_place, maximum = make_place(plan), element.maximum
+    row_place, maximum = make_addressing(element, plan).place, element.maximum
     minus_inf = element.compute(-math.inf)
 
     @device

@@ -21,7 +21,9 @@ def _softmax(call: Call, log: bool) -> None:
     x, n_classes, older = call.x, call.x.shape[-1], thread_plans.is_older(call.x.place)
     most = thread_plans.largest_cluster(x.place)
     for block in blocks_of(x, call.compute, {"out": call.outputs.out}):
-        plan = thread_plans.plan_of_softmax(block.item, n_classes, block.vectorised, older, most)
+        plan = thread_plans.plan_of_softmax(
+            block.item, n_classes, block.vectorised, older, block.columns, most
+        )
         arguments = {"x": block.x, "out": block.outs["out"], "n_rows": block.n, "n": n_classes}
         factory = softmax_kernels.make_softmax_kernel
         launch_rows(factory, (log,), block.item, plan, arguments, x.queue)
@@ -35,7 +37,9 @@ def logsumexp(call: Call) -> None:
         direct = block.item.name == name_of(out.dtype)
         result = out if direct else x.new((block.n,), compute)
         limit = thread_plans.max_per_thread_of_sums(block.item)
-        plan = thread_plans.plan_of(block.item, n_classes, block.vectorised, limit, older)
+        plan = thread_plans.plan_of(
+            block.item, n_classes, block.vectorised, limit, older, block.columns
+        )
         arguments = {
             "x": block.x, "out": result.at(block.first if direct else 0), "n_rows": block.n,
             "n": n_classes,
@@ -51,7 +55,9 @@ def entropy(call: Call) -> None:
     x, (out, grad), n_classes = call.x, (call.outputs.out, call.outputs.grad), call.x.shape[-1]
     older, most = thread_plans.is_older(x.place), thread_plans.largest_cluster(x.place)
     for block in blocks_of(x, call.compute, {"grad": grad}):
-        plan = thread_plans.plan_of_entropy(block.item, n_classes, block.vectorised, older, most)
+        plan = thread_plans.plan_of_entropy(
+            block.item, n_classes, block.vectorised, older, block.columns, most
+        )
         arguments = {
             "x": block.x, "out": out.at(block.first), "grad": block.outs["grad"],
             "n_rows": block.n, "n": n_classes,

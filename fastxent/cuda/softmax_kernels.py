@@ -9,7 +9,7 @@ import math
 from numba import cuda, int32, uint64
 
 from fastxent.cuda.elements import device, make_product, number_type, zero_where_zero
-from fastxent.cuda.groups import WARP, add, make_reduction, smaller
+from fastxent.cuda.groups import add, make_reduction, smaller
 from fastxent.cuda.parameters import Address, Integer, Rows
 from fastxent.cuda.parts import SUMS, make_row_sums
 from fastxent.cuda.rows import make_row
@@ -17,15 +17,16 @@ from fastxent.cuda.sharing import NOT_THERE, make_sharing
 from fastxent.formulas import entropy_grad_element, entropy_term
 
 _OF_NAN = int32(-(2**31))
-SLOTS = 8 * WARP  # shared memory for the exchanges of a block
+SLOTS = 8  # in shared memory, for the exchanges of a block
 _ENTROPY_CELLS = 5  # numbers that the blocks of a cluster tell each other: two, then three
 
 
 def make_softmax_kernel(element, plan, log):
     """Softmax, or its logarithm."""
     row, compute, exp = make_row(element, plan), element.compute, element.exp
-    read, n_words, word, size = row.read, row.n_words, row.word, element.size
-    sharing, n_cells, one = make_sharing(element, plan), SUMS * plan.cluster, compute(1)
+    read, position, row_at, from_class = row.read, row.position, row.row_at, row.from_class
+    n_words, word, n_shared, one = row.n_words, row.word, SLOTS * plan.slot, compute(1)
+    sharing, n_cells = make_sharing(element, plan), SUMS * plan.cluster
     begin, place, row_sums = sharing.begin, sharing.place, make_row_sums(element, row, sharing)
 
     @device
@@ -44,16 +45,16 @@ def make_softmax_kernel(element, plan, log):
     def kernel(x: Rows, out: Rows, length: Integer, n_rows: Integer, n: Integer):
         begin()
         i, thread, part, first, elements = place(length, n_rows, n)
-        offset = uint64(first) * uint64(size)
-        shared = cuda.shared.array(SLOTS, compute)
+        at = position(x, i)
+        shared = cuda.shared.array(n_shared, compute)
         cells = cuda.shared.array(n_cells, compute)
         buffer = cuda.local.array(n_words, word)
-        line = read(x.address + uint64(i) * x.pitch + offset, elements, thread, True, buffer)
+        line = read(from_class(row_at(x, at), first), elements, thread, True, buffer)
         m, below, count = row_sums(buffer, line, thread, part, cells, shared)
         # p_j = exp(x_j - m) / s, log p_j = (x_j - m) - log s
         others = below + (count - one)
         norm = math.log1p(others) if log else one / (others + one)
-        write(out.address + uint64(i) * out.pitch + offset, buffer, line, thread, (m, norm))
+        write(from_class(row_at(out, at), first), buffer, line, thread, (m, norm))
 
     return kernel
 
@@ -63,7 +64,7 @@ def make_first_top(element, row):
 
     Or that of the first nan plus the smallest int32, which is negative.
     """
-    least = make_reduction(smaller, row.plan.threads)
+    least = make_reduction(smaller, row.plan)
 
     @device
     def key(x, column, m):
@@ -101,18 +102,21 @@ def make_logsumexp_kernel(element, plan):
     row, compute = make_row(element, plan), element.compute
     size, store = element.size, element.store
     place, read, row_maximum, exp_sums = row.place, row.read, row.row_maximum, row.exp_sums
+    position, row_at, n_shared = row.position, row.row_at, SLOTS * plan.slot
     n_words, word, one = row.n_words, row.word, compute(1)
     first_top, lse_of = make_first_top(element, row), make_lse(compute)
+    n_keys = plan.slot
 
     # x (N, C) IN, out (N,) OUT
     def kernel(x: Rows, out: Address, n_rows: Integer, n: Integer):
         i, thread = place()
-        shared = cuda.shared.array(SLOTS, compute)
-        keys = cuda.shared.array(WARP, int32)
+        shared = cuda.shared.array(n_shared, compute)
+        keys = cuda.shared.array(n_keys, int32)
         buffer = cuda.local.array(n_words, word)
         exists = i < n_rows
         n = int32(n) if exists else int32(0)
-        line = read(x.address + uint64(i) * x.pitch, n, thread, True, buffer)
+        at = position(x, i)
+        line = read(row_at(x, at), n, thread, True, buffer)
         m, streamed_part = row_maximum(buffer, line, thread, one, shared)
         top = first_top(buffer, line, thread, m, keys)
         below, count = exp_sums(buffer, line, m, streamed_part, one, shared)
@@ -129,7 +133,7 @@ def make_depth_sum(element, row, scaled=False):
     depth_j is (m - x_j)·factor and e_j exp(-depth_j).
     """
     exp, times, zero = row.exp, make_product(scaled), element.compute(0)
-    total = make_reduction(add, row.plan.threads)
+    total = make_reduction(add, row.plan)
 
     @device
     def terms(x, column, args):
@@ -149,7 +153,8 @@ def make_entropy_kernel(element, plan, with_grad):
     """Entropy of softmax, and its gradient."""
     row, compute, exp = make_row(element, plan), element.compute, element.exp
     read, row_maximum, exp_sums = row.read, row.row_maximum, row.exp_sums
-    n_words, word, size, one = row.n_words, row.word, element.size, compute(1)
+    position, row_at, from_class = row.position, row.row_at, row.from_class
+    n_words, word, n_shared, one = row.n_words, row.word, SLOTS * plan.slot, compute(1)
     sharing, n_cells = make_sharing(element, plan), _ENTROPY_CELLS * plan.cluster
     begin, begun, place, tell, meet = sharing[:5]
     leading, sum_of = sharing.leading, sharing.sum_of
@@ -183,11 +188,11 @@ def make_entropy_kernel(element, plan, with_grad):
     def kernel(x: Rows, length: Integer, out: Address, grad: Rows, n_rows: Integer, n: Integer):
         begin()
         i, thread, part, first, elements = place(length, n_rows, n)
-        offset = uint64(first) * uint64(size)
-        shared = cuda.shared.array(SLOTS, compute)
+        at = position(x, i)
+        shared = cuda.shared.array(n_shared, compute)
         cells = cuda.shared.array(n_cells, compute)
         buffer = cuda.local.array(n_words, word)
-        line = read(x.address + uint64(i) * x.pitch + offset, elements, thread, True, buffer)
+        line = read(from_class(row_at(x, at), first), elements, thread, True, buffer)
         m, streamed_part = row_maximum(buffer, line, thread, one, shared)
         m = shared_maximum(cells, part, thread, m)
         depths = depth_sum(buffer, line, thread, m, one, shared, 4)
@@ -199,7 +204,7 @@ def make_entropy_kernel(element, plan, with_grad):
         if i < n_rows and part == 0 and thread == 0:
             store_number(out + uint64(i) * uint64(number_size), math.log1p(others) + mean)
         if with_grad:
-            row_out = grad.address + uint64(i) * grad.pitch + offset
+            row_out = from_class(row_at(grad, at), first)
             write(row_out, buffer, line, thread, (m, inverse_s, mean))
 
     return kernel

@@ -11,6 +11,7 @@ import math
 from numba import cuda, int32, int64, uint32, uint64
 
 from fastxent.cuda.elements import device, number_type
+from fastxent.cuda.groups import WARP
 from fastxent.cuda.kernels import options_of
 from fastxent.cuda.loss_terms import Coefficients, loss_value, make_gradient_terms
 from fastxent.cuda.parameters import Address, Integer, Inverse, Labels, Number, Rows
@@ -33,6 +34,7 @@ from fastxent.results import Outputs
 # What these kernels know; for any other option or output they are not enough.
 OPTIONS, OUTPUTS = {"z_loss"}, {"loss", "grad"}
 _DEFAULTS = options_of(Options(), 1)
+_N_SHARED = SLOTS * WARP
 
 
 def are_enough(soft: bool, options: dict[str, float], outputs: Outputs) -> bool:
@@ -69,7 +71,7 @@ def make_split_sums_kernel(element, plan):
     ):  # fmt: skip
         i, first, offset, count = part(length, n_parts, n)
         thread = int32(cuda.threadIdx.x)
-        shared = cuda.shared.array(SLOTS, compute)
+        shared = cuda.shared.array(_N_SHARED, compute)
         buffer = cuda.local.array(n_words, word)
         x_row = x.address + uint64(i) * x.pitch
         line = read(x_row + offset, count, thread, True, buffer)
@@ -188,7 +190,7 @@ def make_cluster_rows_kernel(element, plan):
         begin()
         i, thread, part, first, count = place(length, n_rows, n)
         offset = uint64(first) * uint64(size)
-        shared = cuda.shared.array(SLOTS, compute)
+        shared = cuda.shared.array(_N_SHARED, compute)
         cells = cuda.shared.array(n_cells, compute)
         buffer = cuda.local.array(n_words, word)
         u, y, active, fill = check_target(labels, sample_weight, i, n, True)

@@ -56,7 +56,7 @@ def make_class_weight(element):
 
 
 class CoefficientTerms(NamedTuple):
-    """What the coefficients a_j of a row depend on: `probs` is the address of its probabilities."""
+    """What the coefficients a_j of a row depend on: `probs` is the row of its probabilities."""
 
     class_weight: Any
     probs: Any
@@ -65,9 +65,12 @@ class CoefficientTerms(NamedTuple):
     y: Any
 
 
-def make_coefficient(element, soft):
-    """coefficient_of(column, terms): a_j of `formulas` for labels, or for probabilities."""
-    load, size, zero = element.load, element.size, element.compute(0)
+def make_coefficient(element, soft, class_at):
+    """coefficient_of(column, terms): a_j of `formulas` for labels, or for probabilities.
+
+    class_at as in `access.Addressing`.
+    """
+    load, zero = element.load, element.compute(0)
     class_weight_of = make_class_weight(element)
 
     @device
@@ -78,7 +81,7 @@ def make_coefficient(element, soft):
     def of_probabilities(column, terms):
         if column == terms.y:
             return zero
-        q = load(terms.probs + uint64(uint32(column)) * uint64(size))
+        q = load(class_at(terms.probs, column))
         w = class_weight_of(terms.class_weight, column)
         return coefficient(q, w, terms.one_minus_eps, terms.eps_over_c, zero_where_zero)
 

@@ -4,7 +4,7 @@ import functools
 
 from fastxent.cuda import driver
 from fastxent.cuda.elements import Element
-from fastxent.cuda.groups import ThreadPlan
+from fastxent.cuda.groups import WARP, ThreadPlan
 from fastxent.records import Place
 
 # Threads a row and vectors of 16 bytes a thread, from the shortest rows to those that are streamed.
@@ -12,6 +12,10 @@ PLANS = ((8, 4), (32, 4), (32, 8), (128, 8), (256, 8), (256, 16), (512, 16))
 # The same for rows of single elements: short rows, which seldom begin at a multiple of 16 bytes,
 # and rows that are aligned unlike the output.
 PLANS_OF_SINGLES = ((4, 8), (32, 8), (128, 8), (256, 16))
+# Threads a row and elements a thread in columns: a thread of few classes has a row for itself.
+PLANS_OF_COLUMNS = (
+    (1, 8), (1, 16), (1, 32), (2, 32), (4, 32), (8, 32), (16, 32), (16, 64),
+)  # fmt: skip
 SHORT = 32  # the number of classes up to which rows are read as single elements
 # How many elements a thread may hold. Beyond that its registers spill to memory, or its loops are
 # no longer unrolled and the array of registers is placed in memory.
@@ -19,6 +23,7 @@ MAX_PER_THREAD = 64  # of sums, and of the loss of labels with its gradient
 MAX_PER_THREAD_OPTIONS = 16  # with options or further outputs, whose formulas are longer
 MAX_PER_THREAD_LOGARITHMS = 4  # with a logarithm of each element
 MAX_PER_THREAD_PAIRS = 32  # of each of two rows that are held side by side
+MAX_PER_THREAD_TRANSPOSED = 32  # of vectors in columns, whose transposes are code too
 MAX_PER_THREAD_EXACT = 4  # of float64, with sums that keep their rounding errors
 # Threads on a multiprocessor, by vectors a thread: they share 65,536 registers.
 RESIDENT = {1: 768, 2: 768, 4: 768, 8: 768, 16: 512}
@@ -26,6 +31,9 @@ RESIDENT = {1: 768, 2: 768, 4: 768, 8: 768, 16: 512}
 # half the threads each has twice the registers.
 WIDE_OPTIONS, WIDE_SOFTMAX = {4: (256, 64), 2: (512, 32)}, {4: (256, 128)}
 SMALL_BLOCK = 128  # the threads of a block, for rows that take fewer
+COLUMN_BLOCK = 128  # the same for rows in columns
+MAX_THREADS_OPTIONS = 8  # a row in columns, with options
+RESIDENT_COLUMNS = (256, 384)  # threads on a multiprocessor: with options, of plain kernels
 PART = 16384  # the most elements of a part of a row that is split by two kernels
 CLUSTERS = (2, 4, 8)  # sizes of clusters, on every GPU that has clusters
 
@@ -33,13 +41,15 @@ CLUSTERS = (2, 4, 8)  # sizes of clusters, on every GPU that has clusters
 @functools.cache
 def plan_of(
     item: Element, n_classes: int, vectorised: bool, max_per_thread: int = MAX_PER_THREAD,
-    older: bool = False,
+    older: bool = False, columns: bool = False,
 ) -> ThreadPlan:  # fmt: skip
     """The plan for rows of so many classes; `older` is for GPUs before compute capability 9."""
-    vectorised = vectorised and n_classes > SHORT
-    width = item.width if vectorised else 1
+    if columns:
+        return _plan_of_columns(item, n_classes, vectorised, max_per_thread, older)
     if item.size == 8:  # a float64 takes two registers
         max_per_thread = min(max_per_thread, MAX_PER_THREAD_OPTIONS // 2)
+    vectorised = vectorised and n_classes > SHORT
+    width = item.width if vectorised else 1
     plans = PLANS if vectorised else PLANS_OF_SINGLES
     table = [(t, min(v, max(1, max_per_thread // width))) for t, v in plans]
     if older:  # its code takes more registers than the largest blocks have
@@ -53,6 +63,29 @@ def plan_of(
     return ThreadPlan(threads, vectors, rows, vectorised, not fitting, blocks)
 
 
+def _plan_of_columns(
+    item: Element, n_classes: int, vectorised: bool, max_per_thread: int, older: bool
+) -> ThreadPlan:
+    """The plan for rows in columns: the fewest threads and registers that hold a row."""
+    width = item.width if vectorised else 1
+    is_plain = max_per_thread > MAX_PER_THREAD_OPTIONS
+    limit = min(max_per_thread, MAX_PER_THREAD_TRANSPOSED) if vectorised else max_per_thread
+    limit = min(limit, MAX_PER_THREAD_OPTIONS // 2) if item.size == 8 else limit
+    table = list(PLANS_OF_COLUMNS)
+    if not is_plain or (older and vectorised):  # it takes more registers than largest blocks have
+        table = [(t, n) for t, n in table if t <= MAX_THREADS_OPTIONS]
+    plans = [(t, max(1, min(n, limit) // width)) for t, n in table]
+    fitting = [(t, v) for t, v in plans if t * v * width >= n_classes]
+    if vectorised and not fitting:  # a thread can hold more single elements
+        plan = _plan_of_columns(item, n_classes, False, max_per_thread, older)
+        if not plan.streamed:
+            return plan
+    threads, vectors = fitting[0] if fitting else plans[-1]
+    rows = WARP * max(1, COLUMN_BLOCK // (WARP * threads))
+    blocks = max(1, RESIDENT_COLUMNS[is_plain] // (threads * rows))
+    return ThreadPlan(threads, vectors, rows, vectorised, not fitting, blocks, columns=True)
+
+
 def blocks_for(item: Element, vectors: int, block: int, older: bool) -> int:
     """How many blocks of threads with so many vectors a multiprocessor should have room for."""
     resident = RESIDENT[vectors] * 2 // 3 if older or item.size == 2 else RESIDENT[vectors]
@@ -61,19 +94,20 @@ def blocks_for(item: Element, vectors: int, block: int, older: bool) -> int:
 
 @functools.cache
 def plan_of_options(
-    item: Element, n_classes: int, vectorised: bool, older: bool, largest: int
+    item: Element, n_classes: int, vectorised: bool, older: bool, columns: bool, largest: int
 ) -> ThreadPlan:
     """The plan with options or further outputs, on clusters of at most so many blocks."""
-    plan = plan_of(item, n_classes, vectorised, MAX_PER_THREAD_OPTIONS, older)
+    plan = plan_of(item, n_classes, vectorised, MAX_PER_THREAD_OPTIONS, older, columns)
     return _clustered_or_wide(plan, item, n_classes, largest, WIDE_OPTIONS)
 
 
 @functools.cache
 def plan_of_softmax(
-    item: Element, n_classes: int, vectorised: bool, older: bool, largest: int
+    item: Element, n_classes: int, vectorised: bool, older: bool, columns: bool, largest: int
 ) -> ThreadPlan:
     """The plan for softmax, on clusters of at most so many blocks."""
-    plan = plan_of(item, n_classes, vectorised, _max_per_thread_of_softmax(item, older), older)
+    limit = _max_per_thread_of_softmax(item, older)
+    plan = plan_of(item, n_classes, vectorised, limit, older, columns)
     plan = _clustered_or_wide(plan, item, n_classes, largest, WIDE_SOFTMAX)
     # Of half precision the code without streaming spills on clusters.
     return plan._replace(streamed=True) if item.size == 2 and plan.cluster > 1 else plan
@@ -106,29 +140,35 @@ def _max_per_thread_of_softmax(item: Element, older: bool) -> int:
     return MAX_PER_THREAD // 2 if item.size == 4 else MAX_PER_THREAD
 
 
-def plan_of_pairs(item: Element, n_classes: int, vectorised: bool, older: bool) -> ThreadPlan:
+def plan_of_pairs(
+    item: Element, n_classes: int, vectorised: bool, older: bool, columns: bool = False
+) -> ThreadPlan:
     """The plan where each thread holds as much of a second row: older GPUs spill a part of it."""
-    limit = MAX_PER_THREAD_OPTIONS if older else MAX_PER_THREAD_PAIRS
-    return _plan_of_exact_sums(item, n_classes, vectorised, limit, older, 2)
+    limit = MAX_PER_THREAD_OPTIONS if older or columns else MAX_PER_THREAD_PAIRS
+    return _plan_of_exact_sums(item, n_classes, vectorised, limit, older, columns, 2)
 
 
 def plan_of_entropy(
-    item: Element, n_classes: int, vectorised: bool, older: bool, largest: int
+    item: Element, n_classes: int, vectorised: bool, older: bool, columns: bool, largest: int
 ) -> ThreadPlan:
     """The plan for entropy and its gradient, on clusters of at most so many blocks."""
-    plan = _plan_of_exact_sums(item, n_classes, vectorised, MAX_PER_THREAD_OPTIONS, older, 1)
+    limit = MAX_PER_THREAD_OPTIONS
+    plan = _plan_of_exact_sums(item, n_classes, vectorised, limit, older, columns, 1)
     return _clustered_or_wide(plan, item, n_classes, largest, WIDE_OPTIONS)
 
 
 def _plan_of_exact_sums(
-    item: Element, n_classes: int, vectorised: bool, limit: int, older: bool, n_rows: int
-) -> ThreadPlan:
+    item: Element, n_classes: int, vectorised: bool, limit: int, older: bool, columns: bool,
+    n_rows: int,
+) -> ThreadPlan:  # fmt: skip
     """The plan for so many rows side by side, and sums that keep their rounding errors.
 
     With those a thread takes the registers of the most vectors where all are of float64.
     """
     limit = MAX_PER_THREAD_EXACT if item.size == 8 else limit
-    plan = plan_of(item, n_classes, vectorised, limit, older)
+    plan = plan_of(item, n_classes, vectorised, limit, older, columns)
+    if columns:
+        return plan
     vectors = max(RESIDENT) if item.size == 8 else min(max(RESIDENT), n_rows * plan.vectors)
     return plan._replace(blocks=blocks_for(item, vectors, plan.block, older))
 
@@ -155,7 +195,7 @@ def length_of_part(n_classes: int, n_parts: int) -> int:
 def clustered(plan: ThreadPlan, item: Element, n_classes: int, largest: int) -> ThreadPlan:
     """The plan on clusters of at most so many blocks, if a single block would stream the row."""
     sizes = [k for k in CLUSTERS if k <= largest]
-    if not plan.streamed or not sizes:
+    if plan.columns or not plan.streamed or not sizes:
         return plan
     per_block = elements_per_block(plan, item)
     cluster = next((k for k in sizes if k * per_block >= n_classes), sizes[-1])
@@ -180,7 +220,8 @@ def parts_of(
 
     1 unless a single block would stream the row and most of the GPU be idle.
     """
-    if not (plan.streamed or plan.cluster > 1) or 2 * n_rows > driver.processors(place.device):
+    fits = plan.columns or not (plan.streamed or plan.cluster > 1)
+    if fits or 2 * n_rows > driver.processors(place.device):
         return 1, n_classes
     part_plan = plan_of_parts(item, plan.vectorised, is_older(place))
     length = length_of_part(n_classes, -(-n_classes // elements_per_block(part_plan, item)))

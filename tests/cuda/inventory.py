@@ -61,7 +61,7 @@ def loss(name, n_classes, older, wants=Wants(), vectorised=True):  # noqa: B008 
     item = element(name)
     plan = thread_plans.plan_of(item, n_classes, vectorised, older=older)
     if wants._replace(grad=True) != Wants():  # the others have a kernel of their own for clusters
-        plan = thread_plans.plan_of_options(item, n_classes, vectorised, older, most(older))
+        plan = thread_plans.plan_of_options(item, n_classes, vectorised, older, False, most(older))
     prepared = launch.row_kernel(kernels.make_cross_entropy_kernel, item, plan, wants)
     vectors = BOTH if wants.grad or wants.probs else LOADS
     vectors = vectors if plan.vectorised else ()
@@ -74,7 +74,7 @@ def row(factory, name, n_classes, older, *variant, limit=None, vectors=BOTH):
     limit = limit or thread_plans.max_per_thread_of_sums(item)
     plan = thread_plans.plan_of(item, n_classes, True, limit, older)
     if factory is softmax_kernels.make_softmax_kernel:
-        plan = thread_plans.plan_of_softmax(item, n_classes, True, older, most(older))
+        plan = thread_plans.plan_of_softmax(item, n_classes, True, older, False, most(older))
     prepared = launch.row_kernel(factory, item, plan, *variant)
     return Entry(prepared, architectures(name, older), vectors, name != "float64")
 
@@ -120,7 +120,7 @@ def hvp(name, n_classes, older, wants=HvpWants(), vectorised=True):  # noqa: B00
 def entropy(name, n_classes, older, with_grad):
     """The kernel of entropy."""
     item = element(name)
-    plan = thread_plans.plan_of_entropy(item, n_classes, True, older, most(older))
+    plan = thread_plans.plan_of_entropy(item, n_classes, True, older, False, most(older))
     prepared = launch.row_kernel(softmax_kernels.make_entropy_kernel, item, plan, with_grad)
     vectors = BOTH if with_grad else LOADS
     return Entry(prepared, architectures(name, older), vectors, name != "float64")
@@ -150,6 +150,55 @@ def scaled(name):
     plan = ThreadPlan(launch.THREADS, vectors, 1, True, False)
     prepared = launch.row_kernel(conversion_kernels.make_scale_kernel, item, plan)
     return Entry(prepared, architectures(name), BOTH, True)
+
+
+def column(name, n_classes, older, factory, *variant, limit=None, vectorised=True, vectors=BOTH):
+    """A kernel of rows whose classes lie apart."""
+    item = element(name)
+    limit = limit or thread_plans.MAX_PER_THREAD_OPTIONS
+    if factory is hvp_kernels.make_hvp_kernel:
+        plan = thread_plans.plan_of_pairs(item, n_classes, vectorised, older, True)
+    elif factory is softmax_kernels.make_softmax_kernel:
+        plan = thread_plans.plan_of_softmax(item, n_classes, vectorised, older, True, 1)
+    elif factory is softmax_kernels.make_entropy_kernel:
+        plan = thread_plans.plan_of_entropy(item, n_classes, vectorised, older, True, 1)
+    else:
+        plan = thread_plans.plan_of(item, n_classes, vectorised, limit, older, True)
+    prepared = launch.row_kernel(factory, item, plan, *variant)
+    found = vectors if plan.vectorised else ()
+    return Entry(prepared, architectures(name, older), found, name != "float64")
+
+
+def of_columns(older):
+    """The kernels of rows whose classes lie apart."""
+    plain, softmax = thread_plans.MAX_PER_THREAD, softmax_kernels.make_softmax_kernel
+    losses, hvps = kernels.make_cross_entropy_kernel, hvp_kernels.make_hvp_kernel
+    categorical = categorical_kernels.make_categorical_kernel
+    of_probs = thread_plans.MAX_PER_THREAD_LOGARITHMS
+    for n_classes in (5, 21, 150, 1000, 50000):
+        yield column("float32", n_classes, older, losses, Wants(), limit=plain)
+    yield column("float32", 21, older, losses, Wants(), limit=plain, vectorised=False)
+    yield column("float32", 50000, older, losses, Wants(), limit=plain, vectorised=False)
+    yield column("float16", 150, older, losses, Wants(), limit=plain)
+    for name in ("float32", "bfloat16", "float64"):
+        yield column(name, 1000, older, losses, Wants(), limit=plain)
+        yield column(name, 50000, older, losses, Wants(), limit=plain)
+        item = element(name)
+        sums = thread_plans.max_per_thread_of_sums(item)
+        yield column(
+            name, 500, older, softmax_kernels.make_logsumexp_kernel, limit=sums, vectors=LOADS
+        )
+        for n_classes, log in ((21, False), (1000, True)):
+            yield column(name, n_classes, older, softmax, log)
+        for n_classes, vectorised in ((21, True), (21, False), (1000, True)):
+            for wants in (SOFT, EVERYTHING, Wants(all_classes=True)):
+                yield column(name, n_classes, older, losses, wants, vectorised=vectorised)
+        for n_classes, wants in ((21, HvpWants()), (21, HVP_OPTIONS), (1000, HVP_SOFT)):
+            yield column(name, n_classes, older, hvps, wants)
+        yield column(name, 21, older, softmax_kernels.make_entropy_kernel, True)
+        yield column(name, 1000, older, softmax_kernels.make_entropy_kernel, True)
+        yield column(name, 21, older, categorical, True, True, limit=of_probs)
+        yield column(name, 21, older, categorical, False, True, vectorised=False)
 
 
 # The kernels that are not laid out on rows, and their variants.
@@ -209,7 +258,7 @@ def every():
     """All kernels, of each kind those that differ, for the architectures that they are for."""
     entries = {}
     for older in (True, False):
-        for entry in itertools.chain(of_rows(older), of_vectors(older)):
+        for entry in itertools.chain(of_rows(older), of_vectors(older), of_columns(older)):
             if entry.kernel in entries:
                 entry.capabilities.extend(entries[entry.kernel].capabilities)
             entries[entry.kernel] = entry

@@ -4,14 +4,15 @@ from mutants import Mutation
 
 (
     BINARY, BLOCKS, CATEGORICAL, CONVERSION, ELEMENTS, GROUPS, KERNELS, LABELS, LINEAR, REDUCTIONS,
-    ROWS, SOFTMAX, SPLIT, TARGETS, HVP, PAIRS, SHARING, LINEAR_HVP, PARTS, TERMS,
+    ROWS, SOFTMAX, SPLIT, TARGETS, HVP, PAIRS, SHARING, LINEAR_HVP, PARTS, TERMS, COLUMNS,
+    TRANSPOSES,
 ) = (
     f"cuda/{file}.py"
     for file in (
         "binary_kernels", "blocks", "categorical_kernels", "conversion_kernels", "elements",
         "groups", "kernels", "labels", "linear", "reduction_kernels", "rows", "softmax_kernels",
         "split_kernels", "targets", "hvp_kernels", "pairs", "sharing", "linear_hvp", "parts",
-        "loss_terms",
+        "loss_terms", "columns", "transposes",
     )
 )  # fmt: skip
 CACHE, PLANS = "arrays/plans.py", "cuda/plans.py"
@@ -19,6 +20,7 @@ TEST = "tests/cuda/test_simulated.py::test_"
 PLAN = "tests/cuda/test_plans.py::test_"
 CLUSTERS = "tests/cuda/test_split.py::test_"
 SECOND = "tests/cuda/test_second.py::test_"
+COLUMN = "tests/cuda/test_columns.py::test_"
 LINEAR_TEST = "tests/cuda/test_linear.py::test_"
 
 # Tests were chosen to be quick, and to fail on every run: by the order of warps that they ask for.
@@ -35,9 +37,8 @@ MUTATIONS = [
              "total(count, shared, 3)", "total(count, shared, 2)",
              TEST + "softmax_in_place[700-softmax]"),
     Mutation("target logit read after another warp has written", KERNELS,
-             "value = loss_value(checked, coefs, z_loss, margin, log_s,",
-             "value = loss_value(checked, coefs, z_loss,"
-             " m - load(x_row + uint64(uint32(y)) * uint64(size)), log_s,",
+             "loss_value(checked, coefs, z_loss, margin, log_s,",
+             "loss_value(checked, coefs, z_loss, m - load(class_at(x_row, y)), log_s,",
              TEST + "gradient_in_place[False-True-float32]"),
     Mutation("probability of the target read after another warp has written", CATEGORICAL,
              "cuda.syncthreads()", "pass",
@@ -77,11 +78,58 @@ MUTATIONS = [
              "sums = total(below + count, shared, 2) - one, one",
              TEST + "confident_rows[3-float32]"),
     Mutation("halves of a word exchanged", ELEMENTS,
-             "pack(values[2 * k], values[2 * k + 1])", "pack(values[2 * k + 1], values[2 * k])",
+             "join(values[2 * k], values[2 * k + 1])", "join(values[2 * k + 1], values[2 * k])",
              TEST + "softmax_family[float16-101]"),
     Mutation("vectors where an output is aligned otherwise", BLOCKS,
              "(address_of(o) - at) % 16 == 0 and", "",
              TEST + "outputs_that_lie_otherwise"),
+    # --- columns ----------------------------------------------------------------------------
+    Mutation("lanes give what they should keep", TRANSPOSES,
+             "from_lane(a if is_upper else b,", "from_lane(b if is_upper else a,",
+             COLUMN + "accuracy[test_softmax_family-float32-5-vectors]"),
+    Mutation("exchanged with the wrong lane", TRANSPOSES,
+             "bit * per_word * apart)", "bit * apart)",
+             COLUMN + "accuracy[test_softmax_family-float16-5-vectors]"),
+    Mutation("lower halves taken where upper ones are to go", TRANSPOSES,
+             "uint32(0x3254) if is_upper", "uint32(0x1054) if is_upper",
+             COLUMN + "accuracy[test_softmax_family-float16-5-vectors]"),
+    Mutation("classes behind the last are read", COLUMNS,
+             "            if vector.left > 0:\n                load_vector",
+             "            if vector.left > -9:\n                load_vector",
+             COLUMN + "accuracy[test_softmax_family-float32-5-vectors]"),
+    Mutation("classes behind the last are written", COLUMNS,
+             "            if vector.left > 0:\n                store_vector",
+             "            if vector.left > -9:\n                store_vector",
+             COLUMN + "accuracy[test_softmax_family-float32-5-vectors]"),
+    Mutation("classes behind the last have weights", ROWS,
+             "                    if not collective or column < line.n_read:\n"
+             "                        x = value(buffer",
+             "                    if True:\n                        x = value(buffer",
+             COLUMN + "options[test_smoothing_weights_and_z_loss-float32-21-vectors]"),
+    Mutation("barrier of a reduction over warps dropped", GROUPS,
+             "shared[slot * block + own] = value\n        cuda.syncthreads()",
+             "shared[slot * block + own] = value\n        pass",
+             COLUMN + "accuracy[test_softmax_family-float32-21-vectors]"),
+    Mutation("a row reduced with its neighbour", GROUPS,
+             "(threads * WARP) + (own & 31)", "(threads * WARP) + (own & 30)",
+             COLUMN + "accuracy[test_softmax_family-float32-21-vectors]"),
+    Mutation("an ignored row keeps what was read for its neighbours", COLUMNS,
+             "            if not vector.wanted:\n                clear(buffer, v)",
+             "            pass",
+             COLUMN + "ignored_rows[float32-vectors]"),
+    Mutation("the number of vectors left to each lane", COLUMNS,
+             "cuda.shfl_sync(ALL, n, 0) if streamed else n", "n",
+             COLUMN + "accuracy[test_softmax_family-float32-203-vectors]"),
+    Mutation("all rows in one group", COLUMNS,
+             "position.outer * rows.outer_pitch", "position.outer * rows.pitch",
+             COLUMN + "accuracy[test_softmax_family-float32-5-vectors]"),
+    Mutation("vectors that reach behind a group of rows", BLOCKS,
+             "r.inner % item.width == 0", "True",
+             COLUMN + "layouts[a ragged part of a plane]"),
+    Mutation("rows of other groups taken for laid out alike", BLOCKS,
+             "is_alike = len(rows) == len(arrays) and len({r.inner for r in rows.values()}) == 1",
+             "is_alike = len(rows) == len(arrays)",
+             COLUMN + "arrays_that_are_not_laid_out_alike[groups]"),
     # --- cross-entropy ----------------------------------------------------------------------
     Mutation("gradient at the target as p - 1", TERMS,
              "return m, scale, at_y",
@@ -161,6 +209,9 @@ MUTATIONS = [
     Mutation("weights of an axis not spread over those behind it", BINARY,
              "index // uint64(weight.inner) %", "index %",
              TEST + "binary_weights_that_are_spread[shape0-0]"),
+    Mutation("weights of two groups of axes taken for those of the inner one", BINARY,
+             "at += outer * uint64(weight.period)", "at += uint64(0)",
+             TEST + "binary_weights_that_are_spread[shape6-0]"),
     Mutation("0 times inf in binary", BINARY,
              "return binary_loss(outer, x, log_part, times)",
              "return outer * x + log_part",
@@ -184,7 +235,7 @@ MUTATIONS = [
              CLUSTERS + "long_rows[clusters-False-f4-2e-06]"),
     # --- second derivatives and entropy -----------------------------------------------------
     Mutation("v_j - π without the shift by v_m", HVP,
-             "return m, load(v_row + uint64(uint32(top)) * uint64(size)) if top < n else zero",
+             "return m, load(class_at(v_row, top)) if top < n else zero",
              "return m, zero",
              SECOND + "products_of_confident_rows[3-float32]"),
     Mutation("the last of equal maxima taken for the first", HVP,

@@ -165,7 +165,7 @@ cuda.jit = lambda *args, device=False, **kwargs: (
 # --- warps ----------------------------------------------------------------------------------
 
 
-def _shuffle_xor(self, mask, value, offset):
+def _shuffle(mask, value, other_of):
     """The value of another thread of the warp, as all its threads take part."""
     assert mask == 0xFFFFFFFF
     thread = threading.current_thread()
@@ -174,10 +174,15 @@ def _shuffle_xor(self, mask, value, offset):
     thread.shuffles += 1
     values[thread.thread_id] = value
     thread.wait("a shuffle")
-    return values[thread.thread_id ^ int(offset)]
+    return values[other_of(thread.thread_id)]
 
 
-FakeCUDAModule.shfl_xor_sync = _shuffle_xor
+FakeCUDAModule.shfl_xor_sync = lambda self, mask, value, offset: _shuffle(
+    mask, value, lambda own: own ^ int(offset)
+)
+FakeCUDAModule.shfl_sync = lambda self, mask, value, lane: _shuffle(
+    mask, value, lambda own: own & -32 | int(lane)
+)
 FakeCUDAModule.syncwarp = lambda self: threading.current_thread().wait("a shuffle")
 
 # --- clusters -------------------------------------------------------------------------------
@@ -317,6 +322,11 @@ def _from_float16(bits):
     return np.float32(np.uint16(bits).view(np.float16))
 
 
+def _choose_bytes(a, b, selector):
+    both = np.array([a, b], np.uint32).view(np.uint8)
+    return both[[int(selector) >> 4 * k & 7 for k in range(4)]].view(np.uint32)[0]
+
+
 _SCALARS = {
     "f32": ctypes.c_float, "f64": ctypes.c_double, "u8": ctypes.c_uint8, "u16": ctypes.c_uint16,
     "u32": ctypes.c_uint32, "i64": ctypes.c_int64,
@@ -339,6 +349,7 @@ intrinsics.low_float16 = lambda bits: _from_float16(int(bits) & 0xFFFF)
 intrinsics.high_float16 = lambda bits: _from_float16(int(bits) >> 16)
 intrinsics.pack_bfloat16 = lambda a, b: np.uint32(_to_bfloat16(a) | _to_bfloat16(b) << 16)
 intrinsics.pack_float16 = lambda a, b: np.uint32(_to_float16(a) | _to_float16(b) << 16)
+intrinsics.choose_bytes = _choose_bytes
 intrinsics.cluster_arrive, intrinsics.cluster_wait = _cluster_arrive, _cluster_wait
 intrinsics.store_beside = _store_beside
 sys.modules["fastxent.cuda.intrinsics"] = intrinsics
@@ -348,8 +359,10 @@ sys.modules["fastxent.cuda.intrinsics"] = intrinsics
 from fastxent import formulas  # noqa: E402
 from fastxent.arrays import plans  # noqa: E402
 from fastxent.cuda import (  # noqa: E402 - after the intrinsics
+    access,
     binary_kernels,
     categorical_kernels,
+    columns,
     conversion_kernels,
     driver,
     elements,
@@ -365,6 +378,7 @@ from fastxent.cuda import (  # noqa: E402 - after the intrinsics
     softmax_kernels,
     split_kernels,
     targets,
+    transposes,
 )
 from fastxent.records import Place  # noqa: E402
 
@@ -374,9 +388,9 @@ _MATH = types.SimpleNamespace(
     inf=np.inf, nan=np.nan,
 )  # fmt: skip
 for _module in (
-    binary_kernels, categorical_kernels, conversion_kernels, elements, formulas, groups,
-    hvp_kernels, kernels, loss_terms, pairs, parts, reduction_kernels, rows, sharing,
-    softmax_kernels, split_kernels, targets,
+    access, binary_kernels, categorical_kernels, columns, conversion_kernels, elements, formulas,
+    groups, hvp_kernels, kernels, loss_terms, pairs, parts, reduction_kernels, rows, sharing,
+    softmax_kernels, split_kernels, targets, transposes,
 ):  # fmt: skip
     if hasattr(_module, "cuda"):
         _module.cuda = _Current()

@@ -4,8 +4,9 @@ from fastxent.cuda import binary, conversion, divisors, labels, launch, scale, t
 
 thread_plans.PLANS = ((4, 2), (16, 1), (32, 2), (64, 2))
 thread_plans.PLANS_OF_SINGLES = ((4, 2), (64, 2))
+thread_plans.PLANS_OF_COLUMNS = ((1, 8), (1, 16), (2, 16))
 thread_plans.RESIDENT = {1: 64, 2: 64, 4: 64}
-thread_plans.SMALL_BLOCK, thread_plans.SHORT = 32, 6
+thread_plans.SMALL_BLOCK, thread_plans.SHORT, thread_plans.COLUMN_BLOCK = 32, 6, 64
 launch.THREADS = conversion.THREADS = scale.THREADS = 32
 divisors.CHUNK = labels.CHUNK = 50
 binary.THREADS, binary.VECTORS, binary.ELEMENTS = 64, 1, 512

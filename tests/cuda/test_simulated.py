@@ -1015,16 +1015,34 @@ def test_binary_weights(rng, weights, reduction):
 @pytest.mark.parametrize(
     "shape, converted",
     [((3, 1), 0), ((2, 1, 1), 0), ((4,), 0), ((1, 3, 4), 0), ((), 0), ((2, 3, 4), 0),
-     ((2, 1, 4), 3), ((1, 1, 1), 0)],
+     ((2, 1, 4), 0), ((1, 1, 1), 0)],
 )  # fmt: skip
 def test_binary_weights_that_are_spread(rng, shape, converted):
-    """Over the axes around their own nothing is copied; with axes between them all of it is."""
+    """Over the axes around their own, and between two groups of these, nothing is copied."""
     x, y = (rng.random((2, 3, 4)).astype(np.float32) for _ in range(2))
     given = BINARY | {"pos_weight": rng.integers(1, 9, shape).astype(np.float32)}
     sim.launched.clear()
     alike(call_binary(x, y, **given), expected("binary_cross_entropy_with_logits", x, y, **given),
           "float32")  # fmt: skip
     assert sum(name.startswith("gather") for name in sim.launched) == converted
+
+
+@pytest.mark.parametrize(
+    "shape, converted",
+    [((2, 3, 1, 5, 2), False), ((1, 3, 1, 5, 1), False), ((2, 1, 1, 1, 2), False),
+     ((2, 1, 1, 5, 1), False), ((2, 1, 2, 1, 2), True)],
+)  # fmt: skip
+def test_binary_weights_of_axes_apart(rng, shape, converted):
+    """Of a longer shape: one or two groups of axes; with three all is copied."""
+    x, y = (rng.random((2, 3, 2, 5, 2)).astype(np.float32) for _ in range(2))
+    weights = {
+        name: rng.integers(1, 9, shape).astype(np.float32) for name in ("weight", "pos_weight")
+    }
+    given = BINARY | weights
+    sim.launched.clear()
+    alike(call_binary(x, y, **given), expected("binary_cross_entropy_with_logits", x, y, **given),
+          "float32")  # fmt: skip
+    assert any(name.startswith("gather") for name in sim.launched) == converted
 
 
 @pytest.mark.parametrize("function", ["binary_cross_entropy", "binary_cross_entropy_with_logits"])

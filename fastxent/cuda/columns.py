@@ -1,0 +1,171 @@
+"""Rows whose elements lie apart while neighbouring rows lie side by side, as in (N, C, H, W).
+
+Neighbouring lanes of a warp have neighbouring rows, and a row's threads are in as many warps: so
+what a warp loads at a time lies side by side. Where all is aligned for it a lane loads 16 bytes, of
+one class and as many rows as they have elements; transposed among lanes, they become as many
+classes of one row, as in `fastxent.cuda.access`. Else each lane loads single elements of its row.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+from numba import cuda, int32, int64, uint32, uint64
+
+from fastxent.cuda.access import Access, Addressing, Line, make_clear, register_type
+from fastxent.cuda.elements import Element, Function, device
+from fastxent.cuda.groups import ALL, WARP, ThreadPlan
+from fastxent.cuda.intrinsics import load_vector, store_vector
+from fastxent.cuda.transposes import make_sub_lane, make_transpose
+
+
+class Position(NamedTuple):
+    """A row's place: the number of its group of rows side by side, and its place in that."""
+
+    outer: Any
+    inner: Any
+
+
+class ColumnRow(NamedTuple):
+    """A row: the address of its first element, and the bytes to the next."""
+
+    address: Any
+    step: Any
+
+
+class Vector(NamedTuple):
+    """What takes the place of a vector's address: that of the elements that this lane moves of it.
+
+    `left` is how many classes there are from theirs on, 0 or less if there are none to move;
+    `wanted` whether the lane's row is to be read.
+    """
+
+    address: Any
+    step: Any
+    left: Any
+    wanted: Any
+
+
+def make_column_addressing(element: Element, plan: ThreadPlan) -> Addressing:
+    """Where rows in columns are."""
+    threads, n_rows, vectorised = plan.threads, plan.rows, plan.vectorised
+    width = element.width if vectorised else 1
+    apart, sub_lane = WARP // width, make_sub_lane(element)
+
+    @device
+    def place():
+        lane, warp = cuda.threadIdx.x & 31, cuda.threadIdx.x >> 5
+        if vectorised:  # the row that it has behind the transpose
+            lane = (lane & (apart - 1)) * width + sub_lane()
+        i = int64(cuda.blockIdx.x) * n_rows + warp // threads * WARP + lane
+        return i, int32(warp % threads)
+
+    @device
+    def position(rows, i):
+        outer = uint64(i) // uint64(rows.inner)
+        return Position(outer, uint64(i) - outer * uint64(rows.inner))
+
+    @device
+    def row_at(rows, position):
+        within = position.inner * rows.pitch
+        return ColumnRow(rows.address + position.outer * rows.outer_pitch + within, rows.step)
+
+    @device
+    def class_at(row, j):
+        return row.address + uint64(uint32(j)) * row.step
+
+    @device
+    def from_class(row, j):
+        return ColumnRow(row.address + uint64(uint32(j)) * row.step, row.step)
+
+    return Addressing(place, position, row_at, from_class, class_at)
+
+
+def make_column_access(element: Element, plan: ThreadPlan) -> Access:
+    """How rows in columns are moved."""
+    vectorised, load, store, pack = plan.vectorised, element.load, element.store, element.pack
+    width, words, word, value, minus_inf = register_type(element, vectorised)
+    clear, transpose = make_clear(words, minus_inf), make_transpose(element)
+    first_vector = make_first_vector(element, plan)
+
+    @device
+    def begin(row, line):
+        return first_vector(row, line.n, True)
+
+    @device
+    def vector_at(vector, k):
+        classes = int32(k) * int32(width)
+        address = vector.address + uint64(uint32(classes)) * vector.step
+        return Vector(address, vector.step, vector.left - classes, vector.wanted)
+
+    @device
+    def fetch(vector, buffer, v):
+        if vectorised:
+            if vector.left > 0:
+                load_vector(vector.address, buffer, int32(v * words))
+            else:
+                clear(buffer, v)
+            transpose(buffer, v * words)
+            if not vector.wanted:
+                clear(buffer, v)
+        elif vector.left > 0 and vector.wanted:
+            buffer[v] = load(vector.address)
+        else:
+            clear(buffer, v)
+
+    @device
+    def put(vector, values):
+        if vectorised:
+            packed = cuda.local.array(words, word)
+            pack(values, packed)
+            transpose(packed, 0)
+            if vector.left > 0:
+                store_vector(vector.address, packed, int32(0))
+        else:
+            store(vector.address, values[0])
+
+    return Access(width, words, word, vectorised, False, value, begin, vector_at, fetch, clear, put)
+
+
+def make_first_vector(element: Element, plan: ThreadPlan) -> Function:
+    """first_vector(row, n, wanted): the first Vector of a row of n classes."""
+    vectorised, size, sub_lane = plan.vectorised, element.size, make_sub_lane(element)
+
+    @device
+    def first_vector(row, n, wanted):
+        address, left = row.address, n
+        if vectorised:
+            # The lane moves class `sub` of `width` rows, the own one being number `sub` of these.
+            sub = sub_lane()
+            address += uint64(uint32(sub)) * (row.step - uint64(size))
+            left -= int32(sub)
+        return Vector(address, row.step, left, wanted)
+
+    return first_vector
+
+
+def make_column_read(element: Element, plan: ThreadPlan) -> Function:
+    """read(row, n, thread, wanted, buffer), as in `rows.make_read`.
+
+    n is 0 for a row that does not exist, behind all that do.
+    """
+    access, threads, held_vectors = make_column_access(element, plan), plan.threads, plan.vectors
+    vector_at, fetch, width = access.vector_at, access.fetch, access.width
+    first_vector, collective = make_first_vector(element, plan), access.collective
+    minus_inf, streamed = element.compute(-math.inf), plan.streamed
+
+    @device
+    def read(row, n, thread, wanted, buffer):
+        address = first_vector(row, n, wanted)
+        first = vector_at(address, thread)
+        for v in range(held_vectors):
+            fetch(vector_at(first, v * threads), buffer, v)
+        n_read = n if wanted else int32(0)
+        vectors, readable = n, n_read
+        if collective:
+            # All lanes take part in reading rows that are not wanted or do not exist. Where none
+            # of the warp exists, the row of its first lane does not.
+            most = cuda.shfl_sync(ALL, n, 0) if streamed else n
+            vectors = readable = (most + int32(width - 1)) // int32(width)
+        return Line(address, int32(0), vectors, readable, int32(-1), minus_inf, n, n_read)
+
+    return read

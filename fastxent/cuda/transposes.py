@@ -1,0 +1,83 @@
+"""Transpose vectors among the lanes of a warp, in registers.
+
+Of a vector's `width` elements and the `width` lanes that exchange them, those of the same number
+`sub`: before, lane `sub` has class `sub` of rows 0, 1, …; behind, classes 0, 1, … of row `sub`.
+For each bit of a number, lanes that differ in it exchange the elements whose place differs in it.
+"""
+
+from numba import cuda, int32, uint32
+
+from fastxent.cuda.elements import Element, Function, device
+from fastxent.cuda.groups import ALL, WARP
+from fastxent.cuda.intrinsics import choose_bytes
+
+
+def make_sub_lane(element: Element) -> Function:
+    """sub_lane(): the number of this lane among those that exchange elements with it."""
+    apart = WARP // element.width
+
+    @device
+    def sub_lane():
+        return (cuda.threadIdx.x & 31) // apart
+
+    return sub_lane
+
+
+@device
+def of_words(word, offset):
+    """The word that the lane at this offset gives for the own one."""
+    return cuda.shfl_xor_sync(ALL, word, offset)
+
+
+@device
+def of_halves(word, offset):
+    """The same of halves, held as uint32, of which there is no shuffle."""
+    return uint32(cuda.shfl_xor_sync(ALL, int32(word), offset))
+
+
+def make_transpose(element: Element) -> Function:
+    """transpose(buffer, first): words first, first + 1, … of a buffer, which are a vector.
+
+    It is its own inverse. All lanes of a warp call it together.
+    """
+    n_words, per_word = element.words, element.width // element.words
+    apart, sub_lane = WARP // element.width, make_sub_lane(element)
+    from_lane = of_halves if per_word == 2 else of_words
+    # Bits of a word's number; the bit of a lane's is `per_word` times as high.
+    bits = tuple(1 << k for k in range(n_words.bit_length() - 1))
+    exchange_halves = make_exchange_halves(apart)
+
+    @device
+    def transpose(buffer, first):
+        sub = sub_lane()
+        if per_word == 2:
+            for k in range(0, n_words, 2):
+                exchange_halves(buffer, first + k, first + k + 1, sub & 1)
+        for bit in bits:
+            is_upper = (sub & (bit * per_word)) != 0
+            for k in range(n_words // 2):
+                low = first + ((k & -bit) << 1 | (k & (bit - 1)))
+                high = low + bit
+                a, b = buffer[low], buffer[high]
+                other = from_lane(a if is_upper else b, bit * per_word * apart)
+                buffer[low] = other if is_upper else a
+                buffer[high] = b if is_upper else other
+
+    return transpose
+
+
+def make_exchange_halves(offset: int) -> Function:
+    """exchange_halves(buffer, j, k, is_upper): those of words j and k with the lane at an offset.
+
+    The upper lane of the two keeps the upper halves.
+    """
+
+    @device
+    def exchange_halves(buffer, j, k, is_upper):
+        a, b = buffer[j], buffer[k]
+        given = choose_bytes(a, b, uint32(0x5410) if is_upper else uint32(0x7632))
+        other = of_halves(given, offset)
+        buffer[j] = choose_bytes(a, other, uint32(0x3254) if is_upper else uint32(0x5410))
+        buffer[k] = choose_bytes(b, other, uint32(0x3276) if is_upper else uint32(0x7610))
+
+    return exchange_halves
