@@ -78,7 +78,7 @@ MUTATIONS = [
              "sums = total(below + count, shared, 2) - one, one",
              TEST + "confident_rows[3-float32]"),
     Mutation("halves of a word exchanged", ELEMENTS,
-             "pack(values[2 * k], values[2 * k + 1])", "pack(values[2 * k + 1], values[2 * k])",
+             "join(values[2 * k], values[2 * k + 1])", "join(values[2 * k + 1], values[2 * k])",
              TEST + "softmax_family[float16-101]"),
     Mutation("vectors where an output is aligned otherwise", BLOCKS,
              "(address_of(o) - at) % 16 == 0 and", "",
