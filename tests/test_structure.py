@@ -113,7 +113,7 @@ WITHIN_CUDA = {
         *_LAUNCH, "reduction_kernels", "conversion_kernels", "conversion", "divisors", "driver",
     },
     "divisors": {*_LAUNCH, "reduction_kernels", "conversion"},
-    "blocks": {*_LAUNCH, "conversion"},
+    "blocks": {*_LAUNCH, "conversion", "thread_plans"},
     "conversion": {*_LAUNCH, "conversion_kernels"},
     "plans": {"driver", "reduction_kernels"},
     "thread_plans": {"driver", "elements", "groups"},

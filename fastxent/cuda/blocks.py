@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from fastxent.cuda import thread_plans
 from fastxent.cuda.conversion import (
     apply_chain_rule,
     apply_second_chain_rule,
@@ -132,12 +133,13 @@ def _in_place(
     present = {name: array for name, array in (inputs | outs).items() if array is not None}
     if any(array.dtype != x.dtype for array in present.values()):
         return None
+    item, n = element(name_of(x.dtype)), math.prod(x.shape[:-1])
     rows = _rows_alike(present, rows_of)
     is_columns = rows is None
-    rows = _rows_alike(present, columns_of) if rows is None else rows
+    if rows is None and thread_plans.suit_columns(n, x.shape[-1], x.place):
+        rows = _rows_alike(present, columns_of)
     if rows is None:
         return None
-    item, n = element(name_of(x.dtype)), math.prod(x.shape[:-1])
     out_rows, vector = {name: rows.get(name) for name in outs}, rows.get("vector")
     moved = rows["x"], vector, *out_rows.values()  # targets are read by single elements
     vectorised = can_vectorise_columns(item, *moved) if is_columns else can_vectorise(*moved)

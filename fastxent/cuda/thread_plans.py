@@ -32,6 +32,7 @@ RESIDENT = {1: 768, 2: 768, 4: 768, 8: 768, 16: 512}
 WIDE_OPTIONS, WIDE_SOFTMAX = {4: (256, 64), 2: (512, 32)}, {4: (256, 128)}
 SMALL_BLOCK = 128  # the threads of a block, for rows that take fewer
 COLUMN_BLOCK = 128  # the same for rows in columns
+SHORT_COLUMNS = 1024  # classes that a block holds at most
 MAX_THREADS_OPTIONS = 8  # a row in columns, with options
 RESIDENT_COLUMNS = (256, 384)  # threads on a multiprocessor: with options, of plain kernels
 PART = 16384  # the most elements of a part of a row that is split by two kernels
@@ -84,6 +85,11 @@ def _plan_of_columns(
     rows = WARP * max(1, COLUMN_BLOCK // (WARP * threads))
     blocks = max(1, RESIDENT_COLUMNS[is_plain] // (threads * rows))
     return ThreadPlan(threads, vectors, rows, vectorised, not fitting, blocks, columns=True)
+
+
+def suit_columns(n_rows: int, n_classes: int, place: Place) -> bool:
+    """Whether rows in columns, of which a block takes 32, are short or occupy half of the GPU."""
+    return n_classes <= SHORT_COLUMNS or 2 * n_rows > WARP * driver.processors(place.device)
 
 
 def blocks_for(item: Element, vectors: int, block: int, older: bool) -> int:

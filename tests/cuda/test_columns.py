@@ -26,7 +26,7 @@ from test_simulated import (
 )
 
 import fastxent as fx
-from fastxent.cuda import thread_plans
+from fastxent.cuda import driver, thread_plans
 from fastxent.cuda.elements import element
 
 # Of each layout how many groups of rows there are, and how many lie side by side in each: in whole
@@ -45,6 +45,11 @@ class Columns:
         self.groups, self.inner = LAYOUTS[layout]
         self.vectorised = layout != "single elements"
 
+    def order(self, n):
+        """Which of n rows each copy is of: lanes that exchange elements have different ones."""
+        rows = np.arange(self.groups * self.inner) % n
+        return np.random.default_rng(0).permutation(rows)
+
     def spread(self, value, shape):
         """Copies of an array of rows, or with a number for each, in the layout."""
         if isinstance(value, Bits):
@@ -54,7 +59,7 @@ class Columns:
         if not isinstance(value, np.ndarray) or value.shape not in (shape, shape[:1]):
             return value
         value = value.astype(np.float32) if value.dtype == bool else value
-        copies = value[np.arange(self.groups * self.inner) % len(value)]
+        copies = value[self.order(len(value))]
         copies = copies.reshape(self.groups, self.inner, *value.shape[1:])
         return np.ascontiguousarray(copies.swapaxes(1, -1))
 
@@ -63,8 +68,10 @@ class Columns:
         if not copies.ndim:
             return copies
         copies = copies.swapaxes(1, -1).reshape(self.groups * self.inner, *copies.shape[1:-1])
-        np.testing.assert_array_equal(copies, copies[np.arange(len(copies)) % n])
-        return copies[:n]
+        order = self.order(n)
+        rows = copies[[np.flatnonzero(order == i)[0] for i in range(n)]]
+        np.testing.assert_array_equal(copies, rows[order])
+        return rows
 
     def call(self, name, x, *args, **options):
         """The results, of which all were computed in place."""
@@ -339,6 +346,17 @@ def test_arrays_that_are_not_laid_out_alike(rng, others):
     got = fx.cross_entropy(sim.on_gpu(x), target, axis=1, **EACH)
     alike(back(got), expected("cross_entropy", x, q, axis=1, **EACH), "float32")
     assert any(name.startswith("gather") for name in sim.launched)
+
+
+@pytest.mark.parametrize(("classes", "rows", "in_place"), [
+    (1025, 33, True), (1025, 32, False), (1024, 32, True),
+])  # fmt: skip
+def test_few_long_rows(rng, monkeypatch, classes, rows, in_place):
+    """Too few to occupy half of the GPU: converted, so that each is shared by many threads."""
+    monkeypatch.setattr(driver, "processors", lambda device: 2)
+    x = rng.standard_normal((classes, rows)).astype(np.float32)
+    alike([plain_call("logsumexp", x, axis=0)], [expected("logsumexp", x, axis=0)], "float32")
+    assert in_place != any(name.startswith("gather") for name in sim.launched)
 
 
 def test_special_rows_beside_others(rng):
