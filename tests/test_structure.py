@@ -68,22 +68,25 @@ WITHIN_CPU = {
 } | {name: set(KERNEL_FILES[k + 1 :]) for k, name in enumerate(KERNEL_FILES)}
 # Within cuda likewise: functions, what they are made of, kernels, and the ground of all.
 _KERNELS = {
-    "hvp_kernels": {"softmax_kernels", "sharing", "pairs", "targets", "rows", "groups"},
-    "sharing": {"rows", "groups"},
-    "pairs": {"rows", "groups"},
+    "hvp_kernels": {"softmax_kernels", "sharing", "scans", "targets", "rows", "groups"},
+    "sharing": {"layouts", "groups"},
+    "scans": {"layouts", "groups"},
+    "layouts": {"columns", "access", "groups"},
     "split_kernels": {
         *"kernels loss_terms softmax_kernels parts sharing targets rows groups".split(),
     },
-    "kernels": {"loss_terms", "softmax_kernels", "sharing", "targets", "rows", "groups"},
+    "kernels": {
+        *"loss_terms softmax_kernels sharing scans targets rows groups".split(),
+    },
     "loss_terms": {"targets"},
-    "categorical_kernels": {"targets", "rows", "groups"},
+    "categorical_kernels": {"targets", "rows", "scans", "groups"},
     "softmax_kernels": {"parts", "sharing", "rows", "groups"},
     "parts": {"sharing", "rows", "groups"},
-    "binary_kernels": {"pairs", "rows", "groups"},
+    "binary_kernels": {"scans", "rows", "groups"},
     "conversion_kernels": {"targets", "rows"},
     "reduction_kernels": {"targets", "groups"},
     "targets": set(),
-    "rows": {"columns", "access", "groups"},
+    "rows": {"scans", "layouts", "columns", "access", "groups"},
     "columns": {"transposes", "access", "groups"},
     "transposes": {"groups"},
     "access": {"groups"},

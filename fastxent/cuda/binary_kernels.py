@@ -11,9 +11,9 @@ from numba import cuda, int32, uint32, uint64
 
 from fastxent.cuda.elements import device, log1m, number_type, where_less, zero_where_zero
 from fastxent.cuda.groups import WARP, add_exactly, make_exact_sum
-from fastxent.cuda.pairs import Pair, make_pair_writer
 from fastxent.cuda.parameters import Address, ClipLimits, ElementOutputs, Integer, Number, Weight
 from fastxent.cuda.rows import make_row
+from fastxent.cuda.scans import Pair, make_writer
 from fastxent.formulas import (
     binary_grad,
     binary_hess,
@@ -152,7 +152,7 @@ def make_binary_hvp_kernel(element, plan):
         h = curvature(x, column, args)
         return zero_where_zero(h, h * v)
 
-    write = make_pair_writer(element, plan, product)
+    write = make_writer(element, plan, product, paired=True)
 
     # x, target, vector (N,) IN; weights IN; scale 1 / D; out (N,), which may be x or vector, OUT
     def kernel(

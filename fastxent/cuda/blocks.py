@@ -141,7 +141,7 @@ def _in_place(
     if rows is None:
         return None
     out_rows, vector = {name: rows.get(name) for name in outs}, rows.get("vector")
-    moved = rows["x"], vector, *out_rows.values()  # targets are read by single elements
+    moved = rows["x"], rows.get("target_probs"), vector, *out_rows.values()
     vectorised = can_vectorise_columns(item, *moved) if is_columns else can_vectorise(*moved)
     return Block(
         item, vectorised, is_columns, 0, n, rows["x"], rows.get("target_probs"), vector, out_rows

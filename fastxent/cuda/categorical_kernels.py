@@ -8,6 +8,7 @@ from fastxent.cuda.elements import device, log1m, number_type, where_less, zero_
 from fastxent.cuda.groups import add, make_reduction
 from fastxent.cuda.parameters import Address, ClipLimits, Integer, Inverse, Labels, Rows
 from fastxent.cuda.rows import make_row
+from fastxent.cuda.scans import Pair, make_sums, make_writer
 from fastxent.cuda.targets import (
     CoefficientTerms,
     make_check_target,
@@ -26,7 +27,7 @@ def make_categorical_kernel(element, plan, soft, with_grad):
     number, total = number_type(element), make_reduction(add, plan)
     store_number, number_size = number.store, number.size
     class_weight_of = make_class_weight(element)
-    coefficient_of = make_coefficient(element, soft, class_at)
+    coefficient_of = make_coefficient(element, soft)
     check_target, inverse_of = make_check_target(element, soft), make_inverse(element)
     zero, one = compute(0), compute(1)
 
@@ -50,19 +51,20 @@ def make_categorical_kernel(element, plan, soft, with_grad):
         return prob_grad_element(a, p, scale, limits.floor, where_less, zero_where_zero)
 
     @device
-    def soft_loss(x, column, args):
+    def soft_loss(x, q, column, args):
         terms, limits = args
-        return loss_of_class(x, coefficient_of(column, terms), limits), zero
+        return loss_of_class(x, coefficient_of(q, column, terms), limits), zero
 
     @device
-    def grad_formula(x, column, args):
+    def grad_formula(x, q, column, args):
         terms, limits, scale, has_grad, at_y, fill = args
         if soft:
-            a = coefficient_of(column, terms)
+            a = coefficient_of(q, column, terms)
             return grad_of_class(x, a, scale, limits) if has_grad else fill
         return at_y if column == terms.y else fill
 
-    sums_of_losses, write_grad = row.make_sums(soft_loss), row.make_writer(grad_formula)
+    sums_of_losses = make_sums(element, plan, soft_loss, paired=soft)
+    write_grad = make_writer(element, plan, grad_formula, paired=soft)
 
     # probs (N, C) IN; labels, target_probs, weights as in `make_cross_entropy_kernel` IN; loss (N,)
     # OUT; grad (N, C) OUT or 0
@@ -77,15 +79,17 @@ def make_categorical_kernel(element, plan, soft, with_grad):
         exists, at, pos = i < n_rows, uint64(i), position(x, i)
         u, y, active, value = check_target(labels, sample_weight, i, n, exists)
         scale = inverse_of(inverse)
-        x_row = row_at(x, pos)
+        x_row, q = row_at(x, pos), row_at(target_probs, pos)
         length = int32(n) if exists else int32(0)
         line = read(x_row, length, thread, soft and active, buffer)
+        beside = cuda.local.array(n_words, word) if soft else buffer
+        q_line = read(q, length, thread, active, beside) if soft else line
+        pair = Pair(line, q_line)
         # Probabilities need no class with formulas of its own.
-        q = row_at(target_probs, pos)
         terms = CoefficientTerms(class_weight, q, one, zero, int32(-1) if soft else y)
         has_grad, at_y, fill = active and scale != zero, value, value
         if soft:
-            losses, _ = sums_of_losses(buffer, line, thread, (terms, limits))
+            losses, _ = sums_of_losses(buffer, beside, pair, thread, (terms, limits))
             value = u * total(losses, shared, 0)
         elif active:
             p = load(class_at(x_row, y))
@@ -99,6 +103,6 @@ def make_categorical_kernel(element, plan, soft, with_grad):
             store_number(loss + at * uint64(number_size), value if active else fill)
         if with_grad:
             args = (terms, limits, -u * scale, has_grad, at_y, fill)
-            write_grad(row_at(grad, pos), buffer, line, thread, args)
+            write_grad(row_at(grad, pos), buffer, beside, pair, thread, args)
 
     return kernel

@@ -16,9 +16,9 @@ from fastxent.cuda.elements import (
     zero_where_zero,
 )
 from fastxent.cuda.groups import add, add_exactly, finite_sum, make_reduction, smaller
-from fastxent.cuda.pairs import Pair, make_pair_fold, make_pair_writer
 from fastxent.cuda.parameters import Address, Factor, Integer, Inverse, Labels, Number, Rows
 from fastxent.cuda.rows import make_row
+from fastxent.cuda.scans import Pair, make_fold, make_writer
 from fastxent.cuda.sharing import NOT_THERE, make_sharing
 from fastxent.cuda.softmax_kernels import SLOTS, make_lse
 from fastxent.cuda.targets import (
@@ -90,7 +90,8 @@ def make_moments(element, row, wants):
     """moments(buffer, others, pair, thread, args, terms, shared): those of a row, or of a part."""
     exp, zero, one = row.exp, element.compute(0), element.compute(1)
     total, with_z_loss = make_reduction(add, row.plan), wants.z_loss
-    coefficient_of = make_coefficient(element, wants.soft, row.class_at)
+    coefficient_of, class_at = make_coefficient(element, wants.soft), row.class_at
+    load, soft = element.load, wants.soft
     all_classes = wants.all_classes
 
     @device
@@ -108,9 +109,10 @@ def make_moments(element, row, wants):
 
     @device
     def coefficient_terms(x, column, terms):
-        return coefficient_of(column, terms), zero
+        q = load(class_at(terms.probs, column)) if soft else zero
+        return coefficient_of(q, column, terms), zero
 
-    fold = make_pair_fold(element, row.plan, step)
+    fold = make_fold(element, row.plan, step, paired=True)
     # Apart: with both in one, loops over half precision would be too long to be unrolled.
     coefficient_sums = row.make_sums(coefficient_terms)
 
@@ -194,7 +196,7 @@ def make_hvp_kernel(element, plan, wants):
         h = zero_where_zero(p, hvp_element(p, v - v_m, mean, scale, pull))
         return h if active else fill
 
-    write = make_pair_writer(element, plan, product)
+    write = make_writer(element, plan, product, paired=True)
 
     # x, vector (N, C) IN; labels (N,), or target_probs (N, C), class_weight (C,), sample_weight
     # (N,) as in `make_cross_entropy_kernel` IN; length: of a part of a row; out (N, C), which may

@@ -26,6 +26,7 @@ from fastxent.cuda.loss_terms import (
 )
 from fastxent.cuda.parameters import Address, Factor, Integer, Inverse, Labels, Number, Rows
 from fastxent.cuda.rows import make_row, make_split_sum
+from fastxent.cuda.scans import Pair, make_sums, make_writer
 from fastxent.cuda.sharing import make_sharing
 from fastxent.cuda.softmax_kernels import SLOTS, make_depth_sum, make_first_top, make_lse
 from fastxent.cuda.targets import (
@@ -117,19 +118,19 @@ def make_cross_entropy_kernel(element, plan, wants):
     gradient_terms = make_gradient_terms(element)
     total, split_sum = make_reduction(add, plan), make_split_sum(element, scaled)
     depth_sum, zero, one = make_depth_sum(element, row, scaled), compute(0), compute(1)
-    formulas = make_element_formulas(element, wants, make_coefficient(element, soft, class_at))
+    formulas = make_element_formulas(element, wants, make_coefficient(element, soft))
     other_terms, grad_formula, probs_formula, hess_formula = formulas
-    sums_of_others = row.make_sums(other_terms)
-    write_grad, write_probs = row.make_writer(grad_formula), row.make_writer(probs_formula)
-    write_hess = row.make_writer(hess_formula)
+    sums_of_others = make_sums(element, plan, other_terms, paired=soft)
+    write_grad = make_writer(element, plan, grad_formula, paired=soft)
+    write_probs, write_hess = row.make_writer(probs_formula), row.make_writer(hess_formula)
 
     @device
-    def row_sums(buffer, line, thread, part, args, shared, cells):
+    def row_sums(buffer, beside, pair, thread, part, args, shared, cells):
         """The RowSums of a row; behind it threads may write."""
-        m, streamed_part, factor, terms = args
+        line, (m, streamed_part, factor, terms) = pair.line, args
         below_a, a_sum, depths = zero, zero, zero
         if all_classes:
-            below_a, a_sum = sums_of_others(buffer, line, thread, (m, factor, terms))
+            below_a, a_sum = sums_of_others(buffer, beside, pair, thread, (m, factor, terms))
             below_a, a_sum = total(below_a, shared, 4), total(a_sum, shared, 5)
         if with_entropy:
             depths = depth_sum(buffer, line, thread, m, factor, shared, 6)
@@ -181,11 +182,13 @@ def make_cross_entropy_kernel(element, plan, wants):
         tops = cuda.shared.array(cluster, int32)
         keys = cuda.shared.array(n_keys, int32)
         buffer = cuda.local.array(n_words, word)
+        beside = cuda.local.array(n_words, word) if soft else buffer
         u, y, active, fill = check_target(labels, sample_weight, i, n, exists)
         scale = inverse_of(inverse)
         active = active and scale != zero  # the mean of no rows has zero gradient, and is nan
         x_row, q = row_at(x, pos), row_at(target_probs, pos)
         line = read(from_class(x_row, first), elements, thread, active or reads_all, buffer)
+        q_line = read(from_class(q, first), elements, thread, active, beside) if soft else line
         own_m, streamed_part = row_maximum(buffer, line, thread, factor, shared)
         own_top = first_top(buffer, line, thread, own_m, keys) if with_top else int32(0)
         m, top = shared_top(cells, tops, part, thread, own_m, own_top, first)
@@ -197,33 +200,33 @@ def make_cross_entropy_kernel(element, plan, wants):
         terms = CoefficientTerms(class_weight, q, one_minus_eps, eps_over_c, y)
         own_terms, coefs = own_part(terms, first), row_coefficients(terms, active)
         lead = m - load(class_at(x_row, y)) if active else zero
-        args_s = (m, streamed_part, factor, own_terms)
-        sums = row_sums(buffer, line, thread, part, args_s, shared, cells)
-        below, count, below_a, a_sum, depths = sums
-        rest, e_y, others, inverse_s = split_sum(lead, factor, below, count)
+        args_s, pair = (m, streamed_part, factor, own_terms), Pair(line, q_line)
+        sums = row_sums(buffer, beside, pair, thread, part, args_s, shared, cells)
+        rest, e_y, others, inverse_s = split_sum(lead, factor, sums.below, sums.count)
         log_s = log_sum(rest, e_y, one)
         row_lse = lse_of(times(m, factor), top, math.log1p(others)) if with_top or z_loss else zero
         if thread == 0 and part == 0 and exists:
-            margin, other_loss = times(lead, factor), below_a + a_sum * log_s
+            margin, other_loss = times(lead, factor), sums.below_a + sums.a * log_s
             put(loss, at, loss_value(checked, coefs, z_loss, margin, log_s, other_loss, row_lse))
             put(lse, at, row_lse)
             put_top(argmax, at, top)
-            put_entropy(entropy, at, others, depths * inverse_s)
+            put_entropy(entropy, at, others, sums.depths * inverse_s)
         if with_probs:
             out = from_class(row_at(probs, pos), first)
             write_probs(out, buffer, line, thread, (m, factor, inverse_s))
         if with_hess:
             by, own_top = times(times(u * scale, factor), factor), int32(int64(top) - first)
-            h, pull = hess_terms(coefs, z_loss, by, a_sum, row_lse)
+            h, pull = hess_terms(coefs, z_loss, by, sums.a, row_lse)
             args_h = (m, factor, inverse_s, others, own_top, h, pull, active, fill)
             write_hess(from_class(row_at(hess, pos), first), buffer, line, thread, args_h)
         if with_grad:
             up = times(u * scale, factor)
             m, c, at_y = gradient_terms(
-                checked, coefs, z_loss, up, m, a_sum, rest, e_y, inverse_s, row_lse
+                checked, coefs, z_loss, up, m, sums.a, rest, e_y, inverse_s, row_lse
             )
             other = up * coefs.other_coef
             args_g = (m, factor, c, at_y, own_terms.y, active, fill, other, own_terms)
-            write_grad(from_class(row_at(grad, pos), first), buffer, line, thread, args_g)
+            out = from_class(row_at(grad, pos), first)
+            write_grad(out, buffer, beside, pair, thread, args_g)
 
     return kernel

@@ -122,26 +122,29 @@ def hess_terms(coefs, z_loss, by, a_sum, lse):
 
 
 def make_element_formulas(element, wants, coefficient_of):
-    """The formulas of an element of each output per class, and the terms of Σ a_j·(m - x_j)."""
+    """The formulas of an element of each output per class, and the terms of Σ a_j·(m - x_j).
+
+    The latter and the gradient are also given q_j, which matters for soft targets alone.
+    """
     exp, times = make_exp(element, wants.scaled), make_product(wants.scaled)
     one, all_classes = element.compute(1), wants.all_classes
     # Rows that are inactive are read for these; without them they are as rows of -inf.
     reads_all = wants.top or wants.probs or wants.entropy
 
     @device
-    def other_terms(x, column, args):
+    def other_terms(x, q, column, args):
         """a_j·(m - x_j) and a_j."""
         m, factor, terms = args
-        a = coefficient_of(column, terms)
+        a = coefficient_of(q, column, terms)
         return loss_element(a, times(m - x, factor), zero_where_zero), a
 
     @device
-    def grad(x, column, args):
+    def grad(x, q, column, args):
         """∂L/∂x_j."""
         m, factor, scale, at_y, y, active, fill, other, terms = args
         e_j = exp(x - m, factor)
         if all_classes:
-            g = grad_element(e_j, scale, coefficient_of(column, terms), other)
+            g = grad_element(e_j, scale, coefficient_of(q, column, terms), other)
         else:
             g = e_j * scale
         g = at_y if column == y else g

@@ -13,31 +13,15 @@ from typing import Any, NamedTuple
 
 from numba import cuda, int32, uint32, uint64
 
-from fastxent.cuda.access import (
-    Access,
-    Addressing,
-    Line,
-    make_row_access,
-    make_row_addressing,
-)
-from fastxent.cuda.columns import make_column_access, make_column_addressing, make_column_read
+from fastxent.cuda.access import Line
+from fastxent.cuda.columns import make_column_read
 from fastxent.cuda.elements import Element, Function, device, make_exp
-from fastxent.cuda.groups import ThreadPlan, add, add_exactly, finite_sum, make_reduction
+from fastxent.cuda.groups import ThreadPlan, add, add_exactly, make_reduction
+from fastxent.cuda.layouts import make_access, make_addressing
+from fastxent.cuda.scans import Pair, make_fold, make_sums, make_writer
 
 # How many streamed vectors a thread loads before it uses the first: that hides their latency.
 _AHEAD = 4
-
-
-@functools.cache
-def make_access(element: Element, plan: ThreadPlan) -> Access:
-    """How rows of these elements are moved under a plan."""
-    return (make_column_access if plan.columns else make_row_access)(element, plan)
-
-
-@functools.cache
-def make_addressing(element: Element, plan: ThreadPlan) -> Addressing:
-    """Where rows of these elements are under a plan."""
-    return (make_column_addressing if plan.columns else make_row_addressing)(element, plan)
 
 
 def make_read(element: Element, plan: ThreadPlan) -> Function:
@@ -192,144 +176,60 @@ def make_exp_sums(element: Element, plan: ThreadPlan, scaled: bool) -> Function:
     return exp_sums
 
 
-def make_fold(element: Element, plan: ThreadPlan, formula: Function, combine: Function) -> Function:
+def make_row_fold(
+    element: Element, plan: ThreadPlan, formula: Function, combine: Function
+) -> Function:
     """fold(buffer, line, thread, args, start): `start` combined with all elements of the thread.
 
     Of each element formula(x, column, args) is taken.
     """
-    access, threads, held_vectors = make_access(element, plan), plan.threads, plan.vectors
-    vector_at, fetch, value = access.vector_at, access.fetch, access.value
-    width, words, word = access.width, access.words, access.word
-    singles, streamed, collective = access.singles, plan.streamed, access.collective
-    first_streamed = int32(threads * held_vectors)
 
     @device
-    def fold(buffer, line, thread, args, start):
-        streamed_words, result = cuda.local.array(words, word), start
-        for v in range(held_vectors):
-            at = thread + v * threads
-            if at < line.readable:
-                for k in range(width):
-                    column = line.head + at * width + k
-                    if not collective or column < line.n_read:
-                        x = value(buffer, v * width + k)
-                        result = combine(result, formula(x, column, args))
-        if streamed:
-            at = thread + first_streamed
-            while at < line.readable:
-                fetch(vector_at(line.address, at), streamed_words, 0)
-                for k in range(width):
-                    column = line.head + at * width + k
-                    if not collective or column < line.n_read:
-                        x = value(streamed_words, k)
-                        result = combine(result, formula(x, column, args))
-                at += int32(threads)
-        if singles:
-            if line.single_at >= 0:
-                result = combine(result, formula(line.single, line.single_at, args))
-        return result
+    def step(state, x, v, column, args):
+        return combine(state, formula(x, column, args))
 
-    return fold
-
-
-def make_sums(element: Element, plan: ThreadPlan, formula: Function) -> Function:
-    """sums(buffer, line, thread, args): two sums over all elements of the thread.
-
-    Of each element formula(x, column, args) is a pair of terms. A vector is added up by itself, the
-    vectors exactly: in one chain equal terms would lose digits.
-    """
-    access, threads, held_vectors = make_access(element, plan), plan.threads, plan.vectors
-    vector_at, fetch, value = access.vector_at, access.fetch, access.value
-    width, words, word, compute = access.width, access.words, access.word, element.compute
-    singles, streamed, collective = access.singles, plan.streamed, access.collective
-    first_streamed, zero = int32(threads * held_vectors), compute(0)
+    fold = make_fold(element, plan, step, paired=False)
 
     @device
-    def with_vector(state, vectors, first, line, at, args):
-        parts = cuda.local.array(4, compute)
-        for k in range(4):
-            parts[k] = zero
-        for k in range(width):
-            column = line.head + at * width + k
-            if not collective or column < line.n_read:
-                a, b = formula(value(vectors, first + k), column, args)
-                parts[k & 1] += a
-                parts[2 + (k & 1)] += b
-        a, b = parts[0] + parts[1], parts[2] + parts[3]
-        return add_exactly(state[0], (a, zero)), add_exactly(state[1], (b, zero))
+    def row_fold(buffer, line, thread, args, start):
+        return fold(buffer, buffer, Pair(line, line), thread, args, start)
+
+    return row_fold
+
+
+def make_row_sums(element: Element, plan: ThreadPlan, formula: Function) -> Function:
+    """sums(buffer, line, thread, args): two sums over all elements, of formula(x, column, args)."""
 
     @device
-    def sums(buffer, line, thread, args):
-        state = (zero, zero), (zero, zero)
-        for v in range(held_vectors):
-            at = thread + v * threads
-            if at < line.readable:
-                state = with_vector(state, buffer, v * width, line, at, args)
-        if streamed:
-            streamed_words, at = cuda.local.array(words, word), thread + first_streamed
-            while at < line.readable:
-                fetch(vector_at(line.address, at), streamed_words, 0)
-                state = with_vector(state, streamed_words, 0, line, at, args)
-                at += int32(threads)
-        a, b = finite_sum(state[0]), finite_sum(state[1])
-        if singles:
-            if line.single_at >= 0:
-                single = formula(line.single, line.single_at, args)
-                a, b = a + single[0], b + single[1]
-        return a, b
+    def of_pair(x, v, column, args):
+        return formula(x, column, args)
 
-    return sums
+    sums = make_sums(element, plan, of_pair, paired=False)
+
+    @device
+    def row_sums(buffer, line, thread, args):
+        return sums(buffer, buffer, Pair(line, line), thread, args)
+
+    return row_sums
 
 
-def make_writer(element: Element, plan: ThreadPlan, formula: Function) -> Function:
+def make_row_writer(element: Element, plan: ThreadPlan, formula: Function) -> Function:
     """write(out, buffer, line, thread, args): formula(x, column, args) of all elements to `out`.
 
     `out` is the address of a row that is aligned like the one that was read, and may be that row.
     """
-    access, threads, held_vectors = make_access(element, plan), plan.threads, plan.vectors
-    vector_at, fetch, clear, put = access.vector_at, access.fetch, access.clear, access.put
-    value, width, words, word = access.value, access.width, access.words, access.word
-    singles, streamed, collective = access.singles, plan.streamed, access.collective
-    compute, size, store, begin = element.compute, element.size, element.store, access.begin
-    zero = compute(0)
-    first_streamed = int32(threads * held_vectors)
 
     @device
-    def write(out, buffer, line, thread, args):
-        address = begin(out, line)
-        values, streamed_words = cuda.local.array(width, compute), cuda.local.array(words, word)
-        if streamed:
-            at = thread + first_streamed
-            if at < line.vectors:
-                at += (line.vectors - int32(1) - at) // int32(threads) * int32(threads)
-            while at >= first_streamed and at < line.vectors:
-                if line.readable:
-                    fetch(vector_at(line.address, at), streamed_words, 0)
-                else:
-                    clear(streamed_words, 0)
-                for k in range(width):
-                    x, column = value(streamed_words, k), line.head + at * width + k
-                    exists = not collective or column < line.n
-                    values[k] = formula(x, column, args) if exists else zero
-                put(vector_at(address, at), values)
-                at -= int32(threads)
-        first = vector_at(address, thread)
-        for v in range(held_vectors):
-            at = thread + v * threads
-            if collective or at < line.vectors:
-                for k in range(width):
-                    x, column = value(buffer, v * width + k), line.head + at * width + k
-                    exists = not collective or column < line.n
-                    values[k] = formula(x, column, args) if exists else zero
-                put(vector_at(first, v * threads), values)
-        if singles:
-            if line.single_at >= 0:
-                store(
-                    out + uint64(uint32(line.single_at)) * uint64(size),
-                    formula(line.single, line.single_at, args),
-                )
+    def of_pair(x, v, column, args):
+        return formula(x, column, args)
 
-    return write
+    write = make_writer(element, plan, of_pair, paired=False)
+
+    @device
+    def row_write(out, buffer, line, thread, args):
+        write(out, buffer, buffer, Pair(line, line), thread, args)
+
+    return row_write
 
 
 class Row(NamedTuple):
@@ -356,6 +256,9 @@ class Row(NamedTuple):
     make_writer: Function
 
 
+_SCANS = make_row_fold, make_row_sums, make_row_writer
+
+
 @functools.cache
 def make_row(element: Element, plan: ThreadPlan, scaled: bool = False) -> Row:
     """The functions for rows of these elements under a plan; `scaled`: by a `parameters.Factor`."""
@@ -364,8 +267,7 @@ def make_row(element: Element, plan: ThreadPlan, scaled: bool = False) -> Row:
         plan, plan.vectors * access.words, access.word, *make_addressing(element, plan),
         make_read(element, plan), make_row_maximum(element, plan, scaled),
         make_exp_sums(element, plan, scaled), make_exp(element, scaled),
-        functools.partial(make_fold, element, plan), functools.partial(make_sums, element, plan),
-        functools.partial(make_writer, element, plan),
+        *(functools.partial(make, element, plan) for make in _SCANS),
     )  # fmt: skip
 
 

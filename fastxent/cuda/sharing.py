@@ -12,7 +12,7 @@ from numba import cuda, int32, int64
 from fastxent.cuda.elements import Element, Function, device
 from fastxent.cuda.groups import ThreadPlan
 from fastxent.cuda.intrinsics import cluster_arrive, cluster_wait, store_beside
-from fastxent.cuda.rows import make_addressing
+from fastxent.cuda.layouts import make_addressing
 
 NOT_THERE = int32(2**31 - 1)  # the column of what is not in a part of a row
 

@@ -65,23 +65,18 @@ class CoefficientTerms(NamedTuple):
     y: Any
 
 
-def make_coefficient(element, soft, class_at):
-    """coefficient_of(column, terms): a_j of `formulas` for labels, or for probabilities.
-
-    class_at as in `access.Addressing`.
-    """
-    load, zero = element.load, element.compute(0)
-    class_weight_of = make_class_weight(element)
+def make_coefficient(element, soft):
+    """coefficient_of(q, column, terms): a_j of `formulas` for labels, or for probabilities q_j."""
+    class_weight_of, zero = make_class_weight(element), element.compute(0)
 
     @device
-    def of_labels(column, terms):
+    def of_labels(q, column, terms):
         return class_weight_of(terms.class_weight, column)
 
     @device
-    def of_probabilities(column, terms):
+    def of_probabilities(q, column, terms):
         if column == terms.y:
             return zero
-        q = load(class_at(terms.probs, column))
         w = class_weight_of(terms.class_weight, column)
         return coefficient(q, w, terms.one_minus_eps, terms.eps_over_c, zero_where_zero)
 

@@ -4,14 +4,14 @@ from mutants import Mutation
 
 (
     BINARY, BLOCKS, CATEGORICAL, CONVERSION, ELEMENTS, GROUPS, KERNELS, LABELS, LINEAR, REDUCTIONS,
-    ROWS, SOFTMAX, SPLIT, TARGETS, HVP, PAIRS, SHARING, LINEAR_HVP, PARTS, TERMS, COLUMNS,
+    ROWS, SOFTMAX, SPLIT, TARGETS, HVP, SCANS, SHARING, LINEAR_HVP, PARTS, TERMS, COLUMNS,
     TRANSPOSES,
 ) = (
     f"cuda/{file}.py"
     for file in (
         "binary_kernels", "blocks", "categorical_kernels", "conversion_kernels", "elements",
         "groups", "kernels", "labels", "linear", "reduction_kernels", "rows", "softmax_kernels",
-        "split_kernels", "targets", "hvp_kernels", "pairs", "sharing", "linear_hvp", "parts",
+        "split_kernels", "targets", "hvp_kernels", "scans", "sharing", "linear_hvp", "parts",
         "loss_terms", "columns", "transposes",
     )
 )  # fmt: skip
@@ -56,12 +56,11 @@ MUTATIONS = [
     Mutation("maximum of the streamed part forgotten", ROWS,
              "return largest(sums[0], shared, 1), sums", "return m, sums",
              TEST + "the_maximum_is_found_wherever_it_is[700]"),
-    Mutation("first streamed vector not written", ROWS,
+    Mutation("first streamed vector not written", SCANS,
              "while at >= first_streamed and", "while at > first_streamed and",
              TEST + "softmax_in_place[700-softmax]"),
-    Mutation("argmax does not look at the streamed part", ROWS,
-             "at = thread + first_streamed\n            while at < line.readable:",
-             "at = thread + first_streamed\n            while False:",
+    Mutation("argmax does not look at the streamed part", SCANS,
+             "state = step(state, x, value(words_y, k) if paired else x, column, args)", "pass",
              TEST + "two_equal_maxima"),
     Mutation("unaligned elements forgotten in the maximum", ROWS,
              "m = line.single\n", "m = element.compute(-math.inf)\n",
@@ -101,10 +100,9 @@ MUTATIONS = [
              "            if vector.left > 0:\n                store_vector",
              "            if vector.left > -9:\n                store_vector",
              COLUMN + "accuracy[test_softmax_family-float32-5-vectors]"),
-    Mutation("classes behind the last have weights", ROWS,
-             "                    if not collective or column < line.n_read:\n"
-             "                        x = value(buffer",
-             "                    if True:\n                        x = value(buffer",
+    Mutation("classes behind the last have weights", SCANS,
+             "            if not collective or column < line.n_read:\n                a, b",
+             "            if True:\n                a, b",
              COLUMN + "options[test_smoothing_weights_and_z_loss-float32-21-vectors]"),
     Mutation("barrier of a reduction over warps dropped", GROUPS,
              "shared[slot * block + own] = value\n        cuda.syncthreads()",
@@ -263,10 +261,10 @@ MUTATIONS = [
     Mutation("rounding errors of a product lost", HVP,
              "total(finite_sum(u_sum), shared, 3)", "total(u_sum[0], shared, 3)",
              SECOND + "products_of_rows_of_equal_logits"),
-    Mutation("last element of the vector forgotten", PAIRS,
+    Mutation("last element of the vector forgotten", SCANS,
              "state = step(state, line.single, other.single, line.single_at, args)", "pass",
              SECOND + "products[float32-37]"),
-    Mutation("streamed part of the vector not read", PAIRS,
+    Mutation("streamed part of the vector not read", SCANS,
              "fetch(vector_at(other.address, at), words_y, 0)\n                for",
              "fetch(vector_at(line.address, at), words_y, 0)\n                for",
              SECOND + "products[float32-1699]"),
@@ -295,7 +293,7 @@ MUTATIONS = [
              "return entropy_term(exp(x - m, factor), times(m - x, factor), zero_where_zero), zero",
              "return exp(x - m, factor) * times(m - x, factor), zero",
              SECOND + "entropy_of_special_and_of_confident_rows[float32]"),
-    Mutation("rounding errors of a fold lost", ROWS,
+    Mutation("rounding errors of a fold lost", SCANS,
              "a, b = finite_sum(state[0]), finite_sum(state[1])", "a, b = state[0][0], state[1][0]",
              SECOND + "entropy_of_rows_of_equal_logits"),
     Mutation("entropy of an ignored row not read", KERNELS,

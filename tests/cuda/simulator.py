@@ -370,10 +370,10 @@ from fastxent.cuda import (  # noqa: E402 - after the intrinsics
     hvp_kernels,
     kernels,
     loss_terms,
-    pairs,
     parts,
     reduction_kernels,
     rows,
+    scans,
     sharing,
     softmax_kernels,
     split_kernels,
@@ -389,7 +389,7 @@ _MATH = types.SimpleNamespace(
 )  # fmt: skip
 for _module in (
     access, binary_kernels, categorical_kernels, columns, conversion_kernels, elements, formulas,
-    groups, hvp_kernels, kernels, loss_terms, pairs, parts, reduction_kernels, rows, sharing,
+    groups, hvp_kernels, kernels, loss_terms, parts, reduction_kernels, rows, scans, sharing,
     softmax_kernels, split_kernels, targets, transposes,
 ):  # fmt: skip
     if hasattr(_module, "cuda"):
