@@ -2,29 +2,51 @@
 
 import importlib
 import importlib.util
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from fastxent.bench import record
+from fastxent.bench import answers, record
+from fastxent.bench.layouts import as_rows
 
 BENCH = Path(__file__).parent.parent / "bench"
 
 
 @pytest.fixture
-def script(monkeypatch):
+def part(monkeypatch):
+    """A function that imports a part of the benchmark."""
     if importlib.util.find_spec("numba_cuda") is None:
         pytest.skip("needs numba-cuda")
     monkeypatch.syspath_prepend(BENCH)
-    return importlib.import_module("gpu")
+    return lambda name: importlib.import_module(f"gpu_bench.{name}")
 
 
 @pytest.fixture
-def cases(script):
-    return importlib.import_module("gpu_bench.cases")
+def script(part):
+    return importlib.import_module("gpu")
 
 
-def test_a_dry_run_writes_every_group(script, cases, tmp_path, capsys):
+def new_session(part, file, minutes=None):
+    return part("session").Session({"results": [], "steps": []}, file, minutes)
+
+
+def step(part, label, rows=(), group="check", **compiled):
+    return part("steps").Step(label, group, lambda: list(rows), **compiled)
+
+
+# --- what is measured -----------------------------------------------------------------------
+
+
+def test_a_dry_run_writes_every_group(script, part, tmp_path, capsys):
     """Each side of each race, each plan, what Python costs; nothing else stops at a failure."""
     from fastxent.cuda import driver
 
@@ -33,15 +55,17 @@ def test_a_dry_run_writes_every_group(script, cases, tmp_path, capsys):
     assert driver.LaunchedKernel is call
     run = record.load(file)
     assert run["dry"] and run["launches"] > 100 and run["versions"]["numba-cuda"]
+    assert {entry["state"] for entry in run["steps"]} == {"done"}
     groups = {"check", "race", "plans", "ceiling", "launch", "host"}
     assert {row["group"] for row in run["results"]} == groups
     raced = [row for row in run["results"] if row["group"] == "race"]
-    assert {row["job"] for row in raced} == set(cases.ARRAYS)
+    assert {row["job"] for row in raced} == set(part("cases").ARRAYS)
     for row in raced:
         if row["peer"].startswith("torch"):
             assert row["note"] == "RuntimeError: a dry run has no PyTorch"
         else:
             assert row["q25"] <= row["median"] <= row["q75"] and row["share_of_copy"] > 0
+            assert row["first_s"] > 0
     plans = [row for row in run["results"] if row["group"] == "plans"]
     heats = {(row["dtype"], row["classes"]) for row in plans}
     assert heats == {(dtype, c) for dtype in ("float32", "bfloat16") for c in (64, 4100)}
@@ -54,29 +78,273 @@ def test_a_dry_run_writes_every_group(script, cases, tmp_path, capsys):
     assert "fastxent_in_place, cross_entropy" in printed and "failed: check" in printed
 
 
-def test_bytes_are_those_that_must_move(cases):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_side_has_the_same_answer(part, dtype):
+    """On tensors of the CPU: what is compared and timed is the job, in rows and in images."""
+    torch = pytest.importorskip("torch")
+
+    class OnTheCpu(part("devices").Gpu):
+        device, l2 = "cpu", 1000
+
+        def __init__(self):
+            self.torch = torch
+
+        def wait(self):
+            pass
+
+        def seconds(self, call):
+            call()
+            return 1e-3
+
+        def extra_bytes(self, call):
+            return 0
+
+    cases, checks, gpu = part("cases"), part("checks"), OnTheCpu()
+    for shape in (cases.Shape(5, 300), cases.Shape(32, 7, 4)):
+        for job in cases.ARRAYS:
+            rows = checks.check(gpu, shape, dtype, job)
+            assert all(row["right"] for row in rows), rows
+            arrays = part("arrays").Arrays(gpu, shape, dtype, job)
+            exact = tuple(map(as_rows, map(np.asarray, checks.exact_answer(gpu, arrays, job))))
+            theirs = part("torch_sides").torch_call(arrays, job, False)(0)
+            parts = theirs if isinstance(theirs, tuple) else (theirs,)
+            assert len(parts) == len(exact)
+            error = answers.error(tuple(as_rows(gpu.host(one)) for one in parts), exact)
+            assert error < {"float32": 1e-4, "bfloat16": 5e-2}[dtype], job
+            raced = part("races").race(gpu, shape, dtype, job, ["torch"], 2)
+            assert {row["peer"] for row in raced} >= {"copy", "fastxent", "torch"}
+            assert not any("note" in row for row in raced), raced
+
+
+def test_bytes_are_those_that_must_move(part):
     """Logits once in, gradients once out, a label and a loss a row; a copy of as many."""
-    assert cases.bytes_moved("cross_entropy", "fastxent", 10, 100, "bfloat16") == 4000 + 120
-    assert cases.bytes_moved("softmax", "fastxent", 10, 100, "float32") == 8000
-    assert cases.bytes_moved("loss", "fastxent", 10, 100, "float32") == 4000 + 120
-    assert cases.bytes_moved("loss", "copy", 10, 100, "float32") == 4000
+    cases = part("cases")
+
+    def moved(job, dtype, peer="fastxent", shape=(10, 100)):
+        return cases.bytes_moved(job, peer, cases.Shape(*shape), dtype)
+
+    assert moved("cross_entropy", "bfloat16") == 4000 + 120
+    assert moved("softmax", "float32") == 8000
+    assert moved("loss", "float32") == 4000 + 120
+    assert moved("loss", "float32", "copy") == 4000
+    assert moved("hvp", "float32") == 12000 + 80
+    assert moved("soft_targets", "float32") == 12000 + 40
+    assert moved("cross_entropy", "float32", "copy", (32, 7, 4)) == 2 * 32 * 7 * 4
 
 
-def test_a_wrong_answer_is_the_exit_status(script, tmp_path, monkeypatch):
-    """Outside of a dry run; and a step that breaks is written down as wrong, and not the last."""
+def test_shapes_fill_a_gigabyte(part):
+    """Rows that are named stay; of images they are whole ones, small where times mean nothing."""
+    cases = part("cases")
+    shape = cases.filled(cases.Shape(0, 1000), "bfloat16", 1 << 30, False)
+    assert shape == (536870, 1000, 0) and shape.logits == (536870, 1000)
+    assert cases.filled(cases.Shape(7, 1000), "float32", 1 << 30, False) == (7, 1000, 0)
+    image = cases.filled(cases.Shape(0, 21, 256), "float32", 1 << 30, False)
+    assert image.logits == (195, 21, 256, 256) and image.labels == (195, 256, 256)
+    assert image.rows == 195 * 256**2 and image.options == {"axis": 1}
+    assert cases.filled(cases.Shape(0, 21, 256), "float32", 100, True).logits == (1, 21, 16, 16)
+
+
+# --- in which order, and for how long -------------------------------------------------------
+
+
+def test_the_order_is_that_of_worth(script, part):
+    """Right at a dozen shapes, then speed at four lengths, Python's part, plans; then the rest."""
+    args = script.options(["--dry", "--out", "x"])
+    labels = [step.label for step in part("steps").steps(args, script.Dry())]
+    assert len(set(labels)) == len(labels) > 200
+    groups = [label.split()[0] for label in labels]
+    assert groups[:24] == ["check"] * 24 and groups[24:40] == ["race"] * 16
+    assert groups[40:50] == ["ceiling", "launch", *["plans"] * 8]
+    assert len({tuple(label.split()[2:]) for label in labels[:24]}) == 12  # shapes and types
+    raced = [label.split()[1:] for label in labels[24:40]]
+    assert {job for job, *_ in raced} == {"cross_entropy", "softmax"}
+    classes = {int(shape.split("x")[1]) for _, shape, _ in raced}
+    assert classes == {1024, 4096, 32768, 128256}
+    rest = labels[50:]
+    for job in ("soft_targets", "smoothing", "probs", "entropy", "hvp"):
+        for c in (32768, 128256, 262144):
+            places = [
+                k for k, label in enumerate(rest) if f" {job} " in label and f"x{c} " in label
+            ]
+            assert [rest[k].split()[0] for k in places] == ["check", "check", "race", "race"]
+    images = [label for label in rest if "in images" in label and "race cross_entropy" in label]
+    assert [label.split("x")[1].split()[0] for label in images[::2]] == ["21", "150", "1000"]
+
+
+def test_costs_are_those_of_the_steps_before(part):
+    """Of a kernel, of a graph, and of the rest of a group; guesses before there are any."""
+    costs = part("costs").Costs()
+    check, race = step(part, "a", kernels=2), step(part, "b", group="race", graphs=1)
+    assert costs.estimate(check) > 5 and costs.estimate(race) > 10
+    costs.learn(check, [{"peer": "fastxent", "first_s": 6.0}], 7.0)
+    assert costs.estimate(check) == 7
+    assert costs.estimate(step(part, "c", kernels=4)) == 13
+    rows = [{"peer": "fastxent", "first_s": 0.5}, {"peer": "torch_compile", "first_s": 20.0}]
+    costs.learn(race, rows, 23.0)
+    assert costs.estimate(race) == 23
+    assert costs.estimate(step(part, "d", group="race")) == 3
+    costs.learn(race, rows, 25.0)
+    assert costs.estimate(race) == 24
+
+
+def test_what_does_not_fit_is_skipped_and_named(part, tmp_path):
+    """A cheaper step after it is done; all of it stands in the record and in the table."""
+    file = tmp_path / "run.json"
+    session = new_session(part, file, minutes=0.5)
+    gpu = SimpleNamespace(free=lambda: None, wait=lambda: None)
+    long, short = step(part, "long", kernels=1000), step(part, "short", [{"group": "x"}])
+    session.all([long, short], gpu)
+    run = record.load(file)
+    states = {entry["step"]: entry["state"] for entry in run["steps"]}
+    assert states == {"long": "skipped", "short": "done"} and run["results"] == [{"group": "x"}]
+    (line,) = [line for line in part("report").table(run) if "long" in line]
+    assert line.startswith("skipped for want of time: long (about 300")
+    again = part("session").Session(run, file)
+    again.all([long, short], gpu)  # with time it is done, and the other not again
+    states = [(entry["step"], entry["state"]) for entry in record.load(file)["steps"]]
+    assert states == [("short", "done"), ("long", "done")]
+    assert len(record.load(file)["results"]) == 1
+
+
+HANGING = """
+import ctypes, sys, time
+sys.path.insert(0, {bench!r})
+import gpu
+from gpu_bench import costs
+from gpu_bench.steps import Step
+
+costs.REST = 0.0  # so that there is time on a machine that has other work
+
+def hang():
+    print("hanging", flush=True)
+    {hang}
+
+quick = Step("quick", "check", lambda: [{{"group": "check", "peer": "a", "right": True}}])
+gpu.steps = lambda args, gpu: [quick, Step("hanging", "check", hang), quick._replace(label="late")]
+print(time.monotonic(), flush=True)
+gpu.main(["--dry", "--out", {out!r}, "--minutes", "0.2"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("hang", "status"),
+    [("time.sleep(600)", 3), ("ctypes.PyDLL(None).sleep(600)", 1)],
+    ids=["lock free", "lock held"],
+)
+def test_nothing_outlives_the_limit(part, tmp_path, hang, status):
+    """A call that does not return ends with the process, and what there was is on disk."""
+    file = tmp_path / "run.json"
+    text = HANGING.format(bench=str(BENCH), out=str(file), hang=hang)
+    command = [sys.executable, "-c", textwrap.dedent(text)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ)
+    end = time.monotonic()
+    assert done.returncode == status, done.stderr
+    begin, said, *table = done.stdout.splitlines()
+    assert said == "hanging"
+    assert end - float(begin) < 60 * 0.2 + 8  # a few seconds, on a machine that has other work
+    run = record.load(file)
+    assert [(entry["step"], entry["state"]) for entry in run["steps"]] == [
+        ("quick", "done"), ("hanging", "running")
+    ]  # fmt: skip
+    assert [row["peer"] for row in run["results"]] == ["a"]
+    if status == 3:
+        assert "unfinished: hanging" in table
+    else:
+        assert "in hang" in done.stderr  # where it was
+
+
+def test_the_record_is_whole_at_every_moment(script, part, tmp_path, monkeypatch):
+    """As a reader sees it that looks all the time, and after a write that broke off."""
+    file, seen, over = tmp_path / "run.json", [], threading.Event()
+
+    def read():
+        while not over.is_set():
+            if file.exists():
+                seen.append(len(json.loads(file.read_text())["results"]))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        options = ["--shapes", "64", "--dtypes", "float32", "--peers"]
+        assert script.main(["--dry", "--out", str(file), *options]) == 0
+    finally:
+        over.set()
+        reader.join()
+    assert seen == sorted(seen) and len(set(seen)) > 3
+    run, write = record.load(file), Path.write_text
+
+    def half(path, text):
+        write(path, text[: len(text) // 2])
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="no space"):
+        record.save(run | {"results": []}, file)
+    assert record.load(file) == run
+
+
+# --- what goes wrong ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpu(script, monkeypatch):
+    """A stand-in that is taken for a GPU."""
 
     class Gpu(script.Dry):
         pass
 
-    dry = Gpu()
-    monkeypatch.setattr(script, "Gpu", lambda: dry)
-    monkeypatch.setattr(script, "ceiling", lambda *_: 1 / 0)
+    made = Gpu()
+    monkeypatch.setattr(script, "Gpu", lambda: made)
+    with made.driver():
+        yield made
+
+
+OPTIONS = ["--shapes", "3x64", "--quick", "--dtypes", "float32", "--peers"]
+
+
+def test_a_wrong_answer_is_the_exit_status(script, part, gpu, tmp_path, monkeypatch):
+    """Outside of a dry run; and a step that breaks is written down as wrong, and not the last."""
+    monkeypatch.setattr(part("steps"), "ceiling", lambda *_: 1 / 0)
     file = tmp_path / "wrong.json"
-    with dry.driver():
-        options = ["--shapes", "3x64", "--quick", "--dtypes", "float32", "--peers"]
-        assert script.main(["--out", str(file), *options]) == 1
+    assert script.main(["--out", str(file), *OPTIONS]) == 1
     rows = record.load(file)["results"]
     assert [row["note"] for row in rows if row["group"] == "step"] == [
         "ZeroDivisionError: division by zero"
     ]
-    assert rows[-1]["group"] == "plans"
+    assert rows[-1]["group"] == "race"
+
+
+def test_a_broken_gpu_ends_the_process_and_another_goes_on(
+    script, part, gpu, tmp_path, monkeypatch
+):
+    """Whose calls all fail after an access outside of an array: the next step has a new process."""
+    file, broken = tmp_path / "run.json", []
+
+    def ceiling(*_):
+        broken.append(True)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def wait():
+        if broken:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(part("steps"), "ceiling", ceiling)
+    monkeypatch.setattr(gpu, "wait", wait)
+    assert script.main(["--out", str(file), *OPTIONS]) == 4
+    first = record.load(file)
+    assert first["steps"][-1]["step"] == "ceiling" and first["results"][-1]["right"] is False
+    broken.clear()
+    assert script.main(["--out", str(file), "--resume", *OPTIONS]) == 1
+    run = record.load(file)
+    assert run["steps"][: len(first["steps"])] == first["steps"]
+    assert run["results"][: len(first["results"])] == first["results"]
+    labels = [entry["step"] for entry in run["steps"]]
+    assert labels.count("ceiling") == 1 and "launch" in labels and len(set(labels)) == len(labels)
+
+
+def test_a_machine_without_a_gpu_leaves_a_record(script, tmp_path, monkeypatch):
+    """That says why there is nothing in it."""
+    monkeypatch.setattr(script, "Gpu", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        script.main(["--out", str(tmp_path / "run.json"), "--minutes", "5"])
+    assert record.load(tmp_path / "run.json")["failed"] == "ZeroDivisionError: division by zero"

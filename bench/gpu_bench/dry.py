@@ -60,22 +60,32 @@ class Dry:
         """Bytes of free memory: enough for small arrays."""
         return 1 << 24
 
-    def logits(self, rows, classes, dtype):
+    def logits(self, shape, dtype):
         """Normal logits; float16 in place of bfloat16, which NumPy does not have."""
-        kind = np.float16 if SIZES[dtype] == 2 else np.float32
-        return HostArray((3 * self.rng.standard_normal((rows, classes))).astype(kind))
+        return HostArray((3 * self.rng.standard_normal(shape)).astype(self._kind(dtype)))
 
-    def labels(self, rows, classes):
+    def labels(self, shape, classes):
         """Random classes."""
-        return HostArray(self.rng.integers(0, classes, rows))
+        return HostArray(self.rng.integers(0, classes, shape))
+
+    def probabilities(self, shape, dtype):
+        """Equal probabilities of all classes."""
+        return HostArray(np.full(shape, 1 / shape[1], self._kind(dtype)))
+
+    def _kind(self, dtype):
+        return np.float16 if SIZES[dtype] == 2 else np.float32
 
     def like(self, array):
         """An array of zeros of the same shape and type."""
         return HostArray(np.zeros_like(array.array))
 
-    def copy(self, source, out, rows=None):
-        """Copy all or the first rows."""
-        out.array[:rows] = source.array[:rows]
+    def bytes_of(self, array):
+        """The size of an array."""
+        return array.array.nbytes
+
+    def copy(self, source, out, length=None):
+        """Copy all or the first of the first axis."""
+        out.array[:length] = source.array[:length]
 
     def host(self, array):
         """The array as a NumPy array in float64."""
