@@ -30,8 +30,8 @@ from gpu_bench.report import table
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
-    "fastxent numba-cuda cuda-core cuda-bindings torch triton cupy-cuda13x cupy-cuda12x pytest"
-)
+    "fastxent numpy numba-cuda cuda-core cuda-bindings torch triton cupy-cuda13x cupy-cuda12x pytest"
+).split()
 NO_TIME = 5.0  # seconds with which no stage is begun
 FOUND = 86  # the sanitizer's exit status if it has found something
 UNFINISHED, BROKEN = 3, 4  # exit statuses of bench/gpu.py
@@ -108,26 +108,13 @@ class Runner:
     def tests(self, stage):
         """Run a stage of tests."""
         limit = min(stage.share * self.seconds, self.left() - BENCH * self.seconds)
-        tool = sanitizer() if stage.sanitized else ""
-        if limit < NO_TIME or tool is None or (stage.sanitized and self.dry):
-            reason = "no time" if limit < NO_TIME else "compute-sanitizer is not there"
-            return self.say(f"{stage.name:<9} not run: {reason}")
+        tool = sanitizer() if stage.sanitized else None
+        if limit < NO_TIME:
+            return self.say(f"{stage.name:<9} not run: no time")
+        if stage.sanitized and (self.dry or not tool):
+            return self.say(f"{stage.name:<9} not run: no compute-sanitizer")
         results = self.out / f"{stage.name}.jsonl"
-        command = [sys.executable, "-m", "pytest", "-v", "--tb=short", "--durations=10"]
-        command += ["-o", "faulthandler_timeout=60", "-p", "gpu_bench.pytest_results"]
-        command += ["-p", "no:cacheprovider", "--results-file", str(results)]
-        if stage.parallel and importlib.util.find_spec("xdist"):  # most of the time is compilation
-            command += ["-n", str(min(8, os.cpu_count() or 1))]
-        environment = {}
-        if tool:  # it sees accesses outside of allocations, of which PyTorch would make few
-            environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-            checked = ["--tool", "memcheck", "--error-exitcode", str(FOUND)]
-            command = [tool, *checked, "--target-processes", "all", *command]
-        if self.dry:
-            environment |= {"NUMBA_ENABLE_CUDASIM": "1", "NUMBA_DISABLE_JIT": "1"}
-            command += ["tests/cuda/test_dispatch.py", "-k", "label"]
-        else:
-            command += ["-m", "gpu", "-k", stage.chosen, "tests/test_gpu.py"]
+        command, environment = tests_command(stage, results, tool, self.dry)
         begin = time.monotonic()
         status = self.command(stage.name, command, limit, **environment)
         self.judge(stage.name, status, tests_of(results), time.monotonic() - begin)
@@ -148,17 +135,39 @@ class Runner:
 
     def bench(self):
         """Run the benchmark with the time that is left, again where the GPU refused to go on."""
-        record, resume, status = self.out / "bench.json", [], BROKEN
+        record, status = self.out / "bench.json", BROKEN
         while (status == BROKEN or status < 0) and self.left() > 2 * NO_TIME:
-            command = [sys.executable, "bench/gpu.py", "--out", str(record), *resume]
-            command += ["--minutes", f"{(self.left() - NO_TIME) / 60:.3f}", *["--dry"] * self.dry]
+            command = bench_command(record, (self.left() - NO_TIME) / 60, self.dry)
             status = self.command("bench", command, self.left())
             status = UNFINISHED if status is None else status
             self.wrong |= status not in (0, UNFINISHED)
             self.say(f"{'bench':<9} exit {status}")
-            resume = ["--resume"] * record.exists()
         if record.exists():
             self.say(*table(json.loads(record.read_text())))
+
+
+def tests_command(stage, results, tool, dry):
+    """The command that runs a stage of tests, and its environment."""
+    command = [sys.executable, "-m", "pytest", "-v", "--tb=short", "--durations=10"]
+    command += ["-o", "faulthandler_timeout=60", "-p", "no:cacheprovider"]
+    command += ["-p", "gpu_bench.pytest_results", "--results-file", str(results)]
+    if stage.parallel and importlib.util.find_spec("xdist"):  # most of the time is compilation
+        command += ["-n", str(min(8, os.cpu_count() or 1))]
+    if dry:
+        simulated = {"NUMBA_ENABLE_CUDASIM": "1", "NUMBA_DISABLE_JIT": "1"}
+        return [*command, "-k", "label", "tests/cuda/test_dispatch.py"], simulated
+    command += ["-m", "gpu", "-k", stage.chosen, "tests/test_gpu.py"]
+    if not tool:
+        return command, {}
+    checked = ["--tool", "memcheck", "--target-processes", "all", "--error-exitcode", str(FOUND)]
+    # It sees accesses outside of allocations, so each tensor is to have one of its own.
+    return [tool, *checked, *command], {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+
+
+def bench_command(record, minutes, dry):
+    """The command that runs the benchmark, or what it has not yet done."""
+    command = [sys.executable, "bench/gpu.py", "--out", str(record), "--minutes", f"{minutes:.3f}"]
+    return command + ["--dry"] * dry + ["--resume"] * record.exists()
 
 
 def end(process):
@@ -192,7 +201,7 @@ def facts(args):
         yield f"GPU: {said('nvidia-smi', f'--query-gpu={wanted}', '--format=csv')}"
     yield f"commit {said('git', '-C', str(ROOT), 'rev-parse', 'HEAD')}"
     yield f"Python {platform.python_version()}, {platform.platform()}, {os.cpu_count()} processors"
-    for package in PACKAGES.split():
+    for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             yield f"{package} {importlib.metadata.version(package)}"
     yield f"compute-sanitizer: {sanitizer() or 'not there'}"
