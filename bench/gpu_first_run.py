@@ -30,8 +30,9 @@ from gpu_bench.report import table
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
-    "fastxent numpy numba-cuda cuda-core cuda-bindings torch triton cupy-cuda13x cupy-cuda12x pytest"
-).split()
+    "fastxent", "numpy", "numba-cuda", "cuda-core", "cuda-bindings", "torch", "triton",
+    "cupy-cuda13x", "cupy-cuda12x", "pytest",
+)  # fmt: skip
 NO_TIME = 5.0  # seconds with which no stage is begun
 FOUND = 86  # the sanitizer's exit status if it has found something
 UNFINISHED, BROKEN = 3, 4  # exit statuses of bench/gpu.py

@@ -81,7 +81,7 @@ def test_all_right(first, run):
     assert status == 0 and summary.endswith("nothing was wrong in what ran\n")
 
 
-def test_a_test_that_hangs_is_cut_off(first, run):
+def test_one_that_never_ends_is_cut_off(first, run):
     """And named; the benchmark has its time, and no stage begins in it."""
     hanging = first.Stage("small", "hangs or good", 0.6, parallel=False)
     stages = [hanging, first.Stage("rest", "good", 0.5)]
