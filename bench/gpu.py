@@ -59,6 +59,7 @@ def options(arguments):
 def main(arguments=None):
     """Check, measure and save."""
     args = options(arguments)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.resume:
         run = record.load(args.out)
     else:

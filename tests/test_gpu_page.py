@@ -75,10 +75,12 @@ def test_wrong_answers_have_no_figures(page):
     """Of the job, the length and the type that were wrong; the others keep theirs."""
     good = row(share_of_copy=0.5, ratios={})
     check = row(group="check", rows=5, right=False)
-    run = a_run(
-        good, good | {"dtype": "bfloat16"}, check, row("softmax", group="check", right=True)
-    )
-    assert page.lines(run) == [("loss + gradient", "32,768", "wrong", "50%", *["wrong", "–"] * 2)]
+    others = good | {"dtype": "bfloat16"}, row("softmax", group="check", right=True)
+    line = ("loss + gradient", "32,768", "wrong", "50%", *["wrong", "–"] * 2)
+    assert page.lines(a_run(good, check, *others)) == [line]
+    image = a_run(good | {"image": 32}, check | {"image": 4})
+    assert page.lines(image)[0][2] == "wrong"
+    assert page.lines(a_run(good | {"image": 32}, check))[0][2] == "50%"
 
 
 def test_a_dry_run_is_refused(page, copy, tmp_path, capsys):
