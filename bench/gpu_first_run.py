@@ -55,6 +55,7 @@ STAGES = (
     Stage("large", "billion", 0.1, parallel=False),  # each takes a good part of the memory
 )
 BENCH = 0.4  # the part of the time that is kept for the benchmark
+WORKERS = 8  # processes of tests, at most
 
 
 def sanitizer():
@@ -88,23 +89,33 @@ class Runner:
         part.write_text("\n".join(self.lines) + "\n")
         part.replace(self.out / "summary.txt")
 
-    def command(self, name, command, limit, **environment):
-        """Run a command with its output in a log: its exit status, None if it took too long."""
+    def start(self, name, command, **environment):
+        """Start a command with its output in a log."""
         paths = [str(ROOT), str(ROOT / "bench"), os.environ.get("PYTHONPATH", "")]
         cache = Path(tempfile.gettempdir()) / "fastxent-tests"  # that of the tests
         variables = {"FASTXENT_CACHE_DIR": str(cache)} | os.environ | environment
         variables |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
         with open(self.out / f"{name}.log", "a") as log:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 command, cwd=ROOT, env=variables, stdin=subprocess.DEVNULL, stdout=log,
                 stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
+
+    def command(self, name, command, limit, **environment):
+        """Run a command: its exit status, None if it took too long."""
+        with ended(self.start(name, command, **environment)) as process:
             try:
                 return process.wait(limit)
             except subprocess.TimeoutExpired:
                 return None
-            finally:
-                end(process)
+
+    def kernels(self):
+        """Where cores are idle, compile the benchmark's kernels beside the tests."""
+        idle = (os.cpu_count() or 1) - WORKERS
+        if self.dry or idle <= 0:
+            return contextlib.nullcontext()
+        command = ["nice", sys.executable, "bench/gpu_kernels.py", "--processes", str(idle)]
+        return ended(self.start("kernels", command))
 
     def tests(self, stage):
         """Run a stage of tests."""
@@ -153,7 +164,7 @@ def tests_command(stage, results, tool, dry):
     command += ["-o", "faulthandler_timeout=60", "-p", "no:cacheprovider"]
     command += ["-p", "gpu_bench.pytest_results", "--results-file", str(results)]
     if stage.parallel and importlib.util.find_spec("xdist"):  # most of the time is compilation
-        command += ["-n", str(min(8, os.cpu_count() or 1))]
+        command += ["-n", str(min(WORKERS, os.cpu_count() or 1))]
     if dry:
         simulated = {"NUMBA_ENABLE_CUDASIM": "1", "NUMBA_DISABLE_JIT": "1"}
         return [*command, "-k", "label", "tests/cuda/test_dispatch.py"], simulated
@@ -171,13 +182,17 @@ def bench_command(record, minutes, dry):
     return command + ["--dry"] * dry + ["--resume"] * record.exists()
 
 
-def end(process):
+@contextlib.contextmanager
+def ended(process):
     """End a command and what it started; pytest then shows its failures, if it can."""
-    for number, seconds in ((signal.SIGINT, 3), (signal.SIGKILL, 1)):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(seconds)
+    try:
+        yield process
+    finally:
+        for number, seconds in ((signal.SIGINT, 3), (signal.SIGKILL, 1)):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
 
 
 def tests_of(path):
@@ -229,8 +244,9 @@ def main(arguments=None):
     args.out = args.out.resolve()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the command that runs is ended
     runner = Runner(args)
-    for stage in STAGES:
-        runner.tests(stage)
+    with runner.kernels():
+        for stage in STAGES:
+            runner.tests(stage)
     runner.bench()
     runner.say("something was WRONG" if runner.wrong else "nothing was wrong in what ran")
     return int(runner.wrong)

@@ -84,7 +84,7 @@ def test_every_side_has_the_same_answer(part, dtype):
     torch = pytest.importorskip("torch")
 
     class OnTheCpu(part("devices").Gpu):
-        device, l2 = "cpu", 1000
+        device, l2, processors = "cpu", 1000, 8
 
         def __init__(self):
             self.torch = torch
@@ -142,6 +142,77 @@ def test_shapes_fill_a_gigabyte(part):
     assert image.logits == (195, 21, 256, 256) and image.labels == (195, 256, 256)
     assert image.rows == 195 * 256**2 and image.options == {"axis": 1}
     assert cases.filled(cases.Shape(0, 21, 256), "float32", 100, True).logits == (1, 21, 16, 16)
+
+
+# --- kernels --------------------------------------------------------------------------------
+
+
+def collected(part, *arguments):
+    """The kernels of a dry run of the steps."""
+    script = importlib.import_module("gpu")
+    args = script.options(["--dry", "--out", "x", "--peers", *arguments])
+    args.capability = (9, 0)
+    return importlib.import_module("gpu_kernels").kernels_of(args)
+
+
+def test_kernels_are_those_of_the_type_and_of_the_plans(part):
+    """In the order in which they are needed; bfloat16 is not taken for another type."""
+    names = [kernel.name for kernel in collected(part, "--shapes", "40000", "--dtypes", "bfloat16")]
+    assert len(set(names)) == len(names)
+    assert not any("float16" in name.replace("bfloat16", "") for name in names)
+    (first,) = [k for k, name in enumerate(names) if name.startswith("softmax-bfloat16")]
+    (later,) = [k for k, name in enumerate(names) if name.startswith("hvp-bfloat16")]
+    assert first < later
+    clustered = [name for name in names if name.startswith("cluster_rows-bfloat16")]
+    assert clustered[0] == "cluster_rows-bfloat16-ThreadPlan(512,8,1,True,False,1,2)"
+    assert names.index(clustered[0]) < first and len(clustered) > 4  # each plan that is tried
+    assert not any(name.startswith("split") for name in names)
+    names = [kernel.name for kernel in collected(part, "--shapes", "2x40000")]
+    assert any(name.startswith("split_rows-bfloat16") for name in names)
+
+
+def test_the_kernel_that_is_checked_is_the_one_that_is_timed(part, script):
+    """Where few long rows are computed by other kernels than many; those are checked, too."""
+    seen = {}
+    for group in ("check", "race"):
+        for shape in ("300x40000", "40000", "2x40000", "128256", "1x128256"):
+            args = script.options(["--dry", "--out", "x", "--shapes", shape])
+            gpu = script.Dry()
+            with gpu.driver():
+                steps = part("steps").steps(args, gpu)
+                for step in steps:
+                    if step.label.startswith(f"{group} cross_entropy"):
+                        step.call()
+            seen.setdefault(shape, []).append(set(gpu.kernels))
+    for shape, (checked, timed) in seen.items():
+        assert checked == timed, shape
+    assert seen["40000"] != seen["2x40000"]
+
+
+def test_kernels_compiled_ahead_are_in_the_cache(part, tmp_path):
+    """As the package itself looks for them; one that fails does not stop the others."""
+    text = f"""
+    import sys
+    sys.path.insert(0, {str(BENCH)!r})
+    import gpu, gpu_kernels
+    from fastxent.cuda import jit
+    args = gpu.options(["--dry", "--out", "x", "--peers", "--shapes", "64"])
+    args.capability = (9, 0)
+    two = gpu_kernels.kernels_of(args)[:2]
+    bad = two[0]._replace(name="bad", signature=None)
+    for name in gpu_kernels.compile_all([bad, *two], (9, 0), 2):
+        print(name)
+    jit.ptx = None
+    for kernel in two:
+        assert jit.machine_code(kernel, (9, 0))[1][:4] == b"\x7fELF"
+    """
+    environment = os.environ | {"FASTXENT_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", textwrap.dedent(text)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr
+    first, *others = done.stdout.splitlines()
+    assert first.startswith("failed: bad: ") and len(others) == 2
+    assert not any(name.startswith("failed") for name in others)
 
 
 # --- in which order, and for how long -------------------------------------------------------

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,6 +129,27 @@ def test_the_commands(first, tmp_path):
     assert first.bench_command(record, 2.5, False)[-2:] == ["--minutes", "2.500"]
     record.write_text("{}")
     assert first.bench_command(record, 2.5, False)[-1] == "--resume"
+
+
+def test_kernels_are_compiled_where_cores_are_idle(first, run, tmp_path, monkeypatch):
+    """Beside the tests, and not longer than they take; with few cores not at all."""
+    started, start = [], first.Runner.start
+
+    def noted(self, name, command, **environment):
+        if name == "kernels":
+            command = [sys.executable, "-c", "import time; time.sleep(600)"]
+        started.append((name, start(self, name, command, **environment)))
+        return started[-1][1]
+
+    monkeypatch.setattr(first.Runner, "start", noted)
+    monkeypatch.setattr(first.os, "cpu_count", lambda: 8)
+    run()
+    assert [name for name, _ in started] == ["bench"]
+    shutil.rmtree(tmp_path / "out")
+    monkeypatch.setattr(first.os, "cpu_count", lambda: 12)
+    run(first.Stage("small", "good", 0.5, parallel=False))
+    assert [name for name, _ in started[1:]] == ["kernels", "small", "bench"]
+    assert started[1][1].poll() is not None
 
 
 def test_the_sanitizer_is_found_beside_cuda(first, tmp_path, monkeypatch):

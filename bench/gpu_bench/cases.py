@@ -56,14 +56,17 @@ def parsed(text: str) -> Shape:
     return Shape(int(rows or 0), int(classes))
 
 
-def filled(shape: Shape, dtype: str, size: int, small: bool) -> Shape:
-    """The shape with as many rows as fill `size` bytes where it names none; whole images."""
+def filled(shape: Shape, dtype: str, size: int, small: bool, least: int = 1) -> Shape:
+    """The shape with as many rows as fill `size` bytes where it names none; whole images.
+
+    There are at least so many rows, with which the GPU is busy.
+    """
     if shape.rows:
         return shape
     image = min(shape.image, _SMALL_IMAGE) if small else shape.image
     step = max(1, image**2)
     rows = size // SIZES[dtype] // shape.classes // step * step
-    return Shape(max(step, rows), shape.classes, image)
+    return Shape(max(step if image else least, rows), shape.classes, image)
 
 
 def copied(job: str, length: int) -> int:

@@ -12,7 +12,8 @@ class Gpu:
         import torch
 
         self.torch = torch
-        self.l2 = torch.cuda.get_device_properties(0).L2_cache_size
+        properties = torch.cuda.get_device_properties(0)
+        self.l2, self.processors = properties.L2_cache_size, properties.multi_processor_count
         torch.manual_seed(0)
 
     def facts(self):
@@ -28,7 +29,7 @@ class Gpu:
         properties = self.torch.cuda.get_device_properties(0)
         return {
             "name": properties.name, "capability": [properties.major, properties.minor],
-            "memory": properties.total_memory, "processors": properties.multi_processor_count,
+            "memory": properties.total_memory, "processors": self.processors,
             "l2": self.l2, "nvidia_smi": text.split("\n"), "cuda": self.torch.version.cuda,
         }  # fmt: skip
 

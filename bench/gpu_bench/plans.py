@@ -9,7 +9,7 @@ from fastxent import reference
 from fastxent.bench import answers
 from gpu_bench import internals
 from gpu_bench.arrays import Arrays
-from gpu_bench.checks import small, within
+from gpu_bench.checks import few, within
 from gpu_bench.races import summarised
 from gpu_bench.rows import failure, rounded
 from gpu_bench.timing import first_call
@@ -60,7 +60,7 @@ def plans(gpu, shape, dtype, rounds):
 
 def check_plan(gpu, shape, dtype, plan):
     """The error of a plan's answer on a few rows, and whether it is within tolerance."""
-    arrays = Arrays(gpu, small(shape), dtype, small=True)
+    arrays = Arrays(gpu, few(shape), dtype, small=True)
     x, y, out = arrays.logits[0], arrays.labels[0], arrays.buffers[0]
 
     def call():

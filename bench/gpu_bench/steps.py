@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from gpu_bench.cases import filled, parsed
-from gpu_bench.checks import check, small
+from gpu_bench.checks import check, checked
 from gpu_bench.plans import plans
 from gpu_bench.python_cost import launch_path
 from gpu_bench.races import ceiling, numpy_on_the_host, race
@@ -49,14 +49,18 @@ class _Maker:
         if line.group == "host":
             return [self.host(shape) for shape in shapes if "numpy_idiom" in self.all_peers]
         size = min(1 << (21 if self.small else 30), self.free // 16)
-        return [
-            getattr(self, line.group)(filled(shape, dtype, size, self.small), dtype, job)
-            for shape, dtype, job in itertools.product(shapes, self.dtypes, line.jobs)
-        ]
+        made, least = [], self.gpu.processors // 2 + 1
+        for shape, dtype, job in itertools.product(shapes, self.dtypes, line.jobs):
+            if line.group == "check":
+                full = checked(shape, least)
+            else:
+                full = filled(shape, dtype, size, self.small, least)
+            made.append(getattr(self, line.group)(full, dtype, job))
+        return made
 
     def check(self, shape, dtype, job):
         call = functools.partial(check, self.gpu, shape, dtype, job)
-        return Step(_label("check", job, small(shape), dtype), "check", call, kernels=1)
+        return Step(_label("check", job, shape, dtype), "check", call, kernels=1)
 
     def race(self, shape, dtype, job):
         call = functools.partial(race, self.gpu, shape, dtype, job, self.peers, self.rounds)
