@@ -114,7 +114,7 @@ class Runner:
         idle = (os.cpu_count() or 1) - WORKERS
         if self.dry or idle <= 0:
             return contextlib.nullcontext()
-        command = ["nice", sys.executable, "bench/gpu_kernels.py", "--processes", str(idle)]
+        command = [sys.executable, "bench/gpu_kernels.py", "--processes", str(idle)]
         return ended(self.start("kernels", command))
 
     def tests(self, stage):

@@ -19,7 +19,8 @@ def torch_call(arrays, job, compiled):
         x, *others = arguments(k)
         leaf = x.detach().requires_grad_()
         value, *rest = function(leaf, *others)
-        (grad,) = torch.autograd.grad(value.sum(), leaf)
+        ones = torch.ones_like(value) if value.ndim else None
+        (grad,) = torch.autograd.grad(value, leaf, ones)
         return value.detach(), grad, *rest
 
     return with_gradient if job in GRADIENTS else detached
