@@ -1,34 +1,85 @@
 """Jobs, shapes and types of the GPU benchmark, and the bytes that each must move."""
 
-CLASSES = [256, 1024, 4096, 8192, 16384, 32768, 65536, 128256, 262144]
-FEW_ROWS = [(1, 128256), (16, 32768), (16, 128256), (256, 4096)]
+from typing import NamedTuple
+
 SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # For `answers.error`: the error of a row relative to its numbers, each of them rounded once.
 TOLERANCE = {"float32": 2e-5, "bfloat16": 8e-3, "float16": 1e-3}
-# How many arrays of the logits' size a job has to read or write.
-ARRAYS = {"cross_entropy": 2, "loss": 1, "softmax": 2}
-SMALL = 32, 1000  # the shape of a call whose time is Python's
+# How many arrays of the logits' size a job has to read or write. "cross_entropy" and those with
+# its options are loss and gradient; "probs" returns the probabilities too.
+ARRAYS = {
+    "cross_entropy": 2, "loss": 1, "softmax": 2, "soft_targets": 3, "smoothing": 2, "probs": 3,
+    "entropy": 2, "hvp": 3,
+}  # fmt: skip
+_WITHOUT_LABELS = ("softmax", "entropy", "soft_targets")
+_SMALL_IMAGE = 16  # height and width where times mean nothing
 
 
-def shapes(args, gpu, dtype):
-    """Rows and classes of --shapes; where only classes are named, rows that fill a gigabyte."""
-    size = min(1 << 30, gpu.free() // 16)
-    if args.quick or args.dry:
-        size = min(size, 1 << 21)
-    requested = args.shapes or [*map(str, CLASSES), *(f"{n}x{c}" for n, c in FEW_ROWS)]
-    for text in requested:
-        rows, _, classes = text.rpartition("x")
-        yield int(rows) if rows else max(1, size // SIZES[dtype] // int(classes)), int(classes)
+class Shape(NamedTuple):
+    """(N, C), or with an image's height and width (n, C, image, image) for N = n·image² rows."""
+
+    rows: int
+    classes: int
+    image: int = 0
+
+    @property
+    def logits(self) -> tuple[int, ...]:
+        """The shape of the logits."""
+        if not self.image:
+            return self.rows, self.classes
+        return self.rows // self.image**2, self.classes, self.image, self.image
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The shape of the labels."""
+        return self.logits[:1] + self.logits[2:]
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Where the classes are, for fastxent."""
+        return {"axis": 1} if self.image else {}
+
+    @property
+    def fields(self) -> dict[str, int]:
+        """The fields of a row of results."""
+        shape = {"rows": self.rows, "classes": self.classes}
+        return shape | ({"image": self.image} if self.image else {})
 
 
-def copied_rows(job, rows):
-    """Number of rows whose copy reads and writes the bytes of a job."""
-    return max(1, rows // 2) if ARRAYS[job] == 1 else rows
+SMOOTHING = 0.1  # of the job of that name
+SMALL = Shape(32, 1000)  # of a call whose time is Python's
 
 
-def bytes_moved(job, peer, rows, classes, dtype):
+def parsed(text: str) -> Shape:
+    """The shape that an option names: classes, rows and classes as 16x128256."""
+    rows, _, classes = text.rpartition("x")
+    return Shape(int(rows or 0), int(classes))
+
+
+def filled(shape: Shape, dtype: str, size: int, small: bool, least: int = 1) -> Shape:
+    """The shape with as many rows as fill `size` bytes where it names none; whole images.
+
+    There are at least so many rows, with which the GPU is busy.
+    """
+    if shape.rows:
+        return shape
+    image = min(shape.image, _SMALL_IMAGE) if small else shape.image
+    step = max(1, image**2)
+    rows = size // SIZES[dtype] // shape.classes // step * step
+    return Shape(max(step if image else least, rows), shape.classes, image)
+
+
+def copied(job: str, length: int) -> int:
+    """How much of an array's first axis a copy takes to read and write the bytes of a job."""
+    return max(1, length // 2) if ARRAYS[job] == 1 else length
+
+
+def bytes_moved(job: str, peer: str, shape: Shape, dtype: str) -> int:
     """The least number of bytes that a job reads and writes."""
     if peer == "copy":
-        return 2 * copied_rows(job, rows) * classes * SIZES[dtype]
-    per_row = 0 if job == "softmax" else rows * (8 + 4)  # a label, a loss
-    return ARRAYS[job] * rows * classes * SIZES[dtype] + per_row
+        length = shape.logits[0]
+        return 2 * copied(job, length) * (shape.rows // length) * shape.classes * SIZES[dtype]
+    labels = 0 if job in _WITHOUT_LABELS else 8
+    results = 0 if job in ("softmax", "hvp") else 4
+    arrays = ARRAYS[job] * shape.rows * shape.classes * SIZES[dtype]
+    return arrays + shape.rows * (labels + results)

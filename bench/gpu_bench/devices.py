@@ -6,11 +6,14 @@ import subprocess
 class Gpu:
     """Memory, time and facts of a GPU, by PyTorch."""
 
+    device = "cuda"
+
     def __init__(self):
         import torch
 
         self.torch = torch
-        self.l2 = torch.cuda.get_device_properties(0).L2_cache_size
+        properties = torch.cuda.get_device_properties(0)
+        self.l2, self.processors = properties.L2_cache_size, properties.multi_processor_count
         torch.manual_seed(0)
 
     def facts(self):
@@ -26,7 +29,7 @@ class Gpu:
         properties = self.torch.cuda.get_device_properties(0)
         return {
             "name": properties.name, "capability": [properties.major, properties.minor],
-            "memory": properties.total_memory, "processors": properties.multi_processor_count,
+            "memory": properties.total_memory, "processors": self.processors,
             "l2": self.l2, "nvidia_smi": text.split("\n"), "cuda": self.torch.version.cuda,
         }  # fmt: skip
 
@@ -35,22 +38,30 @@ class Gpu:
         self.torch.cuda.empty_cache()
         return self.torch.cuda.mem_get_info()[0]
 
-    def logits(self, rows, classes, dtype):
+    def logits(self, shape, dtype):
         """Normal logits with a standard deviation of 3."""
-        logits = self.torch.empty((rows, classes), dtype=getattr(self.torch, dtype), device="cuda")
+        logits = self.torch.empty(shape, dtype=getattr(self.torch, dtype), device=self.device)
         return logits.normal_(0, 3)
 
-    def labels(self, rows, classes):
+    def labels(self, shape, classes):
         """Random classes."""
-        return self.torch.randint(classes, (rows,), device="cuda")
+        return self.torch.randint(classes, shape, device=self.device)
+
+    def probabilities(self, shape, dtype):
+        """Random probabilities of the classes of each row."""
+        return self.torch.softmax(self.logits(shape, dtype), 1)
 
     def like(self, array):
         """An uninitialised array of the same shape and type."""
         return self.torch.empty_like(array)
 
-    def copy(self, source, out, rows=None):
-        """Copy all or the first rows, device to device."""
-        out[:rows].copy_(source[:rows])
+    def bytes_of(self, array):
+        """The size of an array."""
+        return array.nbytes
+
+    def copy(self, source, out, length=None):
+        """Copy all or the first of the first axis, device to device."""
+        out[:length].copy_(source[:length])
 
     def host(self, array):
         """The array as a NumPy array in float64."""

@@ -9,7 +9,7 @@ from gpu_bench.cases import SIZES
 
 
 class HostArray:
-    """An array in host memory with the interface of a GPU array."""
+    """An array in host memory with the interface of a GPU array; bfloat16 is two bytes of any."""
 
     def __init__(self, array):
         self.array = array
@@ -25,7 +25,7 @@ class HostArray:
     def __array_namespace__(self):
         return HostArray
 
-    float16, float32, float64 = np.float16, np.float32, np.float64
+    float16, bfloat16, float32, float64 = np.float16, np.dtype("V2"), np.float32, np.float64
     int64, uint8 = np.int64, np.uint8
 
     @staticmethod
@@ -33,19 +33,25 @@ class HostArray:
         """Zeros, so that two dry runs give the same numbers."""
         return HostArray(np.zeros(shape, dtype))
 
+    @classmethod
+    def of(cls, numbers, dtype):
+        """An array of numbers in this type."""
+        half = numbers.astype(np.float16) if SIZES[dtype] == 2 else numbers.astype(np.float32)
+        return cls(half.view(getattr(cls, dtype)))
+
 
 class Dry:
     """A stand-in for a GPU: kernel launches are counted and nothing is computed."""
 
-    l2 = 1 << 16
+    l2, processors = 1 << 16, 8  # so few that some rows fill them
 
-    def __init__(self):
-        self.launches = 0
+    def __init__(self, capability=(9, 0)):
+        self.launches, self.kernels, self.capability = 0, {}, capability
         self.rng = np.random.default_rng(0)
 
     def driver(self):
         """A context in which kernel launches are counted instead of made."""
-        return internals.counted_launches(self)
+        return internals.counted_launches(self, self.capability)
 
     @property
     def torch(self):
@@ -60,26 +66,34 @@ class Dry:
         """Bytes of free memory: enough for small arrays."""
         return 1 << 24
 
-    def logits(self, rows, classes, dtype):
-        """Normal logits; float16 in place of bfloat16, which NumPy does not have."""
-        kind = np.float16 if SIZES[dtype] == 2 else np.float32
-        return HostArray((3 * self.rng.standard_normal((rows, classes))).astype(kind))
+    def logits(self, shape, dtype):
+        """Normal logits with a standard deviation of 3."""
+        return HostArray.of(3 * self.rng.standard_normal(shape), dtype)
 
-    def labels(self, rows, classes):
+    def labels(self, shape, classes):
         """Random classes."""
-        return HostArray(self.rng.integers(0, classes, rows))
+        return HostArray(self.rng.integers(0, classes, shape))
+
+    def probabilities(self, shape, dtype):
+        """Equal probabilities of all classes."""
+        return HostArray.of(np.full(shape, 1 / shape[1]), dtype)
 
     def like(self, array):
         """An array of zeros of the same shape and type."""
         return HostArray(np.zeros_like(array.array))
 
-    def copy(self, source, out, rows=None):
-        """Copy all or the first rows."""
-        out.array[:rows] = source.array[:rows]
+    def bytes_of(self, array):
+        """The size of an array."""
+        return array.array.nbytes
+
+    def copy(self, source, out, length=None):
+        """Copy all or the first of the first axis."""
+        out.array[:length] = source.array[:length]
 
     def host(self, array):
         """The array as a NumPy array in float64."""
-        return array.array.astype(np.float64)
+        numbers = array.array
+        return np.float64(numbers.view(np.float16) if numbers.dtype.kind == "V" else numbers)
 
     def seconds(self, call):
         """Seconds that the call takes in Python."""

@@ -1,40 +1,77 @@
-"""Access to the package's internals: launches counted, plans listed, one plan forced.
+"""Access to the package's internals: kernels collected, compiled, plans listed, one plan forced.
 
 No other file of the benchmark imports `fastxent.cuda` or `fastxent.arrays`.
 """
 
 import contextlib
+from types import SimpleNamespace
 
 _cached_by_plan = {}  # thread plan -> cache of launch plans
 
 
 @contextlib.contextmanager
-def counted_launches(counter):
-    """A context in which the driver launches nothing and counts in `counter.launches`."""
+def counted_launches(counter, capability):
+    """A context in which the driver launches nothing and counts in `counter.launches`.
+
+    The kernels that a GPU of this compute capability would launch come into `counter.kernels`.
+    """
+    from fastxent.arrays import interface
     from fastxent.cuda import driver
+    from fastxent.device_array import BFLOAT16
 
     class LaunchedKernel:
         def __init__(self, kernel, grid, device, arguments):
             self.values = list(arguments)
+            counter.kernels.setdefault(kernel.name, kernel)
 
         def launch(self, stream):
             counter.launches += 1
 
+    described = interface._described
+
+    def described_with_bfloat16(value, attributes):
+        view = described(value, attributes)
+        view.dtype = BFLOAT16 if view.dtype.kind == "V" else view.dtype
+        return view
+
     stand_ins = {
         "LaunchedKernel": LaunchedKernel, "wait": lambda place: None,
         "is_capturing": lambda place: False,
-        "current": lambda device: contextlib.nullcontext(), "capability": lambda device: (9, 0),
-        "processors": lambda device: 100, "device_of": lambda address: 0,
+        "current": lambda device: contextlib.nullcontext(), "capability": lambda device: capability,
+        "processors": lambda device: counter.processors, "device_of": lambda address: 0,
         "report": lambda place: (2**63 - 1, 0), "address_of": id,
     }  # fmt: skip
     before = {name: getattr(driver, name) for name in stand_ins}
     for name, value in stand_ins.items():
         setattr(driver, name, value)
+    interface._described = described_with_bfloat16
+    _forget()
     try:
         yield
     finally:
+        _forget()
+        interface._described = described
         for name, value in before.items():
             setattr(driver, name, value)
+
+
+def _forget():
+    """Empty the caches of launch plans, which hold kernels of the stand-in or of the driver."""
+    from fastxent.arrays import plans
+
+    plans.clear()
+    _cached_by_plan.clear()
+
+
+def compiled(kernel, capability):
+    """Compile a kernel into the cache on disk, unless it is there."""
+    from numba.cuda import dispatcher
+
+    from fastxent.cuda.jit import machine_code
+
+    # For its functions Numba wants the GPU that is there, though nothing of them depends on it.
+    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability)
+    machine_code(kernel, capability)
 
 
 def plans_for(dtype, classes):

@@ -8,21 +8,21 @@ import fastxent as fx
 from fastxent import reference
 from fastxent.bench import answers
 from gpu_bench import internals
-from gpu_bench.cases import TOLERANCE
+from gpu_bench.arrays import Arrays
+from gpu_bench.checks import few, within
 from gpu_bench.races import summarised
 from gpu_bench.rows import failure, rounded
-from gpu_bench.sides import Arrays
+from gpu_bench.timing import first_call
 
 
-def plans(gpu, rows, classes, dtype, rounds):
+def plans(gpu, shape, dtype, rounds):
     """Loss and gradient under each plan, in one launch (losses by row need no second one)."""
-    if classes <= 32:
+    if shape.classes <= 32:
         return []
-    base = {"group": "plans", "job": "cross_entropy", "rows": rows, "classes": classes,
-            "dtype": dtype}  # fmt: skip
+    base = {"group": "plans", "job": "cross_entropy", **shape.fields, "dtype": dtype}
     try:
-        arrays = Arrays(gpu, rows, classes, dtype)
-        candidates = internals.plans_for(dtype, classes)
+        arrays = Arrays(gpu, shape, dtype)
+        candidates = internals.plans_for(dtype, shape.classes)
     except Exception as problem:
         return [base | {"peer": "fastxent", "note": failure(problem)}]
     options = {"reduction": "none", "check_target": False}
@@ -38,7 +38,7 @@ def plans(gpu, rows, classes, dtype, rounds):
         name += f" on {plan.cluster} blocks" if plan.cluster > 1 else ""
         rows_of[name] = base | {"peer": name, "taken": number == 0}
         try:
-            rows_of[name] |= check_plan(gpu, classes, dtype, plan)
+            rows_of[name] |= check_plan(gpu, shape, dtype, plan)
             call(plan, 0)
             gpu.wait()
             seconds[name] = plan, []
@@ -58,14 +58,18 @@ def plans(gpu, rows, classes, dtype, rounds):
     return list(rows_of.values())
 
 
-def check_plan(gpu, classes, dtype, plan):
+def check_plan(gpu, shape, dtype, plan):
     """The error of a plan's answer on a few rows, and whether it is within tolerance."""
-    arrays = Arrays(gpu, 5, classes, dtype, small=True)
+    arrays = Arrays(gpu, few(shape), dtype, small=True)
     x, y, out = arrays.logits[0], arrays.labels[0], arrays.buffers[0]
+
+    def call():
+        return fx.cross_entropy(x, y, grad_out=out, reduction="sum", check_target=False)
+
     with internals.forced_plan(plan):
-        _, grad = fx.cross_entropy(x, y, grad_out=out, reduction="sum", check_target=False)
+        (_, grad), first = first_call(gpu, call)
     _, exact = reference.cross_entropy(
         gpu.host(x), gpu.host(y).astype(np.int64), reduction="sum", return_grad=True
     )
     error = answers.error((gpu.host(grad),), (exact,))
-    return {"error": float(f"{error:.3g}"), "right": bool(error <= TOLERANCE[dtype])}
+    return first | within(error, dtype)

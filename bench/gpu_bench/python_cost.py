@@ -2,23 +2,26 @@
 
 import functools
 import importlib
-import time
 
 import numpy as np
 
 import fastxent as fx
 from fastxent.bench import record
-from gpu_bench.cases import ARRAYS, SMALL
+from gpu_bench.arrays import Arrays
+from gpu_bench.cases import SMALL
 from gpu_bench.rows import failure, rounded
-from gpu_bench.sides import Arrays, deferred, fastxent_calls, torch_call
+from gpu_bench.sides import deferred, fastxent_calls
+from gpu_bench.timing import host_seconds
+from gpu_bench.torch_sides import torch_call
+
+JOBS = ("cross_entropy", "loss", "softmax")
 
 
 def launch_path(gpu, peers, batches):
     """Microseconds until a small call returns, without waiting for the GPU."""
-    rows, classes = SMALL
-    arrays = Arrays(gpu, rows, classes, "float32", small=True)
+    arrays = Arrays(gpu, SMALL, "float32", small=True)
     sides = {f"{name}, {job}": functools.partial(call, 0)
-             for job in ARRAYS for name, call in fastxent_calls(arrays, job).items()}  # fmt: skip
+             for job in JOBS for name, call in fastxent_calls(arrays, job).items()}  # fmt: skip
     x, y = arrays.logits[0], arrays.labels[0]
     sides["fastxent, labels checked"] = lambda: fx.cross_entropy(x, y, return_grad=True)
     if "torch" in peers:
@@ -29,7 +32,7 @@ def launch_path(gpu, peers, batches):
     sides |= {f"cupy, {name}": call for name, call in cupy_sides().items()}
     results = []
     for name, call in sides.items():
-        row = {"group": "launch", "peer": name, "rows": rows, "classes": classes}
+        row = {"group": "launch", "peer": name, **SMALL.fields}
         try:
             times = [host_seconds(gpu, call, 50) for _ in range(batches + 1)][1:]
             row |= record.summary(times)
@@ -52,8 +55,8 @@ def cupy_sides():
     try:
         cupy = importlib.import_module("cupy")
         rng = np.random.default_rng(0)
-        x = cupy.asarray(rng.standard_normal(SMALL, np.float32))
-        y, out = cupy.asarray(rng.integers(0, SMALL[1], SMALL[0])), cupy.empty_like(x)
+        x = cupy.asarray(rng.standard_normal(SMALL.logits, np.float32))
+        y, out = cupy.asarray(rng.integers(0, SMALL.classes, SMALL.rows)), cupy.empty_like(x)
     except Exception as problem:
         error = problem
 
@@ -65,14 +68,3 @@ def cupy_sides():
         "cross_entropy": lambda: fx.cross_entropy(x, y, check_target=False, grad_out=out),
         "softmax": lambda: fx.softmax(x, out=out),
     }
-
-
-def host_seconds(gpu, call, times):
-    """Wall-clock seconds per call, over a few calls that the stream can queue."""
-    gpu.wait()
-    begin = time.perf_counter()
-    for _ in range(times):
-        call()
-    seconds = (time.perf_counter() - begin) / times
-    gpu.wait()
-    return seconds

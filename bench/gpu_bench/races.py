@@ -8,26 +8,28 @@ import numpy as np
 
 from fastxent.bench import record
 from fastxent.bench.peers import numpy_idiom
-from gpu_bench.cases import bytes_moved
+from gpu_bench.arrays import Arrays
+from gpu_bench.cases import Shape, bytes_moved
 from gpu_bench.rows import failure, rounded
-from gpu_bench.sides import Arrays, all_sides
+from gpu_bench.sides import all_sides
+from gpu_bench.timing import first_call
 
 NUMPY_SIZE = 1 << 22  # logits for NumPy on the host
 
 
-def race(gpu, rows, classes, dtype, job, peers, rounds):
+def race(gpu, shape, dtype, job, peers, rounds):
     """A row for each side; in a round each side is timed once, on the next set of arrays."""
-    base = {"group": "race", "job": job, "rows": rows, "classes": classes, "dtype": dtype}
+    base = {"group": "race", "job": job, **shape.fields, "dtype": dtype}
     try:
-        arrays = Arrays(gpu, rows, classes, dtype)
+        arrays = Arrays(gpu, shape, dtype, job)
     except Exception as problem:
         return [base | {"peer": "fastxent", "note": failure(problem)}]
     sides, rows_of, seconds = all_sides(arrays, job, peers), {}, {}
     for name, call in sides.items():
         rows_of[name] = base | {"peer": name, "sets": len(arrays)}
         try:
-            for k in range(2):
-                call(k % len(arrays))
+            rows_of[name] |= first_call(gpu, functools.partial(call, 0))[1]
+            call(1 % len(arrays))
             extra = gpu.extra_bytes(functools.partial(call, 0))
             rows_of[name]["extra_mb"] = round(extra / 1e6, 3)
             seconds[name] = []
@@ -51,9 +53,9 @@ def summarised(rows, seconds):
     """The rows with medians, speed, share of the copy's speed, and ratios to the peers."""
     for name, times in seconds.items():
         row = rows[name]
-        shape = row["rows"], row["classes"], row["dtype"]
+        shape = Shape(row["rows"], row["classes"], row.get("image", 0))
         row |= record.summary(times)
-        moved = bytes_moved(row["job"], name, *shape)
+        moved = bytes_moved(row["job"], name, shape, row["dtype"])
         row["bytes"], row["gb_per_s"] = moved, rounded(moved / row["median"] / 1e9)
     for name in seconds:
         if "copy" in seconds:
@@ -70,7 +72,7 @@ def ceiling(gpu, size, rounds):
     """Bandwidth of a large copy within the GPU's memory, as a row."""
     row = {"group": "ceiling", "peer": "copy", "bytes": 2 * size}
     try:
-        source = gpu.logits(size // 4 // 1024, 1024, "float32")
+        source = gpu.logits((size // 4 // 1024, 1024), "float32")
         out = gpu.like(source)
         gpu.copy(source, out)
         times = [gpu.seconds(lambda: gpu.copy(source, out)) for _ in range(rounds)]
@@ -83,16 +85,17 @@ def ceiling(gpu, size, rounds):
 
 def numpy_on_the_host(classes, rounds):
     """NumPy on the host, on NUMPY_SIZE logits; not extrapolated to larger shapes."""
-    rng, rows = np.random.default_rng(0), max(1, NUMPY_SIZE // classes)
-    logits = 3 * rng.standard_normal((rows, classes), np.float32)
-    call = numpy_idiom.cross_entropy(logits, rng.integers(0, classes, rows))
+    shape = Shape(max(1, NUMPY_SIZE // classes), classes)
+    rng = np.random.default_rng(0)
+    logits = 3 * rng.standard_normal(shape.logits, np.float32)
+    call = numpy_idiom.cross_entropy(logits, rng.integers(0, classes, shape.rows))
     call()
     times = []
     for _ in range(rounds):
         begin = time.perf_counter()
         call()
         times.append(time.perf_counter() - begin)
-    row = {"group": "host", "job": "cross_entropy", "peer": "numpy_idiom", "rows": rows,
-           "classes": classes, "dtype": "float32"} | record.summary(times)  # fmt: skip
-    moved = bytes_moved("cross_entropy", "numpy_idiom", rows, classes, "float32")
+    row = {"group": "host", "job": "cross_entropy", "peer": "numpy_idiom", **shape.fields,
+           "dtype": "float32"} | record.summary(times)  # fmt: skip
+    moved = bytes_moved("cross_entropy", "numpy_idiom", shape, "float32")
     return row | {"bytes": moved, "gb_per_s": rounded(moved / row["median"] / 1e9)}

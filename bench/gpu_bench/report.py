@@ -1,10 +1,11 @@
-"""The results of a run as text."""
+"""A run as text."""
 
 from gpu_bench.rows import label
 
 
-def table(results):
-    """The results as lines of text: races, plans ranked, the cost of Python, failures."""
+def table(run):
+    """A run as lines of text: races, plans ranked, Python's cost, failures, what is missing."""
+    results = run["results"]
     for row in results:
         if row["group"] == "ceiling" and "gb_per_s" in row:
             yield f"copy of {row['bytes'] / 1e9:.1f} GB: {row['gb_per_s']:.0f} GB/s"
@@ -16,7 +17,7 @@ def table(results):
             yield (
                 f"{row['peer'] + ', ' + row['job']:<34}{row['rows']:>9}{row['classes']:>9} "
                 f"{row['dtype']:<9}{row['median'] * 1e3:>9.3f}{row['gb_per_s']:>7.0f}"
-                f"{row.get('share_of_copy', 0):>6.0%}  {', '.join(ratios)}"
+                f"{row.get('share_of_copy', 0):>6.0%}  {', '.join(ratios)}{pixels(row)}"
             )
     yield f"\n{'plans':<10}{shape}  share of the best's speed, * the one that is taken"
     plans = {}
@@ -38,4 +39,14 @@ def table(results):
     for row in results:
         if "note" in row or row.get("right") is False:
             wrong = row.get("note", f"wrong by {row.get('error')}")
-            yield f"failed: {label([row])} {row['peer']}: {wrong}"
+            yield f"failed: {label(row)} {row['peer']}: {wrong}"
+    for step in run["steps"]:
+        if step["state"] == "skipped":
+            yield f"skipped for want of time: {step['step']} (about {step['estimate']:.0f} s)"
+        elif step["state"] == "running":
+            yield f"unfinished: {step['step']}"
+
+
+def pixels(row):
+    """The layout of a row's arrays, unless it is that of rows."""
+    return f" (images of {row['image']}x{row['image']})" if "image" in row else ""

@@ -11,7 +11,7 @@ def rounded(value):
     return float(f"{value:.4g}")
 
 
-def label(rows):
-    """Group, job, shape and type of the first of some rows."""
-    keys = ("group", "job", "rows", "classes", "dtype")
-    return " ".join(str(row[key]) for row in rows[:1] for key in keys if key in row)
+def label(row):
+    """Group, job, shape and type of a row."""
+    keys = ("group", "job", "rows", "classes", "image", "dtype")
+    return " ".join(str(row[key]) for key in keys if key in row)

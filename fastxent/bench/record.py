@@ -30,11 +30,13 @@ def new(threads: int) -> dict[str, Any]:
 
 
 def save(record: dict[str, Any], path: Path) -> None:
-    """Write a record, one result per line."""
+    """Write a record, one result per line; the file is a whole record at every moment."""
     head = {key: value for key, value in record.items() if key != "results"}
     rows = ",\n".join("  " + json.dumps(row) for row in record["results"])
     text = json.dumps(head, indent=1)
-    path.write_text(f'{text[:-2]},\n "results": [\n{rows}\n ]\n}}\n')
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(f'{text[:-2]},\n "results": [\n{rows}\n ]\n}}\n')
+    part.replace(path)
 
 
 def load(path: Path) -> dict[str, Any]:
