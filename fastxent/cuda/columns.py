@@ -1,8 +1,8 @@
 """Rows whose elements lie apart while neighbouring rows lie side by side, as in (N, C, H, W).
 
 Neighbouring lanes of a warp have neighbouring rows, and a row's threads are in as many warps: so
-each access of a warp is to neighbouring addresses. Where all is aligned for it, a lane loads the 16
-bytes of one class of `width` rows. Transposed among lanes these become `width` classes of one row, a
+each access of a warp is to neighbouring addresses. Where all is aligned for it, a lane loads 16
+bytes: one class of `width` rows. Transposed among lanes these become `width` classes of one row, a
 vector as in `fastxent.cuda.access`. Else each lane loads single elements of its row.
 """
 
