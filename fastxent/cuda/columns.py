@@ -1,9 +1,9 @@
 """Rows whose elements lie apart while neighbouring rows lie side by side, as in (N, C, H, W).
 
 Neighbouring lanes of a warp have neighbouring rows, and a row's threads are in as many warps: so
-what a warp loads at a time lies side by side. Where all is aligned for it a lane loads 16 bytes, of
-one class and as many rows as they have elements; transposed among lanes, they become as many
-classes of one row, as in `fastxent.cuda.access`. Else each lane loads single elements of its row.
+each access of a warp is to neighbouring addresses. Where all is aligned for it, a lane loads 16
+bytes: one class of `width` rows. Transposed among lanes these become `width` classes of one row, a
+vector as in `fastxent.cuda.access`. Else each lane loads single elements of its row.
 """
 
 import math
@@ -33,10 +33,11 @@ class ColumnRow(NamedTuple):
 
 
 class Vector(NamedTuple):
-    """What takes the place of a vector's address: that of the elements that this lane moves of it.
+    """A vector of a row, as functions of `Access` take it in place of an address.
 
-    `left` is how many classes there are from theirs on, 0 or less if there are none to move;
-    `wanted` whether the lane's row is to be read.
+    `address` is that of the elements that this lane loads or stores for it, and `left` the number
+    of classes from theirs on: 0 or less if there is nothing to load or store. `wanted`: whether the
+    lane's row is to be read.
     """
 
     address: Any

@@ -71,7 +71,8 @@ def _plan_of_columns(
     width = item.width if vectorised else 1
     is_plain = max_per_thread > MAX_PER_THREAD_OPTIONS
     limit = min(max_per_thread, MAX_PER_THREAD_TRANSPOSED) if vectorised else max_per_thread
-    limit = min(limit, MAX_PER_THREAD_OPTIONS // 2) if item.size == 8 else limit
+    if item.size == 8 or (older and vectorised and not is_plain):  # its code takes more registers
+        limit = min(limit, MAX_PER_THREAD_OPTIONS // 2)
     table = list(PLANS_OF_COLUMNS)
     if not is_plain or (older and vectorised):  # it takes more registers than largest blocks have
         table = [(t, n) for t, n in table if t <= MAX_THREADS_OPTIONS]

@@ -1,8 +1,8 @@
 """Transpose vectors among the lanes of a warp, in registers.
 
-Of a vector's `width` elements and the `width` lanes that exchange them, those of the same number
-`sub`: before, lane `sub` has class `sub` of rows 0, 1, …; behind, classes 0, 1, … of row `sub`.
-For each bit of a number, lanes that differ in it exchange the elements whose place differs in it.
+`width` lanes exchange the elements of their vectors. Before, lane k of them has class k of rows 0,
+1, …; behind, classes 0, 1, … of row k. For each bit of k, pairs of lanes that differ in that bit
+exchange the elements whose place in the vector differs in it.
 """
 
 from numba import cuda, int32, uint32
@@ -13,7 +13,7 @@ from fastxent.cuda.intrinsics import choose_bytes
 
 
 def make_sub_lane(element: Element) -> Function:
-    """sub_lane(): the number of this lane among those that exchange elements with it."""
+    """sub_lane(): the number k of this lane among those that exchange elements with it."""
     apart = WARP // element.width
 
     @device

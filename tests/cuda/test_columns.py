@@ -4,6 +4,8 @@ The tests of rows run again on copies of their rows that lie side by side, many 
 warp has rows of all kinds, and all copies must have the same bits.
 """
 
+import itertools
+
 import numpy as np
 import pytest
 import simulator as sim
@@ -34,6 +36,10 @@ from fastxent.cuda.elements import element
 LAYOUTS = {"vectors": (2, 24), "single elements": (3, 13)}
 # A row held by a thread with few or with more registers, by two threads, streamed in several turns.
 CLASSES = [5, 13, 21, 203]
+SIZES = [
+    *itertools.product(["float32", "float64"], CLASSES),
+    ("float16", 5), ("float16", 21), ("float16", 203), ("bfloat16", 21),
+]  # fmt: skip
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
 plain_call = test_simulated.call
 
@@ -126,11 +132,10 @@ ACCURACY = [
 
 
 @layouts
-@pytest.mark.parametrize("classes", CLASSES)
-@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize(("name", "classes"), SIZES)
 @pytest.mark.parametrize("test", ACCURACY, ids=lambda test: test.__name__)
 def test_accuracy(rng, columns, name, classes, test):
-    """Within the bounds of rows, in all types and plans."""
+    """Within the bounds of rows, in all types and plans; half precision is moved alike."""
     test(rng, name, classes)
 
 
