@@ -166,6 +166,23 @@ def number_type(item: Element) -> Element:
     return element("float64" if item.compute is float64 else "float32")
 
 
+def repeated(step: Function, n: int) -> Function:
+    """run(state, first, given): step(state, k, given) for k = first, … first + n - 1 in turn.
+
+    Not a loop: one that is too long to be unrolled has its registers in memory.
+    """
+    if n == 1:
+        return step
+    half = n // 2
+    some, others = repeated(step, half), repeated(step, n - half)
+
+    @device
+    def run(state, first, given):
+        return others(some(state, first, given), first + half, given)
+
+    return run
+
+
 def make_exp(item: Element, scaled: bool) -> Function:
     """exp_of(x, factor): exp(x·factor) of a `parameters.Factor`; if not `scaled`, exp(x)."""
     exp = item.exp

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from numba import cuda, int32, uint32, uint64
 
-from fastxent.cuda.elements import Element, Function, device
+from fastxent.cuda.elements import Element, Function, device, repeated
 from fastxent.cuda.groups import ThreadPlan, add_exactly, finite_sum
 from fastxent.cuda.layouts import make_access
 
@@ -19,23 +19,6 @@ class Pair(NamedTuple):
 
     line: Any
     other: Any
-
-
-def repeated(step: Function, n: int) -> Function:
-    """run(state, first, given): step(state, k, given) for k = first, … first + n - 1 in turn.
-
-    Not a loop: one that is too long to be unrolled has its registers in memory.
-    """
-    if n == 1:
-        return step
-    half = n // 2
-    some, others = repeated(step, half), repeated(step, n - half)
-
-    @device
-    def run(state, first, given):
-        return others(some(state, first, given), first + half, given)
-
-    return run
 
 
 def make_fold(element: Element, plan: ThreadPlan, step: Function, paired: bool) -> Function:

@@ -7,7 +7,7 @@ exchange the elements whose place in the vector differs in it.
 
 from numba import cuda, int32, uint32
 
-from fastxent.cuda.elements import Element, Function, device
+from fastxent.cuda.elements import Element, Function, device, repeated
 from fastxent.cuda.groups import ALL, WARP
 from fastxent.cuda.intrinsics import choose_bytes
 
@@ -43,9 +43,32 @@ def make_transpose(element: Element) -> Function:
     n_words, per_word = element.words, element.width // element.words
     apart, sub_lane = WARP // element.width, make_sub_lane(element)
     from_lane = of_halves if per_word == 2 else of_words
-    # Bits of a word's number; the bit of a lane's is `per_word` times as high.
-    bits = tuple(1 << k for k in range(n_words.bit_length() - 1))
     exchange_halves = make_exchange_halves(apart)
+
+    # Not loops: those with shuffles in them are not unrolled.
+    @device
+    def exchange_pair(is_upper, k, given):
+        """The k-th pair of words whose numbers differ in a bit."""
+        buffer, first, bit = given
+        low = first + ((k & -bit) << 1 | (k & (bit - 1)))
+        high = low + bit
+        a, b = buffer[low], buffer[high]
+        other = from_lane(a if is_upper else b, bit * per_word * apart)
+        buffer[low] = other if is_upper else a
+        buffer[high] = b if is_upper else other
+        return is_upper
+
+    exchange_pairs = repeated(exchange_pair, n_words // 2)
+
+    @device
+    def exchange_bit(sub, number, given):
+        """By a bit of a word's number; the bit of a lane's is `per_word` times as high."""
+        buffer, first = given
+        bit = 1 << number
+        exchange_pairs((sub & (bit * per_word)) != 0, 0, (buffer, first, bit))
+        return sub
+
+    exchange_words = repeated(exchange_bit, n_words.bit_length() - 1)
 
     @device
     def transpose(buffer, first):
@@ -53,15 +76,7 @@ def make_transpose(element: Element) -> Function:
         if per_word == 2:
             for k in range(0, n_words, 2):
                 exchange_halves(buffer, first + k, first + k + 1, sub & 1)
-        for bit in bits:
-            is_upper = (sub & (bit * per_word)) != 0
-            for k in range(n_words // 2):
-                low = first + ((k & -bit) << 1 | (k & (bit - 1)))
-                high = low + bit
-                a, b = buffer[low], buffer[high]
-                other = from_lane(a if is_upper else b, bit * per_word * apart)
-                buffer[low] = other if is_upper else a
-                buffer[high] = b if is_upper else other
+        exchange_words(sub, 0, (buffer, first))
 
     return transpose
 
