@@ -20,7 +20,7 @@ from fastxent import errors, options
 from fastxent.arrays import foreign, views
 from fastxent.arrays.torch import batches, gradients, maps, memory, refusals, second, storage
 from fastxent.arrays.torch.storage import DTYPES
-from fastxent.functions import FUNCTIONS, Arguments, Function, Role
+from fastxent.functions import FUNCTIONS, NUMBERS, Arguments, Function, Role
 from fastxent.records import LinearGrad
 from fastxent.results import Type
 
@@ -41,11 +41,15 @@ def compiled(eager: Callable[..., Any], function: Function, *args: Any, **kwargs
         from fastxent.arrays.torch.outside import outside
 
         return outside(eager, function, *args, **kwargs)
-    device = arguments[operator.inputs[0]].device
+    first = arguments[operator.inputs[0]]
     for name in operator.arrays:
         value = arguments[name]
-        if value is not None and not isinstance(value, torch.Tensor):
-            arguments[name] = torch.as_tensor(np.asarray(value), device=device)
+        if value is None or isinstance(value, torch.Tensor):
+            continue
+        if first.is_cuda:
+            arguments[name] = _filled(value, first)
+        else:
+            arguments[name] = torch.as_tensor(np.asarray(value), device=first.device)
     return _called(operator, arguments)
 
 
@@ -102,10 +106,17 @@ def _called(operator: "_Operator", arguments: Arguments) -> Any:
     return loss, *others
 
 
+def _filled(value: Any, first: torch.Tensor) -> torch.Tensor:
+    """A number beside tensors on a GPU, which is written there: nothing is copied."""
+    return torch.full((), float(value), dtype=torch.float64, device=first.device)
+
+
 def _constant(name: str, value: Any, first: torch.Tensor, role: Role) -> torch.Tensor:
     """A value that is no tensor as one on the first argument's device, a copy for the graph."""
+    if first.is_cuda and role in NUMBERS and isinstance(value, numbers.Real):
+        return _filled(value, first)
     array = foreign.array(value, name)
-    if not first.is_cpu and not refusals.is_virtual(first):
+    if first.is_cuda or not (first.is_cpu or refusals.is_virtual(first)):
         raise errors.host_value_beside(name, value, first.device)
     if not array.size and role is Role.TARGET and not isinstance(value, np.ndarray):
         array = array.astype(np.int64)  # an empty list has no type of its own
@@ -242,6 +253,9 @@ class _Operator:
             return False
         if refusals.may_have_tangents():
             return False
+        first = arguments[self.inputs[0]]
+        if not (first.is_cpu or first.is_cuda):
+            return False
         for name, types in self.types.items():
             value = arguments[name]
             if name in self.lists:
@@ -250,22 +264,28 @@ class _Operator:
                 n_missing = sum(part is None for part in parts)
                 if len(parts) != len(self.inputs) or len(tensors) + n_missing != len(parts):
                     return False
-                if any(tensor.requires_grad or not tensor.is_cpu for tensor in tensors):
+                if any(t.requires_grad or t.device != first.device for t in tensors):
                     return False
             elif types:
                 if type(value) not in types:
                     return False
             elif isinstance(value, torch.Tensor):
                 if (
-                    type(value) not in storage.ORDINARY or not value.is_cpu
+                    type(value) not in storage.ORDINARY or value.device != first.device
                     or value.layout != torch.strided
                     or value.requires_grad and name not in self.inputs
                 ):  # fmt: skip
                     return False
             elif isinstance(value, (list, tuple)) and not len(value):
                 return False
-        axis, rank = arguments.get("axis", -1), arguments[self.inputs[0]].ndim
+            elif value is not None and first.is_cuda and not self.takes_number(name, value):
+                return False
+        axis, rank = arguments.get("axis", -1), first.ndim
         return bool(-rank <= axis < rank)
+
+    def takes_number(self, name: str, value: Any) -> bool:
+        """Whether a value stands for an array beside arrays on a GPU: a number may."""
+        return self.function.roles[name] in NUMBERS and type(value) in (int, float)
 
     def schema(self) -> str:
         """The parameters of the function, in the language of torch.library.
@@ -287,6 +307,23 @@ class _Operator:
 
     def compute(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
         """The results."""
+        return list(_flat(memory.detached(self.function, self.call(args, kwargs))))
+
+    def compute_on_gpu(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
+        """The results on CUDA tensors: a launch plan of the call is run before views are made.
+
+        On PyTorch's current stream, from this thread. While that is captured labels are not checked
+        and nothing waits, so that the operators may stand in a CUDA graph.
+        """
+        arguments = self.call(args, kwargs)
+        first = arguments[self.inputs[0]]
+        results, key = memory.gpu().run_cached(self.function, arguments, first)
+        if results is None:
+            results = memory.detached(self.function, arguments, key=key)
+        return list(_flat(results))
+
+    def call(self, args: Any, kwargs: Arguments) -> Arguments:
+        """The arguments of the function, from those of the operator."""
         arguments, with_grads = self.bound(args, kwargs)
         if with_grads:
             arguments = gradients.without_half(self.function, arguments) | {"return_grad": True}
@@ -294,7 +331,7 @@ class _Operator:
             arguments["wrt"] = tuple(arguments["wrt"].split(","))
         for name in self.lists:
             arguments[name] = LinearGrad(*arguments[name])
-        return list(_flat(memory.detached(self.function, arguments)))
+        return arguments
 
     def results(self, found: list[Any], requested: list[str], arguments: Arguments) -> Any:
         """The operator's results as the function returns them."""
@@ -405,7 +442,7 @@ class _Operator:
                 needed = [ctx.needs_input_grad[self.names.index(n)] for n in self.inputs]
                 call["wrt"] = ",".join(itertools.compress(self.inputs, needed))
             if self.sums_rows(arguments):
-                call, up = gradients.weighted_rows(call, up), torch.ones(())
+                call, up = gradients.weighted_rows(call, up), up.new_ones(())
             _, *grads = getattr(torch.ops.fastxent, self.function.name)(**call, with_grads=True)
             saved = dict(zip(self.differentiated(call), grads, strict=True))
         axis = None if not up.ndim else gradients.rows_axis(self.function, arguments)
@@ -453,6 +490,7 @@ _LIBRARY = torch.library.Library("fastxent", "DEF")
 for _name, _new in _OPERATORS.items():
     _LIBRARY.define(_name + _new.schema(), tags=(torch.Tag.pt2_compliant_tag,))
     _LIBRARY.impl(_name, _new.compute, "CompositeExplicitAutograd")
+    _LIBRARY.impl(_name, _new.compute_on_gpu, "CUDA")
     torch.library.register_fake(f"fastxent::{_name}", _new.fake, lib=_LIBRARY)
     # As torch.library.register_autograd makes it: the only place where tangents can be seen.
     _kernel = make_autograd_impl(
