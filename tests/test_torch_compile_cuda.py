@@ -48,14 +48,17 @@ def library(tmp_path_factory):
 
 
 def test_training_steps_are_two_graphs_on_the_gpu(library):
-    """Forward and backward of each function, without a break and without a tensor elsewhere."""
+    """Forward and backward of each function, without a break and without a tensor elsewhere.
+
+    Transforms of torch.func likewise make nothing in host memory.
+    """
     done = subprocess.run(
         [sys.executable, HERE / "traced.py", *library],
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert not done.returncode, done.stderr
     found = json.loads(done.stdout)
-    assert len(found) >= 36
+    assert len(found) == 45
     assert {name: wrong for name, wrong in found.items() if wrong} == {}
 
 

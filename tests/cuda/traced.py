@@ -1,4 +1,4 @@
-"""Trace training steps on fake CUDA tensors with torch.compile; print what is wrong as JSON.
+"""Trace training steps and transforms on fake CUDA tensors; print what is wrong as JSON.
 
 `python traced.py [library]`: of `no_device.cpp`, for PyTorch's builds without CUDA, which has to be
 loaded before PyTorch.
@@ -16,6 +16,8 @@ import torch  # noqa: E402
 from torch._dynamo.backends.common import aot_autograd  # noqa: E402
 from torch._functorch.aot_autograd import make_boxed_func  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+
+import fastxent as fx  # noqa: E402
 
 graphs = []
 
@@ -58,6 +60,29 @@ def problems(function, x):
     return wrong + [text for graph in graphs for text in elsewhere(graph)]
 
 
+def transformed(x, y, soft):
+    """Transforms of torch.func over a batch of calls, by name, as calls without arguments."""
+    rows, one = soft.sum(-1), soft[0]
+    each_grad = torch.func.vmap(torch.func.grad(fx.cross_entropy))
+
+    def by(**options):
+        return torch.func.vmap(lambda x, y: fx.cross_entropy(x, y, **options))
+
+    return {
+        "gradients": lambda: each_grad(x, y),
+        "gradients of soft labels": lambda: each_grad(x, soft),
+        "normalizer": lambda: by(normalizer=2.0)(x, y),
+        "weights": lambda: by(weight=one[0], sample_weight=rows[0])(x, y),
+        "binary": lambda: torch.func.vmap(fx.binary_cross_entropy_with_logits)(x, soft),
+        "of nothing": lambda: torch.func.vmap(fx.binary_cross_entropy)(x[:, :0], soft[:, :0]),
+        "hessian": lambda: torch.func.hessian(fx.cross_entropy)(x[0], y[0]),
+        "along": lambda: torch.func.jvp(lambda x: fx.cross_entropy(x, y[0]), (one,), (one,))[1],
+        "linear": lambda: torch.func.jvp(
+            lambda x: fx.linear_cross_entropy(x, one, y[0], reduction="none"), (one,), (one,)
+        )[1],
+    }
+
+
 def main():
     sys.path.insert(0, str(Path(__file__).parents[1]))
     with FakeTensorMode():
@@ -72,6 +97,12 @@ def main():
                     found[f"{name}, {kind}"] = problems(function, cases.X.to(kind))
                 except Exception as error:
                     found[f"{name}, {kind}"] = [f"{type(error).__name__}: {error}"]
+        x, y = cases.X.expand(5, -1, -1).clone(), cases.Y.expand(5, -1).clone()
+        for name, call in transformed(x, y, x.softmax(-1)).items():
+            try:
+                found[name] = [] if call().is_cuda else ["not on the GPU"]
+            except Exception as error:
+                found[name] = [f"{type(error).__name__}: {error}"]
     print(json.dumps(found))
 
 

@@ -198,6 +198,8 @@ def _divide(function: Function, arguments: Arguments, batch: Batch, axis: int) -
         u = arguments["sample_weight"] = torch.as_tensor(u).expand(batch.size, *batch.shape)
     rows_rank = len(batch.shape)
     if normalizer is not None:
+        if isinstance(normalizer, (int, float)):  # written on a GPU, where a copy would wait
+            normalizer = torch.full((), normalizer, dtype=torch.float64, device=device)
         divisor = torch.as_tensor(normalizer, dtype=torch.float64, device=device)
         divisor = divisor.expand(batch.size)
     elif target.ndim > rows_rank + 1:  # class probabilities
