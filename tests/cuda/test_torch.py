@@ -230,6 +230,17 @@ def where(condition, a, b, select=torch.where):
     return select(condition, a, b)
 
 
+@pytest.mark.usefixtures("implementations")
+def test_the_first_argument_decides(monkeypatch):
+    """An operator may be taken to the GPU for another argument, beside logits in host memory."""
+    logits, labels = torch.randn(3, 9), torch.tensor([1, 0, 2])
+    monkeypatch.setattr(memory, "is_on_gpu", lambda tensor: tensor is not logits)
+    operator = operators._OPERATORS["cross_entropy"]
+    arguments = operator.defaults | {"logits": logits, "target": labels, "with_grads": False}
+    with pytest.raises(RuntimeError, match="NUMBA_DISABLE_JIT"):  # as the CPU is to compute
+        operator.compute_on_gpu(**arguments)
+
+
 CAPTURES = {
     "mean": lambda x, y: fx.cross_entropy(x, y),
     "by row": lambda x, y: fx.cross_entropy(x, y, reduction="none").square().sum(),

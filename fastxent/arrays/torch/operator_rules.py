@@ -30,7 +30,9 @@ class Operator(OperatorArguments):
         """
         arguments = self.call(args, kwargs)
         first = arguments[self.inputs[0]]
-        results, key = memory.gpu().run_cached(self.function, arguments, first)
+        results, key = None, None
+        if memory.is_on_gpu(first):  # if not, another argument is, and is refused
+            results, key = memory.gpu().run_cached(self.function, arguments, first)
         if results is None:
             results = memory.detached(self.function, arguments, key=key)
         return list(_flat(results))
