@@ -302,6 +302,11 @@ traced_by_jax = Text(
     "program call fastxent.integrations.jax",
 )
 elsewhere = Text(TypeError, "{name} is on {where}, expected an array in host memory here")
+jax_on_gpu = Text(
+    TypeError,
+    "{name} is a JAX array on {where}, expected one in host memory: give cupy.from_dlpack of it, "
+    "and take the result by jax.dlpack.from_dlpack",
+)
 unreadable_export = Text(
     TypeError,
     "{name} must be an array that NumPy reads by DLPack, got {value.__class__.__name__}: {reason}",

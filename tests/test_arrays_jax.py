@@ -1,11 +1,15 @@
 """JAX arrays: the same kind out, the numbers NumPy gets; traced ones and buffers are refused."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import fastxent as fx
 
 jax = pytest.importorskip("jax", reason="JAX is optional: pip install jax")
+from fastxent.arrays.jax import _check  # noqa: E402 - wants JAX
+
 jnp = jax.numpy
 
 X = np.float32([[2.0, 1.0, 0.1], [0.1, 2.0, 1.9], [-1.0, 0.5, 3.0], [0.3, 0.2, -0.4]])
@@ -60,6 +64,13 @@ def test_what_is_refused():
     for buffer in (jnp.empty_like(x), np.empty_like(X)):
         with pytest.raises(ValueError, match="grad_out must be None"):
             fx.cross_entropy(x, Y, grad_out=buffer)
+    for platform, words in (
+        ("gpu", "logits is a JAX array on .*give cupy.from_dlpack"),
+        ("tpu", "logits is on .*in host memory"),
+    ):
+        there = SimpleNamespace(devices=lambda: [SimpleNamespace(platform=platform)])  # noqa: B023
+        with pytest.raises(TypeError, match=words):
+            _check("logits", there)
     with pytest.raises(ValueError, match="grad_out must be a numpy.ndarray"):
         fx.cross_entropy(X, Y, grad_out=jnp.empty_like(x))
     with pytest.raises(TypeError, match="positional argument"):

@@ -1031,7 +1031,7 @@ def test_small_autograd(torch, kind, name, rng):
 
 
 def test_small_graphs_of_autograd_as_on_the_cpu(torch, rng):
-    """What is asked for beside a loss is detached; there is no second derivative."""
+    """What is asked for beside a loss is detached; there is a second derivative, and no third."""
     lib = made("torch")
     x = lib.put(rng.standard_normal((4, 9)), "float32").requires_grad_()
     y = lib.put(rng.integers(0, 9, 4))
@@ -1041,8 +1041,13 @@ def test_small_graphs_of_autograd_as_on_the_cpu(torch, rng):
     torch.testing.assert_close(x.grad, grad)
     loss.backward()
     torch.testing.assert_close(x.grad, 2 * grad)
-    with pytest.raises(RuntimeError, match="second derivative"):
-        torch.autograd.grad(fx.cross_entropy(x, y), x, create_graph=True)
+    vector = lib.put(rng.standard_normal((4, 9)), "float32")
+    (slope,) = torch.autograd.grad(fx.cross_entropy(x, y), x, create_graph=True)
+    (product,) = torch.autograd.grad((slope * vector).sum(), x, create_graph=True)
+    want = fx.cross_entropy_hvp(x.detach(), y, vector)
+    torch.testing.assert_close(product.detach(), want, rtol=1e-5, atol=1e-6)
+    with pytest.raises(RuntimeError, match="third derivative"):
+        product.sum().backward()
     with pytest.raises(TypeError, match="weight must not require grad"):
         fx.cross_entropy(x, y, weight=torch.ones(9, device=CUDA, requires_grad=True))
     with pytest.raises(ValueError, match="grad_out must not require grad"):
@@ -1066,3 +1071,145 @@ def test_a_linear_layer_learns_the_same(torch, rng):
     torch.nn.functional.cross_entropy(logits, y).backward()
     for name in mine:
         torch.testing.assert_close(mine[name].grad, its[name].grad, rtol=1e-9, atol=1e-12)
+
+
+# --- training steps in torch.compile's graph and in CUDA graphs -----------------------------
+
+STEPS = {
+    "mean": lambda x, y: fx.cross_entropy(x, y),
+    "by row": lambda x, y: fx.cross_entropy(x, y, reduction="none").square().sum(),
+    "options": lambda x, y: fx.cross_entropy(
+        x, y, weight=x[0].detach().exp(), label_smoothing=0.1, z_loss=0.01, normalizer=5.0),
+    "binary": lambda x, y: fx.binary_cross_entropy_with_logits(x, x.detach().sigmoid()),
+    "softmax": lambda x, y: (fx.softmax(x).square() + fx.log_softmax(x, axis=0)).mean(),
+    "logsumexp": lambda x, y: fx.logsumexp(x).mean() + fx.entropy(x).mean(),
+    "linear": lambda x, y: fx.linear_cross_entropy(x[:, :8], x[:, :8].cos(), y % len(x)),
+    "linear by row": lambda x, y: fx.linear_cross_entropy(
+        x[:, :8], x[:, :8].cos(), y % len(x), reduction="none").square().sum(),
+}  # fmt: skip
+each_step = pytest.mark.parametrize("name", STEPS)
+
+
+def drawn(torch, rng, kind="float32"):
+    """Logits that require grad, and labels."""
+    lib = made("torch")
+    x, y = lib.put(rng.standard_normal((16, 300)), kind), lib.put(rng.integers(0, 300, 16))
+    return x.requires_grad_(), y
+
+
+def loss_and_gradient(torch, step, x, y):
+    loss = step(x, y)
+    return loss.detach(), torch.autograd.grad(loss, x)[0]
+
+
+@pytest.fixture
+def dynamo(torch):
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@each_step
+def test_small_compiled_steps(torch, dynamo, kind, name, rng):
+    """One graph, with the loss and the gradient of the eager call."""
+    compiled = torch.compile(STEPS[name], backend="aot_eager", fullgraph=True)
+    for _ in range(3):  # from the second time on by the cached plan
+        x, y = drawn(torch, rng, kind)
+        got = loss_and_gradient(torch, compiled, x, y)
+        want = loss_and_gradient(torch, STEPS[name], x, y)
+        assert got[1].dtype == x.dtype and got[1].device == x.device
+        for one, other in zip(got, want, strict=True):
+            scale = float(other.abs().max())
+            torch.testing.assert_close(one, other, rtol=LOOSE[kind], atol=LOOSE[kind] * scale)
+
+
+def test_small_compiled_steps_check_their_labels(torch, dynamo, rng):
+    """An IndexError names the first label that is no class, as in an eager call."""
+    compiled = torch.compile(STEPS["mean"], backend="aot_eager", fullgraph=True)
+    for _ in range(2):
+        x, y = drawn(torch, rng)
+        compiled(x, y)
+        y[7] = 300
+        with pytest.raises(IndexError, match=r"target\[7\]"):
+            compiled(x, y)
+
+
+def test_compiled_steps_follow_the_current_stream(torch, dynamo, rng):
+    """Forward and backward are behind what the stream still makes, without a wait of the host."""
+    compiled = torch.compile(
+        lambda x, y: fx.cross_entropy(x, y, check_target=False), backend="aot_eager", fullgraph=True
+    )
+    source, y = drawn(torch, rng)
+    want = loss_and_gradient(torch, compiled, source, y)
+    torch.cuda.synchronize()
+    for stream in (torch.cuda.Stream(), torch.cuda.Stream()):
+        with torch.cuda.stream(stream):
+            x, made_now = torch.zeros_like(source), torch.cuda.Event()
+            torch.cuda._sleep(2_000_000_000)
+            x.copy_(source.detach())
+            made_now.record()
+            got = loss_and_gradient(torch, compiled, x.requires_grad_(), y)
+            assert not made_now.query()
+        torch.cuda.synchronize()
+        for one, other in zip(got, want, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@each_step
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_training_steps_are_captured(torch, dynamo, is_compiled, name, rng):
+    """A CUDA graph of forward and backward computes, when replayed, from what is there then."""
+    step = STEPS[name]
+    if is_compiled:
+        step = torch.compile(step, backend="aot_eager", fullgraph=True)
+    x, y = drawn(torch, rng)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # kernels are loaded before anything is recorded
+        for _ in range(3):
+            step(x, y).backward()
+            x.grad = None
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = step(x, y)
+        loss.backward()  # x.grad is None, so it is of the graph's memory
+    for _ in range(3):
+        new_x, new_y = drawn(torch, rng)
+        with torch.no_grad():
+            x.copy_(new_x)
+            y.copy_(new_y)
+        graph.replay()
+        want = loss_and_gradient(torch, STEPS[name], new_x, new_y)
+        for one, other in zip((loss.detach(), x.grad), want, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6 * float(other.abs().max()))
+    if name == "mean":
+        y[3] = 300  # not checked: its row is nan, and no other
+        graph.replay()
+        assert x.grad.isnan().all(1).nonzero().tolist() == [[3]]
+        assert not x.grad[2].isnan().any()
+
+
+@each_step
+def test_compiled_steps_are_recorded(torch, dynamo, name, rng):
+    """mode="reduce-overhead" records forward and backward in CUDA graphs, and replays them."""
+    pytest.importorskip("triton", reason="torch.compile's backend for GPUs needs Triton")
+    from torch._inductor import config, cudagraph_trees
+
+    compiled = torch.compile(STEPS[name], mode="reduce-overhead", fullgraph=True)
+    with config.patch("triton.cudagraph_or_error", True):  # nothing keeps it from recording
+        for _ in range(5):  # warmed up, recorded, replayed
+            torch.compiler.cudagraph_mark_step_begin()
+            x, y = drawn(torch, rng)
+            got = [part.clone() for part in loss_and_gradient(torch, compiled, x, y)]
+            want = loss_and_gradient(torch, STEPS[name], x, y)
+            for one, other in zip(got, want, strict=True):
+                scale = float(other.abs().max())
+                torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6 * scale)
+        manager = cudagraph_trees.get_manager(x.device.index, create_if_none_exists=False)
+        assert manager is not None and any(manager.roots.values())
+        if name == "mean":  # recorded without the check of labels
+            torch.compiler.cudagraph_mark_step_begin()
+            x, y = drawn(torch, rng)
+            y[3] = 300
+            assert loss_and_gradient(torch, compiled, x, y)[1][3].isnan().all()

@@ -139,9 +139,9 @@ DEVICES = {
 # Within the family of PyTorch's tensors likewise.
 WITHIN_TORCH = {
     "__init__": ["operators", "functional", "autograd", "memory", "refusals"],
-    "operators": [
-        *"outside batches gradients maps memory refusals second storage foreign functional".split()
-    ],
+    "operators": [*"operator_arguments operator_rules outside memory refusals functional".split()],
+    "operator_arguments": ["foreign", "refusals", "storage"],
+    "operator_rules": [*"operator_arguments batches gradients maps memory refusals second".split()],
     "outside": ["memory"],
     "functional": ["batches", "gradients", "maps", "second"],
     "autograd": [*"held maps batches gradients memory refusals second outside".split()],

@@ -19,6 +19,7 @@ Y = torch.tensor([1, 0, 2, 2])
 SOFT = torch.tensor([[0.2, 0.8, 0.0], [1.0, 0.0, 0.0], [0.3, 0.3, 0.4], [0.1, 0.1, 0.1]])
 W = torch.linspace(-1, 2, 15).view(5, 3)
 LABELS = torch.tensor([1, 0, 4, 2])
+BIAS, ROWS = torch.ones(5), torch.arange(4.0)
 OPTIONS = {
     "weight": [1.0, 2.0, 0.5], "sample_weight": torch.tensor([1.0, 2.0, 0.0, 0.5]),
     "label_smoothing": 0.1, "z_loss": 0.01, "logit_scale": 1.5, "softcap": 20.0,
@@ -42,8 +43,8 @@ FUNCTIONS = {
     "binary by row": lambda x: fx.binary_cross_entropy_with_logits(x, SOFT, reduction="none"),
     "binary of probabilities": lambda x: fx.binary_cross_entropy(x * 0.1 + 0.4, SOFT),
     "categorical": lambda x: fx.categorical_cross_entropy(x * 0.1 + 0.4, Y, eps=0.1),
-    "linear": lambda x: linear(x, linear_bias=torch.ones(5)),
-    "linear by row": lambda x: linear(x, reduction="none", sample_weight=torch.arange(4.0)),
+    "linear": lambda x: linear(x, linear_bias=BIAS),
+    "linear by row": lambda x: linear(x, reduction="none", sample_weight=ROWS),
     "everything linear": lambda x: linear(x, return_grad=True, return_lse=True),
     "softmax": lambda x: fx.softmax(x, axis=0),
     "log_softmax": fx.log_softmax,

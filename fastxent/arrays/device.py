@@ -10,7 +10,7 @@ from fastxent.cuda import driver
 from fastxent.device_array import DeviceArray, Queue
 from fastxent.functions import ARRAYS, NUMBERS, Arguments, Function, Role
 
-# Columns are counted in 32 bits, with room for those beyond the last.
+# Columns are counted in 32 bits, with room for those beyond the last; elements in 64.
 LONGEST = 2**31 - 2**17
 
 _HOLD_ARRAYS = ARRAYS | {Role.BUFFER}
@@ -35,7 +35,17 @@ def views_of(function: Function, arguments: Arguments, view: View) -> Arguments:
             result[name] = value
         else:
             result[name] = _checked(name, value, view, queue)
+    if function.has_rows:
+        _check_lengths(result)
     return result
+
+
+def _check_lengths(arguments: Arguments) -> None:
+    """Raise for an array with a longer axis than kernels on rows can count along."""
+    for name, value in arguments.items():
+        for array in views.parts(value):
+            if isinstance(array, DeviceArray) and max(array.shape, default=0) > LONGEST:
+                raise errors.too_long(name, LONGEST)
 
 
 def _checked(name: str, value: Any, view: View, queue: Queue | None = None) -> DeviceArray:
@@ -50,8 +60,6 @@ def _checked(name: str, value: Any, view: View, queue: Queue | None = None) -> D
         size = array.dtype.itemsize
         if array.address % size or any(step % size for step in array.strides):
             raise errors.misaligned(name, size)
-    if array.shape and max(array.shape) > LONGEST:
-        raise errors.too_long(name, LONGEST)
     if queue is not None:
         device, stream = queue.place
         if array.place.device != device and array.size:

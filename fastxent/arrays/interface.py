@@ -27,12 +27,20 @@ def call(function: Function, *args: Any, **kwargs: Any) -> Any:
 
 
 def view(value: Any) -> DeviceArray | None:
-    """A view of an array in GPU memory; None for anything else."""
-    if hasattr(value, "__cuda_array_interface__"):
-        return _described(value, value.__cuda_array_interface__)
+    """A view of an array in GPU memory; None for anything else.
+
+    Before version 3 CUDA's array interface names no stream: then DLPack, where there is both, waits
+    for what is still being written.
+    """
+    interface = getattr(value, "__cuda_array_interface__", None)
+    if interface is not None and interface["version"] >= 3:
+        return _described(value, interface)
     if hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] in views.ON_GPU:
-        return _exported(value)
-    return None
+        array = _exported(value)
+        if interface is not None and interface["data"][1]:  # which a capsule may not say
+            array.writeable = False
+        return array
+    return None if interface is None else _described(value, interface)
 
 
 def _described(value: Any, interface: dict[str, Any]) -> DeviceArray:

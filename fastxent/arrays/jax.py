@@ -31,5 +31,8 @@ def call(function: Function, *args: Any, **kwargs: Any) -> Any:
 def _check(name: str, value: Any) -> None:
     if isinstance(value, jax.core.Tracer):
         raise errors.traced_by_jax(name)
-    if any(device.platform != "cpu" for device in value.devices()):
+    platforms = {device.platform for device in value.devices()}
+    if "gpu" in platforms:  # docs/gpu.md says why
+        raise errors.jax_on_gpu(name, str(value.devices()))
+    if platforms != {"cpu"}:
         raise errors.elsewhere(name, str(value.devices()))

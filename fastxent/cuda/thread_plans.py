@@ -30,6 +30,7 @@ RESIDENT = {1: 768, 2: 768, 4: 768, 8: 768, 16: 512}
 # Rows that clusters would stream: threads, and what each holds by the bytes of an element. With
 # half the threads each has twice the registers.
 WIDE_OPTIONS, WIDE_SOFTMAX = {4: (256, 64), 2: (512, 32)}, {4: (256, 128)}
+WIDE_OLDER: dict[int, tuple[int, int]] = {4: (256, 32)}  # where there are no clusters
 SMALL_BLOCK = 128  # the threads of a block, for rows that take fewer
 COLUMN_BLOCK = 128  # the same for rows in columns
 SHORT_COLUMNS = 1024  # classes that a block holds at most
@@ -105,7 +106,8 @@ def plan_of_options(
 ) -> ThreadPlan:
     """The plan with options or further outputs, on clusters of at most so many blocks."""
     plan = plan_of(item, n_classes, vectorised, MAX_PER_THREAD_OPTIONS, older, columns)
-    return _clustered_or_wide(plan, item, n_classes, largest, WIDE_OPTIONS)
+    wide = WIDE_OLDER if older else WIDE_OPTIONS
+    return _clustered_or_wide(plan, item, n_classes, largest, wide)
 
 
 @functools.cache
@@ -115,7 +117,7 @@ def plan_of_softmax(
     """The plan for softmax, on clusters of at most so many blocks."""
     limit = _max_per_thread_of_softmax(item, older)
     plan = plan_of(item, n_classes, vectorised, limit, older, columns)
-    plan = _clustered_or_wide(plan, item, n_classes, largest, WIDE_SOFTMAX)
+    plan = _clustered_or_wide(plan, item, n_classes, largest, {} if older else WIDE_SOFTMAX)
     # Of half precision the code without streaming spills on clusters.
     return plan._replace(streamed=True) if item.size == 2 and plan.cluster > 1 else plan
 
@@ -128,7 +130,7 @@ def _clustered_or_wide(
     Their code can stream, whether a row needs it or not: so there is one kernel.
     """
     shared = clustered(plan, item, n_classes, largest)
-    if not shared.streamed or shared.cluster == 1 or not plan.vectorised or item.size not in wide:
+    if not shared.streamed or not plan.vectorised or plan.columns or item.size not in wide:
         return shared
     threads, limit = wide[item.size]
     plan = plan._replace(threads=threads, vectors=limit // item.width, blocks=1)
@@ -161,7 +163,8 @@ def plan_of_entropy(
     """The plan for entropy and its gradient, on clusters of at most so many blocks."""
     limit = MAX_PER_THREAD_OPTIONS
     plan = _plan_of_exact_sums(item, n_classes, vectorised, limit, older, columns, 1)
-    return _clustered_or_wide(plan, item, n_classes, largest, WIDE_OPTIONS)
+    wide = {} if older else WIDE_OPTIONS
+    return _clustered_or_wide(plan, item, n_classes, largest, wide)
 
 
 def _plan_of_exact_sums(

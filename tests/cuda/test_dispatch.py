@@ -16,9 +16,11 @@ import simulator as sim
 import small  # noqa: F401 - few threads
 
 import fastxent as fx
+from fastxent.arrays import interface
 from fastxent.cuda import jit, softmax_kernels
 from fastxent.cuda.elements import element
 from fastxent.cuda.groups import ThreadPlan
+from fastxent.device_array import DeviceArray
 from fastxent.records import Place
 
 ROOT = Path(fx.__file__).parents[1]
@@ -108,6 +110,38 @@ def test_kernels_are_launched_on_the_stream_of_the_first_argument():
     assert set(sim.places) == {Place(0, 5)}
     assert sim.waited == [Place(0, 5)]
     assert sim.followed[:4] == [(Place(0, 5), stream) for stream in (6, 7, 8, 4)]
+
+
+class WithoutStream(sim.Array):
+    """Memory by version 2 of CUDA's array interface, which has no stream, and by DLPack."""
+
+    @property
+    def __cuda_array_interface__(self):
+        described = super().__cuda_array_interface__
+        del described["stream"]
+        return described | {"version": 2}
+
+    def __dlpack_device__(self):
+        return 2, 0
+
+
+def test_arrays_that_name_no_stream(monkeypatch):
+    """DLPack orders them with the legacy stream, for which that of the call waits.
+
+    What is read-only by the one description is so by both.
+    """
+    monkeypatch.setattr(interface, "_exported", lambda value: DeviceArray(
+        value, value.array.ctypes.data, value.array.shape, None, value.array.dtype, Place(0, 1),
+        interface._library_of(value),
+    ))  # fmt: skip
+    sim.followed.clear()
+    fx.cross_entropy(on_stream(logits(2, 5), 5), WithoutStream(labels(0, 4).array))
+    assert sim.followed == [(Place(0, 5), 1)]
+    out = WithoutStream(logits(2, 5).array)
+    assert fx.softmax(logits(2, 5), out=out) is out
+    out.array.flags.writeable = False
+    with pytest.raises(ValueError, match="^out must be writeable"):
+        fx.softmax(logits(2, 5), out=out)
 
 
 def test_legacy_streams():

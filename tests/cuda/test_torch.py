@@ -12,9 +12,11 @@ from fastxent.arrays import plans
 from fastxent.records import Place
 
 torch = pytest.importorskip("torch", reason="PyTorch is optional: pip install torch")
-gpu, memory = (
-    importlib.import_module(f"fastxent.arrays.torch.{name}") for name in ("gpu", "memory")
+gpu, memory, operators = (
+    importlib.import_module(f"fastxent.arrays.torch.{name}")
+    for name in ("gpu", "memory", "operators")
 )
+CAPTURED = Place(0, 77)  # a stream that the simulator takes for captured
 
 
 @pytest.fixture(autouse=True)
@@ -176,3 +178,114 @@ def test_what_is_in_host_memory_is_refused():
     """An array beside tensors on the GPU."""
     with pytest.raises(TypeError, match="target is in host memory"):
         fx.cross_entropy(torch.randn(2, 3), np.array([0, 1]))
+
+
+# --- in torch.compile's graph, and in a CUDA graph ------------------------------------------
+
+
+@pytest.fixture
+def implementations():
+    """The operators compute on tensors of the CPU as they do on those of a GPU."""
+    library = torch.library.Library("fastxent", "IMPL")
+    for name, operator in operators._OPERATORS.items():
+        library.impl(name, operator.compute_on_gpu, "CPU")
+    torch._dynamo.reset()
+    yield
+    library._destroy()
+
+
+def compiled(function):
+    return torch.compile(function, backend="aot_eager", fullgraph=True)
+
+
+@pytest.mark.usefixtures("implementations")
+def test_a_compiled_training_step():
+    """One graph with the results of the eager call; from the second call on by its launch plan."""
+    weight = torch.rand(9)
+
+    def step(logits, target):
+        return fx.cross_entropy(logits, target, weight=weight, normalizer=2.0, z_loss=0.1)
+
+    for number in range(3):
+        logits, target = torch.randn(4, 9, requires_grad=True), torch.randint(9, (4,))
+        want = step(logits, target)
+        (slope,) = torch.autograd.grad(3 * want, logits)
+        before = len(plans._plans), len(sim.waited)
+        loss = compiled(step)(logits, target)
+        assert type(loss.grad_fn).__name__ == "CompiledFunctionBackward"
+        (grad,) = torch.autograd.grad(3 * loss, logits)
+        assert torch.equal(loss, want)
+        close(grad, slope, 1e-6)
+        assert len(plans._plans) - before[0] == (number == 0)
+        assert len(sim.waited) - before[1] == 1  # for labels
+    assert set(sim.places[-4:]) == {Place(0, 5)}
+    logits, target = torch.randn(4, 9, requires_grad=True), torch.tensor([0, 1, 9, 2])
+    with pytest.raises(IndexError, match=r"target\[2\]"):
+        compiled(step)(logits, target)
+
+
+def where(condition, a, b, select=torch.where):
+    """PyTorch's, but that it copies a number to the GPU and waits for that."""
+    assert isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)
+    return select(condition, a, b)
+
+
+@pytest.mark.usefixtures("implementations")
+def test_the_first_argument_decides(monkeypatch):
+    """An operator may be taken to the GPU for another argument, beside logits in host memory."""
+    logits, labels = torch.randn(3, 9), torch.tensor([1, 0, 2])
+    monkeypatch.setattr(memory, "is_on_gpu", lambda tensor: tensor is not logits)
+    operator = operators._OPERATORS["cross_entropy"]
+    arguments = operator.defaults | {"logits": logits, "target": labels, "with_grads": False}
+    with pytest.raises(RuntimeError, match="NUMBA_DISABLE_JIT"):  # as the CPU is to compute
+        operator.compute_on_gpu(**arguments)
+
+
+CAPTURES = {
+    "mean": lambda x, y: fx.cross_entropy(x, y),
+    "by row": lambda x, y: fx.cross_entropy(x, y, reduction="none").square().sum(),
+    "smoothed": lambda x, y: fx.cross_entropy(x, y, label_smoothing=0.1, normalizer=3.0),
+    "binary": lambda x, y: fx.binary_cross_entropy_with_logits(x, x.detach().sigmoid()),
+    "softmax": lambda x, y: fx.softmax(x).square().sum() + fx.logsumexp(x, axis=0).sum(),
+    "entropy": lambda x, y: fx.entropy(x).sum(),
+    "linear": lambda x, y: fx.linear_cross_entropy(x[:, :5], x[:, 5:].T @ x[:, :5], y % 4),
+}
+
+
+@pytest.mark.usefixtures("implementations")
+@pytest.mark.parametrize("is_compiled", [False, True])
+@pytest.mark.parametrize("name", CAPTURES)
+def test_a_captured_training_step(name, is_compiled, monkeypatch):
+    """Forward and backward wait for nothing, with the numbers of a step that is not captured."""
+    step = CAPTURES[name]
+    logits, target = torch.randn(4, 9, requires_grad=True), torch.randint(9, (4,))
+    want = step(logits, target)
+    (slope,) = torch.autograd.grad(want, logits)
+    monkeypatch.setattr(gpu, "place_of", lambda tensor: CAPTURED)
+    if not is_compiled:  # a compiled one has no numbers in place of tensors
+        monkeypatch.setattr(torch, "where", where)
+    known = dict(plans._plans)
+    sim.waited.clear()
+    sim.places.clear()
+    loss = (compiled(step) if is_compiled else step)(logits, target)
+    (grad,) = torch.autograd.grad(loss, logits)
+    assert sim.waited == [] and set(sim.places) == {CAPTURED}
+    assert plans._plans == known  # a plan that checks no labels would be none for later calls
+    close(loss, want, 1e-6)
+    close(grad, slope, 1e-5)
+
+
+@pytest.mark.usefixtures("implementations")
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_bad_labels_while_capturing(is_compiled, monkeypatch):
+    """They make their rows nan; the others are as ever."""
+    logits, target = torch.randn(3, 9, requires_grad=True), torch.tensor([1, 9, 2])
+    monkeypatch.setattr(gpu, "place_of", lambda tensor: CAPTURED)
+
+    def step(logits, target):
+        return fx.cross_entropy(logits, target, reduction="none")
+
+    losses = (compiled(step) if is_compiled else step)(logits, target)
+    (grad,) = torch.autograd.grad(losses.sum(), logits)
+    assert losses.isnan().tolist() == [False, True, False]
+    assert grad.isnan().all(1).tolist() == [False, True, False]

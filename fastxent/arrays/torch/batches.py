@@ -105,7 +105,7 @@ class Batch:
         if self.shape:
             rows = rows.flatten(1).sum(1, dtype=torch.float64).to(rows.dtype)
         if is_loss and self.active is not None:
-            rows = torch.where(self.active, rows, torch.nan)
+            rows = rows.masked_fill(~self.active, torch.nan)
         return rows
 
     def by_rows(self, up: torch.Tensor, dim: int | None) -> torch.Tensor:
@@ -181,12 +181,13 @@ def folded(call: Call, size: int, dims: Sequence[int | None], tensors: Any) -> B
 
 def _divide(function: Function, arguments: Arguments, batch: Batch, axis: int) -> None:
     """Put each loss's divisor into the weights of its rows or elements."""
+    device = arguments[function.first].device
     if not function.has_rows:
         n = 1
         for length in batch.shape:
             n *= length
         if not n:
-            batch.active = torch.zeros((), dtype=torch.bool)
+            batch.active = torch.zeros((), dtype=torch.bool, device=device)
         elif n > 1:
             weight = arguments.get("weight")
             arguments["weight"] = (1.0 if weight is None else weight) / n
@@ -197,10 +198,13 @@ def _divide(function: Function, arguments: Arguments, batch: Batch, axis: int) -
         u = arguments["sample_weight"] = torch.as_tensor(u).expand(batch.size, *batch.shape)
     rows_rank = len(batch.shape)
     if normalizer is not None:
-        divisor = torch.as_tensor(normalizer, dtype=torch.float64).expand(batch.size)
+        if isinstance(normalizer, (int, float)):  # written on a GPU, where a copy would wait
+            normalizer = torch.full((), normalizer, dtype=torch.float64, device=device)
+        divisor = torch.as_tensor(normalizer, dtype=torch.float64, device=device)
+        divisor = divisor.expand(batch.size)
     elif target.ndim > rows_rank + 1:  # class probabilities
         if u is None:
-            counted = torch.ones(batch.size, *batch.shape, dtype=torch.float64)
+            counted = torch.ones(batch.size, *batch.shape, dtype=torch.float64, device=device)
         else:
             counted = u.double()
     else:
@@ -213,15 +217,17 @@ def _divide(function: Function, arguments: Arguments, batch: Batch, axis: int) -
         counted = (torch.ones_like(labels) if active is None else active).double()
         if weight is not None:
             w = torch.as_tensor(weight).double()
-            counted = torch.where(counted == 0, 0.0, w[labels.clamp(0, max(len(w) - 1, 0))])
+            counted = w[labels.clamp(0, max(len(w) - 1, 0))].masked_fill(counted == 0, 0.0)
         if u is not None:
-            counted = torch.where((counted == 0) | (u == 0), 0.0, counted * u)
+            counted = (counted * u).masked_fill((counted == 0) | (u == 0), 0.0)
     if divisor is None:
         divisor = counted.flatten(1).sum(1) if rows_rank else counted
     batch.active = divisor != 0
-    scale = torch.where(batch.active, 1.0 / divisor, 0.0)
+    scale = (1.0 / divisor).masked_fill(divisor == 0, 0.0)
     scale = scale.reshape(batch.size, *[1] * rows_rank).expand(batch.size, *batch.shape)
-    arguments["sample_weight"] = scale if u is None else torch.where(u == 0, 0.0, u * scale)
+    if u is not None:
+        scale = (u * scale).masked_fill(u == 0, 0.0)
+    arguments["sample_weight"] = scale
 
 
 def one_by_one(node: Any, size: int, dims: Sequence[Any], *args: Any) -> tuple[Any, Any]:

@@ -93,9 +93,10 @@ def product(grad: Any, factor: Any, in_place: bool) -> Any:
 def masked_product(grad: Any, factor: Any) -> Any:
     """The same in new memory, but 0 where the gradient is 0, as in ignored rows.
 
-    A factor of inf or nan would make these nan.
+    A factor of inf or nan would make these nan. On a GPU torch.where would copy its number there,
+    which waits and cannot be captured; masked_fill_ has it among a kernel's arguments.
     """
-    return torch.where(grad == 0, 0.0, grad * factor)
+    return (grad * factor).masked_fill_(grad == 0, 0.0)
 
 
 def gradients(
@@ -124,5 +125,5 @@ def weighted_rows(arguments: Arguments, up: torch.Tensor) -> Arguments:
     weight, own = up.double(), arguments.get("sample_weight")
     if own is not None:
         own = own if isinstance(own, torch.Tensor) else torch.from_numpy(np.array(own, float))
-        weight = torch.where(own == 0, 0.0, weight * own)  # ignored, whatever the gradient
+        weight = (weight * own).masked_fill_(own == 0, 0.0)  # ignored, whatever the gradient
     return arguments | {"sample_weight": weight, "reduction": "sum"}

@@ -67,18 +67,18 @@ def _log_probs(arguments: Arguments, grad: torch.Tensor) -> torch.Tensor:
     labels = arguments["target"].long()
     ignored, weight = arguments.get("ignore_index", -100), arguments.get("weight")
     u, n_classes = arguments.get("sample_weight"), grad.shape[axis]
-    labels = labels if ignored is None else torch.where(labels == ignored, -1, labels)
+    labels = labels if ignored is None else labels.masked_fill(labels == ignored, -1)
     active, y = labels >= 0, labels.clamp(min=0)
     scale = active.double()
     if weight is not None:
         scale = scale * torch.as_tensor(weight, device=grad.device).double()[y]
     if u is not None:
         u = torch.as_tensor(u, device=grad.device)
-        scale = torch.where(u == 0, 0.0, scale * u)
+        scale = (scale * u).masked_fill_(u == 0, 0.0)
     if arguments.get("reduction", "mean") == "mean":
         divisor = arguments.get("normalizer")
         scale = scale / (scale.sum() if divisor is None else divisor)
     scale, y = scale.to(grad.dtype).unsqueeze(axis), y.unsqueeze(axis)
     found = grad / scale
     of_target = torch.log1p(found.gather(axis, y)) if n_classes else found
-    return torch.where(scale == 0, 0.0, found.log_().scatter_(axis, y, of_target))
+    return found.log_().scatter_(axis, y, of_target).masked_fill(scale == 0, 0.0)

@@ -107,7 +107,7 @@ def _widened(tensor: Any) -> Any:
 def _entropy_gradient(x: torch.Tensor, axis: int) -> torch.Tensor:
     """p·(d - Σ p·d) with d = m - x: -p·(log p + H), whose log s cancels. 0 where p = 0."""
     p = torch.softmax(x, axis)
-    d = torch.where(p == 0, 0.0, x.detach().amax(axis, keepdim=True) - x)
+    d = (x.detach().amax(axis, keepdim=True) - x).masked_fill(p == 0, 0.0)
     return p * (d - (p * d).sum(axis, keepdim=True))
 
 

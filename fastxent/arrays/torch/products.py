@@ -139,7 +139,7 @@ def _of_probabilities(
     if function is CATEGORICAL:
         (grad,) = gradients(function, arguments | {first: p}, up, (first,))
         clipped = p.clamp(min=floor) if eps is None else p.clamp(floor, 1 - floor)
-        return torch.where(grad == 0, 0.0, -grad / clipped * vector)
+        return (-grad / clipped * vector).masked_fill(grad == 0, 0.0)
     ones = arguments | {first: p, "weight": None, "reduction": "sum"}
     kind = p.dtype
     by_one, by_zero = (
@@ -157,4 +157,4 @@ def _of_probabilities(
 
 def _times(coefficient: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """A product that is 0 where the coefficient is."""
-    return torch.where(coefficient == 0, 0.0, coefficient * value)
+    return (coefficient * value).masked_fill(coefficient == 0, 0.0)
