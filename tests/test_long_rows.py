@@ -1,0 +1,44 @@
+"""Sums over long rows of equal terms, on the CPU: within the specification's bounds at any length."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+from conftest import Bounds
+from long_rows import CASES, Setup, largest_share
+
+import fastxent as fx
+
+
+def setup_of(own, layout, n_classes):
+    """Chains of a whole row in one lane, of a row in the lanes of vectors, and of parts of these."""
+
+    def call(name, *args, **options):
+        arrays = (layout(a) if a.ndim == 2 else a for a in args)
+        return getattr(fx, name)(*arrays, **options)
+
+    compute = np.float64 if own is np.float64 else np.float32
+    chains = [n_classes // k for k in (1, 8, 16, 64, 256, 1024)]
+    chains = tuple(length for length in chains if 4 < length <= 2**15)
+    return Setup(call, Bounds, own, compute, n_classes, chains)
+
+
+@pytest.mark.parametrize("n_classes", [100, 2048, 50257])
+@pytest.mark.parametrize("case", CASES)
+def test_rows_and_columns(case, dtype, layout, n_classes):
+    """Few classes, the most of which columns are taken as they are, and rows alone."""
+    assert largest_share(case, setup_of(dtype, layout, n_classes)) <= 1
+
+
+@pytest.mark.parametrize("n_classes", [2**18, 2**21])
+@pytest.mark.parametrize("case", ["gradient", "outputs", "hvp", "weight_totals", "soft_depths"])
+def test_very_long_rows(case, dtype, n_classes):
+    """All sums of a row, with chains that would lose thousands of ulp."""
+    assert largest_share(case, setup_of(dtype, np.ascontiguousarray, n_classes)) <= 1
+
+
+@pytest.mark.parametrize("own", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("n_classes", [1000, 2**18])
+@pytest.mark.parametrize("case", ["small_loss", "outputs"])
+def test_losses_of_half_precision(case, n_classes, layout, own):
+    """They are of float32, so that rounding does not hide what a sum has lost."""
+    assert largest_share(case, setup_of(own, layout, n_classes)) <= 1
