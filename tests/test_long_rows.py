@@ -1,4 +1,4 @@
-"""Sums over long rows of equal terms, on the CPU: within the specification's bounds at any length."""
+"""Sums over long rows of equal terms, on the CPU: within the bounds however long a row is."""
 
 import ml_dtypes
 import numpy as np
@@ -10,7 +10,7 @@ import fastxent as fx
 
 
 def setup_of(own, layout, n_classes):
-    """Chains of a whole row in one lane, of a row in the lanes of vectors, and of parts of these."""
+    """Chains of a whole row, of its part in a lane of a vector, and of parts of these."""
 
     def call(name, *args, **options):
         arrays = (layout(a) if a.ndim == 2 else a for a in args)
@@ -18,8 +18,8 @@ def setup_of(own, layout, n_classes):
 
     compute = np.float64 if own is np.float64 else np.float32
     chains = [n_classes // k for k in (1, 8, 16, 64, 256, 1024)]
-    chains = tuple(length for length in chains if 4 < length <= 2**15)
-    return Setup(call, Bounds, own, compute, n_classes, chains)
+    chains = [length for length in chains if 4 < length <= 2**15]
+    return Setup(call, Bounds, own, compute, n_classes, tuple(chains[:3]))
 
 
 @pytest.mark.parametrize("n_classes", [100, 2048, 50257])
@@ -29,8 +29,10 @@ def test_rows_and_columns(case, dtype, layout, n_classes):
     assert largest_share(case, setup_of(dtype, layout, n_classes)) <= 1
 
 
-@pytest.mark.parametrize("n_classes", [2**18, 2**21])
-@pytest.mark.parametrize("case", ["gradient", "outputs", "hvp", "weight_totals", "soft_depths"])
+@pytest.mark.parametrize(("case", "n_classes"), [
+    ("gradient", 2**21), ("weight_totals", 2**21), ("outputs", 2**18), ("hvp", 2**18),
+    ("soft_depths", 2**18),
+])  # fmt: skip
 def test_very_long_rows(case, dtype, n_classes):
     """All sums of a row, with chains that would lose thousands of ulp."""
     assert largest_share(case, setup_of(dtype, np.ascontiguousarray, n_classes)) <= 1
