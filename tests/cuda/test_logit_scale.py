@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import simulator as sim
 import small  # noqa: F401 - few threads
-from conftest import Bounds, normal, worst
+from conftest import GpuBounds, normal, worst
 
 import fastxent as fx
 from fastxent import reference
@@ -17,14 +17,6 @@ FLOAT32, FLOAT64 = np.finfo(np.float32), np.finfo(np.float64)
 SCALES = [1 + 2.9 * 2.0**-24, 0.7, 1 / 3, 7.3]
 NORMAL = [*SCALES, 1.0, np.log(2.0), 100.0, 1e-30, 1e30, float(FLOAT32.tiny), float(FLOAT32.max)]
 BEYOND = [1e-45, 1e-60, float(FLOAT64.tiny), 1e39, 1e300]  # what float64 holds and float32 does not
-
-
-class GpuBounds(Bounds):
-    """Specification, section 4: on CUDA |x_j - m|/2 becomes 1.25·|x_j - m|, scaled or not."""
-
-    def __init__(self, z, dtype):
-        super().__init__(z, dtype)
-        self.below, self.lead = 2.5 * self.below, 2.5 * self.lead
 
 
 @pytest.fixture(autouse=True)

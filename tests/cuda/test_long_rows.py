@@ -4,21 +4,13 @@ import numpy as np
 import pytest
 import simulator as sim
 import small  # noqa: F401 - plans that this file makes smaller still
-from conftest import Bounds
+from conftest import GpuBounds
 from long_rows import CASES, Setup, largest_share
 
 import fastxent as fx
 from fastxent.cuda import driver, thread_plans
 
 THREADS = 4  # of a row, and of a block
-
-
-class GpuBounds(Bounds):
-    """Specification, section 4: on CUDA |x_j - m|/2 becomes 1.25·|x_j - m|."""
-
-    def __init__(self, z, dtype):
-        super().__init__(z, dtype)
-        self.below, self.lead = 2.5 * self.below, 2.5 * self.lead
 
 
 @pytest.fixture(autouse=True)
