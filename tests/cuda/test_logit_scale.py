@@ -42,6 +42,7 @@ def test_a_factor_in_two_parts(value):
 def test_a_factor_of_float64(value):
     """It keeps its value, and no warning comes of the parts that float32 cannot hold."""
     with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         factor = Factor.of(value)
     assert not caught
     assert factor.value == value and 0 <= factor.exponent <= float(FLOAT32.max) and factor.low > 0
