@@ -132,6 +132,14 @@ class Bounds:
         return (4 + self.log_c + self.extra) * self.ulp
 
 
+class GpuBounds(Bounds):
+    """The same on CUDA: |x_j - m|/2 becomes 1.25·|x_j - m|, d/2 likewise, scaled or not."""
+
+    def __init__(self, z, dtype, *, softcap=0.0):
+        super().__init__(z, dtype, softcap=softcap)
+        self.below, self.lead = 2.5 * self.below, 2.5 * self.lead
+
+
 def normal(values, dtype):
     """Mask of exact values that are normal numbers of the type, where the bounds apply."""
     return np.abs(values) >= np.finfo(dtype).tiny

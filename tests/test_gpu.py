@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import Bounds, normal, worst
+from conftest import GpuBounds, normal, worst
 
 import fastxent as fx
 from fastxent import reference
@@ -169,14 +169,6 @@ def agree(lib, got, want, tolerance):
         finite = np.abs(exact[np.isfinite(exact)])
         atol = tolerance * float(finite.max(initial=0)) / 4
         np.testing.assert_allclose(one.astype(exact.dtype), exact, rtol=tolerance, atol=atol)
-
-
-class GpuBounds(Bounds):
-    """Specification, section 4: the bounds where exp is the GPU's: 1.25 for each 0.5 in |x - m|."""
-
-    def __init__(self, z, dtype):
-        super().__init__(z, dtype)
-        self.below, self.lead = 2.5 * self.below, 2.5 * self.lead
 
 
 class Framed:
@@ -515,6 +507,27 @@ def test_options_at_every_width(kind, classes, options, rng):
     np.testing.assert_allclose(probs, p, rtol=own, atol=smallest)
     allowed = own * np.abs(want_grad) + tolerance * 10 * p + smallest
     assert np.all(np.abs(grad - want_grad) <= allowed)
+
+
+@pytest.mark.parametrize("scale", [1 / 3, 0.7, 7.3, 100.0])
+@pytest.mark.parametrize("classes", [10, 1001, 50257])
+def test_logit_scale_within_the_bounds(kind, classes, scale, rng):
+    """Those of the scaled logits: a scale adds nothing to the error of the GPU's exp."""
+    lib, compute = library_of(kind), COMPUTE[kind]
+    x = lib.put(some_rows(rng, classes) / scale, kind)
+    exact = lib.host(x).astype(np.longdouble)
+    labels = np.where(np.arange(len(exact)) % 2, exact.argmax(-1), rng.integers(0, classes, 8))
+    ask = {"reduction": "none", "return_grad": True, "return_probs": True, "logit_scale": scale}
+    loss, grad, probs = hosted(lib, fx.cross_entropy(x, lib.put(labels), **ask))
+    want, want_grad, p = reference.cross_entropy(exact, labels, **ask)
+    bounds, rounding = GpuBounds(exact * np.longdouble(scale), compute), ROUNDING[kind]
+    at, others = (np.arange(len(exact)), labels), normal(want_grad, OWN[kind])
+    others[at] = False
+    assert worst(probs, p, bounds.probs() + rounding, normal(p, OWN[kind])) <= 1
+    assert worst(loss, want, bounds.log_probs()[at], normal(want, compute)) <= 1
+    assert worst(grad, want_grad, bounds.probs() + rounding, others) <= 1
+    here = normal(want_grad[at], OWN[kind])
+    assert worst(grad[at], want_grad[at], bounds.grad_at_target()[at] + rounding, here) <= 1
 
 
 @pytest.mark.parametrize("classes", [2, 33, 1000, 50257])

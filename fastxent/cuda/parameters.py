@@ -98,12 +98,12 @@ class Factor(NamedTuple):
 
     @classmethod
     def of(cls, value: float) -> "Factor":
-        """That of a positive number."""
-        product = value / math.log(2.0)
-        exponent = np.float32(product)
-        if exponent >= product:
+        """That of a positive number; for one that float32 cannot hold only `value` is of use."""
+        product, limits = value / math.log(2.0), np.finfo(np.float32)
+        exponent = np.float32(min(product, float(limits.max)))
+        if float(exponent) >= product:  # in float64: NumPy would round a float to float32 first
             exponent = np.nextafter(exponent, np.float32(0))
-        low = max(product - float(exponent), float(np.finfo(np.float32).smallest_subnormal))
+        low = max(product - float(exponent), float(limits.smallest_subnormal))
         return cls(value, float(exponent), low)
 
 

@@ -22,6 +22,7 @@ CLUSTERS = "tests/cuda/test_split.py::test_"
 SECOND = "tests/cuda/test_second.py::test_"
 COLUMN = "tests/cuda/test_columns.py::test_"
 LINEAR_TEST = "tests/cuda/test_linear.py::test_"
+LONG = "tests/cuda/test_long_rows.py::test_"
 
 # Tests were chosen to be quick, and to fail on every run: by the order of warps that they ask for.
 MUTATIONS = [
@@ -306,6 +307,44 @@ MUTATIONS = [
     Mutation("sums kept where the vector is still read", LINEAR,
              "is_contiguous and is_free", "is_contiguous",
              LINEAR_TEST + "products_over_their_vectors[f8]"),
+    # --- long sums --------------------------------------------------------------------------
+    Mutation("exponentials of a thread in one chain", ROWS,
+             "below, lost = add_exactly((below, lost), (parts[0] + parts[1], zero))",
+             "below += parts[0] + parts[1]", LONG + "rows_on_one_block[softmax-float32]"),
+    Mutation("exponentials of vectors in one chain", ROWS,
+             "below, lost = add_exactly((below, lost), (parts[0] + parts[1], zero))",
+             "below += parts[0] + parts[1]", LONG + "vectors[softmax-16384-8]"),
+    Mutation("exponentials of a cluster's threads in one chain", ROWS,
+             "below, lost = add_exactly((below, lost), (parts[0] + parts[1], zero))",
+             "below += parts[0] + parts[1]", LONG + "rows_on_clusters[gradient]"),
+    Mutation("terms of a thread in one chain", ROWS,
+             "return add_exactly(state[0], (a, zero)), add_exactly(state[1], (b, zero))",
+             "return (state[0][0] + a, zero), add_exactly(state[1], (b, zero))",
+             LONG + "rows_on_one_block[soft_depths-float32]"),
+    Mutation("coefficients of a thread in one chain", ROWS,
+             "return add_exactly(state[0], (a, zero)), add_exactly(state[1], (b, zero))",
+             "return add_exactly(state[0], (a, zero)), (state[1][0] + b, zero)",
+             LONG + "rows_on_one_block[weight_totals-float32]"),
+    Mutation("parts of a row in one chain", PARTS,
+             "below = add_exactly(below, (part_below, zero))",
+             "below = below[0] + part_below, zero",
+             LONG + "rows_on_two_kernels"),
+    Mutation("exponentials of a product in one chain", HVP,
+             "below = add_exactly(below, (zero if e == one else e, zero))",
+             "below = below[0] + (zero if e == one else e), zero",
+             LONG + "rows_on_one_block[hvp-float32]"),
+    Mutation("terms with the vector in one chain", HVP,
+             "v_sum = add_exactly(v_sum, (zero_where_zero(e, e * v), zero))",
+             "v_sum = v_sum[0] + zero_where_zero(e, e * v), zero",
+             LONG + "rows_on_one_block[hvp_with_z_loss-float32]"),
+    Mutation("logits times a scale rounded twice", ELEMENTS,
+             "exp2_f32(fma_f32(x, factor.exponent, x * factor.low))",
+             "exp2_f32((x * factor.value) * _LOG2_E)",
+             "tests/cuda/test_logit_scale.py::"
+             "test_the_exponent_is_rounded_once[float32-1.0000001728534698]"),
+    Mutation("a scale of float64 converted to float32", "cuda/parameters.py",
+             "np.float32(min(product, float(limits.max)))", "np.float32(product)",
+             "tests/cuda/test_logit_scale.py::test_a_factor_of_float64[1e+39]"),
     # --- cached plans -----------------------------------------------------------------------
     Mutation("alignment of an address left out of the key", CACHE,
              "key += name, shape, dtype, address & 15", "key += name, shape, dtype",

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import simulator as sim
 import small  # noqa: F401 - few threads
-from conftest import normal
+from conftest import GpuBounds, normal
 from test_simulated import (
     COMPUTE,
     INF,
     NAN,
     TYPES,
     Bits,
-    GpuBounds,
     alike,
     back,
     call,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import simulator as sim
 import small  # noqa: F401 - few threads
-from conftest import Bounds, normal, worst
+from conftest import GpuBounds, normal, worst
 
 import fastxent as fx
 from fastxent import reference
@@ -48,14 +48,6 @@ def nothing_of_before():
         record.clear()
     yield
     sim.backwards = False
-
-
-class GpuBounds(Bounds):
-    """Specification, section 4: on CUDA |x_j - m|/2 becomes 1.25·|x_j - m|."""
-
-    def __init__(self, z, dtype, *, scaled=False, softcap=0.0):
-        super().__init__(z, dtype, softcap=softcap)
-        self.below, self.lead = 2.5 * self.below, 2.5 * self.lead
 
 
 # --- calls ----------------------------------------------------------------------------------

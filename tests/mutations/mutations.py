@@ -100,6 +100,18 @@ MUTATIONS = [
     Mutation("rounding of long rows lost", ROW,
              "return larger, lost + ((larger - total) - block)", "return larger, lost",
              ACCURACY + "softmax_family[float64-rows-128256-1]"),
+    Mutation("float32 terms of a row in one chain", ROW,
+             "for first in range(begin, end, 16):\n            block = zeros(args[0])\n"
+             "            for k in range(first, smaller(first + 16, end)):",
+             "for first in range(begin, end, 65536):\n            block = zeros(args[0])\n"
+             "            for k in range(first, smaller(first + 65536, end)):",
+             "tests/test_long_rows.py::test_rows_and_columns[float32-rows-softmax-50257]"),
+    Mutation("float32 terms of a column in one chain", FEW,
+             "for first in range(0, n, 8):\n        block = zeros(args[0])\n"
+             "        for j in range(first, smaller(first + 8, n)):",
+             "for first in range(0, n, 4096):\n        block = zeros(args[0])\n"
+             "        for j in range(first, smaller(first + 4096, n)):",
+             "tests/test_long_rows.py::test_rows_and_columns[float32-columns-softmax-2048]"),
     Mutation("rounding of many rows lost", KERNELS,
              "return larger, lost + ((total - larger) + value)", "return larger, lost",
              BITS + "a_weighted_mean_of_many[float64]"),
