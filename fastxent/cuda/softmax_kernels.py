@@ -105,7 +105,10 @@ def make_logsumexp_kernel(element, plan):
     position, row_at, n_shared = row.position, row.row_at, SLOTS * plan.slot
     n_words, word, one = row.n_words, row.word, compute(1)
     first_top, lse_of = make_first_top(element, row), make_lse(compute)
-    n_keys = plan.slot
+    n_keys, zero = plan.slot, compute(0)
+    # Nan in a row matters where its maximum is infinite. A streamed row is not read again for it
+    # otherwise; a block with one row knows that as a whole, as the exchange of `first_top` needs.
+    seldom = plan.streamed and plan.rows == 1
 
     # x (N, C) IN, out (N,) OUT
     def kernel(x: Rows, out: Address, n_rows: Integer, n: Integer):
@@ -118,7 +121,9 @@ def make_logsumexp_kernel(element, plan):
         at = position(x, i)
         line = read(row_at(x, at), n, thread, True, buffer)
         m, streamed_part = row_maximum(buffer, line, thread, one, shared)
-        top = first_top(buffer, line, thread, m, keys)
+        top = int32(0)
+        if not seldom or m - m != zero:
+            top = first_top(buffer, line, thread, m, keys)
         below, count = exp_sums(buffer, line, m, streamed_part, one, shared)
         if exists and thread == 0:  # a row without classes too
             value = lse_of(m, top, math.log1p(below + (count - one)))
