@@ -72,10 +72,12 @@ def _plan_of_columns(
     width = item.width if vectorised else 1
     is_plain = max_per_thread > MAX_PER_THREAD_OPTIONS
     limit = min(max_per_thread, MAX_PER_THREAD_TRANSPOSED) if vectorised else max_per_thread
-    if item.size == 8 or (older and vectorised and not is_plain):  # its code takes more registers
+    if item.size == 8:
         limit = min(limit, MAX_PER_THREAD_OPTIONS // 2)
+    if older and vectorised and not is_plain:  # its code takes more registers
+        limit //= 2
     table = list(PLANS_OF_COLUMNS)
-    if not is_plain or (older and vectorised):  # it takes more registers than largest blocks have
+    if not is_plain or (vectorised and (older or item.size == 8)):  # more than large blocks have
         table = [(t, n) for t, n in table if t <= MAX_THREADS_OPTIONS]
     plans = [(t, max(1, min(n, limit) // width)) for t, n in table]
     fitting = [(t, v) for t, v in plans if t * v * width >= n_classes]
