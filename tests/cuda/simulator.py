@@ -5,6 +5,7 @@ GPU, on arrays in host memory. Each access is checked to lie within an array and
 cannot show races, the order of memory accesses, the accuracy of ex2, or speed.
 """
 
+import collections
 import contextlib
 import ctypes
 import os
@@ -252,24 +253,30 @@ def allocate(shape, dtype, misaligned=0):
 
 def forget():
     """Forget all arrays: accesses to them are errors."""
-    _arrays.clear()
-    _reports.clear()
+    for record in (_arrays, _reports, loaded, stored):
+        record.clear()
     plans.clear()
 
 
-def _checked(address, size):
+# Bytes that were loaded and stored, each by where an array begins.
+loaded: collections.Counter[int] = collections.Counter()
+stored: collections.Counter[int] = collections.Counter()
+
+
+def _checked(address, size, moved):
     address = int(address)
     assert address % size == 0, f"an access to {size} bytes that is not aligned"
-    assert any(low <= address and address + size <= high for low, high in _arrays), (
-        f"an access to {size} bytes outside of every array"
-    )
-    return address
+    for low, high in _arrays:
+        if low <= address and address + size <= high:
+            moved[low] += size
+            return address
+    raise AssertionError(f"an access to {size} bytes outside of every array")
 
 
 def _load_of(kind):
     def load(address):
         n = ctypes.sizeof(kind)
-        return np.frombuffer((kind * 1).from_address(_checked(address, n)), kind)[0]
+        return np.frombuffer((kind * 1).from_address(_checked(address, n, loaded)), kind)[0]
 
     return load
 
@@ -277,24 +284,24 @@ def _load_of(kind):
 def _store_of(kind):
     def store(address, value):
         n = ctypes.sizeof(kind)
-        np.frombuffer((kind * 1).from_address(_checked(address, n)), kind)[0] = value
+        np.frombuffer((kind * 1).from_address(_checked(address, n, stored)), kind)[0] = value
 
     return store
 
 
-def _words(address, words):
+def _words(address, words, moved):
     n = 16 // words.itemsize
     kind = np.ctypeslib.as_ctypes_type(words.dtype)
-    return np.frombuffer((kind * n).from_address(_checked(address, 16)), words.dtype)
+    return np.frombuffer((kind * n).from_address(_checked(address, 16, moved)), words.dtype)
 
 
 def _load_vector(address, words, at):
-    whole = _words(address, words)
+    whole = _words(address, words, loaded)
     words[at : at + len(whole)] = whole
 
 
 def _store_vector(address, words, at):
-    whole = _words(address, words)
+    whole = _words(address, words, stored)
     whole[:] = words[at : at + len(whole)]
 
 
