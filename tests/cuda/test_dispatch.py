@@ -101,7 +101,7 @@ def test_kernels_are_launched_on_the_stream_of_the_first_argument():
     y.array = y.array[:, 0]
     u, w = on_stream(logits(2), 7), on_stream(logits(5, dtype=np.float64), 8)
     options = {"sample_weight": u, "weight": w, "normalizer": on_stream(sim.on_gpu(np.ones(())), 4)}
-    fx.cross_entropy(x, y, axis=0, return_grad=True, return_lse=True, **options)
+    fx.cross_entropy(x, y, axis=0, softcap=3.0, return_grad=True, return_lse=True, **options)
     q = on_stream(logits(5, 2), 9)
     fx.cross_entropy(x, q, axis=0, sample_weight=u)
     fx.binary_cross_entropy_with_logits(x, q, pos_weight=on_stream(q, 3))
