@@ -135,7 +135,7 @@ def test_kernels_are_those_of_the_type_and_of_the_plans(part):
     (later,) = [k for k, name in enumerate(names) if name.startswith("hvp-bfloat16")]
     assert first < later
     clustered = [name for name in names if name.startswith("cluster_rows-bfloat16")]
-    assert clustered[0] == "cluster_rows-bfloat16-ThreadPlan(512,8,1,True,False,1,2)"
+    assert clustered[0] == "cluster_rows-bfloat16-ThreadPlan(512,8,1,True,False,1,False,2)"
     assert names.index(clustered[0]) < first and len(clustered) > 4  # each plan that is tried
     assert not any(name.startswith("split") for name in names)
     names = [kernel.name for kernel in collected(part, "--shapes", "2x40000")]

@@ -98,7 +98,8 @@ def plans_for(dtype, classes):
             fits = classes <= cluster * room
             if cluster <= most and threads >= 256 and classes > room and (fits or cluster == 8):
                 blocks = thread_plans.blocks_for(item, per_thread, threads, older)
-                plans[ThreadPlan(threads, per_thread, 1, True, not fits, blocks, cluster)] = None
+                plan = ThreadPlan(threads, per_thread, 1, True, not fits, blocks, cluster=cluster)
+                plans[plan] = None
     return list(plans)
 
 

@@ -27,17 +27,17 @@ MAX_PER_THREAD_TRANSPOSED = 32  # of vectors in columns, whose transposes are co
 MAX_PER_THREAD_EXACT = 4  # of float64, with sums that keep their rounding errors
 # Threads on a multiprocessor, by vectors a thread: they share 65,536 registers.
 RESIDENT = {1: 768, 2: 768, 4: 768, 8: 768, 16: 512}
+SMALL_BLOCK = 128  # the threads of a block, for rows that take fewer
+PART = 16384  # the most elements of a part of a row that is split by two kernels
+CLUSTERS = (2, 4, 8)  # sizes of clusters, on every GPU that has clusters
 # Rows that clusters would stream: threads, and what each holds by the bytes of an element. With
 # half the threads each has twice the registers.
 WIDE_OPTIONS, WIDE_SOFTMAX = {4: (256, 64), 2: (512, 32)}, {4: (256, 128)}
 WIDE_OLDER: dict[int, tuple[int, int]] = {4: (256, 32)}  # where there are no clusters
-SMALL_BLOCK = 128  # the threads of a block, for rows that take fewer
-COLUMN_BLOCK = 128  # the same for rows in columns
-SHORT_COLUMNS = 1024  # classes that a block holds at most
-MAX_THREADS_OPTIONS = 8  # a row in columns, with options
-RESIDENT_COLUMNS = (256, 384)  # threads on a multiprocessor: with options, of plain kernels
-PART = 16384  # the most elements of a part of a row that is split by two kernels
-CLUSTERS = (2, 4, 8)  # sizes of clusters, on every GPU that has clusters
+# Of rows in columns: the threads of a block for few classes, the most classes that a block holds,
+# the most threads of a row with options, and the threads on a multiprocessor, with options or not.
+COLUMN_BLOCK, SHORT_COLUMNS, MAX_THREADS_OPTIONS = 128, 1024, 8
+RESIDENT_COLUMNS = (256, 384)
 
 
 @functools.cache
