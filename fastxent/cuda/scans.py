@@ -33,16 +33,27 @@ def make_fold(element: Element, plan: ThreadPlan, step: Function, paired: bool) 
     first_streamed = int32(threads * held_vectors)
 
     @device
+    def with_held(state, v, given):
+        buffer, others, line, thread, args = given
+        at = thread + v * threads
+        if at < line.readable:
+            for k in range(width):
+                column = line.head + at * width + k
+                if not collective or column < line.n_read:
+                    x, y = value(buffer, v * width + k), value(others, v * width + k)
+                    state = step(state, x, y, column, args)
+        return state
+
+    with_all_held = repeated(with_held, held_vectors)
+
+    @device
     def fold(buffer, others, pair, thread, args, state):
         line, other = pair.line, pair.other
-        for v in range(held_vectors):
-            at = thread + v * threads
-            if at < line.readable:
-                for k in range(width):
-                    column = line.head + at * width + k
-                    if not collective or column < line.n_read:
-                        x, y = value(buffer, v * width + k), value(others, v * width + k)
-                        state = step(state, x, y, column, args)
+        if collective:  # see `repeated`; other loops are short enough
+            state = with_all_held(state, 0, (buffer, others, line, thread, args))
+        else:
+            for v in range(held_vectors):
+                state = with_held(state, v, (buffer, others, line, thread, args))
         if streamed:
             words_x, words_y = cuda.local.array(words, word), cuda.local.array(words, word)
             at = thread + first_streamed
