@@ -393,7 +393,10 @@ def test_products_within_bounds(kind, classes, rng):
     want, p = reference.cross_entropy_hvp(exact, labels, vector), reference.softmax(exact)
     u = np.abs(vector - np.take_along_axis(vector, exact.argmax(-1)[:, None], -1))
     terms = p * (u + (p * u).sum(-1, keepdims=True)) / 8
-    allowed = GpuBounds(exact, compute).probs() * terms + ROUNDING[kind] * np.abs(want)
+    share = GpuBounds(exact, compute).probs()
+    # Each element has its own share of the sum over all classes, each term that of its class.
+    allowed = share * terms + p * (share * p * u).sum(-1, keepdims=True) / 8
+    allowed += ROUNDING[kind] * np.abs(want)
     where = normal(terms, compute) & (normal(want, OWN[kind]) | (want == 0))
     results = [lib.host(fx.cross_entropy_hvp(x, y, v))]
     for over in range(2):
@@ -416,7 +419,9 @@ def test_entropy_within_bounds(kind, classes, rng):
     costs = np.abs(reference.log_softmax(exact))
     allowed = ((bounds.probs() + bounds.lse()) * p * costs).sum(-1)
     terms = p * (costs + want[:, None])
-    allowed_grad = bounds.probs() * terms + ROUNDING[kind] * np.abs(want_grad)
+    share = bounds.probs()  # as in a product
+    allowed_grad = share * terms + p * (share * p * costs).sum(-1, keepdims=True)
+    allowed_grad += ROUNDING[kind] * np.abs(want_grad)
     where = normal(terms, compute) & (normal(want_grad, OWN[kind]) | (want_grad == 0))
     for out in ({"return_grad": True}, {"grad_out": x}):
         H, grad = hosted(lib, fx.entropy(x, **out))
