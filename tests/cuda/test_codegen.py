@@ -17,7 +17,7 @@ from fastxent.cuda import jit
 
 REGISTERS = 65536  # of a multiprocessor
 ENTRIES = list(inventory.every())
-SHARES = 5
+SHARES = 10
 
 
 def pytest_generate_tests(metafunc):

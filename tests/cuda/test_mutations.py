@@ -5,7 +5,7 @@ import pytest
 from mutations import MUTATIONS
 from shares import share_of
 
-SHARES = 4
+SHARES = 8
 
 
 def pytest_generate_tests(metafunc):
