@@ -129,6 +129,7 @@ def test_other_arrays(name, bodies):
 def test_block_by_block(bodies, monkeypatch):
     """Launches on parts of arrays take the same parts of others."""
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 4 * ROWS * 4)  # four columns
+    monkeypatch.setattr(blocks, "columns_of", lambda array: None)  # else taken in place
     for seed in (1, 2):
         x = arrays(seed)["x"]
         found = sim.host(fx.logsumexp(x, axis=0))
