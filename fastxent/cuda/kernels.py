@@ -1,8 +1,9 @@
 """The cross-entropy kernel: loss, gradient and more of rows of logits.
 
-A new option or output needs an edit of this file alone: launches pass options (`options_of`) and
-outputs by the names that the kernel's parameters have, and compile it for what a call requests
-(`Wants`). The kernels of shared rows are not taken for what they do not know.
+A new option or output needs an edit of this file, and of `loss_terms` for its formula: launches
+pass options (`options_of`) and outputs by the names that the kernel's parameters have, and compile
+it for what a call requests (`Wants`). The kernels of shared rows are not taken for what they do not
+know.
 """
 
 import functools

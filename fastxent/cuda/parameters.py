@@ -97,6 +97,7 @@ class Factor(NamedTuple):
     low: Number
 
     @classmethod
+    @functools.lru_cache(maxsize=64)  # mostly of 1, at every call that is not repeated by a plan
     def of(cls, value: float) -> "Factor":
         """That of a positive number; for one that float32 cannot hold only `value` is of use."""
         product, limits = value / math.log(2.0), np.finfo(np.float32)
