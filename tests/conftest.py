@@ -16,8 +16,9 @@ from numba.core import compiler
 
 from fastxent.cpu import threads
 
-# The option --page, and the fixtures that count for it; those of the benchmark on GPUs.
-pytest_plugins = ["reliability.counts", "gpu_parts"]
+# The option --page and the fixtures that count for it; the marker `share`;
+# fixtures of the benchmark on GPUs.
+pytest_plugins = ["reliability.counts", "shares", "gpu_parts"]
 
 # Compiled kernels of a test run have their own folder, which its subprocesses share.
 os.environ.setdefault("FASTXENT_CACHE_DIR", str(Path(tempfile.gettempdir()) / "fastxent-tests"))

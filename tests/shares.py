@@ -1,11 +1,33 @@
-"""Long tables of which a run of the tests takes a share, another one each day."""
+"""The marker `share(n)`: a run takes one of n shares of a file's tests, another each day.
+
+It is for long tables of slow tests. With `--complete`, or where a test is named (`file.py::test`),
+none is left out.
+"""
 
 import datetime
+from collections import defaultdict
 
 
-def share_of(table, config, shares):
-    """One of so many shares of the table, by today's date; all of it with the option --complete."""
-    entries = list(table)
-    if config.getoption("--complete", False):
-        return entries
-    return entries[datetime.date.today().toordinal() % shares :: shares]
+def pytest_addoption(parser):
+    parser.addoption("--complete", action="store_true", help="all tests, not today's share of some")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "share(n): one n-th of these tests a run, by the date")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Deselect the shares of other days."""
+    if config.getoption("--complete") or any("::" in argument for argument in config.args):
+        return
+    tables = defaultdict(list)
+    for item in items:
+        if marker := item.get_closest_marker("share"):
+            (shares,) = marker.args
+            tables[item.path, shares].append(item)
+    day = datetime.date.today().toordinal()
+    left_out = set()
+    for (_, shares), table in tables.items():
+        left_out |= set(table) - set(table[day % shares :: shares])
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=list(left_out))

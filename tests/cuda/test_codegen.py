@@ -11,20 +11,11 @@ import pytest
 pytest.importorskip("numba_cuda", reason="numba-cuda is optional: pip install 'fastxent[cuda13]'")
 
 import inventory
-from shares import share_of
 
 from fastxent.cuda import jit
 
 REGISTERS = 65536  # of a multiprocessor
 ENTRIES = list(inventory.every())
-SHARES = 10
-
-
-def pytest_generate_tests(metafunc):
-    """A share of the kernels, each of which takes seconds to compile."""
-    if "entry" in metafunc.fixturenames:
-        chosen = share_of(ENTRIES, metafunc.config, SHARES)
-        metafunc.parametrize("entry", chosen, ids=[entry.kernel.name for entry in chosen])
 
 
 def test_every_kernel_has_a_name_of_its_own():
@@ -33,6 +24,8 @@ def test_every_kernel_has_a_name_of_its_own():
     assert len({kernel.name for kernel in kernels}) == len(set(kernels))
 
 
+@pytest.mark.share(16)  # each takes seconds to compile
+@pytest.mark.parametrize("entry", ENTRIES, ids=[entry.kernel.name for entry in ENTRIES])
 def test_code(entry):
     """Vectors of 128 bits, no float64 among float32, no local memory, registers within bounds."""
     for capability, ptx in inventory.compiled(entry.kernel, entry.capabilities).items():

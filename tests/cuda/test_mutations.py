@@ -3,16 +3,6 @@
 import mutants
 import pytest
 from mutations import MUTATIONS
-from shares import share_of
-
-SHARES = 8
-
-
-def pytest_generate_tests(metafunc):
-    """A share of the table."""
-    if "mutation" in metafunc.fixturenames:
-        chosen = share_of(MUTATIONS, metafunc.config, SHARES)
-        metafunc.parametrize("mutation", chosen, ids=[mutation.name for mutation in chosen])
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +12,8 @@ def run():
         yield run
 
 
+@pytest.mark.share(16)
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=[mutation.name for mutation in MUTATIONS])
 def test_each_mutation_is_caught(mutation, run):
     mutants.assert_caught(mutation, run)
 

@@ -5,16 +5,6 @@ import importlib.util
 import mutants
 import pytest
 from mutations import MUTATIONS
-from shares import share_of
-
-SHARES = 8
-
-
-def pytest_generate_tests(metafunc):
-    """A share of the table, each of which takes seconds to compile."""
-    if "mutation" in metafunc.fixturenames:
-        chosen = share_of(MUTATIONS, metafunc.config, SHARES)
-        metafunc.parametrize("mutation", chosen, ids=[mutation.name for mutation in chosen])
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +26,8 @@ def wanted_by(mutation):
         pytest.importorskip(name, reason=f"{name} is optional: pip install {name}")
 
 
+@pytest.mark.share(16)  # each takes seconds to compile
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=[mutation.name for mutation in MUTATIONS])
 def test_each_mutation_is_caught(mutation, run):
     wanted_by(mutation)
     mutants.assert_caught(mutation, run)

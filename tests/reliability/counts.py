@@ -19,9 +19,6 @@ COUNT = "reliability"  # the name under which a test's counts travel in its repo
 
 def pytest_addoption(parser):
     parser.addoption("--page", metavar="FILE", help="try all, and write a page of the counts")
-    parser.addoption(
-        "--complete", action="store_true", help="all mutations and machine code, not today's share"
-    )
 
 
 def pytest_configure(config):
