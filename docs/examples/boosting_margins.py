@@ -1,7 +1,8 @@
-"""XGBoost and LightGBM with their own softmax and with fastxent's: the same margins.
+"""XGBoost and LightGBM give the same margins with fastxent's softmax as with their own.
 
-On scikit-learn's digits and wine, from the same start: XGBoost with base_score=0.5, LightGBM with
-boost_from_average=False, for a library does not estimate where to start from for a function.
+Trains on scikit-learn's digits and wine data. Both objectives start from the same scores, set by
+base_score=0.5 (XGBoost) and boost_from_average=False (LightGBM): a library estimates the starting
+scores only for its built-in objectives.
 """
 
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ ROUNDS = 20
 
 
 class Row(NamedTuple):
-    """Of test rows: the largest margin, the largest difference, and both accuracies."""
+    """Results on the test rows: largest margin, largest difference, and both accuracies."""
 
     largest: float
     difference: float
@@ -28,7 +29,7 @@ class Row(NamedTuple):
 
 
 def by_xgboost(objective: Any, x: Any, y: Any, x_test: Any) -> Any:
-    """Margins of the test rows."""
+    """Train XGBoost and return the margins of the test rows."""
     model = xgb.XGBClassifier(
         n_estimators=ROUNDS, objective=objective, base_score=0.5, max_depth=4, n_jobs=1
     )
@@ -36,7 +37,7 @@ def by_xgboost(objective: Any, x: Any, y: Any, x_test: Any) -> Any:
 
 
 def by_lightgbm(objective: Any, x: Any, y: Any, x_test: Any) -> Any:
-    """Margins of the test rows."""
+    """Train LightGBM and return the margins of the test rows."""
     model = lgb.LGBMClassifier(
         n_estimators=ROUNDS, objective=objective, boost_from_average=False, num_leaves=15,
         n_jobs=1, verbose=-1,
@@ -51,7 +52,7 @@ SIDES = {
 
 
 def main() -> dict[tuple[str, str], Row]:
-    """Train every pair, compare, and print."""
+    """Train with both objectives, compare the margins, and print a table."""
     print(
         f"{'':18}{'largest margin':>16}{'largest difference':>20}{'accuracy':>10}{'fastxent':>10}"
     )

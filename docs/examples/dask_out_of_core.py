@@ -1,9 +1,9 @@
-"""Loss and gradient of logits that are larger than the memory they are computed in.
+"""Loss and gradient of logits that do not fit in the memory of the worker.
 
-The logits lie in a file, of which a worker process of Dask's maps the chunk it works on; the
-gradient goes to a second file chunk by chunk. The worker may have LIMIT bytes: Dask's nanny kills
-it beyond 95 % of that, and in the end its largest resident memory is read from Linux's books
-(VmHWM). Rows are chunked along the classes too, which two passes put together.
+The logits are in a file. A Dask worker process maps the chunk that it works on, and writes the
+gradient to a second file, chunk by chunk. The worker's memory is limited to LIMIT bytes: Dask's
+nanny kills it at 95 % of that. At the end, the example reads the worker's peak resident memory from
+Linux (VmHWM). The classes of a row are in several chunks too, which two passes combine.
 """
 
 import tempfile
@@ -23,7 +23,7 @@ MB = 1e6
 
 
 class Figures(NamedTuple):
-    """What is printed: bytes, and the largest differences from NumPy's by blocks of rows."""
+    """The printed results: sizes in bytes, and how far loss and gradient are from NumPy's."""
 
     size: int
     limit: int
@@ -35,17 +35,17 @@ class Figures(NamedTuple):
 
 
 def block(first: int, rows: int) -> Any:
-    """Rows of logits from number `first` on."""
+    """Random logits of `rows` rows; `first` is the seed."""
     logits = np.random.default_rng(first).standard_normal((rows, CLASSES), np.float32)
     logits *= 3
     return logits
 
 
 class File:
-    """A file of float32 as Dask reads and writes it: by slices, each with a mapping of its own.
+    """A file of float32 that Dask reads and writes by slices, each through a new mapping.
 
-    A mapping that is kept would keep its pages in the process's memory, and one that is sent to
-    another process would be read for it.
+    A mapping that stays open would keep its pages in the memory of the process, and pickling one
+    for another process would read the whole file.
     """
 
     ndim, dtype = 2, np.dtype(np.float32)
@@ -54,7 +54,7 @@ class File:
         self.path, self.shape = path, (ROWS, CLASSES)
 
     def mapped(self, mode: str) -> Any:
-        """The file as an array, of which only what is touched is read or written."""
+        """Map the file as an array; only the elements that are accessed are read or written."""
         return np.memmap(self.path, np.float32, mode, shape=self.shape)
 
     def __getitem__(self, key: Any) -> Any:
@@ -65,14 +65,14 @@ class File:
 
 
 def peak() -> int:
-    """The largest resident memory that this process has had."""
+    """Peak resident memory of this process, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 
 
 def main() -> Figures:
-    """Write the logits, compute out of core, compare, and print."""
+    """Write the logits, compute out of core, compare with NumPy, and print the results."""
     labels = np.random.default_rng(0).integers(0, CLASSES, ROWS)
     with tempfile.TemporaryDirectory() as folder:
         source, sink = File(Path(folder, "logits")), File(Path(folder, "gradient"))

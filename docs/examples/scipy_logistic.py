@@ -1,11 +1,12 @@
-"""Multinomial logistic regression by SciPy's L-BFGS-B, with scikit-learn's coefficients.
+"""Multinomial logistic regression with SciPy's L-BFGS-B; the coefficients are scikit-learn's.
 
-`minimize(..., jac=True)` wants a function that gives value and gradient together, which is what
-`return_grad=True` gives. The objective is that of `LogisticRegression(C=C)`: C times the sum of
-the losses, and half the squares of the weights; the intercepts are not penalised.
+`minimize(..., jac=True)` needs a function that returns value and gradient together, as fastxent's
+losses do with `return_grad=True`. The objective is that of `LogisticRegression(C=C)`: C times the
+sum of the losses, plus half the sum of the squared weights. The intercepts are not penalised.
 
-The function is written twice: with `cross_entropy`, whose gradient is that of the logits and is
-taken to the coefficients by the chain rule, and with `linear_cross_entropy`, which does that.
+The function is written twice. `by_logits` uses `cross_entropy`, whose gradient is that of the
+logits, and applies the chain rule to get that of the coefficients. `by_linear` uses
+`linear_cross_entropy`, which includes the chain rule.
 """
 
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ C = 0.1
 
 
 class Figures(NamedTuple):
-    """What is printed: the differences from scikit-learn are the largest of all coefficients."""
+    """The printed results; differences from scikit-learn are the largest over all coefficients."""
 
     weights: dict[str, float]
     intercepts: dict[str, float]
@@ -33,13 +34,13 @@ class Figures(NamedTuple):
 
 
 def split(flat: Any, x: Any) -> tuple[Any, Any]:
-    """Weights (classes, features) and intercepts (classes,): views of one vector of both."""
+    """Views of the flat vector: weights (classes, features) and intercepts (classes,)."""
     n_classes = flat.size // (x.shape[1] + 1)
     return flat[:-n_classes].reshape(n_classes, -1), flat[-n_classes:]
 
 
 def by_logits(flat: Any, x: Any, y: Any) -> tuple[float, Any]:
-    """Objective and gradient: cross_entropy and the chain rule."""
+    """Objective and gradient by cross_entropy and the chain rule."""
     weights, intercepts = split(flat, x)
     loss, d = fx.cross_entropy(x @ weights.T + intercepts, y, reduction="sum", return_grad=True)
     value = C * loss + 0.5 * np.vdot(weights, weights)
@@ -47,7 +48,7 @@ def by_logits(flat: Any, x: Any, y: Any) -> tuple[float, Any]:
 
 
 def by_linear(flat: Any, x: Any, y: Any) -> tuple[float, Any]:
-    """The same: linear_cross_entropy has the gradients of weights and intercepts."""
+    """Objective and gradient by linear_cross_entropy."""
     weights, intercepts = split(flat, x)
     loss, grad = fx.linear_cross_entropy(
         x, weights, y, linear_bias=intercepts, reduction="sum",
@@ -59,10 +60,11 @@ def by_linear(flat: Any, x: Any, y: Any) -> tuple[float, Any]:
 
 
 def fit(x: Any, y: Any) -> dict[str, Any]:
-    """Weights and intercepts in one vector, as scikit-learn finds them and as SciPy does.
+    """Fit with scikit-learn and with SciPy; return vectors of weights and intercepts by name.
 
-    The tolerances are tighter than the defaults, for coefficients are compared. A constant added
-    to all intercepts changes nothing; all start at 0, and no gradient changes their sum.
+    The tolerances are tighter than the defaults, because coefficients are compared. They are
+    unique except for a constant added to all intercepts. That constant is the same in all fits:
+    all intercepts start at 0, and no gradient step changes their sum.
     """
     peer = LogisticRegression(C=C, tol=1e-8, max_iter=1000).fit(x, y)
     fits = {"scikit-learn": np.concatenate([peer.coef_.ravel(), peer.intercept_])}
@@ -76,14 +78,14 @@ def fit(x: Any, y: Any) -> dict[str, Any]:
 
 
 def main() -> Figures:
-    """Fit three times, compare, and print."""
+    """Fit three times, compare the coefficients, and print the results."""
     pixels, digits = load_digits(return_X_y=True)
     x, x_test, y, y_test = train_test_split(pixels, digits, random_state=0)
     scaler = StandardScaler().fit(x)
     x, x_test = scaler.transform(x), scaler.transform(x_test)
 
-    # Products of this size gain nothing from BLAS's threads, which on a busy machine wait for one
-    # another for longer than an evaluation takes.
+    # Matrix products of this size gain nothing from BLAS threads. On a busy machine, these threads
+    # wait for each other longer than an evaluation of the objective takes.
     with threadpool_limits(1, user_api="blas"):
         fits = fit(x, y)
 

@@ -1,9 +1,9 @@
-"""Multinomial regression by SciPy's second-order methods, beside L-BFGS.
+"""Multinomial regression with SciPy's second-order methods, compared with L-BFGS.
 
-`newton-cg` and `trust-ncg` want `hessp(w, v)`: the Hessian times a vector. It is
-`linear_cross_entropy_hvp`, in three lines; neither the Hessian, which would have (C·K)² numbers,
-nor a Hessian written by hand is needed. The objective is a mean loss with half the squares of the
-weights times `PENALTY`. All three stop where the gradient's norm is at most `TOLERANCE`.
+`newton-cg` and `trust-ncg` need `hessp(w, v)`, the Hessian times a vector. With
+`linear_cross_entropy_hvp` it takes three lines. The Hessian itself, which has (C·K)² elements, is
+never computed. The objective is the mean loss plus half the sum of the squared weights times
+`PENALTY`. All three methods stop when the norm of the gradient is at most `TOLERANCE`.
 """
 
 import argparse
@@ -24,7 +24,7 @@ METHODS = ("L-BFGS-B", "newton-cg", "trust-ncg")
 
 
 class Fit(NamedTuple):
-    """How a method did: calls of the objective and of `hessp`, seconds, and where it came to."""
+    """Result of a method: weights, objective, gradient norm, numbers of calls, and seconds."""
 
     weights: Any
     objective: float
@@ -35,7 +35,7 @@ class Fit(NamedTuple):
 
 
 class Problem:
-    """Rows x (N, K) with labels of C classes; the weights (C, K) are one flat vector."""
+    """Objective and `hessp` for rows x (N, K) and labels; the weights (C, K) are a flat vector."""
 
     def __init__(self, x: Any, y: Any) -> None:
         self.x, self.y = x, y
@@ -44,7 +44,7 @@ class Problem:
         self.norm = np.inf  # of the last gradient
 
     def objective(self, flat: Any) -> tuple[float, Any]:
-        """Value and gradient."""
+        """Value and gradient at the weights `flat`."""
         self.calls += 1
         loss, grad = fx.linear_cross_entropy(
             self.x, flat.reshape(self.shape), self.y, wrt="linear_weight", return_grad=True
@@ -55,7 +55,7 @@ class Problem:
         return value, gradient
 
     def stop(self, _: Any) -> None:
-        """After a step: the same test for all methods, whose own differ."""
+        """Callback after each step: the same stopping rule for all methods."""
         if self.norm <= TOLERANCE:
             raise StopIteration
 
@@ -68,7 +68,7 @@ class Problem:
 
 
 def fit(problem: Problem, method: str) -> Fit:
-    """The weights from zeros, by one method."""
+    """Fit the weights with one method, starting from zeros."""
     problem.calls = problem.products = 0
     options = {
         "L-BFGS-B": {"gtol": 0.0, "ftol": 0.0, "maxiter": 5000, "maxfun": 10**5},
@@ -93,7 +93,7 @@ def digits() -> Problem:
 
 
 def larger(n: int = 20_000, n_features: int = 100, n_classes: int = 100) -> Problem:
-    """Rows around a centre for each class, close enough to be mixed up."""
+    """Random rows around the centre of their class; the classes overlap."""
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(n_classes, n_features))
     labels = rng.integers(0, n_classes, n)
@@ -101,13 +101,13 @@ def larger(n: int = 20_000, n_features: int = 100, n_classes: int = 100) -> Prob
 
 
 def main(problems: dict[str, Callable[[], Problem]]) -> dict[str, dict[str, Fit]]:
-    """Fit each problem by each method, and print."""
+    """Fit each problem with each method, and print a table."""
     figures: dict[str, dict[str, Fit]] = {}
     for name, make in problems.items():
         problem = make()
         zeros = np.zeros(problem.shape).ravel()
-        problem.objective(zeros), problem.hessp(zeros, zeros)  # first calls load kernels
-        # BLAS on one thread: the products are small, and its threads would wait for one another.
+        problem.objective(zeros), problem.hessp(zeros, zeros)  # the first calls load the kernels
+        # One BLAS thread: the products are small, and several threads would wait for each other.
         with threadpool_limits(1, user_api="blas"):
             fits = figures[name] = {method: fit(problem, method) for method in METHODS}
         best = fits["trust-ncg"].weights

@@ -1,13 +1,13 @@
-"""One classifier of handwritten digits, trained twice: with PyTorch's loss and with fastxent's.
+"""Train a classifier of handwritten digits twice: with PyTorch's loss and with fastxent's.
 
-In a training script the whole change is the import. Here both losses are imported, and `train` is
-given the one to use; seed, batches, model and optimizer are the same.
+A training script only changes its import. This example imports both losses and passes one of them
+to `train`; seed, batches, model and optimizer are the same.
 
-The two round differently, by a unit in float32's last place (1.2e-7 of the loss), and so do their
-gradients. As long as the steps are short enough for a steady descent these differences do not grow:
-over eight seeds no losses of a step were further apart than 2.4e-7, and with Adam at lr=0.01 not
-further than 8.3e-7. Too long a step makes another training of any rounding: with lr=1 losses were
-up to 1.0e-3 apart, and with Adam at lr=0.1 they had nothing in common.
+The two losses differ by a unit in the last place of float32 (1.2e-7 of the loss), and so do their
+gradients. These differences do not grow if the steps are short enough for a steady descent: for
+eight seeds, the losses of a step differed by at most 2.4e-7, and with Adam at lr=0.01 by at most
+8.3e-7. With steps that are too long, any rounding difference leads to a different training: with
+lr=1, losses differed by up to 1.0e-3, and with Adam at lr=0.1 they were unrelated.
 """
 
 import statistics
@@ -24,13 +24,13 @@ from fastxent.integrations.torch import CrossEntropyLoss
 LOSSES = {"torch": torch.nn.CrossEntropyLoss, "fastxent": CrossEntropyLoss}
 BATCH = 64
 EPOCHS = 20
-ROUNDS = 3  # trainings that are timed
-# Rows and classes of random data for a larger head, which is timed only, and its batch.
+ROUNDS = 3  # timed trainings
+# Rows and classes of random data for a larger last layer, which is only timed; its batch size.
 LARGE, LARGE_BATCH = (1024, 5000), 256
 
 
 class Training(NamedTuple):
-    """A trained model, the loss of each step, and the seconds it took."""
+    """A trained model, the loss of each step, and the seconds of the training."""
 
     model: Any
     losses: list[float]
@@ -38,10 +38,10 @@ class Training(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """What is printed; but for the difference, by the name of the loss."""
+    """The printed results, by the name of the loss except for the difference."""
 
     losses: dict[str, list[float]]
-    difference: float  # the largest of all steps
+    difference: float  # the largest over all steps
     accuracy: dict[str, float]
     seconds: dict[str, dict[str, float]]
 
@@ -49,7 +49,7 @@ class Figures(NamedTuple):
 def train(
     loss_class: Any, x: Any, y: Any, n_classes: int, batch: int = BATCH, epochs: int = EPOCHS
 ) -> Training:
-    """Train an MLP by gradient descent."""
+    """Train an MLP with gradient descent."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(
         torch.nn.Linear(x.shape[1], 64), torch.nn.Tanh(), torch.nn.Linear(64, n_classes)
@@ -69,7 +69,7 @@ def train(
 
 
 def seconds_of_trainings(*data: Any) -> dict[str, float]:
-    """Median seconds by each loss, in turn, so that a slow spell of the machine hits both."""
+    """Median seconds with each loss, timed in turns so that other load affects both."""
     seconds: dict[str, list[float]] = {name: [] for name in LOSSES}
     for _ in range(ROUNDS):
         for name, loss_class in LOSSES.items():
@@ -78,8 +78,8 @@ def seconds_of_trainings(*data: Any) -> dict[str, float]:
 
 
 def main() -> Figures:
-    """Train, compare, time, and print."""
-    # One thread each: batches as small as these gain little from more.
+    """Train with both losses, compare and time them, and print the results."""
+    # One thread each: such small batches gain little from more threads.
     torch.set_num_threads(1)
     fx.set_num_threads(1)
     pixels, digits = load_digits(return_X_y=True)
@@ -87,11 +87,11 @@ def main() -> Figures:
         torch.tensor(pixels / 16, dtype=torch.float32), torch.tensor(digits), random_state=0
     )
 
-    # The first training compiles fastxent's kernels where its cache is empty: it is not timed.
+    # These trainings are not timed: with an empty cache, the kernels are compiled first.
     trained = {name: train(loss_class, x, y, 10) for name, loss_class in LOSSES.items()}
     losses = {name: training.losses for name, training in trained.items()}
     pairs = list(zip(losses["torch"], losses["fastxent"], strict=True))
-    # Relative for losses above 1, absolute below.
+    # Relative for losses above 1, absolute for smaller ones.
     differences = [abs(a - b) / max(1.0, a) for a, b in pairs]
     accuracy = {
         name: (training.model(x_test).argmax(1) == y_test).float().mean().item()

@@ -1,9 +1,10 @@
-"""A step of training with PyTorch's FSDP2: parameters sharded over processes, losses by fastxent.
+"""Train with PyTorch's FSDP2, where parameters are sharded over processes, and fastxent's losses.
 
-`python docs/examples/torch_fsdp.py RANKS` starts that many processes on this machine. Each has a
-shard of the parameters; FSDP gathers a layer's for the time of its forward and backward, and frees
-them in between. The loss of logits and the loss of a vocabulary head, whose weights are sharded
-too, give the losses and gradients of `torch.nn`'s modules.
+`python docs/examples/torch_fsdp.py RANKS` starts that many processes on this machine. Each of them
+has a shard of the parameters; FSDP gathers the parameters of a layer for its forward and its
+backward pass, and frees them in between. The example compares losses and trained parameters with
+those of the modules of `torch.nn`: for the loss of logits, and for a linear layer fused with its
+loss, whose weights are sharded too.
 """
 
 import argparse
@@ -21,7 +22,7 @@ FEATURES, HIDDEN, CLASSES, ROWS = 12, 16, 40, 24
 
 
 class Classifier(nn.Module):
-    """Two layers, and a loss of their logits."""
+    """Two layers and the loss of their logits."""
 
     def __init__(self, loss):
         super().__init__()
@@ -29,12 +30,12 @@ class Classifier(nn.Module):
         self.loss = loss()
 
     def forward(self, x, target):
-        """The loss of some rows."""
+        """The loss of the rows x."""
         return self.loss(self.last(self.hidden(x).relu()), target)
 
 
 class HeadClassifier(nn.Module):
-    """A layer, and a head that is its own loss and never holds all logits."""
+    """A layer and a head that computes the loss without storing all logits."""
 
     def __init__(self, head):
         super().__init__()
@@ -42,7 +43,7 @@ class HeadClassifier(nn.Module):
         self.head = head(HIDDEN, CLASSES, bias=True)
 
     def forward(self, x, target):
-        """The loss of some rows."""
+        """The loss of the rows x."""
         return self.head(self.hidden(x).relu(), target)
 
 
@@ -53,7 +54,7 @@ PAIRS = {
 
 
 def trained(build, loss, steps=3):
-    """The losses of some steps of training, and the parameters after them, gathered."""
+    """Train for some steps; return their losses and the gathered parameters."""
     torch.manual_seed(0)
     model = build(loss)
     for layer in list(model.children()):
@@ -61,7 +62,8 @@ def trained(build, loss, steps=3):
             fully_shard(layer)
     fully_shard(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    generator = torch.Generator().manual_seed(distributed.get_rank())  # each has rows of its own
+    # Each process has different rows.
+    generator = torch.Generator().manual_seed(distributed.get_rank())
     losses = []
     for _ in range(steps):
         x = torch.randn(ROWS, FEATURES, generator=generator)
@@ -76,7 +78,7 @@ def trained(build, loss, steps=3):
 
 
 def work(rank, ranks, port):
-    """One process: both losses beside PyTorch's own."""
+    """Run one process: compare both losses with PyTorch's own."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
     distributed.init_process_group("gloo", rank=rank, world_size=ranks)
     for name, (build, ours, theirs) in PAIRS.items():

@@ -1,9 +1,9 @@
-"""One network trained twice by functions: those of torch.nn.functional, and fastxent's.
+"""Train a network twice: with torch.nn.functional and with fastxent's functions.
 
-In a training script the whole change is the import, of fastxent.integrations.torch.functional in
-place of torch.nn.functional. Here both are imported, and `train` is given the one to use as `F`;
-seed, batches, network and optimizer are the same. The loss of a step adds up three: of classes, of
-tags, and of a teacher's softened probabilities.
+A training script only changes its import, from torch.nn.functional to
+fastxent.integrations.torch.functional. This example imports both and passes one of them to `train`
+as `F`; seed, batches, network and optimizer are the same. The loss of a step is the sum of three:
+for the classes, for the tags, and for the softened probabilities of a teacher.
 """
 
 from typing import Any, NamedTuple
@@ -19,14 +19,14 @@ FEATURES, CLASSES, TAGS = 32, 20, 8
 
 
 class Figures(NamedTuple):
-    """What is printed: the losses by the name of the library, and their largest difference."""
+    """The printed results: losses by the name of the library, and their largest difference."""
 
     losses: dict[str, list[float]]
     difference: float
 
 
 def train(F: Any) -> list[float]:
-    """Train by gradient descent; return the loss of each step."""
+    """Train with gradient descent; return the loss of each step."""
     torch.manual_seed(0)
     teacher = torch.randn(FEATURES, CLASSES + TAGS)
     hidden = torch.nn.Linear(FEATURES, 64)
@@ -51,8 +51,8 @@ def train(F: Any) -> list[float]:
 
 
 def main() -> Figures:
-    """Train, compare and print."""
-    torch.set_num_threads(1)  # batches as small as these gain little from more
+    """Train with both modules, compare the losses, and print the results."""
+    torch.set_num_threads(1)  # such small batches gain little from more threads
     losses = {name: train(module) for name, module in MODULES.items()}
     pairs = list(zip(losses["torch"], losses["fastxent"], strict=True))
     differences = [abs(a - b) / a for a, b in pairs]
