@@ -18,41 +18,56 @@ class Row(NamedTuple):
 
 
 ROWS = {
-    "calls": Row("Threads", "calls from 16 threads at once, with the bits of a call alone"),
-    "first calls": Row("Threads", "first calls from 8 threads at once, right"),
-    "forks": Row("Processes", "children forked while 4 threads call: ended by themselves, right"),
-    "forks in compilation": Row("Processes", "children forked while a thread loads or compiles"),
-    "workers": Row("Processes", "workers' results after a parallel call in the parent, right"),
-    "exits": Row("Processes", "calls while the interpreter exits, or where nothing forks, right"),
-    "interrupts": Row("Interrupts", "calls that Ctrl-C ended, and nobody wrote afterwards"),
-    "faults": Row("Compile cache", "faults of files and folders survived, with right numbers"),
-    "races": Row("Compile cache", "processes making first calls at once on an empty folder, right"),
+    "calls": Row("Threads", "calls from 16 threads at once, bit-identical to single calls"),
+    "first calls": Row("Threads", "concurrent first calls from 8 threads, with the right result"),
+    "forks": Row(
+        "Processes",
+        "children forked while 4 threads call: each exits by itself, with the right result",
+    ),
+    "forks in compilation": Row(
+        "Processes", "children forked while a thread loads or compiles a kernel: the same"
+    ),
+    "workers": Row("Processes", "right results of workers after a parallel call in the parent"),
+    "exits": Row(
+        "Processes",
+        "right results of calls while the interpreter exits, or on a platform without fork",
+    ),
+    "interrupts": Row("Interrupts", "calls interrupted by Ctrl-C, with nothing written afterwards"),
+    "faults": Row("Compile cache", "faults of files and folders after which results are right"),
+    "races": Row(
+        "Compile cache", "processes with concurrent first calls on an empty folder: right results"
+    ),
     "race files": Row(
-        "Compile cache", "files that these left, whole and right for the next process"
+        "Compile cache", "files that these left, complete and right for the next process"
     ),
     "processes of kernels": Row(
-        "Compile cache", "kernels compiled each by a process, all loaded by one: the same bits"
+        "Compile cache",
+        "kernels compiled each in its own process, all loaded in another: bit-identical results",
     ),
     "rewritten labels": Row(
-        "Memory", "calls while another thread rewrites their labels: no wild access"
+        "Memory", "calls while another thread rewrites their labels: no access outside the arrays"
     ),
     "guarded": Row("Memory", "calls on buffers between inaccessible pages: no access outside"),
     "bounds": Row("Memory", "tests of the suite passed with NUMBA_BOUNDSCHECK=1 on an empty cache"),
     "bad": Row("Bad input", "bad calls refused as documented, nothing written"),
-    "odd": Row("Bad input", "odd calls with the documented result, nothing else written"),
+    "odd": Row("Bad input", "unusual calls with the documented result, nothing else written"),
     "fuzzed": Row("Bad input", "calls of a coverage-guided fuzzer answered as documented"),
     "stateful": Row(
-        "Bad input", "random sequences of calls, buffers, threads and forks, all right"
+        "Bad input", "random sequences of calls, buffers, threads and forks, with right results"
     ),
     "limits": Row("Limits", "limits on threads respected"),
-    "globals": Row("Limits", "global settings as they were"),
+    "globals": Row("Limits", "global settings left unchanged"),
     "long": Row("Long runs", "calls, half of them raising the documented error"),
-    "memory": Row("Long runs", "bytes by which memory has grown after them", limited=True),
-    "bits": Row("Reproducible", "functions and reductions with one bit pattern"),
-    "means": Row(
-        "Reproducible", "means over millions of rows, as near to the exact one as of a few"
+    "memory": Row("Long runs", "growth of memory after them, in bytes", limited=True),
+    "bits": Row(
+        "Reproducible",
+        "functions and reductions whose results are bit-identical for all numbers of threads",
     ),
-    "cuda": Row("CUDA", "uses around forks: after CUDA's first use a clear error, before it none"),
+    "means": Row(
+        "Reproducible",
+        "means over millions of rows, as close to the exact mean as those of a few rows",
+    ),
+    "cuda": Row("CUDA", "uses around forks: a clear error after CUDA's first use, none before it"),
 }
 
 
