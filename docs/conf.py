@@ -1,8 +1,8 @@
-"""How Sphinx makes the site; CONTRIBUTING has the command.
+"""Configuration of the site, built by Sphinx; CONTRIBUTING has the command.
 
-Nothing is fetched, neither here nor by whoever reads: mathematics is set in the browser by
-MathJax's one file, which `sphinx-mathjax-offline` carries and which is copied into the site; names
-of Python, NumPy and SciPy are looked up in small inventories (see inventories.py).
+Neither the build nor the pages need the network: the browser renders formulas with the single
+MathJax file of `sphinx-mathjax-offline`, copied into the site, and names of Python, NumPy and SciPy
+are looked up in small inventories in this folder (see inventories.py).
 """
 
 import sys
@@ -27,15 +27,15 @@ default_role = "code"  # in docstrings `x` is code
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"  # their outputs are kept; the tests run them
+nb_execution_mode = "off"  # outputs are stored in the notebooks; the tests run them
 
-# What the integrations import is not needed to read their docstrings.
+# Libraries that the integrations import; their docstrings are read without them.
 autodoc_mock_imports = [
     "torch", "jax", "xgboost", "lightgbm", "fastxent.arrays.torch",
     "fastxent.integrations.jax.arguments", "fastxent.integrations.jax.index_losses",
     "fastxent.integrations.jax.primitives", "fastxent.integrations.torch.eligible",
 ]  # fmt: skip
-autodoc_typehints = "none"  # and with them the overloads: one signature, types in the text
+autodoc_typehints = "none"  # nor overloads: one signature each, types are in the text
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 80
 napoleon_google_docstring = False
@@ -56,7 +56,7 @@ html_theme = "furo"
 html_title = "fastxent"
 html_favicon = "static/favicon.svg"
 html_css_files = ["site.css"]
-_mathjax = find_spec("sphinx-mathjax-offline")  # a folder of files, whose name no import can say
+_mathjax = find_spec("sphinx-mathjax-offline")  # not importable: its name has hyphens
 if _mathjax is None or _mathjax.origin is None:
     raise RuntimeError("sphinx-mathjax-offline is not installed: pip install -e '.[docs]'")
 html_static_path = [

@@ -1,8 +1,8 @@
-"""The inventories that the site's references to other projects are looked up in.
+"""Write the Sphinx inventories in which references to other projects are looked up.
 
-`python docs/inventories.py` writes them anew. A project's own inventory holds everything that it
-documents, thousands of names; these hold those that are referred to here, so that a build needs no
-network. A name that is missing is a warning of the build, and so an error.
+`python docs/inventories.py` writes them. A project's own inventory lists thousands of names; these
+list only the names that docstrings here refer to, so that a build needs no network. A missing name
+is a warning, which the build treats as an error.
 """
 
 import zlib
@@ -11,7 +11,7 @@ from pathlib import Path
 EXCEPTIONS = ["IndexError", "RuntimeError", "TypeError", "ValueError"]
 NUMPY = "reference/generated/"
 SCIPY = "reference/generated/"
-# Project: the version that is named, and of each name its kind and its page.
+# Project: its version, and for each name its kind and its page.
 PROJECTS: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
     "python": ("3", {name: ("exception", "library/exceptions.html") for name in EXCEPTIONS}),
     "numpy": ("2", {
