@@ -38,7 +38,7 @@ def test_kept_as_it_ran(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs(path):
-    """A cell that raises fails the test; both compare their numbers with NumPy's."""
+    """A cell that raises fails the test; each notebook compares its numbers with NumPy's."""
     notebook, code = cells(path)
     before = shown(code)
     nbclient.NotebookClient(
