@@ -94,7 +94,7 @@ def _choose_loss(both, outer, x, log1p_e):
 
 
 @inlined
-def _keep(coefficient, value):
+def _unguarded(coefficient, value):
     """`value`, no guard: without weights an element has at most one coefficient of 0."""
     return value
 
@@ -107,7 +107,7 @@ def _grad(both, outer, inner, e, scale):
 @overload(_grad)
 def _choose_grad(both, outer, inner, e, scale):
     def unweighted(both, outer, inner, e, scale):
-        return binary_grad(outer, inner, e, scale, 1.0, _keep)
+        return binary_grad(outer, inner, e, scale, 1.0, _unguarded)
 
     def weighted(both, outer, inner, e, scale):
         return binary_grad(outer, inner, e, scale, 1.0, zero_where_zero)

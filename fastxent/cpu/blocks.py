@@ -105,7 +105,7 @@ class Operands(NamedTuple):
     planes: list[Array | None] | None
 
 
-def operands(
+def find_operands(
     inputs: Sequence[Array], outputs: Sequence[Array | None], compute: DType, inner: int = 1, *,
     columns: bool = False, as_half: bool = True,
 ) -> Operands:  # fmt: skip
@@ -237,15 +237,15 @@ def for_each_chunk(call: Callable[[int, int], Result], rows: int, cost: int) -> 
 
 
 def for_each_block(
-    bind: Bind[Result], found: Operands, inner: int = 1, cost: int | None = None
+    bind: Bind[Result], operands: Operands, inner: int = 1, cost: int | None = None
 ) -> list[Result]:
     """Return the results of bind(arrays, base)(lo, hi) over all rows, in order.
 
-    `arrays` are the inputs, then the outputs, as they were `found`, or converted blocks that begin
-    at row `base`; lo and hi count from there. `cost` is that of a row if not all of it is read; a
-    block to be converted is always read.
+    `arrays` are the inputs, then the outputs: whole arrays, or converted blocks that begin at row
+    `base`; lo and hi count from there. `cost` is that of a row of which only a part is read; a
+    block to be converted is always read as a whole.
     """
-    inputs, outputs, types, as_rows, planes = found
+    inputs, outputs, types, as_rows, planes = operands
     shape = inputs[0].shape[: inputs[0].ndim - inner]
     rows, whole = math.prod(shape), row_cost(inputs[0].shape[-1]) if inner else _ELEMENT_COST
     if as_rows is not None:
@@ -263,12 +263,12 @@ def for_each_block(
 
     # Memory that no thread uses just now: a thread that allocates for each block has, by the order
     # in which the allocator finds room, sometimes one more.
-    idle: list[list[Array | None]] = []
+    free_memory: list[list[Array | None]] = []
 
     def do(k: int) -> Result:
         box = parts[k]
         try:
-            memory = idle.pop()
+            memory = free_memory.pop()
         except IndexError:
             size = min(limit, rows)
             memory = [None if operand is None else operand.reserve(size) for operand in every]
@@ -281,7 +281,7 @@ def for_each_block(
         for operand, block in zip(every[len(inputs) :], arrays[len(inputs) :], strict=True):
             if operand is not None and block is not None:
                 operand.write(box, block)
-        idle.append(memory)
+        free_memory.append(memory)
         return result
 
     return collect(do, len(parts), rows * whole)

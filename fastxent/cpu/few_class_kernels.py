@@ -14,11 +14,11 @@ import numpy as np
 from fastxent.cpu.columns import find_places, gather_lanes, scatter_lanes
 from fastxent.cpu.float_mode import flush_subnormals, restore_mode
 from fastxent.cpu.groups import group_at, read_group, reserve, write_group
-from fastxent.cpu.jit import apart, inlined, inlined_by_llvm, optimised, subroutine
+from fastxent.cpu.jit import inlined, inlined_by_llvm, never_inlined, optimised, subroutine
 from fastxent.cpu.kernels import target_of_row
 from fastxent.cpu.labels import are_int64s, copy_labels, labels_from
 from fastxent.cpu.lanes import (
-    has_wide_registers,
+    has_avx512,
     horizontal_sum,
     lane,
     round_to,
@@ -75,7 +75,7 @@ from fastxent.formulas import (
 # are left: apart, 100 classes take 0.9 of the time. But a call takes as long as a class of float32,
 # so up to this number of classes it is inlined there. Where registers are narrower and fewer, its
 # arguments would go through memory: there it is always inlined.
-_FEW_TO_INLINE, _WIDE = 24, has_wide_registers()
+_FEW_TO_INLINE, _HAS_AVX512 = 24, has_avx512()
 
 # Up to so many terms of float64 are added without compensation for their rounding.
 PLAIN_SUM = 128
@@ -130,14 +130,14 @@ def _sum_of_terms(term, args, n):
     return _corrected(total, lost)
 
 
-_sum_inlined, _sum_apart = optimised(_sum_of_terms), apart(_sum_of_terms)
+_sum_inlined, _sum_not_inlined = optimised(_sum_of_terms), never_inlined(_sum_of_terms)
 
 
 @inlined
 def sum_columns(term, args, n):
-    """`_sum_of_terms`, apart or inlined."""
-    if _WIDE and (itemsize(args[0]) == 8 or n > _FEW_TO_INLINE):
-        return _sum_apart(term, args, n)
+    """`_sum_of_terms`, inlined or not."""
+    if _HAS_AVX512 and (itemsize(args[0]) == 8 or n > _FEW_TO_INLINE):
+        return _sum_not_inlined(term, args, n)
     return _sum_inlined(term, args, n)
 
 
@@ -162,9 +162,9 @@ def _prefetch_rows(memory, columns, j):
 
 @subroutine
 def _move_lines(memory, columns, j):
-    share, ahead, behind = memory
-    write_line(behind, share, j)
-    read_line(ahead, share, j)
+    portion, ahead, behind = memory
+    write_line(behind, portion, j)
+    read_line(ahead, portion, j)
 
 
 @inlined
@@ -241,7 +241,7 @@ def softmax_rows(logits, out, tiles, lo, hi):
     release(memory)
 
 
-@(apart if _WIDE else optimised)
+@(never_inlined if _HAS_AVX512 else optimised)
 def _rest_of_max(columns, m, n, memory):
     """Σ exp(x_j - m) over all but one maximum: those below 1, and the number of other ones."""
     below, lost, ones = widen(zeros(columns)), widen(zeros(columns)), zeros(columns)

@@ -15,7 +15,7 @@ from fastxent.cpu.columns import (
     store_strided,
     store_transposed,
 )
-from fastxent.cpu.jit import apart, inlined, inlined_by_llvm, rare, subroutine
+from fastxent.cpu.jit import inlined, inlined_by_llvm, never_inlined, rare, subroutine
 from fastxent.cpu.lanes import maximum, scale_by, smaller
 from fastxent.cpu.memory import (
     advance,
@@ -59,7 +59,7 @@ def _copy_run(source, out, n):
         store_part(out, whole, n - whole, load_part(source, whole, n - whole, 0.0))
 
 
-@apart
+@never_inlined
 def copy_rows(source, source_steps, out, out_steps, n, count):
     """Copy `count` rows of n elements; steps are those of rows and of classes, in elements."""
     (a, b), (c, d) = source_steps, out_steps

@@ -51,9 +51,9 @@ def hvp_of_exp(e, v, a, b):
 
     A class with e_j = 0 takes no part, whatever its v_j; `blank` is 0, but nan in rows of nan.
     """
-    (inverse, v_m, mean), (factor, pull, blank) = a, b
-    value = hvp_element(e * inverse, v - v_m, mean, factor, pull)
-    return where_equal(e, 0.0, blank, value)
+    (inverse, v_m, mean), (factor, z_loss_coef, fill) = a, b
+    value = hvp_element(e * inverse, v - v_m, mean, factor, z_loss_coef)
+    return where_equal(e, 0.0, fill, value)
 
 
 @inlined_by_llvm
@@ -61,12 +61,12 @@ def _fill_product(out, e, v, m_at, s, curvature, up, z_loss, n, next_v):
     """up·H·v by the logits whose exponentials are e, the largest of them at m_at; out may be e."""
     v_m, inverse = element(v, m_at), 1.0 / s
     mean = product_sum(e, v, v_m, n, next_v) * inverse
-    factor, pull = up * curvature, 0.0
+    factor, z_loss_coef = up * curvature, 0.0
     if z_loss:
         # π directly: v_m + mean would have lost its digits where v_m is large and p_m is not.
-        pull = up * (z_loss + z_loss) * (product_sum(e, v, 0.0, n, None) * inverse)
-    blank = (factor + pull) * inverse * 0.0
-    map_rows(hvp_of_exp, e, v, out, n, (inverse, v_m, mean), (factor, pull, blank))
+        z_loss_coef = up * (z_loss + z_loss) * (product_sum(e, v, 0.0, n, None) * inverse)
+    fill = (factor + z_loss_coef) * inverse * 0.0
+    map_rows(hvp_of_exp, e, v, out, n, (inverse, v_m, mean), (factor, z_loss_coef, fill))
 
 
 @subroutine

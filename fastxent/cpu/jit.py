@@ -34,7 +34,12 @@ from numba.core.runtime.nrt import rtsys
 from numpy import ma  # noqa: F401
 
 from fastxent import forks, kernel_files
-from fastxent.cpu.linked_code import ApartCompiler, LinkedCompiler, OptimisedCompiler, RareCompiler
+from fastxent.cpu.linked_code import (
+    LinkedCompiler,
+    NeverInlinedCompiler,
+    OptimisedCompiler,
+    RareCompiler,
+)
 
 # The options of all compiled code. Never fastmath: nnan and ninf break the promises about nan and
 # inf. NumPy's error model: a division by 0 raises no exception.
@@ -54,7 +59,7 @@ inlined = njit(inline="always", **_OPTIONS)
 # Functions that LLVM inlines: where the types of arguments have to be known before.
 inlined_by_llvm = njit(forceinline=True, **_INNER, **_BORROWING)
 # Functions that LLVM does not: rare ones would take registers from the loops around them.
-apart = njit(**_INNER | {"pipeline_class": ApartCompiler}, **_BORROWING)
+never_inlined = njit(**_INNER | {"pipeline_class": NeverInlinedCompiler}, **_BORROWING)
 rare = njit(**_INNER | {"pipeline_class": RareCompiler}, **_BORROWING)
 # Functions that LLVM optimises by themselves before it may inline them.
 optimised = njit(**_INNER | {"pipeline_class": OptimisedCompiler}, **_BORROWING)

@@ -27,8 +27,8 @@ def by_name(source: jit.Kernel, signature: tuple[Any, ...]) -> Any:
 
     @intrinsic
     def call(typingctx, args):
-        def lower(context, builder, sig, given):
-            converted = _converted(context, builder, given[0], args, types.Tuple(signature))
+        def lower(context, builder, sig, operands):
+            converted = _converted(context, builder, operands[0], args, types.Tuple(signature))
             values = cgutils.unpack_tuple(builder, converted)
             convention = context.call_conv
             kind = convention.get_function_type(returned, signature)
@@ -40,10 +40,10 @@ def by_name(source: jit.Kernel, signature: tuple[Any, ...]) -> Any:
     return call
 
 
-def _converted(context, builder, value, given, wanted):
+def _converted(context, builder, value, kind, target):
     """A value of another type: as Numba does it, but tuples of names, too, part by part."""
-    if not isinstance(wanted, types.BaseTuple):
-        return context.cast(builder, value, given, wanted)
-    parts = zip(cgutils.unpack_tuple(builder, value), given, wanted, strict=True)
+    if not isinstance(target, types.BaseTuple):
+        return context.cast(builder, value, kind, target)
+    parts = zip(cgutils.unpack_tuple(builder, value), kind, target, strict=True)
     made = [_converted(context, builder, *part) for part in parts]
-    return context.make_tuple(builder, wanted, made)
+    return context.make_tuple(builder, target, made)

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from fastxent.cpu.float_mode import flush_subnormals, restore_mode
-from fastxent.cpu.jit import apart, inlined, inlined_by_llvm, subroutine
+from fastxent.cpu.jit import inlined, inlined_by_llvm, never_inlined, subroutine
 from fastxent.cpu.labels import are_int64s, copy_labels, labels_from, read_label
 from fastxent.cpu.lanes import smaller
 from fastxent.cpu.memory import (
@@ -152,7 +152,7 @@ def _sum(total, lost):
     return total + lost if math.isfinite(lost) else total
 
 
-@apart  # called at two places, its loops by vectors would be compiled for each
+@never_inlined  # called at two places, its loops by vectors would be compiled for each
 def _count_labels(labels, n_classes, options, n):
     """The number of labels that are not ignored, and the number of these that are no class."""
     ignoring, ignore_index = options.ignoring, options.ignore_index
@@ -231,7 +231,7 @@ def _zero_where_zero(coefficient, value):
 
 
 @inlined_by_llvm
-def _fill_hess(hess, e, n, sums, factor, pull):
+def _fill_hess(hess, e, n, sums, factor, z_loss_coef):
     """p_j·(factor·(1 - p_j) + pull·p_j), where 1 - p of a dominant class is the sum of the others.
 
     `hess` may be e.
@@ -240,9 +240,9 @@ def _fill_hess(hess, e, n, sums, factor, pull):
     s, top = rest + e_y, find(e, 1.0, n)
     others = rest if e_y == 1.0 else rest_of_max(e, 0.0, e, n)
     largest = element(e, top)
-    map_row(hess_of_exp, e, hess, n, inverse, (factor, pull))
+    map_row(hess_of_exp, e, hess, n, inverse, (factor, z_loss_coef))
     if s < 2.0:
-        set_element(hess, top, hess_with_z_loss(largest / s, others / s, factor, pull))
+        set_element(hess, top, hess_with_z_loss(largest / s, others / s, factor, z_loss_coef))
 
 
 @subroutine
@@ -262,13 +262,13 @@ def _write_hess(hess, e, n, y, up, coefs, a, a_y, sums, scratch, options):
     """The diagonal of the Hessian of a row by its logits."""
     (target_coef, prob_coef, _), z_loss = coefs, options.z_loss
     scale, softcap, up = options.logit_scale, options.softcap, up * options.hess_factor
-    factor, pull = up * (target_coef + prob_coef), up * (z_loss + z_loss)
+    factor, z_loss_coef = up * (target_coef + prob_coef), up * (z_loss + z_loss)
     if softcap > 0.0:
-        of_grad, of_z = (y, up, coefs, a, a_y, sums), (sums, factor, pull)
+        of_grad, of_z = (y, up, coefs, a, a_y, sums), (sums, factor, z_loss_coef)
         cap = scale, softcap_curvature(scale, softcap)
         _fill_capped_hess(hess, e, n, of_grad, of_z, scratch, cap)
     else:
-        _fill_hess(hess, e, n, sums, factor * scale * scale, pull * scale * scale)
+        _fill_hess(hess, e, n, sums, factor * scale * scale, z_loss_coef * scale * scale)
 
 
 @inlined_by_llvm

@@ -64,22 +64,22 @@ def _build_labels(builder, pointer, itemsize, mask, width=None):
     def of(bits):
         return ir.VectorType(ir.IntType(bits), width) if width else ir.IntType(bits)
 
-    wide, end = of(64), builder.append_basic_block("labels_are_read")
-    mask = build_splat(builder, mask, wide) if width else mask
+    widened, end = of(64), builder.append_basic_block("labels_are_read")
+    mask = build_splat(builder, mask, widened) if width else mask
     blocks = {size: builder.append_basic_block(f"labels_of_{size}") for size in (8, 4, 2, 1)}
-    switch, found = builder.switch(itemsize, blocks[1]), []
+    switch, loads = builder.switch(itemsize, blocks[1]), []
     for size, block in blocks.items():
         if size > 1:
             switch.add_case(I64(size), block)
         builder.position_at_end(block)
         label = builder.load(builder.bitcast(pointer, of(8 * size).as_pointer()), align=size)
         if size < 8:
-            label = builder.and_(builder.sext(label, wide), mask)
-        found.append((label, block))
+            label = builder.and_(builder.sext(label, widened), mask)
+        loads.append((label, block))
         builder.branch(end)
     builder.position_at_end(end)
-    y = builder.phi(wide)
-    for incoming in found:
+    y = builder.phi(widened)
+    for incoming in loads:
         y.add_incoming(*incoming)
     return y
 

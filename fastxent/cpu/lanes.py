@@ -205,7 +205,7 @@ def has_fma():
     return not is_x86 or "+fma" in features
 
 
-def has_wide_registers():
+def has_avx512():
     """Whether a vector is one register of the target CPU, of which there are 32."""
     return "+avx512f" in target_cpu()[1]
 

@@ -44,7 +44,7 @@ def linear_cross_entropy_hvp(call: Call) -> None:
     buffers = np.empty((2, min(limit, n), len(weight)), compute)
     rows = Operand(x, compute)
     v_rows = None if call.vector.x is None else Operand(call.vector.x, compute)
-    sums = _Sums(call.linear.grads, call.vector, compute)
+    sums = _ProductSums(call.linear.grads, call.vector, compute)
     for box in boxes(x.shape[:-1], limit) if n and call.divisor else ():
         x_block, v_block = rows.read(box), None if v_rows is None else v_rows.read(box)
         logits, moved = (buffer[: len(x_block)] for buffer in buffers)
@@ -75,7 +75,7 @@ def _fill_moved(
         np.add(0 if fresh else moved, v_bias, out=moved)
 
 
-class _Sums:
+class _ProductSums:
     """The parts of the product, summed block by block; those that are None are not computed."""
 
     def __init__(self, parts: LinearGrad, vector: LinearGrad, compute: DType) -> None:

@@ -31,7 +31,7 @@ class _LinkedCode(JITCodeLibrary):
         pass
 
 
-class _ApartCode(_LinkedCode):
+class _NeverInlinedCode(_LinkedCode):
     """The same, but LLVM does not inline it."""
 
     attributes = ("noinline",)
@@ -44,7 +44,7 @@ class _ApartCode(_LinkedCode):
         super().add_ir_module(ir_module)
 
 
-class _RareCode(_ApartCode):
+class _RareCode(_NeverInlinedCode):
     """The same, and LLVM saves registers around the calls, not in the code that makes none."""
 
     attributes = ("noinline", "cold")
@@ -71,10 +71,10 @@ class LinkedCompiler(Compiler):
         return super().define_pipelines()
 
 
-class ApartCompiler(LinkedCompiler):
+class NeverInlinedCompiler(LinkedCompiler):
     """The same for functions that stay apart."""
 
-    code = _ApartCode
+    code = _NeverInlinedCode
 
 
 class RareCompiler(LinkedCompiler):

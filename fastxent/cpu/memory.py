@@ -10,8 +10,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastxent.cpu.half_lanes import (
-    build_narrow,
-    build_narrow_one,
+    build_round,
+    build_round_one,
     build_widen,
     build_widen_one,
 )
@@ -255,9 +255,9 @@ def _widened(builder, value, kind):
     return build_widen(builder, value, kind) if isinstance(kind, Half) else value
 
 
-def _narrowed(builder, value, kind):
+def _rounded(builder, value, kind):
     """Return a vector as it is stored in memory of a type."""
-    return build_narrow(builder, value, kind) if isinstance(kind, Half) else value
+    return build_round(builder, value, kind) if isinstance(kind, Half) else value
 
 
 def build_load(context, builder, sig, args):
@@ -271,7 +271,7 @@ def build_store(context, builder, sig, args):
     """Write the vector that is the last argument from a pointer's element j on."""
     kind = sig.args[0].dtype
     address = build_address(builder, *args[:2], sig.args[-1].width)
-    builder.store(_narrowed(builder, args[-1], kind), address, align=alignment(kind))
+    builder.store(_rounded(builder, args[-1], kind), address, align=alignment(kind))
     return context.get_dummy_value()
 
 
@@ -295,7 +295,7 @@ def set_element(typingctx, pointer, j, value):
     def lower(context, builder, sig, args):
         number = context.cast(builder, args[2], value, arithmetic_type(kind))
         if isinstance(kind, Half):
-            number = build_narrow_one(builder, number, kind)
+            number = build_round_one(builder, number, kind)
         builder.store(number, builder.gep(args[0], [args[1]]))
         return context.get_dummy_value()
 
@@ -337,7 +337,7 @@ def stream(typingctx, pointer, j, x):
 
     def lower(context, builder, sig, args):
         kind, width = pointer.dtype, sig.args[-1].width
-        value = _narrowed(builder, args[-1], kind)
+        value = _rounded(builder, args[-1], kind)
         address = build_address(builder, *args[:2], width)
         instruction = builder.store(value, address, align=alignment(kind) * width)
         one = builder.module.add_metadata([I32(1)])
@@ -443,7 +443,7 @@ def store_part(typingctx, pointer, j, n, x):
     def lower(context, builder, sig, args):
         at, j, n, value = args
         kind = pointer.dtype
-        value = _narrowed(builder, value, kind)
+        value = _rounded(builder, value, kind)
         with builder.if_else(builder.icmp_signed(">=", n, I64(x.width))) as (whole, halves):
             with whole:
                 address = build_address(builder, at, j, x.width)

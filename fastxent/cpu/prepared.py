@@ -17,11 +17,11 @@ from fastxent.records import Call, Weights
 
 def _order(call: Call) -> Callable[[Sequence[Array]], Sequence[Any]]:
     """From the outputs that a call has to those of a kernel, the others absent."""
-    absent, given = arguments.NO_OUTPUTS[call.compute.char], call.outputs[1:]
-    places = [k for k, array in enumerate(given) if array is not None]
+    absent, outputs = arguments.NO_OUTPUTS[call.compute.char], call.outputs[1:]
+    places = [k for k, array in enumerate(outputs) if array is not None]
     at = {k: len(absent) + n for n, k in enumerate(places)}
     pick = operator.itemgetter(*[at.get(k, k) for k in range(len(absent))])
-    return lambda outputs: pick((*absent, *outputs))
+    return lambda arrays: pick((*absent, *arrays))
 
 
 class PreparedRows:
@@ -44,15 +44,15 @@ class PreparedRows:
         self._of_classes = packed[2:] if is_constant else None
         self._absent_weight = packed.class_weight[:0]
         selection = select(call, self._options)
-        _, self._besides, found, cost = selection
+        _, self._besides, operands, cost = selection
         self._kernel, self._scan = kernel_of(call, selection), scan_kernel()
         self._outputs = _order(call)
         rows = rows_at_once(cost or row_cost(self._classes))
-        plane = None if found.planes is None else found.planes[0]
+        plane = None if operands.planes is None else operands.planes[0]
         self.is_one_call = plane is None or len(plane) == 1
-        if found.rows is None and plane is None:
+        if operands.rows is None and plane is None:
             # The caller converts, as the long way does where planes are small.
-            self.is_one_call = found.types[0] == call.x.dtype and call.x.ndim > 2
+            self.is_one_call = operands.types[0] == call.x.dtype and call.x.ndim > 2
             rows = rows_converted_at_once(self._classes)
         self.max_size = rows * self._classes
 

@@ -310,8 +310,8 @@ def handler(char: str, result: str, few_classes: bool, minor: int) -> int:
 
     # The name in the cache; the version is a constant in the code.
     cross_entropy.__qualname__ = f"xla_cross_entropy_{char}_{result}_{few_classes:d}_{minor}"
-    found = jit.compiled(cross_entropy, (types.int64,))
-    address: int = found.library.get_pointer_to_function(found.fndesc.llvm_cfunc_wrapper_name)
+    compiled = jit.compiled(cross_entropy, (types.int64,))
+    address: int = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
     return address
 
 

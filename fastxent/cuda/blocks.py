@@ -152,8 +152,8 @@ def _rows_alike(
     arrays: dict[str, DeviceArray], read: Callable[[DeviceArray], Rows | None]
 ) -> dict[str, Rows] | None:
     """The rows of arrays that are laid out alike, by name; None if they are not."""
-    found = {name: read(array) for name, array in arrays.items()}
-    rows = {name: r for name, r in found.items() if r is not None}
+    by_name = {name: read(array) for name, array in arrays.items()}
+    rows = {name: r for name, r in by_name.items() if r is not None}
     is_alike = len(rows) == len(arrays) and len({r.inner for r in rows.values()}) == 1
     return rows if is_alike else None
 

@@ -50,13 +50,13 @@ def make_column_addressing(element: Element, plan: ThreadPlan) -> Addressing:
     """Where rows in columns are."""
     threads, n_rows, vectorised = plan.threads, plan.rows, plan.vectorised
     width = element.width if vectorised else 1
-    apart, sub_lane = WARP // width, make_sub_lane(element)
+    lane_step, sub_lane = WARP // width, make_sub_lane(element)
 
     @device
     def place():
         lane, warp = cuda.threadIdx.x & 31, cuda.threadIdx.x >> 5
         if vectorised:  # the row that it has behind the transpose
-            lane = (lane & (apart - 1)) * width + sub_lane()
+            lane = (lane & (lane_step - 1)) * width + sub_lane()
         i = int64(cuda.blockIdx.x) * n_rows + warp // threads * WARP + lane
         return i, int32(warp % threads)
 
@@ -149,7 +149,7 @@ def make_column_read(element: Element, plan: ThreadPlan) -> Function:
 
     n is 0 for a row that does not exist, behind all that do.
     """
-    access, threads, held_vectors = make_column_access(element, plan), plan.threads, plan.vectors
+    access, threads, per_thread = make_column_access(element, plan), plan.threads, plan.vectors
     vector_at, fetch, width = access.vector_at, access.fetch, access.width
     first_vector, collective = make_first_vector(element, plan), access.collective
     minus_inf, streamed = element.compute(-math.inf), plan.streamed
@@ -158,7 +158,7 @@ def make_column_read(element: Element, plan: ThreadPlan) -> Function:
     def read(row, n, thread, wanted, buffer):
         address = first_vector(row, n, wanted)
         first = vector_at(address, thread)
-        for v in range(held_vectors):
+        for v in range(per_thread):
             fetch(vector_at(first, v * threads), buffer, v)
         n_read = n if wanted else int32(0)
         vectors, readable = n, n_read

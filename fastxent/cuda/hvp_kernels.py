@@ -168,8 +168,8 @@ def make_factors(element, wants):
         if with_z_loss:
             lse = lse_of(m, int32(0), math.log1p(others))
         curvature = target_coef + prob_coefficient(other_coef, moments.a, z_loss, lse)
-        pull = by * (z_loss + z_loss) * (moments.v * inverse_s)
-        return inverse_s, moments.u * inverse_s, by * curvature, pull
+        z_loss_coef = by * (z_loss + z_loss) * (moments.v * inverse_s)
+        return inverse_s, moments.u * inverse_s, by * curvature, z_loss_coef
 
     return factors
 
@@ -191,9 +191,9 @@ def make_hvp_kernel(element, plan, wants):
 
     @device
     def product(x, v, column, args):
-        m, factor, v_m, inverse_s, mean, scale, pull, active, fill = args
+        m, factor, v_m, inverse_s, mean, scale, z_loss_coef, active, fill = args
         p = exp(x - m, factor) * inverse_s
-        h = zero_where_zero(p, hvp_element(p, v - v_m, mean, scale, pull))
+        h = zero_where_zero(p, hvp_element(p, v - v_m, mean, scale, z_loss_coef))
         return h if active else fill
 
     write = make_writer(element, plan, product, paired=True)
@@ -242,8 +242,8 @@ def make_hvp_kernel(element, plan, wants):
             target_coef = one_minus_eps * class_weight_of(class_weight, y)
             other_coef = eps_over_c if all_classes else zero
         numbers = factors(moments, target_coef, other_coef, z_loss, times(m, factor), by)
-        inverse_s, mean, bent, pull = numbers
-        args = (m, factor, v_m, inverse_s, mean, bent, pull, active, fill)
+        inverse_s, mean, bent, z_loss_coef = numbers
+        args = (m, factor, v_m, inverse_s, mean, bent, z_loss_coef, active, fill)
         write(from_class(row_at(out, pos), first), buffer, others, pair, thread, args)
 
     return kernel

@@ -217,8 +217,8 @@ def make_cross_entropy_kernel(element, plan, wants):
             write_probs(out, buffer, line, thread, (m, factor, inverse_s))
         if with_hess:
             by, own_top = times(times(u * scale, factor), factor), int32(int64(top) - first)
-            h, pull = hess_terms(coefs, z_loss, by, sums.a, row_lse)
-            args_h = (m, factor, inverse_s, others, own_top, h, pull, active, fill)
+            h, z_loss_coef = hess_terms(coefs, z_loss, by, sums.a, row_lse)
+            args_h = (m, factor, inverse_s, others, own_top, h, z_loss_coef, active, fill)
             write_hess(from_class(row_at(hess, pos), first), buffer, line, thread, args_h)
         if with_grad:
             up = times(u * scale, factor)

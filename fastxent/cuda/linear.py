@@ -71,10 +71,10 @@ def side_by_side(call: Call) -> Call:
 
 
 def blocks_of_rows(
-    x: DeviceArray, weight: DeviceArray, compute: Any, n_held: int = 1
+    x: DeviceArray, weight: DeviceArray, compute: Any, n_blocks: int = 1
 ) -> Iterator[tuple[int, int]]:
     """Of each block its first row and their number, where `n_held` blocks of logits are held."""
-    n, row = math.prod(x.shape[:-1]), max(weight.shape) * compute.itemsize * n_held
+    n, row = math.prod(x.shape[:-1]), max(weight.shape) * compute.itemsize * n_blocks
     limit = max(1, min(n, _BLOCK_BYTES // row))
     for first in range(0, n, limit):
         yield first, min(limit, n - first)

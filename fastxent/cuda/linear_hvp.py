@@ -42,7 +42,7 @@ def linear_cross_entropy_hvp(call: Call) -> None:
     has_grad = (grads.x is not None and v_matrix is not None) or (
         sums.weight is not None and vector.x is not None
     )
-    for first, rows in blocks_of_rows(x, weight, compute, n_held=3 if has_grad else 2):
+    for first, rows in blocks_of_rows(x, weight, compute, n_blocks=3 if has_grad else 2):
         x_block = block_of(x, first, rows, compute)
         v_block = None if vector.x is None else block_of(vector.x, first, rows, compute)
         logits, grad = logits_of(x_block, matrix, bias), None

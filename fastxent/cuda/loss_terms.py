@@ -159,9 +159,9 @@ def make_element_formulas(element, wants, coefficient_of):
     @device
     def hess(x, column, args):
         """∂²L/∂x_j², where 1 - p of the largest is the sum of the others."""
-        m, factor, inverse_s, others, top, scale, pull, active, fill = args
+        m, factor, inverse_s, others, top, scale, z_loss_coef, active, fill = args
         p = exp(x - m, factor) * inverse_s
         one_minus_p = others * inverse_s if column == top else one - p
-        return hess_with_z_loss(p, one_minus_p, scale, pull) if active else fill
+        return hess_with_z_loss(p, one_minus_p, scale, z_loss_coef) if active else fill
 
     return other_terms, grad, probs, hess

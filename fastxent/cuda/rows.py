@@ -31,7 +31,7 @@ def make_read(element: Element, plan: ThreadPlan) -> Function:
     """
     if plan.columns:
         return make_column_read(element, plan)
-    access, threads, held_vectors = make_access(element, plan), plan.threads, plan.vectors
+    access, threads, per_thread = make_access(element, plan), plan.threads, plan.vectors
     vector_at, fetch, clear = access.vector_at, access.fetch, access.clear
     vectorised, size, width, load = plan.vectorised, element.size, access.width, element.load
     minus_inf = element.compute(-math.inf)
@@ -46,7 +46,7 @@ def make_read(element: Element, plan: ThreadPlan) -> Function:
         readable = vectors if wanted else int32(0)
         address = row + uint64(uint32(head)) * uint64(size)
         first = vector_at(address, thread)
-        for v in range(held_vectors):
+        for v in range(per_thread):
             if thread + v * threads < readable:
                 fetch(vector_at(first, v * threads), buffer, v)
             else:
@@ -117,14 +117,14 @@ def make_row_maximum(element: Element, plan: ThreadPlan, scaled: bool) -> Functi
     And what `exp_sums` continues from: the maximum and the sums of the thread's streamed part.
     """
     access, maximum, streamed = make_access(element, plan), element.maximum, plan.streamed
-    value, n_held = access.value, plan.vectors * access.width
+    value, n_elements = access.value, plan.vectors * access.width
     largest = make_reduction(maximum, plan)
     streamed_sums, zero = make_streamed_sums(element, plan, scaled), element.compute(0)
 
     @device
     def row_maximum(buffer, line, thread, factor, shared):
         m = line.single
-        for i in range(n_held):
+        for i in range(n_elements):
             m = maximum(m, value(buffer, i))
         m = largest(m, shared, 0)
         if not streamed:
@@ -143,7 +143,7 @@ def make_exp_sums(element: Element, plan: ThreadPlan, scaled: bool) -> Function:
     """
     access, is_warp = make_access(element, plan), plan.is_warp
     exp, compute = make_exp(element, scaled), element.compute
-    value, n_held = access.value, plan.vectors * access.width
+    value, n_elements = access.value, plan.vectors * access.width
     singles, streamed = access.singles, plan.streamed
     total, zero, one = make_reduction(add, plan), compute(0), compute(1)
 
@@ -161,7 +161,7 @@ def make_exp_sums(element: Element, plan: ThreadPlan, scaled: bool) -> Function:
             e = exp(line.single - m, factor)
             below += zero if e == one else e
             count += one if e == one else zero
-        for i in range(n_held):
+        for i in range(n_elements):
             e = exp(value(buffer, i) - m, factor)
             parts[i & 3] += zero if e == one else e
             count += one if e == one else zero
