@@ -86,7 +86,7 @@ def binary_cross_entropy(call: Call) -> float:
 
 
 class _BroadcastWeights:
-    """The weights of a call: numbers, as kernels read them, and arrays that vary."""
+    """The weights of a call: constants, as kernels read them, and arrays."""
 
     def __init__(self, call: Call) -> None:
         weights, shape = (call.weights.weight, call.weights.pos_weight), call.x.shape
@@ -95,7 +95,7 @@ class _BroadcastWeights:
         self.varying = [np.broadcast_to(w, shape) for w, one in pairs if one is None]
 
     def pack(self, blocks: list[Array | None]) -> BinaryWeights:
-        """What a kernel takes, with these blocks of those that vary, which it removes."""
+        """Pack the weights for a kernel; the blocks of varying ones are taken from the list."""
         members: list[Any] = []
         for constant in self._constants:
             members += [blocks.pop(0), 1] if constant is None else [constant, 0]
@@ -132,7 +132,7 @@ def _fill_losses(call: Call) -> float:
 
 
 def _constant(weight: Array | None, char: str) -> Array | None:
-    """Return what a kernel reads of a weight that is the same everywhere; None if it varies."""
+    """Return a constant weight as a kernel reads it; None if the weight varies."""
     if weight is None:
         return arguments.constant_weight(None, char)
     return arguments.constant_weight(weight.item(), char) if weight.size == 1 else None

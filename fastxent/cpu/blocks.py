@@ -1,4 +1,4 @@
-"""Present arrays of any shape, stride, byte order and type as rows, whole or by converted blocks.
+"""View arrays of any shape, stride, byte order and type as rows, or convert them by blocks.
 
 A kernel takes (rows, classes) of its own float type with contiguous rows. Most arrays have such a
 view; any other is converted block by block, never as a whole.
@@ -94,8 +94,8 @@ def row_cost(n_classes: int) -> int:
 class Operands(NamedTuple):
     """The inputs and outputs of a call, and how a kernel takes them, inputs first.
 
-    As arrays of these types: `rows`, or `planes` of column-major rows. Both are None where blocks
-    of rows are converted. An output that is None stays so.
+    `rows`, or `planes` of column-major rows, are views of these types. Both are None if blocks of
+    rows have to be converted. An output that is None is None there too.
     """
 
     inputs: Sequence[Array]
@@ -109,10 +109,10 @@ def find_operands(
     inputs: Sequence[Array], outputs: Sequence[Array | None], compute: DType, inner: int = 1, *,
     columns: bool = False, as_half: bool = True,
 ) -> Operands:  # fmt: skip
-    """Find out how a kernel takes the inputs and outputs.
+    """Determine how a kernel takes the inputs and outputs: in place or converted.
 
-    With `inner` = 0 as elements; with `columns` column-major rows are taken as they are. So is half
-    precision `as_half`, if no array has to be converted; else all have the type of the arithmetic.
+    `inner` = 0 means elements. With `columns`, column-major rows are taken in place. With `as_half`
+    so is half precision, if no array has to be converted; else all have the type of the arithmetic.
     """
     own, arrays = inputs[0].dtype, [*inputs, *outputs]
     if as_half and own is not compute and own.itemsize == 2 and own.char in HALF:
@@ -163,7 +163,7 @@ def as_operand(array: Array, dtype: DType, inner: int) -> Array | None:
 
 
 def _planes(arrays: Sequence[Array | None], types: Sequence[DType]) -> list[Array | None] | None:
-    """The arrays (…, classes) as (planes, rows, classes), if the classes of the first lie apart.
+    """View the arrays (…, classes) as (planes, rows, classes), if the first is column-major.
 
     In a plane rows or classes are contiguous; no array is copied. None if there is no such view, or
     if planes are too small for a kernel call each.
@@ -216,7 +216,7 @@ def chunk_rows(rows: int, cost: int) -> int:
 def rows_at_once(cost: int = _ELEMENT_COST) -> int:
     """The number of rows of this cost, or of elements of a binary loss, that are always one chunk.
 
-    Also as column-major rows.
+    This holds for column-major rows too.
     """
     return _SMALLEST_CHUNK // cost
 
@@ -261,8 +261,8 @@ def for_each_block(
         limit = max(limit - limit % _CONVERTED_ROWS, _CONVERTED_ROWS)
     parts = list(boxes(shape, limit)) if rows else []
 
-    # Memory that no thread uses just now: a thread that allocates for each block has, by the order
-    # in which the allocator finds room, sometimes one more.
+    # Blocks' memory that no thread uses at the moment, to be used again: if each block allocated
+    # its own, the number of blocks in memory would depend on the allocator.
     free_memory: list[list[Array | None]] = []
 
     def do(k: int) -> Result:

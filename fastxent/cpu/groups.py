@@ -1,4 +1,4 @@
-"""Groups of rows as columns in scratch memory: rows are transposed, column-major ones are in tiles.
+"""Groups of rows as columns in scratch memory: rows are transposed, column-major ones use tiles.
 
 A group has as many rows as a vector has lanes; its columns are one vector per class. A kernel is
 compiled for rows, or for tiles, where an array may be of either layout.
@@ -190,7 +190,8 @@ def _group_of_rows(at, rows, width, layout, pad):
 def reserve(like, n, sets, tiles):
     """Scratch memory: groups with so many sets of columns, the layout, the pad, the places.
 
-    Of one group, or of two tiles; the layout is None, as `tiles` is, where all arrays are rows.
+    The memory is for one group, or for two tiles. The layout is None, as `tiles` is, where all
+    arrays are rows.
     """
     return either(tiles, reserve_tiles, _reserve_rows, (like, n, sets))
 
@@ -235,10 +236,10 @@ def _write_of_tile(columns, factor, places, elements, array, group):
 def write_group(columns, factor, places, elements, array, group):
     """Write the columns, times `factor`, to a group of rows; then `elements` at their places.
 
-    There is one element per lane, given as it is and as a multiple of the factor. An incomplete
-    group is written to `pad` and copied; one of a column-major array stays in its columns, which
-    `write_line` multiplies. factor and elements may be None. To rows the elements are written in
-    the array, not in the columns: a vector load would wait for stores to a part of it.
+    `elements` is a pair: one element per lane, and the same as a multiple of the factor. An
+    incomplete group is written to `pad` and copied; a group of a column-major array stays in its
+    columns, which `write_line` multiplies. factor and elements may be None. With rows the elements
+    are written to the array, not to the columns: a vector load would wait for the scalar stores.
     """
     arguments = columns, factor, places, elements, array, group
     either(group[3], _write_of_tile, _write_rows, arguments)

@@ -1,7 +1,7 @@
-"""Calls of kernels from other compiled code: by the names of their own code, which is not repeated.
+"""Call kernels from other compiled code by symbol name, without a copy of their code.
 
-Code that is linked to a kernel's would hold a copy of it, compiled again. By name it is the code
-that NumPy's calls run: compiled once, kept once in the cache.
+Code that links a kernel holds a copy of it, which is compiled again. A call by name runs the code
+that calls from NumPy run: it is compiled once and cached once.
 """
 
 from typing import Any
@@ -15,10 +15,10 @@ from fastxent.cpu import jit
 
 
 def by_name(source: jit.Kernel, signature: tuple[Any, ...]) -> Any:
-    """A compiled function of one tuple, the arguments of the kernel `source` for this signature.
+    """Return a compiled function of one tuple: the arguments of a kernel for this signature.
 
-    The kernel is compiled or loaded at once. A process that loads code with such a call from the
-    cache must have come here before, so that the name means something.
+    The kernel is compiled or loaded now, and its symbol is registered. A process must call this
+    before it runs code from the cache that contains such a call.
     """
     result = jit.compiled(source, signature)
     declared, returned = result.fndesc, result.signature.return_type
@@ -41,7 +41,7 @@ def by_name(source: jit.Kernel, signature: tuple[Any, ...]) -> Any:
 
 
 def _converted(context, builder, value, kind, target):
-    """A value of another type: as Numba does it, but tuples of names, too, part by part."""
+    """Convert a value to the type `target` as Numba does, and named tuples member by member."""
     if not isinstance(target, types.BaseTuple):
         return context.cast(builder, value, kind, target)
     parts = zip(cgutils.unpack_tuple(builder, value), kind, target, strict=True)

@@ -1,8 +1,8 @@
 """Class indices as int64, read from integers of any width.
 
-Arrays of labels have one type in kernels, whatever their width: an array says how many bytes a
-label has, `label_mask` which of their bits count after the sign has been extended; it is -1, but
-for unsigned labels of fewer than 8 bytes the largest of them.
+Arrays of labels have one type in kernels, whatever their width: the array holds the number of bytes
+of a label. `label_mask` is applied after sign extension: it is -1 or, for unsigned labels of fewer
+than 8 bytes, their largest value.
 """
 
 import numpy as np

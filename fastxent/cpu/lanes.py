@@ -206,7 +206,7 @@ def has_fma():
 
 
 def has_avx512():
-    """Whether a vector is one register of the target CPU, of which there are 32."""
+    """Whether the target CPU has AVX-512: 32 registers, each of a whole vector."""
     return "+avx512f" in target_cpu()[1]
 
 

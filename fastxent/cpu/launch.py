@@ -68,7 +68,7 @@ SCAN_LABELS = jit.Source("kernels", "scan_labels")
 _CATEGORICAL_ROWS = jit.Source("kernels", "categorical_rows")
 _CATEGORICAL_LABEL_ROWS = jit.Source("categorical_kernels", "categorical_label_rows")
 
-# What the loss of few classes is enough for: these options, and outputs by the kind of target.
+# What the loss of few classes supports: these options, and outputs by the kind of target.
 FEW_CLASSES_OPTIONS = {
     "ignoring", "ignore_index", "label_mask", "one_minus_eps", "eps_over_c", "hess_factor"
 }  # fmt: skip
@@ -78,8 +78,8 @@ FEW_CLASSES_LABELS, FEW_CLASSES_PROBS = (
 )
 _DERIVATIVES = [name for name, rule in RULES.items() if rule and rule.is_derivative]
 
-# The work of reading a label, in elements of a row of logits; that of a row of probabilities of
-# which one number is read; how many elements of such a row's gradient are written in that of one.
+# Costs in elements of a row of logits: of reading a label, and of a row of probabilities of which
+# one number is read. So many elements of such a row's gradient are written in the time of one.
 _LABEL_COST, _GATHER_COST, _ZEROS = 1, 6, 2
 
 
@@ -114,7 +114,7 @@ def _rows_kernel(name: str, few: bool) -> jit.Source:
 
 
 def layout_of(few: bool, planes: Any) -> tuple[Any, ...]:
-    """What kernels of few classes take besides, and others do not."""
+    """The additional argument of kernels of few classes; empty for other kernels."""
     return COLUMNS if planes is not None else ROWS if few else ()
 
 
@@ -267,7 +267,7 @@ def _loss_kernel(
 
 
 def _find_operands(call: Call, columns: bool) -> Operands:
-    """The inputs and outputs with one number per class; taken column-major with `columns` alone."""
+    """The inputs and outputs with one number per class; `columns` allows column-major rows."""
     assert call.target is not None
     x, probs = call.x, call.target.probs
     inputs, outputs = (x,) if probs is None else (x, probs), arguments.per_class(call.outputs)
@@ -275,9 +275,9 @@ def _find_operands(call: Call, columns: bool) -> Operands:
 
 
 class Selection(NamedTuple):
-    """The kernel of a loss of rows, what it takes after the options, and how it takes the arrays.
+    """The kernel of a loss of rows, its arguments after the options, and its arrays.
 
-    `cost` is that of a row of which not all is read, else None.
+    `cost` is that of a row of which only a part is read; None otherwise.
     """
 
     source: jit.Source
@@ -404,7 +404,7 @@ def plain_cross_entropy(
     kernel, besides, cost, rows = _plain_kernel(char, n_classes, grad is not None, clip)
     options, scan = _plain_options(ignore_index, labels.dtype.char), scan_kernel()
     scan_args = labels, n_classes, NO_WEIGHT_ARRAYS["d"], options
-    # One piece of the rows is one of the labels, too, which cost less; a small call needs no lists.
+    # If the rows are one chunk, so are the labels, which cost less; a small call needs no lists.
     at_once = n <= rows or n <= chunk_rows(n, cost)
     if at_once:
         counted, bad = scan(*scan_args, 0, n)
@@ -434,7 +434,7 @@ def loss_kernel(char: str, has_grad: bool, few: bool) -> tuple[jit.Source, tuple
 def _plain_kernel(
     char: str, n_classes: int, has_grad: bool, clip: Clip | None
 ) -> tuple[Kernel, tuple[Any, ...], int, int]:
-    """The kernel, what it takes after the options, a row's cost, and the rows always at once."""
+    """The kernel, its arguments after the options, a row's cost, the rows that are one chunk."""
     if clip is not None:
         kinds = WeightArrays, KernelOptions, Clip
         requested = ("grad",) * has_grad

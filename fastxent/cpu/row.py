@@ -204,7 +204,7 @@ def _sum_row(term, args, n, skip):
 
 
 def _scaled_down(value):
-    """What a block of eight vectors adds of each: an eighth in float32, so that none overflows."""
+    """A vector, or an eighth of it in float32, so that a sum of eight vectors does not overflow."""
     raise NotImplementedError("exists in compiled code only")
 
 
@@ -443,7 +443,7 @@ def shift_and_scale(v, a, b):
 
 @subroutine
 def hess_of_exp(v, a, b):
-    """p·(factor·(1 - p) + pull·p) for p = v·a and b = (factor, pull)."""
+    """p·(factor·(1 - p) + z_loss_coef·p) for p = v·a and b = (factor, z_loss_coef)."""
     factor, z_loss_coef = b
     p = v * a
     return hess_with_z_loss(p, 1.0 - p, factor, z_loss_coef)

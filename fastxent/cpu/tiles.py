@@ -7,13 +7,13 @@ is a vector: one class of one group.
 
 Two tiles are in scratch memory. While a group of one is computed, with each of its classes a line
 of the previous tile's results is written, then one of the next tile is read to the same place:
-memory is at work during the arithmetic, and few lines wait at any time.
+memory transfers overlap with the arithmetic, and few lines are in flight at any time.
 
-A `group` is (first row, number of rows, pad, tile). The tile is None where all arrays are rows: a
-type of its own, for which nothing of tiles is compiled. `pad` is memory for rows: an incomplete
-group is filled up and goes through it. The first group is incomplete, too, if the ones behind it
-then are vectors of aligned memory in the column-major output: large outputs are written past the
-caches, which aligned stores can do, without reading the lines first.
+A `group` is (first row, number of rows, pad, tile). The tile is None where all arrays are rows;
+then no code for tiles is compiled. `pad` is memory for rows: an incomplete group is filled up and
+copied through it. The first group is also incomplete where this aligns the vectors of the next
+groups in a column-major output: large outputs are written past the caches by aligned stores, which
+need not read the lines first.
 """
 
 import math
@@ -43,13 +43,13 @@ from fastxent.cpu.memory import (
 from fastxent.cpu.row import fill_row
 from fastxent.cpu.scratch import reserve, view
 
-# A tile has up to so many bytes and 2**MAX_SHIFT groups. Two tiles may fill the second cache: that
+# A tile has at most so many bytes and 2**MAX_SHIFT groups. Two tiles may fill the L2 cache: that
 # was measured to cost less than shorter runs of lines.
 TILE_BYTES, MAX_SHIFT = 1 << 19, 3
 # Lines between a load or store of one and its prefetch, and classes in the first tile.
 LINES_AHEAD, _CLASSES_AHEAD = 32, 8
-# Column-major output that spans more than this is written past the caches: its beginning would have
-# left them before a reader came.
+# Column-major output that spans more than this is written past the caches: its beginning would be
+# evicted before it is read.
 STREAMED_BYTES = 1 << 22
 
 
@@ -168,7 +168,7 @@ def read_part(x, step, n, columns, count):
 
 @inlined
 def set_factor(columns, n, factor):
-    """Keep the factor of a group's results until they are written; None for 1."""
+    """Store the factor of a group's results until they are written; None for 1."""
     store(columns, (n + 1) * lanes_of(columns), scale_by(splat(columns, 1.0), factor))
 
 
@@ -334,7 +334,7 @@ def _write_rest(tile, array, columns, group):
         _write_part(columns, row(array, first), class_step(array), n, count)
     elif k + 1 == groups and following <= 0:
         whole, portion = 1 << shift, _portion_of(n, columns, group)
-        if before > 0:  # groups share the lines as if their tile were whole
+        if before > 0:  # portions are those of a whole tile
             lines = _lines_behind(array, n, columns, portion, group)
             _write_lines(lines, portion, whole, n, (whole - k) * n)
         out, step = row(array, first - k * lanes_of(columns)), class_step(array)
@@ -347,5 +347,5 @@ def _write_rest(tile, array, columns, group):
 
 @inlined
 def write_rest(array, columns, group):
-    """Write what no later group writes: an incomplete group; both tiles, with the last one."""
+    """Write what no later group writes: an incomplete group; after the last one, both tiles."""
     if_requested(group[3], _write_rest, (array, columns, group))
