@@ -1,4 +1,4 @@
-"""The rows of a call, in place, or in blocks that are converted on their way to a kernel."""
+"""Present the rows of a call to kernels, in place or through converted blocks."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -74,7 +74,7 @@ class Block(NamedTuple):
     """Rows first … first + n of a call as a kernel takes them, None for an absent array.
 
     `vector` is what a second derivative is multiplied by, `outs` are the outputs per class by name.
-    `columns`: their elements lie apart, see `fastxent.cuda.columns`.
+    `columns`: the elements of a row are strided, see `fastxent.cuda.columns`.
     """
 
     item: Element
@@ -89,14 +89,14 @@ class Block(NamedTuple):
 
 
 class LogitChange(NamedTuple):
-    """What logits are multiplied by, and capped at (0: not), before a kernel reads them."""
+    """The scale and the softcap (0: none) of logits, applied before a kernel reads them."""
 
     scale: float = 1.0
     softcap: float = 0.0
 
     @classmethod
     def of(cls, options: Options) -> "LogitChange":
-        """What a kernel cannot do: it takes a positive scale, and no softcap."""
+        """The options that kernels do not support: they take a positive scale and no softcap."""
         if options.softcap is not None or not options.logit_scale:
             return cls(options.logit_scale, options.softcap or 0.0)
         return cls(math.copysign(1.0, options.logit_scale))
@@ -112,8 +112,8 @@ def blocks_of(
 ) -> Iterator[Block]:  # fmt: skip
     """All rows at once where kernels can take them in place; else one converted block at a time.
 
-    The first of `outs` may lie over x, as a gradient may: in a converted block it does. Under a
-    softcap a block with second derivatives has the gradient too, even if that is not requested.
+    The first of `outs` may overlap x, as a gradient may; in a converted block it replaces x. With a
+    softcap, a block with second derivatives has the gradient too, even if that is not requested.
     """
     inputs = {"x": x, "target_probs": target_probs, "vector": vector}
     block = _in_place(inputs, outs) if change == NO_CHANGE else None
@@ -205,7 +205,7 @@ def _converted(
 def _unchanged(
     x: DeviceArray, scratches: dict[str, DeviceArray], change: LogitChange
 ) -> DeviceArray:
-    """Memory for a block of the vector as it is, where the kernel is given t′∘vector."""
+    """Memory for a block of the unchanged vector, where the kernel takes t′∘vector."""
     scratch = scratches["vector"]
     return scratch if change == NO_CHANGE else x.new(scratch.shape, scratch.dtype)
 
@@ -214,7 +214,7 @@ def _carry_back(
     x: DeviceArray, compute: Any, begin: int, count: int, scratches: dict[str, DeviceArray],
     vector: DeviceArray | None, requested: dict[str, DeviceArray], change: LogitChange,
 ) -> None:  # fmt: skip
-    """Derivatives by the changed logits of a block as those by the logits."""
+    """Convert derivatives with respect to the changed logits of a block to those of the logits."""
     for name in _SECOND:  # first: they need the gradient as it is
         if name in requested:
             grad = scratches["grad"] if change.softcap else None

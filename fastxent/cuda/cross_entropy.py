@@ -45,7 +45,7 @@ def fill_cross_entropy(call: Call) -> None:
     soft, change = call.target.labels is None, LogitChange.of(call.options)
     wants = kernels.wants_of(soft, options, call.outputs)
     if change.softcap and wants.hess:
-        wants = wants._replace(grad=True)  # by which the softcap bends the loss
+        wants = wants._replace(grad=True)  # for the second derivative of the softcap
     is_plain = split_kernels.are_enough(soft, options, call.outputs)
     for block, common in row_blocks(call, kernels.PER_CLASS, change):
         arguments = common | options

@@ -1,7 +1,7 @@
 """linear_cross_entropy_hvp on the GPU, for one block of rows at a time.
 
-The vector moves a block of logits by Ż and their gradient G by Ġ, the second derivatives of
-cross-entropy times Ż; what is made of these are products of the array library.
+Along the vector a block of logits changes by Ż, and its gradient G by Ġ, the Hessian of the
+cross-entropy times Ż. The results are products of these by the array library.
 """
 
 from fastxent.cuda.conversion import as_numbers, put

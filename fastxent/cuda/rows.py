@@ -1,9 +1,9 @@
 """Per-row device functions: vector loads into registers, unaligned ends, streamed remainder.
 
 A row may begin at any address. The elements before the first address divisible by 16 (the unaligned
-head) and those behind the last whole vector (the unaligned end) are single ones, one a thread. The
-vectors between are dealt out to the threads in turns: each thread holds its first few in registers.
-If there are more, they are streamed: read again in every scan, the last time in reverse order, so
+head) and those after the last whole vector (the unaligned end) are single ones, one a thread. The
+vectors between are distributed cyclically: each thread holds its first few in registers. If there
+are more, they are streamed: read again in every scan, the last time in reverse order, so
 that the caches still hold what is read first.
 """
 
@@ -114,7 +114,7 @@ def make_streamed_sums(element: Element, plan: ThreadPlan, scaled: bool) -> Func
 def make_row_maximum(element: Element, plan: ThreadPlan, scaled: bool) -> Function:
     """row_maximum(buffer, line, thread, factor, shared): m = max_j x_j.
 
-    And what `exp_sums` continues from: the maximum and the sums of the thread's streamed part.
+    And the input of `exp_sums`: the maximum and the sums of the thread's streamed part.
     """
     access, maximum, streamed = make_access(element, plan), element.maximum, plan.streamed
     value, n_elements = access.value, plan.vectors * access.width
@@ -167,8 +167,8 @@ def make_exp_sums(element: Element, plan: ThreadPlan, scaled: bool) -> Function:
             count += one if e == one else zero
         below += (parts[0] + parts[1]) + (parts[2] + parts[3])
         sums = total(below, shared, 2), total(count, shared, 3)
-        # Behind this, threads write: all of the row have read what they read of it before. The
-        # barrier of a block orders memory, but shuffles do not.
+        # After this, threads write: all threads of the row have read it before. The barrier of a
+        # block orders memory, but shuffles do not.
         if is_warp:
             cuda.syncwarp()
         return sums
@@ -181,7 +181,7 @@ def make_row_fold(
 ) -> Function:
     """fold(buffer, line, thread, args, start): `start` combined with all elements of the thread.
 
-    Of each element formula(x, column, args) is taken.
+    Each element enters as formula(x, column, args).
     """
 
     @device

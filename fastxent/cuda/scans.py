@@ -1,8 +1,8 @@
-"""Scans over a row, or over two that are read side by side, such as logits and probabilities.
+"""Scans over a row, or over a pair of rows such as logits and probabilities.
 
-Two rows are dealt out to the threads alike, see `fastxent.cuda.rows`: they begin at addresses that
-are aligned alike, so that a thread holds the same columns of both. A scan that is not `paired`
-reads the first alone.
+Both rows of a pair are distributed over the threads in the same way (see `fastxent.cuda.rows`):
+they have the same alignment, so that a thread holds the same columns of both. A scan that is not
+`paired` reads the first row only.
 """
 
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ class Pair(NamedTuple):
 def make_fold(element: Element, plan: ThreadPlan, step: Function, paired: bool) -> Function:
     """fold(buffer, others, pair, thread, args, state): `state` after all elements of the thread.
 
-    Each element makes of it step(state, x, v, column, args), v being that of the other row.
+    For each element, state = step(state, x, v, column, args), where v is that of the other row.
     """
     access, threads, per_thread = make_access(element, plan), plan.threads, plan.vectors
     vector_at, fetch, value = access.vector_at, access.fetch, access.value

@@ -99,7 +99,7 @@ def suit_columns(n_rows: int, n_classes: int, place: Place) -> bool:
 
 
 def blocks_for(item: Element, vectors: int, block: int, older: bool) -> int:
-    """How many blocks of threads with so many vectors a multiprocessor should have room for."""
+    """How many blocks of this size and use of registers a multiprocessor should have room for."""
     resident = RESIDENT[vectors] * 2 // 3 if older or item.size == 2 else RESIDENT[vectors]
     return max(1, resident // block)
 
@@ -177,7 +177,7 @@ def _plan_of_exact_sums(
 ) -> ThreadPlan:  # fmt: skip
     """The plan for so many rows side by side, and sums that keep their rounding errors.
 
-    With those a thread takes the registers of the most vectors where all are of float64.
+    In float64 such a thread takes as many registers as one with the most vectors.
     """
     limit = MAX_PER_THREAD_EXACT if item.size == 8 else limit
     plan = plan_of(item, n_classes, vectorised, limit, older, columns)

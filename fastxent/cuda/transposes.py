@@ -1,8 +1,8 @@
 """Transpose vectors among the lanes of a warp, in registers.
 
-`width` lanes exchange the elements of their vectors. Before, lane k of them has class k of rows 0,
-1, …; behind, classes 0, 1, … of row k. For each bit of k, pairs of lanes that differ in that bit
-exchange the elements whose place in the vector differs in it.
+`width` lanes exchange the elements of their vectors. Before the transpose, lane k of them has class
+k of rows 0, 1, …; after it, classes 0, 1, … of row k. For each bit of k, pairs of lanes that differ
+in that bit exchange the elements whose place in the vector differs in it.
 """
 
 from numba import cuda, int32, uint32
@@ -25,13 +25,13 @@ def make_sub_lane(element: Element) -> Function:
 
 @device
 def of_words(word, offset):
-    """The word that the lane at this offset gives for the own one."""
+    """Exchange a word with the lane at this offset; return that lane's word."""
     return cuda.shfl_xor_sync(ALL, word, offset)
 
 
 @device
 def of_halves(word, offset):
-    """The same of halves, held as uint32, of which there is no shuffle."""
+    """The same for two halves in a uint32, for which there is no shuffle."""
     return uint32(cuda.shfl_xor_sync(ALL, int32(word), offset))
 
 
@@ -48,7 +48,7 @@ def make_transpose(element: Element) -> Function:
     # Not loops: those with shuffles in them are not unrolled.
     @device
     def exchange_pair(is_upper, k, arguments):
-        """The k-th pair of words whose numbers differ in a bit."""
+        """Exchange by the k-th pair of words whose numbers differ in a bit."""
         buffer, first, bit = arguments
         low = first + ((k & -bit) << 1 | (k & (bit - 1)))
         high = low + bit
@@ -62,7 +62,7 @@ def make_transpose(element: Element) -> Function:
 
     @device
     def exchange_bit(sub, number, arguments):
-        """By a bit of a word's number; the bit of a lane's is `per_word` times as high."""
+        """Exchange by a bit of a word's number; that of the lane is `per_word` times as high."""
         buffer, first = arguments
         bit = 1 << number
         exchange_pairs((sub & (bit * per_word)) != 0, 0, (buffer, first, bit))

@@ -217,10 +217,10 @@ MUTATIONS = [
              TEST + "binary_labels_at_the_ends"),
     # --- clusters ---------------------------------------------------------------------------
     Mutation("blocks of a cluster not waited for", PARTS,
-             "        begun()\n", "",
+             "        wait_for_start()\n", "",
              CLUSTERS + "special_parts[clusters]"),
     Mutation("a block's numbers merged before those of the others", PARTS,
-             "        meet()\n", "",
+             "        barrier()\n", "",
              CLUSTERS + "special_parts[clusters]"),
     Mutation("target logit read behind the cluster's barrier", SPLIT,
              "first, line, buffer, thread, sums, checked, class_weight, x_y, scale, z_loss,\n"
