@@ -23,7 +23,7 @@ from fastxent.results import RULES, Extent, Type
 Array = NDArray[Any]
 
 FLOAT, INTEGER, FLAG, NONE = types.float64, types.int64, types.boolean, types.none
-# By the letters of NumPy's types: what is in memory, and the type of its arithmetic.
+# By the letter of a NumPy type: its Numba type in memory, and that of its arithmetic.
 ELEMENTS = {"f": types.float32, "d": types.float64, "e": FLOAT16, "E": BFLOAT16}
 ARITHMETIC = {char: arithmetic_type(dtype) for char, dtype in ELEMENTS.items()}
 _Tuple: Any = types.Tuple

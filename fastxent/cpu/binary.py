@@ -56,23 +56,23 @@ def _kernel(
 
 
 class BinarySelection(NamedTuple):
-    """A compiled kernel, whether it takes weights, and what it takes after the scale."""
+    """A compiled kernel, whether it takes weights, and its extra arguments after the scale."""
 
     kernel: Callable[..., Any]
     weighted: bool
-    besides: tuple[Any, ...]
+    extra: tuple[Any, ...]
 
 
 def select(call: Call, chars: tuple[str, str]) -> BinarySelection:
     """The kernel for a call, of a logit or probability and of a target of these types."""
     source = _PROBS
-    besides: tuple[Any, ...] = (call.clip,)
+    extra: tuple[Any, ...] = (call.clip,)
     weighted = True
     if call.clip is None:
-        source, besides = _LOGITS, ()
+        source, extra = _LOGITS, ()
         weighted = call.weights.weight is not None or call.weights.pos_weight is not None
-    requested, kinds = arguments.requested(call.outputs), tuple(map(type, besides))
-    return BinarySelection(_kernel(source, chars, requested, kinds, weighted), weighted, besides)
+    requested, kinds = arguments.requested(call.outputs), tuple(map(type, extra))
+    return BinarySelection(_kernel(source, chars, requested, kinds, weighted), weighted, extra)
 
 
 def binary_cross_entropy_with_logits(call: Call) -> float:
@@ -113,7 +113,7 @@ def _fill_losses(call: Call) -> float:
     # Kernels take weights in the type of the arithmetic.
     as_half = x.dtype not in [w.dtype for w in weights.varying]
     operands = find_operands(inputs, written, call.compute, 0, as_half=as_half)
-    kernel, weighted, besides = select(call, (operands.types[0].char, operands.types[1].char))
+    kernel, weighted, extra = select(call, (operands.types[0].char, operands.types[1].char))
 
     def bind(arrays: list[Array | None], base: int) -> Callable[[int, int], float]:
         logits, target, *rest = arrays
@@ -122,7 +122,7 @@ def _fill_losses(call: Call) -> float:
         for k, array in zip(places, rest, strict=True):
             outputs[k] = array
         return functools.partial(
-            kernel, logits, target, packed if weighted else None, 1.0 / call.divisor, *besides,
+            kernel, logits, target, packed if weighted else None, 1.0 / call.divisor, *extra,
             OutputArrays._make(outputs),
         )  # fmt: skip
 

@@ -24,7 +24,7 @@ Box = tuple[tuple[slice, ...], int, int]
 # The letters of half precision: float16 and bfloat16.
 HALF = "eE"
 
-# Work is counted in elements. The cost of a row besides its elements, measured:
+# Work is counted in elements. The measured cost of a row in addition to its elements:
 _ROW_COST = 24
 # The cost of an element of a binary loss.
 _ELEMENT_COST = 2

@@ -436,7 +436,7 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
                 z = unless_half(logits, x, scratch[3])
                 m = ahead if ahead_of == i else row_max_of(x, z, n)
                 base, top = lse_base(float(m), z, n), first_max(z, n) if needs_argmax else 0
-            # Everything read of x besides its exponentials: a gradient may overwrite x.
+            # All else is read from x before the exponentials, which may overwrite it.
             y, target_coef, other_coef, a, a_y, a_sum = coefficients_of_row(
                 target, weights, options, scratch[2], z, m, y if counted else 0, i
             )

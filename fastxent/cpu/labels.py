@@ -20,13 +20,13 @@ from fastxent.cpu.scratch import view
 
 @inlined
 def are_contiguous(labels):
-    """Whether labels lie side by side."""
+    """Whether labels are contiguous."""
     return labels.strides[0] == labels.itemsize
 
 
 @inlined
 def are_int64s(labels):
-    """Whether labels lie side by side and need no copy: 8 bytes each."""
+    """Whether labels are contiguous and of 8 bytes, so that they need no copy."""
     return labels.strides[0] == labels.itemsize == 8
 
 
@@ -38,7 +38,7 @@ def labels_from(labels, first):
 
 @intrinsic
 def labels_at(typingctx, address, itemsize, count):
-    """An array of `count` labels of this size that lie side by side from an address on."""
+    """An array of `count` contiguous labels of this size from an address on."""
     kind = types.Array(LABEL, 1, "A", readonly=True)
 
     def lower(context, builder, sig, args):
@@ -56,7 +56,7 @@ _WIDTH = 8
 
 
 def _build_labels(builder, pointer, itemsize, mask, width=None):
-    """A label, or a vector of labels that lie side by side, by one load of `itemsize` bytes each.
+    """Load a label, or a vector of contiguous labels, of `itemsize` bytes each by one load.
 
     Labels of 8 bytes need no mask.
     """
@@ -100,7 +100,7 @@ def read_label(labels, i, mask):
 
 @intrinsic
 def _widen(typingctx, pointer, itemsize, mask, out):
-    """Write _WIDTH labels that lie side by side as int64."""
+    """Write _WIDTH contiguous labels as int64."""
 
     def lower(context, builder, sig, args):
         *labels, out = args

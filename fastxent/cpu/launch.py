@@ -281,7 +281,7 @@ class Selection(NamedTuple):
     """
 
     source: jit.Source
-    besides: tuple[Any, ...]
+    extra: tuple[Any, ...]
     operands: Operands
     cost: int | None = None
 
@@ -289,7 +289,7 @@ class Selection(NamedTuple):
 def _fill(call: Call, selection: Selection, weights: WeightArrays, options: Any) -> float:
     """Run a kernel over all rows; return Σ of the row losses."""
     assert call.target is not None
-    source, besides, operands, cost = selection
+    source, extra, operands, cost = selection
     labels, compute, divisor, outputs = call.target.labels, call.compute, call.divisor, call.outputs
     n, kernel = len(operands.inputs), kernel_of(call, selection)
 
@@ -297,7 +297,7 @@ def _fill(call: Call, selection: Selection, weights: WeightArrays, options: Any)
         target = arrays[1] if labels is None else labels[base:]
         packed = arguments.pack_outputs(outputs, compute.char, arrays[n:], base)
         return functools.partial(
-            kernel, arrays[0], target, at_row(weights, base), options, *besides, divisor, packed
+            kernel, arrays[0], target, at_row(weights, base), options, *extra, divisor, packed
         )
 
     losses = add_up(for_each_block(bind, operands, cost=cost))
@@ -313,7 +313,7 @@ def kernel_of(call: Call, selection: Selection) -> Kernel:
     assert call.target is not None
     types = selection.operands.types
     char, target_char = types[0].char, LABELS if call.target.labels is not None else types[1].char
-    kinds = (WeightArrays, KernelOptions, *map(type, selection.besides))
+    kinds = (WeightArrays, KernelOptions, *map(type, selection.extra))
     return _loss_kernel(
         selection.source, char, target_char, arguments.requested(call.outputs), kinds
     )
@@ -401,7 +401,7 @@ def plain_cross_entropy(
     where a label is bad or no row is active.
     """
     (n, n_classes), char = x.shape, x.dtype.char
-    kernel, besides, cost, rows = _plain_kernel(char, n_classes, grad is not None, clip)
+    kernel, extra, cost, rows = _plain_kernel(char, n_classes, grad is not None, clip)
     options, scan = _plain_options(ignore_index, labels.dtype.char), scan_kernel()
     scan_args = labels, n_classes, NO_WEIGHT_ARRAYS["d"], options
     # If the rows are one chunk, so are the labels, which cost less; a small call needs no lists.
@@ -416,9 +416,9 @@ def plain_cross_entropy(
     divisor = counted if mean else 1.0
     outputs, weights = arguments.only_grad(grad, char), NO_WEIGHT_ARRAYS[char]
     if at_once:
-        losses: float = kernel(x, labels, weights, options, *besides, divisor, outputs, 0, n)
+        losses: float = kernel(x, labels, weights, options, *extra, divisor, outputs, 0, n)
     else:
-        args = x, labels, weights, options, *besides, divisor, outputs
+        args = x, labels, weights, options, *extra, divisor, outputs
         losses = add_up(for_each_chunk(functools.partial(kernel, *args), n, cost))
     return losses / divisor
 

@@ -96,7 +96,7 @@ def class_chunks(weight: Array, compute: DType) -> Iterator[tuple[slice, Array]]
 
 
 def pieces(weight: Array, compute: DType) -> Iterator[slice]:
-    """Yield the classes of pieces of the weights, or of what is added to them."""
+    """Yield the classes of pieces of the weights or of their gradient."""
     n_classes, features = weight.shape
     step = max(1, _PIECE_BYTES // (max(features, 1) * compute.itemsize))
     for first in range(0, n_classes, step):

@@ -251,12 +251,12 @@ def alignment(kind):
 
 
 def _widened(builder, value, kind):
-    """Return a vector loaded from memory of a type as one to compute with."""
+    """Return a vector loaded from memory widened to the type of the arithmetic."""
     return build_widen(builder, value, kind) if isinstance(kind, Half) else value
 
 
 def _rounded(builder, value, kind):
-    """Return a vector as it is stored in memory of a type."""
+    """Return a vector of the arithmetic rounded to the type of the memory."""
     return build_round(builder, value, kind) if isinstance(kind, Half) else value
 
 

@@ -44,7 +44,7 @@ class PreparedRows:
         self._of_classes = packed[2:] if is_constant else None
         self._absent_weight = packed.class_weight[:0]
         selection = select(call, self._options)
-        _, self._besides, operands, cost = selection
+        _, self._extra, operands, cost = selection
         self._kernel, self._scan = kernel_of(call, selection), scan_kernel()
         self._outputs = _order(call)
         rows = rows_at_once(cost or row_cost(self._classes))
@@ -86,7 +86,7 @@ class PreparedRows:
         if of_classes is None:
             of_classes = self._pack(Weights(class_weight, sample_weight))[2:]
         losses: float = self._kernel(
-            x, target, (w, u, *of_classes), self._options, *self._besides, divisor,
+            x, target, (w, u, *of_classes), self._options, *self._extra, divisor,
             self._outputs(outputs), 0, n,
         )  # fmt: skip
         return losses / divisor
@@ -104,7 +104,7 @@ class PreparedElements:
 
     def __init__(self, call: Call, is_mean: bool, check: bool) -> None:
         self._is_mean, char = is_mean, call.compute.char
-        self._kernel, self._weighted, self._besides = select_binary(call, (char, char))
+        self._kernel, self._weighted, self._extra = select_binary(call, (char, char))
         self._one = arguments.constant_weight(None, char)
         self._outputs = _order(call)
 
@@ -123,7 +123,7 @@ class PreparedElements:
             )
         divisor = float(n) if self._is_mean else 1.0
         losses: float = self._kernel(
-            x, target, weights, 1.0 / divisor, *self._besides, self._outputs(outputs), 0, n
+            x, target, weights, 1.0 / divisor, *self._extra, self._outputs(outputs), 0, n
         )
         return losses / divisor
 

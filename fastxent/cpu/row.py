@@ -261,8 +261,8 @@ def _exp_term(args, j, count):
 def exp_sum(x, m, e, n, skip, next_rows):
     """Σ_{j≠skip} exp(x_j - m) and exp(x_skip - m); exp(x_j - m) is stored in e unless that is None.
 
-    `next_rows` are the rows that will be read and written next, or None. They are prefetched here:
-    this scan computes longest, the next one would only wait for memory.
+    `next_rows` are the rows that will be read and written next, or None. They are prefetched here,
+    as this scan computes most; the next one would only wait for memory.
     """
     return _sum_row(_exp_term, (x, m, e, next_rows), n, skip)
 

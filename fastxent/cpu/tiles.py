@@ -138,9 +138,9 @@ def is_complete(columns, group):
 
 @subroutine
 def read_first_tile(x, step, n, tile, groups, size):
-    """Copy n classes, `step` apart, into a tile; behind each group m = max_j x_j.
+    """Copy n classes, `step` apart, into a tile, and m = max_j x_j of each group after it.
 
-    In blocks of classes, so that m is in a register for each.
+    The copy is by blocks of classes, so that m is in a register during a block.
     """
     width = lanes_of(tile)
     for first in range(0, n, _CLASSES_AHEAD):

@@ -37,7 +37,7 @@ class Access(NamedTuple):
 
     A vector is `words` registers of type `word` with `width` elements. value(words, i) is an
     element in registers. begin(row, line) is the address of the first whole vector of a row that is
-    aligned like a Line, vector_at(address, k) that of the k-th behind it. fetch(address, buffer, v)
+    aligned like a Line, vector_at(address, k) that of the k-th after it. fetch(address, buffer, v)
     loads a vector into slot v of a buffer, clear(buffer, v) fills that with -inf,
     put(address, values) stores a vector. Where they are `collective`, all lanes of a warp call them
     together, also for vectors that do not exist, and a row's last vector may be incomplete.

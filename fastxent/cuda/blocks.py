@@ -39,7 +39,7 @@ def rows_of(array: DeviceArray) -> Rows | None:
 
 
 def columns_of(array: DeviceArray) -> Rows | None:
-    """An array's rows, if they lie side by side in evenly spaced groups; None if not."""
+    """An array's rows, if they are contiguous in evenly spaced groups; None if not."""
     size, step = array.dtype.itemsize, array.strides[-1]
     dims = merged_dims(array.shape[:-1], array.strides[:-1])
     if not 1 <= len(dims) <= 2 or dims[-1][1] != size:
@@ -59,7 +59,7 @@ def can_vectorise(*rows: Rows | None) -> bool:
 
 
 def can_vectorise_columns(item: Element, *rows: Rows | None) -> bool:
-    """Whether all arrays have only whole, aligned vectors of 16 bytes of rows side by side."""
+    """Whether contiguous rows of all arrays form whole, aligned vectors of 16 bytes."""
     present = [r for r in rows if r is not None]
     bytes_ = [n for r in present for n in (address_of(r), r.step, r.outer_pitch)]
     return all(n % 16 == 0 for n in bytes_) and all(r.inner % item.width == 0 for r in present)

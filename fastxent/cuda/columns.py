@@ -20,7 +20,7 @@ from fastxent.cuda.transposes import make_sub_lane, make_transpose
 
 
 class Position(NamedTuple):
-    """A row's place: the number of its group of rows side by side, and its place in that."""
+    """A row's place: the number of its group of contiguous rows, and its index in that."""
 
     outer: Any
     inner: Any

@@ -52,7 +52,7 @@ def _launch_over(
     factory: Callable[..., Any], compute: Any, array: DeviceArray, first: int, count: int,
     flat: DeviceArray, **others: Any,
 ) -> None:  # fmt: skip
-    """Launch a kernel for each part that elements first … first + count of an array lie in.
+    """Launch a kernel for each part that contains elements first … first + count of an array.
 
     `flat`, and any other array, is contiguous and has one element for each of these.
     """

@@ -95,9 +95,9 @@ def clip_limits(clip: Clip | None) -> ClipLimits:
 def row_blocks(
     call: Call, per_class_names: Iterable[str], change: LogitChange = NO_CHANGE
 ) -> Iterator[tuple[Block, dict[str, Any]]]:
-    """Blocks of rows with outputs per class of these names, the first of which may lie over x.
+    """Yield blocks of rows with outputs per class of these names; the first may overlap x.
 
-    Of each block the arguments that all kernels of row losses have, by name.
+    With each block come, by name, the arguments that all kernels of row losses have.
     """
     assert call.target is not None
     labels, probs = call.target

@@ -162,7 +162,7 @@ def element(name: str) -> Element:
 
 
 def number_type(item: Element) -> Element:
-    """The type that is computed in: that of losses, weights and sums."""
+    """The type of the arithmetic: that of losses, weights and sums."""
     return element("float64" if item.compute is float64 else "float32")
 
 

@@ -1,7 +1,7 @@
-"""The kernel of second derivatives: those of cross-entropy of rows of logits, times a vector.
+"""The kernel of Hessian-vector products of cross-entropy of rows of logits.
 
-Logits and vector are read once, side by side, into the registers of a row's threads. Of a target
-only the sum of its coefficients matters: see `fastxent.formulas`.
+Logits and vector are read once, as a pair, into the registers of a row's threads. Of a target only
+the sum of its coefficients is needed: see `fastxent.formulas`.
 """
 
 import math

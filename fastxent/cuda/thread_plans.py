@@ -22,7 +22,7 @@ SHORT = 32  # the number of classes up to which rows are read as single elements
 MAX_PER_THREAD = 64  # of sums, and of the loss of labels with its gradient
 MAX_PER_THREAD_OPTIONS = 16  # with options or further outputs, whose formulas are longer
 MAX_PER_THREAD_LOGARITHMS = 4  # with a logarithm of each element
-MAX_PER_THREAD_PAIRS = 32  # of each of two rows that are held side by side
+MAX_PER_THREAD_PAIRS = 32  # of each row of a pair
 MAX_PER_THREAD_TRANSPOSED = 32  # of vectors in columns, whose transposes are code too
 MAX_PER_THREAD_EXACT = 4  # of float64, with sums that keep their rounding errors
 # Threads on a multiprocessor, by vectors a thread: they share 65,536 registers.
@@ -175,7 +175,7 @@ def _plan_of_exact_sums(
     item: Element, n_classes: int, vectorised: bool, limit: int, older: bool, columns: bool,
     n_rows: int,
 ) -> ThreadPlan:  # fmt: skip
-    """The plan for so many rows side by side, and sums that keep their rounding errors.
+    """The plan for `n_rows` rows read together, with sums that keep their rounding errors.
 
     In float64 such a thread takes as many registers as one with the most vectors.
     """
