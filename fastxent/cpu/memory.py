@@ -255,7 +255,7 @@ def _widened(builder, value, kind):
     return build_widen(builder, value, kind) if isinstance(kind, Half) else value
 
 
-def _rounded(builder, value, kind):
+def _narrowed(builder, value, kind):
     """Return a vector of the arithmetic rounded to the type of the memory."""
     return build_round(builder, value, kind) if isinstance(kind, Half) else value
 
@@ -271,7 +271,7 @@ def build_store(context, builder, sig, args):
     """Write the vector that is the last argument from a pointer's element j on."""
     kind = sig.args[0].dtype
     address = build_address(builder, *args[:2], sig.args[-1].width)
-    builder.store(_rounded(builder, args[-1], kind), address, align=alignment(kind))
+    builder.store(_narrowed(builder, args[-1], kind), address, align=alignment(kind))
     return context.get_dummy_value()
 
 
@@ -337,7 +337,7 @@ def stream(typingctx, pointer, j, x):
 
     def lower(context, builder, sig, args):
         kind, width = pointer.dtype, sig.args[-1].width
-        value = _rounded(builder, args[-1], kind)
+        value = _narrowed(builder, args[-1], kind)
         address = build_address(builder, *args[:2], width)
         instruction = builder.store(value, address, align=alignment(kind) * width)
         one = builder.module.add_metadata([I32(1)])
@@ -443,7 +443,7 @@ def store_part(typingctx, pointer, j, n, x):
     def lower(context, builder, sig, args):
         at, j, n, value = args
         kind = pointer.dtype
-        value = _rounded(builder, value, kind)
+        value = _narrowed(builder, value, kind)
         with builder.if_else(builder.icmp_signed(">=", n, I64(x.width))) as (whole, halves):
             with whole:
                 address = build_address(builder, at, j, x.width)
