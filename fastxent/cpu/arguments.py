@@ -1,8 +1,8 @@
 """Kernel arguments by name: named tuples, the Numba type of each field, and their packing.
 
 A kernel takes arrays, tuples of this file, and the rows lo..hi. Options and outputs are those of
-the records `Options` and `Outputs`: a new one is a field there and a line in a kernel. Signatures
-and tuples are built from the fields alone.
+the records `Options` and `Outputs`: a new one takes a field there and a line in a kernel.
+Signatures and tuples are built from the fields alone.
 """
 
 import collections
@@ -23,7 +23,7 @@ from fastxent.results import RULES, Extent, Type
 Array = NDArray[Any]
 
 FLOAT, INTEGER, FLAG, NONE = types.float64, types.int64, types.boolean, types.none
-# By the letters of NumPy's types: what is in memory, and the type of its arithmetic.
+# By the letter of a NumPy type: its Numba type in memory, and that of its arithmetic.
 ELEMENTS = {"f": types.float32, "d": types.float64, "e": FLOAT16, "E": BFLOAT16}
 ARITHMETIC = {char: arithmetic_type(dtype) for char, dtype in ELEMENTS.items()}
 _Tuple: Any = types.Tuple
@@ -35,8 +35,8 @@ class Field(NamedTuple):
     """What a field of an argument holds: a number, or an array where it has a shape.
 
     The shape is "C", "N" or "NC", with one element per class, per row or both. dtype None is the
-    element type of the rows for "NC", else that of their arithmetic. Absent is an empty array or,
-    for outputs that take work per element, None: their code is then compiled away.
+    element type of the rows for "NC", else that of their arithmetic. An absent array is empty or,
+    for outputs that cost work per element, None: then their code is not compiled.
     """
 
     dtype: Any = None
@@ -120,7 +120,7 @@ NO_WEIGHT_ARRAYS = {char: WeightArrays(_EMPTY["d"], _EMPTY["d"], _EMPTY[char]) f
 
 
 def array_type(dtype: Any, ndim: int, *, out: bool = False) -> Any:
-    """The type of arrays of any layout, for inputs read-only: it takes every array."""
+    """The type of arrays of any layout; inputs are read-only, so that every array is accepted."""
     return types.Array(dtype, ndim, "A", readonly=not out)
 
 
@@ -128,8 +128,8 @@ def array_type(dtype: Any, ndim: int, *, out: bool = False) -> Any:
 def numba_type(kind: Any, char: str, requested: tuple[str, ...] = (), ndim: int = 2) -> Any:
     """The Numba type of a named tuple for rows of an element type, of None, or of an integer.
 
-    `requested` are the outputs that are not None of those that may be, `ndim` is the dimensions of
-    those of shape "NC".
+    `requested` names the optional outputs that are not None; `ndim` is the number of dimensions of
+    outputs of shape "NC".
     """
     if kind not in FIELDS:
         return NONE if kind is type(None) else INTEGER
@@ -149,7 +149,7 @@ def pack_weights(
     weights: Weights, char: str, row_weight: Array | None = None, row_weight_step: int = 1,
     total_weight: float = 0.0,
 ) -> WeightArrays:  # fmt: skip
-    """The weights of a call, and those that a row needs of all classes."""
+    """Pack the weights of a call, and those of all classes where a row needs them."""
     if weights is NO_WEIGHTS and row_weight is None:
         return NO_WEIGHT_ARRAYS[char]
     empty = _EMPTY["d"]
@@ -171,7 +171,7 @@ def pack_options(options: Options, n_classes: int, label_mask: int = -1) -> Any:
 
 
 def label_mask(dtype: np.dtype[Any]) -> int:
-    """Which bits of labels of this type count, as `labels.py` reads them."""
+    """The bits of a label of this type that are used; see `labels.py`."""
     return (1 << 8 * dtype.itemsize) - 1 if dtype.kind == "u" and dtype.itemsize < 8 else -1
 
 
@@ -192,7 +192,7 @@ _AROUND_GRAD = {char: (outputs[:1], outputs[2:]) for char, outputs in NO_OUTPUTS
 
 
 def only_grad(grad: Array | None, char: str) -> tuple[Any, ...]:
-    """The outputs of a plain call; a kernel takes them without their names, which take time."""
+    """The outputs of a plain call, as a plain tuple: to make a named one takes time."""
     before, after = _AROUND_GRAD[char]
     return (*before, grad, *after)
 
@@ -203,7 +203,7 @@ def per_class(outputs: Outputs) -> list[Array | None]:
 
 
 def requested(outputs: Outputs) -> tuple[str, ...]:
-    """The names of the outputs that are not None of those that may be."""
+    """The names of the optional outputs that are not None."""
     return tuple([name for name, k in _MAY_BE_NONE if outputs[k + 1] is not None])
 
 
@@ -215,7 +215,7 @@ def at_row(weights: WeightArrays, base: int) -> WeightArrays:
 
 
 class Support:
-    """The options and outputs that a kernel knows: for any other it is not enough."""
+    """The options and outputs that a kernel supports."""
 
     def __init__(self, options: set[str], outputs: set[str]) -> None:
         defaults = pack_options(Options(), 1)
@@ -240,7 +240,7 @@ _CONSTANTS = {char: np.ones(VECTOR_BYTES // np.dtype(char).itemsize, char) for c
 
 
 def constant_weight(number: float | None, char: str) -> Array:
-    """One vector of a weight that is the same everywhere, to be read with step 0."""
+    """One vector of a constant weight, to be read with step 0."""
     if number is None:
         return _CONSTANTS[char]
     with np.errstate(all="ignore"):  # float32 may not hold it

@@ -17,7 +17,7 @@ from fastxent.cpu.arguments import (
     OutputArrays,
     array_type,
 )
-from fastxent.cpu.blocks import for_each_block, operands
+from fastxent.cpu.blocks import find_operands, for_each_block
 from fastxent.cpu.launch import add_up, divided
 from fastxent.records import Call
 
@@ -55,24 +55,24 @@ def _kernel(
     return jit.specialise(source, signature(*chars, requested, kinds, weighted))
 
 
-class Selection(NamedTuple):
-    """A compiled kernel, whether it takes weights, and what it takes after the scale."""
+class BinarySelection(NamedTuple):
+    """A compiled kernel, whether it takes weights, and its extra arguments after the scale."""
 
     kernel: Callable[..., Any]
     weighted: bool
-    besides: tuple[Any, ...]
+    extra: tuple[Any, ...]
 
 
-def select(call: Call, chars: tuple[str, str]) -> Selection:
+def select(call: Call, chars: tuple[str, str]) -> BinarySelection:
     """The kernel for a call, of a logit or probability and of a target of these types."""
     source = _PROBS
-    besides: tuple[Any, ...] = (call.clip,)
+    extra: tuple[Any, ...] = (call.clip,)
     weighted = True
     if call.clip is None:
-        source, besides = _LOGITS, ()
+        source, extra = _LOGITS, ()
         weighted = call.weights.weight is not None or call.weights.pos_weight is not None
-    requested, kinds = arguments.requested(call.outputs), tuple(map(type, besides))
-    return Selection(_kernel(source, chars, requested, kinds, weighted), weighted, besides)
+    requested, kinds = arguments.requested(call.outputs), tuple(map(type, extra))
+    return BinarySelection(_kernel(source, chars, requested, kinds, weighted), weighted, extra)
 
 
 def binary_cross_entropy_with_logits(call: Call) -> float:
@@ -86,7 +86,7 @@ def binary_cross_entropy(call: Call) -> float:
 
 
 class _BroadcastWeights:
-    """The weights of a call: numbers, as kernels read them, and arrays that vary."""
+    """The weights of a call: constants, as kernels read them, and arrays."""
 
     def __init__(self, call: Call) -> None:
         weights, shape = (call.weights.weight, call.weights.pos_weight), call.x.shape
@@ -95,7 +95,7 @@ class _BroadcastWeights:
         self.varying = [np.broadcast_to(w, shape) for w, one in pairs if one is None]
 
     def pack(self, blocks: list[Array | None]) -> BinaryWeights:
-        """What a kernel takes, with these blocks of those that vary, which it removes."""
+        """Pack the weights for a kernel; the blocks of varying ones are taken from the list."""
         members: list[Any] = []
         for constant in self._constants:
             members += [blocks.pop(0), 1] if constant is None else [constant, 0]
@@ -112,8 +112,8 @@ def _fill_losses(call: Call) -> float:
     written = [array for array in call.outputs if array is not None]
     # Kernels take weights in the type of the arithmetic.
     as_half = x.dtype not in [w.dtype for w in weights.varying]
-    found = operands(inputs, written, call.compute, 0, as_half=as_half)
-    kernel, weighted, besides = select(call, (found.types[0].char, found.types[1].char))
+    operands = find_operands(inputs, written, call.compute, 0, as_half=as_half)
+    kernel, weighted, extra = select(call, (operands.types[0].char, operands.types[1].char))
 
     def bind(arrays: list[Array | None], base: int) -> Callable[[int, int], float]:
         logits, target, *rest = arrays
@@ -122,17 +122,17 @@ def _fill_losses(call: Call) -> float:
         for k, array in zip(places, rest, strict=True):
             outputs[k] = array
         return functools.partial(
-            kernel, logits, target, packed if weighted else None, 1.0 / call.divisor, *besides,
+            kernel, logits, target, packed if weighted else None, 1.0 / call.divisor, *extra,
             OutputArrays._make(outputs),
         )  # fmt: skip
 
     if not x.size:
         return divided(0.0, call.divisor)
-    return divided(add_up(for_each_block(bind, found, 0)), call.divisor)
+    return divided(add_up(for_each_block(bind, operands, 0)), call.divisor)
 
 
 def _constant(weight: Array | None, char: str) -> Array | None:
-    """Return what a kernel reads of a weight that is the same everywhere; None if it varies."""
+    """Return a constant weight as a kernel reads it; None if the weight varies."""
     if weight is None:
         return arguments.constant_weight(None, char)
     return arguments.constant_weight(weight.item(), char) if weight.size == 1 else None
@@ -167,8 +167,8 @@ def binary_cross_entropy_with_logits_hvp(call: Call) -> None:
     weighted = call.weights.weight is not None or call.weights.pos_weight is not None
     as_half = x.dtype not in [w.dtype for w in weights.varying]
     inputs = [x, call.target.probs, call.vector, *weights.varying]
-    found = operands(inputs, [call.outputs.out], call.compute, 0, as_half=as_half)
-    chars = [dtype.char for dtype in found.types]
+    operands = find_operands(inputs, [call.outputs.out], call.compute, 0, as_half=as_half)
+    chars = [dtype.char for dtype in operands.types]
     kernel = _product_kernel((*chars[:3], chars[-1]), weighted)
 
     def bind(arrays: list[Array | None], base: int) -> Callable[[int, int], Any]:
@@ -179,4 +179,4 @@ def binary_cross_entropy_with_logits_hvp(call: Call) -> None:
             kernel, logits, target, vector, packed if weighted else None, 1.0 / call.divisor, out
         )
 
-    for_each_block(bind, found, 0)
+    for_each_block(bind, operands, 0)

@@ -31,7 +31,7 @@ from fastxent.formulas import (
 
 
 def _of_weights(weights, unweighted, weighted):
-    """Choose at compile time, by whether the type of the weights is that of None."""
+    """Choose at compile time: `unweighted` if the weights are None."""
     return unweighted if isinstance(weights, types.NoneType) else weighted
 
 
@@ -94,8 +94,8 @@ def _choose_loss(both, outer, x, log1p_e):
 
 
 @inlined
-def _keep(coefficient, value):
-    """`value`, no guard: without weights an element has at most one coefficient of 0."""
+def _unguarded(coefficient, value):
+    """`value`, unguarded: without weights at most one coefficient of an element is 0."""
     return value
 
 
@@ -107,7 +107,7 @@ def _grad(both, outer, inner, e, scale):
 @overload(_grad)
 def _choose_grad(both, outer, inner, e, scale):
     def unweighted(both, outer, inner, e, scale):
-        return binary_grad(outer, inner, e, scale, 1.0, _keep)
+        return binary_grad(outer, inner, e, scale, 1.0, _unguarded)
 
     def weighted(both, outer, inner, e, scale):
         return binary_grad(outer, inner, e, scale, 1.0, zero_where_zero)
@@ -136,7 +136,7 @@ def _logit_term(args, j, count):
     """Losses of the vector of elements j on; writes the outputs."""
     logits, target, weights, scale, has_loss, outputs = args
     loss, grad, probs, hess = outputs
-    # After the end -inf under the label 0, whose loss is 0.
+    # Lanes after the end have logit -inf and label 0, so their loss is 0.
     x, y = load_part(logits, j, count, -math.inf), load_part(target, j, count, 0.0)
     neg, pos, both = _coefficients(weights, y, j, count)
     e = exp(-fabs(x))

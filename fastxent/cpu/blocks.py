@@ -1,4 +1,4 @@
-"""Present arrays of any shape, stride, byte order and type as rows, whole or by converted blocks.
+"""View arrays of any shape, stride, byte order and type as rows, or convert them by blocks.
 
 A kernel takes (rows, classes) of its own float type with contiguous rows. Most arrays have such a
 view; any other is converted block by block, never as a whole.
@@ -24,7 +24,7 @@ Box = tuple[tuple[slice, ...], int, int]
 # The letters of half precision: float16 and bfloat16.
 HALF = "eE"
 
-# Work is counted in elements. The cost of a row besides its elements, measured:
+# Work is counted in elements. The measured cost of a row in addition to its elements:
 _ROW_COST = 24
 # The cost of an element of a binary loss.
 _ELEMENT_COST = 2
@@ -94,8 +94,8 @@ def row_cost(n_classes: int) -> int:
 class Operands(NamedTuple):
     """The inputs and outputs of a call, and how a kernel takes them, inputs first.
 
-    As arrays of these types: `rows`, or `planes` of column-major rows. Both are None where blocks
-    of rows are converted. An output that is None stays so.
+    `rows`, or `planes` of column-major rows, are views of these types. Both are None if blocks of
+    rows have to be converted. An output that is None is None there too.
     """
 
     inputs: Sequence[Array]
@@ -105,14 +105,14 @@ class Operands(NamedTuple):
     planes: list[Array | None] | None
 
 
-def operands(
+def find_operands(
     inputs: Sequence[Array], outputs: Sequence[Array | None], compute: DType, inner: int = 1, *,
     columns: bool = False, as_half: bool = True,
 ) -> Operands:  # fmt: skip
-    """Find out how a kernel takes the inputs and outputs.
+    """Determine how a kernel takes the inputs and outputs: in place or converted.
 
-    With `inner` = 0 as elements; with `columns` column-major rows are taken as they are. So is half
-    precision `as_half`, if no array has to be converted; else all have the type of the arithmetic.
+    `inner` = 0 means elements. With `columns`, column-major rows are taken in place. With `as_half`
+    so is half precision, if no array has to be converted; else all have the type of the arithmetic.
     """
     own, arrays = inputs[0].dtype, [*inputs, *outputs]
     if as_half and own is not compute and own.itemsize == 2 and own.char in HALF:
@@ -163,7 +163,7 @@ def as_operand(array: Array, dtype: DType, inner: int) -> Array | None:
 
 
 def _planes(arrays: Sequence[Array | None], types: Sequence[DType]) -> list[Array | None] | None:
-    """The arrays (…, classes) as (planes, rows, classes), if the classes of the first lie apart.
+    """View the arrays (…, classes) as (planes, rows, classes), if the first is column-major.
 
     In a plane rows or classes are contiguous; no array is copied. None if there is no such view, or
     if planes are too small for a kernel call each.
@@ -216,7 +216,7 @@ def chunk_rows(rows: int, cost: int) -> int:
 def rows_at_once(cost: int = _ELEMENT_COST) -> int:
     """The number of rows of this cost, or of elements of a binary loss, that are always one chunk.
 
-    Also as column-major rows.
+    This holds for column-major rows too.
     """
     return _SMALLEST_CHUNK // cost
 
@@ -237,15 +237,15 @@ def for_each_chunk(call: Callable[[int, int], Result], rows: int, cost: int) -> 
 
 
 def for_each_block(
-    bind: Bind[Result], found: Operands, inner: int = 1, cost: int | None = None
+    bind: Bind[Result], operands: Operands, inner: int = 1, cost: int | None = None
 ) -> list[Result]:
     """Return the results of bind(arrays, base)(lo, hi) over all rows, in order.
 
-    `arrays` are the inputs, then the outputs, as they were `found`, or converted blocks that begin
-    at row `base`; lo and hi count from there. `cost` is that of a row if not all of it is read; a
-    block to be converted is always read.
+    `arrays` are the inputs, then the outputs: whole arrays, or converted blocks that begin at row
+    `base`; lo and hi count from there. `cost` is that of a row of which only a part is read; a
+    block to be converted is always read as a whole.
     """
-    inputs, outputs, types, as_rows, planes = found
+    inputs, outputs, types, as_rows, planes = operands
     shape = inputs[0].shape[: inputs[0].ndim - inner]
     rows, whole = math.prod(shape), row_cost(inputs[0].shape[-1]) if inner else _ELEMENT_COST
     if as_rows is not None:
@@ -261,14 +261,14 @@ def for_each_block(
         limit = max(limit - limit % _CONVERTED_ROWS, _CONVERTED_ROWS)
     parts = list(boxes(shape, limit)) if rows else []
 
-    # Memory that no thread uses just now: a thread that allocates for each block has, by the order
-    # in which the allocator finds room, sometimes one more.
-    idle: list[list[Array | None]] = []
+    # Blocks' memory that no thread uses at the moment, to be used again: if each block allocated
+    # its own, the number of blocks in memory would depend on the allocator.
+    free_memory: list[list[Array | None]] = []
 
     def do(k: int) -> Result:
         box = parts[k]
         try:
-            memory = idle.pop()
+            memory = free_memory.pop()
         except IndexError:
             size = min(limit, rows)
             memory = [None if operand is None else operand.reserve(size) for operand in every]
@@ -281,7 +281,7 @@ def for_each_block(
         for operand, block in zip(every[len(inputs) :], arrays[len(inputs) :], strict=True):
             if operand is not None and block is not None:
                 operand.write(box, block)
-        idle.append(memory)
+        free_memory.append(memory)
         return result
 
     return collect(do, len(parts), rows * whole)

@@ -1,4 +1,4 @@
-"""The kernel of the categorical loss of class indices, which reads one number of each row.
+"""The kernel of the categorical loss of class indices, which reads one number per row.
 
 A block of rows is gathered into scratch memory, so that the loads of many rows overlap; then its
 losses are computed as vectors. With probabilities as target: `kernels.categorical_rows`.

@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastxent.cpu.half_lanes import build_narrow
+from fastxent.cpu.half_lanes import build_round
 from fastxent.cpu.lanes import I32, I64, Half, Lanes, build_max, build_slice, build_splat
 from fastxent.cpu.memory import build_address, build_nothing
 
@@ -142,7 +142,7 @@ def store_at_places(typingctx, pointer, row_step, places, x):
     def lower(context, builder, sig, args):
         at, row_step, places, value = args
         if isinstance(pointer.dtype, Half):
-            value = build_narrow(builder, value, pointer.dtype)
+            value = build_round(builder, value, pointer.dtype)
         shift = I64(x.width.bit_length() - 1)
         for k in range(x.width):
             place = builder.load(builder.gep(places, [I64(k)]))

@@ -19,7 +19,7 @@ def _convert_rows(source, out):
     lo, hi = 0, len(source)
     n, width = source.shape[1], lanes_of(row(source, lo))
     a, b = steps(source), steps(out)
-    # Tiles are for rows that lie side by side in one of the two.
+    # Tiles are for arrays of which one is column-major.
     if (a[1] == 1) == (b[1] == 1) or (a[1] != 1 and a[0] != 1) or (b[1] != 1 and b[0] != 1):
         copy_rows(row(source, lo), a, row(out, lo), b, n, hi)
         return

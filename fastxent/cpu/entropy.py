@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fastxent.cpu import arguments, jit
 from fastxent.cpu.arguments import ARITHMETIC, ELEMENTS, INTEGER, NONE, array_type
-from fastxent.cpu.blocks import for_each_block, operands
+from fastxent.cpu.blocks import find_operands, for_each_block
 from fastxent.cpu.launch import MAX_COLUMNS, has_few_classes, layout_of
 from fastxent.records import Call
 
@@ -34,11 +34,11 @@ def entropy(call: Call) -> None:
     x, compute, (out, grad) = call.x, call.compute, (call.outputs.out, call.outputs.grad)
     n_classes = x.shape[-1]
     few = has_few_classes("product", compute.char, n_classes)
-    found = operands((x,), (grad,), compute, columns=n_classes <= MAX_COLUMNS)
-    layout, char = layout_of(few, found.planes), found.types[0].char
-    kernel = _kernel(char, None if grad is None else found.types[1].char, layout)
+    operands = find_operands((x,), (grad,), compute, columns=n_classes <= MAX_COLUMNS)
+    layout, char = layout_of(few, operands.planes), operands.types[0].char
+    kernel = _kernel(char, None if grad is None else operands.types[1].char, layout)
 
     def bind(arrays: list[Array | None], base: int) -> Callable[[int, int], Any]:
         return functools.partial(kernel, arrays[0], out[base:], arrays[1], *layout)
 
-    for_each_block(bind, found)
+    for_each_block(bind, operands)

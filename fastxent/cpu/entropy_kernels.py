@@ -1,7 +1,7 @@
-"""The entropy of softmax, with its gradient: of rows of any number of classes, and of few.
+"""The entropy of softmax and its gradient, for rows of any number of classes and of few.
 
-The names of the kernels say the layout, as both are in one module: they share nothing with the
-losses but the scans of a row or group.
+Both layouts are in one module, so the names of the kernels contain the layout. Only the scans of a
+row or group are those of the losses.
 """
 
 from fastxent.cpu.few_class_kernels import (

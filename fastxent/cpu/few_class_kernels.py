@@ -2,9 +2,8 @@
 
 A group of as many rows as a vector has lanes is transposed into columns, one vector per class, in
 scratch memory that stays in the nearest cache. Column-major (N, C) arrays, as LightGBM has them,
-are columns already. `tiles` is None where all arrays are rows, else any integer: kernels are
-compiled for each. Options and outputs that they do not know are left to `kernels.py`, with the same
-formulas.
+are columns already. `tiles` is None where all arrays are rows, else any integer; kernels are
+compiled for both. Other options and outputs are computed by `kernels.py`, with the same formulas.
 """
 
 import math
@@ -14,11 +13,11 @@ import numpy as np
 from fastxent.cpu.columns import find_places, gather_lanes, scatter_lanes
 from fastxent.cpu.float_mode import flush_subnormals, restore_mode
 from fastxent.cpu.groups import group_at, read_group, reserve, write_group
-from fastxent.cpu.jit import apart, inlined, inlined_by_llvm, optimised, subroutine
+from fastxent.cpu.jit import inlined, inlined_by_llvm, never_inlined, optimised, subroutine
 from fastxent.cpu.kernels import target_of_row
 from fastxent.cpu.labels import are_int64s, copy_labels, labels_from
 from fastxent.cpu.lanes import (
-    has_wide_registers,
+    has_avx512,
     horizontal_sum,
     lane,
     round_to,
@@ -71,11 +70,11 @@ from fastxent.formulas import (
     row_loss,
 )
 
-# A loop over the classes of a group wants all registers for itself, and inlined it gets those that
-# are left: apart, 100 classes take 0.9 of the time. But a call takes as long as a class of float32,
-# so up to this number of classes it is inlined there. Where registers are narrower and fewer, its
-# arguments would go through memory: there it is always inlined.
-_FEW_TO_INLINE, _WIDE = 24, has_wide_registers()
+# A loop over the classes of a group needs all registers; inlined, it gets those that are left. As a
+# function of its own it takes 0.9 of the time for 100 classes. But the call takes as long as one
+# class of float32, so up to this number of float32 classes the loop is inlined. Without AVX-512 the
+# arguments of the call would go through memory, so the loop is always inlined.
+_FEW_TO_INLINE, _HAS_AVX512 = 24, has_avx512()
 
 # Up to so many terms of float64 are added without compensation for their rounding.
 PLAIN_SUM = 128
@@ -130,14 +129,14 @@ def _sum_of_terms(term, args, n):
     return _corrected(total, lost)
 
 
-_sum_inlined, _sum_apart = optimised(_sum_of_terms), apart(_sum_of_terms)
+_sum_inlined, _sum_not_inlined = optimised(_sum_of_terms), never_inlined(_sum_of_terms)
 
 
 @inlined
 def sum_columns(term, args, n):
-    """`_sum_of_terms`, apart or inlined."""
-    if _WIDE and (itemsize(args[0]) == 8 or n > _FEW_TO_INLINE):
-        return _sum_apart(term, args, n)
+    """`_sum_of_terms`, inlined or not."""
+    if _HAS_AVX512 and (itemsize(args[0]) == 8 or n > _FEW_TO_INLINE):
+        return _sum_not_inlined(term, args, n)
     return _sum_inlined(term, args, n)
 
 
@@ -149,7 +148,7 @@ def _next_rows(logits, out, n, columns, group):
 
 @inlined
 def memory_of_group(logits, out, n, columns, group):
-    """What is to be read and written for others while a group is computed; see `_access`."""
+    """The memory of other groups, read and written while a group is computed; see `_access`."""
     return either(group[3], lines_of_group, _next_rows, (logits, out, n, columns, group))
 
 
@@ -162,9 +161,9 @@ def _prefetch_rows(memory, columns, j):
 
 @subroutine
 def _move_lines(memory, columns, j):
-    share, ahead, behind = memory
-    write_line(behind, share, j)
-    read_line(ahead, share, j)
+    portion, ahead, behind = memory
+    write_line(behind, portion, j)
+    read_line(ahead, portion, j)
 
 
 @inlined
@@ -241,7 +240,7 @@ def softmax_rows(logits, out, tiles, lo, hi):
     release(memory)
 
 
-@(apart if _WIDE else optimised)
+@(never_inlined if _HAS_AVX512 else optimised)
 def _rest_of_max(columns, m, n, memory):
     """Σ exp(x_j - m) over all but one maximum: those below 1, and the number of other ones."""
     below, lost, ones = widen(zeros(columns)), widen(zeros(columns)), zeros(columns)
@@ -316,7 +315,7 @@ def logsumexp_rows(logits, out, tiles, lo, hi):
 def find_targets(target, options, first, count, label_buffer, n, columns, places):
     """Find the places of a group's classes; return the number of rows without one.
 
-    Labels that are no vector of int64 are copied to `label_buffer`; unused entries are
+    Labels other than a vector of int64 are copied to `label_buffer`; unused entries are
     uninitialised.
     """
     labels = label_buffer
@@ -367,10 +366,10 @@ def _grad_columns(columns, scale, a, other, n):
 
 @inlined
 def _add_losses(total, lost, value, pending, columns, rows):
-    """The sums and a group's losses, added as if groups began at row lo.
+    """Add a group's losses to the sums, in blocks of a vector's length counted from row lo.
 
-    Where they begin depends on the address of an output, the bits of the sum must not. `pending`
-    holds the losses of rows whose block of a vector's length is incomplete, then zeros.
+    The first row of a group depends on the address of an output; the bits of the sum must not.
+    `pending` holds the losses of an incomplete block, then zeros.
     """
     (first, count, lo, hi), width = rows, lanes_of(columns)
     filled = (first - lo) & (width - 1)
@@ -511,7 +510,7 @@ def _zero_ignored_of_tile(output, columns, group, u_buffer):
 
 @inlined_by_llvm
 def end_group(output, columns, group, has_ignored, u_buffer):
-    """Write zeros for the rows that are ignored, whatever their logits are; then what is behind."""
+    """Write zeros for ignored rows, whatever their logits are, then call `write_rest`."""
     if has_ignored:
         arguments = output, columns, group, u_buffer
         either(group[3], _zero_ignored_of_tile, _zero_ignored_rows, arguments)
@@ -520,7 +519,7 @@ def end_group(output, columns, group, has_ignored, u_buffer):
 
 @inlined
 def row_buffers(places, width):
-    """Memory behind the places for the labels of a group, its u, its w_y, and pending losses."""
+    """Memory after the places: the labels of a group, its u, its w_y, and pending losses."""
     label_buffer = view(places, width, np.int64)
     u_buffer = view(label_buffer, width, np.float64)
     w_buffer = view(u_buffer, width, np.float64)

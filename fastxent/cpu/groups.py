@@ -1,4 +1,4 @@
-"""Groups of rows as columns in scratch memory: rows are transposed, column-major ones are in tiles.
+"""Groups of rows as columns in scratch memory: rows are transposed, column-major ones use tiles.
 
 A group has as many rows as a vector has lanes; its columns are one vector per class. A kernel is
 compiled for rows, or for tiles, where an array may be of either layout.
@@ -15,7 +15,7 @@ from fastxent.cpu.columns import (
     store_strided,
     store_transposed,
 )
-from fastxent.cpu.jit import apart, inlined, inlined_by_llvm, rare, subroutine
+from fastxent.cpu.jit import inlined, inlined_by_llvm, never_inlined, rare, subroutine
 from fastxent.cpu.lanes import maximum, scale_by, smaller
 from fastxent.cpu.memory import (
     advance,
@@ -59,7 +59,7 @@ def _copy_run(source, out, n):
         store_part(out, whole, n - whole, load_part(source, whole, n - whole, 0.0))
 
 
-@apart
+@never_inlined
 def copy_rows(source, source_steps, out, out_steps, n, count):
     """Copy `count` rows of n elements; steps are those of rows and of classes, in elements."""
     (a, b), (c, d) = source_steps, out_steps
@@ -190,7 +190,8 @@ def _group_of_rows(at, rows, width, layout, pad):
 def reserve(like, n, sets, tiles):
     """Scratch memory: groups with so many sets of columns, the layout, the pad, the places.
 
-    Of one group, or of two tiles; the layout is None, as `tiles` is, where all arrays are rows.
+    The memory is for one group, or for two tiles. The layout is None, as `tiles` is, where all
+    arrays are rows.
     """
     return either(tiles, reserve_tiles, _reserve_rows, (like, n, sets))
 
@@ -235,10 +236,10 @@ def _write_of_tile(columns, factor, places, elements, array, group):
 def write_group(columns, factor, places, elements, array, group):
     """Write the columns, times `factor`, to a group of rows; then `elements` at their places.
 
-    There is one element per lane, given as it is and as a multiple of the factor. An incomplete
-    group is written to `pad` and copied; one of a column-major array stays in its columns, which
-    `write_line` multiplies. factor and elements may be None. To rows the elements are written in
-    the array, not in the columns: a vector load would wait for stores to a part of it.
+    `elements` is a pair: one element per lane, and the same as a multiple of the factor. An
+    incomplete group is written to `pad` and copied; a group of a column-major array stays in its
+    columns, which `write_line` multiplies. factor and elements may be None. With rows the elements
+    are written to the array, not to the columns: a vector load would wait for the scalar stores.
     """
     arguments = columns, factor, places, elements, array, group
     either(group[3], _write_of_tile, _write_rows, arguments)

@@ -39,7 +39,7 @@ def build_widen(builder, bits, kind):
     return _widen_by_integers(builder, _zext(builder, bits))
 
 
-def build_narrow(builder, values, kind):
+def build_round(builder, values, kind):
     """Return a vector of float32 as the bits of float16 or bfloat16."""
     width = values.type.count
     if kind == FLOAT16 and has_conversion():
@@ -47,11 +47,11 @@ def build_narrow(builder, values, kind):
         return builder.bitcast(halves, ir.VectorType(_I16, width))
     bits = builder.bitcast(values, ir.VectorType(_I32, width))
     is_bfloat16 = kind == BFLOAT16
-    narrowed = _round(builder, bits, 16) if is_bfloat16 else _round_float16(builder, bits)
+    rounded = _round(builder, bits, 16) if is_bfloat16 else _round_float16(builder, bits)
     # A nan is not rounded: its bits could become those of a zero.
     nan = _all(bits, 0x7FC0 if is_bfloat16 else 0x7E00)
-    narrowed = builder.select(builder.fcmp_unordered("uno", values, values), nan, narrowed)
-    return builder.trunc(narrowed, ir.VectorType(_I16, width))
+    rounded = builder.select(builder.fcmp_unordered("uno", values, values), nan, rounded)
+    return builder.trunc(rounded, ir.VectorType(_I16, width))
 
 
 # --- integer arithmetic on vectors ----------------------------------------------------------
@@ -126,7 +126,7 @@ def build_widen_one(builder, bits, kind):
     return builder.extract_element(build_widen(builder, vector, kind), _I32(0))
 
 
-def build_narrow_one(builder, value, kind):
+def build_round_one(builder, value, kind):
     """Return a float32 as the bits of a float16 or bfloat16."""
     vector = build_splat(builder, value, ir.VectorType(_F32, _WIDTH))
-    return builder.extract_element(build_narrow(builder, vector, kind), _I32(0))
+    return builder.extract_element(build_round(builder, vector, kind), _I32(0))

@@ -16,7 +16,7 @@ from fastxent.cpu.arguments import (
     array_type,
     at_row,
 )
-from fastxent.cpu.blocks import for_each_block, operands
+from fastxent.cpu.blocks import find_operands, for_each_block
 from fastxent.cpu.label_type import LABEL
 from fastxent.cpu.launch import (
     FEW_CLASSES_OPTIONS,
@@ -83,9 +83,9 @@ def cross_entropy_hvp(call: Call) -> None:
     )
     enough = _SUPPORT.is_enough(packed, call.outputs)
     inputs = (x, vector) if probs is None else (x, vector, probs)
-    found = operands(inputs, (out,), compute, columns=enough and n_classes <= MAX_COLUMNS)
+    operands = find_operands(inputs, (out,), compute, columns=enough and n_classes <= MAX_COLUMNS)
     few = enough and has_few_classes("product", compute.char, n_classes)
-    layout, chars = layout_of(few, found.planes), [dtype.char for dtype in found.types]
+    layout, chars = layout_of(few, operands.planes), [dtype.char for dtype in operands.types]
     target_char = LABELS if probs is None else chars[2]
     kernel = _kernel((*chars[:2], chars[-1]), target_char, layout)
 
@@ -96,4 +96,4 @@ def cross_entropy_hvp(call: Call) -> None:
             call.divisor, arrays[-1],
         )  # fmt: skip
 
-    for_each_block(bind, found)
+    for_each_block(bind, operands)

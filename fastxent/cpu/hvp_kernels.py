@@ -1,8 +1,8 @@
 """Hessian-vector products of rows of any number of classes.
 
-As the row kernels of `kernels.py`: the logits and the vector of a row come from memory once and the
-product goes out once; between, the row's exponentials wait in scratch memory, as the result may lie
-over either.
+As in `kernels.py`, the logits and the vector of a row are read from memory once and the product is
+written once. The row's exponentials are kept in scratch memory, as the result may overlap either
+input.
 """
 
 from fastxent.cpu.float_mode import flush_subnormals, restore_mode
@@ -47,31 +47,31 @@ def _reserve_rows(logits):
 
 @subroutine
 def hvp_of_exp(e, v, a, b):
-    """The product from e_j and v_j, for a = (1 / s, v_m, mean) and b = (factor, pull, blank).
+    """The product from e_j and v_j, for a = (1 / s, v_m, mean), b = (factor, z_loss_coef, fill).
 
-    A class with e_j = 0 takes no part, whatever its v_j; `blank` is 0, but nan in rows of nan.
+    The product of a class with e_j = 0 is `fill`, whatever its v_j: 0, or nan in rows of nan.
     """
-    (inverse, v_m, mean), (factor, pull, blank) = a, b
-    value = hvp_element(e * inverse, v - v_m, mean, factor, pull)
-    return where_equal(e, 0.0, blank, value)
+    (inverse, v_m, mean), (factor, z_loss_coef, fill) = a, b
+    value = hvp_element(e * inverse, v - v_m, mean, factor, z_loss_coef)
+    return where_equal(e, 0.0, fill, value)
 
 
 @inlined_by_llvm
 def _fill_product(out, e, v, m_at, s, curvature, up, z_loss, n, next_v):
-    """up·H·v by the logits whose exponentials are e, the largest of them at m_at; out may be e."""
+    """up·H·v for the logits whose exponentials are e, the largest at m_at; out may be e."""
     v_m, inverse = element(v, m_at), 1.0 / s
     mean = product_sum(e, v, v_m, n, next_v) * inverse
-    factor, pull = up * curvature, 0.0
+    factor, z_loss_coef = up * curvature, 0.0
     if z_loss:
         # π directly: v_m + mean would have lost its digits where v_m is large and p_m is not.
-        pull = up * (z_loss + z_loss) * (product_sum(e, v, 0.0, n, None) * inverse)
-    blank = (factor + pull) * inverse * 0.0
-    map_rows(hvp_of_exp, e, v, out, n, (inverse, v_m, mean), (factor, pull, blank))
+        z_loss_coef = up * (z_loss + z_loss) * (product_sum(e, v, 0.0, n, None) * inverse)
+    fill = (factor + z_loss_coef) * inverse * 0.0
+    map_rows(hvp_of_exp, e, v, out, n, (inverse, v_m, mean), (factor, z_loss_coef, fill))
 
 
 @subroutine
 def _fill_capped(out, v, y, m_at, sums, coefs, of_a, up, z_loss, scratch, cap, n):
-    """The same by the logits before a softcap: t′∘H(t′∘v) + g∘t″∘v."""
+    """The same for the logits before a softcap: t′∘H(t′∘v) + g∘t″∘v."""
     (z, slope, _, e, grad, moved), (scale, bend) = scratch, cap
     (target_coef, prob_coef, _), (rest, e_y, _) = coefs, sums
     fill_grad(grad, e, n, y, up, coefs, *of_a, sums)

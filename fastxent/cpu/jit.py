@@ -34,7 +34,12 @@ from numba.core.runtime.nrt import rtsys
 from numpy import ma  # noqa: F401
 
 from fastxent import forks, kernel_files
-from fastxent.cpu.linked_code import ApartCompiler, LinkedCompiler, OptimisedCompiler, RareCompiler
+from fastxent.cpu.linked_code import (
+    LinkedCompiler,
+    NeverInlinedCompiler,
+    OptimisedCompiler,
+    RareCompiler,
+)
 
 # The options of all compiled code. Never fastmath: nnan and ninf break the promises about nan and
 # inf. NumPy's error model: a division by 0 raises no exception.
@@ -51,12 +56,12 @@ kernel = njit(nogil=True, **_BORROWING)
 _INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": LinkedCompiler}
 subroutine = njit(**_INNER, **_BORROWING)
 inlined = njit(inline="always", **_OPTIONS)
-# Functions that LLVM inlines: where the types of arguments have to be known before.
+# Functions that LLVM inlines: for code whose argument types must be known before.
 inlined_by_llvm = njit(forceinline=True, **_INNER, **_BORROWING)
-# Functions that LLVM does not: rare ones would take registers from the loops around them.
-apart = njit(**_INNER | {"pipeline_class": ApartCompiler}, **_BORROWING)
+# Functions that LLVM must not inline: they would take registers from the loops around them.
+never_inlined = njit(**_INNER | {"pipeline_class": NeverInlinedCompiler}, **_BORROWING)
 rare = njit(**_INNER | {"pipeline_class": RareCompiler}, **_BORROWING)
-# Functions that LLVM optimises by themselves before it may inline them.
+# Functions that LLVM optimises separately before it may inline them.
 optimised = njit(**_INNER | {"pipeline_class": OptimisedCompiler}, **_BORROWING)
 # Functions that create arrays; without _nrt they would inherit their caller's option.
 owner = njit(_nrt=True, **_INNER, **_OPTIONS)
@@ -96,10 +101,10 @@ def loading_only() -> Iterator[None]:
 
 
 class Source(NamedTuple):
-    """A kernel by the names of its module and its own.
+    """A kernel, by the names of its module and its function.
 
-    One that is loaded from the cache is not imported: with all that kernels are made of, that is
-    half of what a first call takes besides Numba's import.
+    The module of a kernel that is loaded from the cache is not imported: with the modules that it
+    imports, that is half of a first call's time besides Numba's import.
     """
 
     module: str
@@ -165,7 +170,7 @@ def name_of(source: Kernel) -> str:
 
 
 class _Numbers:
-    """An iterator of numbers that no other process gives."""
+    """An iterator of numbers that are unique among processes."""
 
     def __init__(self) -> None:
         self._process, self._next = 0, 0
@@ -182,11 +187,11 @@ _numbers = _Numbers()
 
 @contextlib.contextmanager
 def _unique_names() -> Iterator[None]:
-    """Give compiled functions names that no other process gives.
+    """Give compiled functions names that are unique among processes.
 
-    Numba numbers functions as a part of their names, to tell apart functions of the same name: two
-    lambdas, or the functions of a factory. But each process counts from 1, and code is linked by
-    name: a process that loads the kernels of several others could run the wrong function.
+    Numba adds a number to the name of a function, to distinguish functions of the same name, such
+    as two lambdas. But each process counts from 1, and code is linked by name: a process that loads
+    the kernels of several others could run the wrong function.
     """
     before = FunctionIdentity._unique_ids
     FunctionIdentity._unique_ids = _numbers
@@ -209,11 +214,12 @@ def _identity(name: str, signature: Any, codegen: Any) -> bytes:
 
 
 def _payload(result: Any) -> tuple[Any, ...]:
-    """What is kept of a compiled kernel, without what Numba adds for other functions than kernels.
+    """Return what the cache stores of a compiled kernel, without parts that kernels do not need.
 
-    The bitcode, for code that inlines it, is only the names of its functions, of which Numba asks.
-    The module that it names, whose objects code that runs Python would use, is this one, and the
-    modules of the functions in it are none: no kernel uses any, but all of them would be imported.
+    The bitcode, which serves code that inlines the kernel, is reduced to the names of its
+    functions, which Numba asks for. The kernel's module, which serves code that runs Python, is
+    replaced by this one, and the list of its functions' modules is empty: loading the kernel would
+    import them all.
     """
     library, function, environment, *others, _ = result._reduce()
     name, kind, (machine_code, bitcode) = library
@@ -247,8 +253,9 @@ class _CheckedCache(caching._Cache):
         return loaded
 
     def _load(self, sig: Any, target_context: Any) -> Any:
-        # The runtime is all that machine code refers to. Numba's registries of types and functions,
-        # a third of a first call, with SciPy's linear algebra if installed, load when it compiles.
+        # Machine code refers to the runtime alone. Numba's registries of types and functions, which
+        # import SciPy's linear algebra if it is installed, take a third of a first call: they are
+        # loaded only to compile.
         rtsys.initialize(target_context)
         identity = _identity(self._name, sig, target_context.codegen())
         # A payload of another version of Numba, or an equal hash by chance: compile. Nothing is

@@ -1,7 +1,7 @@
-"""Calls of kernels from other compiled code: by the names of their own code, which is not repeated.
+"""Call kernels from other compiled code by symbol name, without a copy of their code.
 
-Code that is linked to a kernel's would hold a copy of it, compiled again. By name it is the code
-that NumPy's calls run: compiled once, kept once in the cache.
+Code that links a kernel holds a copy of it, which is compiled again. A call by name runs the code
+that calls from NumPy run: it is compiled once and cached once.
 """
 
 from typing import Any
@@ -15,10 +15,10 @@ from fastxent.cpu import jit
 
 
 def by_name(source: jit.Kernel, signature: tuple[Any, ...]) -> Any:
-    """A compiled function of one tuple, the arguments of the kernel `source` for this signature.
+    """Return a compiled function of one tuple: the arguments of a kernel for this signature.
 
-    The kernel is compiled or loaded at once. A process that loads code with such a call from the
-    cache must have come here before, so that the name means something.
+    The kernel is compiled or loaded now, and its symbol is registered. A process must call this
+    before it runs code from the cache that contains such a call.
     """
     result = jit.compiled(source, signature)
     declared, returned = result.fndesc, result.signature.return_type
@@ -27,8 +27,8 @@ def by_name(source: jit.Kernel, signature: tuple[Any, ...]) -> Any:
 
     @intrinsic
     def call(typingctx, args):
-        def lower(context, builder, sig, given):
-            converted = _converted(context, builder, given[0], args, types.Tuple(signature))
+        def lower(context, builder, sig, operands):
+            converted = _converted(context, builder, operands[0], args, types.Tuple(signature))
             values = cgutils.unpack_tuple(builder, converted)
             convention = context.call_conv
             kind = convention.get_function_type(returned, signature)
@@ -40,10 +40,10 @@ def by_name(source: jit.Kernel, signature: tuple[Any, ...]) -> Any:
     return call
 
 
-def _converted(context, builder, value, given, wanted):
-    """A value of another type: as Numba does it, but tuples of names, too, part by part."""
-    if not isinstance(wanted, types.BaseTuple):
-        return context.cast(builder, value, given, wanted)
-    parts = zip(cgutils.unpack_tuple(builder, value), given, wanted, strict=True)
+def _converted(context, builder, value, kind, target):
+    """Convert a value to the type `target` as Numba does, and named tuples member by member."""
+    if not isinstance(target, types.BaseTuple):
+        return context.cast(builder, value, kind, target)
+    parts = zip(cgutils.unpack_tuple(builder, value), kind, target, strict=True)
     made = [_converted(context, builder, *part) for part in parts]
-    return context.make_tuple(builder, wanted, made)
+    return context.make_tuple(builder, target, made)

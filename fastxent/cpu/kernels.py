@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from fastxent.cpu.float_mode import flush_subnormals, restore_mode
-from fastxent.cpu.jit import apart, inlined, inlined_by_llvm, subroutine
+from fastxent.cpu.jit import inlined, inlined_by_llvm, never_inlined, subroutine
 from fastxent.cpu.labels import are_int64s, copy_labels, labels_from, read_label
 from fastxent.cpu.lanes import smaller
 from fastxent.cpu.memory import (
@@ -64,7 +64,7 @@ from fastxent.formulas import (
 # Output rows of at most this many classes are prefetched one row ahead; longer ones would evict
 # the rows in use.
 MAX_PREFETCHED_OUTPUT = 8192
-# Labels of another type than int64 are counted so many at a time, as int64 in the nearest cache.
+# Labels of other types are counted in pieces of this length, converted to int64 in the L1 cache.
 _COUNTED_LABELS = 512
 
 
@@ -152,7 +152,7 @@ def _sum(total, lost):
     return total + lost if math.isfinite(lost) else total
 
 
-@apart  # called at two places, its loops by vectors would be compiled for each
+@never_inlined  # called at two places: its vectorised loops would be compiled for each
 def _count_labels(labels, n_classes, options, n):
     """The number of labels that are not ignored, and the number of these that are no class."""
     ignoring, ignore_index = options.ignoring, options.ignore_index
@@ -174,7 +174,7 @@ def _count_labels(labels, n_classes, options, n):
 
 @subroutine
 def _count_all(labels, n_classes, options, lo, hi):
-    """The same of the labels lo..hi of any width."""
+    """Return the counts of `_count_labels` for the labels lo..hi of any width."""
     if are_int64s(labels):
         return _count_labels(labels_from(labels, lo), n_classes, options, hi - lo)
     buffer, counted, bad = reserve(np.int64, _COUNTED_LABELS), 0, 0
@@ -231,8 +231,8 @@ def _zero_where_zero(coefficient, value):
 
 
 @inlined_by_llvm
-def _fill_hess(hess, e, n, sums, factor, pull):
-    """p_j·(factor·(1 - p_j) + pull·p_j), where 1 - p of a dominant class is the sum of the others.
+def _fill_hess(hess, e, n, sums, factor, z_loss_coef):
+    """p_j·(factor·(1 - p_j) + z_loss_coef·p_j); 1 - p of a dominant class is the sum of the others.
 
     `hess` may be e.
     """
@@ -240,14 +240,14 @@ def _fill_hess(hess, e, n, sums, factor, pull):
     s, top = rest + e_y, find(e, 1.0, n)
     others = rest if e_y == 1.0 else rest_of_max(e, 0.0, e, n)
     largest = element(e, top)
-    map_row(hess_of_exp, e, hess, n, inverse, (factor, pull))
+    map_row(hess_of_exp, e, hess, n, inverse, (factor, z_loss_coef))
     if s < 2.0:
-        set_element(hess, top, hess_with_z_loss(largest / s, others / s, factor, pull))
+        set_element(hess, top, hess_with_z_loss(largest / s, others / s, factor, z_loss_coef))
 
 
 @subroutine
 def _fill_capped_hess(hess, e, n, of_grad, of_z, scratch, cap):
-    """The same by the logits: t′²·∂²loss/∂z² + ∂loss/∂z·t″."""
+    """The same for the logits before a softcap: t′²·∂²loss/∂z² + ∂loss/∂z·t″."""
     (z, slope, _, _, grad, h, ones), (scale, bend) = scratch, cap
     fill_grad(grad, e, n, *of_grad)
     _fill_hess(h, e, n, *of_z)
@@ -259,16 +259,16 @@ def _fill_capped_hess(hess, e, n, of_grad, of_z, scratch, cap):
 
 @inlined_by_llvm
 def _write_hess(hess, e, n, y, up, coefs, a, a_y, sums, scratch, options):
-    """The diagonal of the Hessian of a row by its logits."""
+    """The diagonal of the Hessian of a row with respect to its logits."""
     (target_coef, prob_coef, _), z_loss = coefs, options.z_loss
     scale, softcap, up = options.logit_scale, options.softcap, up * options.hess_factor
-    factor, pull = up * (target_coef + prob_coef), up * (z_loss + z_loss)
+    factor, z_loss_coef = up * (target_coef + prob_coef), up * (z_loss + z_loss)
     if softcap > 0.0:
-        of_grad, of_z = (y, up, coefs, a, a_y, sums), (sums, factor, pull)
+        of_grad, of_z = (y, up, coefs, a, a_y, sums), (sums, factor, z_loss_coef)
         cap = scale, softcap_curvature(scale, softcap)
         _fill_capped_hess(hess, e, n, of_grad, of_z, scratch, cap)
     else:
-        _fill_hess(hess, e, n, sums, factor * scale * scale, pull * scale * scale)
+        _fill_hess(hess, e, n, sums, factor * scale * scale, z_loss_coef * scale * scale)
 
 
 @inlined_by_llvm
@@ -310,9 +310,10 @@ def _write_grad(grad, e, n, y, up, coefs, a, a_y, sums, softcap_slope):
 
 @inlined_by_llvm
 def target_of_row(target, sample_weight, options, n, i):
-    """The class y (0 for probabilities) and weight u of row i, whether it counts, its loss if not.
+    """The class y (0 for probabilities) and weight u of row i, whether it is active, its fill.
 
-    A row counts unless it is ignored, has no weight or a bad label.
+    A row is active unless it is ignored, its weight is 0 or its label is bad. The loss and gradient
+    of an inactive row are its fill: 0, or nan for a bad label.
     """
     u = sample_weight[i] if sample_weight.size else 1.0
     if target.ndim == 2:
@@ -326,7 +327,7 @@ def target_of_row(target, sample_weight, options, n, i):
 
 @inlined_by_llvm
 def _may_count(target, options, i):
-    """Whether row i seems to count, to save work; `target_of_row` reads the label that is used."""
+    """Whether row i may be active, to save work; `target_of_row` reads the label that is used."""
     if target.ndim == 2 or not options.ignoring:
         return True
     return read_label(target, i, options.label_mask) != options.ignore_index
@@ -358,7 +359,7 @@ def coefficients_of_row(target, weights, options, buffer, z, m, y, i):
 
 @inlined
 def _fill_derivatives(grad, hess, i, n, value):
-    """Those of a row that does not count: 0, whatever its logits are; nan under a bad label."""
+    """Fill the derivatives of an inactive row: 0, whatever its logits are; nan for a bad label."""
     if_requested(row(grad, i), fill_row, (n, value))
     if_requested(row(hess, i), fill_row, (n, value))
 
@@ -419,7 +420,7 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
     grad, probs, hess, entropy = outputs.grad, outputs.probs, outputs.hess, outputs.entropy
     n, scale, softcap = logits.shape[1], options.logit_scale, options.softcap
     transforming = softcap > 0.0 or scale != 1.0
-    exps = first_requested(outputs)  # here the exponentials wait between two scans
+    exps = first_requested(outputs)  # holds the exponentials between two scans
     scratch = _reserve_rows(logits, target, weights, transforming, outputs)
     needs_lse, needs_argmax = outputs.lse.size > 0, outputs.argmax.size > 0
     every_row = is_requested(probs) or needs_lse or needs_argmax or is_requested(entropy)
@@ -435,7 +436,7 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
                 z = unless_half(logits, x, scratch[3])
                 m = ahead if ahead_of == i else row_max_of(x, z, n)
                 base, top = lse_base(float(m), z, n), first_max(z, n) if needs_argmax else 0
-            # Everything read of x besides its exponentials: a gradient may overwrite x.
+            # All else is read from x before the exponentials, which may overwrite it.
             y, target_coef, other_coef, a, a_y, a_sum = coefficients_of_row(
                 target, weights, options, scratch[2], z, m, y if counted else 0, i
             )

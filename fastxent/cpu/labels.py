@@ -1,8 +1,8 @@
 """Class indices as int64, read from integers of any width.
 
-Arrays of labels have one type in kernels, whatever their width: an array says how many bytes a
-label has, `label_mask` which of their bits count after the sign has been extended; it is -1, but
-for unsigned labels of fewer than 8 bytes the largest of them.
+Arrays of labels have one type in kernels, whatever their width: the array holds the number of bytes
+of a label. `label_mask` is applied after sign extension: it is -1 or, for unsigned labels of fewer
+than 8 bytes, their largest value.
 """
 
 import numpy as np
@@ -20,13 +20,13 @@ from fastxent.cpu.scratch import view
 
 @inlined
 def are_contiguous(labels):
-    """Whether labels lie side by side."""
+    """Whether labels are contiguous."""
     return labels.strides[0] == labels.itemsize
 
 
 @inlined
 def are_int64s(labels):
-    """Whether labels lie side by side and need no copy: 8 bytes each."""
+    """Whether labels are contiguous and of 8 bytes, so that they need no copy."""
     return labels.strides[0] == labels.itemsize == 8
 
 
@@ -38,7 +38,7 @@ def labels_from(labels, first):
 
 @intrinsic
 def labels_at(typingctx, address, itemsize, count):
-    """An array of `count` labels of this size that lie side by side from an address on."""
+    """An array of `count` contiguous labels of this size from an address on."""
     kind = types.Array(LABEL, 1, "A", readonly=True)
 
     def lower(context, builder, sig, args):
@@ -56,7 +56,7 @@ _WIDTH = 8
 
 
 def _build_labels(builder, pointer, itemsize, mask, width=None):
-    """A label, or a vector of labels that lie side by side, by one load of `itemsize` bytes each.
+    """Load a label, or a vector of contiguous labels, of `itemsize` bytes each by one load.
 
     Labels of 8 bytes need no mask.
     """
@@ -64,22 +64,22 @@ def _build_labels(builder, pointer, itemsize, mask, width=None):
     def of(bits):
         return ir.VectorType(ir.IntType(bits), width) if width else ir.IntType(bits)
 
-    wide, end = of(64), builder.append_basic_block("labels_are_read")
-    mask = build_splat(builder, mask, wide) if width else mask
+    widened, end = of(64), builder.append_basic_block("labels_are_read")
+    mask = build_splat(builder, mask, widened) if width else mask
     blocks = {size: builder.append_basic_block(f"labels_of_{size}") for size in (8, 4, 2, 1)}
-    switch, found = builder.switch(itemsize, blocks[1]), []
+    switch, loads = builder.switch(itemsize, blocks[1]), []
     for size, block in blocks.items():
         if size > 1:
             switch.add_case(I64(size), block)
         builder.position_at_end(block)
         label = builder.load(builder.bitcast(pointer, of(8 * size).as_pointer()), align=size)
         if size < 8:
-            label = builder.and_(builder.sext(label, wide), mask)
-        found.append((label, block))
+            label = builder.and_(builder.sext(label, widened), mask)
+        loads.append((label, block))
         builder.branch(end)
     builder.position_at_end(end)
-    y = builder.phi(wide)
-    for incoming in found:
+    y = builder.phi(widened)
+    for incoming in loads:
         y.add_incoming(*incoming)
     return y
 
@@ -100,7 +100,7 @@ def read_label(labels, i, mask):
 
 @intrinsic
 def _widen(typingctx, pointer, itemsize, mask, out):
-    """Write _WIDTH labels that lie side by side as int64."""
+    """Write _WIDTH contiguous labels as int64."""
 
     def lower(context, builder, sig, args):
         *labels, out = args

@@ -205,8 +205,8 @@ def has_fma():
     return not is_x86 or "+fma" in features
 
 
-def has_wide_registers():
-    """Whether a vector is one register of the target CPU, of which there are 32."""
+def has_avx512():
+    """Whether the target CPU has AVX-512: 32 registers, each of a whole vector."""
     return "+avx512f" in target_cpu()[1]
 
 

@@ -30,9 +30,9 @@ from fastxent.cpu.blocks import (
     boxes,
     chunk_rows,
     collect,
+    find_operands,
     for_each_block,
     for_each_chunk,
-    operands,
     row_cost,
     rows_at_once,
 )
@@ -68,7 +68,7 @@ SCAN_LABELS = jit.Source("kernels", "scan_labels")
 _CATEGORICAL_ROWS = jit.Source("kernels", "categorical_rows")
 _CATEGORICAL_LABEL_ROWS = jit.Source("categorical_kernels", "categorical_label_rows")
 
-# What the loss of few classes is enough for: these options, and outputs by the kind of target.
+# What the loss of few classes supports: these options, and outputs by the kind of target.
 FEW_CLASSES_OPTIONS = {
     "ignoring", "ignore_index", "label_mask", "one_minus_eps", "eps_over_c", "hess_factor"
 }  # fmt: skip
@@ -78,8 +78,8 @@ FEW_CLASSES_LABELS, FEW_CLASSES_PROBS = (
 )
 _DERIVATIVES = [name for name, rule in RULES.items() if rule and rule.is_derivative]
 
-# The work of reading a label, in elements of a row of logits; that of a row of probabilities of
-# which one number is read; how many elements of such a row's gradient are written in that of one.
+# Costs in elements of a row of logits: of reading a label, and of a row of probabilities of which
+# one number is read. So many elements of such a row's gradient are written in the time of one.
 _LABEL_COST, _GATHER_COST, _ZEROS = 1, 6, 2
 
 
@@ -114,7 +114,7 @@ def _rows_kernel(name: str, few: bool) -> jit.Source:
 
 
 def layout_of(few: bool, planes: Any) -> tuple[Any, ...]:
-    """What kernels of few classes take besides, and others do not."""
+    """The additional argument of kernels of few classes; empty for other kernels."""
     return COLUMNS if planes is not None else ROWS if few else ()
 
 
@@ -128,21 +128,21 @@ def log_softmax(call: Call) -> None:
     _map_rows("log_softmax_rows", "per class", call)
 
 
-def _map_rows(name: str, results: str, given: Call) -> None:
-    x, out, compute = given.x, given.outputs.out, given.compute
+def _map_rows(name: str, results: str, call: Call) -> None:
+    x, out, compute = call.x, call.outputs.out, call.compute
     n_classes = x.shape[-1]
     few = has_few_classes(results, compute.char, n_classes)
     rows, written = as_operand(x, compute, 1), as_operand(out, compute, 1)
     if rows is not None and written is not None:  # the common case: a small call needs no lists
         layout = ROWS if few else ()
         kernel = _map_kernel(name, layout, compute.char, compute.char, 2)
-        call = functools.partial(kernel, rows, written, *layout)
-        for_each_chunk(call, len(rows), row_cost(n_classes))
+        on_rows = functools.partial(kernel, rows, written, *layout)
+        for_each_chunk(on_rows, len(rows), row_cost(n_classes))
         return
-    found = operands((x,), (out,), compute, columns=n_classes <= MAX_COLUMNS)
-    layout = layout_of(few, found.planes)
-    kernel = _map_kernel(name, layout, found.types[0].char, found.types[1].char, 2)
-    for_each_block(lambda arrays, base: functools.partial(kernel, *arrays, *layout), found)
+    operands = find_operands((x,), (out,), compute, columns=n_classes <= MAX_COLUMNS)
+    layout = layout_of(few, operands.planes)
+    kernel = _map_kernel(name, layout, operands.types[0].char, operands.types[1].char, 2)
+    for_each_block(lambda arrays, base: functools.partial(kernel, *arrays, *layout), operands)
 
 
 def logsumexp(call: Call) -> None:
@@ -160,11 +160,12 @@ def logsumexp(call: Call) -> None:
         on_rows = functools.partial(kernel, rows, computed, *layout)
         for_each_chunk(on_rows, len(rows), row_cost(n_classes))
     else:
-        found = operands((x,), (), compute, columns=n_classes <= MAX_COLUMNS)
-        layout = layout_of(few, found.planes)
-        kernel = _map_kernel("logsumexp_rows", layout, found.types[0].char, compute.char, 1)
+        operands = find_operands((x,), (), compute, columns=n_classes <= MAX_COLUMNS)
+        layout = layout_of(few, operands.planes)
+        kernel = _map_kernel("logsumexp_rows", layout, operands.types[0].char, compute.char, 1)
         for_each_block(
-            lambda arrays, base: functools.partial(kernel, *arrays, computed[base:], *layout), found
+            lambda arrays, base: functools.partial(kernel, *arrays, computed[base:], *layout),
+            operands,
         )
     if computed is not out:
         with np.errstate(all="ignore"):  # half precision may not hold it
@@ -265,41 +266,41 @@ def _loss_kernel(
     return jit.specialise(source, loss_signature(char, target_char, requested, kinds))
 
 
-def _operands(call: Call, columns: bool) -> Operands:
-    """The inputs and outputs with one number per class; taken column-major with `columns` alone."""
+def _find_operands(call: Call, columns: bool) -> Operands:
+    """The inputs and outputs with one number per class; `columns` allows column-major rows."""
     assert call.target is not None
     x, probs = call.x, call.target.probs
-    given, written = (x,) if probs is None else (x, probs), arguments.per_class(call.outputs)
-    return operands(given, written, call.compute, columns=columns)
+    inputs, outputs = (x,) if probs is None else (x, probs), arguments.per_class(call.outputs)
+    return find_operands(inputs, outputs, call.compute, columns=columns)
 
 
 class Selection(NamedTuple):
-    """The kernel of a loss of rows, what it takes after the options, and how it takes the arrays.
+    """The kernel of a loss of rows, its arguments after the options, and its arrays.
 
-    `cost` is that of a row of which not all is read, else None.
+    `cost` is that of a row of which only a part is read; None otherwise.
     """
 
     source: jit.Source
-    besides: tuple[Any, ...]
-    found: Operands
+    extra: tuple[Any, ...]
+    operands: Operands
     cost: int | None = None
 
 
 def _fill(call: Call, selection: Selection, weights: WeightArrays, options: Any) -> float:
     """Run a kernel over all rows; return Σ of the row losses."""
     assert call.target is not None
-    source, besides, found, cost = selection
+    source, extra, operands, cost = selection
     labels, compute, divisor, outputs = call.target.labels, call.compute, call.divisor, call.outputs
-    n, kernel = len(found.inputs), kernel_of(call, selection)
+    n, kernel = len(operands.inputs), kernel_of(call, selection)
 
     def bind(arrays: list[Array | None], base: int) -> Callable[[int, int], float]:
         target = arrays[1] if labels is None else labels[base:]
         packed = arguments.pack_outputs(outputs, compute.char, arrays[n:], base)
         return functools.partial(
-            kernel, arrays[0], target, at_row(weights, base), options, *besides, divisor, packed
+            kernel, arrays[0], target, at_row(weights, base), options, *extra, divisor, packed
         )
 
-    losses = add_up(for_each_block(bind, found, cost=cost))
+    losses = add_up(for_each_block(bind, operands, cost=cost))
     if not call.divisor:  # the mean of no rows has zero gradient
         for name in _DERIVATIVES:
             if (array := getattr(outputs, name)) is not None:
@@ -310,9 +311,9 @@ def _fill(call: Call, selection: Selection, weights: WeightArrays, options: Any)
 def kernel_of(call: Call, selection: Selection) -> Kernel:
     """The compiled kernel."""
     assert call.target is not None
-    types = selection.found.types
+    types = selection.operands.types
     char, target_char = types[0].char, LABELS if call.target.labels is not None else types[1].char
-    kinds = (WeightArrays, KernelOptions, *map(type, selection.besides))
+    kinds = (WeightArrays, KernelOptions, *map(type, selection.extra))
     return _loss_kernel(
         selection.source, char, target_char, arguments.requested(call.outputs), kinds
     )
@@ -323,19 +324,19 @@ def select(call: Call, options: Any) -> Selection:
     assert call.target is not None
     n_classes, has_labels = call.x.shape[-1], call.target.labels is not None
     if call.clip is not None:
-        found = _operands(call, columns=has_labels)
+        operands = _find_operands(call, columns=has_labels)
         if not has_labels:
-            return Selection(_CATEGORICAL_ROWS, (call.clip,), found)
+            return Selection(_CATEGORICAL_ROWS, (call.clip,), operands)
         cost = _gathered_row_cost(n_classes, call.outputs.grad is not None)
-        return Selection(_CATEGORICAL_LABEL_ROWS, (call.clip,), found, cost)
+        return Selection(_CATEGORICAL_LABEL_ROWS, (call.clip,), operands, cost)
     results = "per class" if arguments.requested(call.outputs) else "per row"
     support = FEW_CLASSES_LABELS if has_labels else FEW_CLASSES_PROBS
     enough = support.is_enough(options, call.outputs)
-    found = _operands(call, columns=enough and n_classes <= MAX_COLUMNS)
+    operands = _find_operands(call, columns=enough and n_classes <= MAX_COLUMNS)
     layout = layout_of(
-        enough and has_few_classes(results, call.compute.char, n_classes), found.planes
+        enough and has_few_classes(results, call.compute.char, n_classes), operands.planes
     )
-    return Selection(_rows_kernel("cross_entropy_rows", bool(layout)), layout, found)
+    return Selection(_rows_kernel("cross_entropy_rows", bool(layout)), layout, operands)
 
 
 def pack_row_weights(
@@ -400,10 +401,10 @@ def plain_cross_entropy(
     where a label is bad or no row is active.
     """
     (n, n_classes), char = x.shape, x.dtype.char
-    kernel, besides, cost, rows = _plain_kernel(char, n_classes, grad is not None, clip)
+    kernel, extra, cost, rows = _plain_kernel(char, n_classes, grad is not None, clip)
     options, scan = _plain_options(ignore_index, labels.dtype.char), scan_kernel()
     scan_args = labels, n_classes, NO_WEIGHT_ARRAYS["d"], options
-    # One piece of the rows is one of the labels, too, which cost less; a small call needs no lists.
+    # If the rows are one chunk, so are the labels, which cost less; a small call needs no lists.
     at_once = n <= rows or n <= chunk_rows(n, cost)
     if at_once:
         counted, bad = scan(*scan_args, 0, n)
@@ -415,9 +416,9 @@ def plain_cross_entropy(
     divisor = counted if mean else 1.0
     outputs, weights = arguments.only_grad(grad, char), NO_WEIGHT_ARRAYS[char]
     if at_once:
-        losses: float = kernel(x, labels, weights, options, *besides, divisor, outputs, 0, n)
+        losses: float = kernel(x, labels, weights, options, *extra, divisor, outputs, 0, n)
     else:
-        args = x, labels, weights, options, *besides, divisor, outputs
+        args = x, labels, weights, options, *extra, divisor, outputs
         losses = add_up(for_each_chunk(functools.partial(kernel, *args), n, cost))
     return losses / divisor
 
@@ -433,7 +434,7 @@ def loss_kernel(char: str, has_grad: bool, few: bool) -> tuple[jit.Source, tuple
 def _plain_kernel(
     char: str, n_classes: int, has_grad: bool, clip: Clip | None
 ) -> tuple[Kernel, tuple[Any, ...], int, int]:
-    """The kernel, what it takes after the options, a row's cost, and the rows always at once."""
+    """The kernel, its arguments after the options, a row's cost, the rows that are one chunk."""
     if clip is not None:
         kinds = WeightArrays, KernelOptions, Clip
         requested = ("grad",) * has_grad

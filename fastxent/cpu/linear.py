@@ -19,9 +19,9 @@ from fastxent.records import Call, LinearGrad, Outputs, Target
 Array = NDArray[Any]
 DType = np.dtype[Any]
 
-# A block of logits is several times as large as the weights, so that to read these and to add to
-# their gradient takes little of its time; but not larger, to be in a cache when it is read again.
-# New memory is cleared page by page besides.
+# A block of logits is several times as large as the weights, so that reading these and adding to
+# their gradient takes a small part of the time. It is not larger, so that it is in a cache when it
+# is read again; and the system clears new memory page by page.
 _TIMES_WEIGHTS, _SMALLEST_BLOCK, BLOCK_BYTES = 8, 4 << 20, 32 << 20
 # The size of a piece of the weights' gradient before it is added.
 _PIECE_BYTES = 4 << 20
@@ -56,7 +56,7 @@ def linear_cross_entropy(call: Call) -> float:
 
 
 def block_rows(weight: Array, compute: DType, n_arrays: int = 1) -> int:
-    """Return the number of rows of a block, of which there are so many arrays like the logits."""
+    """Return the number of rows of a block with `n_arrays` arrays like the logits."""
     size = min(max(_TIMES_WEIGHTS * weight.size * compute.itemsize, _SMALLEST_BLOCK), BLOCK_BYTES)
     # Rows of x may have to be converted, too, and there may be more features than classes.
     return max(1, int(size // (n_arrays * max(weight.shape) * compute.itemsize)))
@@ -96,7 +96,7 @@ def class_chunks(weight: Array, compute: DType) -> Iterator[tuple[slice, Array]]
 
 
 def pieces(weight: Array, compute: DType) -> Iterator[slice]:
-    """Yield the classes of pieces of the weights, or of what is added to them."""
+    """Yield the classes of pieces of the weights or of their gradient."""
     n_classes, features = weight.shape
     step = max(1, _PIECE_BYTES // (max(features, 1) * compute.itemsize))
     for first in range(0, n_classes, step):
@@ -161,7 +161,7 @@ class _Sums:
 
 
 def put_sums(arrays: LinearGrad, totals: tuple[Any, ...], fresh: bool) -> None:
-    """Round sums into the arrays that are others; zeros where no block was added (`fresh`)."""
+    """Round sums into other arrays; write zeros where no block was added (`fresh`)."""
     for array, total in zip(arrays, totals, strict=True):
         if array is None:
             continue

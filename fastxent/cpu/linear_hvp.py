@@ -1,7 +1,7 @@
 """Hessian-vector products of the linear map on the CPU, block by block as in `linear.py`.
 
-Of each block of rows there are the logits, which become their gradient G, and what the vector moves
-them by, which becomes the change Ġ of that gradient.
+Each block of rows has two arrays: the logits, which are replaced by their gradient G, and the
+change of the logits along the vector, which is replaced by the change Ġ of that gradient.
 """
 
 import math
@@ -44,7 +44,7 @@ def linear_cross_entropy_hvp(call: Call) -> None:
     buffers = np.empty((2, min(limit, n), len(weight)), compute)
     rows = Operand(x, compute)
     v_rows = None if call.vector.x is None else Operand(call.vector.x, compute)
-    sums = _Sums(call.linear.grads, call.vector, compute)
+    sums = _ProductSums(call.linear.grads, call.vector, compute)
     for box in boxes(x.shape[:-1], limit) if n and call.divisor else ():
         x_block, v_block = rows.read(box), None if v_rows is None else v_rows.read(box)
         logits, moved = (buffer[: len(x_block)] for buffer in buffers)
@@ -75,13 +75,13 @@ def _fill_moved(
         np.add(0 if fresh else moved, v_bias, out=moved)
 
 
-class _Sums:
+class _ProductSums:
     """The parts of the product, summed block by block; those that are None are not computed."""
 
     def __init__(self, parts: LinearGrad, vector: LinearGrad, compute: DType) -> None:
         self.parts, self.vector = parts, vector
         self.x = None if parts.x is None else Operand(parts.x, compute)
-        # Sums have the type of the arithmetic, and are apart from the vector until it was read.
+        # Sums have the type of the arithmetic and do not overlap the vector, which is read later.
         self.weight = _accumulator(parts.linear_weight, vector.linear_weight, compute)
         self.bias = _accumulator(parts.linear_bias, vector.linear_bias, compute)
         self.fresh = True
@@ -92,8 +92,8 @@ class _Sums:
     ) -> None:  # fmt: skip
         """Add a block: Ġᵀ @ x + Gᵀ @ v_x to W's, Σ Ġ to the bias's, Ġ @ W + G @ v_W to x's.
 
-        The last comes last: it may lie over v_x. Ignored rows have G = Ġ = 0, but 0·nan is nan:
-        their x is taken as 0, and so is their part of x.
+        The sum for x is written last, as it may overlap v_x. Ignored rows have G = Ġ = 0, but 0·nan
+        is nan: their x is taken as 0, and their rows of the product for x are 0.
         """
         g, change = grads
         x, v_x = rows
@@ -118,7 +118,7 @@ class _Sums:
         self.fresh = False
 
     def finish(self) -> None:
-        """Round the sums into the user's arrays, where these are others."""
+        """Round the sums into the user's arrays, where these are separate."""
         put_sums(self.parts, (self.parts.x, self.weight, self.bias), self.fresh)
 
 
@@ -128,7 +128,7 @@ def _without(rows: Array, ignored: Array) -> Array:
 
 
 def _accumulator(array: Array | None, vector: Array | None, compute: DType) -> Array | None:
-    """Return the array, or a new one if its type is another or the vector lies there."""
+    """Return the array, or a new one if its type differs or it overlaps the vector."""
     if array is None:
         return None
     lies_there = vector is not None and np.may_share_memory(array, vector)

@@ -1,7 +1,7 @@
-"""Code of functions that only kernels call: linked into a kernel's, and compiled there alone.
+"""Compile functions that only kernels call as parts of the kernels, not on their own.
 
-Numba would optimise each such function by itself, too, and make machine code of it that nothing
-runs: a third of the time of a first call.
+Numba would also optimise each such function by itself and emit machine code that is never run,
+which takes a third of a first call's time.
 """
 
 from numba.core.codegen import JITCodeLibrary
@@ -18,7 +18,7 @@ class _LinkedCode(JITCodeLibrary):
             self._final_module.link_in(library._get_module_for_linking(), preserve=True)
         self._finalized = True
 
-    # What Numba asks of machine code: there is none.
+    # Numba's interface to machine code: there is none.
 
     @property
     def codegen(self):
@@ -31,8 +31,8 @@ class _LinkedCode(JITCodeLibrary):
         pass
 
 
-class _ApartCode(_LinkedCode):
-    """The same, but LLVM does not inline it."""
+class _NeverInlinedCode(_LinkedCode):
+    """Code that LLVM does not inline."""
 
     attributes = ("noinline",)
 
@@ -44,14 +44,14 @@ class _ApartCode(_LinkedCode):
         super().add_ir_module(ir_module)
 
 
-class _RareCode(_ApartCode):
-    """The same, and LLVM saves registers around the calls, not in the code that makes none."""
+class _RareCode(_NeverInlinedCode):
+    """Code that is rarely run: LLVM saves registers around the calls alone."""
 
     attributes = ("noinline", "cold")
 
 
 class _OptimisedCode(_LinkedCode):
-    """The same, but optimised by itself before LLVM inlines it."""
+    """Code that is optimised separately before LLVM inlines it."""
 
     def finalize(self):
         super().finalize()
@@ -65,25 +65,25 @@ class LinkedCompiler(Compiler):
     code = _LinkedCode
 
     def define_pipelines(self):
-        """Numba's own, for code of this kind."""
+        """Numba's pipelines, with this class's kind of code."""
         state = self.state
         state.library = self.code(state.targetctx.codegen(), state.func_id.func_qualname)
         return super().define_pipelines()
 
 
-class ApartCompiler(LinkedCompiler):
-    """The same for functions that stay apart."""
+class NeverInlinedCompiler(LinkedCompiler):
+    """The compiler of functions that are never inlined."""
 
-    code = _ApartCode
+    code = _NeverInlinedCode
 
 
 class RareCompiler(LinkedCompiler):
-    """The same for functions that are rarely called."""
+    """The compiler of functions that are rarely called."""
 
     code = _RareCode
 
 
 class OptimisedCompiler(LinkedCompiler):
-    """The same for functions that are optimised by themselves."""
+    """The compiler of functions that are optimised separately."""
 
     code = _OptimisedCode

@@ -1,7 +1,7 @@
 """Memory as vectors: row pointers, loads, stores and prefetches.
 
 `row(array, i)` makes a pointer, `load(pointer, j)` counts j in elements. Nothing checks bounds:
-`load_part` and `store_part` are for the end of a row. An output that is None takes no stores.
+`load_part` and `store_part` are for the end of a row. Stores to an output that is None do nothing.
 """
 
 from llvmlite import ir
@@ -10,8 +10,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastxent.cpu.half_lanes import (
-    build_narrow,
-    build_narrow_one,
+    build_round,
+    build_round_one,
     build_widen,
     build_widen_one,
 )
@@ -51,7 +51,7 @@ def is_requested(typingctx, output):
 
 
 def _build_inner(context, builder, function, signature, values, kinds):
-    """A call of a compiled function with values of these types."""
+    """Emit a call of a compiled function with values of these types."""
     call = context.get_function(function, signature)
     for library in call.libs:
         context.active_code_library.add_linking_library(library)
@@ -76,7 +76,7 @@ def if_requested(typingctx, output, function, args):
 
 @intrinsic
 def either(typingctx, value, if_there, if_none, args):
-    """if_there(*args), but if_none(*args) where the value is None: the other is not compiled."""
+    """Call if_none(*args) if the value is None, else if_there(*args); compile only that one."""
     function = if_none if isinstance(value, types.NoneType) else if_there
     inner = function.get_call_type(typingctx, tuple(args), {})
 
@@ -198,7 +198,7 @@ def is_half(typingctx, array):
 
 @intrinsic
 def unless_half(typingctx, array, in_place, converted):
-    """`in_place`, but `converted` if the array is of half precision: chosen when compiled."""
+    """`converted` if the array is of half precision, else `in_place`: chosen when compiled."""
     chosen = 2 if _is_half(array) else 1
 
     def lower(context, builder, sig, args):
@@ -251,13 +251,13 @@ def alignment(kind):
 
 
 def _widened(builder, value, kind):
-    """Return a vector loaded from memory of a type as one to compute with."""
+    """Return a vector loaded from memory widened to the type of the arithmetic."""
     return build_widen(builder, value, kind) if isinstance(kind, Half) else value
 
 
 def _narrowed(builder, value, kind):
-    """Return a vector as it is stored in memory of a type."""
-    return build_narrow(builder, value, kind) if isinstance(kind, Half) else value
+    """Return a vector of the arithmetic rounded to the type of the memory."""
+    return build_round(builder, value, kind) if isinstance(kind, Half) else value
 
 
 def build_load(context, builder, sig, args):
@@ -295,7 +295,7 @@ def set_element(typingctx, pointer, j, value):
     def lower(context, builder, sig, args):
         number = context.cast(builder, args[2], value, arithmetic_type(kind))
         if isinstance(kind, Half):
-            number = build_narrow_one(builder, number, kind)
+            number = build_round_one(builder, number, kind)
         builder.store(number, builder.gep(args[0], [args[1]]))
         return context.get_dummy_value()
 

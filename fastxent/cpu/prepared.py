@@ -1,4 +1,4 @@
-"""Small losses, whose kernel and all that it takes but arrays were found by an earlier call.
+"""Prepared small losses: an earlier call has selected the kernel and all arguments but arrays.
 
 The bits are those of `launch.py` and `binary.py`, where one chunk is one call of the same kernel.
 """
@@ -16,18 +16,18 @@ from fastxent.records import Call, Weights
 
 
 def _order(call: Call) -> Callable[[Sequence[Array]], Sequence[Any]]:
-    """From the outputs that a call has to those of a kernel, the others absent."""
-    absent, given = arguments.NO_OUTPUTS[call.compute.char], call.outputs[1:]
-    places = [k for k, array in enumerate(given) if array is not None]
+    """Return a function from the outputs of a call to those of its kernel, with absent ones."""
+    absent, outputs = arguments.NO_OUTPUTS[call.compute.char], call.outputs[1:]
+    places = [k for k, array in enumerate(outputs) if array is not None]
     at = {k: len(absent) + n for n, k in enumerate(places)}
     pick = operator.itemgetter(*[at.get(k, k) for k in range(len(absent))])
-    return lambda outputs: pick((*absent, *outputs))
+    return lambda arrays: pick((*absent, *arrays))
 
 
 class PreparedRows:
     """A kind of call: types, classes, layout, options, and which weights and outputs there are.
 
-    Up to `max_size` elements it is one call of a kernel.
+    A call of up to `max_size` elements is one kernel call.
     """
 
     def __init__(self, call: Call, is_mean: bool, check: bool) -> None:
@@ -39,20 +39,20 @@ class PreparedRows:
         self._options = arguments.pack_options(call.options, self._classes, mask)
         self._smoothing, self._is_mean, self._check = call.options.label_smoothing, is_mean, check
         packed = self._pack(call.weights)
-        # The weights of all classes, unless they are made of those of each call.
+        # The weights of all classes; None if they depend on the weights of each call.
         is_constant = call.weights.class_weight is None or not packed.row_weight.size
         self._of_classes = packed[2:] if is_constant else None
         self._absent_weight = packed.class_weight[:0]
         selection = select(call, self._options)
-        _, self._besides, found, cost = selection
+        _, self._extra, operands, cost = selection
         self._kernel, self._scan = kernel_of(call, selection), scan_kernel()
         self._outputs = _order(call)
         rows = rows_at_once(cost or row_cost(self._classes))
-        plane = None if found.planes is None else found.planes[0]
+        plane = None if operands.planes is None else operands.planes[0]
         self.is_one_call = plane is None or len(plane) == 1
-        if found.rows is None and plane is None:
-            # The caller converts, as the long way does where planes are small.
-            self.is_one_call = found.types[0] == call.x.dtype and call.x.ndim > 2
+        if operands.rows is None and plane is None:
+            # The caller converts, as `blocks.py` does where planes are small.
+            self.is_one_call = operands.types[0] == call.x.dtype and call.x.ndim > 2
             rows = rows_converted_at_once(self._classes)
         self.max_size = rows * self._classes
 
@@ -62,8 +62,8 @@ class PreparedRows:
     ) -> float | None:  # fmt: skip
         """Fill the outputs; return Σ of the row losses / divisor, which `normalizer` may replace.
 
-        Weights are float64. None, before anything is written, for a bad label, and if no row
-        counts.
+        Weights are float64. Returns None, before anything is written, if a label is bad or no row
+        is active.
         """
         n, absent = len(x), self._absent_weight
         if not n:
@@ -86,7 +86,7 @@ class PreparedRows:
         if of_classes is None:
             of_classes = self._pack(Weights(class_weight, sample_weight))[2:]
         losses: float = self._kernel(
-            x, target, (w, u, *of_classes), self._options, *self._besides, divisor,
+            x, target, (w, u, *of_classes), self._options, *self._extra, divisor,
             self._outputs(outputs), 0, n,
         )  # fmt: skip
         return losses / divisor
@@ -98,13 +98,13 @@ class PreparedRows:
 
 
 class PreparedElements:
-    """The same for elements of a binary loss, with weights for each of them or none."""
+    """The same for a binary loss of elements, with a weight per element or none."""
 
     is_one_call, max_size = True, rows_at_once()
 
     def __init__(self, call: Call, is_mean: bool, check: bool) -> None:
         self._is_mean, char = is_mean, call.compute.char
-        self._kernel, self._weighted, self._besides = select_binary(call, (char, char))
+        self._kernel, self._weighted, self._extra = select_binary(call, (char, char))
         self._one = arguments.constant_weight(None, char)
         self._outputs = _order(call)
 
@@ -123,15 +123,15 @@ class PreparedElements:
             )
         divisor = float(n) if self._is_mean else 1.0
         losses: float = self._kernel(
-            x, target, weights, 1.0 / divisor, *self._besides, self._outputs(outputs), 0, n
+            x, target, weights, 1.0 / divisor, *self._extra, self._outputs(outputs), 0, n
         )
         return losses / divisor
 
 
 def prepare(call: Call, is_mean: bool, check: bool) -> PreparedRows | PreparedElements | None:
-    """Prepare for calls like this one; None for a kind that takes more than a call of a kernel.
+    """Prepare calls like this one; None if such a call takes more than one kernel call.
 
-    All its arrays of one number per class have the type of the arithmetic.
+    All arrays with one number per class must have the type of the arithmetic.
     """
     kind = PreparedRows if call.function.has_rows else PreparedElements
     prepared = kind(call, is_mean, check)

@@ -106,7 +106,7 @@ def row_max_of(x, z, n):
 
 
 @overload(row_max_of)
-def _row_max_of(x, z, n):
+def _choose_row_max(x, z, n):
     if isinstance(x.dtype, Half):
         return lambda x, z, n: _widened_max(x, z, n)
     return lambda x, z, n: row_max(x, n)
@@ -203,23 +203,23 @@ def _sum_row(term, args, n, skip):
     return rounded(total, lost), lane(special, skip - at * width)
 
 
-def _share(value):
-    """What a block of eight vectors adds of each: an eighth in float32, so that none overflows."""
+def _scaled_down(value):
+    """A vector, or an eighth of it in float32, so that a sum of eight vectors does not overflow."""
     raise NotImplementedError("exists in compiled code only")
 
 
-def _whole(total, like):
-    """The sum of blocks of which each added its `_share`, for a pointer's element type."""
+def _scaled_up(total, like):
+    """The sum of blocks that were scaled by `_scaled_down`, for a pointer's element type."""
     raise NotImplementedError("exists in compiled code only")
 
 
-@overload(_share)
-def _share_of(value):
+@overload(_scaled_down)
+def _choose_scaled_down(value):
     return (lambda value: value * 0.125) if value.dtype == types.float32 else (lambda value: value)
 
 
-@overload(_whole)
-def _whole_of(total, like):
+@overload(_scaled_up)
+def _choose_scaled_up(total, like):
     if arithmetic_type(like.dtype) == types.float32:
         return lambda total, like: total * 8.0
     return lambda total, like: total
@@ -241,9 +241,9 @@ def sum_of_losses(term, args, n):
     for first in range(0, full, 8):
         block = zeros(args[0])
         for k in range(first, smaller(first + 8, full)):
-            block = block + _share(term(args, k * width, None))
+            block = block + _scaled_down(term(args, k * width, None))
         total, lost = add_block(total, lost, widen(block))
-    return _whole(rounded(total, lost), args[0]) + end
+    return _scaled_up(rounded(total, lost), args[0]) + end
 
 
 @subroutine
@@ -261,8 +261,8 @@ def _exp_term(args, j, count):
 def exp_sum(x, m, e, n, skip, next_rows):
     """Σ_{j≠skip} exp(x_j - m) and exp(x_skip - m); exp(x_j - m) is stored in e unless that is None.
 
-    `next_rows` are the rows that will be read and written next, or None. They are prefetched here:
-    this scan computes longest, the next one would only wait for memory.
+    `next_rows` are the rows that will be read and written next, or None. They are prefetched here,
+    as this scan computes most; the next one would only wait for memory.
     """
     return _sum_row(_exp_term, (x, m, e, next_rows), n, skip)
 
@@ -443,10 +443,10 @@ def shift_and_scale(v, a, b):
 
 @subroutine
 def hess_of_exp(v, a, b):
-    """p·(factor·(1 - p) + pull·p) for p = v·a and b = (factor, pull)."""
-    factor, pull = b
+    """p·(factor·(1 - p) + z_loss_coef·p) for p = v·a and b = (factor, z_loss_coef)."""
+    factor, z_loss_coef = b
     p = v * a
-    return hess_with_z_loss(p, 1.0 - p, factor, pull)
+    return hess_with_z_loss(p, 1.0 - p, factor, z_loss_coef)
 
 
 @subroutine

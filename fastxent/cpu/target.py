@@ -16,7 +16,7 @@ _REGISTERS = {
 }  # bytes; the first present one counts
 
 
-class Target(NamedTuple):
+class TargetCPU(NamedTuple):
     """A CPU: the host, or the one that `NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` set."""
 
     cpu: str
@@ -25,9 +25,9 @@ class Target(NamedTuple):
     register_bytes: int | None  # of the registers that LLVM uses for it; None if unknown
 
 
-def target() -> Target:
+def target() -> TargetCPU:
     """Return the target of this process."""
     _, cpu, flags = cpu_target.target_context.codegen().magic_tuple()
     features = [name for name in _FEATURES if f"+{name}" in flags.split(",")]
     widths = [width for name, width in _REGISTERS.items() if name in features]
-    return Target(cpu, features, lanes.VECTOR_BYTES, widths[0] if widths else None)
+    return TargetCPU(cpu, features, lanes.VECTOR_BYTES, widths[0] if widths else None)

@@ -7,13 +7,13 @@ is a vector: one class of one group.
 
 Two tiles are in scratch memory. While a group of one is computed, with each of its classes a line
 of the previous tile's results is written, then one of the next tile is read to the same place:
-memory is at work during the arithmetic, and few lines wait at any time.
+memory transfers overlap with the arithmetic, and few lines are in flight at any time.
 
-A `group` is (first row, number of rows, pad, tile). The tile is None where all arrays are rows: a
-type of its own, for which nothing of tiles is compiled. `pad` is memory for rows: an incomplete
-group is filled up and goes through it. The first group is incomplete, too, if the ones behind it
-then are vectors of aligned memory in the column-major output: large outputs are written past the
-caches, which aligned stores can do, without reading the lines first.
+A `group` is (first row, number of rows, pad, tile). The tile is None where all arrays are rows;
+then no code for tiles is compiled. `pad` is memory for rows: an incomplete group is filled up and
+copied through it. The first group is also incomplete where this aligns the vectors of the next
+groups in a column-major output: large outputs are written past the caches by aligned stores, which
+need not read the lines first.
 """
 
 import math
@@ -43,13 +43,13 @@ from fastxent.cpu.memory import (
 from fastxent.cpu.row import fill_row
 from fastxent.cpu.scratch import reserve, view
 
-# A tile has up to so many bytes and 2**MAX_SHIFT groups. Two tiles may fill the second cache: that
+# A tile has at most so many bytes and 2**MAX_SHIFT groups. Two tiles may fill the L2 cache: that
 # was measured to cost less than shorter runs of lines.
 TILE_BYTES, MAX_SHIFT = 1 << 19, 3
 # Lines between a load or store of one and its prefetch, and classes in the first tile.
 LINES_AHEAD, _CLASSES_AHEAD = 32, 8
-# Column-major output that spans more than this is written past the caches: its beginning would have
-# left them before a reader came.
+# Column-major output that spans more than this is written past the caches: its beginning would be
+# evicted before it is read.
 STREAMED_BYTES = 1 << 22
 
 
@@ -138,9 +138,9 @@ def is_complete(columns, group):
 
 @subroutine
 def read_first_tile(x, step, n, tile, groups, size):
-    """Copy n classes, `step` apart, into a tile; behind each group m = max_j x_j.
+    """Copy n classes, `step` apart, into a tile, and m = max_j x_j of each group after it.
 
-    In blocks of classes, so that m is in a register for each.
+    The copy is by blocks of classes, so that m is in a register during a block.
     """
     width = lanes_of(tile)
     for first in range(0, n, _CLASSES_AHEAD):
@@ -168,7 +168,7 @@ def read_part(x, step, n, columns, count):
 
 @inlined
 def set_factor(columns, n, factor):
-    """Keep the factor of a group's results until they are written; None for 1."""
+    """Store the factor of a group's results until they are written; None for 1."""
     store(columns, (n + 1) * lanes_of(columns), scale_by(splat(columns, 1.0), factor))
 
 
@@ -185,34 +185,34 @@ def _write_part(columns, out, step, n, count):
 
 
 @inlined
-def _share_of(n, columns, group):
-    """A group's share of the lines of the other tile: as many as there are classes."""
+def _portion_of(n, columns, group):
+    """A group's portion of the lines of the other tile: as many as there are classes."""
     _, _, _, (k, _, _, _, to_other, size, shift) = group
     return view(columns, to_other, columns), k * n, size, shift
 
 
 @inlined
-def _line(share, j):
+def _line(portion, j):
     """Class and group of line j."""
-    _, begin, _, shift = share
+    _, begin, _, shift = portion
     q = begin + j
     return q >> shift, q & ((1 << shift) - 1)
 
 
 @inlined
-def _first_of_rows(array, share, first):
-    """Where line 0 of a tile would be if those of this share were the rows from `first` on."""
-    tile, begin, _, _ = share
+def _first_of_rows(array, portion, first):
+    """Where line 0 of a tile would be if those of this portion were the rows from `first` on."""
+    tile, begin, _, _ = portion
     return advance(row(array, first), -begin * lanes_of(tile))
 
 
 @inlined_by_llvm
-def _lines_ahead(array, n, columns, share, group):
+def _lines_ahead(array, n, columns, portion, group):
     """What `read_line` takes: the lines of the next tile, or the next group of rows."""
-    (first, _, _, (k, _, _, following, _, _, _)), (tile, _, size, shift) = group, share
+    (first, _, _, (k, _, _, following, _, _, _)), (tile, _, size, shift) = group, portion
     width = lanes_of(columns)
     if not has_columns(array):
-        return _first_of_rows(array, share, first + width), width << shift, 0, 0, n
+        return _first_of_rows(array, portion, first + width), width << shift, 0, 0, n
     groups = larger(following, 0) if is_complete(columns, group) else 0
     if k == 0:
         for i in range(groups):
@@ -223,9 +223,9 @@ def _lines_ahead(array, n, columns, share, group):
 
 
 @inlined
-def read_line(lines, share, j):
-    """Read line j of a share of the next tile, and prefetch a later one."""
-    (x, step, ahead, groups, n), (tile, _, size, _), (c, k) = lines, share, _line(share, j)
+def read_line(lines, portion, j):
+    """Read line j of a portion of the next tile, and prefetch a later one."""
+    (x, step, ahead, groups, n), (tile, _, size, _), (c, k) = lines, portion, _line(portion, j)
     width = lanes_of(tile)
     at = c * step + k * width
     prefetch(x, at + ahead)
@@ -245,11 +245,11 @@ def _is_streamed(array, n, first):
 
 
 @inlined_by_llvm
-def _lines_behind(array, n, columns, share, group):
+def _lines_behind(array, n, columns, portion, group):
     """What `write_line` takes: the lines of the previous tile, or the next group of rows."""
     (first, _, _, (k, _, before, _, _, _, shift)), width = group, lanes_of(columns)
     if not has_columns(array):
-        return _first_of_rows(array, share, first + width), width << shift, 0, n, (False, False)
+        return _first_of_rows(array, portion, first + width), width << shift, 0, n, (False, False)
     if before <= 0 or not is_complete(columns, group):
         return row(array, first), 0, 0, n, (False, False)
     out, step = row(array, first - (k + (1 << shift)) * width), class_step(array)
@@ -257,10 +257,10 @@ def _lines_behind(array, n, columns, share, group):
 
 
 @inlined
-def write_line(lines, share, j):
-    """Write line j of a share of the previous tile, or prefetch one of the next rows."""
-    (out, step, ahead, n, (is_there, streamed)), (c, k) = lines, _line(share, j)
-    tile, _, size, _ = share
+def write_line(lines, portion, j):
+    """Write line j of a portion of the previous tile, or prefetch one of the next rows."""
+    (out, step, ahead, n, (is_there, streamed)), (c, k) = lines, _line(portion, j)
+    tile, _, size, _ = portion
     width = lanes_of(tile)
     at = c * step + k * width
     if not is_there:
@@ -277,25 +277,25 @@ def write_line(lines, share, j):
 
 @inlined_by_llvm
 def lines_of_group(x, out, n, columns, group):
-    """A group's share, and what `read_line` takes for x, `write_line` for out."""
-    share = _share_of(n, columns, group)
-    ahead = _lines_ahead(x, n, columns, share, group)
-    return share, ahead, _lines_behind(out, n, columns, share, group)
+    """A group's portion, and what `read_line` takes for x, `write_line` for out."""
+    portion = _portion_of(n, columns, group)
+    ahead = _lines_ahead(x, n, columns, portion, group)
+    return portion, ahead, _lines_behind(out, n, columns, portion, group)
 
 
 @inlined_by_llvm
 def _read_ahead(tile, array, columns, group):
     n = array.shape[1]
     if has_columns(array):
-        share = _share_of(n, columns, group)
-        lines = _lines_ahead(array, n, columns, share, group)
+        portion = _portion_of(n, columns, group)
+        lines = _lines_ahead(array, n, columns, portion, group)
         for j in range(n):
-            read_line(lines, share, j)
+            read_line(lines, portion, j)
 
 
 @inlined
 def read_ahead(array, columns, group):
-    """Read a group's share of the next tile at once."""
+    """Read a group's portion of the next tile at once."""
     if_requested(group[3], _read_ahead, (array, columns, group))
 
 
@@ -303,25 +303,25 @@ def read_ahead(array, columns, group):
 def _write_behind(tile, array, columns, group):
     n = array.shape[1]
     if has_columns(array):
-        share = _share_of(n, columns, group)
-        lines = _lines_behind(array, n, columns, share, group)
+        portion = _portion_of(n, columns, group)
+        lines = _lines_behind(array, n, columns, portion, group)
         for j in range(n):
-            write_line(lines, share, j)
+            write_line(lines, portion, j)
 
 
 @inlined
 def write_behind(array, columns, group):
-    """Write a group's share of the previous tile at once."""
+    """Write a group's portion of the previous tile at once."""
     if_requested(group[3], _write_behind, (array, columns, group))
 
 
 @subroutine
-def _write_lines(lines, share, groups, begin, end):
+def _write_lines(lines, portion, groups, begin, end):
     """Write the lines of the first `groups` groups among lines begin..end."""
-    shift = share[3]
+    shift = portion[3]
     for j in range(begin, end):
         if j & ((1 << shift) - 1) < groups:
-            write_line(lines, share, j)
+            write_line(lines, portion, j)
 
 
 @inlined_by_llvm
@@ -333,10 +333,10 @@ def _write_rest(tile, array, columns, group):
     if not is_complete(columns, group):
         _write_part(columns, row(array, first), class_step(array), n, count)
     elif k + 1 == groups and following <= 0:
-        whole, share = 1 << shift, _share_of(n, columns, group)
-        if before > 0:  # groups share the lines as if their tile were whole
-            lines = _lines_behind(array, n, columns, share, group)
-            _write_lines(lines, share, whole, n, (whole - k) * n)
+        whole, portion = 1 << shift, _portion_of(n, columns, group)
+        if before > 0:  # portions are those of a whole tile
+            lines = _lines_behind(array, n, columns, portion, group)
+            _write_lines(lines, portion, whole, n, (whole - k) * n)
         out, step = row(array, first - k * lanes_of(columns)), class_step(array)
         flags = True, _is_streamed(array, n, first)
         last = out, step, (LINES_AHEAD >> shift) * step, n, flags
@@ -347,5 +347,5 @@ def _write_rest(tile, array, columns, group):
 
 @inlined
 def write_rest(array, columns, group):
-    """Write what no later group writes: an incomplete group; both tiles, with the last one."""
+    """Write what no later group writes: an incomplete group; after the last one, both tiles."""
     if_requested(group[3], _write_rest, (array, columns, group))

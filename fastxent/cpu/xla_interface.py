@@ -128,6 +128,6 @@ def complete_future(function, future):
 
 @jit.subroutine
 def schedule(frame, task, data):
-    """Run the C function `task` of one address on one of XLA's threads; return whether it will."""
+    """Schedule the C function `task` of one address on one of XLA's threads; return success."""
     job = struct((_FIVE_WORDS, 0, frame[_CONTEXT], task, data))
     return _is_done(frame, _SCHEDULE, job)

@@ -4,9 +4,9 @@ One computes the loss, one the loss and its gradient, one the product of the sec
 vector. Leading dimensions are rows. Under vmap they hold several groups of rows, each with a
 divisor, and a reduced loss, of its own.
 
-Blocks of rows are shared with XLA's threads and nothing blocks: the thread that ends the last block
-completes the future that the handler has returned. The shared state is on the heap, as a thread may
-begin after all work is done.
+XLA's threads compute blocks of rows too, and no thread waits for another: the one that finishes the
+last block completes the future that the handler has returned. The state that they share is on the
+heap, as a thread may begin after all work is done.
 """
 
 import functools
@@ -256,12 +256,12 @@ def _make_reader(result: str) -> Any:
 
 @functools.cache
 def _make_divide() -> Any:
-    """Make a function that finds the divisors and checks the labels."""
+    """Make a function that computes the divisors and checks the labels."""
     scan = kernel_calls.by_name(launch.SCAN_LABELS, launch.scan_signature())
 
     @jit.owner
     def divide(state, checking):
-        """Set the divisor of each group; return whether no bad label was found or looked for."""
+        """Set the divisor of each group; return False if `checking` and a label is bad."""
         numbers, rows, n, good = _numbers(state), state[_ROWS], state[_CLASSES], True
         weights, options = _weights(np.empty(0)), _options(state, n)
         for g in range(state[_GROUPS]):
@@ -310,8 +310,8 @@ def handler(char: str, result: str, few_classes: bool, minor: int) -> int:
 
     # The name in the cache; the version is a constant in the code.
     cross_entropy.__qualname__ = f"xla_cross_entropy_{char}_{result}_{few_classes:d}_{minor}"
-    found = jit.compiled(cross_entropy, (types.int64,))
-    address: int = found.library.get_pointer_to_function(found.fndesc.llvm_cfunc_wrapper_name)
+    compiled = jit.compiled(cross_entropy, (types.int64,))
+    address: int = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
     return address
 
 

@@ -1,6 +1,6 @@
-"""How the elements of a row are addressed and moved, where they lie side by side.
+"""Address, load and store the elements of rows that are contiguous in memory.
 
-`fastxent.cuda.columns` has the same for rows whose elements lie apart.
+`fastxent.cuda.columns` does the same for rows whose elements are strided.
 """
 
 import math
@@ -37,7 +37,7 @@ class Access(NamedTuple):
 
     A vector is `words` registers of type `word` with `width` elements. value(words, i) is an
     element in registers. begin(row, line) is the address of the first whole vector of a row that is
-    aligned like a Line, vector_at(address, k) that of the k-th behind it. fetch(address, buffer, v)
+    aligned like a Line, vector_at(address, k) that of the k-th after it. fetch(address, buffer, v)
     loads a vector into slot v of a buffer, clear(buffer, v) fills that with -inf,
     put(address, values) stores a vector. Where they are `collective`, all lanes of a warp call them
     together, also for vectors that do not exist, and a row's last vector may be incomplete.
@@ -58,7 +58,7 @@ class Access(NamedTuple):
 
 
 class Addressing(NamedTuple):
-    """Where rows are.
+    """How a thread finds its row in memory.
 
     place() is the row of this thread, and its number among the threads of the row.
     position(rows, i) is the place of row i in arrays of this layout, row_at(rows, position) the row
@@ -81,7 +81,7 @@ def register_type(element: Element, vectorised: bool) -> tuple[int, int, Any, Fu
 
 
 def make_clear(words: int, minus_inf: Any) -> Function:
-    """clear(buffer, v): slot v of a buffer of vectors of so many words is -inf."""
+    """clear(buffer, v): write -inf to slot v of a buffer of vectors of so many words."""
 
     @device
     def clear(buffer, v):
@@ -92,7 +92,7 @@ def make_clear(words: int, minus_inf: Any) -> Function:
 
 
 def make_row_access(element: Element, plan: ThreadPlan) -> Access:
-    """How rows of elements side by side are moved under a plan."""
+    """The Access to rows of contiguous elements under a plan."""
     vectorised, load, store, write = plan.vectorised, element.load, element.store, element.write
     width, words, word, value, minus_inf = register_type(element, vectorised)
     size, step = element.size, VECTOR_BYTES if vectorised else element.size
@@ -103,8 +103,8 @@ def make_row_access(element: Element, plan: ThreadPlan) -> Access:
 
     @device
     def vector_at(address, k):
-        # From the address of a thread's first vector those of its others are a constant away:
-        # computed anew, each would take registers of its own.
+        # A thread's other vectors are at constant offsets from its first one: computed separately,
+        # each address would take registers of its own.
         return address + uint64(uint32(k)) * uint64(step)
 
     @device
@@ -128,7 +128,7 @@ def make_row_access(element: Element, plan: ThreadPlan) -> Access:
 
 
 def make_row_addressing(element: Element, plan: ThreadPlan) -> Addressing:
-    """Where rows of elements side by side are."""
+    """The Addressing of rows of contiguous elements."""
     threads, n_rows, size = plan.threads, plan.rows, element.size
 
     @device

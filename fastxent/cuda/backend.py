@@ -1,4 +1,4 @@
-"""The names that `fastxent.backend` describes; `normalizer` and `scale` are a GPU's alone."""
+"""The functions of `fastxent.backend` for CUDA; `normalizer` and `scale` exist only here."""
 
 from fastxent.cuda.binary import (
     binary_cross_entropy,

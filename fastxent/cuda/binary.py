@@ -153,8 +153,8 @@ def _number(weight: float | None) -> Weight:
 def _broadcast(weight: WeightOrNumber, shape: tuple[int, ...], compute: Any) -> Weight | None:
     """A weight that kernels can broadcast: of at most two groups of neighbouring axes of `shape`.
 
-    None for another. A weight of the whole shape must be of the type that is computed in, or it
-    would be copied as a whole.
+    None otherwise. A weight of the whole shape must have the type of the arithmetic, or it would be
+    copied as a whole.
     """
     if not isinstance(weight, DeviceArray):
         return _number(weight)
@@ -173,7 +173,7 @@ def _broadcast(weight: WeightOrNumber, shape: tuple[int, ...], compute: Any) -> 
 def _groups_of_axes(own: tuple[int, ...], shape: tuple[int, ...]) -> list[tuple[int, int]]:
     """The groups of neighbouring axes that a weight has, from the last on, as `parameters.Weight`.
 
-    Of each how many elements of `shape` follow before its index rises, and how many it has.
+    Each is the number of elements of `shape` per step of its index, and its length.
     """
     groups: list[tuple[int, int]] = []
     inner, joins = 1, False

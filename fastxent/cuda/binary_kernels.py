@@ -54,7 +54,7 @@ def make_weight(number):
 
 
 class BinaryWants(NamedTuple):
-    """The outputs of a call; the rest is pruned from its kernel. Without `loss` it is summed up."""
+    """The outputs of a call; others are pruned. Without `loss` the kernel sums the losses."""
 
     loss: bool
     grad: bool

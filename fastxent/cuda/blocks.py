@@ -1,4 +1,4 @@
-"""The rows of a call, in place, or in blocks that are converted on their way to a kernel."""
+"""Present the rows of a call to kernels, in place or through converted blocks."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ def rows_of(array: DeviceArray) -> Rows | None:
 
 
 def columns_of(array: DeviceArray) -> Rows | None:
-    """An array's rows, if they lie side by side in evenly spaced groups; None if not."""
+    """An array's rows, if they are contiguous in evenly spaced groups; None if not."""
     size, step = array.dtype.itemsize, array.strides[-1]
     dims = merged_dims(array.shape[:-1], array.strides[:-1])
     if not 1 <= len(dims) <= 2 or dims[-1][1] != size:
@@ -59,7 +59,7 @@ def can_vectorise(*rows: Rows | None) -> bool:
 
 
 def can_vectorise_columns(item: Element, *rows: Rows | None) -> bool:
-    """Whether all arrays have only whole, aligned vectors of 16 bytes of rows side by side."""
+    """Whether contiguous rows of all arrays form whole, aligned vectors of 16 bytes."""
     present = [r for r in rows if r is not None]
     bytes_ = [n for r in present for n in (address_of(r), r.step, r.outer_pitch)]
     return all(n % 16 == 0 for n in bytes_) and all(r.inner % item.width == 0 for r in present)
@@ -74,7 +74,7 @@ class Block(NamedTuple):
     """Rows first … first + n of a call as a kernel takes them, None for an absent array.
 
     `vector` is what a second derivative is multiplied by, `outs` are the outputs per class by name.
-    `columns`: their elements lie apart, see `fastxent.cuda.columns`.
+    `columns`: the elements of a row are strided, see `fastxent.cuda.columns`.
     """
 
     item: Element
@@ -89,14 +89,14 @@ class Block(NamedTuple):
 
 
 class LogitChange(NamedTuple):
-    """What logits are multiplied by, and capped at (0: not), before a kernel reads them."""
+    """The scale and the softcap (0: none) of logits, applied before a kernel reads them."""
 
     scale: float = 1.0
     softcap: float = 0.0
 
     @classmethod
     def of(cls, options: Options) -> "LogitChange":
-        """What a kernel cannot do: it takes a positive scale, and no softcap."""
+        """The options that kernels do not support: they take a positive scale and no softcap."""
         if options.softcap is not None or not options.logit_scale:
             return cls(options.logit_scale, options.softcap or 0.0)
         return cls(math.copysign(1.0, options.logit_scale))
@@ -112,8 +112,8 @@ def blocks_of(
 ) -> Iterator[Block]:  # fmt: skip
     """All rows at once where kernels can take them in place; else one converted block at a time.
 
-    The first of `outs` may lie over x, as a gradient may: in a converted block it does. Under a
-    softcap a block with second derivatives has the gradient too, even if that is not requested.
+    The first of `outs` may overlap x, as a gradient may; in a converted block it replaces x. With a
+    softcap, a block with second derivatives has the gradient too, even if that is not requested.
     """
     inputs = {"x": x, "target_probs": target_probs, "vector": vector}
     block = _in_place(inputs, outs) if change == NO_CHANGE else None
@@ -152,8 +152,8 @@ def _rows_alike(
     arrays: dict[str, DeviceArray], read: Callable[[DeviceArray], Rows | None]
 ) -> dict[str, Rows] | None:
     """The rows of arrays that are laid out alike, by name; None if they are not."""
-    found = {name: read(array) for name, array in arrays.items()}
-    rows = {name: r for name, r in found.items() if r is not None}
+    by_name = {name: read(array) for name, array in arrays.items()}
+    rows = {name: r for name, r in by_name.items() if r is not None}
     is_alike = len(rows) == len(arrays) and len({r.inner for r in rows.values()}) == 1
     return rows if is_alike else None
 
@@ -205,7 +205,7 @@ def _converted(
 def _unchanged(
     x: DeviceArray, scratches: dict[str, DeviceArray], change: LogitChange
 ) -> DeviceArray:
-    """Memory for a block of the vector as it is, where the kernel is given t′∘vector."""
+    """Memory for a block of the unchanged vector, where the kernel takes t′∘vector."""
     scratch = scratches["vector"]
     return scratch if change == NO_CHANGE else x.new(scratch.shape, scratch.dtype)
 
@@ -214,7 +214,7 @@ def _carry_back(
     x: DeviceArray, compute: Any, begin: int, count: int, scratches: dict[str, DeviceArray],
     vector: DeviceArray | None, requested: dict[str, DeviceArray], change: LogitChange,
 ) -> None:  # fmt: skip
-    """Derivatives by the changed logits of a block as those by the logits."""
+    """Convert derivatives with respect to the changed logits of a block to those of the logits."""
     for name in _SECOND:  # first: they need the gradient as it is
         if name in requested:
             grad = scratches["grad"] if change.softcap else None

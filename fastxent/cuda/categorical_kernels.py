@@ -85,7 +85,7 @@ def make_categorical_kernel(element, plan, soft, with_grad):
         beside = cuda.local.array(n_words, word) if soft else buffer
         q_line = read(q, length, thread, active, beside) if soft else line
         pair = Pair(line, q_line)
-        # Probabilities need no class with formulas of its own.
+        # With probabilities no class has a formula of its own.
         terms = CoefficientTerms(class_weight, q, one, zero, int32(-1) if soft else y)
         has_grad, at_y, fill = active and scale != zero, value, value
         if soft:
@@ -96,8 +96,8 @@ def make_categorical_kernel(element, plan, soft, with_grad):
             w_y = class_weight_of(class_weight, y)
             value = u * loss_of_class(p, w_y, limits)
             at_y = grad_of_class(p, w_y, -u * scale, limits) if has_grad else zero
-        # Before a thread writes: all have read what is not their own element, and grad may lie
-        # over x.
+        # grad may overlap x: no thread writes before all have read the elements that are not their
+        # own.
         cuda.syncthreads()
         if thread == 0 and exists:
             store_number(loss + at * uint64(number_size), value if active else fill)

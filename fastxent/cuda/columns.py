@@ -1,9 +1,10 @@
-"""Rows whose elements lie apart while neighbouring rows lie side by side, as in (N, C, H, W).
+"""Rows whose elements are strided while neighbouring rows are contiguous, as in (N, C, H, W).
 
-Neighbouring lanes of a warp have neighbouring rows, and a row's threads are in as many warps: so
-each access of a warp is to neighbouring addresses. Where all is aligned for it, a lane loads 16
-bytes: one class of `width` rows. Transposed among lanes these become `width` classes of one row, a
-vector as in `fastxent.cuda.access`. Else each lane loads single elements of its row.
+Neighbouring lanes of a warp have neighbouring rows, and the threads of a row are in different
+warps, so each access of a warp is to neighbouring addresses. If all arrays are aligned, a lane
+loads 16 bytes: one class of `width` rows. A transpose among lanes turns these into `width` classes
+of one row, a vector as in `fastxent.cuda.access`. Otherwise each lane loads single elements of its
+row.
 """
 
 import math
@@ -19,7 +20,7 @@ from fastxent.cuda.transposes import make_sub_lane, make_transpose
 
 
 class Position(NamedTuple):
-    """A row's place: the number of its group of rows side by side, and its place in that."""
+    """A row's place: the number of its group of contiguous rows, and its index in that."""
 
     outer: Any
     inner: Any
@@ -47,16 +48,16 @@ class Vector(NamedTuple):
 
 
 def make_column_addressing(element: Element, plan: ThreadPlan) -> Addressing:
-    """Where rows in columns are."""
+    """The Addressing of rows in columns."""
     threads, n_rows, vectorised = plan.threads, plan.rows, plan.vectorised
     width = element.width if vectorised else 1
-    apart, sub_lane = WARP // width, make_sub_lane(element)
+    lane_step, sub_lane = WARP // width, make_sub_lane(element)
 
     @device
     def place():
         lane, warp = cuda.threadIdx.x & 31, cuda.threadIdx.x >> 5
-        if vectorised:  # the row that it has behind the transpose
-            lane = (lane & (apart - 1)) * width + sub_lane()
+        if vectorised:  # the row that it has after the transpose
+            lane = (lane & (lane_step - 1)) * width + sub_lane()
         i = int64(cuda.blockIdx.x) * n_rows + warp // threads * WARP + lane
         return i, int32(warp % threads)
 
@@ -82,7 +83,7 @@ def make_column_addressing(element: Element, plan: ThreadPlan) -> Addressing:
 
 
 def make_column_access(element: Element, plan: ThreadPlan) -> Access:
-    """How rows in columns are moved."""
+    """The Access to rows in columns."""
     vectorised, load, store, pack = plan.vectorised, element.load, element.store, element.pack
     width, words, word, value, minus_inf = register_type(element, vectorised)
     clear, transpose = make_clear(words, minus_inf), make_transpose(element)
@@ -135,7 +136,7 @@ def make_first_vector(element: Element, plan: ThreadPlan) -> Function:
     def first_vector(row, n, wanted):
         address, left = row.address, n
         if vectorised:
-            # The lane moves class `sub` of `width` rows, the own one being number `sub` of these.
+            # The lane moves class `sub` of `width` rows; its own row is number `sub` of these.
             sub = sub_lane()
             address += uint64(uint32(sub)) * (row.step - uint64(size))
             left -= int32(sub)
@@ -147,9 +148,9 @@ def make_first_vector(element: Element, plan: ThreadPlan) -> Function:
 def make_column_read(element: Element, plan: ThreadPlan) -> Function:
     """read(row, n, thread, wanted, buffer), as in `rows.make_read`.
 
-    n is 0 for a row that does not exist, behind all that do.
+    n is 0 for a row that does not exist, after the last one.
     """
-    access, threads, held_vectors = make_column_access(element, plan), plan.threads, plan.vectors
+    access, threads, per_thread = make_column_access(element, plan), plan.threads, plan.vectors
     vector_at, fetch, width = access.vector_at, access.fetch, access.width
     first_vector, collective = make_first_vector(element, plan), access.collective
     minus_inf, streamed = element.compute(-math.inf), plan.streamed
@@ -158,13 +159,13 @@ def make_column_read(element: Element, plan: ThreadPlan) -> Function:
     def read(row, n, thread, wanted, buffer):
         address = first_vector(row, n, wanted)
         first = vector_at(address, thread)
-        for v in range(held_vectors):
+        for v in range(per_thread):
             fetch(vector_at(first, v * threads), buffer, v)
         n_read = n if wanted else int32(0)
         vectors, readable = n, n_read
         if collective:
-            # All lanes take part in reading rows that are not wanted or do not exist. Where none
-            # of the warp exists, the row of its first lane does not.
+            # All lanes take part in reading, also for rows that are not wanted or do not exist. If
+            # the row of the first lane does not exist, no row of the warp does.
             most = cuda.shfl_sync(ALL, n, 0) if streamed else n
             vectors = readable = (most + int32(width - 1)) // int32(width)
         return Line(address, int32(0), vectors, readable, int32(-1), minus_inf, n, n_read)

@@ -35,7 +35,7 @@ def merged_dims(shape: tuple[int, ...], strides: tuple[int, ...]) -> list[tuple[
 
 
 def parts_of_rank_4(array: DeviceArray) -> Iterator[Part]:
-    """An array of any rank and layout as parts that kernels can address."""
+    """Split an array of any rank and layout into parts that kernels can address."""
     kind = conversion_kernels.KINDS[name_of(array.dtype)]
     dims = merged_dims(array.shape, array.strides)
     dims = [(1, 0)] * (4 - len(dims)) + dims
@@ -52,9 +52,9 @@ def _launch_over(
     factory: Callable[..., Any], compute: Any, array: DeviceArray, first: int, count: int,
     flat: DeviceArray, **others: Any,
 ) -> None:  # fmt: skip
-    """Launch a kernel for each part that elements first … first + count of an array lie in.
+    """Launch a kernel for each part that contains elements first … first + count of an array.
 
-    `flat`, and any array among the others, has one element side by side for each of these.
+    `flat`, and any other array, is contiguous and has one element for each of these.
     """
     kernel = flat_kernel(factory, compute)
     for part in parts_of_rank_4(array):
@@ -75,7 +75,7 @@ def convert(
     array: DeviceArray, compute: Any, first: int, count: int, out: DeviceArray,
     scale: float = 1.0, softcap: float = 0.0,
 ) -> None:  # fmt: skip
-    """Elements first … of an array to `out`, in its type, scaled and capped as logits are."""
+    """Write elements first … of an array to `out`, in its type, scaled and capped as logits."""
     _launch_over(
         conversion_kernels.make_gather_kernel, compute, array, first, count, out, scale=scale,
         softcap=softcap,
@@ -86,7 +86,7 @@ def apply_chain_rule(
     array: DeviceArray, compute: Any, first: int, count: int, grad: DeviceArray, scale: float,
     softcap: float,
 ) -> None:  # fmt: skip
-    """Gradients with respect to the output of `convert`, carried back to its input in place."""
+    """Convert gradients with respect to the output of `convert` to those of its input, in place."""
     _launch_over(
         conversion_kernels.make_chain_kernel, compute, array, first, count, grad, scale=scale,
         softcap=softcap,
@@ -110,7 +110,7 @@ def apply_second_chain_rule(
 def put(
     values: DeviceArray, array: DeviceArray, first: int, count: int, adding: bool = False
 ) -> None:
-    """Numbers side by side to elements first … of an array, or added to them."""
+    """Write contiguous numbers to elements first … of an array, or add them."""
     _launch_over(
         conversion_kernels.make_scatter_kernel, values.dtype, array, first, count, values,
         adding=int(adding),
@@ -118,7 +118,7 @@ def put(
 
 
 def copy_labels(labels: DeviceArray) -> DeviceArray:
-    """Labels of any layout side by side, in 64 bits; unsigned ones stay unsigned."""
+    """Copy labels of any layout to contiguous 64-bit integers; unsigned ones stay unsigned."""
     unsigned = labels.dtype.kind == "u"
     copy = labels.new((labels.size,), np.dtype(np.uint64 if unsigned else np.int64))
     _launch_over(
@@ -128,7 +128,7 @@ def copy_labels(labels: DeviceArray) -> DeviceArray:
 
 
 def as_numbers(array: DeviceArray, compute: Any) -> DeviceArray:
-    """An array side by side in the type that is computed in: itself, if it is that."""
+    """The array, contiguous and in the type of the arithmetic: itself, if it is so already."""
     if array.dtype == compute and array.is_contiguous:
         return array
     out = array.new((array.size,), compute)

@@ -79,7 +79,7 @@ def _element_at(array, at):
 
 
 def make_copy_labels_kernel(number, threads):
-    """Integers of any kind and layout side by side as int64; uint64 keeps its bits."""
+    """Copy integers of any kind and layout to contiguous int64; uint64 keeps its bits."""
 
     # array, from element `first` on, IN; flat (count,) OUT
     def kernel(array: Strided, first: Integer, count: Integer, flat: Address):
@@ -92,7 +92,7 @@ def make_copy_labels_kernel(number, threads):
 
 
 def make_gather_kernel(number, threads):
-    """Elements of an array of any kind and layout side by side, scaled and capped as logits."""
+    """Copy elements of any kind and layout to contiguous ones, scaled and capped as logits."""
     store, size, compute = number.store, number.size, number.compute
     zero, one, two = compute(0), compute(1), compute(2)
 
@@ -114,7 +114,7 @@ def make_gather_kernel(number, threads):
 
 
 def make_chain_kernel(number, threads):
-    """Gradients with respect to the output of `make_gather_kernel`, carried back to its source."""
+    """Convert gradients of the output of `make_gather_kernel` to those of its input."""
     load, store, size, compute = number.load, number.store, number.size, number.compute
     zero, one, two = compute(0), compute(1), compute(2)
 
@@ -139,7 +139,7 @@ def make_chain_kernel(number, threads):
 
 
 def make_second_chain_kernel(number, threads):
-    """Second derivatives by the output of `make_gather_kernel`, carried back to its source.
+    """Convert second derivatives of the output of `make_gather_kernel` to those of its input.
 
     Products of the Hessian with t′∘vector, or its diagonal without a vector.
     """
@@ -173,7 +173,7 @@ def make_second_chain_kernel(number, threads):
 
 
 def make_scatter_kernel(number, threads):
-    """Numbers side by side to the elements of an array of any kind and layout, or added to them."""
+    """Write contiguous numbers to elements of any kind and layout, or add them."""
     load, size, compute = number.load, number.size, number.compute
 
     # flat (count,) IN; array, from element `first` on, OUT
@@ -190,7 +190,7 @@ def make_scatter_kernel(number, threads):
 
 
 def make_clear_kernel(number, threads):
-    """Rows that are ignored as zeros, whatever they hold; all of them for the mean of no rows."""
+    """Write zeros to ignored rows, whatever they hold; to all rows for the mean of no rows."""
     check_target, inverse_of = make_check_target(number, False), make_inverse(number)
     load, store, size, zero = number.load, number.store, number.size, number.compute(0)
 
@@ -215,7 +215,7 @@ def make_clear_kernel(number, threads):
 
 
 def make_scale_kernel(element, plan):
-    """Numbers times a factor; what is 0 stays 0, as in rows that are ignored."""
+    """Multiply numbers by a factor; zeros stay 0, as in ignored rows."""
     row, size, load_number = make_row(element, plan), element.size, number_type(element).load
     place, read, n_words, word = row.place, row.read, row.n_words, row.word
     zero, one = element.compute(0), element.compute(1)

@@ -45,7 +45,7 @@ def fill_cross_entropy(call: Call) -> None:
     soft, change = call.target.labels is None, LogitChange.of(call.options)
     wants = kernels.wants_of(soft, options, call.outputs)
     if change.softcap and wants.hess:
-        wants = wants._replace(grad=True)  # by which the softcap bends the loss
+        wants = wants._replace(grad=True)  # for the second derivative of the softcap
     is_plain = split_kernels.are_enough(soft, options, call.outputs)
     for block, common in row_blocks(call, kernels.PER_CLASS, change):
         arguments = common | options
@@ -95,9 +95,9 @@ def clip_limits(clip: Clip | None) -> ClipLimits:
 def row_blocks(
     call: Call, per_class_names: Iterable[str], change: LogitChange = NO_CHANGE
 ) -> Iterator[tuple[Block, dict[str, Any]]]:
-    """Blocks of rows with outputs per class of these names, the first of which may lie over x.
+    """Yield blocks of rows with outputs per class of these names; the first may overlap x.
 
-    Of each block the arguments that all kernels of row losses have, by name.
+    With each block come, by name, the arguments that all kernels of row losses have.
     """
     assert call.target is not None
     labels, probs = call.target

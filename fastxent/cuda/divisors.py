@@ -8,12 +8,12 @@ from fastxent.cuda.launch import FLOAT64, blocks_of_grid, flat_kernel, launch
 from fastxent.cuda.parameters import DivisorOutputs, Inverse, Labels
 from fastxent.device_array import DeviceArray
 
-# How many numbers a block adds up: few blocks are left, and a small array still has several.
+# Numbers that a block adds up: a large array has few blocks, a small one still has several.
 CHUNK = 4096
 
 
 class Divisor(NamedTuple):
-    """What losses are divided by, on the GPU: a float64; its inverse in the type computed in."""
+    """A divisor on the GPU: a float64, and its inverse in the type of the arithmetic."""
 
     value: DeviceArray
     inverse: DeviceArray
@@ -28,7 +28,7 @@ def fill_divisor(
     sums: DeviceArray, compute: Any, out: DivisorOutputs, bad_rows: DeviceArray | None = None,
     labels: Labels | None = None,
 ) -> None:  # fmt: skip
-    """The sum of sums as a divisor; the first bad row of all, for a report."""
+    """Write the sum of sums as a divisor, and the first bad row to the report."""
     launch(
         flat_kernel(reduction_kernels.make_divisor_kernel, compute), 1, sums.queue, sums=sums,
         bad_rows=bad_rows, n_sums=sums.size, labels=labels, out=out,
@@ -59,7 +59,7 @@ def inverse_of(divisor: float | Divisor) -> Inverse:
 
 
 def _chunk_sums(values: DeviceArray) -> DeviceArray:
-    """The sums of chunks of numbers side by side."""
+    """The sums of chunks of contiguous numbers."""
     sums = values.new((max(1, blocks_of_grid(values.size, CHUNK)),), FLOAT64)
     launch(
         flat_kernel(reduction_kernels.make_sum_kernel, values.dtype), sums.size, values.queue,

@@ -162,23 +162,23 @@ def element(name: str) -> Element:
 
 
 def number_type(item: Element) -> Element:
-    """The type that is computed in: that of losses, weights and sums."""
+    """The type of the arithmetic: that of losses, weights and sums."""
     return element("float64" if item.compute is float64 else "float32")
 
 
 def repeated(step: Function, n: int) -> Function:
-    """run(state, first, given): step(state, k, given) for k = first, … first + n - 1 in turn.
+    """run(state, first, arguments): n steps, step(state, k, arguments) for k = first, first + 1, ….
 
-    Not a loop: one that is too long to be unrolled has its registers in memory.
+    Not a loop: the registers of a loop too long to be unrolled are placed in memory.
     """
     if n == 1:
         return step
     half = n // 2
-    some, others = repeated(step, half), repeated(step, n - half)
+    first_half, second_half = repeated(step, half), repeated(step, n - half)
 
     @device
-    def run(state, first, given):
-        return others(some(state, first, given), first + half, given)
+    def run(state, first, arguments):
+        return second_half(first_half(state, first, arguments), first + half, arguments)
 
     return run
 

@@ -65,7 +65,7 @@ def make_reduction(combine: Function, plan: ThreadPlan) -> Function:
 
 @functools.cache
 def make_row_reduction(combine: Function, threads: int) -> Function:
-    """The reduction over threads side by side, with 32 places a slot."""
+    """The reduction over neighbouring threads, with 32 places a slot."""
     within_warp, among_warps = _offsets(min(threads, WARP)), _offsets(threads // WARP)
     warps = int32(threads // WARP)
 

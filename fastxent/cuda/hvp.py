@@ -33,7 +33,7 @@ def cross_entropy_hvp(call: Call) -> None:
 
 
 def _launch_gradient(call: Call, block: Block, soft: bool, arguments: dict[str, Any]) -> None:
-    """The gradient by the capped logits of a block, by which the softcap bends the loss."""
+    """The gradient of the capped logits of a block, for the second derivative of the softcap."""
     x, n_classes = call.x, call.x.shape[-1]
     wants = kernels.wants_of(soft, arguments, call.outputs)._replace(grad=True)
     plan = plan_of(wants, block, n_classes, x.place)

@@ -1,7 +1,7 @@
-"""The kernel of second derivatives: those of cross-entropy of rows of logits, times a vector.
+"""The kernel of Hessian-vector products of cross-entropy of rows of logits.
 
-Logits and vector are read once, side by side, into the registers of a row's threads. Of a target
-only the sum of its coefficients matters: see `fastxent.formulas`.
+Logits and vector are read once, as a pair, into the registers of a row's threads. Of a target only
+the sum of its coefficients is needed: see `fastxent.formulas`.
 """
 
 import math
@@ -30,7 +30,7 @@ from fastxent.cuda.targets import (
 )
 from fastxent.formulas import hvp_element, prob_coefficient
 
-_CELLS = 7  # numbers that the blocks of a cluster tell each other: two, then five
+_CELLS = 7  # numbers that the blocks of a cluster exchange: two, then five
 
 
 class HvpWants(NamedTuple):
@@ -96,7 +96,7 @@ def make_moments(element, row, wants):
 
     @device
     def step(state, x, v, column, args):
-        """In one chain terms that are equal would lose digits: rounding errors are kept."""
+        """Add with rounding errors: in one chain, equal terms would lose digits."""
         m, factor, v_m = args
         below, count, u_sum, v_sum = state
         e = exp(x - m, factor)
@@ -113,7 +113,7 @@ def make_moments(element, row, wants):
         return coefficient_of(q, column, terms), zero
 
     fold = make_fold(element, row.plan, step, paired=True)
-    # Apart: with both in one, loops over half precision would be too long to be unrolled.
+    # Two scans: in one, loops over half precision would be too long to be unrolled.
     coefficient_sums = row.make_sums(coefficient_terms)
 
     @device
@@ -135,16 +135,16 @@ def make_moments(element, row, wants):
 
 def make_shared_moments(sharing):
     """shared_moments(cells, part, thread, moments): those of a row from those of its parts."""
-    tell, meet, sum_of = sharing.tell, sharing.meet, sharing.sum_of
+    publish, barrier, sum_of = sharing.publish, sharing.barrier, sharing.sum_of
 
     @device
     def shared_moments(cells, part, thread, moments):
-        tell(cells, 2, part, thread, moments.below)
-        tell(cells, 3, part, thread, moments.count)
-        tell(cells, 4, part, thread, moments.u)
-        tell(cells, 5, part, thread, moments.v)
-        tell(cells, 6, part, thread, moments.a)
-        meet()
+        publish(cells, 2, part, thread, moments.below)
+        publish(cells, 3, part, thread, moments.count)
+        publish(cells, 4, part, thread, moments.u)
+        publish(cells, 5, part, thread, moments.v)
+        publish(cells, 6, part, thread, moments.a)
+        barrier()
         return Moments(
             sum_of(cells, 2, moments.below), sum_of(cells, 3, moments.count),
             sum_of(cells, 4, moments.u), sum_of(cells, 5, moments.v), sum_of(cells, 6, moments.a),
@@ -154,7 +154,7 @@ def make_shared_moments(sharing):
 
 
 def make_factors(element, wants):
-    """factors(...): 1 / s, π - v_m, and `factor` and `pull` of `formulas.hvp_element`, of a row.
+    """factors(...): 1 / s, π - v_m, and the two coefficients of `formulas.hvp_element`, of a row.
 
     From its Moments and the coefficients of its target; `by` is what it is multiplied by.
     """
@@ -168,8 +168,8 @@ def make_factors(element, wants):
         if with_z_loss:
             lse = lse_of(m, int32(0), math.log1p(others))
         curvature = target_coef + prob_coefficient(other_coef, moments.a, z_loss, lse)
-        pull = by * (z_loss + z_loss) * (moments.v * inverse_s)
-        return inverse_s, moments.u * inverse_s, by * curvature, pull
+        z_loss_coef = by * (z_loss + z_loss) * (moments.v * inverse_s)
+        return inverse_s, moments.u * inverse_s, by * curvature, z_loss_coef
 
     return factors
 
@@ -182,7 +182,7 @@ def make_hvp_kernel(element, plan, wants):
     position, row_at, from_class = row.position, row.row_at, row.from_class
     n_shared = SLOTS * n_keys
     sharing, number_size, n_cells = make_sharing(element, plan), number.size, _CELLS * plan.cluster
-    begin, begun, place, tell, meet, leading_of = sharing[:6]
+    arrive, wait_for_start, place, publish, barrier, leading_of = sharing[:6]
     check_target, inverse_of = make_check_target(element, soft), make_inverse(element)
     class_weight_of, leading = make_class_weight(element), make_leading(element, row)
     moments_of, shared_moments = make_moments(element, row, wants), make_shared_moments(sharing)
@@ -191,9 +191,9 @@ def make_hvp_kernel(element, plan, wants):
 
     @device
     def product(x, v, column, args):
-        m, factor, v_m, inverse_s, mean, scale, pull, active, fill = args
+        m, factor, v_m, inverse_s, mean, scale, z_loss_coef, active, fill = args
         p = exp(x - m, factor) * inverse_s
-        h = zero_where_zero(p, hvp_element(p, v - v_m, mean, scale, pull))
+        h = zero_where_zero(p, hvp_element(p, v - v_m, mean, scale, z_loss_coef))
         return h if active else fill
 
     write = make_writer(element, plan, product, paired=True)
@@ -206,7 +206,7 @@ def make_hvp_kernel(element, plan, wants):
         sample_weight: Address, inverse: Inverse, one_minus_eps: Number, eps_over_c: Number,
         z_loss: Number, factor: Factor, length: Integer, n_rows: Integer, n: Integer, out: Rows,
     ):  # fmt: skip
-        begin()
+        arrive()
         i, thread, part, first, count = place(length, n_rows, n)
         pos = position(x, i)
         shared = cuda.shared.array(n_shared, compute)
@@ -222,18 +222,18 @@ def make_hvp_kernel(element, plan, wants):
         pair = Pair(line, read(v_row, count, thread, active, others))
         z_loss = z_loss if with_z_loss else zero
         m, v_m = leading(buffer, line, thread, v_row, count if active else int32(0), shared, keys)
-        begun()
-        tell(cells, 0, part, thread, m)
-        tell(cells, 1, part, thread, v_m)
-        meet()
+        wait_for_start()
+        publish(cells, 0, part, thread, m)
+        publish(cells, 1, part, thread, v_m)
+        barrier()
         m, v_m = leading_of(cells, m, v_m)
-        # The coefficients of the part's classes, of which none has formulas of its own.
+        # The coefficients of the part's classes; no class has a formula of its own.
         w = class_weight + uint64(first) * uint64(number_size) if class_weight else class_weight
         q = from_class(row_at(target_probs, pos), first)
         terms = CoefficientTerms(w, q, one_minus_eps, eps_over_c, int32(-1))
         moments = moments_of(buffer, others, pair, thread, (m, factor, v_m), terms, shared)
-        # Behind this, threads write: all have read v_m and their own elements before. The barrier
-        # of a block or a cluster orders memory, but shuffles do not.
+        # After this, threads write: all have read v_m and their own elements before. The barrier of
+        # a block or a cluster orders memory, but shuffles do not.
         moments = shared_moments(cells, part, thread, moments)
         if is_warp:
             cuda.syncwarp()
@@ -242,8 +242,8 @@ def make_hvp_kernel(element, plan, wants):
             target_coef = one_minus_eps * class_weight_of(class_weight, y)
             other_coef = eps_over_c if all_classes else zero
         numbers = factors(moments, target_coef, other_coef, z_loss, times(m, factor), by)
-        inverse_s, mean, bent, pull = numbers
-        args = (m, factor, v_m, inverse_s, mean, bent, pull, active, fill)
+        inverse_s, mean, bent, z_loss_coef = numbers
+        args = (m, factor, v_m, inverse_s, mean, bent, z_loss_coef, active, fill)
         write(from_class(row_at(out, pos), first), buffer, others, pair, thread, args)
 
     return kernel

@@ -116,7 +116,7 @@ def _make_fence(text):
 
 
 # The barrier of all threads of a cluster in two halves: memory that is written before the first is
-# visible to all of them behind the second.
+# visible to all of them after the second.
 cluster_arrive = _make_fence("barrier.cluster.arrive.release;")
 cluster_wait = _make_fence("barrier.cluster.wait.acquire;")
 

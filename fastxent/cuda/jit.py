@@ -55,7 +55,7 @@ def make_kernel(
     blocks: int = 1,
     cluster: int = 1,
 ) -> Kernel:
-    """The kernel that a factory makes of these arguments, for a type that is computed in."""
+    """The kernel that a factory makes of these arguments, for a type of the arithmetic."""
     words = "-".join(re.sub(r"\w+=|[^\w,()]", "", str(getattr(arg, "name", arg))) for arg in args)
     name = f"{factory.__name__.removeprefix('make_').removesuffix('_kernel')}-{words}"
     source = factory(*args)

@@ -2,8 +2,8 @@
 
 A new option or output needs an edit of this file, and of `loss_terms` for its formula: launches
 pass options (`options_of`) and outputs by the names that the kernel's parameters have, and compile
-it for what a call requests (`Wants`). The kernels of shared rows are not taken for what they do not
-know.
+it for what a call requests (`Wants`). Kernels that share a row among blocks are not used for other
+options and outputs than those that they support.
 """
 
 import functools
@@ -110,7 +110,7 @@ def make_cross_entropy_kernel(element, plan, wants):
     position, row_at, class_at, from_class = row.position, row.row_at, row.class_at, row.from_class
     n_words, word, number = row.n_words, row.word, number_type(element)
     sharing, cluster, n_cells = make_sharing(element, plan), plan.cluster, CELLS * plan.cluster
-    begin, place, shared_top = sharing.begin, sharing.place, sharing.first_top
+    arrive, place, shared_top = sharing.arrive, sharing.place, sharing.first_top
     shared_sums = make_shared_sums(sharing, wants)
     store_number, number_size = number.store, number.size
     first_top, lse_of = make_first_top(element, row), make_lse(compute)
@@ -127,7 +127,7 @@ def make_cross_entropy_kernel(element, plan, wants):
 
     @device
     def row_sums(buffer, beside, pair, thread, part, args, shared, cells):
-        """The RowSums of a row; behind it threads may write."""
+        """The RowSums of a row; after it threads may write."""
         line, (m, streamed_part, factor, terms) = pair.line, args
         below_a, a_sum, depths = zero, zero, zero
         if all_classes:
@@ -175,7 +175,7 @@ def make_cross_entropy_kernel(element, plan, wants):
         factor: Factor, length: Integer, n_rows: Integer, n: Integer, loss: Address, lse: Address,
         argmax: Address, entropy: Address, grad: Rows, probs: Rows, hess: Rows,
     ):  # fmt: skip
-        begin()
+        arrive()
         i, thread, part, first, elements = place(length, n_rows, n)
         at, pos, exists = uint64(i), position(x, i), i < n_rows
         shared = cuda.shared.array(n_shared, compute)
@@ -195,8 +195,8 @@ def make_cross_entropy_kernel(element, plan, wants):
         m, top = shared_top(cells, tops, part, thread, own_m, own_top, first)
         if soft:
             y = top & int32(0x7FFFFFFF) if active else int32(0)
-        # All that is read of x besides the thread's own elements is read before `row_sums`: behind
-        # it a thread may write, and grad may lie over x.
+        # All elements of x but the thread's own are read before `row_sums`: after it threads may
+        # write, and grad may overlap x.
         checked = CheckedTarget(u, y, active, fill)
         terms = CoefficientTerms(class_weight, q, one_minus_eps, eps_over_c, y)
         own_terms, coefs = own_part(terms, first), row_coefficients(terms, active)
@@ -217,8 +217,8 @@ def make_cross_entropy_kernel(element, plan, wants):
             write_probs(out, buffer, line, thread, (m, factor, inverse_s))
         if with_hess:
             by, own_top = times(times(u * scale, factor), factor), int32(int64(top) - first)
-            h, pull = hess_terms(coefs, z_loss, by, sums.a, row_lse)
-            args_h = (m, factor, inverse_s, others, own_top, h, pull, active, fill)
+            h, z_loss_coef = hess_terms(coefs, z_loss, by, sums.a, row_lse)
+            args_h = (m, factor, inverse_s, others, own_top, h, z_loss_coef, active, fill)
             write_hess(from_class(row_at(hess, pos), first), buffer, line, thread, args_h)
         if with_grad:
             up = times(u * scale, factor)

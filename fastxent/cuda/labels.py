@@ -1,4 +1,4 @@
-"""Labels as kernels take them, and their check."""
+"""Convert labels for kernels, and check them."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from fastxent.records import NO_OPTIONS, NO_WEIGHTS, Options, Weights
 
 
 def contiguous_labels(labels: DeviceArray) -> DeviceArray:
-    """The labels side by side: themselves, if they are that."""
+    """The labels, contiguous: themselves, if they are so already."""
     return labels if labels.is_contiguous else copy_labels(labels)
 
 
@@ -73,7 +73,7 @@ def scan_labels(
 
 
 def first_beyond_one(integers: DeviceArray) -> tuple[int, int]:
-    """The place in C order of the first that is neither 0 nor 1, or -1, and the integer.
+    """The index in C order of the first integer other than 0 and 1, or -1, and its value.
 
     They are scanned as labels of two classes, which waits for the GPU.
     """

@@ -12,7 +12,7 @@ from fastxent.cuda.groups import ThreadPlan
 from fastxent.cuda.jit import Kernel, make_kernel
 from fastxent.device_array import Queue
 
-# The threads of a block of a kernel that is not laid out on rows.
+# The threads of a block of a kernel without a `ThreadPlan`.
 THREADS = 256
 FLOAT64, INT64 = np.dtype(np.float64), np.dtype(np.int64)
 
@@ -59,18 +59,18 @@ def row_kernel(
 
 @functools.cache
 def flat_kernel(factory: Callable[..., Any], compute: Any, *variant: Any) -> Kernel:
-    """The kernel of a factory that is not laid out on rows, for a type that is computed in."""
+    """The kernel of a factory without a `ThreadPlan`, for a type of the arithmetic."""
     number = number_of(compute)
     return make_kernel(factory, number, THREADS, *variant, compute=number.compute, block=THREADS)
 
 
 @functools.cache
 def name_of(dtype: Any) -> str:
-    """A type's name, which NumPy builds anew each time."""
+    """A type's name, cached: NumPy builds it at each access."""
     return str(dtype.name)
 
 
 @functools.cache
 def number_of(compute: Any) -> Element:
-    """The element type that is computed in."""
+    """The element type of the arithmetic."""
     return element(name_of(compute))

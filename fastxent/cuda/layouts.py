@@ -1,4 +1,4 @@
-"""How rows are addressed and moved under a plan, whether their elements lie side by side or not."""
+"""Choose how rows are addressed, loaded and stored: contiguous ones or rows in columns."""
 
 import functools
 
@@ -10,11 +10,11 @@ from fastxent.cuda.groups import ThreadPlan
 
 @functools.cache
 def make_access(element: Element, plan: ThreadPlan) -> Access:
-    """How rows of these elements are moved under a plan."""
+    """The Access to rows of these elements under a plan."""
     return (make_column_access if plan.columns else make_row_access)(element, plan)
 
 
 @functools.cache
 def make_addressing(element: Element, plan: ThreadPlan) -> Addressing:
-    """Where rows of these elements are under a plan."""
+    """The Addressing of rows of these elements under a plan."""
     return (make_column_addressing if plan.columns else make_row_addressing)(element, plan)

@@ -61,7 +61,7 @@ def _fill_blocks(call: Call) -> None:
 
 
 def side_by_side(call: Call) -> Call:
-    """The call with labels and weights of which blocks of rows can be parts."""
+    """The call with contiguous labels and weights, of which blocks of rows are views."""
     assert call.target is not None
     labels, probs = call.target
     return call._replace(
@@ -71,17 +71,17 @@ def side_by_side(call: Call) -> Call:
 
 
 def blocks_of_rows(
-    x: DeviceArray, weight: DeviceArray, compute: Any, n_held: int = 1
+    x: DeviceArray, weight: DeviceArray, compute: Any, n_blocks: int = 1
 ) -> Iterator[tuple[int, int]]:
-    """Of each block its first row and their number, where `n_held` blocks of logits are held."""
-    n, row = math.prod(x.shape[:-1]), max(weight.shape) * compute.itemsize * n_held
+    """Yield the first row and number of rows of blocks; `n_blocks` are in memory at a time."""
+    n, row = math.prod(x.shape[:-1]), max(weight.shape) * compute.itemsize * n_blocks
     limit = max(1, min(n, _BLOCK_BYTES // row))
     for first in range(0, n, limit):
         yield first, min(limit, n - first)
 
 
 def block_of(array: DeviceArray, first: int, rows: int, compute: Any) -> DeviceArray:
-    """Rows first … of an array (…, K), in the type that is computed in."""
+    """Rows first … of an array (…, K), in the type of the arithmetic."""
     features = array.shape[-1]
     block = array.new((rows, features), compute)
     convert(array, compute, first * features, rows * features, block)
@@ -123,7 +123,7 @@ def rows_of_call(call: Call, logits: DeviceArray, first: int, with_grad: bool) -
 
 
 def clear(rows: DeviceArray, block: Call) -> None:
-    """Write zeros to rows that are ignored: nan in them must not reach a product."""
+    """Write zeros to ignored rows: nan in them must not reach a product."""
     assert block.target is not None
     labels = block.target.labels
     clear_ignored(
@@ -165,7 +165,7 @@ def _ones(like: DeviceArray, shape: tuple[int, ...]) -> DeviceArray:
 
 
 def matrix_of(weight: DeviceArray, compute: Any) -> DeviceArray:
-    """The weights in the type that is computed in."""
+    """The weights in the type of the arithmetic."""
     if weight.dtype == compute:
         return weight
     matrix = weight.new(weight.shape, compute)
@@ -180,10 +180,10 @@ def add_to_rows(bias: DeviceArray, logits: DeviceArray) -> None:
 
 
 class Sums:
-    """The gradients of weights and bias, summed over the blocks in the type that is computed in.
+    """The gradients of weights and bias, summed over the blocks in the type of the arithmetic.
 
-    None where they are not requested. `read` are arrays that they may lie over, which are read
-    until the last block is done.
+    None where they are not requested. `read` are arrays that they may overlap, which are read until
+    the last block is done.
     """
 
     def __init__(
@@ -204,7 +204,7 @@ class Sums:
             add_matmul(own(ones), own(d), own(self.bias).reshape(1, -1), x)
 
     def finish(self) -> None:
-        """Round the sums into the user's arrays, where they are not these."""
+        """Round the sums into the user's arrays, where these are separate."""
         pairs = ((self.grads.linear_weight, self.weight), (self.grads.linear_bias, self.bias))
         for array, total in pairs:
             if total is not None and total is not array:
@@ -214,7 +214,7 @@ class Sums:
 def _accumulator(
     array: DeviceArray, accumulate: bool, compute: Any, read: DeviceArray | None
 ) -> DeviceArray:
-    """The array itself where sums can be kept in it, else one that can, with its contents."""
+    """The array itself if sums can be added in it, else a copy in which they can."""
     is_free = read is None or read.address != array.address
     if array.dtype == compute and array.is_contiguous and is_free:
         if not accumulate:

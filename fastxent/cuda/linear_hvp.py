@@ -1,7 +1,7 @@
 """linear_cross_entropy_hvp on the GPU, for one block of rows at a time.
 
-The vector moves a block of logits by Ż and their gradient G by Ġ, the second derivatives of
-cross-entropy times Ż; what is made of these are products of the array library.
+Along the vector a block of logits changes by Ż, and its gradient G by Ġ, the Hessian of the
+cross-entropy times Ż. The results are products of these by the array library.
 """
 
 from fastxent.cuda.conversion import as_numbers, put
@@ -42,7 +42,7 @@ def linear_cross_entropy_hvp(call: Call) -> None:
     has_grad = (grads.x is not None and v_matrix is not None) or (
         sums.weight is not None and vector.x is not None
     )
-    for first, rows in blocks_of_rows(x, weight, compute, n_held=3 if has_grad else 2):
+    for first, rows in blocks_of_rows(x, weight, compute, n_blocks=3 if has_grad else 2):
         x_block = block_of(x, first, rows, compute)
         v_block = None if vector.x is None else block_of(vector.x, first, rows, compute)
         logits, grad = logits_of(x_block, matrix, bias), None

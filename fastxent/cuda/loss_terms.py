@@ -1,4 +1,4 @@
-"""What the loss of a row and its outputs per class are made of: sums, coefficients, formulas."""
+"""Sums, coefficients and formulas of a row's loss and of its outputs per class."""
 
 from typing import Any, NamedTuple
 
@@ -26,25 +26,25 @@ class RowSums(NamedTuple):
     depths: Any
 
 
-CELLS = 1 + len(RowSums._fields)  # what the blocks of a cluster tell each other, and the maximum
+CELLS = 1 + len(RowSums._fields)  # what the blocks of a cluster exchange: the maximum and these
 
 
 def make_shared_sums(sharing, wants):
     """shared_sums(cells, part, thread, sums): the RowSums of a row from those of its parts."""
-    tell, meet, sum_of = sharing.tell, sharing.meet, sharing.sum_of
+    publish, barrier, sum_of = sharing.publish, sharing.barrier, sharing.sum_of
     all_classes, with_entropy = wants.all_classes, wants.entropy
 
     @device
     def shared_sums(cells, part, thread, sums):
-        tell(cells, 1, part, thread, sums.below)
-        tell(cells, 2, part, thread, sums.count)
+        publish(cells, 1, part, thread, sums.below)
+        publish(cells, 2, part, thread, sums.count)
         below_a, a, depths = sums.below_a, sums.a, sums.depths
         if all_classes:
-            tell(cells, 3, part, thread, below_a)
-            tell(cells, 4, part, thread, a)
+            publish(cells, 3, part, thread, below_a)
+            publish(cells, 4, part, thread, a)
         if with_entropy:
-            tell(cells, 5, part, thread, depths)
-        meet()
+            publish(cells, 5, part, thread, depths)
+        barrier()
         if all_classes:
             below_a, a = sum_of(cells, 3, below_a), sum_of(cells, 4, a)
         if with_entropy:
@@ -116,7 +116,7 @@ def make_gradient_terms(element):
 
 @device
 def hess_terms(coefs, z_loss, by, a_sum, lse):
-    """`factor` and `pull` of `formulas.hess_with_z_loss`, multiplied by `by`."""
+    """The two coefficients of `formulas.hess_with_z_loss`, multiplied by `by`."""
     prob_coef = prob_coefficient(coefs.other_coef, a_sum, z_loss, lse)
     return by * (coefs.target_coef + prob_coef), by * (z_loss + z_loss)
 
@@ -124,11 +124,11 @@ def hess_terms(coefs, z_loss, by, a_sum, lse):
 def make_element_formulas(element, wants, coefficient_of):
     """The formulas of an element of each output per class, and the terms of Σ a_j·(m - x_j).
 
-    The latter and the gradient are also given q_j, which matters for soft targets alone.
+    The latter and the gradient also take q_j, which they use for soft targets only.
     """
     exp, times = make_exp(element, wants.scaled), make_product(wants.scaled)
     one, all_classes = element.compute(1), wants.all_classes
-    # Rows that are inactive are read for these; without them they are as rows of -inf.
+    # Inactive rows are read for these outputs; otherwise they are treated as rows of -inf.
     reads_all = wants.top or wants.probs or wants.entropy
 
     @device
@@ -159,9 +159,9 @@ def make_element_formulas(element, wants, coefficient_of):
     @device
     def hess(x, column, args):
         """∂²L/∂x_j², where 1 - p of the largest is the sum of the others."""
-        m, factor, inverse_s, others, top, scale, pull, active, fill = args
+        m, factor, inverse_s, others, top, scale, z_loss_coef, active, fill = args
         p = exp(x - m, factor) * inverse_s
         one_minus_p = others * inverse_s if column == top else one - p
-        return hess_with_z_loss(p, one_minus_p, scale, pull) if active else fill
+        return hess_with_z_loss(p, one_minus_p, scale, z_loss_coef) if active else fill
 
     return other_terms, grad, probs, hess

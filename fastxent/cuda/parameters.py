@@ -19,7 +19,7 @@ from fastxent.device_array import DeviceArray, Pointer
 Address = Annotated[Pointer | DeviceArray | None, "address"]  # of device memory; 0 for None
 Step = Annotated[int, "step"]  # of addresses, in bytes
 Integer = Annotated[int, "integer"]
-Number = Annotated[float, "number"]  # of the type that is computed in
+Number = Annotated[float, "number"]  # of the type of the arithmetic
 Double = Annotated[float, "double"]
 _TYPES = {
     "address": types.uint64, "step": types.uint64, "integer": types.int64, "double": types.float64,
@@ -32,9 +32,9 @@ _namedtuple: Any = types.NamedTuple
 class Rows(NamedTuple):
     """Rows of a (N, C) array: the first one, and the bytes from one to the next.
 
-    Their elements lie side by side; or, in columns, `step` bytes apart, behind each other for
-    `inner` rows that lie side by side, as in (N, C, H, W): then the next `inner` rows follow
-    `outer_pitch` bytes behind these. A kernel is given zeros for an array that is absent.
+    Their elements are contiguous; or, in columns, `step` bytes apart: then `inner` rows are
+    contiguous, as in (N, C, H, W), and the next `inner` rows begin `outer_pitch` bytes after these.
+    An absent array is passed as zeros.
     """
 
     address: Address
@@ -45,7 +45,7 @@ class Rows(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """Class indices side by side, how they are stored, and which one is ignored, if any.
+    """Contiguous class indices, how they are stored, and which one is ignored, if any.
 
     kind is 2·log2(bytes), and 1 more for unsigned ones. For targets that are probabilities, address
     and kind are the address and the pitch of their rows.
@@ -99,7 +99,7 @@ class Factor(NamedTuple):
     @classmethod
     @functools.lru_cache(maxsize=64)  # mostly of 1, at every call that is not repeated by a plan
     def of(cls, value: float) -> "Factor":
-        """That of a positive number; for one that float32 cannot hold only `value` is of use."""
+        """The Factor of a positive number; if float32 cannot hold it, only `value` is valid."""
         product, limits = value / math.log(2.0), np.finfo(np.float32)
         exponent = np.float32(min(product, float(limits.max)))
         if float(exponent) >= product:  # in float64: NumPy would round a float to float32 first
@@ -174,7 +174,7 @@ class Signature(NamedTuple):
     def pack(self, arguments: dict[str, Any]) -> tuple[list[Any], list[tuple[int, Pointer]]]:
         """The values of all arguments in order, and the pointers among them by position.
 
-        None is zeros. Addresses are given as pointers or arrays, so that a cached plan can replace
+        None is packed as zeros. Addresses are pointers or arrays, so that a cached plan can replace
         them.
         """
         values: list[Any] = []

@@ -56,7 +56,8 @@ def make_row_sums(element: Element, row: Row, sharing: Sharing) -> Function:
     `cells` are SUMS for each block that shares the row.
     """
     row_maximum, exp_sums, part_sums = row.row_maximum, row.exp_sums, make_part_sums(element, row)
-    begun, tell, meet, n_parts = sharing.begun, sharing.tell, sharing.meet, row.plan.cluster
+    wait_for_start, publish, barrier = sharing.wait_for_start, sharing.publish, sharing.barrier
+    n_parts = row.plan.cluster
     one = element.compute(1)
 
     @device
@@ -74,11 +75,11 @@ def make_row_sums(element: Element, row: Row, sharing: Sharing) -> Function:
     @device
     def together(buffer, line, thread, part, cells, shared):
         m, below, count = part_sums(buffer, line, thread, shared)
-        begun()
-        tell(cells, 0, part, thread, m)
-        tell(cells, 1, part, thread, below)
-        tell(cells, 2, part, thread, count)
-        meet()
+        wait_for_start()
+        publish(cells, 0, part, thread, m)
+        publish(cells, 1, part, thread, below)
+        publish(cells, 2, part, thread, count)
+        barrier()
         return merge(cells, n_parts)
 
     return together if n_parts > 1 else alone

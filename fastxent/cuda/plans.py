@@ -2,7 +2,7 @@
 
 A call records its launches in its `Queue`, with a pointer for each address among their arguments.
 A `CachedPlan` numbers the arrays that these point into; to run it writes the addresses of other
-arrays into the packed arguments and launches again. So it is all that such a call does in Python.
+arrays into the packed arguments and launches again. A repeated call does nothing else in Python.
 """
 
 from collections.abc import Callable, Sequence

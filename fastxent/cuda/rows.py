@@ -1,9 +1,9 @@
 """Per-row device functions: vector loads into registers, unaligned ends, streamed remainder.
 
 A row may begin at any address. The elements before the first address divisible by 16 (the unaligned
-head) and those behind the last whole vector (the unaligned end) are single ones, one a thread. The
-vectors between are dealt out to the threads in turns: each thread holds its first few in registers.
-If there are more, they are streamed: read again in every scan, the last time in reverse order, so
+head) and those after the last whole vector (the unaligned end) are single ones, one a thread. The
+vectors between are distributed cyclically: each thread holds its first few in registers. If there
+are more, they are streamed: read again in every scan, the last time in reverse order, so
 that the caches still hold what is read first.
 """
 
@@ -31,7 +31,7 @@ def make_read(element: Element, plan: ThreadPlan) -> Function:
     """
     if plan.columns:
         return make_column_read(element, plan)
-    access, threads, held_vectors = make_access(element, plan), plan.threads, plan.vectors
+    access, threads, per_thread = make_access(element, plan), plan.threads, plan.vectors
     vector_at, fetch, clear = access.vector_at, access.fetch, access.clear
     vectorised, size, width, load = plan.vectorised, element.size, access.width, element.load
     minus_inf = element.compute(-math.inf)
@@ -46,7 +46,7 @@ def make_read(element: Element, plan: ThreadPlan) -> Function:
         readable = vectors if wanted else int32(0)
         address = row + uint64(uint32(head)) * uint64(size)
         first = vector_at(address, thread)
-        for v in range(held_vectors):
+        for v in range(per_thread):
             if thread + v * threads < readable:
                 fetch(vector_at(first, v * threads), buffer, v)
             else:
@@ -114,17 +114,17 @@ def make_streamed_sums(element: Element, plan: ThreadPlan, scaled: bool) -> Func
 def make_row_maximum(element: Element, plan: ThreadPlan, scaled: bool) -> Function:
     """row_maximum(buffer, line, thread, factor, shared): m = max_j x_j.
 
-    And what `exp_sums` continues from: the maximum and the sums of the thread's streamed part.
+    And the input of `exp_sums`: the maximum and the sums of the thread's streamed part.
     """
     access, maximum, streamed = make_access(element, plan), element.maximum, plan.streamed
-    value, n_held = access.value, plan.vectors * access.width
+    value, n_elements = access.value, plan.vectors * access.width
     largest = make_reduction(maximum, plan)
     streamed_sums, zero = make_streamed_sums(element, plan, scaled), element.compute(0)
 
     @device
     def row_maximum(buffer, line, thread, factor, shared):
         m = line.single
-        for i in range(n_held):
+        for i in range(n_elements):
             m = maximum(m, value(buffer, i))
         m = largest(m, shared, 0)
         if not streamed:
@@ -143,7 +143,7 @@ def make_exp_sums(element: Element, plan: ThreadPlan, scaled: bool) -> Function:
     """
     access, is_warp = make_access(element, plan), plan.is_warp
     exp, compute = make_exp(element, scaled), element.compute
-    value, n_held = access.value, plan.vectors * access.width
+    value, n_elements = access.value, plan.vectors * access.width
     singles, streamed = access.singles, plan.streamed
     total, zero, one = make_reduction(add, plan), compute(0), compute(1)
 
@@ -161,14 +161,14 @@ def make_exp_sums(element: Element, plan: ThreadPlan, scaled: bool) -> Function:
             e = exp(line.single - m, factor)
             below += zero if e == one else e
             count += one if e == one else zero
-        for i in range(n_held):
+        for i in range(n_elements):
             e = exp(value(buffer, i) - m, factor)
             parts[i & 3] += zero if e == one else e
             count += one if e == one else zero
         below += (parts[0] + parts[1]) + (parts[2] + parts[3])
         sums = total(below, shared, 2), total(count, shared, 3)
-        # Behind this, threads write: all of the row have read what they read of it before. The
-        # barrier of a block orders memory, but shuffles do not.
+        # After this, threads write: all threads of the row have read it before. The barrier of a
+        # block orders memory, but shuffles do not.
         if is_warp:
             cuda.syncwarp()
         return sums
@@ -181,7 +181,7 @@ def make_row_fold(
 ) -> Function:
     """fold(buffer, line, thread, args, start): `start` combined with all elements of the thread.
 
-    Of each element formula(x, column, args) is taken.
+    Each element enters as formula(x, column, args).
     """
 
     @device

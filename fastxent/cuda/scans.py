@@ -1,8 +1,8 @@
-"""Scans over a row, or over two that are read side by side, such as logits and probabilities.
+"""Scans over a row, or over a pair of rows such as logits and probabilities.
 
-Two rows are dealt out to the threads alike, see `fastxent.cuda.rows`: they begin at addresses that
-are aligned alike, so that a thread holds the same columns of both. A scan that is not `paired`
-reads the first alone.
+Both rows of a pair are distributed over the threads in the same way (see `fastxent.cuda.rows`):
+they have the same alignment, so that a thread holds the same columns of both. A scan that is not
+`paired` reads the first row only.
 """
 
 from typing import Any, NamedTuple
@@ -24,17 +24,17 @@ class Pair(NamedTuple):
 def make_fold(element: Element, plan: ThreadPlan, step: Function, paired: bool) -> Function:
     """fold(buffer, others, pair, thread, args, state): `state` after all elements of the thread.
 
-    Each element makes of it step(state, x, v, column, args), v being that of the other row.
+    For each element, state = step(state, x, v, column, args), where v is that of the other row.
     """
-    access, threads, held_vectors = make_access(element, plan), plan.threads, plan.vectors
+    access, threads, per_thread = make_access(element, plan), plan.threads, plan.vectors
     vector_at, fetch, value = access.vector_at, access.fetch, access.value
     width, words, word = access.width, access.words, access.word
     singles, streamed, collective = access.singles, plan.streamed, access.collective
-    first_streamed = int32(threads * held_vectors)
+    first_streamed = int32(threads * per_thread)
 
     @device
-    def with_held(state, v, given):
-        buffer, others, line, thread, args = given
+    def step_vector(state, v, arguments):
+        buffer, others, line, thread, args = arguments
         at = thread + v * threads
         if at < line.readable:
             for k in range(width):
@@ -44,16 +44,16 @@ def make_fold(element: Element, plan: ThreadPlan, step: Function, paired: bool) 
                     state = step(state, x, y, column, args)
         return state
 
-    with_all_held = repeated(with_held, held_vectors)
+    step_vectors = repeated(step_vector, per_thread)
 
     @device
     def fold(buffer, others, pair, thread, args, state):
         line, other = pair.line, pair.other
         if collective:  # see `repeated`; other loops are short enough
-            state = with_all_held(state, 0, (buffer, others, line, thread, args))
+            state = step_vectors(state, 0, (buffer, others, line, thread, args))
         else:
-            for v in range(held_vectors):
-                state = with_held(state, v, (buffer, others, line, thread, args))
+            for v in range(per_thread):
+                state = step_vector(state, v, (buffer, others, line, thread, args))
         if streamed:
             words_x, words_y = cuda.local.array(words, word), cuda.local.array(words, word)
             at = thread + first_streamed
@@ -81,11 +81,11 @@ def make_sums(element: Element, plan: ThreadPlan, formula: Function, paired: boo
     Of each element formula(x, v, column, args) is a pair of terms. A vector is added up by itself,
     the vectors exactly: in one chain equal terms would lose digits.
     """
-    access, threads, held_vectors = make_access(element, plan), plan.threads, plan.vectors
+    access, threads, per_thread = make_access(element, plan), plan.threads, plan.vectors
     vector_at, fetch, value = access.vector_at, access.fetch, access.value
     width, words, word, compute = access.width, access.words, access.word, element.compute
     singles, streamed, collective = access.singles, plan.streamed, access.collective
-    first_streamed, zero = int32(threads * held_vectors), compute(0)
+    first_streamed, zero = int32(threads * per_thread), compute(0)
 
     @device
     def with_vector(state, vectors, others, first, line, at, args):
@@ -102,19 +102,19 @@ def make_sums(element: Element, plan: ThreadPlan, formula: Function, paired: boo
         return add_exactly(state[0], (a, zero)), add_exactly(state[1], (b, zero))
 
     @device
-    def with_held(state, v, given):
-        buffer, others, line, thread, args = given
+    def add_vector(state, v, arguments):
+        buffer, others, line, thread, args = arguments
         at = thread + v * threads
         if at < line.readable:
             state = with_vector(state, buffer, others, v * width, line, at, args)
         return state
 
-    with_all_held = repeated(with_held, held_vectors)
+    add_vectors = repeated(add_vector, per_thread)
 
     @device
     def sums(buffer, others, pair, thread, args):
         line, other, state = pair.line, pair.other, ((zero, zero), (zero, zero))
-        state = with_all_held(state, 0, (buffer, others, line, thread, args))
+        state = add_vectors(state, 0, (buffer, others, line, thread, args))
         if streamed:
             words_x, words_y = cuda.local.array(words, word), cuda.local.array(words, word)
             at = thread + first_streamed
@@ -140,16 +140,16 @@ def make_writer(element: Element, plan: ThreadPlan, formula: Function, paired: b
 
     `out` is the address of a row that is aligned like the two, and may be either of them.
     """
-    access, threads, held_vectors = make_access(element, plan), plan.threads, plan.vectors
+    access, threads, per_thread = make_access(element, plan), plan.threads, plan.vectors
     vector_at, fetch, clear, put = access.vector_at, access.fetch, access.clear, access.put
     value, width, words, word = access.value, access.width, access.words, access.word
     singles, streamed, collective = access.singles, plan.streamed, access.collective
     compute, size, store, begin = element.compute, element.size, element.store, access.begin
-    first_streamed, zero = int32(threads * held_vectors), compute(0)
+    first_streamed, zero = int32(threads * per_thread), compute(0)
 
     @device
-    def write_held(done, v, given):
-        first, values, buffer, others, line, thread, args = given
+    def write_vector(done, v, arguments):
+        first, values, buffer, others, line, thread, args = arguments
         at = thread + v * threads
         if collective or at < line.vectors:
             for k in range(width):
@@ -160,7 +160,7 @@ def make_writer(element: Element, plan: ThreadPlan, formula: Function, paired: b
             put(vector_at(first, v * threads), values)
         return done
 
-    write_all_held = repeated(write_held, held_vectors)
+    write_vectors = repeated(write_vector, per_thread)
 
     @device
     def write(out, buffer, others, pair, thread, args):
@@ -188,7 +188,7 @@ def make_writer(element: Element, plan: ThreadPlan, formula: Function, paired: b
                 put(vector_at(address, at), values)
                 at -= int32(threads)
         first = vector_at(address, thread)
-        write_all_held(int32(0), 0, (first, values, buffer, others, line, thread, args))
+        write_vectors(int32(0), 0, (first, values, buffer, others, line, thread, args))
         if singles:
             if line.single_at >= 0:
                 store(

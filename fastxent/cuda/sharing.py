@@ -1,7 +1,7 @@
-"""What the blocks of a cluster that share a row tell each other; a block alone tells nothing.
+"""Exchange numbers between the blocks of a cluster that share a row; no-op for a single block.
 
-Each block writes its numbers into the shared memory of all, `cells` of a slot per number and a
-place per block. So one kernel does for rows on one block, and for rows on several.
+Each block writes its numbers into the shared memory of all blocks: `cells` have a slot per number
+with a place per block. So one kernel serves rows on one block and rows on several.
 """
 
 import math
@@ -14,26 +14,27 @@ from fastxent.cuda.groups import ThreadPlan
 from fastxent.cuda.intrinsics import cluster_arrive, cluster_wait, store_beside
 from fastxent.cuda.layouts import make_addressing
 
-NOT_THERE = int32(2**31 - 1)  # the column of what is not in a part of a row
+NOT_THERE = int32(2**31 - 1)  # the column if a part of a row does not contain it
 
 
 class Sharing(NamedTuple):
     """The functions of a kernel whose rows may be shared.
 
-    begin() comes first, and begun() before the first tell(cells, slot, part, thread, value); behind
-    meet() all have told. Then sum_of(cells, slot, value) and leading(cells, m, v) are the sum and
-    the largest of all blocks, of which m and v come from slots 0 and 1. first_top(cells, tops,
-    part, thread, m, top, first) tells a block's maximum and the result of
-    `softmax_kernels.make_first_top` and returns those of the row. place(length, n_rows, n)
-    is a thread's row, its number, and the number of the part, first column and length of what its
-    block has of the row.
+    A kernel calls arrive() first, and wait_for_start() before the first
+    publish(cells, slot, part, thread, value), which writes a number to all blocks; after barrier()
+    all numbers are there. Then sum_of(cells, slot, value) is the sum over all blocks, and
+    leading(cells, m, v) the m and v (slots 0 and 1) of the block with the largest m.
+    first_top(cells, tops, part, thread, m, top, first) publishes a block's maximum and the result
+    of `softmax_kernels.make_first_top` and returns those of the row. place(length, n_rows, n) is a
+    thread's row, its number, and the number, first column and length of its block's part of the
+    row.
     """
 
-    begin: Function
-    begun: Function
+    arrive: Function
+    wait_for_start: Function
     place: Function
-    tell: Function
-    meet: Function
+    publish: Function
+    barrier: Function
     leading: Function
     first_top: Function
     sum_of: Function
@@ -46,14 +47,14 @@ def make_sharing(element: Element, plan: ThreadPlan) -> Sharing:
     minus_inf = element.compute(-math.inf)
 
     @device
-    def begin():
+    def arrive():
         if is_shared:
-            cluster_arrive()  # this block has begun; the wait for the others comes where it matters
+            cluster_arrive()  # this block has started; `wait_for_start` waits for the others
 
     @device
-    def begun():
+    def wait_for_start():
         if is_shared:
-            cluster_wait()  # until all have: before, their shared memory does not exist
+            cluster_wait()  # until all have started: before, their shared memory does not exist
 
     @device
     def place(length, n_rows, n):
@@ -67,13 +68,13 @@ def make_sharing(element: Element, plan: ThreadPlan) -> Sharing:
         return i, thread, int32(0), int64(0), int32(n) if i < n_rows else int32(0)
 
     @device
-    def tell(cells, slot, part, thread, value):
+    def publish(cells, slot, part, thread, value):
         if is_shared:
             if thread < n_parts:
                 store_beside(cells, int32(slot * n_parts) + part, value, thread)
 
     @device
-    def meet():
+    def barrier():
         if is_shared:
             cluster_arrive()
             cluster_wait()
@@ -90,10 +91,10 @@ def make_sharing(element: Element, plan: ThreadPlan) -> Sharing:
     @device
     def first_top(cells, tops, part, thread, m, top, first):
         if is_shared:
-            begun()
-            tell(cells, 0, part, thread, m)
-            tell(tops, 0, part, thread, top if top == NOT_THERE else top + int32(first))
-            meet()
+            wait_for_start()
+            publish(cells, 0, part, thread, m)
+            publish(tops, 0, part, thread, top if top == NOT_THERE else top + int32(first))
+            barrier()
             m = minus_inf
             for k in range(n_parts):
                 m = maximum(m, cells[k])
@@ -111,4 +112,4 @@ def make_sharing(element: Element, plan: ThreadPlan) -> Sharing:
                 value += cells[slot * n_parts + k]
         return value
 
-    return Sharing(begin, begun, place, tell, meet, leading, first_top, sum_of)
+    return Sharing(arrive, wait_for_start, place, publish, barrier, leading, first_top, sum_of)

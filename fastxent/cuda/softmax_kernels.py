@@ -1,7 +1,7 @@
 """The kernels of softmax, log-softmax, logsumexp and entropy.
 
-Each is made for an element type and a `ThreadPlan`: a thread knows its row and its share of it, and
-every thread of a row computes the row's few numbers for itself.
+Each is made for an element type and a `ThreadPlan`. A thread processes a part of its row, and every
+thread of a row computes the numbers of the row for itself.
 """
 
 import math
@@ -18,7 +18,7 @@ from fastxent.formulas import entropy_grad_element, entropy_term
 
 _OF_NAN = int32(-(2**31))
 SLOTS = 8  # in shared memory, for the exchanges of a block
-_ENTROPY_CELLS = 5  # numbers that the blocks of a cluster tell each other: two, then three
+_ENTROPY_CELLS = 5  # numbers that the blocks of a cluster exchange: two, then three
 
 
 def make_softmax_kernel(element, plan, log):
@@ -27,7 +27,7 @@ def make_softmax_kernel(element, plan, log):
     read, position, row_at, from_class = row.read, row.position, row.row_at, row.from_class
     n_words, word, n_shared, one = row.n_words, row.word, SLOTS * plan.slot, compute(1)
     sharing, n_cells = make_sharing(element, plan), SUMS * plan.cluster
-    begin, place, row_sums = sharing.begin, sharing.place, make_row_sums(element, row, sharing)
+    arrive, place, row_sums = sharing.arrive, sharing.place, make_row_sums(element, row, sharing)
 
     @device
     def probability(x, column, args):
@@ -43,7 +43,7 @@ def make_softmax_kernel(element, plan, log):
 
     # x, out (N, C) IN, OUT; length: of a part of a row
     def kernel(x: Rows, out: Rows, length: Integer, n_rows: Integer, n: Integer):
-        begin()
+        arrive()
         i, thread, part, first, elements = place(length, n_rows, n)
         at = position(x, i)
         shared = cuda.shared.array(n_shared, compute)
@@ -106,8 +106,9 @@ def make_logsumexp_kernel(element, plan):
     n_words, word, one = row.n_words, row.word, compute(1)
     first_top, lse_of = make_first_top(element, row), make_lse(compute)
     n_keys, zero = plan.slot, compute(0)
-    # Nan in a row matters where its maximum is infinite. A streamed row is not read again for it
-    # otherwise; a block with one row knows that as a whole, as the exchange of `first_top` needs.
+    # A nan matters only in a row whose maximum is infinite; else a streamed row is not read again
+    # for it. All threads of a block with one row agree on that, as the exchange in `first_top`
+    # requires.
     seldom = plan.streamed and plan.rows == 1
 
     # x (N, C) IN, out (N,) OUT
@@ -161,7 +162,7 @@ def make_entropy_kernel(element, plan, with_grad):
     position, row_at, from_class = row.position, row.row_at, row.from_class
     n_words, word, n_shared, one = row.n_words, row.word, SLOTS * plan.slot, compute(1)
     sharing, n_cells = make_sharing(element, plan), _ENTROPY_CELLS * plan.cluster
-    begin, begun, place, tell, meet = sharing[:5]
+    arrive, wait_for_start, place, publish, barrier = sharing[:5]
     leading, sum_of = sharing.leading, sharing.sum_of
     store_number, number_size = number_type(element).store, number_type(element).size
     depth_sum = make_depth_sum(element, row)
@@ -175,23 +176,23 @@ def make_entropy_kernel(element, plan, with_grad):
 
     @device
     def shared_maximum(cells, part, thread, m):
-        begun()
-        tell(cells, 0, part, thread, m)
-        tell(cells, 1, part, thread, m)
-        meet()
+        wait_for_start()
+        publish(cells, 0, part, thread, m)
+        publish(cells, 1, part, thread, m)
+        barrier()
         return leading(cells, m, m)[0]
 
     @device
     def shared_sums(cells, part, thread, below, count, depths):
-        tell(cells, 2, part, thread, below)
-        tell(cells, 3, part, thread, count)
-        tell(cells, 4, part, thread, depths)
-        meet()
+        publish(cells, 2, part, thread, below)
+        publish(cells, 3, part, thread, count)
+        publish(cells, 4, part, thread, depths)
+        barrier()
         return sum_of(cells, 2, below), sum_of(cells, 3, count), sum_of(cells, 4, depths)
 
     # x (N, C) IN; length: of a part of a row; out (N,) OUT; grad (N, C) OUT or 0
     def kernel(x: Rows, length: Integer, out: Address, grad: Rows, n_rows: Integer, n: Integer):
-        begin()
+        arrive()
         i, thread, part, first, elements = place(length, n_rows, n)
         at = position(x, i)
         shared = cuda.shared.array(n_shared, compute)

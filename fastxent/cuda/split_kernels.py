@@ -1,7 +1,7 @@
 """The cross-entropy kernels of long rows: several blocks a row, as a cluster or by two kernels.
 
 All blocks of a row need the maximum and the sums of each part of it, and the target's logit: where
-grad lies over x it is overwritten once blocks start to write. The blocks of a cluster write these
+grad overlaps x it is overwritten once blocks start to write. The blocks of a cluster write these
 into each other's shared memory. Of two kernels the first leaves them in global memory and the
 second reads the parts again, from the L2 cache; but a row has as many blocks as it has parts.
 """
@@ -31,14 +31,14 @@ from fastxent.formulas import log_sum
 from fastxent.options import Options
 from fastxent.results import Outputs
 
-# What these kernels know; for any other option or output they are not enough.
+# The options and outputs that these kernels support.
 OPTIONS, OUTPUTS = {"z_loss"}, {"loss", "grad"}
 _DEFAULTS = options_of(Options(), 1)
 _N_SHARED = SLOTS * WARP
 
 
 def are_enough(soft: bool, options: dict[str, float], outputs: Outputs) -> bool:
-    """Whether these kernels compute a call: labels, and nothing that they do not know."""
+    """Whether these kernels support a call: labels, and only these options and outputs."""
     pairs = zip(Outputs._fields, outputs, strict=True)
     requested = {name for name, array in pairs if array is not None}
     changed = {name for name, value in options.items() if value != _DEFAULTS.get(name)}
@@ -178,7 +178,7 @@ def make_cluster_rows_kernel(element, plan):
     row, number, compute = make_row(element, plan), number_type(element), element.compute
     read, n_words, word, size, load = row.read, row.n_words, row.word, element.size, element.load
     sharing, zero, n_cells = make_sharing(element, plan), compute(0), SUMS * plan.cluster
-    begin, place, row_sums = sharing.begin, sharing.place, make_row_sums(element, row, sharing)
+    arrive, place, row_sums = sharing.arrive, sharing.place, make_row_sums(element, row, sharing)
     check_target, inverse_of = make_check_target(element, False), make_inverse(element)
     finish, number_size = make_finish(element, row), number.size
 
@@ -187,7 +187,7 @@ def make_cluster_rows_kernel(element, plan):
         x: Rows, labels: Labels, class_weight: Address, sample_weight: Address, inverse: Inverse,
         z_loss: Number, length: Integer, n_rows: Integer, n: Integer, loss: Address, grad: Rows,
     ):  # fmt: skip
-        begin()
+        arrive()
         i, thread, part, first, count = place(length, n_rows, n)
         offset = uint64(first) * uint64(size)
         shared = cuda.shared.array(_N_SHARED, compute)
@@ -198,7 +198,7 @@ def make_cluster_rows_kernel(element, plan):
         checked = CheckedTarget(u, y, active and scale != zero, fill)
         x_row = x.address + uint64(i) * x.pitch
         line = read(x_row + offset, count, thread, checked.active, buffer)
-        # Before the cluster's barrier: with grad over x another block may overwrite it behind that.
+        # Before the cluster's barrier: where grad overlaps x, another block may overwrite it later.
         x_y = load(x_row + uint64(uint32(y)) * uint64(size)) if checked.active else zero
         sums = row_sums(buffer, line, thread, part, cells, shared)
         finish(

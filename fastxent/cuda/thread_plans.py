@@ -22,7 +22,7 @@ SHORT = 32  # the number of classes up to which rows are read as single elements
 MAX_PER_THREAD = 64  # of sums, and of the loss of labels with its gradient
 MAX_PER_THREAD_OPTIONS = 16  # with options or further outputs, whose formulas are longer
 MAX_PER_THREAD_LOGARITHMS = 4  # with a logarithm of each element
-MAX_PER_THREAD_PAIRS = 32  # of each of two rows that are held side by side
+MAX_PER_THREAD_PAIRS = 32  # of each row of a pair
 MAX_PER_THREAD_TRANSPOSED = 32  # of vectors in columns, whose transposes are code too
 MAX_PER_THREAD_EXACT = 4  # of float64, with sums that keep their rounding errors
 # Threads on a multiprocessor, by vectors a thread: they share 65,536 registers.
@@ -30,10 +30,12 @@ RESIDENT = {1: 768, 2: 768, 4: 768, 8: 768, 16: 512}
 SMALL_BLOCK = 128  # the threads of a block, for rows that take fewer
 PART = 16384  # the most elements of a part of a row that is split by two kernels
 CLUSTERS = (2, 4, 8)  # sizes of clusters, on every GPU that has clusters
-# Rows that clusters would stream: threads, and what each holds by the bytes of an element. With
-# half the threads each has twice the registers.
-WIDE_OPTIONS, WIDE_SOFTMAX = {4: (256, 64), 2: (512, 32)}, {4: (256, 128)}
-WIDE_OLDER: dict[int, tuple[int, int]] = {4: (256, 32)}  # where there are no clusters
+# Threads of a block and elements a thread, by the bytes of an element, for rows that clusters would
+# otherwise stream. With half the threads each has twice the registers.
+Budgets = dict[int, tuple[int, int]]
+LONG_OPTIONS: Budgets = {4: (256, 64), 2: (512, 32)}
+LONG_SOFTMAX: Budgets = {4: (256, 128)}
+LONG_OLDER: Budgets = {4: (256, 32)}  # where there are no clusters
 # Of rows in columns: the threads of a block for few classes, the most classes that a block holds,
 # the most threads of a row with options, and the threads on a multiprocessor, with options or not.
 COLUMN_BLOCK, SHORT_COLUMNS, MAX_THREADS_OPTIONS = 128, 1024, 8
@@ -97,7 +99,7 @@ def suit_columns(n_rows: int, n_classes: int, place: Place) -> bool:
 
 
 def blocks_for(item: Element, vectors: int, block: int, older: bool) -> int:
-    """How many blocks of threads with so many vectors a multiprocessor should have room for."""
+    """How many blocks of this size and use of registers a multiprocessor should have room for."""
     resident = RESIDENT[vectors] * 2 // 3 if older or item.size == 2 else RESIDENT[vectors]
     return max(1, resident // block)
 
@@ -108,8 +110,8 @@ def plan_of_options(
 ) -> ThreadPlan:
     """The plan with options or further outputs, on clusters of at most so many blocks."""
     plan = plan_of(item, n_classes, vectorised, MAX_PER_THREAD_OPTIONS, older, columns)
-    wide = WIDE_OLDER if older else WIDE_OPTIONS
-    return _clustered_or_wide(plan, item, n_classes, largest, wide)
+    budgets = LONG_OLDER if older else LONG_OPTIONS
+    return _on_clusters(plan, item, n_classes, largest, budgets)
 
 
 @functools.cache
@@ -119,22 +121,22 @@ def plan_of_softmax(
     """The plan for softmax, on clusters of at most so many blocks."""
     limit = _max_per_thread_of_softmax(item, older)
     plan = plan_of(item, n_classes, vectorised, limit, older, columns)
-    plan = _clustered_or_wide(plan, item, n_classes, largest, {} if older else WIDE_SOFTMAX)
+    plan = _on_clusters(plan, item, n_classes, largest, {} if older else LONG_SOFTMAX)
     # Of half precision the code without streaming spills on clusters.
     return plan._replace(streamed=True) if item.size == 2 and plan.cluster > 1 else plan
 
 
-def _clustered_or_wide(
-    plan: ThreadPlan, item: Element, n_classes: int, largest: int, wide: dict[int, tuple[int, int]]
+def _on_clusters(
+    plan: ThreadPlan, item: Element, n_classes: int, largest: int, budgets: Budgets
 ) -> ThreadPlan:
-    """The plan on clusters, with threads that hold more of rows that these would stream.
+    """The plan on clusters; with more elements a thread if these would stream the row.
 
-    Their code can stream, whether a row needs it or not: so there is one kernel.
+    The code for more elements can always stream, so one kernel serves every row length.
     """
     shared = clustered(plan, item, n_classes, largest)
-    if not shared.streamed or not plan.vectorised or plan.columns or item.size not in wide:
+    if not shared.streamed or not plan.vectorised or plan.columns or item.size not in budgets:
         return shared
-    threads, limit = wide[item.size]
+    threads, limit = budgets[item.size]
     plan = plan._replace(threads=threads, vectors=limit // item.width, blocks=1)
     return clustered(plan, item, n_classes, largest)._replace(streamed=True)
 
@@ -165,17 +167,17 @@ def plan_of_entropy(
     """The plan for entropy and its gradient, on clusters of at most so many blocks."""
     limit = MAX_PER_THREAD_OPTIONS
     plan = _plan_of_exact_sums(item, n_classes, vectorised, limit, older, columns, 1)
-    wide = {} if older else WIDE_OPTIONS
-    return _clustered_or_wide(plan, item, n_classes, largest, wide)
+    budgets = {} if older else LONG_OPTIONS
+    return _on_clusters(plan, item, n_classes, largest, budgets)
 
 
 def _plan_of_exact_sums(
     item: Element, n_classes: int, vectorised: bool, limit: int, older: bool, columns: bool,
     n_rows: int,
 ) -> ThreadPlan:  # fmt: skip
-    """The plan for so many rows side by side, and sums that keep their rounding errors.
+    """The plan for `n_rows` rows read together, with sums that keep their rounding errors.
 
-    With those a thread takes the registers of the most vectors where all are of float64.
+    In float64 such a thread takes as many registers as one with the most vectors.
     """
     limit = MAX_PER_THREAD_EXACT if item.size == 8 else limit
     plan = plan_of(item, n_classes, vectorised, limit, older, columns)

@@ -1,8 +1,8 @@
 """Transpose vectors among the lanes of a warp, in registers.
 
-`width` lanes exchange the elements of their vectors. Before, lane k of them has class k of rows 0,
-1, …; behind, classes 0, 1, … of row k. For each bit of k, pairs of lanes that differ in that bit
-exchange the elements whose place in the vector differs in it.
+`width` lanes exchange the elements of their vectors. Before the transpose, lane k of them has class
+k of rows 0, 1, …; after it, classes 0, 1, … of row k. For each bit of k, pairs of lanes that differ
+in that bit exchange the elements whose place in the vector differs in it.
 """
 
 from numba import cuda, int32, uint32
@@ -14,24 +14,24 @@ from fastxent.cuda.intrinsics import choose_bytes
 
 def make_sub_lane(element: Element) -> Function:
     """sub_lane(): the number k of this lane among those that exchange elements with it."""
-    apart = WARP // element.width
+    lane_step = WARP // element.width
 
     @device
     def sub_lane():
-        return (cuda.threadIdx.x & 31) // apart
+        return (cuda.threadIdx.x & 31) // lane_step
 
     return sub_lane
 
 
 @device
 def of_words(word, offset):
-    """The word that the lane at this offset gives for the own one."""
+    """Exchange a word with the lane at this offset; return that lane's word."""
     return cuda.shfl_xor_sync(ALL, word, offset)
 
 
 @device
 def of_halves(word, offset):
-    """The same of halves, held as uint32, of which there is no shuffle."""
+    """The same for two halves in a uint32, for which there is no shuffle."""
     return uint32(cuda.shfl_xor_sync(ALL, int32(word), offset))
 
 
@@ -41,19 +41,19 @@ def make_transpose(element: Element) -> Function:
     It is its own inverse. All lanes of a warp call it together.
     """
     n_words, per_word = element.words, element.width // element.words
-    apart, sub_lane = WARP // element.width, make_sub_lane(element)
+    lane_step, sub_lane = WARP // element.width, make_sub_lane(element)
     from_lane = of_halves if per_word == 2 else of_words
-    exchange_halves = make_exchange_halves(apart)
+    exchange_halves = make_exchange_halves(lane_step)
 
     # Not loops: those with shuffles in them are not unrolled.
     @device
-    def exchange_pair(is_upper, k, given):
-        """The k-th pair of words whose numbers differ in a bit."""
-        buffer, first, bit = given
+    def exchange_pair(is_upper, k, arguments):
+        """Exchange by the k-th pair of words whose numbers differ in a bit."""
+        buffer, first, bit = arguments
         low = first + ((k & -bit) << 1 | (k & (bit - 1)))
         high = low + bit
         a, b = buffer[low], buffer[high]
-        other = from_lane(a if is_upper else b, bit * per_word * apart)
+        other = from_lane(a if is_upper else b, bit * per_word * lane_step)
         buffer[low] = other if is_upper else a
         buffer[high] = b if is_upper else other
         return is_upper
@@ -61,9 +61,9 @@ def make_transpose(element: Element) -> Function:
     exchange_pairs = repeated(exchange_pair, n_words // 2)
 
     @device
-    def exchange_bit(sub, number, given):
-        """By a bit of a word's number; the bit of a lane's is `per_word` times as high."""
-        buffer, first = given
+    def exchange_bit(sub, number, arguments):
+        """Exchange by a bit of a word's number; that of the lane is `per_word` times as high."""
+        buffer, first = arguments
         bit = 1 << number
         exchange_pairs((sub & (bit * per_word)) != 0, 0, (buffer, first, bit))
         return sub
@@ -90,8 +90,8 @@ def make_exchange_halves(offset: int) -> Function:
     @device
     def exchange_halves(buffer, j, k, is_upper):
         a, b = buffer[j], buffer[k]
-        given = choose_bytes(a, b, uint32(0x5410) if is_upper else uint32(0x7632))
-        other = of_halves(given, offset)
+        sent = choose_bytes(a, b, uint32(0x5410) if is_upper else uint32(0x7632))
+        other = of_halves(sent, offset)
         buffer[j] = choose_bytes(a, other, uint32(0x3254) if is_upper else uint32(0x5410))
         buffer[k] = choose_bytes(b, other, uint32(0x3276) if is_upper else uint32(0x7610))
 

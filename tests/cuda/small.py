@@ -10,5 +10,5 @@ thread_plans.SMALL_BLOCK, thread_plans.SHORT, thread_plans.COLUMN_BLOCK = 32, 6,
 launch.THREADS = conversion.THREADS = scale.THREADS = 32
 divisors.CHUNK = labels.CHUNK = 50
 binary.THREADS, binary.VECTORS, binary.ELEMENTS = 64, 1, 512
-thread_plans.WIDE_OPTIONS, thread_plans.WIDE_SOFTMAX = {4: (64, 16), 2: (64, 32)}, {4: (64, 16)}
-thread_plans.WIDE_OLDER = {4: (64, 8)}
+thread_plans.LONG_OPTIONS = {4: (64, 16), 2: (64, 32)}
+thread_plans.LONG_SOFTMAX, thread_plans.LONG_OLDER = {4: (64, 16)}, {4: (64, 8)}
