@@ -21,6 +21,7 @@ from fastxent.cpu import (
     lanes,
     launch,
     memory,
+    partial,
 )
 from fastxent.cpu.arguments import KernelOptions, WeightArrays
 from fastxent.cpu.vector_math import (
@@ -263,8 +264,11 @@ def test_no_unsafe_flags(name):
         assert flags == set()
 
 
-def test_parts_of_vectors_stay_inside(dtype):
-    """load_part and store_part touch n elements and no more, for every n."""
+@pytest.mark.parametrize("loads", ["masked", "halves"])
+def test_parts_of_vectors_stay_inside(dtype, loads, monkeypatch):
+    """load_part and store_part touch n elements and no more, for every n; so without masks."""
+    if loads == "halves":
+        monkeypatch.setattr(partial, "has_masked_loads", lambda bits: False)
     width = 64 // np.dtype(dtype).itemsize
 
     @njit
@@ -274,11 +278,19 @@ def test_parts_of_vectors_stay_inside(dtype):
         memory.store(memory.row(out, 1), 0, part)
 
     x = np.arange(1, width + 1, dtype=dtype)[None]
-    for n in range(width + 1):
+    for n in range(width + 2):
         out = np.full((2, width), 7, dtype)
         copy_part(x, out, n)
         np.testing.assert_array_equal(out[0], np.where(np.arange(width) < n, x[0], 7))
         np.testing.assert_array_equal(out[1], np.where(np.arange(width) < n, x[0], -1))
+
+
+def test_a_bound_keeps_nan(dtype):
+    """at_least is the bound where x is less, also for -inf, and nan where x is nan."""
+    limit = elementwise(njit(lambda x: lanes.at_least(x, -2.0)))
+    x = np.full(16, -1, dtype)
+    x[:6] = [-3, -2, np.nan, -np.inf, np.inf, 0]
+    np.testing.assert_array_equal(limit(x)[:7], [-2, -2, np.nan, -2, np.inf, 0, -1])
 
 
 def test_sums_over_lanes(rng, dtype):

@@ -39,8 +39,8 @@ LAYERS = [
 KERNEL_FILES = [
     "entropy_kernels", "few_class_hvp_kernels", "hvp_kernels", "conversion_kernels",
     "few_class_kernels", "groups", "tiles", "binary_kernels", "categorical_kernels", "kernels",
-    "row", "vector_math", "columns", "labels", "scratch", "memory", "half_lanes", "float_mode",
-    "c_interface", "label_type", "lanes", "jit", "linked_code",
+    "row", "vector_math", "columns", "labels", "scratch", "memory", "half_lanes", "partial",
+    "float_mode", "c_interface", "label_type", "lanes", "jit", "linked_code",
 ]  # fmt: skip
 WITHIN_CPU = {
     "__init__": set(),

@@ -11,7 +11,8 @@ from numba.extending import intrinsic
 
 from fastxent.cpu.half_lanes import build_round
 from fastxent.cpu.lanes import I32, I64, Half, Lanes, build_max, build_slice, build_splat
-from fastxent.cpu.memory import build_address, build_nothing
+from fastxent.cpu.memory import build_nothing
+from fastxent.cpu.partial import build_address
 
 # --- transposes -----------------------------------------------------------------------------
 

@@ -59,13 +59,19 @@ class Lanes(types.Type):
     @property
     def suffix(self):
         """The type's name in the names of LLVM's intrinsics."""
-        return f"v{self.width}f{self.dtype.bitwidth}"
+        return intrinsic_suffix(self.vector)
 
 
 @register_model(Lanes)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, dmm, fe_type):
         super().__init__(dmm, fe_type, fe_type.vector)
+
+
+def intrinsic_suffix(vector):
+    """Return the name of an LLVM vector type in the names of LLVM's intrinsics."""
+    element = {"float": "f32", "double": "f64"}.get(str(vector.element), str(vector.element))
+    return f"v{vector.count}{element}"
 
 
 def build_splat(builder, value, vector):
@@ -199,6 +205,12 @@ def target_cpu():
     return triple.startswith(("x86", "i686")), features.split(",")
 
 
+def is_arm():
+    """Whether the target CPU is a 64-bit ARM."""
+    triple, *_ = cpu_target.target_context.codegen().magic_tuple()
+    return triple.startswith(("aarch64", "arm64"))
+
+
 def has_fma():
     """Whether the target CPU has fused multiply-add instructions."""
     is_x86, features = target_cpu()
@@ -232,11 +244,15 @@ def scale_by(typingctx, x, factor):
     return x(x, factor), lower
 
 
-def build_max(builder, x, y):
-    """Return the larger of each pair; y if one of them is nan.
+def build_max(builder, x, y, on_arm="maxnum"):
+    """Return the larger of each pair. If one is nan: y on x86; on ARM the other one.
 
-    This is one vmaxps on x86; llvm.maximum would spend more instructions to keep the nan.
+    This is one instruction: vmaxps on x86, where llvm.maxnum and llvm.maximum would be more; fmaxnm
+    on ARM, or with "maximum" fmax, whose result is nan if one of the pair is.
     """
+    if is_arm():
+        name = f"llvm.{on_arm}.{intrinsic_suffix(x.type)}"
+        return build_call(builder, name, x.type, [x, y])
     return builder.select(builder.fcmp_ordered(">", x, y), x, y)
 
 
@@ -248,6 +264,17 @@ def maximum(typingctx, x, y):
         return build_max(builder, *args)
 
     return x(x, x), lower
+
+
+@intrinsic
+def at_least(typingctx, x, bound):
+    """x, but `bound`, a scalar, in the lanes where x is less; nan where x is nan."""
+
+    def lower(context, builder, sig, args):
+        value, bound = build_operands(context, builder, sig, args, sig.return_type)
+        return build_max(builder, bound, value, "maximum")
+
+    return x(x, bound), lower
 
 
 def _chosen_integer(relation, text):

@@ -25,8 +25,8 @@ from fastxent.cpu.lanes import (
     build_call,
     build_lane_mask,
     build_lanes,
-    build_slice,
 )
+from fastxent.cpu.partial import build_address, build_part_load, build_part_store
 
 I16 = ir.IntType(16)
 
@@ -239,12 +239,6 @@ def splat(typingctx, pointer, value):
     return lanes(pointer, value), lower
 
 
-def build_address(builder, pointer, j, width):
-    """Return the address of element j as a pointer to a vector."""
-    vector = ir.VectorType(pointer.type.pointee, width)
-    return builder.bitcast(builder.gep(pointer, [j]), vector.as_pointer())
-
-
 def alignment(kind):
     """Return the alignment in bytes of a vector: a row may begin at any element."""
     return kind.bitwidth // 8
@@ -392,48 +386,17 @@ def load_part(typingctx, pointer, j, n, fill):
 
     def lower(context, builder, sig, args):
         kind, width = pointer.dtype, lanes.width
+        at, j, n, _ = args
         rest = build_lanes(context, builder, args[3], fill, lanes)
-        mask = build_lane_mask(builder, "<", args[2], width)
-        address = build_address(builder, *args[:2], width)
+        mask = build_lane_mask(builder, "<", n, width)
         if isinstance(kind, Half):
-            halves = ir.VectorType(I16, width)
-            operands = [address, I32(alignment(kind)), mask, ir.Constant(halves, [0] * width)]
-            value = build_call(builder, f"llvm.masked.load.v{width}i16.p0", halves, operands)
+            zero = ir.Constant(ir.VectorType(I16, width), [0] * width)
+            value = build_part_load(builder, at, j, n, mask, zero, alignment(kind))
             return builder.select(mask, build_widen(builder, value, kind), rest)
-        operands = [address, I32(alignment(kind)), mask, rest]
-        return build_call(builder, f"llvm.masked.load.{lanes.suffix}.p0", lanes.vector, operands)
+        return build_part_load(builder, at, j, n, mask, rest, alignment(kind))
 
     count, read = (n, build_load) if isinstance(n, types.NoneType) else (types.int64, lower)
     return lanes(pointer, types.int64, count, fill), read
-
-
-def _store_halves(builder, address, n, value, kind):
-    """Store the first n lanes, n < width, as vectors of half, quarter … the width.
-
-    A masked store is dozens of instructions before AVX-512; these branches are predicted well, as
-    they are the same in every row.
-    """
-    half = value.type.count // 2
-    while half:
-        low, high = (build_slice(builder, value, k, half) for k in (0, half))
-        is_stored = builder.trunc(builder.lshr(n, I64(half.bit_length() - 1)), I1)
-        before = builder.block
-        with builder.if_then(is_stored):
-            half_address = builder.bitcast(address, low.type.as_pointer())
-            builder.store(low, half_address, align=alignment(kind))
-            after = builder.gep(address, [I64(half)])
-            inside = builder.block
-        value = build_phi(builder, (high, inside), (low, before))
-        address = build_phi(builder, (after, inside), (address, before))
-        half //= 2
-
-
-def build_phi(builder, *branches):
-    """Return the value of the branch that was executed; branches are (value, block) pairs."""
-    result = builder.phi(branches[0][0].type)
-    for value, block in branches:
-        result.add_incoming(value, block)
-    return result
 
 
 @intrinsic
@@ -444,12 +407,7 @@ def store_part(typingctx, pointer, j, n, x):
         at, j, n, value = args
         kind = pointer.dtype
         value = _narrowed(builder, value, kind)
-        with builder.if_else(builder.icmp_signed(">=", n, I64(x.width))) as (whole, halves):
-            with whole:
-                address = build_address(builder, at, j, x.width)
-                builder.store(value, address, align=alignment(kind))
-            with halves:
-                _store_halves(builder, builder.gep(at, [j]), n, value, kind)
+        build_part_store(builder, at, j, n, value, alignment(kind))
         return context.get_dummy_value()
 
     count, write = (n, build_store) if isinstance(n, types.NoneType) else (types.int64, lower)

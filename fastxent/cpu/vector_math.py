@@ -23,6 +23,7 @@ from numba import types
 
 from fastxent.cpu.jit import inlined, overload
 from fastxent.cpu.lanes import (
+    at_least,
     exponent,
     fabs,
     fma,
@@ -214,7 +215,7 @@ def _scale_in_two(t, q):
 @inlined
 def _shifted_exp32(x, remainder, scale):
     # Clamped to where n is -127, for which 2^n is 0: no comparison with x is needed at the end.
-    x = where_less(x, ZERO_FROM_32, ZERO_FROM_32, x)
+    x = at_least(x, ZERO_FROM_32)
     shifted = x * LOG2_E + SHIFT_32
     r = remainder(x, shifted - SHIFT_32)
     return scale(power_of_two(shifted), _shifted_exp_32(r) * r)

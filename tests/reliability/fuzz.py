@@ -31,7 +31,7 @@ COMPILED = [
         "cpu.few_class_hvp_kernels", "cpu.entropy_kernels", "cpu.groups", "cpu.tiles", "cpu.row",
         "cpu.lanes", "cpu.half_lanes", "cpu.labels", "cpu.memory", "cpu.columns", "cpu.float_mode",
         "cpu.vector_math", "cpu.scratch", "cpu.xla_kernels", "cpu.xla_interface",
-        "cpu.kernel_calls", "reference",
+        "cpu.kernel_calls", "cpu.partial", "reference",
     )
 ]  # fmt: skip
 with atheris.instrument_imports(include=["fastxent"], exclude=COMPILED):
