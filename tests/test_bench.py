@@ -412,7 +412,9 @@ def test_page_and_plots_from_json(results, tmp_path, monkeypatch):
     for script, output in (("plot", images), ("page", text)):
         monkeypatch.setattr(sys, "argv", [script, str(file), str(file), "--output", str(output)])
         importlib.import_module(script).main()
-    assert {image.stem for image in images.iterdir()} == {"table", "classes", "rows", "threads"}
+    assert {image.stem for image in images.iterdir()} == {
+        "table", "single", "features", "classes", "rows", "threads",
+    }  # fmt: skip
     written = text.read_text()
     for group in GROUPS.values():
         assert f"## {group.title}\n" in written
@@ -420,7 +422,8 @@ def test_page_and_plots_from_json(results, tmp_path, monkeypatch):
     assert "| cross_entropy 4 × 21 × 256 × 256 float32, class axis 1 | time |" in written
     for side in ("fastxent, rows", "fastxent in PyTorch, float32", "fastxent, uint8", "plain",
                  'reduction="none"', "label_smoothing=0.1, weight", "a list of labels",
-                 "categorical_cross_entropy, soft target", "binary_cross_entropy"):  # fmt: skip
+                 "categorical_cross_entropy, soft target", "binary_cross_entropy",
+                 'fastxent in PyTorch, reduction="none"', "fastxent, plain"):  # fmt: skip
         assert f"\n| {side} |" in written
     assert "| loss 1 × 10 float32 | time |" in written
 
@@ -499,9 +502,11 @@ def test_a_page_without_groups_that_were_not_measured(results, tmp_path, monkeyp
     written = page.page([old])
     titles = [line[3:] for line in written.splitlines() if line.startswith("## ")]
     assert titles == [
-        "How", "Other layouts, types and losses", GROUPS["binary_few"].title, "Where", "Again",
+        "Method", "Second derivatives, layouts, types and other losses",
+        GROUPS["binary_few"].title, "Machines", "Reproduce",
     ]  # fmt: skip
-    assert "\n| binary 32 × 1 float32 |" in written
+    assert "\n| binary cross-entropy 32 × 1 float32 |" in written
+    assert "features.png" not in written
 
 
 # --- commands -------------------------------------------------------------------------------

@@ -134,6 +134,7 @@ HALF = Case(4096, 1000, "float16")
 LABELLED = Case(65536, 10)
 PLAIN = Case(32, 10)  # a small call, beside those with options
 IN_TORCH = ("torch", "torch_module", "fastxent_torch")
+IN_PROGRAMS = ("fastxent_torch", "torch_module", "fastxent_functional", "torch")
 
 _SWEPT_SIZE = 4_000_000
 _SWEPT_CLASSES = [2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 32000, 128256]
@@ -159,12 +160,12 @@ GROUPS = {
               ["copy", "fastxent", "numpy_idiom", "scipy", "torch", "torch_compile", "jax"]),
     ),
     "classes": Group(
-        "Any number of classes, four million logits",
+        "Number of classes, four million logits",
         heats([Case(max(_SWEPT_SIZE // c, 1), c) for c in _SWEPT_CLASSES], FAST),
         rounds=5, seconds=0.05,
     ),
     "rows": Group(
-        "Any number of rows",
+        "Number of rows",
         heats([Case(n, c) for c in (10, 1000) for n in _SWEPT_ROWS],
               ["copy", "fastxent", "fastxent_out", "numpy_tuned", "jax"]),
         rounds=5, seconds=0.05,
@@ -179,7 +180,7 @@ GROUPS = {
         rounds=5,
     ),
     "logits": Group(
-        "What the logits hold",
+        "Distribution of the logits",
         tuple(
             tuple(Entry("fastxent_out", Case(*shape, logits=model))
                   for model in ("random", "wide", "confident"))
@@ -219,10 +220,10 @@ GROUPS = {
         rounds=5, seconds=0.3,
     ),
     "programs": Group(
-        "In programs of PyTorch and JAX",
-        heats([Case(32, 10, job="forward")], ["fastxent", "fastxent_torch", "torch_module"])
+        "Inside programs of PyTorch and JAX",
+        heats([Case(32, 10, job="forward")], ["fastxent", *IN_PROGRAMS])
         + heats([Case(*shape) for shape in PROGRAM_SHAPES],
-                ["fastxent", "fastxent_torch", "torch_module", "fastxent_jax", "jax"])
+                ["fastxent", *IN_PROGRAMS, "fastxent_jax", "jax"])
         + heats([Case(*shape, job="loss") for shape in PROGRAM_SHAPES], ["fastxent_jax", "jax"]),
     ),
     "options": Group(
@@ -296,7 +297,7 @@ GROUPS = {
                "torch", "torch_compile", "jax"]),
     ),
     "second": Group(
-        "Hessian-vector products, and entropy with its gradient",
+        "Second derivatives, per-sample gradients, entropy",
         heats([Case(*shape, job="hvp") for shape in SECOND],
               ["copy", "fastxent", "fastxent_out", "numpy_idiom", "torch", "fastxent_torch", "jax",
                "fastxent_jax"])

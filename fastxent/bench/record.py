@@ -84,6 +84,13 @@ def ratio(theirs: Row, ours: Row) -> float:
     return float(statistics.median(their / our for their, our in pairs))
 
 
+def duration(seconds: float) -> str:
+    """A time with three digits and its unit."""
+    unit, scale = ("s", 1) if seconds >= 1 else ("ms", 1e3) if seconds >= 1e-3 else ("us", 1e6)
+    number = seconds * scale
+    return f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f} {unit}"
+
+
 def _bytes(result: Result) -> int:
     if result.peer == "copy":  # whatever the job
         return replace(result.case, job="cross_entropy", target="index").floor_bytes

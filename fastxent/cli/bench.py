@@ -130,11 +130,4 @@ def cells(row: record.Row, ours: record.Row) -> tuple[str, str, str, str]:
     """A row of the table: peer, time, ratio, share of the copy's speed."""
     times = f"{record.ratio(row, ours):.2f}" if "note" not in ours else ""
     share = f"{row['share_of_copy']:.0%}" if "share_of_copy" in row else ""
-    return PEERS[row["peer"]].name, duration(row["median"]), times, share
-
-
-def duration(seconds: float) -> str:
-    """A time with three digits and its unit."""
-    unit, scale = ("s", 1) if seconds >= 1 else ("ms", 1e3) if seconds >= 1e-3 else ("us", 1e6)
-    number = seconds * scale
-    return f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f} {unit}"
+    return PEERS[row["peer"]].name, record.duration(row["median"]), times, share

@@ -38,6 +38,7 @@ PEERS = {
     "jax": Peer("JAX", ("jax", "optax")),
     "torch_module": Peer("torch.nn", ("torch",)),
     "fastxent_torch": Peer("fastxent in PyTorch", ("torch",)),
+    "fastxent_functional": Peer("fastxent's functional", ("torch",)),
     "fastxent_jax": Peer("fastxent in JAX", ("jax", "optax")),
     "numba": Peer("Numba, plain loops", ("numba",)),
 }

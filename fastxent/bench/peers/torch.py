@@ -107,6 +107,11 @@ def _all_results(logits: Any, target: Any) -> Call:
     return lambda: (*mean(), torch.softmax(x, dim=1), torch.logsumexp(x, dim=1))
 
 
+def forward(logits: Any, target: Any) -> Call:
+    """Mean loss, ready for a backward pass."""
+    return loss_in_graph(F.cross_entropy, logits, target)
+
+
 def loss(logits: Any, target: Any) -> Call:
     """Mean loss alone, without a graph."""
     x, labels = tensor(logits), tensor(target)
