@@ -1,4 +1,4 @@
-"""Tables of heats: one for each heat of a group, or one line for each heat of several groups."""
+"""Tables of results: one table for each heat of a group, or one line for each heat."""
 
 import dataclasses
 import functools
@@ -132,7 +132,7 @@ def _over_plain(fields: dict[str, Any], run: Run) -> float | None:
 
 
 def _variant(case: Case) -> str:
-    """In what a case differs from the plain call."""
+    """What a case has that the plain call does not have."""
     parts = [FUNCTIONS[case.job]] if case.job in FUNCTIONS else []
     parts += [text for text in options(case) if text != "return_grad=True"]
     parts += ["soft target"] if case.target == "soft" else []
@@ -152,7 +152,7 @@ def _is_rival(peer: str) -> bool:
 
 
 def fields_of(entry: Entry) -> dict[str, Any]:
-    """What identifies a side among the rows of its group."""
+    """The fields that identify a side among the rows of its group."""
     case = dataclasses.asdict(entry.case)
     if case["threads"] is None:  # the run's, whatever they are
         del case["threads"]

@@ -509,6 +509,19 @@ def test_a_page_without_groups_that_were_not_measured(results, tmp_path, monkeyp
     assert "features.png" not in written
 
 
+def test_peers_are_compared_by_pytest():
+    """A group for each case, small ones first; every answer is checked, missing peers skip."""
+    pytest.importorskip("pytest_benchmark")
+    chosen = "32x10 and (numpy or fastxent or scipy)"
+    command = ["-m", "pytest", "-q", "-p", "no:xdist", "bench/test_peers.py", "-k", chosen]
+    done = subprocess.run(
+        [sys.executable, *command, "--benchmark-disable"],
+        capture_output=True, text=True, cwd=BENCH.parent,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "5 passed" in done.stdout
+
+
 # --- commands -------------------------------------------------------------------------------
 
 

@@ -42,30 +42,40 @@ def _reply(method: Callable[..., Any], arguments: list[Any]) -> Any:
         return PeerFailed(f"{type(problem).__name__}: {first_line}")
 
 
+def checked_call(
+    peer: str, case: Case, arrays: tuple[Any, ...], expected: tuple[Any, ...]
+) -> tuple[Callable[[], Any], Any]:
+    """The call of a peer that is to be timed, and its answer, which is correct."""
+    module = importlib.import_module(f"fastxent.bench.peers.{peer}")
+    if not hasattr(module, case.job):
+        raise PeerFailed(f"does not do {case.job}")
+    arguments, options = inputs.arguments(case, arrays)
+    call: Callable[[], Any] = getattr(module, case.job)(*arguments, **options)
+    answer = call()
+    if PEERS[peer].computes:
+        error = answers.error(answer, expected)
+        if not error <= answers.TOLERANCE[case.dtype]:  # nan fails too
+            raise PeerFailed(f"wrong: {error:.1e} from the reference (relative)")
+    return call, answer
+
+
 class _Server:
     """A peer and its current case."""
 
     def __init__(self, peer: str) -> None:
-        self.name, self.peer = peer, PEERS[peer]
+        self.name = peer
         self.call: Callable[[], Any] | None = None
 
     def versions(self) -> dict[str, str]:
-        packages = [importlib.import_module(name) for name in ("numpy", *self.peer.packages)]
+        packages = [importlib.import_module(name) for name in ("numpy", *PEERS[self.name].packages)]
         return {package.__name__: str(package.__version__) for package in packages}
 
     def prepare(self, case: Case, folder: Path) -> dict[str, Any]:
-        module = importlib.import_module(f"fastxent.bench.peers.{self.name}")
-        if not hasattr(module, case.job):
-            raise PeerFailed(f"does not do {case.job}")
         arrays = load(folder, "inputs")
-        arguments, options = inputs.arguments(case, arrays)
-        self.call = getattr(module, case.job)(*arguments, **options)
-        answer = self.call()
-        if self.peer.computes:
-            error = answers.error(answer, load(folder, "expected", mmap_mode="r"))
-            if not error <= answers.TOLERANCE[case.dtype]:  # nan fails too
-                self.call = None
-                raise PeerFailed(f"wrong: {error:.1e} from the reference (relative)")
+        self.call = None
+        self.call, answer = checked_call(
+            self.name, case, arrays, load(folder, "expected", mmap_mode="r")
+        )
         last = as_array(answer[-1] if isinstance(answer, tuple) else answer)
         facts = {"logits_mod_64": arrays[0].ctypes.data % 64, "grad_mod_64": last.ctypes.data % 64}
         del answer, last
