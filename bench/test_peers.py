@@ -24,9 +24,18 @@ HEATS = sorted(
     ),
     key=lambda heat: heat[0].case.size,
 )
+
+
+def side(entry, group):
+    """The parameters of a test; a peer that is not installed is skipped."""
+    missing = PEERS[entry.peer].missing()
+    skip = pytest.mark.skipif(bool(missing), reason=f"needs {missing}")
+    return pytest.param(entry, group, id=f"{entry.peer}-{entry.case}", marks=skip)
+
+
 # Tables are sorted by the names of groups: by numbers, small shapes are first.
 SIDES = [
-    pytest.param(entry, f"{number:02d} {entry.case}", id=f"{entry.peer}-{entry.case}")
+    side(entry, f"{number:02d} {heat[0].case}")
     for number, heat in enumerate(heat for heat in HEATS if len(heat) > 1)
     for entry in heat
 ]
@@ -42,8 +51,6 @@ def problem(case):
 @pytest.mark.filterwarnings("default")  # of other libraries
 @pytest.mark.parametrize("entry, group", SIDES)
 def test_peer(benchmark, entry, group):
-    if missing := PEERS[entry.peer].missing():
-        pytest.skip(f"needs {missing}")
     call, _ = checked_call(entry.peer, entry.case, *problem(entry.case))
     benchmark.group = group
     iterations = 1 if entry.case.size > 10_000 else 100
