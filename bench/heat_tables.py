@@ -165,5 +165,6 @@ def _name(entry: Entry, ours: Entry) -> str:
     pairs = [(case.layout, first.layout), (case.dtype, first.dtype),
              (case.label_dtype, first.label_dtype)]  # fmt: skip
     others = [mine for mine, base in pairs if mine != base]
-    others += (options(case) or ["plain"]) * (case.given != first.given)
+    if (passed := options(case)) != options(first):
+        others += passed or ["plain"]
     return ", ".join([PEERS[entry.peer].name, *others])
