@@ -30,8 +30,8 @@ def read_map(function: Function, arguments: Arguments) -> Call:
     options.flags(function.flags, arguments)
     shape, buffer = x.shape, arguments.get("out")
     if not slot.per_class:
-        kept = (1,) if arguments["keepdims"] else ()
-        shape = (*shape[:axis], *kept, *shape[axis + 1 :])
+        unit_axis = (1,) if arguments["keepdims"] else ()
+        shape = (*shape[:axis], *unit_axis, *shape[axis + 1 :])
     if buffer is None:
         out = checks.new(x, shape, types.own)
     else:
@@ -113,27 +113,29 @@ def _rows(
     compute: "np.dtype[Any]",
 ) -> CheckedRows:  # fmt: skip
     """Check the arguments that speak of rows and classes, for logits `of` this name and shape."""
-    given = options.read(function.options, arguments, compute)
-    found = checks.target(arguments["target"], shape, axis, of)
+    checked_options = options.read(function.options, arguments, compute)
+    checked_target = checks.target(arguments["target"], shape, axis, of)
     rows = (*shape[:axis], *shape[axis + 1 :])
     reduction = options.reduction(arguments["reduction"])
     divisor = checks.normalizer(arguments.get("normalizer"), reduction)
-    if found.ndim == len(shape):
-        if given.ignore_index != -100:
-            raise errors.ignored_probabilities(given.ignore_index)
-        indices, target = None, Target(None, checks.classes_last(found, axis))
+    if checked_target.ndim == len(shape):
+        if checked_options.ignore_index != -100:
+            raise errors.ignored_probabilities(checked_options.ignore_index)
+        indices, target = None, Target(None, checks.classes_last(checked_target, axis))
     else:
-        labels, ignored = checks.flat_labels(found, given.ignore_index)
-        indices, target = found, Target(labels, None)
-        if ignored is not given.ignore_index:
-            given = given._replace(ignore_index=ignored)
-    arrays: list[Named] = [("target", found)]
+        labels, ignored = checks.flat_labels(checked_target, checked_options.ignore_index)
+        indices, target = checked_target, Target(labels, None)
+        if ignored is not checked_options.ignore_index:
+            checked_options = checked_options._replace(ignore_index=ignored)
+    arrays: list[Named] = [("target", checked_target)]
     weights = NO_WEIGHTS
     if arguments["weight"] is not None or arguments["sample_weight"] is not None:
         weights = _weights(arguments, shape[axis], rows, arrays)
     if reduction != "mean":
         divisor = 1.0
-    return CheckedRows(of, rows, indices, target, weights, given, reduction, divisor, arrays)
+    return CheckedRows(
+        of, rows, indices, target, weights, checked_options, reduction, divisor, arrays
+    )
 
 
 def _weights(arguments: Arguments, n_classes: int, rows: Shape, arrays: list[Named]) -> Weights:
@@ -206,8 +208,8 @@ def read_linear(function: Function, arguments: Arguments) -> Call:
         vector, slot = checks.linear_vector(arguments["vector"], names, inputs), "out"
     grads = _linear_parts(function, arguments, inputs, types, rows.arrays, vector)
     divisor = _divisor(rows, x, matrix.shape[0], arguments["check_target"], compute)
-    own, found = Precision(compute, compute), {slot: grads}
-    outputs = _outputs(function, arguments, x, own, rows.shape, -1, rows.reduction, found)
+    own, derivatives = Precision(compute, compute), {slot: grads}
+    outputs = _outputs(function, arguments, x, own, rows.shape, -1, rows.reduction, derivatives)
     return Call(
         function, x, compute, *outputs, rows.target, rows.weights, rows.options, None, divisor,
         Linear(matrix, bias, grads, arguments.get("accumulate", False)), vector=vector,
@@ -226,8 +228,10 @@ def _linear_parts(
     if wrt is not names:
         wrt = options.some_of(wrt, "wrt", names)
     is_product, of = vector is not None, vector or LinearGrad(None, None, None)
-    given = "out" if is_product else "grad_out"
-    buffers = checks.linear_buffers(arguments[given], given, arguments.get("accumulate", False))
+    buffer_name = "out" if is_product else "grad_out"
+    buffers = checks.linear_buffers(
+        arguments[buffer_name], buffer_name, arguments.get("accumulate", False)
+    )
     if not is_product and not arguments["return_grad"] and buffers is None:
         return None
     read = [(f"vector.{name}", part) for name, part in zip(names, of, strict=True)]
@@ -238,15 +242,15 @@ def _linear_parts(
         if a is None or own is None or name not in wrt:
             if buffer is not None:
                 reason = f"None without {name}" + ("" if name in wrt else " in wrt")
-                raise errors.buffer_kind(f"{given}.{name}", reason, buffer)
+                raise errors.buffer_kind(f"{buffer_name}.{name}", reason, buffer)
             parts.append(None)
         elif buffers is None:
             parts.append(checks.new(inputs[0], a.shape, own.own))
         else:
-            apart = [*others, *read[:k], *read[k + 1 :]]
+            disjoint = [*others, *read[:k], *read[k + 1 :]]
             over = [read[k]] if of[k] is not None else []
-            out = checks.buffer(buffer, f"{given}.{name}", a.shape, own.own, apart, over)
-            others.append((f"{given}.{name}", out))
+            out = checks.buffer(buffer, f"{buffer_name}.{name}", a.shape, own.own, disjoint, over)
+            others.append((f"{buffer_name}.{name}", out))
             parts.append(out)
     return LinearGrad(*parts)
 
@@ -308,7 +312,7 @@ def _buffers(
 
 def _outputs(
     function: Function, arguments: Arguments, x: Any, types: Precision, rows: Shape,
-    axis: int | None, reduction: str, given: Arguments,
+    axis: int | None, reduction: str, arrays: Arguments,
 ) -> tuple[Outputs, Outputs]:  # fmt: skip
     """Memory for what was requested, or what is `given` for it: as it is filled, as it is returned.
 
@@ -319,8 +323,8 @@ def _outputs(
     views: list[Any] = [None] * len(Outputs._fields)
     results = views.copy()
     for at, name, flag, _, per_class, kind in function.slots:
-        if name in given:
-            array = given[name]
+        if name in arrays:
+            array = arrays[name]
         elif name == "out" or (reduction == "none" if name == "loss" else arguments[flag]):
             array = checks.new(x, x.shape if per_class else rows, types[kind])
         else:

@@ -101,10 +101,10 @@ def classes_last(view: Any, axis: int) -> Any:
     return plain if axis == plain.ndim - 1 else np.moveaxis(plain, axis, -1)
 
 
-def real_numbers(found: Array, name: str) -> None:
+def real_numbers(values: Array, name: str) -> None:
     """Raise unless an array holds integers, bools or floats of any width."""
-    if found.dtype.kind not in "fbiu" and found.dtype.name != "bfloat16":
-        raise errors.not_real(name, found.dtype)
+    if values.dtype.kind not in "fbiu" and values.dtype.name != "bfloat16":
+        raise errors.not_real(name, values.dtype)
 
 
 # --- targets --------------------------------------------------------------------------------
@@ -112,26 +112,26 @@ def real_numbers(found: Array, name: str) -> None:
 
 def target(value: Any, shape: Shape, axis: int, of: str) -> Any:
     """Class indices or, of the whole shape, class probabilities; or the reason why neither."""
-    found = array(value, "target")
+    checked = array(value, "target")
     indices = (*shape[:axis], *shape[axis + 1 :])
-    if not found.size and not isinstance(value, (np.ndarray, DeviceArray)):
-        found = found.astype(np.int64)  # an empty list has no type of its own
-    if found.shape == shape:
-        real_numbers(found, "target")
-    elif found.shape != indices:
-        raise errors.target_shape(indices, shape, of, axis, found.shape)
-    elif found.dtype.kind not in "iu":
-        raise errors.indices_not_integer(found.dtype, shape)
-    return found
+    if not checked.size and not isinstance(value, (np.ndarray, DeviceArray)):
+        checked = checked.astype(np.int64)  # an empty list has no type of its own
+    if checked.shape == shape:
+        real_numbers(checked, "target")
+    elif checked.shape != indices:
+        raise errors.target_shape(indices, shape, of, axis, checked.shape)
+    elif checked.dtype.kind not in "iu":
+        raise errors.indices_not_integer(checked.dtype, shape)
+    return checked
 
 
 def element_target(value: Any, shape: Shape, of: str) -> Any:
     """A binary target: one number for each element."""
-    found = array(value, "target")
-    real_numbers(found, "target")
-    if found.shape != shape:
-        raise errors.wrong_shape("target", shape, f"that of {of}", found.shape)
-    return found
+    checked = array(value, "target")
+    real_numbers(checked, "target")
+    if checked.shape != shape:
+        raise errors.wrong_shape("target", shape, f"that of {of}", checked.shape)
+    return checked
 
 
 def flat_labels(labels: Any, ignore_index: int | None) -> tuple[Any, int | None]:
@@ -170,43 +170,43 @@ def bad_label(
     return errors.bad_label(place, label, n_classes, ignore_index, name)
 
 
-def one_hot(backend: Any, found: Any, of: str, indices: Shape | None = None) -> None:
+def one_hot(backend: Any, integers: Any, of: str, indices: Shape | None = None) -> None:
     """Raise for a target of integers other than 0 and 1, which more likely are class indices.
 
     `indices` is the shape that those have; None for a binary loss.
     """
-    if found.dtype.kind in "iu" and found.size:
-        at, value = backend.first_beyond_one(found)
+    if integers.dtype.kind in "iu" and integers.size:
+        at, value = backend.first_beyond_one(integers)
         if at >= 0:
-            place = np.unravel_index(at, found.shape) if found.ndim else ()
+            place = np.unravel_index(at, integers.shape) if integers.ndim else ()
             raise errors.not_one_hot(place, value, of, indices)
 
 
 # --- weights --------------------------------------------------------------------------------
 
 
-def weights(found: Any, name: str, shape: Shape, meaning: str) -> Any:
+def weights(values: Any, name: str, shape: Shape, meaning: str) -> Any:
     """Real weights of exactly this shape, as contiguous float64; on a GPU as they come."""
-    real_numbers(found, name)
-    if found.shape != shape:
-        raise errors.wrong_shape(name, shape, meaning, found.shape)
-    if type(found) is DeviceArray:
-        return found
+    real_numbers(values, name)
+    if values.shape != shape:
+        raise errors.wrong_shape(name, shape, meaning, values.shape)
+    if type(values) is DeviceArray:
+        return values
     with np.errstate(all="ignore"):  # float64 may not hold a longdouble
-        return np.ascontiguousarray(found, np.float64)
+        return np.ascontiguousarray(values, np.float64)
 
 
 def broadcast(value: Any, name: str, shape: Shape) -> Any:
     """Weights that broadcast to a shape without enlarging it."""
     if value is None:
         return None
-    found = array(value, name)
-    real_numbers(found, name)
-    ends = zip(reversed(found.shape), reversed(shape), strict=False)
+    values = array(value, name)
+    real_numbers(values, name)
+    ends = zip(reversed(values.shape), reversed(shape), strict=False)
     # np.broadcast_shapes knows 32 dimensions only, arrays have up to 64.
-    if found.ndim > len(shape) or any(n not in (1, whole) for n, whole in ends):
-        raise errors.not_broadcastable(name, shape, found.shape)
-    return found
+    if values.ndim > len(shape) or any(n not in (1, whole) for n, whole in ends):
+        raise errors.not_broadcastable(name, shape, values.shape)
+    return values
 
 
 def normalizer(value: Any, reduction: str) -> Any:
@@ -217,21 +217,21 @@ def normalizer(value: Any, reduction: str) -> Any:
         raise errors.normalizer_without_mean(reduction)
     if isinstance(value, numbers.Real) and not isinstance(value, options.NOT_NUMBERS):
         return options.to_float(value, "normalizer")
-    found = foreign.array(value, "normalizer", number=True)
-    if found.ndim:
-        raise errors.normalizer_shape(found.shape)
-    if found.dtype.kind not in "fiu" and found.dtype.name != "bfloat16":
-        raise errors.not_of_type("normalizer", "a real number", found.dtype)
-    return found if type(found) is DeviceArray else float(found)
+    divisor = foreign.array(value, "normalizer", number=True)
+    if divisor.ndim:
+        raise errors.normalizer_shape(divisor.shape)
+    if divisor.dtype.kind not in "fiu" and divisor.dtype.name != "bfloat16":
+        raise errors.not_of_type("normalizer", "a real number", divisor.dtype)
+    return divisor if type(divisor) is DeviceArray else float(divisor)
 
 
 def vector(value: Any, name: str, shape: Shape, of: str) -> Any:
     """What a second derivative is multiplied by: real numbers, shaped as what it is taken by."""
-    found = array(value, name)
-    real_numbers(found, name)
-    if found.shape != shape:
-        raise errors.wrong_shape(name, shape, f"that of {of}", found.shape)
-    return found
+    checked = array(value, name)
+    real_numbers(checked, name)
+    if checked.shape != shape:
+        raise errors.wrong_shape(name, shape, f"that of {of}", checked.shape)
+    return checked
 
 
 def linear_vector(value: Any, names: tuple[str, ...], inputs: Sequence[Any]) -> LinearGrad:
@@ -300,7 +300,7 @@ def linear_buffers(value: Any, name: str, accumulate: bool) -> Any:
     """Buffers for a derivative of the linear map: three, or None."""
     if value is None:
         if accumulate:
-            raise errors.nothing_to_add_to()
+            raise errors.accumulate_without_buffers()
         return None
     if not isinstance(value, tuple) or len(value) != 3:
         kind = "a LinearGrad of buffers (x, linear_weight, linear_bias)"

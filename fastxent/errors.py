@@ -27,7 +27,7 @@ class Text:
         return self.kind(self.text.format(**dict(zip(names, values, strict=True))))
 
 
-def kind_of(value: Any) -> str:
+def type_name(value: Any) -> str:
     """The name of a value's type, as messages give it."""
     return type(value).__name__
 
@@ -166,7 +166,7 @@ def buffer_overlaps(name: str, other: str, over: list[str]) -> ValueError:
     return ValueError(f"{name} must not overlap {other}{may}")
 
 
-nothing_to_add_to = Text(
+accumulate_without_buffers = Text(
     ValueError, "accumulate=True needs buffers in grad_out to add to, got None"
 )
 
@@ -182,7 +182,7 @@ normalizer_without_mean = Text(
     ValueError, "normalizer goes with reduction='mean' only, got reduction={reduction!r}"
 )
 normalizer_shape = Text(ValueError, "normalizer must be a scalar or 0-d array, got shape {shape}")
-no_name = Text(TypeError, "{argument} must be a name or several, got {value.__class__.__name__}")
+not_names = Text(TypeError, "{argument} must be a name or several, got {value.__class__.__name__}")
 
 
 def not_among(name: Any, argument: str, names: Iterable[str]) -> ValueError:
@@ -207,7 +207,7 @@ no_compute_type = Text(
 
 no_plain_tensor = Text(TypeError, "{name} must be a plain tensor, got {kind}: {remedy}")
 no_dense_tensor = Text(TypeError, "{name} must be a dense tensor, got {layout}: call to_dense()")
-no_memory_of_zeros = Text(TypeError, "{name} must have memory, got zeros without any: call clone()")
+zero_tensor = Text(TypeError, "{name} must have memory, got zeros without any: call clone()")
 quantised = Text(TypeError, "{name} must hold plain numbers, got {dtype}: call dequantize()")
 
 
@@ -223,7 +223,7 @@ no_own_memory = Text(
     " wraps",
 )
 unreadable_tensor = Text(TypeError, "{name} must be a tensor whose memory can be read: {reason}")
-cut_off = Text(
+storage_too_small = Text(
     ValueError,
     "{name} must have its numbers in memory, but its storage holds {there} of the {end} bytes up "
     "to the last: freed or shrunk (by FSDP, offloading or resize_), it has to be filled again "
@@ -231,7 +231,7 @@ cut_off = Text(
 )
 
 
-no_numbers = Text(
+no_data = Text(
     TypeError,
     "{name} must have numbers beside a NumPy array, got {tensor.__class__.__name__} on "
     "{tensor.device}",
@@ -252,15 +252,15 @@ def on_other_device(name: str, device: Any, on_gpu: bool) -> TypeError:
     return TypeError(f"{name} is on {device}, expected a tensor {where}")
 
 
-not_beside = Text(
+on_another_device = Text(
     TypeError, "{name} is on {device}, expected a tensor on {first}, where the first argument is"
 )
-host_value_beside = Text(
+host_value_with_tensors = Text(
     TypeError,
     "{name} is in host memory ({value.__class__.__name__}), expected an array on {first}, where "
     "the first argument is",
 )
-transformed = Text(
+under_transform = Text(
     TypeError,
     "{name} must have numbers of its own here, not be transformed by torch.func (grad, vmap, jvp)",
 )
@@ -271,7 +271,7 @@ no_forward_mode = Text(
 no_third_derivative = Text(
     RuntimeError, "fastxent's losses have no third derivative, nor one of a Hessian-vector product"
 )
-written_since = Text(
+modified_in_place = Text(
     RuntimeError,
     "one of the variables needed for a second derivative has been modified by an inplace "
     "operation: {name}, of shape {tensor.shape}, is at version {found}; expected version {version} "
@@ -301,7 +301,7 @@ traced_by_jax = Text(
     "{name} is being traced by JAX (jit, grad, vmap), expected an array with numbers; in a JAX "
     "program call fastxent.integrations.jax",
 )
-elsewhere = Text(TypeError, "{name} is on {where}, expected an array in host memory here")
+not_in_host_memory = Text(TypeError, "{name} is on {where}, expected an array in host memory here")
 jax_on_gpu = Text(
     TypeError,
     "{name} is a JAX array on {where}, expected one in host memory: give cupy.from_dlpack of it, "
@@ -311,7 +311,7 @@ unreadable_export = Text(
     TypeError,
     "{name} must be an array that NumPy reads by DLPack, got {value.__class__.__name__}: {reason}",
 )
-dask_of_others = Text(TypeError, "{name} must be a Dask array of NumPy arrays, got one of {kind}")
+dask_meta = Text(TypeError, "{name} must be a Dask array of NumPy arrays, got one of {kind}")
 unknown_chunks = Text(
     ValueError,
     "{name} must have chunks of known sizes (compute_chunk_sizes() finds them), got shape {shape}",
@@ -325,7 +325,7 @@ does_not_fit = Text(
 # --- JAX programs and boosting ------------------------------------------------------------------
 
 
-no_floats = Text(TypeError, "{name} must hold floats in a JAX program, got {dtype}")
+not_floats = Text(TypeError, "{name} must hold floats in a JAX program, got {dtype}")
 
 
 def no_derivative_in_jax(name: str, function: str, inputs: Iterable[str]) -> TypeError:
@@ -344,7 +344,7 @@ no_second_derivative_by_row = Text(
     "{function} with reduction='none' has second derivatives in reverse mode first, of a sum of "
     "its losses with constant weights: for others take cross_entropy of the logits",
 )
-no_derivative_of_extra = Text(
+no_derivative_of_result = Text(
     NotImplementedError,
     "{name} beside {function} has no derivative: use jax.lax.stop_gradient, or make the logits and "
     "take fastxent.integrations.jax.{name}",
@@ -369,7 +369,7 @@ not_our_objective = Text(
 unsupported_parameter = Text(
     ValueError, "{name} must be left out with fastxent's objective, got {value!r}: {remedy}"
 )
-metric_of_probabilities = Text(
+metric_needs_probabilities = Text(
     ValueError,
     "LightGBM would compute the metric {name!r} of raw scores as if they were probabilities: "
     "use one of {names}, or a function of labels and probabilities",
@@ -389,7 +389,7 @@ def in_host_memory(name: str, value: Any, device: int | None) -> TypeError:
     """An array in host memory beside one on a GPU; `device` None for the first argument."""
     where = "a GPU" if device is None else f"GPU {device}"
     return TypeError(
-        f"{name} is in host memory ({kind_of(value)}), expected an array on {where}, "
+        f"{name} is in host memory ({type_name(value)}), expected an array on {where}, "
         "where the first argument is: nothing is copied between them unasked"
     )
 

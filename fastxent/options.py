@@ -213,7 +213,7 @@ def names(value: Any, argument: str, single: tuple[type, ...] = (str,)) -> list[
     if isinstance(value, single):
         return [value]
     if isinstance(value, bytes) or not isinstance(value, Iterable):
-        raise errors.no_name(argument, value)
+        raise errors.not_names(argument, value)
     return list(value)
 
 
@@ -242,12 +242,12 @@ def kernel_type(name: Any) -> DType:
         with contextlib.suppress(ImportError):
             import ml_dtypes  # noqa: F401 - NumPy knows the name then
     try:
-        found = None if name is None else np.dtype(name)
+        dtype = None if name is None else np.dtype(name)
     except TypeError:
-        found = None
-    if found is None or found.name not in KERNEL_TYPES:
+        dtype = None
+    if dtype is None or dtype.name not in KERNEL_TYPES:
         raise errors.no_compute_type(name)
-    return found
+    return dtype
 
 
 def callable_or_none(value: Any, argument: str) -> None:

@@ -28,7 +28,7 @@ _ROWS, _ELEMENTS = "fdeE", "fd"
 _MOST_KINDS = 4096
 
 
-class Kind:
+class PreparedCall:
     """What calls of one kind have in common, and the backend's part of it."""
 
     def __init__(self, function: Function, arguments: Arguments, call: Call, run: Any) -> None:
@@ -113,27 +113,27 @@ class Kind:
 
 
 # By their keys: those that are prepared, that were seen once, or that never are prepared.
-_NEW, _SEEN, _NEVER = "new", "seen", "never"
-_kinds: dict[Any, Kind | str] = {}
+_NEW, _ONCE, _NEVER = "new", "seen", "never"
+_kinds: dict[Any, PreparedCall | str] = {}
 
 
 def answer(function: Function, arguments: Arguments) -> Any:
     """The result of a loss, for the arguments of its body."""
     reader = _reader(function)
-    given = reader.given(arguments)
-    key = reader.key(arguments, *given)
+    arrays = reader.arrays(arguments)
+    key = reader.key(arguments, *arrays)
     try:
         kind = _kinds.get(key, _NEW)
     except Exception:  # of whatever kind the hash of an option raises that is none
         key, kind = None, _NEW
-    if type(kind) is Kind and (found := kind.answer(*given)) is not None:
-        return found
+    if type(kind) is PreparedCall and (result := kind.answer(*arrays)) is not None:
+        return result
     call = reader.read(function, arguments)
     result = calls.answer(call, getattr(backend_of(call.x), function.name)(call))
-    if key is not None and kind in (_NEW, _SEEN):
+    if key is not None and kind in (_NEW, _ONCE):
         if len(_kinds) >= _MOST_KINDS:
             _kinds.clear()
-        _kinds[key] = _SEEN if kind == _NEW else _prepare(function, arguments, call)
+        _kinds[key] = _ONCE if kind == _NEW else _prepare(function, arguments, call)
     return result
 
 
@@ -149,7 +149,7 @@ class _Reader:
         others = {*function.arrays, *function.buffers}
         self._options = operator.itemgetter(*[n for n in function.parameters if n not in others])
 
-    def given(self, a: Arguments) -> tuple[Any, ...]:
+    def arrays(self, a: Arguments) -> tuple[Any, ...]:
         """The input, the target, both weights, the normalizer and the gradient's buffer."""
         if self._has_rows and type(a["target"]) is list:
             a["target"] = _labels_of(a["target"])
@@ -190,21 +190,21 @@ def _labels_of(target: list[Any]) -> Any:
     """A list of ints as an array, if int64 holds them; else as it is."""
     if set(map(type, target)) != {int}:
         return target
-    found = np.asarray(target)
-    return found if found.dtype is _INT64 else target
+    labels = np.asarray(target)
+    return labels if labels.dtype is _INT64 else target
 
 
-def _prepare(function: Function, arguments: Arguments, call: Call) -> Kind | str:
+def _prepare(function: Function, arguments: Arguments, call: Call) -> PreparedCall | str:
     """The kind of a call that has succeeded."""
     assert call.target is not None
     x, (labels, probs) = arguments[function.first], call.target
-    given = [array for array in call.weights if array is not None]
+    weights = [array for array in call.weights if array is not None]
     fits = labels.dtype in LABELS if probs is None else probs.dtype in (call.compute, x.dtype)
     if function.has_rows:
         axis = arguments["axis"]  # another object may stand for another number next time
         fits = fits and type(axis) is int and _has_rows(x, axis % x.ndim)
     else:
-        fits = fits and all(w.dtype == x.dtype and w.shape == x.shape for w in given)
+        fits = fits and all(w.dtype == x.dtype and w.shape == x.shape for w in weights)
     if (
         not (fits and x.flags.c_contiguous and x.size)
         or any(arguments[slot.buffer] is not None for slot in function.buffer_slots[1:])
@@ -213,7 +213,7 @@ def _prepare(function: Function, arguments: Arguments, call: Call) -> Kind | str
         return _NEVER
     is_mean, check = arguments["reduction"] == "mean", arguments.get("check_target", True)
     run = host_backend().prepare(call, is_mean, check)
-    return _NEVER if run is None else Kind(function, arguments, call, run)
+    return _NEVER if run is None else PreparedCall(function, arguments, call, run)
 
 
 def _has_rows(x: NDArray[Any], axis: int) -> bool:

@@ -292,8 +292,8 @@ def _read_rows(
 def _hess(rows: _Rows, z_loss: float) -> Array:
     """Return ``t′²·p·( (A + 2·z_loss·lse)·(1 − p) + 2·z_loss·p ) + ∂loss/∂x·t″``, shape (…, C)."""
     f, (t1, t2) = rows.softmax, rows.slopes
-    spread = _curvature(rows, z_loss) * f.one_minus_p + 2 * z_loss * f.p
-    hess: Array = t1 * t1 * f.p * spread + _times(t2, rows.grad)
+    factor = _curvature(rows, z_loss) * f.one_minus_p + 2 * z_loss * f.p
+    hess: Array = t1 * t1 * f.p * factor + _times(t2, rows.grad)
     return hess
 
 

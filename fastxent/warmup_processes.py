@@ -42,7 +42,7 @@ def run(steps: list[Step], report: Callable[[], None], processes: int) -> list[S
     command = _command()
     if number > 1 and command and not kernel_files.obstacle():
         with _started(command, number) as (workers, events):
-            plan.share(workers, events)
+            plan.distribute(workers, events)
     return [*plan.left, *(step for group in plan.waiting.values() for step in group)]
 
 
@@ -83,7 +83,7 @@ class _Plan:
         self.report()
         return None
 
-    def share(self, workers: list["_Worker"], events: "_Events") -> None:
+    def distribute(self, workers: list["_Worker"], events: "_Events") -> None:
         """Let workers compile until no step waits, none of them lives, or nothing is kept."""
         while self.waiting and any(worker.alive for worker in workers):
             worker, answered = _next(workers, events)

@@ -44,9 +44,9 @@ def calls(function: Function, dtype: Any) -> Iterator[Callable[[], object]]:
     for rows in (few,) if one_kind else (few, many, np.asfortranarray(few)):
         for target in _targets(function, rows):
             arrays = _arrays(function, rows, target)
-            for requested, given in itertools.product(_requests(function), weights):
+            for requested, weight in itertools.product(_requests(function), weights):
                 requests = {f"return_{name}": True for name in requested}
-                yield functools.partial(function.public, **arrays, **given, **requests)
+                yield functools.partial(function.public, **arrays, **weight, **requests)
     with_gaps = np.full((_FEW, _FEW, 2), 0.5, dtype)[..., 0]
     target = with_gaps if function.kind is Kind.ELEMENTS else [0] * _FEW
     yield functools.partial(function.public, **_arrays(function, with_gaps, target))
@@ -82,7 +82,7 @@ def _arrays(function: Function, rows: Any, target: Any) -> dict[str, Any]:
     """The arguments without a default, of some rows."""
     matrix = np.eye(rows.shape[1]).astype(rows.dtype)
     vector = (rows, matrix, None) if function.kind is Kind.LINEAR else rows
-    given = {
+    by_role = {
         Role.INPUT: rows, Role.TARGET: target, Role.MATRIX: matrix, Role.VECTOR: vector,
     }  # fmt: skip
-    return {name: given[function.roles[name]] for name in function.positional}
+    return {name: by_role[function.roles[name]] for name in function.positional}

@@ -145,7 +145,7 @@ WITHIN_TORCH = {
     "outside": ["memory"],
     "functional": ["batches", "gradients", "maps", "second"],
     "autograd": [*"held maps batches gradients memory refusals second outside".split()],
-    "held": [],
+    "rebuilt_logits": [],
     "second": ["batches", "gradients", "memory", "products", "refusals"],
     "maps": ["batches", "gradients", "memory"],
     "batches": [],

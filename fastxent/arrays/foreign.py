@@ -28,8 +28,8 @@ def array(value: Any, name: str, *, number: bool = False) -> Any:
         raise errors.sparse(name, value)
     if "torch" in sys.modules:
         value = _without_tensors(value, name)
-    if "pandas" in roots and (found := _of_nullable(value, name)) is not None:
-        return found
+    if "pandas" in roots and (converted := _of_nullable(value, name)) is not None:
+        return converted
     if "polars" in roots and (row := _first_null(value)) is not None:
         raise errors.missing_values(name, row)
     try:
@@ -39,10 +39,10 @@ def array(value: Any, name: str, *, number: bool = False) -> Any:
     except Exception as error:  # of whatever kind the object's own code raises
         program = "; in a JAX program call fastxent.integrations.jax"
         hint = program if {"jax", "jaxlib"} & roots else ""
-        raise errors.no_array(name, errors.kind_of(value), f": {error}{hint}") from error
+        raise errors.no_array(name, errors.type_name(value), f": {error}{hint}") from error
     if not number and not made.ndim and made.dtype.kind in "OUST":
         lazy = ": call collect()" if "polars" in roots and hasattr(value, "collect") else ""
-        raise errors.no_array(name, "None" if value is None else errors.kind_of(value), lazy)
+        raise errors.no_array(name, "None" if value is None else errors.type_name(value), lazy)
     return made
 
 

@@ -55,12 +55,12 @@ def call(function: Function, arguments: Arguments, kind: Any, view: Convert, bac
     def give(result: Any) -> Any:
         return buffers[id(result)] if id(result) in buffers else back(result)
 
-    seen = {name: look(value) for name, value in arguments.items()}
+    viewed = {name: look(value) for name, value in arguments.items()}
     for name in function.buffers:
         for part in parts(arguments.get(name)):
             if isinstance(part, kind):
                 buffers[id(views[id(part)])] = part
-    return converted(function.body(**seen), give)
+    return converted(function.body(**viewed), give)
 
 
 def converted(result: Any, back: Convert) -> Any:

@@ -40,7 +40,7 @@ _BY_ROWS: dict[str, Callable[..., Any]] = {
 
 def expected(case: Case, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
     """The answer in float64: the loss if there is one, then each array."""
-    if case.given or case.job in ("binary", "binary_probs"):
+    if case.options or case.job in ("binary", "binary_probs"):
         options = {"return_grad": case.job != "loss"} | inputs.options(case)
         return tuple(map(np.asarray, _AT_ONCE[case.job](*arrays, **options)))
     if case.job in ("linear", "frozen"):
@@ -49,8 +49,8 @@ def expected(case: Case, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
     arrays = tuple(map(as_rows, arrays))
     blocks = [[array[rows] for array in arrays] for rows in _blocks(*arrays[0].shape)]
     if case.job in _BY_ROWS:
-        found = [_BY_ROWS[case.job](*block) for block in blocks]
-        parts = zip(*(f if isinstance(f, tuple) else (f,) for f in found), strict=True)
+        results = [_BY_ROWS[case.job](*block) for block in blocks]
+        parts = zip(*(f if isinstance(f, tuple) else (f,) for f in results), strict=True)
         wholes = [np.concatenate(part) for part in parts]
         return tuple(laid_out(case, w / case.rows if case.job == "hvp" else w) for w in wholes)
     if case.job == "categorical":

@@ -45,7 +45,7 @@ class Case:
     layout: Layout = "rows"
     image: int = 0
     label_dtype: str = "int64"
-    given: str = ""
+    options: str = ""
 
     def __str__(self) -> str:
         shape = f"{self.rows}x{self.classes}"
@@ -54,7 +54,7 @@ class Case:
             parts.append(self.layout)
         if self.label_dtype != "int64":
             parts.append(self.label_dtype)
-        parts += self.given.split()
+        parts += self.options.split()
         return "-".join(parts)
 
     @property
@@ -71,7 +71,7 @@ class Case:
     @property
     def classes_first(self) -> bool:
         """Whether the logits are (C, N)."""
-        return "axis" in self.given.split()
+        return "axis" in self.options.split()
 
     @property
     def size(self) -> int:
@@ -228,12 +228,12 @@ GROUPS = {
     "options": Group(
         "Small calls with options",
         tuple(
-            beside_plain(replace(PLAIN, given=given), "numpy_idiom", "jax", *IN_TORCH)
-            for given in ("", "reduction", "weight", "label_smoothing", "label_smoothing weight")
+            beside_plain(replace(PLAIN, options=options), "numpy_idiom", "jax", *IN_TORCH)
+            for options in ("", "reduction", "weight", "label_smoothing", "label_smoothing weight")
         )
         + tuple(
-            beside_plain(replace(PLAIN, given=given), "numpy_idiom", "torch", "jax")
-            for given in ("sample_weight", "z_loss", "return_probs return_lse", "axis")
+            beside_plain(replace(PLAIN, options=options), "numpy_idiom", "torch", "jax")
+            for options in ("sample_weight", "z_loss", "return_probs return_lse", "axis")
         )
         + (
             beside_plain(replace(PLAIN, target="soft"), "numpy_idiom", "torch", "jax"),
@@ -248,7 +248,7 @@ GROUPS = {
         )
         + tuple(
             beside_plain(
-                replace(PLAIN, job="categorical", target=kind, given="return_grad"),
+                replace(PLAIN, job="categorical", target=kind, options="return_grad"),
                 "numpy_idiom", "torch", "jax",
             )
             for kind in ("index", "soft")
@@ -304,11 +304,11 @@ GROUPS = {
                 ["copy", "fastxent", "fastxent_out", "numpy_idiom", "torch", "jax"])
         + tuple(
             sides(Case(8192, c, job="per_sample"), ["fastxent_torch", "torch"])
-            + sides(Case(8192, c, given="reduction"), ["fastxent_torch"])
+            + sides(Case(8192, c, options="reduction"), ["fastxent_torch"])
             for c in (1000, 10)
         )
         + tuple(
-            sides(replace(case, given="return_entropy"), ["fastxent"]) + sides(case, ["fastxent"])
+            sides(replace(case, options="return_entropy"), ["fastxent"]) + sides(case, ["fastxent"])
             for case in (Case(8192, 1000), Case(8192, 1000, job="loss"))
         ),
     ),

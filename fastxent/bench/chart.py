@@ -35,18 +35,18 @@ def draw(rows: list[Row], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _bars(panel: Any, shares: dict[str, float], peers: list[str]) -> None:
-    heights = [peers.index(name) for name in shares]
-    bar = shares.get("fastxent", 0)
+def _bars(panel: Any, speeds: dict[str, float], peers: list[str]) -> None:
+    heights = [peers.index(name) for name in speeds]
+    bar = speeds.get("fastxent", 0)
     colours = [
-        OURS if name.startswith("fastxent") else FASTER if share > bar else SLOWER
-        for name, share in shares.items()
+        OURS if name.startswith("fastxent") else FASTER if speed > bar else SLOWER
+        for name, speed in speeds.items()
     ]
-    panel.barh(heights, list(shares.values()), color=colours)
-    for height, share in zip(heights, shares.values(), strict=True):
-        label = f" {share:.{0 if share >= 0.1 else 1}%}"
+    panel.barh(heights, list(speeds.values()), color=colours)
+    for height, speed in zip(heights, speeds.values(), strict=True):
+        label = f" {speed:.{0 if speed >= 0.1 else 1}%}"
         # At 1 at most: a small copy is slow, and a share may be far above 1.
-        panel.text(min(share, 1), height, label, va="center", fontsize=8)
+        panel.text(min(speed, 1), height, label, va="center", fontsize=8)
     panel.set_yticks(range(len(peers)), [PEERS[name].name for name in peers], fontsize=9)
     panel.set_xlim(0, 1.2)
     panel.axvline(1, color="#999999", linewidth=0.8)

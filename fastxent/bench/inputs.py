@@ -12,8 +12,8 @@ from fastxent.reference import softmax
 
 Array = NDArray[Any]
 
-SPREAD = 3.0  # standard deviation of random logits
-WIDE = 80.0  # wide logits lie in -80 .. 80
+LOGIT_STD = 3.0  # standard deviation of random logits
+UNIFORM_LIMIT = 80.0  # wide logits lie in -80 .. 80
 LEAD = 10.0, 30.0  # of a confident row's first class over its second
 RIGHT = 0.95  # share of confident rows whose first class is the label
 WEIGHTS = 0.5, 2.0  # class weights and sample weights lie between
@@ -38,7 +38,7 @@ def options(case: Case) -> dict[str, Any]:
         "weight": rng.uniform(*WEIGHTS, case.classes).astype(dtype),
         "sample_weight": rng.uniform(*WEIGHTS, case.rows).astype(dtype),
     }
-    return {name: values.get(name, True) for name in case.given.split()}
+    return {name: values.get(name, True) for name in case.options.split()}
 
 
 def arguments(case: Case, arrays: tuple[Array, ...]) -> tuple[list[Any], dict[str, Any]]:
@@ -59,13 +59,13 @@ def _rows(case: Case) -> tuple[Array, ...]:
     if case.job in ("binary", "binary_probs"):
         labels = rng.integers(0, 2, case.rows).astype(dtype)
         x = rng.standard_normal(case.rows, dtype)
-        return dtype(SPREAD) * x if case.job == "binary" else 1 / (1 + np.exp(-x)), labels
+        return dtype(LOGIT_STD) * x if case.job == "binary" else 1 / (1 + np.exp(-x)), labels
     integers = "int64" if case.label_dtype == "list" else case.label_dtype
     labels = rng.integers(0, case.classes, case.rows).astype(integers, copy=False)
     if case.job in ("linear", "frozen"):
         x = rng.standard_normal((case.rows, case.features), dtype)
         weight = rng.standard_normal((case.classes, case.features), dtype)
-        weight *= dtype(SPREAD / case.features**0.5)
+        weight *= dtype(LOGIT_STD / case.features**0.5)
         return x, weight, labels
     logits = _logits(case, labels, rng)
     if case.job in ("softmax", "log_softmax", "entropy"):
@@ -74,16 +74,16 @@ def _rows(case: Case) -> tuple[Array, ...]:
         return logits, labels, rng.standard_normal(logits.shape, dtype)
     if case.job == "categorical":
         # Of standard normal logits: scikit-learn clips p below the type's eps.
-        return softmax(logits / dtype(SPREAD)).astype(dtype), _target(case, labels, rng)
+        return softmax(logits / dtype(LOGIT_STD)).astype(dtype), _target(case, labels, rng)
     return logits, _target(case, labels, rng)
 
 
 def _logits(case: Case, labels: Array, rng: np.random.Generator) -> Array:
     shape, dtype = (case.rows, case.classes), _drawn(case)
     if case.logits == "wide":
-        logits: Array = dtype(2 * WIDE) * rng.random(shape, dtype) - dtype(WIDE)
+        logits: Array = dtype(2 * UNIFORM_LIMIT) * rng.random(shape, dtype) - dtype(UNIFORM_LIMIT)
         return logits
-    logits = dtype(SPREAD) * rng.standard_normal(shape, dtype)
+    logits = dtype(LOGIT_STD) * rng.standard_normal(shape, dtype)
     if case.logits == "confident":
         rows = np.arange(case.rows)
         guesses = rng.integers(0, case.classes, case.rows)
@@ -100,6 +100,6 @@ def _target(case: Case, labels: Array, rng: np.random.Generator) -> Array:
     if case.target == "one-hot":
         target[np.arange(case.rows), labels] = 1
     else:
-        np.exp(SPREAD * rng.standard_normal(target.shape), out=target, casting="same_kind")
+        np.exp(LOGIT_STD * rng.standard_normal(target.shape), out=target, casting="same_kind")
         target /= target.sum(axis=1, keepdims=True)
     return target

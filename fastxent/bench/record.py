@@ -40,8 +40,11 @@ def save(record: dict[str, Any], path: Path) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a record."""
+    """Read a record; the options of a case were called `given` in the first records."""
     record: dict[str, Any] = json.loads(path.read_text())
+    for row in record["results"]:
+        if "given" in row:
+            row["options"] = row.pop("given")
     return record
 
 
@@ -61,8 +64,8 @@ def _row(group: str, result: Result, copy: Result | None) -> Row:
     if moved := _bytes(result):
         row["gb_per_s"] = _rounded(moved / row["median"] / 1e9)
         if copy:
-            shares = (c / s for c, s in zip(copy.seconds, result.seconds, strict=True))
-            row["share_of_copy"] = _rounded(statistics.median(shares) * moved / _bytes(copy))
+            ratios = (c / s for c, s in zip(copy.seconds, result.seconds, strict=True))
+            row["share_of_copy"] = _rounded(statistics.median(ratios) * moved / _bytes(copy))
     return row
 
 

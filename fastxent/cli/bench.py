@@ -129,8 +129,8 @@ def show(results: list[record.Row], per_shape: int, threads: int) -> None:
 def cells(row: record.Row, ours: record.Row) -> tuple[str, str, str, str]:
     """A row of the table: peer, time, ratio, share of the copy's speed."""
     times = f"{record.ratio(row, ours):.2f}" if "note" not in ours else ""
-    share = f"{row['share_of_copy']:.0%}" if "share_of_copy" in row else ""
-    return PEERS[row["peer"]].name, duration(row["median"]), times, share
+    of_copy = f"{row['share_of_copy']:.0%}" if "share_of_copy" in row else ""
+    return PEERS[row["peer"]].name, duration(row["median"]), times, of_copy
 
 
 def duration(seconds: float) -> str:

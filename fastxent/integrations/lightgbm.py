@@ -39,7 +39,7 @@ _NO_METRIC = ("", "none", "null", "na", "custom")
 
 
 # LightGBM's lower bound of a class's share of the rows.
-_LEAST_SHARE = 1e-15
+_MIN_FREQUENCY = 1e-15
 
 
 class LGBMClassifier(lightgbm.LGBMClassifier):  # type: ignore[misc]
@@ -103,23 +103,23 @@ class LGBMClassifier(lightgbm.LGBMClassifier):  # type: ignore[misc]
 
     @functools.wraps(lightgbm.LGBMClassifier.fit)
     def fit(self, X: Any, y: Any, *args: Any, **kwargs: Any) -> "LGBMClassifier":
-        given = classifiers.arguments(lightgbm.LGBMClassifier.fit, self, X, y, *args, **kwargs)
+        arguments = classifiers.arguments(lightgbm.LGBMClassifier.fit, self, X, y, *args, **kwargs)
         encoder, codes = classifiers.encode(y)
         n_classes, params = len(encoder.classes_), self.get_params()
-        names, functions = _metrics(params, given.get("eval_metric"), n_classes)
+        names, functions = _metrics(params, arguments.get("eval_metric"), n_classes)
         changed = {"objective": _objective(params, codes, n_classes), "class_weight": None}
         changed |= {"metric": names or "None"}
-        given |= {"y": codes, "eval_metric": functions}
-        _add_class_weights(given, self.class_weight, y)
-        labels = _encode_eval_sets(given, X, y, codes, encoder)
-        start = _start(params, given, codes, n_classes)
+        arguments |= {"y": codes, "eval_metric": functions}
+        _add_class_weights(arguments, self.class_weight, y)
+        labels = _encode_eval_sets(arguments, X, y, codes, encoder)
+        start = _start(params, arguments, codes, n_classes)
         if start is not None:
-            given["init_score"], *given["eval_init_score"] = (
+            arguments["init_score"], *arguments["eval_init_score"] = (
                 np.tile(start, (len(rows), *[1] * np.ndim(start))) for rows in (codes, *labels)
             )
         for alias in (*_ALIASES["objective"], *_ALIASES["metric"]):
             params.pop(alias, None)
-        fitted = _fit(params | changed, given)
+        fitted = _fit(params | changed, arguments)
         if start is not None:
             _add_to_leaves(fitted.booster_, start)
         classifiers.take_over(self, fitted, "_class_weight", "_objective", "_other_params")
@@ -129,34 +129,34 @@ class LGBMClassifier(lightgbm.LGBMClassifier):  # type: ignore[misc]
     @functools.wraps(lightgbm.LGBMClassifier.predict_proba)
     def predict_proba(self, X: Any, *args: Any, **kwargs: Any) -> Any:
         method = lightgbm.LGBMClassifier.predict_proba
-        given = classifiers.arguments(method, self, X, *args, **kwargs)
-        if _is_raw(given):
-            return super().predict_proba(**given)
-        return classifiers.probabilities(super().predict_proba(**given | {"raw_score": True}))
+        arguments = classifiers.arguments(method, self, X, *args, **kwargs)
+        if _is_raw(arguments):
+            return super().predict_proba(**arguments)
+        return classifiers.probabilities(super().predict_proba(**arguments | {"raw_score": True}))
 
     @functools.wraps(lightgbm.LGBMClassifier.predict)
     def predict(self, X: Any, *args: Any, **kwargs: Any) -> Any:
-        given = classifiers.arguments(lightgbm.LGBMClassifier.predict, self, X, *args, **kwargs)
-        found = super().predict(**given)
-        return found if _is_raw(given) else self.classes_[found]
+        arguments = classifiers.arguments(lightgbm.LGBMClassifier.predict, self, X, *args, **kwargs)
+        predicted = super().predict(**arguments)
+        return predicted if _is_raw(arguments) else self.classes_[predicted]
 
     @property
     def classes_(self) -> Array:
         """The labels of the classes, shape (K,)."""
         codes: Array = super().classes_  # raises unless fitted
-        found: Array = codes if self._encoder is None else self._encoder.classes_
-        return found
+        labels: Array = codes if self._encoder is None else self._encoder.classes_
+        return labels
 
 
-def _is_raw(given: dict[str, Any]) -> bool:
+def _is_raw(arguments: dict[str, Any]) -> bool:
     """Whether a prediction is of something else than classes."""
-    return any(given.get(name) for name in ("raw_score", "pred_leaf", "pred_contrib"))
+    return any(arguments.get(name) for name in ("raw_score", "pred_leaf", "pred_contrib"))
 
 
 def _option(params: dict[str, Any], name: str) -> Any:
     """A parameter under whichever of its names it is given, as LightGBM reads it; or None."""
-    found = (params.get(each) for each in (name, *_ALIASES.get(name, ())))
-    return next((value for value in found if value is not None), None)
+    values = (params.get(each) for each in (name, *_ALIASES.get(name, ())))
+    return next((value for value in values if value is not None), None)
 
 
 def _flag(params: dict[str, Any], name: str, default: bool) -> bool:
@@ -223,7 +223,7 @@ def _metrics(
             by_lightgbm.append("multi_error" if name in _ERROR else name)
         elif name not in _NO_METRIC:
             known = (_LOGLOSS[1], _LOGLOSS[3], *_ERROR[1:], *_OF_ORDER)
-            raise errors.metric_of_probabilities(name, ", ".join(known))
+            raise errors.metric_needs_probabilities(name, ", ".join(known))
     functions = list(dict.fromkeys(functions)) + [
         classifiers.of_probabilities(m) for m in several if callable(m)
     ]
@@ -236,70 +236,70 @@ def _binary_error(y_true: Array, y_pred: Array, weight: Any) -> tuple[str, float
     return "binary_error", float(np.average(wrong, weights=weight)), False
 
 
-def _add_class_weights(given: dict[str, Any], class_weight: Any, y: Any) -> None:
+def _add_class_weights(arguments: dict[str, Any], class_weight: Any, y: Any) -> None:
     """Multiply the rows' weights by those of their classes."""
     if class_weight is not None:
-        weight, of_class = given.get("sample_weight"), compute_sample_weight(class_weight, y)
-        given["sample_weight"] = of_class if weight is None else np.multiply(weight, of_class)
+        weight, of_class = arguments.get("sample_weight"), compute_sample_weight(class_weight, y)
+        arguments["sample_weight"] = of_class if weight is None else np.multiply(weight, of_class)
 
 
 def _encode_eval_sets(
-    given: dict[str, Any], X: Any, y: Any, codes: Array, encoder: Any
+    arguments: dict[str, Any], X: Any, y: Any, codes: Array, encoder: Any
 ) -> list[Array]:
     """Class indices in place of the labels of evaluation sets; returns them, set by set."""
-    found: list[Array] = []
-    if given.get("eval_set") is not None:
-        sets = given["eval_set"]
+    encoded: list[Array] = []
+    if arguments.get("eval_set") is not None:
+        sets = arguments["eval_set"]
         pairs = [sets] if isinstance(sets, tuple) else list(sets)
         # LightGBM knows the training set by identity.
-        found = [codes if x is X and each is y else encoder.transform(each) for x, each in pairs]
-        given["eval_set"] = [(x, each) for (x, _), each in zip(pairs, found, strict=True)]
-    elif given.get("eval_y") is not None:
-        several = given["eval_y"]
+        encoded = [codes if x is X and each is y else encoder.transform(each) for x, each in pairs]
+        arguments["eval_set"] = [(x, each) for (x, _), each in zip(pairs, encoded, strict=True)]
+    elif arguments.get("eval_y") is not None:
+        several = arguments["eval_y"]
         is_tuple = isinstance(several, tuple)
-        found = [encoder.transform(each) for each in (several if is_tuple else [several])]
-        given["eval_y"] = tuple(found) if is_tuple else found[0]
-    if given.get("eval_class_weight") is not None:
+        encoded = [encoder.transform(each) for each in (several if is_tuple else [several])]
+        arguments["eval_y"] = tuple(encoded) if is_tuple else encoded[0]
+    if arguments.get("eval_class_weight") is not None:
         index = dict(zip(encoder.classes_, range(len(encoder.classes_)), strict=True))
-        given["eval_class_weight"] = [
+        arguments["eval_class_weight"] = [
             {index[label]: value for label, value in each.items()} if isinstance(each, dict)
-            else each for each in given["eval_class_weight"]
+            else each for each in arguments["eval_class_weight"]
         ]  # fmt: skip
-    return found
+    return encoded
 
 
-def _start(params: dict[str, Any], given: dict[str, Any], codes: Array, n_classes: int) -> Any:
+def _start(params: dict[str, Any], arguments: dict[str, Any], codes: Array, n_classes: int) -> Any:
     """The raw score, or (K,) of them, at which LightGBM's own objective starts; None for zeros."""
-    has_start = given.get("init_score") is not None or given.get("init_model") is not None
+    has_start = arguments.get("init_score") is not None or arguments.get("init_model") is not None
     if has_start or not _flag(params, "boost_from_average", True):
         return None
     if _flag(params, "linear_tree", False):
         remedy = "boost_from_average=False allows it"
         raise errors.unsupported_parameter("linear_tree", True, remedy)
-    if given.get("eval_init_score") is not None:
+    if arguments.get("eval_init_score") is not None:
         remedy = "boost_from_average=False or init_score allows it"
         raise errors.unsupported_parameter("eval_init_score", "arrays", remedy)
-    weight = given.get("sample_weight")  # of which LightGBM keeps float32
+    weight = arguments.get("sample_weight")  # of which LightGBM keeps float32
     weight = None if weight is None else np.asarray(weight, np.float32)
     sums = np.bincount(codes, weight, minlength=2)
-    share = np.clip(sums / sums.sum(), _LEAST_SHARE, 1)
-    return np.log(share) if n_classes > 2 else np.log(share[1]) - np.log(share[0])
+    frequency = np.clip(sums / sums.sum(), _MIN_FREQUENCY, 1)
+    return np.log(frequency) if n_classes > 2 else np.log(frequency[1]) - np.log(frequency[0])
 
 
-def _fit(params: dict[str, Any], given: dict[str, Any]) -> Any:
+def _fit(params: dict[str, Any], arguments: dict[str, Any]) -> Any:
     """LightGBM's own classifier, fitted.
 
     LightGBM takes no function as objective where it finds no feature to split. For want of rows it
     finds one when asked to keep such features, which are not split then.
     """
     try:
-        return lightgbm.LGBMClassifier(**params).fit(**given)
+        return lightgbm.LGBMClassifier(**params).fit(**arguments)
     except lightgbm.basic.LightGBMError as error:
         if "num_features" not in str(error):
             raise
         if not _flag(params, "feature_pre_filter", True):
             raise errors.no_feature() from error
-    return _fit(params | {"feature_pre_filter": False}, given)
+    return _fit(params | {"feature_pre_filter": False}, arguments)
 
 
 def _add_to_leaves(booster: Any, start: Any) -> None:

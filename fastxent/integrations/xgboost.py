@@ -76,24 +76,26 @@ class XGBClassifier(xgboost.XGBClassifier):  # type: ignore[misc]
 
     @functools.wraps(xgboost.XGBClassifier.fit)
     def fit(self, X: Any, y: Any, *args: Any, **kwargs: Any) -> "XGBClassifier":
-        given = classifiers.arguments(xgboost.XGBClassifier.fit, self, X, y, *args, **kwargs)
+        arguments = classifiers.arguments(xgboost.XGBClassifier.fit, self, X, y, *args, **kwargs)
         encoder, codes = classifiers.encode(y)
         name = _LOGISTIC if len(encoder.classes_) <= 2 else _SOFTMAX
         params = self.get_params()
         changed = {"objective": _objective(params, name), **_metric(params["eval_metric"], name)}
-        if params["base_score"] is None and given.get("xgb_model") is None:
-            changed["base_score"] = _start(name, len(encoder.classes_), codes, params, given)
-        if given.get("eval_set") is not None:
-            given["eval_set"] = [(x, encoder.transform(each)) for x, each in given["eval_set"]]
-        fitted = xgboost.XGBClassifier(**params | changed).fit(**given | {"y": codes})
+        if params["base_score"] is None and arguments.get("xgb_model") is None:
+            changed["base_score"] = _start(name, len(encoder.classes_), codes, params, arguments)
+        if arguments.get("eval_set") is not None:
+            arguments["eval_set"] = [
+                (x, encoder.transform(each)) for x, each in arguments["eval_set"]
+            ]
+        fitted = xgboost.XGBClassifier(**params | changed).fit(**arguments | {"y": codes})
         classifiers.take_over(self, fitted, "kwargs")
         self._encoder = encoder
         return self
 
     @functools.wraps(xgboost.XGBClassifier.predict)
     def predict(self, X: Any, **kwargs: Any) -> Any:
-        found = super().predict(X, **kwargs)
-        return found if kwargs.get("output_margin") else self.classes_[found]
+        predicted = super().predict(X, **kwargs)
+        return predicted if kwargs.get("output_margin") else self.classes_[predicted]
 
     @functools.wraps(xgboost.XGBClassifier.load_model)
     def load_model(self, fname: Any) -> None:
@@ -112,8 +114,8 @@ class XGBClassifier(xgboost.XGBClassifier):  # type: ignore[misc]
         """The labels of the classes, shape (K,); of a model from a file 0 … K-1."""
         if self._encoder is None:
             return np.arange(self.n_classes_)
-        found: Array = self._encoder.classes_
-        return found
+        labels: Array = self._encoder.classes_
+        return labels
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -155,7 +157,7 @@ def _metric(requested: Any, name: str) -> dict[str, Any]:
 
 
 def _start(
-    name: str, n_classes: int, codes: Array, params: dict[str, Any], given: dict[str, Any]
+    name: str, n_classes: int, codes: Array, params: dict[str, Any], arguments: dict[str, Any]
 ) -> Any:
     """The estimate of `base_score` by XGBoost's own objective, from labels and weights alone."""
     own = {"objective": name, "nthread": 1, "max_depth": 1}
@@ -165,8 +167,8 @@ def _start(
     )  # fmt: skip
     data = xgboost.DMatrix(
         np.zeros((len(codes), 1), np.float32), codes,
-        weight=given.get("sample_weight"), base_margin=given.get("base_margin"),
+        weight=arguments.get("sample_weight"), base_margin=arguments.get("base_margin"),
     )  # fmt: skip
     config = json.loads(xgboost.train(own, data, 1).save_config())
-    found = json.loads(config["learner"]["learner_model_param"]["base_score"])
-    return found[0] if isinstance(found, list) and len(found) == 1 else found
+    base_score = json.loads(config["learner"]["learner_model_param"]["base_score"])
+    return base_score[0] if isinstance(base_score, list) and len(base_score) == 1 else base_score

@@ -293,8 +293,8 @@ def hessian(
     one_minus_p = 1 - p.astype(np.float64)
     here, at = _largest_here(whole, classes)
     one_minus_p[at] = -np.expm1(-r.log_s[here])
-    spread = r.prob_coef[..., None] * one_minus_p + 2 * loss.z_loss * p
-    hess = r.scale[..., None] * p * spread
+    factor = r.prob_coef[..., None] * one_minus_p + 2 * loss.z_loss * p
+    hess = r.scale[..., None] * p * factor
     if loss.transform.softcap is None:
         hess *= loss.transform.logit_scale**2
     else:

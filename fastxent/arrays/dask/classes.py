@@ -89,8 +89,8 @@ def cross_entropy(call: Request) -> list[Any]:
             (call.x, index), (own, (*index, _STATISTICS)), (numbers, (call.axis,)), (soft, index)
         )
         layouts = [Layout(index, dtypes[n]) for n in per_class]
-        found = blocks.several(task, index, operands + beside, layouts)
-        made |= zip(per_class, found, strict=True)
+        per_class_results = blocks.several(task, index, operands + beside, layouts)
+        made |= zip(per_class, per_class_results, strict=True)
     return [made[name] for name in names]
 
 
@@ -172,9 +172,9 @@ def _by_row(
         if loss.divided:
             total = np.nan if divisor == 0 else total / divisor
         lost = np.full((1,) * lost.ndim, total)
-    found = {"loss": lost, "lse": r.lse, "argmax": whole[..., class_chunks.CLASS]}
+    results = {"loss": lost, "lse": r.lse, "argmax": whole[..., class_chunks.CLASS]}
     kinds = dict(requested) | ({} if reduction == "none" else {"loss": np.float64})
-    return tuple(found[name].astype(kinds[name]) for name, _ in requested)
+    return tuple(results[name].astype(kinds[name]) for name, _ in requested)
 
 
 # --- the second pass ----------------------------------------------------------------------------
@@ -211,13 +211,13 @@ def _by_class(
     r = _rows(loss, whole, y, u, w, divisor)
     w = None if w is None else w[classes[0] : classes[-1] + 1]
     p = class_chunks.probabilities(loss, x, own, r.largest, r.log_s)
-    found, by_z = {"probs": p}, None
+    results, by_z = {"probs": p}, None
     names = [name for name, _ in requested]
     if "grad" in names or "hess" in names and loss.transform.softcap is not None:
         target = _last(soft, axis) if y is None else y
         by_z = class_chunks.gradient_by_z(loss, p, r, whole, target, w, classes)
     if "hess" in names:
-        found["hess"] = class_chunks.hessian(loss, x, p, r, whole, by_z, classes)
+        results["hess"] = class_chunks.hessian(loss, x, p, r, whole, by_z, classes)
     if "grad" in names:  # in place of that by z
-        found["grad"] = class_chunks.gradient(loss, x, r, by_z)
-    return tuple(_back(found[name], axis, kind) for name, kind in requested)
+        results["grad"] = class_chunks.gradient(loss, x, r, by_z)
+    return tuple(_back(results[name], axis, kind) for name, kind in requested)

@@ -102,12 +102,12 @@ def _checked(call: Request) -> Any:
     else:
         check = functools.partial(_check_one_hot, text=call.not_one_hot)
     weights = [u] if call.is_index and u is not None else []
-    found = da.map_blocks(
+    checks = da.map_blocks(
         check, target, *weights, dtype=object,
         chunks=tuple((1,) * n for n in target.numblocks), meta=np.empty((0,) * target.ndim, object),
     )  # fmt: skip
     return da.reduction(
-        found, _merged, _raised, axis=tuple(range(target.ndim)), combine=_merged,
+        checks, _merged, _raised, axis=tuple(range(target.ndim)), combine=_merged,
         dtype=np.float64, concatenate=True, meta=np.empty(()), split_every=blocks.NUMBERS,
     )  # fmt: skip
 
@@ -147,22 +147,22 @@ def _element(counted: float, target: Any, bad: Any, error: Any, block_info: Any)
         starts = (start for start, _ in block_info[0]["array-location"])
         place = tuple(int(i) + start for i, start in zip(at, starts, strict=True))
         first = place, error(place, target[at])
-    found = np.empty((1,) * target.ndim, object)
-    found.fill((counted, first))
-    return found
+    element = np.empty((1,) * target.ndim, object)
+    element.fill((counted, first))
+    return element
 
 
-def _merged(found: Any, axis: Any, keepdims: bool) -> Any:
+def _merged(elements: Any, axis: Any, keepdims: bool) -> Any:
     """The sum of all, and the first error in the order of rows."""
-    counted, first = zip(*found.flat, strict=True)
-    merged = np.empty((1,) * found.ndim if keepdims else (), object)
+    counted, first = zip(*elements.flat, strict=True)
+    merged = np.empty((1,) * elements.ndim if keepdims else (), object)
     merged.fill((sum(counted), min(filter(None, first), default=None, key=operator.itemgetter(0))))
     return merged
 
 
-def _raised(found: Any, axis: Any, keepdims: bool) -> Any:
+def _raised(elements: Any, axis: Any, keepdims: bool) -> Any:
     """The sum, if nothing is wrong."""
-    counted, first = _merged(found, axis, keepdims).item()
+    counted, first = _merged(elements, axis, keepdims).item()
     if first is not None:
         raise first[1]
-    return np.full((1,) * found.ndim if keepdims else (), counted)
+    return np.full((1,) * elements.ndim if keepdims else (), counted)

@@ -128,7 +128,7 @@ def read(function: Function, arguments: Arguments) -> Request:
     first = function.first
     for name in function.with_role(Role.BUFFER):
         if arguments.get(name) is not None:
-            reason = f"are not written to, got {errors.kind_of(arguments[name])}"
+            reason = f"are not written to, got {errors.type_name(arguments[name])}"
             raise errors.unwritable_buffer(name, "Dask", reason)
     if any(name not in arguments for name in function.positional):
         function(**arguments)  # which raises Python's own error
@@ -165,7 +165,7 @@ def _array(function: Function, name: str, value: Any) -> Any:
         meta = meta_from_array(value)
         if type(meta) is not np.ndarray:
             kind = f"{type(meta).__module__}.{type(meta).__qualname__}"
-            raise errors.dask_of_others(name, kind)
+            raise errors.dask_meta(name, kind)
         if any(np.isnan(n) for n in value.shape):
             raise errors.unknown_chunks(name, value.shape)
         return value
@@ -175,11 +175,11 @@ def _array(function: Function, name: str, value: Any) -> Any:
     if value is None or isinstance(value, np.ndarray) or role is Role.SCALAR:
         return value
     try:
-        found = foreign.array(value, name)
+        converted = foreign.array(value, name)
     except (TypeError, ValueError):  # the function itself raises the error for it
         return value
     # An empty list has no type of its own.
-    return found if found.size or role is not Role.TARGET else found.astype(np.int64)
+    return converted if converted.size or role is not Role.TARGET else converted.astype(np.int64)
 
 
 def _axis(axis: Any, x: Any) -> Any:

@@ -166,7 +166,7 @@ def _elements(
     function: Function, options: Arguments, x: Any, target: Any, w: Any, pos_weight: Any,
     vector: Any,
 ) -> Any:  # fmt: skip
-    given = (("pos_weight", pos_weight), ("vector", vector))
-    options = options | {name: array for name, array in given if array is not None}
+    optional = (("pos_weight", pos_weight), ("vector", vector))
+    options = options | {name: array for name, array in optional if array is not None}
     results = blocks.compute(function, x, target, weight=w, **options)
     return _with_axes(results, options, x.ndim) if function.is_loss else (np.asarray(results),)

@@ -19,12 +19,12 @@ def misfit(function: Function, x: Any, axis: int, arrays: Arguments) -> str | No
     for name, value in arrays.items():
         if roles[name] is not Role.SCALAR and value is not None and not _is_array(value):
             return name
-    given = {name: role for name, role in roles.items() if arrays[name] is not None}
+    present = {name: role for name, role in roles.items() if arrays[name] is not None}
     misfit_vector = None if _vector_fits(function, x, arrays) else "vector"
     if function.kind is Kind.ELEMENTS:
         if arrays["target"] is None or arrays["target"].shape != x.shape:
             return "target"
-        weights = (name for name, role in given.items() if role is Role.BROADCAST)
+        weights = (name for name, role in present.items() if role is Role.BROADCAST)
         misfits = (n for n in weights if not _broadcasts(arrays[n].shape, x.shape))
         return next(misfits, misfit_vector)
     if function.kind is Kind.LINEAR:
@@ -46,7 +46,11 @@ def misfit(function: Function, x: Any, axis: int, arrays: Arguments) -> str | No
         Role.PER_CLASS: (count_classes(function, x, axis, arrays),), Role.PER_ROW: _rows(x, axis)
     }  # fmt: skip
     return next(
-        (n for n, role in given.items() if role in expected and arrays[n].shape != expected[role]),
+        (
+            n
+            for n, role in present.items()
+            if role in expected and arrays[n].shape != expected[role]
+        ),
         misfit_vector,
     )
 

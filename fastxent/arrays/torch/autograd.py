@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 
 from fastxent.arrays import views
-from fastxent.arrays.torch import held, maps, memory, refusals, second
-from fastxent.arrays.torch.batches import Call, packed, versions_of
+from fastxent.arrays.torch import maps, memory, rebuilt_logits, refusals, second
+from fastxent.arrays.torch.batches import PackedCall, packed, versions_of
 from fastxent.arrays.torch.gradients import (
     gradients,
     is_float16,
@@ -88,12 +88,12 @@ class Record(NamedTuple):
     versions: Sequence[int | None]
     has_anchor: bool
 
-    def call(self, grad: torch.Tensor) -> tuple[Call, list[torch.Tensor]]:
+    def call(self, grad: torch.Tensor) -> tuple[PackedCall, list[torch.Tensor]]:
         """The call and its tensors, as the nodes of `second` take them; `grad` is what is saved."""
         arguments = self.arguments
         if self.has_anchor:
             first = self.function.first
-            rebuilt = held.Rebuilt.apply(arguments, grad, arguments[first])
+            rebuilt = rebuilt_logits.Rebuilt.apply(arguments, grad, arguments[first])
             arguments = arguments | {first: rebuilt}
         call, tensors = packed(self.function, arguments)
         call.versions = tuple(self.versions)
@@ -104,9 +104,9 @@ class Record(NamedTuple):
 def _recorded(function: Function, arguments: Arguments) -> tuple[Any, ...]:
     """The fields of a record, of a call whose tensors are as they are when they are read."""
     x = arguments[function.first]
-    has_anchor = not x.is_leaf and held.can_rebuild(function, arguments, x)
+    has_anchor = not x.is_leaf and rebuilt_logits.can_rebuild(function, arguments, x)
     if has_anchor:
-        arguments = arguments | {function.first: held.Anchor.apply(x)}
+        arguments = arguments | {function.first: rebuilt_logits.Anchor.apply(x)}
     try:
         versions: Any = [value._version for value in arguments.values()]
     except (AttributeError, RuntimeError):  # not all are tensors, or one of inference mode
@@ -137,26 +137,26 @@ def _connected_loss(function: Function, arguments: Arguments) -> Any:
         return _connected_later(function, arguments, False)
     record = _recorded(function, without_requests(function, arguments))
     others: list[Any] = []
-    shared = False
+    is_returned = False
     # Computed apart from the other results: gradients of float16, which would be 0 before the
     # factor by which AMP keeps them from that; where buffers are added to; and where the caller
     # chooses other parts. First, for a buffer may lie over the input.
     grad_requested = "grad" in requested
-    apart = arguments.get("accumulate") or grad_requested and "wrt" in arguments
-    if apart or any(map(is_float16, leaves.values())):
+    separate = arguments.get("accumulate") or grad_requested and "wrt" in arguments
+    if separate or any(map(is_float16, leaves.values())):
         alone = without_half(function, without_requests(function, arguments))
         loss, grads = memory.detached(function, with_gradients(function, alone, needed))
         if requested:
             others = list(memory.detached(function, arguments)[1:])
     elif grad_requested:
         loss, grads, *others = memory.detached(function, arguments | {"return_grad": True})
-        others, shared = [grads, *others], True  # the caller may write to it
+        others, is_returned = [grads, *others], True  # the caller may write to it
     else:
         call = with_gradients(function, arguments, needed)
         loss, grads, *others = memory.detached(function, call)
     pairs = zip(views.parts(grads), leaves.values(), strict=True)
     saved = [grad if _requires_grad(leaf) else None for grad, leaf in pairs]
-    if shared:
+    if is_returned:
         saved = [None if grad is None else grad.clone() for grad in saved]
     loss = _apply_loss((loss, *saved), rows_axis(function, arguments), record, *leaves.values())
     return (loss, *others) if others else loss
@@ -174,18 +174,18 @@ class _Loss(torch.autograd.Function):  # type: ignore[misc]
         ctx.save_for_backward(*grads)
         # The record is referred to, not saved: what is written to the logits is of no concern to
         # `backward`. Whether hooks see what is saved: then it is theirs.
-        ctx.kept = axis, _hooks(True) is None, record
+        ctx.saved_call = axis, _hooks(True) is None, record
         return loss
 
     @staticmethod
     def backward(ctx: Any, up: Any) -> Any:
-        (axis, is_owned, record), saved = ctx.kept, ctx.saved_tensors
+        (axis, is_owned, record), saved = ctx.saved_call, ctx.saved_tensors
         if torch.is_grad_enabled():
-            ctx.kept = axis, False, record  # the second derivative reads what is saved
+            ctx.saved_call = axis, False, record  # the second derivative reads what is saved
             return None, None, None, *_differentiable(Record(*record), up, saved)
         is_retained = _graph_is_retained()
         if not is_retained:
-            ctx.kept = None
+            ctx.saved_call = None
         factor = up if axis is None else up.unsqueeze(axis)
         # A batch of factors, whose values cannot be read, or a factor with a tangent.
         if _is_batch(up) or memory.is_transforming() or _may_have_tangents():
@@ -217,9 +217,11 @@ def _differentiable(record: Record, up: torch.Tensor, saved: tuple[Any, ...]) ->
     inputs = call.function.inputs
     wrt = tuple(name for name, grad in zip(inputs, saved, strict=True) if grad is not None)
     made = [grad for grad in saved if grad is not None]
-    of = second.Of(wrt, made=made)
-    found = second.of_each([up], lambda up: second.Gradient.apply(call, of, up, *tensors))
-    named = dict(zip(wrt, found, strict=True))
+    of = second.Derivative(wrt, made=made)
+    gradients_by_up = second.for_each_in_batch(
+        [up], lambda up: second.Gradient.apply(call, of, up, *tensors)
+    )
+    named = dict(zip(wrt, gradients_by_up, strict=True))
     return [named.get(name) for name in inputs]
 
 
@@ -253,7 +255,7 @@ class _Later(torch.autograd.Function):  # type: ignore[misc]
     """A loss, or losses by row, whose gradients are made in `backward`."""
 
     @staticmethod
-    def forward(ctx: Any, result: list[Any], call: Call, *tensors: Any) -> Any:
+    def forward(ctx: Any, result: list[Any], call: PackedCall, *tensors: Any) -> Any:
         ctx.save_for_backward(*tensors)
         ctx.call = call
         return result.pop()
@@ -265,7 +267,7 @@ class _Later(torch.autograd.Function):  # type: ignore[misc]
 
         def made(up: Any) -> Any:
             if torch.is_grad_enabled():
-                return second.Gradient.apply(call, second.Of(needed), up, *tensors)
+                return second.Gradient.apply(call, second.Derivative(needed), up, *tensors)
             how = call.function, call.arguments(tensors), up, needed
             if torch.compiler.is_dynamo_compiling():  # this backward, by compiled autograd
                 from fastxent.arrays.torch.outside import outside
@@ -273,7 +275,7 @@ class _Later(torch.autograd.Function):  # type: ignore[misc]
                 return outside(gradients, *how)
             return gradients(*how)
 
-        by_name = dict(zip(needed, second.of_each([up], made), strict=True))
+        by_name = dict(zip(needed, second.for_each_in_batch([up], made), strict=True))
         return None, None, *(by_name.get(name) for name in call.names)
 
 

@@ -16,7 +16,7 @@ from fastxent.functions import Arguments, Function, Kind, Role
 _BATCHED = {Role.INPUT, Role.TARGET, Role.PER_ROW, Role.BROADCAST, Role.VECTOR}
 
 
-class Call:
+class PackedCall:
     """The arguments of a call, of which the tensors are passed beside it, in order of `names`.
 
     A part of a tuple has a name with a dot. `versions` are those of the tensors in the forward
@@ -36,8 +36,8 @@ class Call:
         named = dict(zip(self.names, tensors, strict=True))
         for name, parts in self.fixed.items():
             if name in self.function.compound and isinstance(parts, tuple):
-                found = [named.pop(f"{name}.{k}", part) for k, part in enumerate(parts)]
-                named[name] = views.like(parts, found)
+                filled = [named.pop(f"{name}.{k}", part) for k, part in enumerate(parts)]
+                named[name] = views.like(parts, filled)
         return {self.function.first: None} | self.fixed | named
 
     def refuse_gradients(self, needs: Sequence[bool]) -> None:
@@ -69,10 +69,10 @@ def written(
     """Raise for a tensor whose version is another one."""
     for name, tensor, version in zip(names, tensors, versions, strict=True):
         if version is not None and tensor._version != version:
-            raise errors.written_since(name, tensor, tensor._version, version)
+            raise errors.modified_in_place(name, tensor, tensor._version, version)
 
 
-def packed(function: Function, arguments: Arguments) -> tuple[Call, list[torch.Tensor]]:
+def packed(function: Function, arguments: Arguments) -> tuple[PackedCall, list[torch.Tensor]]:
     """A call and its tensors."""
     fixed, named = {}, {}
     for name, value in arguments.items():
@@ -84,7 +84,7 @@ def packed(function: Function, arguments: Arguments) -> tuple[Call, list[torch.T
             fixed[name] = views.like(value, [None if k in named else a for k, a in parts.items()])
         else:
             fixed[name] = value
-    return Call(function, fixed, tuple(named)), list(named.values())
+    return PackedCall(function, fixed, tuple(named)), list(named.values())
 
 
 class Batch:
@@ -94,7 +94,9 @@ class Batch:
     the means are over something, None for all.
     """
 
-    def __init__(self, call: Call, tensors: list[Any], size: int, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, call: PackedCall, tensors: list[Any], size: int, shape: tuple[int, ...]
+    ) -> None:
         self.call, self.tensors, self.size, self.shape = call, tensors, size, shape
         self.by_row, self.active = True, None
 
@@ -127,7 +129,7 @@ def in_front(tensor: torch.Tensor, dim: int | None, size: int) -> torch.Tensor:
     return tensor if not dim else tensor.movedim(dim, 0)
 
 
-def folded(call: Call, size: int, dims: Sequence[int | None], tensors: Any) -> Batch | None:
+def folded(call: PackedCall, size: int, dims: Sequence[int | None], tensors: Any) -> Batch | None:
     """A batch of calls as one call by row, None if it is no such call."""
     function = call.function
     is_linear, has_rows = function.kind is Kind.LINEAR, function.has_rows
@@ -135,17 +137,17 @@ def folded(call: Call, size: int, dims: Sequence[int | None], tensors: Any) -> B
         role = function.roles[name.partition(".")[0]]
         if dim is not None and (role not in _BATCHED or "." in name):
             return None
-    given = dict(zip(call.names, zip(tensors, dims, strict=True), strict=True))
-    if function.first not in given or "target" not in given:
+    batched = dict(zip(call.names, zip(tensors, dims, strict=True), strict=True))
+    if function.first not in batched or "target" not in batched:
         return None
-    x, dim = given[function.first]
+    x, dim = batched[function.first]
     rank = x.ndim - (dim is not None)
     reduction, axis = call.fixed.get("reduction", "mean"), call.fixed.get("axis", -1)
     if has_rows and (type(axis) is not int or not -rank <= axis < rank):
         return None  # the function says what is wrong
     axis %= max(rank, 1)
     moved: Arguments = {}
-    for name, (tensor, dim) in given.items():
+    for name, (tensor, dim) in batched.items():
         role = function.roles[name]
         own = tensor.ndim - (dim is not None)
         if role is Role.BROADCAST:

@@ -30,8 +30,8 @@ def connected(function: Function, arguments: Arguments, arrays: Arguments, key: 
 
 def _connected_entropy(arguments: Arguments, axis: int, x: torch.Tensor) -> Any:
     """The entropy with the graph, its gradient without; this first, as its buffer may be x."""
-    apart = without_half(ENTROPY, {ENTROPY.first: x, "axis": arguments.get("axis", -1)})
-    result, grad = memory.detached(ENTROPY, apart | {"return_grad": True})
+    separate = without_half(ENTROPY, {ENTROPY.first: x, "axis": arguments.get("axis", -1)})
+    result, grad = memory.detached(ENTROPY, separate | {"return_grad": True})
     requested = ENTROPY.is_requested("grad", arguments)
     theirs = memory.detached(ENTROPY, arguments)[1] if requested else None
     entropy = _apply_entropy([result, grad], axis, x)

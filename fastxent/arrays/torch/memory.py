@@ -107,7 +107,7 @@ def _checked_view(name: str, tensor: torch.Tensor, on_gpu: bool) -> Any:
         refusals.tangent(name, tensor)
     if on_gpu:
         if not storage.is_whole(tensor):
-            raise storage.cut_off(name, tensor)
+            raise storage.too_small(name, tensor)
         return tensor
     try:
         return _view(name, tensor)
@@ -120,7 +120,7 @@ def beside_numpy(name: str, tensor: torch.Tensor) -> Any:
     try:
         array = _checked_view(name, tensor, False)
     except refusals.Virtual:
-        raise errors.no_numbers(name, tensor) from None
+        raise errors.no_data(name, tensor) from None
     refusals.gradient(name, tensor)
     return array
 

@@ -41,7 +41,7 @@ _STANDS_FOR: dict[type, tuple[Any, Callable[[Any], Any]]] = {
 def check_device(name: str, tensor: torch.Tensor, first: torch.Tensor) -> None:
     """Raise for a tensor on another device than the first argument."""
     if tensor.device != first.device:
-        raise errors.not_beside(name, tensor.device, first.device)
+        raise errors.on_another_device(name, tensor.device, first.device)
 
 
 def filled(value: Any, first: torch.Tensor) -> torch.Tensor:
@@ -55,7 +55,7 @@ def _constant(name: str, value: Any, first: torch.Tensor, role: Role) -> torch.T
         return filled(value, first)
     array = foreign.array(value, name)
     if first.is_cuda or not (first.is_cpu or refusals.is_virtual(first)):
-        raise errors.host_value_beside(name, value, first.device)
+        raise errors.host_value_with_tensors(name, value, first.device)
     if not array.size and role is Role.TARGET and not isinstance(value, np.ndarray):
         array = array.astype(np.int64)  # an empty list has no type of its own
     if array.dtype == np.longdouble or array.dtype.name == "bfloat16":
@@ -125,15 +125,15 @@ class OperatorArguments:
         """A tuple with a part for each input, as tensors or None."""
         if not isinstance(value, tuple) or len(value) != len(self.inputs):
             raise errors.vector_kind(self.inputs, value)
-        found: list[torch.Tensor | None] = []
+        tensors: list[torch.Tensor | None] = []
         for of, part in zip(self.inputs, value, strict=True):
             part_name = f"{name}.{of}"
             if isinstance(part, torch.Tensor):
                 self.check(part_name, part, first)
             elif part is not None:
                 part = _constant(part_name, part, first, self.function.roles[name])
-            found.append(part)
-        return found
+            tensors.append(part)
+        return tensors
 
     def check(self, name: str, tensor: torch.Tensor, first: torch.Tensor) -> None:
         """Raise for a tensor that no operator computes on, and for a gradient it would drop."""

@@ -48,18 +48,18 @@ class Operator(OperatorArguments):
             arguments[name] = LinearGrad(*arguments[name])
         return arguments
 
-    def results(self, found: list[Any], requested: list[str], arguments: Arguments) -> Any:
+    def results(self, flat: list[Any], requested: list[str], arguments: Arguments) -> Any:
         """The operator's results as the function returns them."""
         if self.is_product and len(self.inputs) > 1:
-            by_name = dict(zip(self.differentiated(arguments), found, strict=True))
+            by_name = dict(zip(self.differentiated(arguments), flat, strict=True))
             return LinearGrad(*map(by_name.get, self.inputs))
         if not requested:
-            return found[0]
+            return flat[0]
         if requested[0] == "grad" and len(self.inputs) > 1:
             made = self.differentiated(arguments)
-            parts = [found[1 + made.index(n)] if n in made else None for n in self.inputs]
-            found = [found[0], LinearGrad(*parts), *found[len(made) + 1 :]]
-        return tuple(found)
+            parts = [flat[1 + made.index(n)] if n in made else None for n in self.inputs]
+            flat = [flat[0], LinearGrad(*parts), *flat[len(made) + 1 :]]
+        return tuple(flat)
 
     def differentiated(self, arguments: Arguments) -> list[str]:
         """The inputs that gradients are made with respect to, if any are."""
@@ -144,8 +144,8 @@ class Operator(OperatorArguments):
         versions = dict(zip(ctx.inputs, ctx.versions, strict=True))
         call.versions = tuple(versions[name] for name in call.names)
         needed = tuple(n for n in self.inputs if ctx.needs_input_grad[self.names.index(n)])
-        found = second.Gradient.apply(call, second.Of(needed), up, *tensors)
-        return dict(zip(needed, found, strict=True))
+        grads = second.Gradient.apply(call, second.Derivative(needed), up, *tensors)
+        return dict(zip(needed, grads, strict=True))
 
     def loss_gradients(
         self, ctx: Any, up: Any, arguments: Arguments, saved: Arguments

@@ -96,8 +96,8 @@ def _called(operator: Operator, arguments: Arguments) -> Any:
     if not requested:
         return loss
     detached = {name: tensor.detach() for name, tensor in inputs.items()}
-    found = run(**arguments | detached, with_grads=False)
-    _, *others = operator.results(found, requested, arguments)
+    flat = run(**arguments | detached, with_grads=False)
+    _, *others = operator.results(flat, requested, arguments)
     return loss, *others
 
 

@@ -79,7 +79,7 @@ def _slopes_of_rows(arguments: Arguments, vectors: Vectors) -> torch.Tensor:
     for name, value in per_row.items():
         value = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
         flat[name] = value.reshape(len(x), *value.shape[len(shape) :])
-    step, found = max(1, _BLOCK // max(1, w.shape[0])), []
+    step, slopes = max(1, _BLOCK // max(1, w.shape[0])), []
     for k in range(0, max(len(x), 1), step):
         part = x[k : k + step]
         logits, along = part @ weight, torch.zeros((), dtype=kind)
@@ -94,8 +94,8 @@ def _slopes_of_rows(arguments: Arguments, vectors: Vectors) -> torch.Tensor:
         block = {n: v[k : k + step] for n, v in flat.items()}
         call = {"logits": logits, **rest, **block, "return_grad": True}
         _, grad = run(CROSS_ENTROPY, call)
-        found.append(masked_product(grad, along).sum(-1))
-    return torch.cat(found).reshape(shape)
+        slopes.append(masked_product(grad, along).sum(-1))
+    return torch.cat(slopes).reshape(shape)
 
 
 def products(
@@ -114,8 +114,8 @@ def products(
         call = arguments | {"vector": LinearGrad(*named), "wrt": wrt}
     else:
         call = arguments | {"vector": named[0]}
-    found = run(_PRODUCTS[function], call)
-    made = [part for part in views.parts(found) if part is not None]
+    result = run(_PRODUCTS[function], call)
+    made = [part for part in views.parts(result) if part is not None]
     if factor is None:
         return made
     has_value = not memory.is_traced() and not memory.is_virtual(up)

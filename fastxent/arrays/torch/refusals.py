@@ -42,7 +42,7 @@ def kind(name: str, tensor: torch.Tensor) -> None:
     if is_virtual(tensor):
         raise Virtual
     if tensor._is_zerotensor():
-        raise errors.no_memory_of_zeros(name)
+        raise errors.zero_tensor(name)
     if tensor.is_quantized:
         raise errors.quantised(name, tensor.dtype)
     if tensor.dtype is not torch.bfloat16 and tensor.dtype not in DTYPES:
@@ -64,7 +64,7 @@ def transformed(name: str, tensor: torch.Tensor) -> None:
     """Raise for a tensor that torch.func differentiates or maps; functionalize has operators."""
     while _functorch.is_functorch_wrapped_tensor(tensor):
         if not _functorch.is_functionaltensor(tensor):
-            raise errors.transformed(name)
+            raise errors.under_transform(name)
         tensor = _functorch.get_unwrapped(tensor)
 
 

@@ -19,7 +19,7 @@ import torch
 
 from fastxent import errors
 from fastxent.arrays.torch import batches, gradients, memory, products, refusals
-from fastxent.arrays.torch.batches import Call
+from fastxent.arrays.torch.batches import PackedCall
 from fastxent.functions import Kind
 
 _functorch = torch._C._functorch
@@ -28,7 +28,7 @@ Tensors = Sequence[torch.Tensor]
 Names = tuple[str, ...]
 
 
-class Of:
+class Derivative:
     """What a node is made of.
 
     `wrt` are the inputs by which it is a derivative, `along` those that have vectors. `made` are
@@ -58,7 +58,7 @@ class Node(torch.autograd.Function):  # type: ignore[misc]
     maps_linear = True
 
     @classmethod
-    def parts(cls, call: Call, values: Any) -> Parts:
+    def parts(cls, call: PackedCall, values: Any) -> Parts:
         """What stands for each tensor, apart."""
         k, n = int(cls.has_up), len(values) - len(call.names)
         return Parts(values[0] if k else None, values[k:n], values[n:])
@@ -73,7 +73,7 @@ class Node(torch.autograd.Function):  # type: ignore[misc]
         ctx.set_materialize_grads(False)
 
     @classmethod
-    def read(cls, ctx: Any) -> tuple[Call, Of, Parts, Parts]:
+    def read(cls, ctx: Any) -> tuple[PackedCall, Derivative, Parts, Parts]:
         """The arguments, and which of the tensors need a gradient."""
         saved = ctx.saved_tensors
         ctx.call.check_versions(cls.parts(ctx.call, saved).tensors)
@@ -81,9 +81,11 @@ class Node(torch.autograd.Function):  # type: ignore[misc]
         return ctx.call, ctx.of, cls.parts(ctx.call, saved), needs
 
     @classmethod
-    def tangents(cls, ctx: Any, given: Any) -> tuple[Call, Of, Parts, Parts, Names, Any]:
+    def tangents(
+        cls, ctx: Any, tangents: Any
+    ) -> tuple[PackedCall, Derivative, Parts, Parts, Names, Any]:
         """The arguments, their tangents, and the inputs that have tangents with these."""
-        of_tensors = cls.parts(ctx.call, given[2:])
+        of_tensors = cls.parts(ctx.call, tangents[2:])
         known = {
             name: tangent
             for name, tangent in zip(ctx.call.names, of_tensors.tensors, strict=True)
@@ -96,7 +98,7 @@ class Node(torch.autograd.Function):  # type: ignore[misc]
         return ctx.call, ctx.of, saved, of_tensors, tuple(known), list(known.values())
 
     @classmethod
-    def mapped(cls, info: Any, dims: Any, call: Call, of: Of, *tensors: Any) -> Any:
+    def mapped(cls, info: Any, dims: Any, call: PackedCall, of: Derivative, *tensors: Any) -> Any:
         """A batch of nodes as one, whose results have the batch first; None if it is none."""
         values, dims = cls.parts(call, tensors), cls.parts(call, dims[2:])
         one = (call.function.first,)
@@ -113,43 +115,43 @@ class Node(torch.autograd.Function):  # type: ignore[misc]
         # Below the last transform no node is needed where nothing requires grad.
         plain = not memory.is_transforming() and not refusals.may_have_tangents()
         if plain and not any(t.requires_grad for t in tensors):
-            return batch, cls.forward(batch.call, Of(of.wrt, of.along), *tensors)
-        return batch, cls.apply(batch.call, Of(of.wrt, of.along), *tensors)
+            return batch, cls.forward(batch.call, Derivative(of.wrt, of.along), *tensors)
+        return batch, cls.apply(batch.call, Derivative(of.wrt, of.along), *tensors)
 
     @classmethod
-    def vmap(cls, info: Any, dims: Any, call: Call, of: Of, *tensors: Any) -> Any:
+    def vmap(cls, info: Any, dims: Any, call: PackedCall, of: Derivative, *tensors: Any) -> Any:
         """The rule of vmap; of nodes whose results are shaped as the inputs."""
-        found = cls.mapped(info, dims, call, of, *tensors)
-        if found is None:
+        batched = cls.mapped(info, dims, call, of, *tensors)
+        if batched is None:
             return batches.one_by_one(
-                cls, info.batch_size, dims, call, Of(of.wrt, of.along), *tensors
+                cls, info.batch_size, dims, call, Derivative(of.wrt, of.along), *tensors
             )
-        return found[1], (0,) * len(found[1])
+        return batched[1], (0,) * len(batched[1])
 
 
-class _OfLosses(Node):
+class _PerLossNode(Node):
     """A node with a number for each loss."""
 
     has_up = False
     is_loss = False
 
     @classmethod
-    def vmap(cls, info: Any, dims: Any, call: Call, of: Of, *tensors: Any) -> Any:
+    def vmap(cls, info: Any, dims: Any, call: PackedCall, of: Derivative, *tensors: Any) -> Any:
         """The rule of vmap."""
-        found = cls.mapped(info, dims, call, of, *tensors)
-        if found is None:
+        batched = cls.mapped(info, dims, call, of, *tensors)
+        if batched is None:
             return batches.one_by_one(cls, info.batch_size, dims, call, of, *tensors)
-        batch, rows = found
+        batch, rows = batched
         return batch.reduced(rows, cls.is_loss), 0
 
 
-class Loss(_OfLosses):
+class Loss(_PerLossNode):
     """A loss, or losses by row or element; `backward` makes the gradients."""
 
     is_loss = True
 
     @staticmethod
-    def forward(call: Call, of: Of, *tensors: torch.Tensor) -> torch.Tensor:
+    def forward(call: PackedCall, of: Derivative, *tensors: torch.Tensor) -> torch.Tensor:
         """Compute them."""
         loss: torch.Tensor = gradients.run(call.function, call.arguments(tensors))
         return loss
@@ -161,14 +163,18 @@ class Loss(_OfLosses):
         if up is None:
             return (None,) * (2 + len(saved.tensors))
         wrt = call.inputs_where(needs.tensors)
-        found = of_each([up], lambda up: Gradient.apply(call, Of(wrt), up, *saved.tensors))
-        return None, None, *_by_name(call, wrt, found)
+        grads = for_each_in_batch(
+            [up], lambda up: Gradient.apply(call, Derivative(wrt), up, *saved.tensors)
+        )
+        return None, None, *_by_name(call, wrt, grads)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """Slope."""
         call, _, saved, _, along, vectors = Loss.tangents(ctx, tangents)
-        return Slope.apply(call, Of(along=along), *vectors, *saved.tensors) if along else None
+        return (
+            Slope.apply(call, Derivative(along=along), *vectors, *saved.tensors) if along else None
+        )
 
 
 class LossAndGradient(Node):
@@ -180,7 +186,7 @@ class LossAndGradient(Node):
     has_up = False
 
     @staticmethod
-    def forward(call: Call, of: Of, *tensors: torch.Tensor) -> Any:
+    def forward(call: PackedCall, of: Derivative, *tensors: torch.Tensor) -> Any:
         """Compute both."""
         arguments = call.arguments(tensors) | {"return_grad": True}
         loss, grad = gradients.run(call.function, arguments)
@@ -194,7 +200,7 @@ class LossAndGradient(Node):
         ctx.save_for_backward(*tensors, output[1])
         ctx.save_for_forward(*tensors)
         ctx.set_materialize_grads(False)
-        ctx.is_given_away = False
+        ctx.is_returned = False
 
     @staticmethod
     def backward(ctx: Any, up: Any, by_gradient: Any) -> Any:
@@ -202,12 +208,12 @@ class LossAndGradient(Node):
         call, wrt = ctx.call, (ctx.call.function.first,)
         *tensors, grad = ctx.saved_tensors
         terms = []
-        if up is not None and not ctx.is_given_away and _is_one(up):
+        if up is not None and not ctx.is_returned and _is_one(up):
             # The receiver may write to it: it is not read any more.
-            ctx.is_given_away = True
+            ctx.is_returned = True
             terms.append([grad])
         elif up is not None:
-            terms.append(Gradient.apply(call, Of(wrt), up, *tensors))
+            terms.append(Gradient.apply(call, Derivative(wrt), up, *tensors))
         if by_gradient is not None:
             up = _ones(call, tensors)
             terms.append(_products(call, wrt, wrt, up, [by_gradient], tensors))
@@ -219,17 +225,17 @@ class LossAndGradient(Node):
         call, _, saved, _, along, vectors = LossAndGradient.tangents(ctx, tangents)
         if not along:
             return None, None
-        slope = Slope.apply(call, Of(along=along), *vectors, *saved.tensors)
+        slope = Slope.apply(call, Derivative(along=along), *vectors, *saved.tensors)
         up = _ones(call, saved.tensors)
         return slope, *_products(call, along, along, up, vectors, saved.tensors)
 
     @classmethod
-    def vmap(cls, info: Any, dims: Any, call: Call, of: Of, *tensors: Any) -> Any:
+    def vmap(cls, info: Any, dims: Any, call: PackedCall, of: Derivative, *tensors: Any) -> Any:
         """The rule of vmap."""
-        found = cls.mapped(info, dims, call, of, *tensors)
-        if found is None:
+        batched = cls.mapped(info, dims, call, of, *tensors)
+        if batched is None:
             return batches.one_by_one(cls, info.batch_size, dims, call, of, *tensors)
-        batch, (rows, grad) = found
+        batch, (rows, grad) = batched
         return (batch.reduced(rows, True), grad), (0, 0)
 
 
@@ -237,16 +243,16 @@ class Gradient(Node):
     """The gradients by the inputs `wrt` of losses with the gradient `up`."""
 
     @staticmethod
-    def forward(call: Call, of: Of, up: torch.Tensor, *tensors: torch.Tensor) -> Any:
+    def forward(call: PackedCall, of: Derivative, up: torch.Tensor, *tensors: torch.Tensor) -> Any:
         """Compute them, of the known gradients if there are."""
         arguments = call.arguments(tensors)
         if of.made is None:
-            found = gradients.gradients(call.function, arguments, up, of.wrt)
+            grads = gradients.gradients(call.function, arguments, up, of.wrt)
         else:
             axis = gradients.rows_axis(call.function, arguments) if up.ndim else None
             factor = up if axis is None else up.unsqueeze(axis)
-            found = [gradients.product(grad, factor, False) for grad in of.made]
-        return _typed(found, of.wrt, arguments)
+            grads = [gradients.product(grad, factor, False) for grad in of.made]
+        return _typed(grads, of.wrt, arguments)
 
     @staticmethod
     def backward(ctx: Any, *ups: Any) -> Any:
@@ -256,31 +262,31 @@ class Gradient(Node):
         wrt = call.inputs_where(needs.tensors)
         up = None
         if along and needs.up:
-            (up,) = of_each(
-                vectors, lambda *v: [Slope.apply(call, Of(along=along), *v, *saved.tensors)]
+            (up,) = for_each_in_batch(
+                vectors, lambda *v: [Slope.apply(call, Derivative(along=along), *v, *saved.tensors)]
             )
-        found = _products(call, wrt, along, saved.up, vectors, saved.tensors)
-        return None, None, up, *_by_name(call, wrt, found)
+        by_inputs = _products(call, wrt, along, saved.up, vectors, saved.tensors)
+        return None, None, up, *_by_name(call, wrt, by_inputs)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """Gradient along a tangent of `up`, Product along those of the inputs."""
-        call, of, saved, given, along, vectors = Gradient.tangents(ctx, tangents)
+        call, of, saved, directions, along, vectors = Gradient.tangents(ctx, tangents)
         terms = []
-        if given.up is not None:
-            terms.append(Gradient.apply(call, Of(of.wrt), given.up, *saved.tensors))
+        if directions.up is not None:
+            terms.append(Gradient.apply(call, Derivative(of.wrt), directions.up, *saved.tensors))
         if along:
             terms.append(_products(call, of.wrt, along, saved.up, vectors, saved.tensors))
         return _sums(terms, len(of.wrt))
 
 
-class Slope(_OfLosses):
+class Slope(_PerLossNode):
     """The derivative of each loss along vectors."""
 
     maps_linear = False
 
     @staticmethod
-    def forward(call: Call, of: Of, *tensors: torch.Tensor) -> torch.Tensor:
+    def forward(call: PackedCall, of: Derivative, *tensors: torch.Tensor) -> torch.Tensor:
         """Compute it."""
         values = Slope.parts(call, tensors)
         vectors = dict(zip(of.along, values.vectors, strict=True))
@@ -294,21 +300,21 @@ class Slope(_OfLosses):
             return (None,) * (2 + len(saved.vectors) + len(saved.tensors))
         by_vectors: Any = [None] * len(of.along)
         if any(needs.vectors):
-            by_vectors = of_each(
-                [up], lambda up: Gradient.apply(call, Of(of.along), up, *saved.tensors)
+            by_vectors = for_each_in_batch(
+                [up], lambda up: Gradient.apply(call, Derivative(of.along), up, *saved.tensors)
             )
         wrt = call.inputs_where(needs.tensors)
-        found = _products(call, wrt, of.along, up, saved.vectors, saved.tensors)
-        return None, None, *by_vectors, *_by_name(call, wrt, found)
+        by_inputs = _products(call, wrt, of.along, up, saved.vectors, saved.tensors)
+        return None, None, *by_vectors, *_by_name(call, wrt, by_inputs)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """Slope along tangents of the vectors, and the second derivative along both."""
-        call, of, saved, given, along, vectors = Slope.tangents(ctx, tangents)
+        call, of, saved, directions, along, vectors = Slope.tangents(ctx, tangents)
         terms = []
-        changed, changes = _present(of.along, given.vectors)
+        changed, changes = _present(of.along, directions.vectors)
         if changed:
-            terms.append([Slope.apply(call, Of(along=changed), *changes, *saved.tensors)])
+            terms.append([Slope.apply(call, Derivative(along=changed), *changes, *saved.tensors)])
         if along:
             pair = (
                 dict(zip(of.along, saved.vectors, strict=True)),
@@ -325,16 +331,16 @@ class Product(Node):
     maps_linear = False
 
     @staticmethod
-    def forward(call: Call, of: Of, up: torch.Tensor, *tensors: torch.Tensor) -> Any:
+    def forward(call: PackedCall, of: Derivative, up: torch.Tensor, *tensors: torch.Tensor) -> Any:
         """Compute them."""
         _, vectors, rest = Product.parts(call, (up, *tensors))
         arguments = call.arguments(rest)
         named = dict(zip(of.along, vectors, strict=True))
         if of.made is not None:
-            found = [of.made(arguments, up, *vectors)]
+            result = [of.made(arguments, up, *vectors)]
         else:
-            found = products.products(call.function, arguments, up, of.wrt, named)
-        return _typed(found, of.wrt, arguments)
+            result = products.products(call.function, arguments, up, of.wrt, named)
+        return _typed(result, of.wrt, arguments)
 
     @staticmethod
     def backward(ctx: Any, *ups: Any) -> Any:
@@ -347,26 +353,28 @@ class Product(Node):
             by_vectors = _products(call, of.along, wrt, saved.up, cotangents, saved.tensors)
         if wrt and needs.up:
             along = dict(zip(of.along, saved.vectors, strict=True))
-            given = dict(zip(wrt, cotangents, strict=True))
-            up = _curvature(call, saved.tensors, along, given)
+            cotangents_by_name = dict(zip(wrt, cotangents, strict=True))
+            up = _curvature(call, saved.tensors, along, cotangents_by_name)
         return None, None, up, *by_vectors, *[None] * len(saved.tensors)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """Product along tangents of `up` and of the vectors; of the inputs: refused."""
-        call, of, saved, given, along, _ = Product.tangents(ctx, tangents)
+        call, of, saved, directions, along, _ = Product.tangents(ctx, tangents)
         if along:
             raise errors.no_third_derivative()
         terms = []
-        changed, changes = _present(of.along, given.vectors)
+        changed, changes = _present(of.along, directions.vectors)
         if changed:
             terms.append(_products(call, of.wrt, changed, saved.up, changes, saved.tensors))
-        if given.up is not None:
-            terms.append(_products(call, of.wrt, of.along, given.up, saved.vectors, saved.tensors))
+        if directions.up is not None:
+            terms.append(
+                _products(call, of.wrt, of.along, directions.up, saved.vectors, saved.tensors)
+            )
         return _sums(terms, len(of.wrt))
 
 
-class _Last(torch.autograd.Function):  # type: ignore[misc]
+class _Undifferentiable(torch.autograd.Function):  # type: ignore[misc]
     """A tensor itself, by which nothing can be differentiated."""
 
     @staticmethod
@@ -387,21 +395,21 @@ class _Last(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def vmap(info: Any, dims: Any, tensor: Any) -> Any:
-        return _Last.apply(tensor), dims[0]
+        return _Undifferentiable.apply(tensor), dims[0]
 
 
 def _products(
-    call: Call, wrt: Names, along: Names, up: Any, vectors: Any, tensors: Tensors
+    call: PackedCall, wrt: Names, along: Names, up: Any, vectors: Any, tensors: Tensors
 ) -> list[Any]:
     """Product with each of a batch of vectors or of `up`; [] by no input or along none."""
     if not wrt or not along:
         return [None] * len(wrt)
     last = [
-        _Last.apply(t) if name in call.function.inputs and _is_watched(t) else t
+        _Undifferentiable.apply(t) if name in call.function.inputs and _is_watched(t) else t
         for name, t in zip(call.names, tensors, strict=True)
     ]
-    return of_each(
-        [up, *vectors], lambda up, *v: Product.apply(call, Of(wrt, along), up, *v, *last)
+    return for_each_in_batch(
+        [up, *vectors], lambda up, *v: Product.apply(call, Derivative(wrt, along), up, *v, *last)
     )
 
 
@@ -411,7 +419,7 @@ def _is_watched(tensor: torch.Tensor) -> bool:
     return wrapped or tensor.requires_grad
 
 
-def _curvature(call: Call, tensors: Tensors, a: dict[str, Any], b: dict[str, Any]) -> Any:
+def _curvature(call: PackedCall, tensors: Tensors, a: dict[str, Any], b: dict[str, Any]) -> Any:
     """The second derivative of each loss along two sets of vectors."""
     function, arguments = call.function, call.arguments(tensors)
     if arguments.get("reduction", "mean") == "none" and function.kind is Kind.LINEAR:
@@ -425,7 +433,7 @@ def _curvature(call: Call, tensors: Tensors, a: dict[str, Any], b: dict[str, Any
     return sum(terms[1:], terms[0])
 
 
-def _ones(call: Call, tensors: Tensors) -> torch.Tensor:
+def _ones(call: PackedCall, tensors: Tensors) -> torch.Tensor:
     """The gradient of the sum of a call's losses by each of them."""
     function, arguments = call.function, call.arguments(tensors)
     first = arguments[function.first]
@@ -461,16 +469,16 @@ def _widened(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _typed(found: Tensors, names: Names, arguments: Any) -> tuple[torch.Tensor, ...]:
+def _typed(derivatives: Tensors, names: Names, arguments: Any) -> tuple[torch.Tensor, ...]:
     """Derivatives in the types of their inputs."""
     return tuple(
-        tensor.to(arguments[name].dtype) for name, tensor in zip(names, found, strict=True)
+        tensor.to(arguments[name].dtype) for name, tensor in zip(names, derivatives, strict=True)
     )
 
 
-def _by_name(call: Call, names: Names, found: Any) -> list[Any]:
+def _by_name(call: PackedCall, names: Names, derivatives: Any) -> list[Any]:
     """Gradients of these inputs, None for the call's other tensors."""
-    known = dict(zip(names, found, strict=True))
+    known = dict(zip(names, derivatives, strict=True))
     return [known.get(name) for name in call.names]
 
 
@@ -491,7 +499,7 @@ def _sums(terms: list[Any], n: int) -> tuple[Any, ...]:
 is_batch = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda _: True)
 
 
-def of_each(values: Sequence[Any], compute: Callable[..., Any]) -> list[Any]:
+def for_each_in_batch(values: Sequence[Any], compute: Callable[..., Any]) -> list[Any]:
     """compute(*values), for each of a batch of them as PyTorch's first vmap has one: a level of it.
 
     Its rules are those of PyTorch's own operators, so the values are taken out one by one.
@@ -502,10 +510,10 @@ def of_each(values: Sequence[Any], compute: Callable[..., Any]) -> list[Any]:
     torch._C._vmapmode_decrement_nesting()
     each = [torch._remove_batch_dim(v, level, 0, 0) if is_batch(v) else v for v in values]
     size = max(len(e) for v, e in zip(values, each, strict=True) if is_batch(v))
-    found = [
+    results = [
         compute(*[e[k] if is_batch(v) else e for v, e in zip(values, each, strict=True)])
         for k in range(size)
     ]
     return [
-        torch._add_batch_dim(torch.stack(parts), 0, level) for parts in zip(*found, strict=True)
+        torch._add_batch_dim(torch.stack(parts), 0, level) for parts in zip(*results, strict=True)
     ]

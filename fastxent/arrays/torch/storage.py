@@ -78,7 +78,7 @@ def view(name: str, tensor: torch.Tensor) -> Any:
         dtype = _late(tensor.dtype)
     if tensor.is_neg():  # a view of negated numbers
         if not is_whole(tensor):
-            raise cut_off(name, tensor)
+            raise too_small(name, tensor)
         tensor = tensor.detach().resolve_neg()
     address, strides = tensor.data_ptr(), None
     if tensor.is_contiguous():
@@ -89,7 +89,7 @@ def view(name: str, tensor: torch.Tensor) -> Any:
         end = _end(tensor)
     if end:
         if end > tensor.untyped_storage().nbytes():
-            raise cut_off(name, tensor)
+            raise too_small(name, tensor)
         if not address:
             raise RuntimeError("it has none")
     memory: Any = _from_address(address or NOWHERE)
@@ -113,9 +113,9 @@ def is_whole(tensor: torch.Tensor) -> bool:
     return _end(tensor) <= int(tensor.untyped_storage().nbytes())
 
 
-def cut_off(name: str, tensor: torch.Tensor) -> Exception:
+def too_small(name: str, tensor: torch.Tensor) -> Exception:
     """The error for a tensor that reaches beyond its storage."""
-    return errors.cut_off(name, tensor.untyped_storage().nbytes(), _end(tensor))
+    return errors.storage_too_small(name, tensor.untyped_storage().nbytes(), _end(tensor))
 
 
 def _late(dtype: torch.dtype) -> Any:

@@ -18,7 +18,7 @@ def softmax(logits: Any) -> Call:
     source = source.view(np.uint16) if source.itemsize == 2 else source
     buffer = np.empty_like(source)
     if (threads := fx.get_num_threads()) > 1:
-        return _shared(buffer, source, threads)
+        return _by_threads(buffer, source, threads)
     return lambda: _copy(buffer, source)
 
 
@@ -27,7 +27,7 @@ def _copy(buffer: Any, logits: Any) -> Any:
     return buffer
 
 
-def _shared(buffer: Any, logits: Any, threads: int) -> Call:
+def _by_threads(buffer: Any, logits: Any, threads: int) -> Call:
     pool = ThreadPoolExecutor(threads - 1)
     (mine, source), *others = zip(
         np.array_split(buffer, threads), np.array_split(logits, threads), strict=True

@@ -116,8 +116,8 @@ def _by_class_weight(logits: Any, target: Any, *, weight: Any) -> tuple[Any, Any
 
 def _by_sample_weight(logits: Any, target: Any, *, sample_weight: Any) -> tuple[Any, Any]:
     losses, grad = _by_row(logits, target)
-    share = sample_weight / sample_weight.sum()
-    return (share * losses).sum(), share[:, None] * grad
+    normalised = sample_weight / sample_weight.sum()
+    return (normalised * losses).sum(), normalised[:, None] * grad
 
 
 def _z_loss(logits: Any, target: Any, *, z_loss: float) -> tuple[Any, Any]:

@@ -21,12 +21,12 @@ _OF_MARGINS = (
 def arguments(method: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
     """The arguments of a call of an estimator's method, by name, without the estimator."""
     signature = inspect.signature(method)
-    given = signature.bind(*args, **kwargs).arguments
+    bound = signature.bind(*args, **kwargs).arguments
     for name, parameter in signature.parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
-            given |= given.pop(name, {})
-    given.pop("self")
-    return given
+            bound |= bound.pop(name, {})
+    bound.pop("self")
+    return bound
 
 
 def encode(y: Any) -> tuple[Any, Array]:
@@ -40,8 +40,8 @@ def probabilities(margins: Array) -> Array:
     """Softmax of the margins (N, K); of (N,), those of class 1, in two columns."""
     if margins.ndim == 1:
         margins = np.stack([np.zeros_like(margins), margins], axis=1)
-    found: Array = softmax(margins)
-    return found
+    probs: Array = softmax(margins)
+    return probs
 
 
 def of_probabilities(metric: Any) -> Any:
@@ -55,8 +55,8 @@ def of_probabilities(metric: Any) -> Any:
 
     @functools.wraps(metric)
     def of_margins(y_true: Any, y_pred: Array, *args: Any, **kwargs: Any) -> Any:
-        found = probabilities(y_pred)
-        return metric(y_true, found if y_pred.ndim > 1 else found[:, 1], *args, **kwargs)
+        probs = probabilities(y_pred)
+        return metric(y_true, probs if y_pred.ndim > 1 else probs[:, 1], *args, **kwargs)
 
     return of_margins
 
@@ -79,5 +79,5 @@ def take_over(estimator: Any, fitted: Any, *own: str) -> None:
 
     The attributes `own` are left as they are.
     """
-    kept = {*fitted.get_params(), *own}
-    vars(estimator).update({k: v for k, v in vars(fitted).items() if k not in kept})
+    excluded = {*fitted.get_params(), *own}
+    vars(estimator).update({k: v for k, v in vars(fitted).items() if k not in excluded})

@@ -29,11 +29,11 @@ def loss(function: Function, arguments: Arguments) -> Any:
     for k, name in enumerate(request.arrays):  # whose gradient might be 0 before it is scaled
         if name in function.inputs and arrays[k].dtype == jnp.float16:
             arrays[k] = arrays[k].astype(jnp.float32)
-    found = primitives.call(request, arrays)
+    results = primitives.call(request, arrays)
     for k, name in enumerate(host.names_of(request)):
         if function.result(name).type is Type.OWN:
-            found[k] = found[k].astype(own)
-    return found[0] if len(found) == 1 else tuple(found)
+            results[k] = results[k].astype(own)
+    return results[0] if len(results) == 1 else tuple(results)
 
 
 def read(function: Function, arguments: Arguments) -> tuple[Request, list[Any]]:
@@ -48,23 +48,23 @@ def read(function: Function, arguments: Arguments) -> tuple[Request, list[Any]]:
     check(function, arguments | arrays)
     extras = [n for n in function.results[1:] if arguments.get(f"return_{n}")]
     left_out = {*function.arrays, *function.with_role(Role.REQUEST)}
-    given = {name: value for name, value in arguments.items() if name not in left_out}
-    if "axis" in given:  # from the end, for jax.vmap adds axes in front
+    static = {name: value for name, value in arguments.items() if name not in left_out}
+    if "axis" in static:  # from the end, for jax.vmap adds axes in front
         rank = arrays[function.first].ndim
-        given["axis"] = checks.class_axis(given["axis"], (1,) * rank, function.first) - rank
-    if given.get("ignore_index") is not None:  # a Python int: a scalar of JAX has no hash
-        given["ignore_index"] = options.integer(given["ignore_index"], "ignore_index")
-    request = Request(function.name, tuple(arrays), tuple(sorted(given.items())), (), (*extras,))
+        static["axis"] = checks.class_axis(static["axis"], (1,) * rank, function.first) - rank
+    if static.get("ignore_index") is not None:  # a Python int: a scalar of JAX has no hash
+        static["ignore_index"] = options.integer(static["ignore_index"], "ignore_index")
+    request = Request(function.name, tuple(arrays), tuple(sorted(static.items())), (), (*extras,))
     axes = frozenset[str]().union(*map(axes_of, arrays.values()))
     return request, [varying(jnp.asarray(a), axes) for a in arrays.values()]
 
 
 def floats(value: Any, name: str) -> Any:
     """An array of floats."""
-    found = jnp.asarray(value)
-    if not jnp.issubdtype(found.dtype, jnp.floating):
-        raise errors.no_floats(name, found.dtype)
-    return found
+    array = jnp.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise errors.not_floats(name, array.dtype)
+    return array
 
 
 def _array(function: Function, name: str, value: Any) -> Any:
@@ -122,13 +122,13 @@ def check(function: Function, arguments: Arguments) -> None:
         zeros[name] = np.broadcast_to(np.zeros((), dtype), shape)
     options.flags(function.flags, function.defaults() | arguments)
     requests = dict.fromkeys(function.with_role(Role.REQUEST), False)
-    given = function.defaults() | arguments | zeros | requests
-    if "check_target" in given:
-        given["check_target"] = False
-    if given.get("reduction") == "mean" and given.get("normalizer") is None:
-        given["reduction"] = "sum"  # whose divisor is known
+    complete = function.defaults() | arguments | zeros | requests
+    if "check_target" in complete:
+        complete["check_target"] = False
+    if complete.get("reduction") == "mean" and complete.get("normalizer") is None:
+        complete["reduction"] = "sum"  # whose divisor is known
     reader = calls.read_entropy if function is ENTROPY else _READERS[function.kind]
-    reader(function, given)
+    reader(function, complete)
 
 
 def int32(y: Any, n_classes: int, ignore_index: int | None) -> tuple[Any, int]:

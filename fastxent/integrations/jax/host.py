@@ -141,11 +141,11 @@ def _can_be_folded(request: Request) -> bool:
     function = request.description
     roles = [function.roles[name] for name in request.arrays] + [Role.VECTOR] * len(request.vectors)
     own = dict(zip(request.arrays, request.grouped, strict=False))
-    apart = [
+    per_group = [
         has for role, has in zip(roles, request.grouped, strict=True)
         if role not in PER_ROW and role is not Role.SCALAR
     ]  # fmt: skip
-    if any(apart) or not own[function.first]:
+    if any(per_group) or not own[function.first]:
         return False
     if function.kind is Kind.LINEAR:  # gradients of what is shared are one for each group
         grouped = all(h for r, h in zip(roles, request.grouped, strict=True) if r in PER_ROW)
@@ -195,23 +195,23 @@ def _aligned(a: Array, n_axes: int, rank: int) -> Array:
 def _weigh_rows(request: Request, arguments: Arguments, x: Array) -> Any:
     """Set κ as the weights of the rows; return the divisor of each group."""
     how, n_axes = arguments["reduction"], len(request.groups)
-    given = arguments.pop("normalizer", None)
+    normalizer = arguments.pop("normalizer", None)
     if how != "mean":
         return 1.0
     u = arguments.get("sample_weight")
     rows = request.description.rows(x.shape, request.option("axis", -1))
     over = tuple(range(n_axes, len(rows)))
-    if given is not None:
-        divisors = np.broadcast_to(np.asarray(given, np.float64), request.groups)
+    if normalizer is not None:
+        divisors = np.broadcast_to(np.asarray(normalizer, np.float64), request.groups)
     else:
         w_y = np.broadcast_to(_row_weights(arguments, rows), rows)
         divisors = (w_y if u is None else np.where(u == 0, 0.0, u * w_y)).sum(over)
-    shares = np.where(divisors == 0, 0.0, 1.0 / divisors)
-    shares = shares.reshape(*shares.shape, *(1,) * len(over))
+    inverses = np.where(divisors == 0, 0.0, 1.0 / divisors)
+    inverses = inverses.reshape(*inverses.shape, *(1,) * len(over))
     if u is None:
-        arguments["sample_weight"] = np.broadcast_to(shares, rows)
+        arguments["sample_weight"] = np.broadcast_to(inverses, rows)
     else:  # a row of weight 0 takes no part, whatever the divisor is
-        arguments["sample_weight"] = np.where(u == 0, 0.0, u * shares)
+        arguments["sample_weight"] = np.where(u == 0, 0.0, u * inverses)
     return divisors
 
 

@@ -99,18 +99,18 @@ def _shape_losses(x: Any, y: Any, *, result: str, settings: Settings, n_axes: in
 
 
 def _batch_losses(args: Any, axes: Any, *, n_axes: int, **parameters: Any) -> Any:
-    found = _losses.bind(*_in_front(args, axes), n_axes=n_axes + 1, **parameters)
-    return found, [0] * len(found)
+    results = _losses.bind(*_in_front(args, axes), n_axes=n_axes + 1, **parameters)
+    return results, [0] * len(results)
 
 
 def _along_losses(primals: Any, tangents: Any, *, result: str, **parameters: Any) -> Any:
     x, y = primals
     tangent = ad.instantiate_zeros(tangents[0])
-    found = _losses.bind(x, y, result=xla.GRAD, **parameters)
-    along = [inner_product(found[1], tangent, parameters["n_axes"])]
+    results = _losses.bind(x, y, result=xla.GRAD, **parameters)
+    along = [inner_product(results[1], tangent, parameters["n_axes"])]
     if result == xla.GRAD:
         along.append(_product.bind(x, y, tangent, **parameters))
-    return found[: len(along)], along
+    return results[: len(along)], along
 
 
 _losses = Primitive("fastxent_cross_entropy")

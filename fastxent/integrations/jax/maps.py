@@ -123,8 +123,8 @@ def logsumexp(logits: Any, *, axis: int = -1, keepdims: bool = False) -> Any:
     >>> jax.grad(logsumexp)(jnp.array([0.0, 0.0])).tolist()
     [0.5, 0.5]
     """
-    found = _logsumexp(*_checked(LOGSUMEXP, logits, axis, keepdims=keepdims))
-    return jnp.expand_dims(found, axis) if keepdims else found
+    lse = _logsumexp(*_checked(LOGSUMEXP, logits, axis, keepdims=keepdims))
+    return jnp.expand_dims(lse, axis) if keepdims else lse
 
 
 def entropy(logits: Any, *, axis: int = -1) -> Any:
@@ -232,8 +232,8 @@ def _entropy(x: Any, axis: int) -> Any:
 
 @_entropy.defjvp  # type: ignore[untyped-decorator]
 def _entropy_along(axis: int, primals: Any, tangents: Any) -> Any:
-    found, grad = _entropy_pair(*primals, axis)
-    return found, (_widened(grad) * _along(grad, *tangents)).sum(axis).astype(found.dtype)
+    value, grad = _entropy_pair(*primals, axis)
+    return value, (_widened(grad) * _along(grad, *tangents)).sum(axis).astype(value.dtype)
 
 
 @_function
@@ -244,8 +244,8 @@ def _entropy_pair(x: Any, axis: int) -> Any:
 
 @_entropy_pair.defjvp  # type: ignore[untyped-decorator]
 def _entropy_pair_along(axis: int, primals: Any, tangents: Any) -> Any:
-    found, grad = _entropy_pair(*primals, axis)
-    along = (_widened(grad) * _along(grad, *tangents)).sum(axis).astype(found.dtype)
+    value, grad = _entropy_pair(*primals, axis)
+    along = (_widened(grad) * _along(grad, *tangents)).sum(axis).astype(value.dtype)
 
     def gradient(x: Any) -> Any:
         """p·(d - Σ p·d) with d = m - x: -p·(log p + H), whose log s cancels."""
@@ -253,4 +253,4 @@ def _entropy_pair_along(axis: int, primals: Any, tangents: Any) -> Any:
         d = jnp.where(p == 0, 0, jax.lax.stop_gradient(x.max(axis, keepdims=True)) - x)
         return (p * (d - (p * d).sum(axis, keepdims=True))).astype(grad.dtype)
 
-    return [found, grad], [along, jax.jvp(gradient, primals, tangents)[1]]
+    return [value, grad], [along, jax.jvp(gradient, primals, tangents)[1]]

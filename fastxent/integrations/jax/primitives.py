@@ -71,13 +71,13 @@ def _batch(args: Any, axes: Any, *, request: Request, primitive: Primitive) -> A
             at = 0 if axis is None else 1
             a = a if axis is None else jnp.moveaxis(a, axis, 0)
             shape = (*a.shape[:at], *request.groups, *a.shape[at:])
-            kept = [k for k in range(len(shape)) if not at <= k < at + n_axes]
-            a, axis = jax.lax.broadcast_in_dim(a, shape, kept), None if axis is None else 0
+            dimensions = [k for k in range(len(shape)) if not at <= k < at + n_axes]
+            a, axis = jax.lax.broadcast_in_dim(a, shape, dimensions), None if axis is None else 0
         moved.append(batching.bdim_at_front(a, axis, size) if has else a)
         grouped.append(has)
     request = request._replace(groups=(size, *request.groups), grouped=tuple(grouped))
-    found = primitive.bind(*moved, request=request)
-    return found, [0] * len(found)
+    results = primitive.bind(*moved, request=request)
+    return results, [0] * len(results)
 
 
 def _primitive(name: str) -> Primitive:
@@ -126,7 +126,7 @@ def _along(primals: Any, tangents: Any, *, request: Request) -> Any:
     by_row = function.kind is Kind.LINEAR and not request.is_reduced
     wrt = tuple(n for n in function.inputs if n in (*request.wrt, *(() if by_row else names)))
     full = request._replace(wrt=wrt)
-    found = dict(zip(_result_names(full), _call.bind(*primals, request=full), strict=True))
+    results = dict(zip(_result_names(full), _call.bind(*primals, request=full), strict=True))
     vectors = [moving[name] for name in names]
     along = {}
     if by_row:
@@ -135,15 +135,15 @@ def _along(primals: Any, tangents: Any, *, request: Request) -> Any:
         )
     else:
         along["loss"] = sum(
-            _inner(full, name, found[name], moving[name], primals) for name in names
+            _inner(full, name, results[name], moving[name], primals) for name in names
         )
     if request.wrt:
-        parts = _derivatives_of_gradients(request, primals, found, names, vectors)
+        parts = _derivatives_of_gradients(request, primals, results, names, vectors)
         along |= dict(zip(request.wrt, parts, strict=True))
     for name in request.extras:
-        along[name] = _along_extra(request, name, primals, found[name], names, vectors)
+        along[name] = _along_extra(request, name, primals, results[name], names, vectors)
     chosen = _result_names(request)
-    return [found[name] for name in chosen], [along[name] for name in chosen]
+    return [results[name] for name in chosen], [along[name] for name in chosen]
 
 
 ad.primitive_jvps[_call] = _along
@@ -160,8 +160,8 @@ def _inner(request: Request, name: str, grad: Any, tangent: Any, primals: Any) -
     function, n_axes = request.description, len(request.groups)
     at = request.arrays.index(name)
     if n_axes and not request.grouped[at]:
-        kept = range(n_axes, grad.ndim)
-        tangent = jax.lax.broadcast_in_dim(tangent, grad.shape, kept)
+        dimensions = range(n_axes, grad.ndim)
+        tangent = jax.lax.broadcast_in_dim(tangent, grad.shape, dimensions)
     if request.is_reduced:
         pass
     elif not function.has_rows:
@@ -180,35 +180,35 @@ def _with_vectors(request: Request, vectors: tuple[str, ...], **changes: Any) ->
 
 
 def _derivatives_of_gradients(
-    request: Request, primals: Any, found: Any, names: tuple[str, ...], vectors: list[Any]
+    request: Request, primals: Any, results: Any, names: tuple[str, ...], vectors: list[Any]
 ) -> list[Any]:
     """How the gradients of a request change along vectors, one for each input in `names`."""
     function = request.description
-    given = dict(zip(request.arrays, primals, strict=True))
+    arrays = dict(zip(request.arrays, primals, strict=True))
     if function is CATEGORICAL:
-        return [_categorical_product(request, found[function.first], given, vectors[0])]
+        return [_categorical_product(request, results[function.first], arrays, vectors[0])]
     if function is BINARY:
-        return [_binary_product(request, given, vectors[0])]
+        return [_binary_product(request, arrays, vectors[0])]
     other = _with_vectors(request, names, function=_PRODUCTS[function].name)
-    found = _product.bind(*primals, *vectors, request=other)
-    return list(found)
+    results = _product.bind(*primals, *vectors, request=other)
+    return list(results)
 
 
-def _categorical_product(request: Request, grad: Any, given: Any, v: Any) -> Any:
+def _categorical_product(request: Request, grad: Any, arrays: Any, v: Any) -> Any:
     """H v of a loss of probabilities: of its gradient g = -κ·q/p it is -g/p, diagonal."""
     kind = jnp.promote_types(grad.dtype, np.float32)
-    p, eps = given[CATEGORICAL.first].astype(kind), request.option("eps")
+    p, eps = arrays[CATEGORICAL.first].astype(kind), request.option("eps")
     clipped = jnp.maximum(p, 1e-12) if eps is None else jnp.clip(p, eps, 1 - eps)
     return jnp.where(grad == 0, 0, -grad.astype(kind) / clipped * v.astype(kind)).astype(v.dtype)
 
 
-def _binary_product(request: Request, given: Any, v: Any) -> Any:
+def _binary_product(request: Request, arrays: Any, v: Any) -> Any:
     """H v of a binary loss of probabilities: w/D·(y·g₁² + (1-y)·g₀²)·v.
 
     g₁ = -1/p and g₀ = 1/(1-p) are its gradients for y = 1 and y = 0.
     """
     kind, eps = jnp.promote_types(v.dtype, np.float32), request.option("eps")
-    p, y = given[BINARY.first].astype(kind), given["target"].astype(kind)
+    p, y = arrays[BINARY.first].astype(kind), arrays["target"].astype(kind)
     if eps is None:
         p = jnp.where((p >= 0) & (p <= 1), p, jnp.nan)
         divisor = jnp.maximum(p * (1 - p), 1e-12)
@@ -219,7 +219,7 @@ def _binary_product(request: Request, given: Any, v: Any) -> Any:
     n_axes = len(request.groups)
     if request.option("reduction") == "mean":
         terms = terms / max(1, math.prod(p.shape[n_axes:]))
-    w = given.get("weight")
+    w = arrays.get("weight")
     if w is not None:
         if request.grouped[request.arrays.index("weight")]:
             w = w.reshape(*w.shape[:n_axes], *(1,) * (p.ndim - w.ndim), *w.shape[n_axes:])
@@ -241,7 +241,7 @@ def _along_extra(
         return _refused.bind(*vectors, like=jax.typeof(value), name=name, function=function.name)
     from fastxent.integrations.jax import maps
 
-    given = dict(zip(request.arrays, primals, strict=True))
+    arrays = dict(zip(request.arrays, primals, strict=True))
     axis = request.option("axis", -1)
 
     def of(x: Any) -> Any:
@@ -253,11 +253,11 @@ def _along_extra(
         made = {"probs": maps.softmax, "lse": maps.logsumexp, "entropy": maps.entropy}[name]
         return made(z, axis=axis).astype(value.dtype)
 
-    return jax.jvp(of, (given[function.first],), (vectors[0],))[1]
+    return jax.jvp(of, (arrays[function.first],), (vectors[0],))[1]
 
 
 def _refuse(*_: Any, name: str, function: str, **__: Any) -> Any:
-    raise errors.no_derivative_of_extra(name, function)
+    raise errors.no_derivative_of_result(name, function)
 
 
 # In place of a derivative that is not known: an error if a program uses it, as few do.
@@ -292,9 +292,9 @@ def _along_product(primals: Any, tangents: Any, *, request: Request) -> Any:
         _inputs_alone(request, moving)
         raise errors.no_third_derivative_in_jax(request.description.name)
     moving = _moving(request.vectors, of_vectors)
-    found = _product.bind(*primals, request=request)
+    product = _product.bind(*primals, request=request)
     along = _product.bind(*arrays, *moving.values(), request=_chosen(request, tuple(moving)))
-    return found, along
+    return product, along
 
 
 def _chosen(request: Request, vectors: tuple[str, ...], **changes: Any) -> Request:
@@ -308,16 +308,20 @@ def _chosen(request: Request, vectors: tuple[str, ...], **changes: Any) -> Reque
 def _transpose_product(cts: Any, *operands: Any, request: Request) -> Any:
     """A product transposed is a product, as H is symmetric."""
     arrays, vectors = _split(operands, request)
-    given = {name: ct for name, ct in zip(request.wrt, cts, strict=True) if type(ct) is not ad.Zero}
+    cotangents = {
+        name: ct for name, ct in zip(request.wrt, cts, strict=True) if type(ct) is not ad.Zero
+    }
     n_arrays = len(request.arrays)
-    if not given:
+    if not cotangents:
         return [None] * n_arrays + [ad.Zero(v.aval) for v in vectors]
-    groups = (bool(request.groups),) * len(given)
+    groups = (bool(request.groups),) * len(cotangents)
     other = request._replace(
-        vectors=tuple(given), wrt=request.vectors, grouped=(*request.grouped[:n_arrays], *groups)
+        vectors=tuple(cotangents),
+        wrt=request.vectors,
+        grouped=(*request.grouped[:n_arrays], *groups),
     )
-    found = _product.bind(*arrays, *given.values(), request=other)
-    parts = _ungrouped(found, request)
+    products = _product.bind(*arrays, *cotangents.values(), request=other)
+    parts = _ungrouped(products, request)
     return [None] * n_arrays + parts
 
 
@@ -342,8 +346,8 @@ def _along_slopes(primals: Any, tangents: Any, *, request: Request) -> Any:
         _inputs_alone(request, moving)
         raise errors.no_second_derivative_by_row(request.description.name)
     moving = _moving(request.vectors, of_vectors)
-    found = _slopes.bind(*primals, request=request)
-    return found, _slopes.bind(*arrays, *moving.values(), request=_chosen(request, tuple(moving)))
+    slopes = _slopes.bind(*primals, request=request)
+    return slopes, _slopes.bind(*arrays, *moving.values(), request=_chosen(request, tuple(moving)))
 
 
 def _transpose_slopes(cts: Any, *operands: Any, request: Request) -> Any:
@@ -353,16 +357,16 @@ def _transpose_slopes(cts: Any, *operands: Any, request: Request) -> Any:
     n_arrays = len(request.arrays)
     if type(ct) is ad.Zero:
         return [None] * n_arrays + [ad.Zero(v.aval) for v in vectors]
-    given = dict(zip(request.arrays, arrays, strict=True))
+    by_name = dict(zip(request.arrays, arrays, strict=True))
     grouped = dict(zip(request.arrays, request.grouped, strict=False))
-    u = given.get("sample_weight")
-    given["sample_weight"] = ct if u is None else jnp.where(u == 0, 0, u * ct)
+    u = by_name.get("sample_weight")
+    by_name["sample_weight"] = ct if u is None else jnp.where(u == 0, 0, u * ct)
     grouped["sample_weight"] = bool(request.groups)
     summed = request._replace(
-        arrays=tuple(given), grouped=tuple(grouped[n] for n in given), vectors=(),
+        arrays=tuple(by_name), grouped=tuple(grouped[n] for n in by_name), vectors=(),
         wrt=request.vectors, weighted=True,
     ).with_options(reduction="sum")  # fmt: skip
-    _, *grads = _call.bind(*given.values(), request=summed)
+    _, *grads = _call.bind(*by_name.values(), request=summed)
     return [None] * n_arrays + _ungrouped(grads, request)
 
 

@@ -34,24 +34,26 @@ def partitioned(request: Request, avals: Any, devices: Any, multiple_results: bo
 
     def plain(*arrays: Any) -> Any:
         with jax.enable_x64(x64):
-            found = shapes.compute(*arrays, request=request)
-        return tuple(found) if multiple_results else found[0]
+            values = shapes.compute(*arrays, request=request)
+        return tuple(values) if multiple_results else values[0]
 
-    def partition(mesh: Any, given: Any, found: Any) -> Any:
-        if not isinstance(given[0].sharding, NamedSharding):  # of a mesh that is not known
-            whole = type(given[0].sharding).get_replicated(devices)
+    def partition(mesh: Any, argument_shapes: Any, result_shapes: Any) -> Any:
+        if not isinstance(
+            argument_shapes[0].sharding, NamedSharding
+        ):  # of a mesh that is not known
+            whole = type(argument_shapes[0].sharding).get_replicated(devices)
             out = tuple(whole for _ in results) if multiple_results else whole
             return mesh, plain, out, tuple(whole for _ in operands)
-        spec = given[0].sharding.spec
+        spec = argument_shapes[0].sharding.spec
         axes = {
             name: axis for name, axis in zip(operands[0], spec, strict=False)
             if name[0] in (_GROUP, _ROW)
             and not _has_own_classes(request)
             and not _has_own_weights(request)
         }  # fmt: skip
-        mesh = given[0].sharding.mesh
+        mesh = argument_shapes[0].sharding.mesh
         # XLA pads shards of unequal length, and the padding would count as rows: they are gathered.
-        for name, size in zip(operands[0], given[0].shape, strict=True):
+        for name, size in zip(operands[0], argument_shapes[0].shape, strict=True):
             if name in axes and size % _n_devices(mesh, _flat([axes[name]])):
                 del axes[name]
 
@@ -80,10 +82,10 @@ def partitioned(request: Request, avals: Any, devices: Any, multiple_results: bo
 
 def _flat(axes: Any) -> Names:
     """The names of mesh axes in parts of a partition spec."""
-    found: list[str] = []
+    names: list[str] = []
     for axis in axes:
-        found.extend(() if axis is None else (axis,) if isinstance(axis, str) else axis)
-    return tuple(found)
+        names.extend(() if axis is None else (axis,) if isinstance(axis, str) else axis)
+    return tuple(names)
 
 
 def _n_devices(mesh: Any, axes: Names) -> int:
@@ -120,7 +122,7 @@ def _operand_names(request: Request, avals: Any) -> tuple[Names, ...]:
     function = request.description
     groups, rows, own = _dimensions(request, avals)
     names = [*request.arrays, *request.vectors]
-    found, n_ones = [], 0
+    named, n_ones = [], 0
     for k, (name, aval, has) in enumerate(zip(names, avals, request.grouped, strict=True)):
         front = groups if has else ()
         rank = aval.ndim - len(front)
@@ -139,15 +141,15 @@ def _operand_names(request: Request, avals: Any) -> tuple[Names, ...]:
             dims = (*rows, _CLASS) if function.kind is Kind.LINEAR else own
         else:
             dims = {Role.TARGET: rows, Role.PER_ROW: rows, Role.PER_CLASS: (_CLASS,)}.get(role, ())
-        found.append((*front, *dims))
-    return tuple(found)
+        named.append((*front, *dims))
+    return tuple(named)
 
 
 def _result_names(request: Request, avals: Any) -> tuple[Names, ...]:
     """The names of the dimensions of each result."""
     function = request.description
     groups, rows, own = _dimensions(request, avals)
-    found = []
+    named = []
     for name in host.names_of(request):
         if name in function.inputs:
             dims = _of_input(request, name, own)
@@ -155,15 +157,15 @@ def _result_names(request: Request, avals: Any) -> tuple[Names, ...]:
             extent = function.result(name).extent
             is_number = extent is Extent.REDUCED and request.is_reduced
             dims = own if extent is Extent.PER_CLASS else () if is_number else rows
-        found.append((*groups, *dims))
-    return tuple(found)
+        named.append((*groups, *dims))
+    return tuple(named)
 
 
 def _has_own_classes(request: Request) -> bool:
     """Whether groups have class weights or a linear map of their own: these are not sharded."""
     roles = [request.description.roles[name] for name in request.arrays]
-    shared = (Role.PER_CLASS, Role.MATRIX)
-    return any(has and role in shared for role, has in zip(roles, request.grouped, strict=False))
+    common = (Role.PER_CLASS, Role.MATRIX)
+    return any(has and role in common for role, has in zip(roles, request.grouped, strict=False))
 
 
 def _has_own_weights(request: Request) -> bool:
@@ -205,53 +207,53 @@ def _local(
         a.astype(jnp.promote_types(a.dtype, jnp.float32)) if name in parts else a
         for name, a in itertools.zip_longest(request.arrays, arrays)
     ]
-    found = list(shapes.compute(*arrays, request=request))
+    values = list(shapes.compute(*arrays, request=request))
     for k, (name, is_sum) in enumerate(zip(made, summed, strict=True)):
         if is_sum:
-            total = jax.lax.psum(found[k], over)
-            found[k] = total.astype(kinds.get(name, total.dtype))
+            total = jax.lax.psum(values[k], over)
+            values[k] = total.astype(kinds.get(name, total.dtype))
     if divisor is not None and request.description.is_loss:
-        found[0] = jnp.where(divisor == 0, jnp.nan, found[0])
-    return found
+        values[0] = jnp.where(divisor == 0, jnp.nan, values[0])
+    return values
 
 
 def _weighted_elements(request: Request, arrays: Any, n_devices: int) -> tuple[Request, Any]:
     """The mean of a device's elements, which are a share of all."""
-    given = dict(zip(request.arrays, arrays, strict=False))
+    by_name = dict(zip(request.arrays, arrays, strict=False))
     grouped = dict(zip(request.arrays, request.grouped, strict=False))
-    w = given.get("weight")  # divided in the type of the losses: it may be one of fewer bits
+    w = by_name.get("weight")  # divided in the type of the losses: it may be one of fewer bits
     kind = shapes.loss_type(request, arrays)
-    given["weight"] = jnp.asarray(1 if w is None else w, kind) / n_devices
+    by_name["weight"] = jnp.asarray(1 if w is None else w, kind) / n_devices
     grouped.setdefault("weight", False)
-    return _with(request, given, grouped, arrays)
+    return _with(request, by_name, grouped, arrays)
 
 
 def _with(
-    request: Request, given: dict[str, Any], grouped: dict[str, bool], arrays: Any
+    request: Request, by_name: dict[str, Any], grouped: dict[str, bool], arrays: Any
 ) -> tuple[Request, Any]:
     """The request with these arrays, and the vectors that it had."""
     n = len(request.arrays)
     flags = (*grouped.values(), *request.grouped[n:])
-    return request._replace(arrays=tuple(given), grouped=flags), (*given.values(), *arrays[n:])
+    return request._replace(arrays=tuple(by_name), grouped=flags), (*by_name.values(), *arrays[n:])
 
 
 def _weighted_rows(
     request: Request, operands: Any, over: Names, arrays: Any
 ) -> tuple[Request, Any, Any]:
     """A sum whose rows are weighted by u/D, and D of each group, for a mean."""
-    given = dict(zip(request.arrays, arrays, strict=False))
+    by_name = dict(zip(request.arrays, arrays, strict=False))
     grouped = dict(zip(request.arrays, request.grouped, strict=False))
     has_groups = grouped["target"]
     n_axes = len(request.groups) if has_groups else 0
     _, rows, _ = _dimensions(request, arrays)
     kind = shapes.loss_type(request, arrays)
-    y, u, w = given["target"], given.get("sample_weight"), given.get("weight")
+    y, u, w = by_name["target"], by_name.get("sample_weight"), by_name.get("weight")
     shape = y.shape[: n_axes + len(rows)]
     if request.description.kind is not Kind.LINEAR and y.ndim == n_axes + len(rows) + 1:
         axis = request.option("axis", -1) % y.ndim
         shape = (*y.shape[:axis], *y.shape[axis + 1 :])
     counted = jnp.ones(shape, kind) if u is None else u.astype(kind)
-    divisor = given.pop("normalizer", None)
+    divisor = by_name.pop("normalizer", None)
     grouped.pop("normalizer", None)
     if divisor is None:
         if y.shape == shape:
@@ -266,11 +268,11 @@ def _weighted_rows(
             divisor = counted
         divisor = jax.lax.psum(divisor.sum(tuple(range(n_axes, len(shape)))), over)
     divisor = jnp.broadcast_to(jnp.asarray(divisor, kind), shape[:n_axes])
-    shares = jnp.where(divisor == 0, 0, 1 / divisor)
-    shares = shares.reshape(*shape[:n_axes], *(1,) * (len(shape) - n_axes))
-    given["sample_weight"] = jnp.where(counted == 0, 0, counted * shares)
+    inverses = jnp.where(divisor == 0, 0, 1 / divisor)
+    inverses = inverses.reshape(*shape[:n_axes], *(1,) * (len(shape) - n_axes))
+    by_name["sample_weight"] = jnp.where(counted == 0, 0, counted * inverses)
     grouped["sample_weight"] = has_groups
-    request, arrays = _with(request, given, grouped, arrays)
+    request, arrays = _with(request, by_name, grouped, arrays)
     return request.with_options(reduction="sum"), arrays, divisor
 
 

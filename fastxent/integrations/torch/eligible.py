@@ -58,7 +58,7 @@ def _are_readable(inputs: Sequence[Any], constants: Sequence[Any]) -> bool:
     return True
 
 
-def _given(*tensors: Any) -> tuple[Any, ...]:
+def _present(*tensors: Any) -> tuple[Any, ...]:
     return tuple(tensor for tensor in tensors if tensor is not None)
 
 
@@ -136,7 +136,7 @@ def cross_entropy(
     label_smoothing: Any,
 ) -> torch.dtype | None:
     """Of `torch.nn.functional.cross_entropy`."""
-    if not _are_readable((input,), (target, *_given(weight))):
+    if not _are_readable((input,), (target, *_present(weight))):
         return None
     shape = tuple(input.shape)
     options = ignore_index, reduction, label_smoothing
@@ -192,7 +192,9 @@ def linear_cross_entropy(
     options: Any,
 ) -> torch.dtype | None:
     """Of `torch.nn.functional.linear_cross_entropy`, after `autocast_linear`."""
-    if not _are_readable((input, linear_weight, *_given(linear_bias)), (target, *_given(weight))):
+    if not _are_readable(
+        (input, linear_weight, *_present(linear_bias)), (target, *_present(weight))
+    ):
         return None
     if not 1 <= input.ndim <= 2 or linear_weight.ndim != 2:
         return None
@@ -236,7 +238,7 @@ def binary_cross_entropy(
     input: Any, target: Any, weight: Any, reduction: Any
 ) -> torch.dtype | None:
     """Of `torch.nn.functional.binary_cross_entropy`, which CUDA's autocast forbids."""
-    if not _are_readable((input,), (target, *_given(weight))):
+    if not _are_readable((input,), (target, *_present(weight))):
         return None
     if input.dtype not in _FLOATS or target.shape != input.shape or reduction not in _REDUCTIONS:
         return None
@@ -251,7 +253,7 @@ def binary_cross_entropy_with_logits(
     input: Any, target: Any, weight: Any, reduction: Any, pos_weight: Any
 ) -> torch.dtype | None:
     """Of `torch.nn.functional.binary_cross_entropy_with_logits`; its type is the target's."""
-    if not _are_readable((input,), (target, *_given(weight, pos_weight))):
+    if not _are_readable((input,), (target, *_present(weight, pos_weight))):
         return None
     if input.dtype not in _FLOATS or target.dtype not in _FLOATS:
         return None

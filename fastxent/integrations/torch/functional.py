@@ -109,8 +109,8 @@ def cross_entropy(
             input, target, weight, ignore_index=ignore_index, reduction=reduction,
             label_smoothing=label_smoothing,
         )  # fmt: skip
-    found = _arguments.of_logits(input, target, weight, *options)
-    return _in_type(_fastxent.cross_entropy(input, target, **found), dtype)
+    converted = _arguments.of_logits(input, target, weight, *options)
+    return _in_type(_fastxent.cross_entropy(input, target, **converted), dtype)
 
 
 @_scriptable
@@ -177,8 +177,8 @@ def linear_cross_entropy(
             reduction=reduction, ignore_index=ignore_index, label_smoothing=label_smoothing,
             options=options,
         )  # fmt: skip
-    found = _arguments.of_rows(x, target, weight, ignore_index, reduction, label_smoothing)
-    return _in_type(_fastxent.linear_cross_entropy(x, w, target, linear_bias=b, **found), dtype)
+    converted = _arguments.of_rows(x, target, weight, ignore_index, reduction, label_smoothing)
+    return _in_type(_fastxent.linear_cross_entropy(x, w, target, linear_bias=b, **converted), dtype)
 
 
 @_scriptable
@@ -332,12 +332,12 @@ def softmax(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any
     >>> F.softmax(torch.tensor([1, 2, 3]), dim=0, dtype=torch.float32).mul(1000).round().tolist()
     [90.0, 245.0, 665.0]
     """
-    found = _eligible.softmax(input, dim, dtype)
-    if found is None:
+    result_type = _eligible.softmax(input, dim, dtype)
+    if result_type is None:
         return _theirs.softmax(input, dim, _stacklevel + 1, dtype)
     if dim is None:
         dim = _theirs._get_softmax_dim("softmax", input.ndim, _stacklevel)
-    return _fastxent.softmax(_in_type(input, found), axis=dim)
+    return _fastxent.softmax(_in_type(input, result_type), axis=dim)
 
 
 @_scriptable
@@ -370,9 +370,9 @@ def log_softmax(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype:
     >>> F.log_softmax(torch.zeros(2), dim=0).mul(1000).round().tolist()  # -log 2
     [-693.0, -693.0]
     """
-    found = _eligible.softmax(input, dim, dtype)
-    if found is None:
+    result_type = _eligible.softmax(input, dim, dtype)
+    if result_type is None:
         return _theirs.log_softmax(input, dim, _stacklevel + 1, dtype)
     if dim is None:
         dim = _theirs._get_softmax_dim("log_softmax", input.ndim, _stacklevel)
-    return _fastxent.log_softmax(_in_type(input, found), axis=dim)
+    return _fastxent.log_softmax(_in_type(input, result_type), axis=dim)

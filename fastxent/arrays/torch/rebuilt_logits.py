@@ -79,6 +79,6 @@ def _log_probs(arguments: Arguments, grad: torch.Tensor) -> torch.Tensor:
         divisor = arguments.get("normalizer")
         scale = scale / (scale.sum() if divisor is None else divisor)
     scale, y = scale.to(grad.dtype).unsqueeze(axis), y.unsqueeze(axis)
-    found = grad / scale
-    of_target = torch.log1p(found.gather(axis, y)) if n_classes else found
-    return found.log_().scatter_(axis, y, of_target).masked_fill(scale == 0, 0.0)
+    p = grad / scale
+    of_target = torch.log1p(p.gather(axis, y)) if n_classes else p
+    return p.log_().scatter_(axis, y, of_target).masked_fill(scale == 0, 0.0)
