@@ -1,7 +1,7 @@
-"""Arguments read once into a `Call`, with memory for its results; and the answer made of it.
+"""Read and check the arguments of a call into a `Call`, and make its return value.
 
-The order is: inputs, options, target, weights, flags, buffers, labels, memory. Nothing is written
-before everything has been checked.
+The order of the checks is: inputs, options, target, weights, flags, buffers, labels. Results are
+allocated after them. Nothing is written before everything has been checked.
 """
 
 import functools
@@ -22,7 +22,7 @@ from fastxent.records import NO_WEIGHTS, Call, Linear, LinearGrad, Outputs, Targ
 
 
 def read_map(function: Function, arguments: Arguments) -> Call:
-    """A call of softmax or of one of its logarithms, over an axis that may be empty."""
+    """Read a call of softmax, log_softmax or logsumexp, whose axis may be empty."""
     name, (slot,) = function.first, function.slots
     x = checks.array(arguments[name], name)
     types = checks.precision(x.dtype, name)
@@ -46,7 +46,7 @@ def read_map(function: Function, arguments: Arguments) -> Call:
 
 
 def read_entropy(function: Function, arguments: Arguments) -> Call:
-    """A call of the entropy of softmax, over an axis that is not empty."""
+    """Read a call of entropy, whose axis may not be empty."""
     name = function.first
     x = checks.array(arguments[name], name)
     types = checks.precision(x.dtype, name)
@@ -63,7 +63,7 @@ def read_entropy(function: Function, arguments: Arguments) -> Call:
 
 
 def read_rows(function: Function, arguments: Arguments) -> Call:
-    """A call of a loss of rows whose classes lie along an axis of its input, or of its product."""
+    """Read a call of a loss, or of its Hessian-vector product, of rows along an axis."""
     name = function.first
     x = checks.array(arguments[name], name)
     types = checks.precision(x.dtype, name)
@@ -83,18 +83,18 @@ def read_rows(function: Function, arguments: Arguments) -> Call:
 
 
 def _vector(arguments: Arguments, x: Any, of: str) -> Any:
-    """What the second derivative is multiplied by; None for a loss."""
+    """The vector of a Hessian-vector product; None for a loss."""
     if "vector" not in arguments:
         return None
     return checks.vector(arguments["vector"], "vector", x.shape, of)
 
 
 class CheckedRows(NamedTuple):
-    """What was given for the rows of a loss beside its input, checked.
+    """The checked arguments of a loss of rows, other than its input.
 
-    `indices` are the class indices as they came, None for probabilities. `divisor` is what
-    `normalizer` and `reduction` say without a look at the rows, None for a mean of what counts.
-    `arrays` are those that were read, which no buffer may overlap.
+    `indices` are the class indices as passed, None for probabilities. `divisor` is the normalizer,
+    1 for other reductions than "mean", or None if it is the sum of the active rows' weights.
+    `arrays` are the arrays that are read, which no buffer may overlap.
     """
 
     of: str
@@ -112,7 +112,7 @@ def _rows(
     function: Function, arguments: Arguments, of: str, shape: Shape, axis: int,
     compute: "np.dtype[Any]",
 ) -> CheckedRows:  # fmt: skip
-    """Check the arguments that speak of rows and classes, for logits `of` this name and shape."""
+    """Check the arguments about rows and classes, for an array `of` this name and shape."""
     checked_options = options.read(function.options, arguments, compute)
     checked_target = checks.target(arguments["target"], shape, axis, of)
     rows = (*shape[:axis], *shape[axis + 1 :])
@@ -139,7 +139,7 @@ def _rows(
 
 
 def _weights(arguments: Arguments, n_classes: int, rows: Shape, arrays: list[Named]) -> Weights:
-    """The weights of classes and rows, which join the arrays that were read."""
+    """Check the weights of classes and rows, and append them to `arrays`."""
     w, u = arguments["weight"], arguments["sample_weight"]
     if w is not None:
         w = checks.array(w, "weight")
@@ -157,10 +157,10 @@ def _weights(arguments: Arguments, n_classes: int, rows: Shape, arrays: list[Nam
 def _divisor(
     rows: CheckedRows, x: Any, n_classes: int, check: bool, compute: "np.dtype[Any]"
 ) -> Any:
-    """What losses are divided by, and the check of the target: one pass over the labels does both.
+    """Compute the divisor of the losses and check the target, in one pass over the labels.
 
-    Raises IndexError for the first label that is no class, ValueError for the first integer of
-    probabilities other than 0 and 1. On a GPU the divisor stays there.
+    Raises IndexError for the first label out of range, ValueError for the first integer other than
+    0 and 1 in a target of probabilities. On a GPU the divisor stays in GPU memory.
     """
     backend, divisor = backend_of(x), rows.divisor
     if isinstance(divisor, DeviceArray):
@@ -187,7 +187,7 @@ def _divisor(
 
 
 def read_linear(function: Function, arguments: Arguments) -> Call:
-    """A call for rows whose logits are x @ linear_weight.T + linear_bias."""
+    """Read a call for rows whose logits are x @ linear_weight.T + linear_bias."""
     names = function.inputs
     x, matrix = (checks.array(arguments[name], name) for name in names[:2])
     bias = arguments[names[2]]
@@ -220,9 +220,9 @@ def _linear_parts(
     function: Function, arguments: Arguments, inputs: tuple[Any, ...],
     types: list[Precision | None], arrays: list[Named], vector: LinearGrad | None,
 ) -> LinearGrad | None:  # fmt: skip
-    """The derivatives to fill, by the inputs in `wrt`: buffers or new arrays; None if unrequested.
+    """The buffers or new arrays for the derivatives by the inputs in `wrt`; None if not requested.
 
-    A buffer may lie exactly over its part of `vector`, of a loss None.
+    A buffer may be exactly the same part of `vector`, which is None for a loss.
     """
     wrt, names = arguments["wrt"], function.inputs
     if wrt is not names:
@@ -259,7 +259,7 @@ def _linear_parts(
 
 
 def read_elements(function: Function, arguments: Arguments) -> Call:
-    """A call for elements: its arrays all have the input's shape or broadcast to it."""
+    """Read a call of an elementwise loss, whose arrays broadcast to the input's shape."""
     name = function.first
     x = checks.array(arguments[name], name)
     types = checks.precision(x.dtype, name)
@@ -269,7 +269,7 @@ def read_elements(function: Function, arguments: Arguments) -> Call:
         for n in ("weight", "pos_weight") if n in arguments
     }  # fmt: skip
     reduction = options.reduction(arguments["reduction"])
-    if type(target) is not DeviceArray:  # on a GPU that would wait for it
+    if type(target) is not DeviceArray:  # on a GPU the check would synchronise
         checks.one_hot(backend_of(x), target, name)
     clip = options.clip(arguments["eps"], types.compute) if "eps" in arguments else None
     options.flags(function.flags, arguments)
@@ -291,9 +291,9 @@ def _buffers(
     function: Function, arguments: Arguments, x: Any, types: Precision, arrays: list[Named],
     vector: Any = None,
 ) -> Arguments:  # fmt: skip
-    """The buffers by the names of their results.
+    """The checked buffers by the names of their results.
 
-    That of a derivative may lie exactly over the input, or over the vector that it multiplies.
+    The buffer of a derivative may be exactly the input, or the vector of the product.
     """
     buffers: Arguments = {}
     first = function.first, x
@@ -314,11 +314,11 @@ def _outputs(
     function: Function, arguments: Arguments, x: Any, types: Precision, rows: Shape,
     axis: int | None, reduction: str, arrays: Arguments,
 ) -> tuple[Outputs, Outputs]:  # fmt: skip
-    """Memory for what was requested, or what is `given` for it: as it is filled, as it is returned.
+    """The results of a call, from `arrays` or newly allocated: as filled, and as returned.
 
-    A backend fills results per row as (N,), those per class with that axis last; elements, without
-    an axis, as they are. A loss that is reduced to a number needs no memory, and the gradients of
-    a linear map have their own place.
+    A backend fills results per row as (N,) and results per class with that axis last; elementwise
+    results (without an axis) have the input's shape. A reduced loss needs no array, and the
+    gradients of a linear map are in `Call.linear`.
     """
     views: list[Any] = [None] * len(Outputs._fields)
     results = views.copy()
@@ -340,10 +340,9 @@ def _outputs(
 
 
 def answer(call: Call, reduced: Any = None) -> Any:
-    """What the function returns: its only result, or a tuple of them in order.
+    """The return value of the function: its only result, or a tuple of results in order.
 
-    `reduced` is the loss where that is a number. Arrays without dimensions become NumPy scalars,
-    but the caller's buffers are returned as they are.
+    `reduced` is the reduced loss. 0-d arrays become NumPy scalars, except for the caller's buffers.
     """
     results = call.results
     is_reduced = call.function.is_loss and results.loss is None
@@ -358,9 +357,9 @@ def answer(call: Call, reduced: Any = None) -> Any:
 
 
 def scaled_gradient(function: Function, arguments: Arguments, factor: float) -> Any:
-    """The gradient of a reduced loss of one input, times `factor`, which is finite and not 0.
+    """The gradient of a reduced loss of one input, times a finite, nonzero `factor`.
 
-    It is rounded once: half precision may not hold it without the factor.
+    The product is rounded once, because the gradient alone may underflow in half precision.
     """
     read = read_rows if function.has_rows else read_elements
     call = read(function, function.defaults() | arguments | {"return_grad": True})
