@@ -1,6 +1,6 @@
-"""Arrays of any library with DLPack, in host memory; results by its array-API namespace.
+"""Arrays of other libraries with DLPack, in host memory.
 
-Arrays on a GPU go to `interface`.
+Results are made by the library's array-API namespace. Arrays on a GPU are passed to `interface`.
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -26,7 +26,7 @@ class Exporter(Protocol):
 
 
 def call(function: Function, *args: Any, **kwargs: Any) -> Any:
-    """Call `function` on NumPy views of the arrays; return arrays of the first one's kind."""
+    """Call `function` on NumPy views of the arrays; return arrays of the first one's library."""
     arguments = views.by_name(function, args, kwargs)
     if arguments is None:
         return function(*args, **kwargs)

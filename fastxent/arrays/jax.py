@@ -1,4 +1,4 @@
-"""JAX arrays on the CPU: read in place; results are JAX arrays."""
+"""JAX arrays on the CPU, read without a copy; results are JAX arrays."""
 
 from typing import Any
 

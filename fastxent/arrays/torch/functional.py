@@ -1,4 +1,4 @@
-"""Calls within torch.func's transforms and in forward mode, as nodes that have rules for both."""
+"""Calls within torch.func's transforms and in forward mode, as nodes with rules for both."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from fastxent.functions import Arguments, Function, Kind, Role
 
 
 def call(function: Function, arguments: Arguments) -> Any:
-    """The results of a call with tensors that are transformed or have tangents."""
+    """Compute a call with tensors that are transformed or have tangents."""
     is_plain = arguments.keys().isdisjoint(function.requests)
     if not is_plain:
         left_out = function.with_role(Role.BUFFER, Role.BUFFER_FLAG)
@@ -36,7 +36,7 @@ def call(function: Function, arguments: Arguments) -> Any:
 
 
 def _detached(function: Function, arguments: Arguments) -> Any:
-    """The results of a call as numbers that nothing flows to."""
+    """Compute a call without derivatives."""
     packed, tensors = batches.packed(function, arguments)
     structure = _Structure()
     results = _Detached.apply(packed, structure, *tensors)
@@ -51,7 +51,7 @@ def _detached(function: Function, arguments: Arguments) -> Any:
 
 
 class _Structure:
-    """The tuple that results are in, with True for each, and None for those there are not."""
+    """The nested tuple of the results: True for each result, None for missing ones."""
 
     of: Any = None
 
@@ -76,7 +76,7 @@ class _Detached(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Refuse what would be dropped: a derivative of a product of the second derivative."""
+        """Raise for derivatives that are not implemented, such as those of a product."""
         ctx.call = inputs[0]
         needs = ctx.needs_input_grad[2:]
         ctx.call.refuse_gradients(needs)

@@ -1,4 +1,4 @@
-"""Derivatives of the losses as nodes of autograd's graph that can be differentiated once more.
+"""Autograd nodes for the losses and their derivatives, which can be differentiated once more.
 
 With G_i the gradient of a loss by input i, H_ij its second derivatives, `up` the gradient of the
 loss or losses, and vectors v_j shaped as the inputs:
@@ -7,9 +7,9 @@ loss or losses, and vectors v_j shaped as the inputs:
     Slope      = Σ_i G_i·v_i        of each loss; linear in the vectors
     Product_i  = Σ up·Σ_j H_ij·v_j  linear in up and in the vectors
 
-Each derivative of one is another of them, except those of Product by the inputs, which would be
-third derivatives. The same rules serve double backward, forward mode and torch.func. The numbers
-are computed in `gradients` and `products`.
+The derivative of each node is another of these nodes, except the derivative of Product by the
+inputs, which would be a third derivative. The same rules serve double backward, forward mode and
+torch.func. `gradients` and `products` compute the values.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,10 +29,10 @@ Names = tuple[str, ...]
 
 
 class Derivative:
-    """What a node is made of.
+    """Which derivative a node computes.
 
-    `wrt` are the inputs by which it is a derivative, `along` those that have vectors. `made` are
-    the gradients of the loss without `up`, if they are known.
+    `wrt` are the inputs of the derivative, `along` the inputs that have vectors. `made` are the
+    gradients of the loss before the multiplication by `up`, if they have been computed.
     """
 
     __slots__ = ("along", "made", "wrt")
@@ -42,7 +42,7 @@ class Derivative:
 
 
 class Parts(NamedTuple):
-    """The tensors of a node, or something for each: `up`, vectors, and those of the call."""
+    """The tensors of a node, or a value for each: `up`, the vectors, and the call's tensors."""
 
     up: Any
     vectors: Any
@@ -53,19 +53,19 @@ class Node(torch.autograd.Function):  # type: ignore[misc]
     """A node that takes a `Call`, an `Of`, `up` if it `has_up`, vectors, and the call's tensors."""
 
     has_up = True
-    # Whether a batch of calls of a linear map is one call by row: not if a number for each row
-    # may be asked for that no kernel makes.
+    # Whether a batch of calls of a linear map can be one unreduced call: not for nodes that need a
+    # value per row that no kernel computes.
     maps_linear = True
 
     @classmethod
     def parts(cls, call: PackedCall, values: Any) -> Parts:
-        """What stands for each tensor, apart."""
+        """Split the values of a node's tensors."""
         k, n = int(cls.has_up), len(values) - len(call.names)
         return Parts(values[0] if k else None, values[k:n], values[n:])
 
     @classmethod
     def setup_context(cls, ctx: Any, inputs: Any, output: Any) -> None:
-        """Save what the derivatives need; raise for a gradient that would be dropped."""
+        """Save the tensors; raise for one that requires grad but is not an input."""
         ctx.call, ctx.of, *tensors = inputs
         ctx.call.refuse_gradients(cls.parts(ctx.call, ctx.needs_input_grad[2:]).tensors)
         ctx.save_for_backward(*tensors)
@@ -74,7 +74,7 @@ class Node(torch.autograd.Function):  # type: ignore[misc]
 
     @classmethod
     def read(cls, ctx: Any) -> tuple[PackedCall, Derivative, Parts, Parts]:
-        """The arguments, and which of the tensors need a gradient."""
+        """The node's arguments, and which of its tensors need a gradient."""
         saved = ctx.saved_tensors
         ctx.call.check_versions(cls.parts(ctx.call, saved).tensors)
         needs = cls.parts(ctx.call, ctx.needs_input_grad[2:])
@@ -84,7 +84,7 @@ class Node(torch.autograd.Function):  # type: ignore[misc]
     def tangents(
         cls, ctx: Any, tangents: Any
     ) -> tuple[PackedCall, Derivative, Parts, Parts, Names, Any]:
-        """The arguments, their tangents, and the inputs that have tangents with these."""
+        """The node's arguments, their tangents, and the inputs that have tangents."""
         of_tensors = cls.parts(ctx.call, tangents[2:])
         known = {
             name: tangent
@@ -99,7 +99,7 @@ class Node(torch.autograd.Function):  # type: ignore[misc]
 
     @classmethod
     def mapped(cls, info: Any, dims: Any, call: PackedCall, of: Derivative, *tensors: Any) -> Any:
-        """A batch of nodes as one, whose results have the batch first; None if it is none."""
+        """Apply a batch of nodes as one node, with the batch axis first; None if not possible."""
         values, dims = cls.parts(call, tensors), cls.parts(call, dims[2:])
         one = (call.function.first,)
         if not {*of.wrt, *of.along} <= {*one}:
@@ -112,7 +112,7 @@ class Node(torch.autograd.Function):  # type: ignore[misc]
         up = [batch.by_rows(values.up, dims.up)] if cls.has_up else []
         vectors = batch.vectors(values.vectors, dims.vectors)
         tensors = (*up, *vectors, *batch.tensors)
-        # Below the last transform no node is needed where nothing requires grad.
+        # Outside of all transforms no node is needed if nothing requires grad.
         plain = not memory.is_transforming() and not refusals.may_have_tangents()
         if plain and not any(t.requires_grad for t in tensors):
             return batch, cls.forward(batch.call, Derivative(of.wrt, of.along), *tensors)
@@ -120,7 +120,7 @@ class Node(torch.autograd.Function):  # type: ignore[misc]
 
     @classmethod
     def vmap(cls, info: Any, dims: Any, call: PackedCall, of: Derivative, *tensors: Any) -> Any:
-        """The rule of vmap; of nodes whose results are shaped as the inputs."""
+        """The vmap rule of nodes whose results are shaped as the inputs."""
         batched = cls.mapped(info, dims, call, of, *tensors)
         if batched is None:
             return batches.one_by_one(
@@ -130,7 +130,7 @@ class Node(torch.autograd.Function):  # type: ignore[misc]
 
 
 class _PerLossNode(Node):
-    """A node with a number for each loss."""
+    """A node with one value per loss."""
 
     has_up = False
     is_loss = False
@@ -146,7 +146,7 @@ class _PerLossNode(Node):
 
 
 class Loss(_PerLossNode):
-    """A loss, or losses by row or element; `backward` makes the gradients."""
+    """A loss, or unreduced losses; `backward` computes the gradients."""
 
     is_loss = True
 
@@ -178,9 +178,10 @@ class Loss(_PerLossNode):
 
 
 class LossAndGradient(Node):
-    """A loss of one input, or losses by row or element, and the gradient of their sum.
+    """A loss of one input, or unreduced losses, and the gradient of their sum.
 
-    Both are differentiable, so that `backward` of the loss need not apply a node.
+    Both results are differentiable, so `backward` of the loss can return the gradient without
+    another node.
     """
 
     has_up = False
@@ -204,12 +205,12 @@ class LossAndGradient(Node):
 
     @staticmethod
     def backward(ctx: Any, up: Any, by_gradient: Any) -> Any:
-        """The gradient, once; Gradient in new memory after that. Product by the gradient."""
+        """Return the saved gradient the first time, else Gradient; Product for the gradient."""
         call, wrt = ctx.call, (ctx.call.function.first,)
         *tensors, grad = ctx.saved_tensors
         terms = []
         if up is not None and not ctx.is_returned and _is_one(up):
-            # The receiver may write to it: it is not read any more.
+            # The receiver may write to it, so it is returned only once.
             ctx.is_returned = True
             terms.append([grad])
         elif up is not None:
@@ -240,11 +241,11 @@ class LossAndGradient(Node):
 
 
 class Gradient(Node):
-    """The gradients by the inputs `wrt` of losses with the gradient `up`."""
+    """The gradients by the inputs `wrt` of losses with the upstream gradient `up`."""
 
     @staticmethod
     def forward(call: PackedCall, of: Derivative, up: torch.Tensor, *tensors: torch.Tensor) -> Any:
-        """Compute them, of the known gradients if there are."""
+        """Compute the gradients, from those in `made` if there are any."""
         arguments = call.arguments(tensors)
         if of.made is None:
             grads = gradients.gradients(call.function, arguments, up, of.wrt)
@@ -344,7 +345,7 @@ class Product(Node):
 
     @staticmethod
     def backward(ctx: Any, *ups: Any) -> Any:
-        """Product by the vectors, for second derivatives are symmetric; by the inputs: refused."""
+        """Product by the vectors (second derivatives are symmetric); an error by the inputs."""
         call, of, saved, needs = Product.read(ctx)
         wrt, cotangents = _present(of.wrt, ups)
         by_vectors: Any = [None] * len(of.along)
@@ -359,7 +360,7 @@ class Product(Node):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        """Product along tangents of `up` and of the vectors; of the inputs: refused."""
+        """Product along tangents of `up` and of the vectors; an error along the inputs."""
         call, of, saved, directions, along, _ = Product.tangents(ctx, tangents)
         if along:
             raise errors.no_third_derivative()
@@ -375,7 +376,7 @@ class Product(Node):
 
 
 class _Undifferentiable(torch.autograd.Function):  # type: ignore[misc]
-    """A tensor itself, by which nothing can be differentiated."""
+    """The identity, whose derivative is an error."""
 
     @staticmethod
     def forward(tensor: torch.Tensor) -> torch.Tensor:
@@ -401,7 +402,7 @@ class _Undifferentiable(torch.autograd.Function):  # type: ignore[misc]
 def _products(
     call: PackedCall, wrt: Names, along: Names, up: Any, vectors: Any, tensors: Tensors
 ) -> list[Any]:
-    """Product with each of a batch of vectors or of `up`; [] by no input or along none."""
+    """Apply Product, to each of a batch of vectors; None for each input if there are no vectors."""
     if not wrt or not along:
         return [None] * len(wrt)
     last = [
@@ -414,7 +415,7 @@ def _products(
 
 
 def _is_watched(tensor: torch.Tensor) -> bool:
-    """Whether it may be differentiated by, at any level."""
+    """Whether a tensor may be differentiated with respect to, at any level of transforms."""
     wrapped: bool = _functorch.is_functorch_wrapped_tensor(tensor)
     return wrapped or tensor.requires_grad
 
@@ -434,7 +435,7 @@ def _curvature(call: PackedCall, tensors: Tensors, a: dict[str, Any], b: dict[st
 
 
 def _ones(call: PackedCall, tensors: Tensors) -> torch.Tensor:
-    """The gradient of the sum of a call's losses by each of them."""
+    """The upstream gradient of the sum of a call's losses: ones."""
     function, arguments = call.function, call.arguments(tensors)
     first = arguments[function.first]
     shape: tuple[int, ...] = ()
@@ -455,7 +456,7 @@ def needs_gradient(tensor: torch.Tensor) -> bool:
 
 
 def _is_one(up: torch.Tensor) -> bool:
-    """Whether it is known to be 1 everywhere, and that nothing depends on it."""
+    """Whether an upstream gradient is 1 everywhere and is not differentiated itself."""
     if needs_gradient(up) or refusals.may_have_tangents():
         return False
     while _functorch.is_functorch_wrapped_tensor(up):
@@ -470,39 +471,40 @@ def _widened(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _typed(derivatives: Tensors, names: Names, arguments: Any) -> tuple[torch.Tensor, ...]:
-    """Derivatives in the types of their inputs."""
+    """Convert derivatives to the types of their inputs."""
     return tuple(
         tensor.to(arguments[name].dtype) for name, tensor in zip(names, derivatives, strict=True)
     )
 
 
 def _by_name(call: PackedCall, names: Names, derivatives: Any) -> list[Any]:
-    """Gradients of these inputs, None for the call's other tensors."""
+    """The gradients of these inputs, None for the call's other tensors."""
     known = dict(zip(names, derivatives, strict=True))
     return [known.get(name) for name in call.names]
 
 
 def _present(names: Names, values: Any) -> tuple[Names, list[Any]]:
-    """Those that are not None, with their names."""
+    """The values that are not None, and their names."""
     pairs = [(n, value) for n, value in zip(names, values, strict=True) if value is not None]
     return tuple(n for n, _ in pairs), [value for _, value in pairs]
 
 
 def _sums(terms: list[Any], n: int) -> tuple[Any, ...]:
-    """The sum of tuples; None without any."""
+    """The elementwise sum of tuples; n times None if there are none."""
     if not terms:
         return (None,) * n
     return tuple(sum(each[1:], each[0]) for each in zip(*terms, strict=True))
 
 
-# Whether `backward` runs for a batch of factors at once; not public.
+# Whether a tensor is a batch of PyTorch's legacy vmap, as in is_grads_batched=True. Not public.
 is_batch = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda _: True)
 
 
 def for_each_in_batch(values: Sequence[Any], compute: Callable[..., Any]) -> list[Any]:
-    """compute(*values), for each of a batch of them as PyTorch's first vmap has one: a level of it.
+    """Call compute(*values), for each item of a batch of PyTorch's legacy vmap.
 
-    Its rules are those of PyTorch's own operators, so the values are taken out one by one.
+    Legacy vmap has rules for PyTorch's own operators only, so the batch is unpacked and computed
+    one by one.
     """
     if not any(map(is_batch, values)):
         return list(compute(*values))
