@@ -1,11 +1,11 @@
-"""Every function as JAX primitives, by the handler in `handler`; with derivatives.
+"""JAX primitives with derivatives for all functions, computed by the handler in `handler`.
 
-A loss L of the inputs x, its gradient g, and the product H v of its second derivative and a vector:
+They are a loss L of the inputs x, its gradient g, and its Hessian-vector product H v:
 
     ∂L = ⟨g, ∂x⟩        ∂g = H ∂x        H symmetric
 
-A derivative by an array that is no input, or a third one, is an error. What is computed is a
-`Request`, whose groups are those that `jax.vmap` makes.
+Derivatives with respect to other arrays, and third derivatives, raise errors. A `Request` says what
+is computed; its groups are the batches of `jax.vmap`.
 """
 
 import math
@@ -40,7 +40,7 @@ _PRODUCTS = {CROSS_ENTROPY: CROSS_ENTROPY_HVP, LINEAR: LINEAR_HVP, BINARY_WITH_L
 
 
 def call(request: Request, arrays: list[Any]) -> list[Any]:
-    """The results of a request that is not batched: of a loss, or of softmax and its like."""
+    """Compute the results of a request without groups: of a loss or of a map."""
     request = request._replace(grouped=(False,) * len(arrays))
     results: list[Any] = _call.bind(*arrays, request=request)
     return results
@@ -50,10 +50,10 @@ def call(request: Request, arrays: list[Any]) -> list[Any]:
 
 
 def _batch(args: Any, axes: Any, *, request: Request, primitive: Primitive) -> Any:
-    """One call with another axis of groups in front.
+    """The vmap rule: make one call with a new axis of groups in front.
 
-    Arrays of rows are given it, so that groups fold into rows; of the linear map, and of classes,
-    only those that have it.
+    Arrays per row always get this axis, so that groups can be folded into rows. Arrays per class
+    and those of the linear map get it only if they are batched.
     """
     function = request.description
     size = next(a.shape[k] for a, k in zip(args, axes, strict=True) if k is not None)
@@ -67,7 +67,7 @@ def _batch(args: Any, axes: Any, *, request: Request, primitive: Primitive) -> A
     n_axes, moved, grouped = len(request.groups), [], []
     for a, axis, role, had in zip(args, axes, roles, request.grouped, strict=True):
         has = had or axis is not None or role in always
-        if has and not had and n_axes:  # the axes of groups that were there before it
+        if has and not had and n_axes:  # the axes of groups that exist already
             at = 0 if axis is None else 1
             a = a if axis is None else jnp.moveaxis(a, axis, 0)
             shape = (*a.shape[:at], *request.groups, *a.shape[at:])
@@ -100,7 +100,7 @@ _slopes = _primitive("fastxent_slopes")
 
 
 def _moving(names: tuple[str, ...], tangents: Any) -> dict[str, Any]:
-    """The tangents that are not 0, by the arrays' names."""
+    """The nonzero tangents, by the arrays' names."""
     pairs = zip(names, tangents, strict=True)
     return {
         name: t for name, t in pairs
@@ -109,7 +109,7 @@ def _moving(names: tuple[str, ...], tangents: Any) -> dict[str, Any]:
 
 
 def _inputs_alone(request: Request, moving: dict[str, Any]) -> tuple[str, ...]:
-    """The inputs that have tangents; no other array may."""
+    """The inputs that have tangents; raise if another array has one."""
     function = request.description
     for name in moving:
         if name == "sample_weight" and request.weighted:
@@ -120,7 +120,7 @@ def _inputs_alone(request: Request, moving: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _along(primals: Any, tangents: Any, *, request: Request) -> Any:
-    """The results, and how they change along tangents."""
+    """The jvp rule: the results, and their derivatives along tangents."""
     function, moving = request.description, _moving(request.arrays, tangents)
     names = _inputs_alone(request, moving)
     by_row = function.kind is Kind.LINEAR and not request.is_reduced
@@ -150,13 +150,13 @@ ad.primitive_jvps[_call] = _along
 
 
 def _result_names(request: Request) -> list[str]:
-    """The results, gradients by their inputs' names also where there is only one."""
+    """The names of the results; a gradient has its input's name, even if there is only one."""
     function = request.description
     return [function.first if n == "grad" else n for n in host.names_of(request)]
 
 
 def _inner(request: Request, name: str, grad: Any, tangent: Any, primals: Any) -> Any:
-    """⟨g, ∂x⟩ of one input for each loss."""
+    """⟨g, ∂x⟩ of one input, for each loss."""
     function, n_axes = request.description, len(request.groups)
     at = request.arrays.index(name)
     if n_axes and not request.grouped[at]:
@@ -173,7 +173,7 @@ def _inner(request: Request, name: str, grad: Any, tangent: Any, primals: Any) -
 
 
 def _with_vectors(request: Request, vectors: tuple[str, ...], **changes: Any) -> Request:
-    """The request with operands for vectors, which have groups as their inputs have."""
+    """Add vectors to the operands of a request; each has groups if its input has."""
     own = dict(zip(request.arrays, request.grouped, strict=True))
     grouped = (*request.grouped, *(own[name] for name in vectors))
     return request._replace(vectors=vectors, grouped=grouped, extras=(), **changes)
@@ -182,7 +182,7 @@ def _with_vectors(request: Request, vectors: tuple[str, ...], **changes: Any) ->
 def _derivatives_of_gradients(
     request: Request, primals: Any, results: Any, names: tuple[str, ...], vectors: list[Any]
 ) -> list[Any]:
-    """How the gradients of a request change along vectors, one for each input in `names`."""
+    """The derivatives of a request's gradients along vectors, one for each input in `names`."""
     function = request.description
     arrays = dict(zip(request.arrays, primals, strict=True))
     if function is CATEGORICAL:
@@ -195,7 +195,7 @@ def _derivatives_of_gradients(
 
 
 def _categorical_product(request: Request, grad: Any, arrays: Any, v: Any) -> Any:
-    """H v of a loss of probabilities: of its gradient g = -κ·q/p it is -g/p, diagonal."""
+    """H v of a loss of probabilities; H is diagonal, -g/p for the gradient g = -κ·q/p."""
     kind = jnp.promote_types(grad.dtype, np.float32)
     p, eps = arrays[CATEGORICAL.first].astype(kind), request.option("eps")
     clipped = jnp.maximum(p, 1e-12) if eps is None else jnp.clip(p, eps, 1 - eps)
@@ -205,7 +205,7 @@ def _categorical_product(request: Request, grad: Any, arrays: Any, v: Any) -> An
 def _binary_product(request: Request, arrays: Any, v: Any) -> Any:
     """H v of a binary loss of probabilities: w/D·(y·g₁² + (1-y)·g₀²)·v.
 
-    g₁ = -1/p and g₀ = 1/(1-p) are its gradients for y = 1 and y = 0.
+    g₁ = -1/p and g₀ = 1/(1-p) are the gradients for y = 1 and y = 0.
     """
     kind, eps = jnp.promote_types(v.dtype, np.float32), request.option("eps")
     p, y = arrays[BINARY.first].astype(kind), arrays["target"].astype(kind)
@@ -227,13 +227,13 @@ def _binary_product(request: Request, arrays: Any, v: Any) -> Any:
     return (terms * v.astype(kind)).astype(v.dtype)
 
 
-# --- results beside a loss ----------------------------------------------------------------------
+# --- further results of a loss ------------------------------------------------------------------
 
 
 def _along_extra(
     request: Request, name: str, primals: Any, value: Any, names: tuple[str, ...], vectors: Any
 ) -> Any:
-    """How a result beside the loss changes along vectors, by the function of its own."""
+    """The derivative of a further result (probs, lse, entropy) along vectors."""
     function = request.description
     if not jnp.issubdtype(value.dtype, jnp.floating):
         return ad.Zero(jax.typeof(value).to_tangent_aval())
@@ -260,7 +260,7 @@ def _refuse(*_: Any, name: str, function: str, **__: Any) -> Any:
     raise errors.no_derivative_of_result(name, function)
 
 
-# In place of a derivative that is not known: an error if a program uses it, as few do.
+# Stands for a derivative that is not implemented; raises an error if the program uses it.
 _refused = Primitive("fastxent_no_derivative")
 _refused.def_impl(_refuse)
 _refused.def_abstract_eval(lambda *_, like, name, function: like)
@@ -280,13 +280,13 @@ batching.primitive_batchers[_refused] = _batch_refused
 
 
 def _split(operands: Any, request: Request) -> tuple[list[Any], list[Any]]:
-    """The arrays and the vectors of a request."""
+    """Split operands into arrays and vectors."""
     n = len(request.arrays)
     return list(operands[:n]), list(operands[n:])
 
 
 def _along_product(primals: Any, tangents: Any, *, request: Request) -> Any:
-    """A product is linear in its vectors; its derivative by anything else is not known."""
+    """The jvp rule of a product, which is linear in its vectors; others are not implemented."""
     (arrays, vectors), (of_arrays, of_vectors) = (_split(a, request) for a in (primals, tangents))
     if moving := _moving(request.arrays, of_arrays):
         _inputs_alone(request, moving)
@@ -298,7 +298,7 @@ def _along_product(primals: Any, tangents: Any, *, request: Request) -> Any:
 
 
 def _chosen(request: Request, vectors: tuple[str, ...], **changes: Any) -> Request:
-    """The request with some of its vectors."""
+    """Select some of the vectors of a request."""
     n = len(request.arrays)
     by_name = dict(zip(request.vectors, request.grouped[n:], strict=True))
     grouped = (*request.grouped[:n], *(by_name[name] for name in vectors))
@@ -306,7 +306,7 @@ def _chosen(request: Request, vectors: tuple[str, ...], **changes: Any) -> Reque
 
 
 def _transpose_product(cts: Any, *operands: Any, request: Request) -> Any:
-    """A product transposed is a product, as H is symmetric."""
+    """The transpose rule of a product, which is a product because H is symmetric."""
     arrays, vectors = _split(operands, request)
     cotangents = {
         name: ct for name, ct in zip(request.wrt, cts, strict=True) if type(ct) is not ad.Zero
@@ -326,7 +326,7 @@ def _transpose_product(cts: Any, *operands: Any, request: Request) -> Any:
 
 
 def _ungrouped(parts: Any, request: Request) -> list[Any]:
-    """Parts for vectors: summed over groups where the vector does not have them."""
+    """Sum the parts for vectors over groups, if the vector has no groups."""
     over = tuple(range(len(request.groups)))
     flags = request.grouped[len(request.arrays) :]
     return [part if has else part.sum(over) for part, has in zip(parts, flags, strict=True)]
@@ -340,7 +340,7 @@ ad.primitive_transposes[_product] = _transpose_product
 
 
 def _along_slopes(primals: Any, tangents: Any, *, request: Request) -> Any:
-    """Linear in the vectors; a second derivative is known of the sum of the losses alone."""
+    """The jvp rule of slopes, which are linear in the vectors; others are not implemented."""
     (arrays, _), (of_arrays, of_vectors) = (_split(a, request) for a in (primals, tangents))
     if moving := _moving(request.arrays, of_arrays):
         _inputs_alone(request, moving)
@@ -351,7 +351,7 @@ def _along_slopes(primals: Any, tangents: Any, *, request: Request) -> Any:
 
 
 def _transpose_slopes(cts: Any, *operands: Any, request: Request) -> Any:
-    """The gradients of the sum of the losses, each row weighted by its cotangent."""
+    """The transpose rule of slopes: gradients of the losses' sum, weighted by the cotangents."""
     arrays, vectors = _split(operands, request)
     (ct,) = cts
     n_arrays = len(request.arrays)

@@ -1,4 +1,4 @@
-"""The results of a request: their shapes and types, and their values by the handler."""
+"""Shapes and types of the results of a request, and their computation by the handler."""
 
 from typing import Any
 
@@ -14,14 +14,14 @@ from fastxent.results import Extent, Type
 
 
 def compute(*arrays: Any, request: Request) -> Any:
-    """The results, by the handler."""
+    """Compute the results by the handler."""
     results = shapes(*map(jax.typeof, arrays), request=request)
     kinds = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in results]
     return jax.ffi.ffi_call(handler.registered(), kinds)(*arrays, request=request.text())
 
 
 def shapes(*arrays: Any, request: Request) -> list[Any]:
-    """The abstract values of the results: they vary and are sharded as the first input is."""
+    """The abstract values of the results, with the sharding and varying axes of the first input."""
     function, n_axes = request.description, len(request.groups)
     by_name = dict(zip(request.arrays, arrays, strict=False))
     has_groups = dict(zip(request.arrays, request.grouped, strict=False))
@@ -44,7 +44,7 @@ def shapes(*arrays: Any, request: Request) -> list[Any]:
 
     results = []
     for name in host.names_of(request):
-        if name in function.inputs:  # a derivative by one of several
+        if name in function.inputs:  # a derivative by one of several inputs
             shape = by_name[name].shape[n_axes if has_groups[name] else 0 :]
             results.append(of(shape, by_name[name].dtype, (None,) * len(shape)))
             continue
@@ -60,7 +60,7 @@ def shapes(*arrays: Any, request: Request) -> list[Any]:
 
 
 def loss_type(request: Request, arrays: Any) -> Any:
-    """The type of losses: that of the arithmetic."""
+    """The type of losses: that of the computation."""
     by_name = dict(zip(request.arrays, arrays, strict=False))
     inputs = [by_name[name] for name in request.description.inputs if name in by_name]
     return np.result_type(np.float32, *(jnp.promote_types(a.dtype, np.float32) for a in inputs))

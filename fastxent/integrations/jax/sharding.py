@@ -1,9 +1,9 @@
-"""Requests over several devices: each computes its rows, where they are.
+"""Partition requests over several devices: each device computes the rows that it holds.
 
 JAX partitions a call by a rule that names the dimensions of its arrays. Rows and groups may be
-sharded, the classes of a row not. A mean over all rows becomes a sum of rows that are weighted by
-1/D, the divisor D a sum over the devices, as the loss is, and the gradients of what all rows share.
-Dimensions that their devices do not divide are gathered.
+sharded, classes may not. A mean over all rows becomes a sum of rows that are weighted by 1/D. The
+divisor D, the loss, and the gradients by arrays that all rows use, are summed over the devices.
+Dimensions whose length is not divisible by the number of devices are gathered.
 """
 
 import itertools
@@ -20,16 +20,16 @@ from fastxent.integrations.jax import host, shapes
 from fastxent.integrations.jax.requests import Request
 from fastxent.results import Extent
 
-# The names of dimensions: of groups and rows, which may be sharded, of classes and features, and of
-# those of length 1 that are broadcast.
+# Names of dimensions: groups and rows, which may be sharded; classes and features; and dimensions
+# of length 1 that are broadcast.
 _GROUP, _ROW, _CLASS, _FEATURE, _ONE = "g", "r", "c", "k", "o"
 Names = tuple[str, ...]
 
 
 def partitioned(request: Request, avals: Any, devices: Any, multiple_results: bool) -> Any:
-    """A function of the arrays of a request that JAX may partition."""
+    """Make a function of the arrays of a request that JAX can partition."""
     operands, results = _operand_names(request, avals), _result_names(request, avals)
-    # XLA calls back from a thread of its own, which does not have this thread's choice.
+    # XLA calls back on its own thread, which does not have this thread's jax_enable_x64.
     x64 = jax.config.jax_enable_x64
 
     def plain(*arrays: Any) -> Any:
@@ -52,7 +52,7 @@ def partitioned(request: Request, avals: Any, devices: Any, multiple_results: bo
             and not _has_own_weights(request)
         }  # fmt: skip
         mesh = argument_shapes[0].sharding.mesh
-        # XLA pads shards of unequal length, and the padding would count as rows: they are gathered.
+        # XLA pads shards of unequal length, and padding would count as rows, so gather these.
         for name, size in zip(operands[0], argument_shapes[0].shape, strict=True):
             if name in axes and size % _n_devices(mesh, _flat([axes[name]])):
                 del axes[name]
@@ -81,7 +81,7 @@ def partitioned(request: Request, avals: Any, devices: Any, multiple_results: bo
 
 
 def _flat(axes: Any) -> Names:
-    """The names of mesh axes in parts of a partition spec."""
+    """The names of the mesh axes in entries of a partition spec."""
     names: list[str] = []
     for axis in axes:
         names.extend(() if axis is None else (axis,) if isinstance(axis, str) else axis)
@@ -97,7 +97,7 @@ def _n_devices(mesh: Any, axes: Names) -> int:
 
 
 def _dimensions(request: Request, avals: Any) -> tuple[Names, Names, Names]:
-    """The names of the dimensions of groups, of rows, and of the first input without groups."""
+    """Names of the dimensions of groups, of rows, and of the first input without groups."""
     function = request.description
     groups = tuple(f"{_GROUP}{k}" for k in range(len(request.groups)))
     at = request.arrays.index(function.first)
@@ -162,17 +162,17 @@ def _result_names(request: Request, avals: Any) -> tuple[Names, ...]:
 
 
 def _has_own_classes(request: Request) -> bool:
-    """Whether groups have class weights or a linear map of their own: these are not sharded."""
+    """Whether groups differ in class weights or in the linear map; they are not sharded then."""
     roles = [request.description.roles[name] for name in request.arrays]
     common = (Role.PER_CLASS, Role.MATRIX)
     return any(has and role in common for role, has in zip(roles, request.grouped, strict=False))
 
 
 def _has_own_weights(request: Request) -> bool:
-    """Whether groups have weights of rows or divisors of their own, but one target.
+    """Whether groups differ in sample weights or normalizers, but have the same target.
 
-    This is so in products of a linear map alone. The rows of a group are then not sharded, as their
-    weights for a mean would need groups that the target does not have.
+    This occurs only in products of a linear map. The rows are not sharded then, because the weights
+    for a mean would need groups that the target does not have.
     """
     own = dict(zip(request.arrays, request.grouped, strict=False))
     return not own.get("target", True) and any(
@@ -180,13 +180,13 @@ def _has_own_weights(request: Request) -> bool:
     )
 
 
-# --- the part of a device -----------------------------------------------------------------------
+# --- computation on one device ------------------------------------------------------------------
 
 
 def _local(
     request: Request, operands: Any, results: Any, over: Names, mesh: Any, arrays: Any
 ) -> list[Any]:
-    """The results of a device's rows; sums over rows are sums over the devices."""
+    """Compute the results of a device's rows; sum results over all rows over the devices."""
     at = request.arrays.index(request.description.first)
     if request.grouped[at]:
         request = request._replace(groups=arrays[at].shape[: len(request.groups)])
@@ -201,7 +201,7 @@ def _local(
     made = host.names_of(request)
     summed = [not any(name[0] == _ROW for name in names) for names in results]
     kinds = dict(zip(request.arrays, (a.dtype for a in arrays), strict=False))
-    # The parts of a sum have the type of the array that they are gradients of: not half precision.
+    # Parts of a sum have the type of the array that is differentiated; avoid half precision.
     parts = {name for name, is_sum in zip(made, summed, strict=True) if is_sum}
     arrays = [
         a.astype(jnp.promote_types(a.dtype, jnp.float32)) if name in parts else a
@@ -218,10 +218,10 @@ def _local(
 
 
 def _weighted_elements(request: Request, arrays: Any, n_devices: int) -> tuple[Request, Any]:
-    """The mean of a device's elements, which are a share of all."""
+    """Divide the weights of elements by the number of devices, for a mean over all elements."""
     by_name = dict(zip(request.arrays, arrays, strict=False))
     grouped = dict(zip(request.arrays, request.grouped, strict=False))
-    w = by_name.get("weight")  # divided in the type of the losses: it may be one of fewer bits
+    w = by_name.get("weight")  # divided in the type of the losses, because it may be half precision
     kind = shapes.loss_type(request, arrays)
     by_name["weight"] = jnp.asarray(1 if w is None else w, kind) / n_devices
     grouped.setdefault("weight", False)
@@ -231,7 +231,7 @@ def _weighted_elements(request: Request, arrays: Any, n_devices: int) -> tuple[R
 def _with(
     request: Request, by_name: dict[str, Any], grouped: dict[str, bool], arrays: Any
 ) -> tuple[Request, Any]:
-    """The request with these arrays, and the vectors that it had."""
+    """Replace the arrays of a request, and keep its vectors."""
     n = len(request.arrays)
     flags = (*grouped.values(), *request.grouped[n:])
     return request._replace(arrays=tuple(by_name), grouped=flags), (*by_name.values(), *arrays[n:])
@@ -240,7 +240,7 @@ def _with(
 def _weighted_rows(
     request: Request, operands: Any, over: Names, arrays: Any
 ) -> tuple[Request, Any, Any]:
-    """A sum whose rows are weighted by u/D, and D of each group, for a mean."""
+    """Make a sum with sample weights u/D of a mean; also return D of each group."""
     by_name = dict(zip(request.arrays, arrays, strict=False))
     grouped = dict(zip(request.arrays, request.grouped, strict=False))
     has_groups = grouped["target"]
@@ -277,7 +277,7 @@ def _weighted_rows(
 
 
 def _differs(y: Any, ignored: int) -> Any:
-    """Whether labels are not to be ignored, compared as integers."""
+    """Whether labels differ from ignore_index, without wrap-around."""
     limits = jnp.iinfo(y.dtype)
     if not limits.min <= ignored <= limits.max:
         return y == y
