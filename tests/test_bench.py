@@ -259,7 +259,7 @@ def test_a_wrong_peer_is_not_timed(tmp_path, monkeypatch):
     wrong = Pipe(*requests[:2], ("prepare", Case(7, 5, job="softmax"), tmp_path))
     serve.serve(wrong, "numpy_idiom", 1)
     assert [str(reply).partition(":")[0] for reply in wrong.replies] == [
-        "wrong", "no case is prepared", "does not do softmax",
+        "wrong result", "no case is prepared", "does not support softmax",
     ]  # fmt: skip
 
 
@@ -297,7 +297,7 @@ def test_a_dead_worker_is_noted_and_replaced():
         race.run(heat, 1, 0.001)
         first = race._workers["copy", 1, 0]
         dead, alive = race.run(heat, 2, 0.001, first._process.kill)
-        assert dead.note == "its process ended with -9"
+        assert dead.note == "its process exited with -9"
         assert len(alive.seconds) == 2
         assert not any(result.note for result in race.run(heat, 1, 0.001))
 

@@ -144,7 +144,7 @@ WITHIN_TORCH = {
     "operator_rules": [*"operator_arguments batches gradients maps memory refusals second".split()],
     "outside": ["memory"],
     "functional": ["batches", "gradients", "maps", "second"],
-    "autograd": [*"held maps batches gradients memory refusals second outside".split()],
+    "autograd": [*"rebuilt_logits maps batches gradients memory refusals second outside".split()],
     "rebuilt_logits": [],
     "second": ["batches", "gradients", "memory", "products", "refusals"],
     "maps": ["batches", "gradients", "memory"],

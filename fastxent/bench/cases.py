@@ -12,8 +12,8 @@ Logits = Literal["random", "wide", "confident"]
 Target = Literal["index", "soft", "one-hot"]
 Layout = Literal["rows", "channels-first", "column-major"]
 
-# How many arrays of the logits' size a job has to read or write. The linear loss has none, and of
-# probabilities the loss by class index needs one number per row.
+# How many arrays of the logits' size a job has to read or write. The linear loss has none, and the
+# loss of probabilities with class indices reads one number per row.
 _ARRAYS: dict[Job, int] = {
     "cross_entropy": 2, "forward": 2, "loss": 1, "softmax": 2, "log_softmax": 2,
     "categorical": 0, "binary": 3, "binary_probs": 3, "linear": 0, "frozen": 0, "hvp": 3,
@@ -28,10 +28,10 @@ class Case:
 
     `job` is the name of the peer's function, `logits` their distribution (see `inputs`),
     `features` the K of x (N, K) if the logits are x @ weight.T, and `threads` the number of
-    threads, None for that of the run. `image` is the height and width of the images whose pixels
-    are the rows, if the layout is that of segmentation, (n, C, h, w). Labels of `label_dtype`
-    "list" are a list of Python's integers. `given` names the options that are passed, as fastxent
-    calls them and separated by spaces; their values are in `inputs`.
+    threads, None for that of the run. `image` is the height and width of the images for the layout
+    of segmentation, (n, C, h, w), whose pixels are the rows. With `label_dtype` "list" the labels
+    are a list of Python ints. `options` are the names of fastxent's options that are passed,
+    separated by spaces; their values are in `inputs`.
     """
 
     rows: int
@@ -80,14 +80,14 @@ class Case:
 
     @property
     def floor_bytes(self) -> int:
-        """Least number of bytes to read and write, without those of O(N)."""
+        """The least number of bytes to read and write, without O(N) terms."""
         arrays = _ARRAYS[self.job] + (self.target != "index")
         return arrays * self.size * _ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One side of a heat."""
+    """A peer and a case: one side of a heat."""
 
     peer: str
     case: Case
@@ -98,7 +98,7 @@ Heat = tuple[Entry, ...]
 
 @dataclass(frozen=True)
 class Group:
-    """Heats that answer one question; all sides of a heat take turns, `rounds` times `seconds`."""
+    """Heats for one comparison; the sides of a heat take turns, `rounds` times `seconds` each."""
 
     title: str
     heats: tuple[Heat, ...]
@@ -132,7 +132,7 @@ COLUMNS = Case(8192, 1000, layout="column-major")
 TOKENS = Case(2048, 32000)  # of a language model, whose tensors are often of half precision
 HALF = Case(4096, 1000, "float16")
 LABELLED = Case(65536, 10)
-PLAIN = Case(32, 10)  # a small call, beside those with options
+PLAIN = Case(32, 10)  # a small call, compared with calls with options
 IN_TORCH = ("torch", "torch_module", "fastxent_torch")
 
 _SWEPT_SIZE = 4_000_000
@@ -141,7 +141,7 @@ _SWEPT_ROWS = [1, 4, 16, 64, 256, 1024, 4096, 16384]
 
 
 def beside_plain(case: Case, *peers: str) -> Heat:
-    """Fastxent and other peers on a case, and fastxent's plain call."""
+    """A heat of fastxent and other peers on a case, and fastxent's plain call."""
     plain = sides(PLAIN, ["fastxent"]) if case != PLAIN else ()
     return sides(case, ["fastxent", *peers]) + plain
 
@@ -237,7 +237,7 @@ GROUPS = {
         )
         + (
             beside_plain(replace(PLAIN, target="soft"), "numpy_idiom", "torch", "jax"),
-            # PyTorch refuses int32 labels; JAX is given no others in any case.
+            # PyTorch refuses int32 labels; JAX always gets int32.
             beside_plain(replace(PLAIN, label_dtype="int32"), "numpy_idiom", "jax"),
             beside_plain(replace(PLAIN, label_dtype="list"), "numpy_idiom"),
             beside_plain(replace(PLAIN, dtype="float16"), "numpy_idiom", "torch", "jax"),

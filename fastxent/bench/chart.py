@@ -1,4 +1,4 @@
-"""Chart of one record: speed of each peer as a share of a copy's, one panel per shape."""
+"""Chart of one record: the speed of each peer relative to a copy, one panel per shape."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def draw(rows: list[Row], path: Path) -> None:
         panel.set_title(f"{shape[0]} rows × {shape[1]} classes, {shape[2]}", fontsize=10)
     for panel in panels[len(shapes) :]:
         panel.set_axis_off()
-    figure.supxlabel("speed as a share of a plain copy of the logits", fontsize=10)
+    figure.supxlabel("speed relative to a plain copy of the logits", fontsize=10)
     names = {"fastxent": OURS, "slower than fastxent": SLOWER, "faster than fastxent": FASTER}
     handles = [Patch(color=colour, label=name) for name, colour in names.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
@@ -45,7 +45,7 @@ def _bars(panel: Any, speeds: dict[str, float], peers: list[str]) -> None:
     panel.barh(heights, list(speeds.values()), color=colours)
     for height, speed in zip(heights, speeds.values(), strict=True):
         label = f" {speed:.{0 if speed >= 0.1 else 1}%}"
-        # At 1 at most: a small copy is slow, and a share may be far above 1.
+        # Limited to 1: a small copy is slow, and the ratio may be far above 1.
         panel.text(min(speed, 1), height, label, va="center", fontsize=8)
     panel.set_yticks(range(len(peers)), [PEERS[name].name for name in peers], fontsize=9)
     panel.set_xlim(0, 1.2)

@@ -1,4 +1,4 @@
-"""Random inputs of a case, the same at every run."""
+"""Random inputs of a case, the same in every run."""
 
 from typing import Any
 
@@ -13,17 +13,18 @@ from fastxent.reference import softmax
 Array = NDArray[Any]
 
 LOGIT_STD = 3.0  # standard deviation of random logits
-UNIFORM_LIMIT = 80.0  # wide logits lie in -80 .. 80
-LEAD = 10.0, 30.0  # of a confident row's first class over its second
-RIGHT = 0.95  # share of confident rows whose first class is the label
+UNIFORM_LIMIT = 80.0  # "wide" logits are uniform in -80 .. 80
+LEAD = 10.0, 30.0  # difference of the two largest logits of a confident row
+RIGHT = 0.95  # fraction of confident rows whose largest logit is at the label
 WEIGHTS = 0.5, 2.0  # class weights and sample weights lie between
 SETTINGS = {"axis": 0, "reduction": "none", "label_smoothing": 0.1, "z_loss": 1e-4}
 
 
 def make(case: Case) -> tuple[Array, ...]:
-    """Arguments of the job's function: (logits or p, target), (logits,), (x, weight, target).
+    """Make the arrays of a job.
 
-    Of a product (logits, target, vector).
+    They are (logits or p, target), (logits,), (x, weight, target), or (logits, target, vector) for
+    a product.
     """
     dtype = named(case.dtype)
     arrays = (laid_out(case, array) for array in _rows(case))
@@ -31,7 +32,7 @@ def make(case: Case) -> tuple[Array, ...]:
 
 
 def options(case: Case) -> dict[str, Any]:
-    """The options of a case and their values: weights are random, results are requested."""
+    """The options of a case with values: weights are random, requested results are True."""
     rng, dtype = np.random.default_rng(1), _drawn(case)
     values = {
         **SETTINGS,
@@ -42,14 +43,14 @@ def options(case: Case) -> dict[str, Any]:
 
 
 def arguments(case: Case, arrays: tuple[Array, ...]) -> tuple[list[Any], dict[str, Any]]:
-    """What the job's function is called with: the arrays of the case, its options by name."""
+    """The arguments of the job's function: the arrays of the case, and its options by name."""
     logits, *target = arrays
     lists = case.label_dtype == "list"
     return [logits, *(t.tolist() if lists else t for t in target)], options(case)
 
 
 def _drawn(case: Case) -> type[np.float32] | type[np.float64]:
-    """The type that numbers are drawn in: a generator has none that is shorter than float32."""
+    """The type of the random numbers; generators have none smaller than float32."""
     return np.float64 if case.dtype == "float64" else np.float32
 
 
@@ -73,7 +74,7 @@ def _rows(case: Case) -> tuple[Array, ...]:
     if case.job == "hvp":
         return logits, labels, rng.standard_normal(logits.shape, dtype)
     if case.job == "categorical":
-        # Of standard normal logits: scikit-learn clips p below the type's eps.
+        # From standard normal logits, because scikit-learn clips p below the type's eps.
         return softmax(logits / dtype(LOGIT_STD)).astype(dtype), _target(case, labels, rng)
     return logits, _target(case, labels, rng)
 
