@@ -1,9 +1,9 @@
-"""Errors against exact arithmetic: `python bench/accuracy.py --output FILE.json`.
+"""Measure errors against exact arithmetic: `python bench/accuracy.py --output FILE.json`.
 
-Errors of fastxent, PyTorch, optax (JAX), SciPy and scikit-learn on the same numbers, over the
-spread of the logits, a shared offset, and the confidence of a row. "Exact" is `fastxent.reference`
-in longdouble, on the logits rounded to the type. An error is relative, and the largest of all rows
-(for a gradient, of all elements whose exact value is a normal number of the type).
+Compares fastxent, PyTorch, optax (JAX), SciPy and scikit-learn on the same numbers, for different
+spreads of the logits, shared offsets, and confidences of a row. The exact value is
+`fastxent.reference` in longdouble, on the logits rounded to the type. An error is relative: the
+largest of all rows, or for a gradient of all elements whose exact value is a normal number.
 """
 
 import argparse
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--output", type=new_file, required=True)
     args = parser.parse_args()
     if np.finfo(np.longdouble).eps > 2e-19:
-        parser.error("longdouble is no wider than float64 here, and cannot stand for exact")
+        parser.error("needs a longdouble that is wider than float64, for the exact values")
     run = record.new(fx.get_num_threads())
     run["versions"] = {name: importlib.metadata.version(name) for name in PACKAGES}
     run["results"] = list(measured())

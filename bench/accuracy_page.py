@@ -1,4 +1,4 @@
-"""Charts and tables of docs/accuracy.md, and the landing page's table.
+"""Write the charts and tables of docs/accuracy.md, and the table of docs/index.md.
 
 `python bench/accuracy_page.py bench/results/accuracy/NAME.json`
 """

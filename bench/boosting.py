@@ -1,8 +1,8 @@
-"""Boosting objectives beside NumPy: `python bench/boosting.py --output FILE.json`.
+"""Time boosting objectives beside NumPy: `python bench/boosting.py --output FILE.json`.
 
-Each objective is called as its library calls it: XGBoost passes float32, row-major, LightGBM
-float64, column-major. NumPy's side is the usual code in that type, in place where possible. Each
-side has its own process; they take turns, and a ratio is that of one round.
+Each objective is called as its library calls it: XGBoost passes row-major float32, LightGBM
+column-major float64. NumPy computes the usual formula in that type, in place where possible. Each
+side has a process of its own; they take turns, and a ratio is computed within each round.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def numpy_xgboost(y, preds):
 
 
 def numpy_lightgbm(y, preds):
-    """Gradient and Hessian as LightGBM defines them; it rounds both sides' to float32."""
+    """Gradient and Hessian as LightGBM defines them; LightGBM rounds them to float32."""
     p, at = softmax_of(preds, y)
     hess = preds.shape[1] / (preds.shape[1] - 1) * p * (1 - p)
     p[at] -= 1
@@ -68,7 +68,7 @@ def answer():
 
 
 def seconds():
-    """Median seconds of the calls within a tenth of a second; freeing results is not timed."""
+    """Median seconds of the calls in 0.1 s; freeing results is not timed."""
     took, end = [], time.perf_counter() + 0.1
     while not took or time.perf_counter() < end:
         start = time.perf_counter()
@@ -79,7 +79,7 @@ def seconds():
 
 
 def race(library, rows, classes, rounds):
-    """Check both sides, time them in turns, return their rows."""
+    """Check both sides, time them in turns, and return their rows."""
     spawn = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
         sides = {

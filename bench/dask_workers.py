@@ -1,10 +1,10 @@
-"""Dask with one worker process and with two: cross-entropy of persisted logits, by rows.
+"""Time Dask with one worker process and with two: cross-entropy of persisted logits, by rows.
 
-Each worker has one thread, and fastxent uses one in it. Both clusters live for the whole run and
-rounds alternate between them, so that other load on the machine affects both. Gradients stay on the
-workers, as in a training step; only losses come back.
+Each worker has one thread, and fastxent uses one thread in it. Both clusters exist during the whole
+run, and rounds alternate between them, so that other load on the machine affects both. Gradients
+stay on the workers, as in a training step; only losses are returned.
 
-    bench/dask_workers.py --output bench/results/dask/DATE-CPU.json
+    python bench/dask_workers.py --output bench/results/dask/DATE-CPU.json
 """
 
 import argparse
@@ -21,7 +21,7 @@ import fastxent as fx
 from fastxent.bench import record
 from fastxent.cli.options import new_file
 
-ROWS, CLASSES, BLOCKS = 200_000, 1000, 8  # of 100 MB, as Dask recommends
+ROWS, CLASSES, BLOCKS = 200_000, 1000, 8  # blocks of 100 MB, as Dask recommends
 
 
 def ready(workers: int) -> tuple[Client, dict[str, list[Any]]]:
@@ -32,8 +32,8 @@ def ready(workers: int) -> tuple[Client, dict[str, list[Any]]]:
     )  # fmt: skip
     client = Client(cluster)
     client.wait_for_workers(workers)
-    # The same number of blocks on each worker: the scheduler would put more on the first that is
-    # ready.
+    # Each worker gets the same number of blocks. The scheduler would give more of them to the
+    # worker that is ready first.
     state, persisted = da.random.default_rng(0), []
     rows = ROWS // workers
     for address in client.scheduler_info()["workers"]:
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--output", type=new_file)
     args = parser.parse_args()
 
-    # Each worker has its share, and a block costs more to send than to compute.
+    # Each worker has its blocks, and sending one takes longer than computing it.
     dask.config.set({"distributed.scheduler.work-stealing": False})
     sides = {workers: ready(workers) for workers in (1, 2)}
     jobs = list(sides[1][1])

@@ -1,10 +1,10 @@
-"""LogisticRegression of fastxent beside scikit-learn's: the time of a fit, and of its parts.
+"""Time LogisticRegression of fastxent beside scikit-learn's: a fit, and the parts of a step.
 
 Each side has a process of its own, and fits alternate between them. Both make the same number of
-iterations, with the BLAS library's threads as the machine sets them, and reach the same
-coefficients. The parts are of one evaluation of the objective and its gradient.
+iterations with the default number of BLAS threads, and reach the same coefficients. The parts are
+those of one evaluation of the objective and its gradient.
 
-    bench/estimator.py --output bench/results/estimator/DATE-CPU.json
+    python bench/estimator.py --output bench/results/estimator/DATE-CPU.json
 """
 
 import argparse
@@ -30,7 +30,7 @@ from fastxent.bench import record
 from fastxent.cli.options import new_file
 from fastxent.integrations import sklearn as integration
 
-# Rows, features, classes, type, solver; iterations, 0 for as many as it takes.
+# Rows, features, classes, type, solver, iterations (0: until it converges).
 CASES = [
     (60_000, 100, 10, "float64", "lbfgs", 25),
     (60_000, 100, 10, "float32", "lbfgs", 25),
@@ -44,14 +44,13 @@ CASES = [
     (1797, 64, 10, "float64", "newton-cg", 0),
 ]
 CLASSES = {"fastxent": integration.LogisticRegression, "scikit_learn": LogisticRegression}
-# Each as it is, and with the BLAS library of SciPy's wheel on one thread.
+# Each with the default number of threads, and with one thread for the BLAS library of SciPy.
 SIDES = "fastxent", "scikit_learn", "fastxent_limited", "scikit_learn_limited"
-# Evaluations, whose median is that of a round.
-REPEATS = 5
+REPEATS = 5  # evaluations in a round, which counts their median
 
 
 def problem(n: int, n_features: int, n_classes: int, dtype: str) -> tuple[Any, Any]:
-    """Rows around a centre for each class; scikit-learn's digits for their shape."""
+    """Rows around a centre for each class; for 1797 rows, the digits of scikit-learn."""
     if n == 1797:
         pixels, labels = load_digits(return_X_y=True)
         return (pixels / 16).astype(dtype), labels
@@ -62,14 +61,14 @@ def problem(n: int, n_features: int, n_classes: int, dtype: str) -> tuple[Any, A
 
 
 def seconds(call: Any) -> float:
-    """Of one call."""
+    """Seconds of one call."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
 def parts(side: str, x: Any, y: Any, n_classes: int) -> dict[str, Any]:
-    """What an evaluation does: all of it, its two matrix products, its loss."""
+    """Calls to time: a whole evaluation, its two matrix products, its loss."""
     rng, target = np.random.default_rng(0), y.astype(x.dtype)
     coef = 0.1 * rng.normal(size=n_classes * (x.shape[1] + 1))
     base = HalfMultinomialLoss(n_classes=n_classes)
@@ -96,7 +95,7 @@ def parts(side: str, x: Any, y: Any, n_classes: int) -> dict[str, Any]:
 
 
 def serve(side: str, case: Any) -> None:
-    """For each line on stdin a fit and the parts of an evaluation, as a line of JSON."""
+    """For each line on stdin, time a fit and the parts of an evaluation; print them as JSON."""
     n, n_features, n_classes, dtype, solver, iterations = case
     x, y = problem(n, n_features, n_classes, dtype)
     model = CLASSES[side.removesuffix("_limited")](solver=solver)
@@ -104,7 +103,7 @@ def serve(side: str, case: Any) -> None:
         model.set_params(max_iter=iterations, tol=0.0)
     has_parts = n_classes > 2 and solver == "lbfgs" and "limited" not in side
     pieces = parts(side, x, y, n_classes) if has_parts else {}
-    warnings.simplefilter("ignore")  # that so few iterations do not converge
+    warnings.simplefilter("ignore")  # about the few iterations, which do not converge
     if "limited" in side:
         blas = threadpoolctl.ThreadpoolController()
         paths = [library.filepath for library in blas.lib_controllers]
@@ -117,14 +116,14 @@ def serve(side: str, case: Any) -> None:
 
 
 def ask(process: subprocess.Popen[str]) -> Any:
-    """The answer of a process to a line."""
+    """Request a round from a process and return its answer."""
     assert process.stdin and process.stdout
     print(file=process.stdin, flush=True)
     return json.loads(process.stdout.readline())
 
 
 def measure(case: Any, rounds: int) -> list[dict[str, Any]]:
-    """The rows of a case: the seconds of each side's fits and parts."""
+    """Measure a case: a row for each side's fits and for each part."""
     shape = dict(zip(("n", "features", "c", "dtype", "solver"), case[:5], strict=True))
     processes = {
         side: subprocess.Popen(
@@ -142,7 +141,7 @@ def measure(case: Any, rounds: int) -> list[dict[str, Any]]:
                 for job, time_ in found.items():
                     took.setdefault((job, side), []).append(time_)
         (n_iter, ours), (n_theirs, theirs) = answers["fastxent"], answers["scikit_learn"]
-        # Rounding moves single precision, and the truncated conjugate gradients of newton-cg, more.
+        # Rounding matters more in float32, and in the conjugate gradients of newton-cg.
         is_exact = case[3] == "float64" and case[4] == "lbfgs"
         np.testing.assert_allclose(ours, theirs, 0, 1e-5 if is_exact else 1e-2)
         if n_iter != n_theirs:
@@ -157,7 +156,7 @@ def measure(case: Any, rounds: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure each case, print and save."""
+    """Measure each case, print the results and save them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=new_file)

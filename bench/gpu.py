@@ -1,14 +1,15 @@
 """Benchmark of the GPU kernels: `python bench/gpu.py --out <name>.json [--minutes 10]`.
 
-Answers are compared with `fastxent.reference` in float64. For each shape and type all sides take
-turns on arrays that are not in the caches. A time is GPU time: the call and an event on either side
-of it are enqueued while the GPU sleeps. The time that a call spends in Python is measured
-separately. `gpu_bench/schedule.py` has the order of all that. With --minutes it ends in time: what
-would not fit is skipped, and the record is saved after each step. With --dry nothing is computed: a
-stand-in for the driver counts launches on arrays in host memory, which tests everything else.
+Answers are compared with `fastxent.reference` in float64. For each shape and type, all sides take
+turns on arrays that are not in the caches. A time is GPU time: the call and an event before and
+after it are enqueued while the GPU sleeps. The time that a call spends in Python is measured
+separately. `gpu_bench/schedule.py` defines the order of the steps.
 
-The exit status is 1 if an answer was wrong, 3 if the limit came in the midst of a step, 4 if the
-GPU refused further calls. After 3 and 4, --resume runs the steps that the record lacks.
+With --minutes, steps for which no time is left are skipped; the record is saved after each step.
+With --dry, nothing is computed: a stand-in for the driver counts launches on arrays in host memory.
+
+The exit status is 1 if an answer was wrong, 3 if the time ended during a step, 4 if the GPU refused
+further calls. After 3 and 4, --resume runs the steps that the record lacks.
 """
 
 import argparse
@@ -45,8 +46,10 @@ def options(arguments):
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the JSON file")
-    parser.add_argument("--minutes", type=float, help="end after so many, skipping the rest")
-    parser.add_argument("--resume", action="store_true", help="only what the file lacks")
+    parser.add_argument("--minutes", type=float, help="end after this time and skip the rest")
+    parser.add_argument(
+        "--resume", action="store_true", help="run only the steps that the file lacks"
+    )
     parser.add_argument("--quick", action="store_true", help="small arrays; times mean nothing")
     parser.add_argument("--dry", action="store_true", help="without a GPU; nothing is computed")
     parser.add_argument("--shapes", nargs="+", help="classes, or rows and classes as 16x128256")

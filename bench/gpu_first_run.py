@@ -1,10 +1,10 @@
-"""The first minutes on a GPU: `python bench/gpu_first_run.py --out FOLDER [--minutes 6]`.
+"""Test and benchmark within minutes: `python bench/gpu_first_run.py --out FOLDER [--minutes 6]`.
 
-Runs tests/test_gpu.py and bench/gpu.py, in the order of STAGES and within the limit. The folder has
-their logs, the results of each test and the record of the benchmark, all written as they come, and
-summary.txt, which is written anew after each stage: whatever ends the run, what there is can be
-read. The exit status is 1 if anything was wrong; what there was no time for is not, but is named.
-With --dry simulated kernels and the benchmark's dry run take the place of the GPU.
+Runs tests/test_gpu.py and bench/gpu.py, in the order of STAGES and within the limit. The folder
+gets their logs, the result of each test and the record of the benchmark while they run, and
+summary.txt after each stage, so that an interrupted run can be read. The exit status is 1 if
+anything was wrong; stages for which no time was left are named, and are not wrong. With --dry,
+simulated kernels and the benchmark's dry run replace the GPU.
 """
 
 import argparse
@@ -33,13 +33,13 @@ PACKAGES = (
     "fastxent", "numpy", "numba-cuda", "cuda-core", "cuda-bindings", "torch", "triton",
     "cupy-cuda13x", "cupy-cuda12x", "pytest",
 )  # fmt: skip
-NO_TIME = 5.0  # seconds with which no stage is begun
-FOUND = 86  # the sanitizer's exit status if it has found something
+NO_TIME = 5.0  # seconds; with less time left, no stage begins
+FOUND = 86  # exit status of the sanitizer if it finds an error
 UNFINISHED, BROKEN = 3, 4  # exit statuses of bench/gpu.py
 
 
 class Stage(NamedTuple):
-    """Tests of a kind, and the most that they may take of the time."""
+    """A selection of tests, and the largest share of the time that they may take."""
 
     name: str
     chosen: str  # pytest's -k
@@ -52,7 +52,7 @@ STAGES = (
     Stage("small", "small", 0.3),
     Stage("memcheck", "small", 0.2, parallel=False, sanitized=True),
     Stage("rest", "not small and not billion", 0.3),
-    Stage("large", "billion", 0.1, parallel=False),  # each takes a good part of the memory
+    Stage("large", "billion", 0.1, parallel=False),  # each needs much of the memory
 )
 BENCH = 0.4  # the part of the time that is kept for the benchmark
 WORKERS = 8  # processes of tests, at most
@@ -69,7 +69,7 @@ def sanitizer():
 
 
 class Runner:
-    """Commands run in turn, and the summary of what became of them."""
+    """Runs commands one after the other, and writes the summary of their results."""
 
     def __init__(self, args):
         self.begin, self.seconds = time.monotonic(), 60 * args.minutes
@@ -82,7 +82,7 @@ class Runner:
         return self.begin + self.seconds - time.monotonic()
 
     def say(self, *lines):
-        """Add lines to the summary, which is a whole file at every moment."""
+        """Add lines to the summary; the file is complete at every moment."""
         self.lines += lines
         print(*lines, sep="\n", end="\n" * bool(lines), flush=True)
         part = self.out / ".summary.part"
@@ -102,7 +102,7 @@ class Runner:
             )  # fmt: skip
 
     def command(self, name, command, limit, **environment):
-        """Run a command: its exit status, None if it took too long."""
+        """Run a command and return its exit status, None if it took too long."""
         with ended(self.start(name, command, **environment)) as process:
             try:
                 return process.wait(limit)
@@ -110,7 +110,7 @@ class Runner:
                 return None
 
     def kernels(self):
-        """Where cores are idle, compile the benchmark's kernels beside the tests."""
+        """Compile the benchmark's kernels during the tests, on cores that are idle."""
         idle = (os.cpu_count() or 1) - WORKERS
         if self.dry or idle <= 0:
             return contextlib.nullcontext()
@@ -132,7 +132,7 @@ class Runner:
         self.judge(stage.name, status, tests_of(results), time.monotonic() - begin)
 
     def judge(self, name, status, tests, seconds):
-        """Add what became of tests to the summary."""
+        """Add the results of tests to the summary."""
         counts = collections.Counter(test["outcome"] for test in tests.values())
         bad = status not in (0, None) or counts["failed"] or not counts["passed"]
         self.wrong |= bool(bad)
@@ -146,7 +146,7 @@ class Runner:
                 self.say(f"  {result['outcome']}: {test}")
 
     def bench(self):
-        """Run the benchmark with the time that is left, again where the GPU refused to go on."""
+        """Run the benchmark in the remaining time; resume it if the GPU refused further calls."""
         record, status = self.out / "bench.json", BROKEN
         while (status == BROKEN or status < 0) and self.left() > 2 * NO_TIME:
             command = bench_command(record, (self.left() - NO_TIME) / 60, self.dry)
@@ -172,19 +172,19 @@ def tests_command(stage, results, tool, dry):
     if not tool:
         return command, {}
     checked = ["--tool", "memcheck", "--target-processes", "all", "--error-exitcode", str(FOUND)]
-    # It sees accesses outside of allocations, so each tensor is to have one of its own.
+    # It detects accesses outside of allocations, so each tensor needs one of its own.
     return [tool, *checked, *command], {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 
 
 def bench_command(record, minutes, dry):
-    """The command that runs the benchmark, or what it has not yet done."""
+    """The command that runs the benchmark, or the rest of it."""
     command = [sys.executable, "bench/gpu.py", "--out", str(record), "--minutes", f"{minutes:.3f}"]
     return command + ["--dry"] * dry + ["--resume"] * record.exists()
 
 
 @contextlib.contextmanager
 def ended(process):
-    """End a command and what it started; pytest then shows its failures, if it can."""
+    """End a command and its child processes; interrupted, pytest shows its failures."""
     try:
         yield process
     finally:
@@ -199,7 +199,7 @@ def tests_of(path):
     """The tests of a stage with their last result; a later pass does not undo a failure."""
     tests = {}
     for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):  # half a line
+        with contextlib.suppress(ValueError):  # an incomplete line
             result = json.loads(line)
             if tests.get(result["test"], {}).get("outcome") != "failed":
                 tests[result["test"]] = result
@@ -224,7 +224,7 @@ def facts(args):
 
 
 def said(*command):
-    """What a command prints; that it is not there or fails otherwise."""
+    """The output of a command, or why there is none."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired) as problem:
@@ -235,14 +235,14 @@ def said(*command):
 def main(arguments=None):
     """Run the stages, then the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="a new folder for all that comes")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder for the results")
     parser.add_argument("--minutes", type=float, default=6)
     parser.add_argument("--dry", action="store_true", help="without a GPU")
     args = parser.parse_args(arguments)
     if args.out.exists() and any(args.out.iterdir()):
         parser.error(f"{args.out} is not empty")
     args.out = args.out.resolve()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the command that runs is ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the running command, too
     runner = Runner(args)
     with runner.kernels():
         for stage in STAGES:

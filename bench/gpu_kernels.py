@@ -1,8 +1,8 @@
-"""Compile the kernels of bench/gpu.py, for which no GPU is needed: `python bench/gpu_kernels.py`.
+"""Compile the kernels that bench/gpu.py uses: `python bench/gpu_kernels.py`. Needs no GPU.
 
-They come into the cache on disk, the first needed first. So a machine that is there for minutes
-need not compile them for seconds each: other cores do it beside its tests, or another machine with
-the same versions has done it, whose FASTXENT_CACHE_DIR is copied.
+The kernels are written to the cache on disk, in the order in which they are needed. Compiling one
+takes seconds; to save this time on a GPU, compile on other cores while the tests run, or on another
+machine with the same versions, and copy its FASTXENT_CACHE_DIR.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def kernels_of(args):
 
 def compile_all(kernels, capability, processes):
     """Compile kernels in several processes; yield the name of each, and why it failed."""
-    # Forked, for kernels are functions made within others, which no other process could be sent.
+    # Forked, because kernels are nested functions, which cannot be pickled.
     with multiprocessing.get_context("fork").Pool(
         processes, initializer=_Kernels.set, initargs=(kernels, capability)
     ) as pool:
@@ -67,9 +67,11 @@ def of_this_gpu():
 def main(arguments=None):
     """Collect and compile."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--capability", type=capability_of, help="as 9.0; else of the GPU here")
+    parser.add_argument(
+        "--capability", type=capability_of, help="such as 9.0 (default: that of the GPU here)"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--shapes", nargs="+", help="as of bench/gpu.py")
+    parser.add_argument("--shapes", nargs="+", help="as for bench/gpu.py")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     args = parser.parse_args(arguments, argparse.Namespace(dry=True, quick=True, peers=[]))
     args.capability = args.capability or of_this_gpu()

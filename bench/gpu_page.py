@@ -1,6 +1,6 @@
 """Write the measured table of docs/gpu.md: `python bench/gpu_page.py bench/results/gpu/NAME.json`.
 
-The record is one of bench/gpu.py. Without it the table is emptied.
+The record is one of bench/gpu.py. Without a record, the table is emptied.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def _cells(run: Run, job: str, image: int, classes: int, dtype: str) -> tuple[st
     fields = {"job": job, "classes": classes, "dtype": dtype}
     rows = [row for row in run["results"] if fields.items() <= row.items()]
     checks = [row for row in rows if row["group"] == "check" and ("image" in row) == bool(image)]
-    if not all(row["right"] for row in checks):  # of few rows, in small images
+    if not all(row["right"] for row in checks):  # checks have few rows and small images
         return ("wrong",) * 3
     for row in rows:
         ours = row["group"] == "race" and row["peer"] == "fastxent"

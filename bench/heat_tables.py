@@ -1,4 +1,4 @@
-"""Tables of heats: one for each heat of a group, or one line for each heat of several groups."""
+"""Tables of results: one table for each heat of a group, or one line for each heat."""
 
 import dataclasses
 import functools
@@ -7,20 +7,26 @@ from typing import Any
 
 import numpy as np
 from markdown_tables import against, percent, table, times
-from results import Run, middle, number, ratio, spread, timed
+from results import Run, number, one_number, ratio, spread, timed
 
 from fastxent.bench import inputs, record
 from fastxent.bench.cases import GROUPS, PLAIN, Case, Entry, Heat
 from fastxent.bench.peers import PEERS
-from fastxent.cli.bench import duration
 
 LAYOUTS = {"rows": "", "channels-first": ", class axis 1", "column-major": ", column-major"}
+
+JOBS = {
+    "hvp": "Hessian-vector product", "entropy": "entropy and gradient",
+    "per_sample": "per-sample gradients", "binary": "binary cross-entropy",
+    "categorical": "categorical cross-entropy, loss alone",
+}  # fmt: skip
 
 
 def described(case: Case) -> str:
     """Job, shape, type, layout and options of a case."""
     shape = case.shape if case.layout == "channels-first" else (case.rows, case.classes)
-    head = f"{case.job} {' × '.join(map(str, shape))} {case.dtype}{LAYOUTS[case.layout]}"
+    job = JOBS.get(case.job, case.job)
+    head = f"{job} {' × '.join(map(str, shape))} {case.dtype}{LAYOUTS[case.layout]}"
     return ", ".join([head, *options(case)])
 
 
@@ -37,19 +43,19 @@ def side_by_side(runs: list[Run], group: str) -> str:
     """One table per heat: time, ratio, speed and memory of each side."""
     parts = []
     for heat in GROUPS[group].heats:
-        ours = _first_of_ours(heat)
+        ours = first_of_ours(heat)
         lines = []
         for entry in heat:
-            row = _fields(entry)
+            row = fields_of(entry)
             median = spread(runs, number("median", group, **row))
             if median is None:
                 continue
             speed = spread(runs, number("gb_per_s", group, **row))
             extra = spread(runs, number("extra_mb", group, **row))
             lines.append(
-                (_name(entry, ours), duration(median.median),
+                (_name(entry, ours), record.duration(median.median),
                  (against if _is_rival(entry.peer) else times)(
-                     spread(runs, ratio(group, row, _fields(ours)))),
+                     spread(runs, ratio(group, row, fields_of(ours)))),
                  f"{speed.median:.1f}" if speed else "–",
                  percent(spread(runs, number("share_of_copy", group, **row))),
                  f"{extra.median:.1f}" if extra else "–")
@@ -61,21 +67,25 @@ def side_by_side(runs: list[Run], group: str) -> str:
     return "\n".join(parts)
 
 
-def line_by_line(runs: list[Run], groups: Iterable[str]) -> str:
+def heats_of(groups: Iterable[str]) -> list[tuple[str, Heat]]:
+    """The heats of groups, each with the name of its group."""
+    return [(group, heat) for group in groups for heat in GROUPS[group].heats]
+
+
+def line_by_line(runs: list[Run], heats: list[tuple[str, Heat]]) -> str:
     """One line per heat: time of each rival as a multiple of fastxent's; "" without results."""
-    heats = [(group, heat) for group in groups for heat in GROUPS[group].heats]
     rivals = [
         peer for peer in PEERS
         if _is_rival(peer) and any(entry.peer == peer for _, heat in heats for entry in heat)
     ]  # fmt: skip
     lines = []
     for group, heat in heats:
-        ours = _first_of_ours(heat)
-        sides = [_fields(dataclasses.replace(ours, peer=peer)) for peer in rivals]
-        ratios = [spread(runs, ratio(group, side, _fields(ours))) for side in sides]
+        ours = first_of_ours(heat)
+        sides = [fields_of(dataclasses.replace(ours, peer=peer)) for peer in rivals]
+        ratios = [spread(runs, ratio(group, side, fields_of(ours))) for side in sides]
         if any(ratios):
-            lines.append((described(ours.case), *map(against, map(middle, ratios))))
-    header = ("loss, shape, type", *(PEERS[peer].name for peer in rivals))
+            lines.append((described(ours.case), *map(against, map(one_number, ratios))))
+    header = ("function, shape, type", *(PEERS[peer].name for peer in rivals))
     return table(header, lines) if lines else ""
 
 
@@ -94,18 +104,20 @@ def option_by_option(runs: list[Run]) -> str:
     """One line per option: fastxent's time, over that of the plain call, and the peers' ratios."""
     lines = []
     for heat in GROUPS["options"].heats:
-        sides = {entry.peer: _fields(entry) for entry in heat if entry.case == heat[0].case}
+        sides = {entry.peer: fields_of(entry) for entry in heat if entry.case == heat[0].case}
         if time := spread(runs, number("median", "options", **sides["fastxent"])):
             ratios = (
                 spread(runs, ratio("options", sides[peer], sides[base])) if peer in sides else None
                 for peer, base in RATIOS
             )
             cells = (
-                (against if _is_rival(peer) else times)(middle(value))
+                (against if _is_rival(peer) else times)(one_number(value))
                 for (peer, _), value in zip(RATIOS, ratios, strict=True)
             )
             plain = spread(runs, functools.partial(_over_plain, sides["fastxent"]))
-            lines.append((_variant(heat[0].case), duration(time.median), times(plain), *cells))
+            lines.append(
+                (_variant(heat[0].case), record.duration(time.median), times(plain), *cells)
+            )
     names = (f"{PEERS[peer].name} / {PEERS[base].name}" for peer, base in RATIOS)
     return table(("32 × 10 float32", "fastxent", "× plain", *names), lines)
 
@@ -113,14 +125,14 @@ def option_by_option(runs: list[Run]) -> str:
 def _over_plain(fields: dict[str, Any], run: Run) -> float | None:
     """The time with an option over that of the plain call in the same heat, round by round."""
     for row in timed(run, "options", **fields):
-        plain = _fields(Entry("fastxent", PLAIN)) | {"heat": row["heat"]}
+        plain = fields_of(Entry("fastxent", PLAIN)) | {"heat": row["heat"]}
         for base in timed(run, "options", **plain):
             return record.ratio(row, base)
     return None
 
 
 def _variant(case: Case) -> str:
-    """In what a case differs from the plain call."""
+    """What a case has that the plain call does not have."""
     parts = [FUNCTIONS[case.job]] if case.job in FUNCTIONS else []
     parts += [text for text in options(case) if text != "return_grad=True"]
     parts += ["soft target"] if case.target == "soft" else []
@@ -130,7 +142,7 @@ def _variant(case: Case) -> str:
     return ", ".join(parts) or "plain"
 
 
-def _first_of_ours(heat: Heat) -> Entry:
+def first_of_ours(heat: Heat) -> Entry:
     """The side that the others are compared with."""
     return next(entry for entry in heat if entry.peer.startswith("fastxent"))
 
@@ -139,8 +151,8 @@ def _is_rival(peer: str) -> bool:
     return peer != "copy" and not peer.startswith("fastxent")
 
 
-def _fields(entry: Entry) -> dict[str, Any]:
-    """What identifies a side among the rows of its group."""
+def fields_of(entry: Entry) -> dict[str, Any]:
+    """The fields that identify a side among the rows of its group."""
     case = dataclasses.asdict(entry.case)
     if case["threads"] is None:  # the run's, whatever they are
         del case["threads"]
@@ -148,8 +160,11 @@ def _fields(entry: Entry) -> dict[str, Any]:
 
 
 def _name(entry: Entry, ours: Entry) -> str:
-    """The peer, and in what its case differs from that of the heat."""
+    """The peer, and what its case has that the first of the heat does not have."""
     case, first = entry.case, ours.case
     pairs = [(case.layout, first.layout), (case.dtype, first.dtype),
              (case.label_dtype, first.label_dtype)]  # fmt: skip
-    return ", ".join([PEERS[entry.peer].name, *(mine for mine, base in pairs if mine != base)])
+    others = [mine for mine, base in pairs if mine != base]
+    if (passed := options(case)) != options(first):
+        others += passed or ["plain"]
+    return ", ".join([PEERS[entry.peer].name, *others])

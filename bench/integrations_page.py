@@ -1,7 +1,8 @@
 """Write the measured tables of docs/integrations.md.
 
-`python bench/integrations_page.py` reads the runs of boosting.py, dask_workers.py and estimator.py
-in bench/results/boosting, /dask and /estimator, and those of `run.py --groups frozen` in /frozen.
+`python bench/integrations_page.py` reads the records in bench/results: those of boosting.py in
+`boosting`, of dask_workers.py in `dask`, of estimator.py in `estimator`, and of
+`run.py --groups frozen` in `frozen`.
 """
 
 import statistics
@@ -78,7 +79,7 @@ def frozen(of: Runs) -> str:
 
 
 def _estimator_cases(of: Runs, job: str) -> list[dict[str, Any]]:
-    """What the problems are that have this job, in the order of the first run."""
+    """The problems for which this job was timed, in the order of the first run."""
     keys = ("n", "features", "c", "dtype", "solver", "iterations")
     found = [row for row in of[0]["results"] if row["job"] == job and row["peer"] == "fastxent"]
     return [{key: row[key] for key in keys} for row in found]

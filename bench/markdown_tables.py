@@ -1,4 +1,4 @@
-"""Tables in Markdown, the numbers in their cells, and their places in pages."""
+"""Markdown tables: their numbers as text, and their insertion into pages."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,10 +1,10 @@
-"""Numbers of several runs: one per run, then median and range."""
+"""Numbers of several runs: one value per run, then the median and the range."""
 
 import dataclasses
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from fastxent.bench import record
 from fastxent.bench.cases import Case
@@ -35,14 +35,14 @@ def load(path: Path) -> Run:
 
 
 def load_all(paths: list[Path]) -> list[Run]:
-    """Read runs, of each group those of the day and the CPU on which it was measured last."""
+    """Read runs, of each group only the last set: one version, one day, one CPU."""
     runs = [load(path) for path in paths]
-    last: dict[str, tuple[str, str]] = {}
+    last: dict[str, tuple[str, str, str]] = {}
     for run in sorted(runs, key=lambda run: run["date"]):
-        last |= dict.fromkeys(_groups(run), _when_and_where(run))
+        last |= dict.fromkeys(_groups(run), _set_of(run))
     kept = []
     for run in runs:
-        names = {name for name in _groups(run) if last[name] == _when_and_where(run)}
+        names = {name for name in _groups(run) if last[name] == _set_of(run)}
         rows = [row for row in run["results"] if row["group"] in names]
         if names:
             kept.append(run | {"results": rows, "startup": run["startup"] if "" in names else {}})
@@ -50,18 +50,25 @@ def load_all(paths: list[Path]) -> list[Run]:
 
 
 def _groups(run: Run) -> list[str]:
-    """The groups of a run; "" stands for its start-up."""
+    """The groups of a run; "" is the start-up."""
     return [*dict.fromkeys(row["group"] for row in run["results"]), *[""][: len(run["startup"])]]
 
 
-def _when_and_where(run: Run) -> tuple[str, str]:
-    """A day and a CPU."""
-    return run["date"][:10], run["cpu"]["model"]
+def _set_of(run: Run) -> tuple[str, str, str]:
+    """What runs of one set have in common: version, day and CPU."""
+    return run["fastxent"], run["date"][:10], run["cpu"]["model"]
 
 
-def middle(value: Spread | None) -> Spread | None:
-    """The median alone, for tables without ranges."""
-    return value and Spread(value.median, value.median, value.median)
+# Of the largest value to the smallest: runs that differ by more do not have a typical value.
+UNSTEADY = 1.5
+
+
+def one_number(value: Spread | None, unsteady: Literal["low", "high"] = "low") -> Spread | None:
+    """A value without its range: the median, or an end of the range if the runs differ too much."""
+    if value is None:
+        return None
+    kept = getattr(value, unsteady) if value.high > UNSTEADY * value.low else value.median
+    return Spread(kept, kept, kept)
 
 
 def case_of(row: record.Row) -> Case:

@@ -1,4 +1,4 @@
-"""One complete run: `python bench/run.py --output bench/results/<name>.json`."""
+"""Run all benchmarks, or some groups: `python bench/run.py --output bench/results/<name>.json`."""
 
 import argparse
 import itertools
@@ -31,13 +31,16 @@ def _small(case: Case) -> Case:
 
 
 def main() -> None:
-    """Run the requested groups and save the record after each."""
+    """Run the requested groups and save the record after each of them."""
     names = [*GROUPS, "startup"]  # "warmup" takes minutes
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=new_file, required=True)
-    parser.add_argument("--threads", type=int, default=fx.get_num_threads())
+    parser.add_argument("--output", type=new_file, required=True, help="the record, as JSON")
+    parser.add_argument("--threads", type=int, default=fx.get_num_threads(), help="of every peer")
     parser.add_argument("--quick", action="store_true", help="small shapes; times mean nothing")
-    parser.add_argument("--groups", nargs="+", choices=[*names, "warmup"], default=names)
+    parser.add_argument(
+        "--groups", nargs="+", choices=[*names, "warmup"], default=names,
+        help="default: all but warmup, which compiles every kernel",
+    )  # fmt: skip
     args = parser.parse_args()
     run = record.new(args.threads)
     with Race(args.threads) as race:
@@ -52,14 +55,14 @@ def main() -> None:
 
 
 def run_startup(groups: list[str], rounds: int) -> dict[str, record.Row]:
-    """Times in fresh processes: first calls, and with "warmup" the compilation of every kernel."""
+    """Time first calls in fresh processes, and with "warmup" the compilation of all kernels."""
     sides = startup.SIDES if "startup" in groups else startup.BASE
     times = startup.measure(rounds, sides | (startup.EVERYTHING if "warmup" in groups else {}))
     return {side: record.summary(seconds) for side, seconds in times.items()}
 
 
 def run_group(race: Race, name: str, group: Group) -> list[record.Row]:
-    """Run all heats of a group, counting its rounds; each row has the number of its heat."""
+    """Run all heats of a group and show progress; each row has the number of its heat."""
     rows, ticks, total = [], itertools.count(1), len(group.heats) * group.rounds
     with progress(name) as step:
         for number, heat in enumerate(group.heats):

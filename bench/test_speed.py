@@ -1,4 +1,7 @@
-"""A short guard against regressions: `pytest bench --benchmark-autosave --benchmark-compare`."""
+"""Times of fastxent to compare with earlier ones, to find what became slower.
+
+`pytest bench/test_speed.py --benchmark-autosave --benchmark-compare`
+"""
 
 import pytest
 

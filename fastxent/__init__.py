@@ -1,6 +1,6 @@
 """Cross-entropy kernels: loss, gradient and softmax in one pass over the logits.
 
-The public names and nothing else. Importing this package does not import Numba.
+This module holds the public names. Importing it does not import Numba.
 """
 
 from fastxent._binary import binary_cross_entropy, binary_cross_entropy_with_logits

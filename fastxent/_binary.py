@@ -1,4 +1,4 @@
-"""The two binary losses."""
+"""binary_cross_entropy and binary_cross_entropy_with_logits."""
 
 from typing import Any
 
@@ -18,49 +18,50 @@ def binary_cross_entropy(
     return_grad: bool = False,
     grad_out: Any = None,
 ) -> Any:
-    r"""Binary cross-entropy of probabilities, element by element, with its gradient.
+    r"""Compute the elementwise binary cross-entropy of probabilities, and its gradient.
 
     .. math::
         l = -w \big[ y \log p + (1-y) \log(1-p) \big], \qquad
         \frac{\partial L}{\partial p} = \frac{w}{D}\, \frac{p - y}{p (1-p)}
 
-    where D is the number of elements for "mean", else 1. From logits,
-    `binary_cross_entropy_with_logits` needs no probabilities, and keeps the digits that they lose.
+    where D is the number of elements for "mean" and 1 otherwise. If you have logits, use
+    `binary_cross_entropy_with_logits`: it is accurate where probabilities round to 0 or 1.
 
     Parameters
     ----------
     probs : array_like
-        Probabilities p of the class 1, of any shape, also none. float32 and float64 are kept,
-        float16 and bfloat16 compute in float32, integers and bools in float64.
+        Probabilities p of class 1, of any shape, including 0-d. Computed in float32 for float32,
+        float16 and bfloat16, in float64 for float64, integers and bools.
     target : array_like
-        y of the same shape: 0 and 1, bools, or floats between.
+        Targets y of the same shape: 0 and 1, bools, or floats between 0 and 1.
     weight : array_like, optional
-        w; broadcasts against `probs` without enlarging it.
+        Weights w of the elements. They broadcast to the shape of `probs`.
     eps : float, optional
-        None: as PyTorch has it, logarithms are not less than -100, the gradient is divided by
-        max(p·(1-p), 1e-12), and p outside 0 … 1 is nan. Between 0 and 0.5: p and 1 - p are each
-        clipped to [eps, 1 - eps], and the gradient is taken there; 1e-15 works in float32 too.
-        It must be a normal number of the type that is computed in.
+        None (default) does as PyTorch: logarithms are at least -100, the gradient is divided by
+        max(p·(1-p), 1e-12), and p outside [0, 1] gives nan. A number between 0 and 0.5 clips p and
+        1 - p each to [eps, 1 - eps], and the gradient is taken at the clipped values. 1e-15 works
+        in float32 too. It must be a normal number of the type of the computation.
     reduction : {"mean", "sum", "none"}
-        Of the losses. With "none" the gradient is that of their sum.
+        How the losses are reduced. With "none" the gradient is that of their sum.
     return_grad : bool
-        Return the gradient with respect to `probs` too.
+        Also return the gradient with respect to `probs`.
     grad_out : array, optional
-        A buffer for it; implies `return_grad`. It may be `probs` itself.
+        Buffer for the gradient; implies `return_grad`. It may be `probs` itself.
 
     Returns
     -------
     loss : scalar or array
-        0-d, or with "none" of the shape of `probs`; float32 for half precision.
+        The loss, 0-d; with "none" of the shape of `probs`. float32 for half precision.
     grad : array
-        Of the shape and type of `probs`, if requested: then the result is a tuple.
+        The gradient, of the shape and type of `probs`. If it is requested, the result is a tuple.
 
     Raises
     ------
     TypeError
-        An array of no real numbers; an array on another device.
+        If an array does not hold real numbers or is on another device.
     ValueError
-        A shape, an option or a buffer that does not fit; a target of integers other than 0 and 1.
+        If a shape, an option or a buffer is invalid, or an integer target holds other values than
+        0 and 1.
 
     References
     ----------
@@ -92,7 +93,7 @@ def binary_cross_entropy_with_logits(
     return_hess: bool = False,
     grad_out: Any = None,
 ) -> Any:
-    r"""Binary cross-entropy of logits, element by element, with its gradient and more.
+    r"""Compute the elementwise binary cross-entropy of logits, and its gradient.
 
     With σ(x) = 1/(1 + exp(-x)) and softplus(x) = log(1 + exp(x)):
 
@@ -101,48 +102,48 @@ def binary_cross_entropy_with_logits(
             + r\, y \operatorname{softplus}(-x) \big], \qquad
         \frac{\partial L}{\partial x} = \frac{w}{D} \big[ (1-y)\, σ(x) - r\, y\, σ(-x) \big]
 
-    where r is `pos_weight` and D the number of elements for "mean", else 1. Without weights the
-    gradient is σ(x) - y.
+    where r is `pos_weight` and D is the number of elements for "mean" and 1 otherwise. Without
+    weights the gradient is (σ(x) - y)/D.
 
     Parameters
     ----------
     logits : array_like
-        x, of any shape, also none. float32 and float64 are kept, float16 and bfloat16
-        compute in float32, integers and bools in float64.
+        Logits x of any shape, including 0-d. Computed in float32 for float32, float16 and bfloat16,
+        in float64 for float64, integers and bools.
     target : array_like
-        y of the same shape: 0 and 1, bools, or floats between.
+        Targets y of the same shape: 0 and 1, bools, or floats between 0 and 1.
     weight : array_like, optional
-        w; broadcasts against `logits` without enlarging it.
+        Weights w of the elements. They broadcast to the shape of `logits`.
     pos_weight : array_like, optional
-        r, what the positive class weighs; likewise. A weight that is 0 adds exactly 0, even to an
-        infinite logit.
+        Weights r of the positive class. They broadcast likewise. A term with weight 0 is exactly
+        0, even for an infinite logit.
     reduction : {"mean", "sum", "none"}
-        Of the losses. With "none" the gradient is that of their sum.
+        How the losses are reduced. With "none" the gradient is that of their sum.
     return_grad, return_probs, return_hess : bool
-        Return these too, in this order, shaped as `logits`: the gradient; σ(x); the second
+        Also return these, in this order, with the shape of `logits`: the gradient; σ(x); the second
         derivative w/D·(1-y + r·y)·σ(x)·σ(-x).
     grad_out : array, optional
-        A buffer for the gradient; implies `return_grad`. It may be `logits` itself.
+        Buffer for the gradient; implies `return_grad`. It may be `logits` itself.
 
     Returns
     -------
     loss : scalar or array
-        0-d, or with "none" of the shape of `logits`; float32 for half precision.
+        The loss, 0-d; with "none" of the shape of `logits`. float32 for half precision.
     grad, probs, hess : arrays
-        Those requested: then the result is a tuple that begins with the loss.
+        The requested results. If there are any, the result is a tuple that begins with the loss.
 
     Raises
     ------
     TypeError
-        An array of no real numbers; an array on another device.
+        If an array does not hold real numbers or is on another device.
     ValueError
-        A shape, an option or a buffer that does not fit; a target of integers other than 0 and 1.
+        If a shape, an option or a buffer is invalid, or an integer target holds other values than
+        0 and 1.
 
     Notes
     -----
-    softplus(±x) = max(±x, 0) + log1p(exp(-\|x\|)), and σ of either sign is a quotient: so neither a
-    small loss nor a small gradient is the difference of two large numbers. A number too small for
-    its type's normal range may come out as 0.
+    softplus(±x) is computed as max(±x, 0) + log1p(exp(-\|x\|)), and σ(±x) as a quotient. So small
+    losses and small gradients lose no digits to cancellation. Subnormal results may be 0.
 
     References
     ----------

@@ -34,7 +34,7 @@ def cross_entropy(
     grad_out: Any = None,
     probs_out: Any = None,
 ) -> Any:
-    r"""Cross-entropy of logits against classes, with its gradient and more from the same pass.
+    r"""Compute the softmax cross-entropy of logits, and its gradient in the same pass.
 
     With :math:`x` the logits of a row (after scale and softcap), :math:`p` their softmax,
     :math:`\operatorname{lse}` their logsumexp, y the class, w the class weights, u the row's
@@ -48,8 +48,8 @@ def cross_entropy(
              + \frac{ε}{C} (W p - w) + 2 z \operatorname{lse}\, p \Big], \qquad W = \sum_c w_c
 
     where D is 1 for "sum" and "none", and for "mean" the sum of u·w_y over the active rows.
-    Without options that is p - e_y, by which nobody has to hold p. For class probabilities q,
-    with q' = (1-ε)·q + ε/C:
+    Without options the gradient of a row is (p - e_y)/D. For class probabilities q, with
+    q' = (1-ε)·q + ε/C:
 
     .. math::
         l &= u \Big\{ \sum_c w_c q'_c (\operatorname{lse} - x_c)
@@ -57,73 +57,75 @@ def cross_entropy(
         \frac{\partial L}{\partial x} &= \frac{u}{D} \Big[ \Big(\sum_c w_c q'_c\Big) p - w q'
              + 2 z \operatorname{lse}\, p \Big]
 
-    where D is the sum of u for "mean": of the rows' weights alone.
+    where D is the sum of the sample weights u for "mean".
 
     Parameters
     ----------
     logits : array_like
-        Shape (N, C), or any rank ≥ 1 with the classes along `axis`. float32 and float64 are kept,
-        float16 and bfloat16 compute in float32, integers and bools in float64.
+        Logits of shape (N, C), or of any rank ≥ 1 with the classes along `axis`. Computed in
+        float32 for float32, float16 and bfloat16, in float64 for float64, integers and bools.
     target : array_like
-        Integers of the shape of `logits` without `axis`: class indices in 0 … C-1, or
-        `ignore_index`. Or of the same shape as `logits`: class probabilities q, or rows of 0 and 1
-        of any numeric type. They are taken as they are, also where a row does not add up to 1.
+        Class indices: integers of the shape of `logits` without `axis`, in 0 … C-1 or equal to
+        `ignore_index`. Or class probabilities q of the shape of `logits`: floats, or one-hot rows
+        of any numeric type. They are not normalised.
     axis : int
-        The class axis; `axis=1` for PyTorch's (N, C, d1, …).
+        The class axis; `axis=1` for PyTorch's layout (N, C, d1, …).
     weight : array_like, shape (C,), optional
         Class weights w.
     sample_weight : array_like, optional
-        Weights u of the rows, of the shape of the loss with "none". A row of weight 0 does not
-        count.
+        Weights u of the rows, with the shape of the unreduced loss. Rows with weight 0 are ignored.
     ignore_index : int or None
-        Rows with this target do not count: loss and gradient are exactly 0, whatever their logits
-        hold. None ignores nothing. With class probabilities it must be left as it is.
+        Rows with this class index are ignored: their loss and gradient are exactly 0, whatever
+        their logits are. None ignores no row. Leave the default with class probabilities.
     label_smoothing : float
-        ε in 0 … 1.
+        ε between 0 and 1.
     z_loss : float
-        Adds z_loss·lse² to each active row.
+        Add z_loss·lse² to the loss of each active row.
     logit_scale : float
-        x ← logit_scale·x.
+        Multiply the logits by this: x ← logit_scale·x.
     softcap : float, optional
-        Then x ← softcap·tanh(x / softcap); greater than 0.
+        Then apply x ← softcap·tanh(x / softcap). Greater than 0.
     reduction : {"mean", "sum", "none"}
-        Of the row losses. With "none" the gradient is that of their sum.
+        How the row losses are reduced. With "none" the gradient is that of their sum.
     normalizer : scalar, optional
-        With "mean" only: replaces the divisor D, so that micro-batches add up.
+        Divisor that replaces D, with "mean" only, for example to sum the losses of micro-batches.
     check_target : bool
-        Raise for class indices out of range; if not, such a row is nan. Raise for integers other
-        than 0 and 1 in a target of the shape of `logits`; if not, they are taken as they are.
+        If True, raise for class indices out of range, and for integers other than 0 and 1 in a
+        target of the shape of `logits`. If False, a row with a bad index is nan, and such integers
+        are used as coefficients.
     return_grad, return_probs, return_lse, return_hess, return_argmax, return_entropy : bool
-        Return these too, in this order: the gradient and the probabilities, shaped as `logits`;
-        logsumexp per row; the diagonal of the Hessian with all options, as `cross_entropy_hvp` has
-        it: without z-loss, scale and softcap u/D·A·p(1-p), A the sum of the target's coefficients;
-        the argmax per row, int64; the entropy of p per row, as `entropy` has it.
+        Also return these, in this order: the gradient and the probabilities, with the shape of
+        `logits`; logsumexp per row; the diagonal of the Hessian of the loss with all options, which
+        is u/D·A·p(1-p) without z-loss, scale and softcap (A as in `cross_entropy_hvp`); the argmax
+        per row, int64; the entropy of p per row, as `entropy` computes it.
     grad_out, probs_out : array, optional
-        Buffers for them; each implies its flag. `grad_out` may be `logits` itself. Where the
-        system has to find new pages for each large gradient, a buffer saves that in a loop.
+        Buffers for the gradient and the probabilities; each implies its flag. `grad_out` may be
+        `logits` itself. Reusing a buffer in a loop avoids allocating a large gradient each time.
 
     Returns
     -------
     loss : scalar or array
-        0-d, or with "none" one a row; float32 for half precision.
+        The loss, 0-d; with "none" one per row. float32 for half precision.
     grad, probs, lse, hess, argmax, entropy : arrays
-        Those requested: then the result is a tuple that begins with the loss.
+        The requested results. If there are any, the result is a tuple that begins with the loss.
 
     Raises
     ------
     IndexError
-        A class index out of range; nothing has been written.
+        If a class index is out of range. Nothing has been written then.
     TypeError
-        Logits or a target of an unsupported type; an array on another device.
+        If the type of the logits or of the target is not supported, or an array is on another
+        device.
     ValueError
-        A shape, an option or a buffer that does not fit; an `ignore_index` with probabilities as
-        target, integers other than 0 and 1 in place of them.
+        If a shape, an option or a buffer is invalid; if `ignore_index` is set with class
+        probabilities; if an integer target of the shape of `logits` holds other values than 0 and
+        1.
 
     Notes
     -----
-    lse - x_y is taken as (m - x_y) + log s, so that an offset shared by a row is harmless, and
-    p_y - 1 as minus the sum of the others, so that the gradient of a confident row is not 0. A
-    number too small for its type's normal range may come out as 0.
+    lse - x_y is computed as (m - x_y) + log s, so a common offset of a row cancels. p_y - 1 is
+    computed as minus the sum of the other probabilities, so the gradient of a confident row does
+    not underflow to 0. Subnormal results may be 0.
 
     References
     ----------
@@ -175,7 +177,7 @@ def categorical_cross_entropy(
     return_grad: bool = False,
     grad_out: Any = None,
 ) -> Any:
-    r"""Cross-entropy of probabilities against classes, with its gradient.
+    r"""Compute the categorical cross-entropy of probabilities, and its gradient.
 
     With p the probabilities of a row, q its target (one-hot for a class index y), w the class
     weights and u the row's weight:
@@ -184,59 +186,60 @@ def categorical_cross_entropy(
         l = -u \sum_c w_c\, q_c \log p_c, \qquad
         \frac{\partial L}{\partial p_c} = -\frac{u}{D}\, \frac{w_c\, q_c}{p_c}
 
-    where D is 1 for "sum" and "none", and for "mean" the sum of u·w_y over the active rows, of u
-    where the target is probabilities. From logits, `cross_entropy` needs no probabilities, and
-    keeps the digits that they lose.
+    where D is 1 for "sum" and "none", and for "mean" the sum of u·w_y over the active rows (of u
+    for class probabilities). If you have logits, use `cross_entropy`: it is accurate where
+    probabilities round to 0 or 1.
 
     Parameters
     ----------
     probs : array_like
-        Shape (N, C), or any rank ≥ 1 with the classes along `axis`; types as for `cross_entropy`.
-        Rows need not add up to 1, and are not made to.
+        Probabilities of shape (N, C), or of any rank ≥ 1 with the classes along `axis`; types as
+        for `cross_entropy`. They are not normalised.
     target : array_like
-        Integers of the shape of `probs` without `axis`: class indices in 0 … C-1, or
-        `ignore_index`. Or of the same shape as `probs`: class probabilities or one-hot rows.
+        Class indices: integers of the shape of `probs` without `axis`, in 0 … C-1 or equal to
+        `ignore_index`. Or class probabilities or one-hot rows of the shape of `probs`.
     axis : int
         The class axis.
     weight : array_like, shape (C,), optional
-        Class weights w. A class of weight 0 adds exactly 0.
+        Class weights w. A class with weight 0 adds exactly 0.
     sample_weight : array_like, optional
-        Weights u of the rows, of the shape of the loss with "none". A row of weight 0 does not
-        count.
+        Weights u of the rows, with the shape of the unreduced loss. Rows with weight 0 are ignored.
     ignore_index : int or None
-        Rows with this class index do not count: loss and gradient are exactly 0, whatever they
-        hold. None ignores nothing.
+        Rows with this class index are ignored: their loss and gradient are exactly 0, whatever
+        they hold. None ignores no row.
     eps : float, optional
-        None: as in PyTorch's BCELoss, logarithms are not less than -100, the gradient is divided
-        by max(p, 1e-12), and p outside 0 … 1 is nan. Between 0 and 0.5: p is clipped to
-        [eps, 1 - eps], and the gradient is taken there; 1e-15 works in float32 too. It must be a
-        normal number of the type that is computed in.
+        None (default) does as PyTorch's BCELoss: logarithms are at least -100, the gradient is
+        divided by max(p, 1e-12), and p outside [0, 1] gives nan. A number between 0 and 0.5 clips p
+        to [eps, 1 - eps], and the gradient is taken at the clipped values. 1e-15 works in float32
+        too. It must be a normal number of the type of the computation.
     reduction : {"mean", "sum", "none"}
-        Of the row losses. With "none" the gradient is that of their sum.
+        How the row losses are reduced. With "none" the gradient is that of their sum.
     check_target : bool
-        Raise for class indices out of range; if not, such a row is nan. Raise for integers other
-        than 0 and 1 in a target of the shape of `probs`; if not, they are taken as they are.
+        If True, raise for class indices out of range, and for integers other than 0 and 1 in a
+        target of the shape of `probs`. If False, a row with a bad index is nan, and such integers
+        are used as coefficients.
     return_grad : bool
-        Return the gradient with respect to `probs` too.
+        Also return the gradient with respect to `probs`.
     grad_out : array, optional
-        A buffer for it; implies `return_grad`. It may be `probs` itself.
+        Buffer for the gradient; implies `return_grad`. It may be `probs` itself.
 
     Returns
     -------
     loss : scalar or array
-        0-d, or with "none" one a row; float32 for half precision.
+        The loss, 0-d; with "none" one per row. float32 for half precision.
     grad : array
-        Of the shape and type of `probs`, if requested: then the result is a tuple.
+        The gradient, of the shape and type of `probs`. If it is requested, the result is a tuple.
 
     Raises
     ------
     IndexError
-        A class index out of range; nothing has been written.
+        If a class index is out of range. Nothing has been written then.
     TypeError
-        Probabilities or a target of an unsupported type; an array on another device.
+        If the type of the probabilities or of the target is not supported, or an array is on
+        another device.
     ValueError
-        A shape, an option or a buffer that does not fit; an `ignore_index` with probabilities as
-        target, integers other than 0 and 1 in place of them.
+        If a shape, an option or a buffer is invalid; if `ignore_index` is set with class
+        probabilities; if an integer target of the shape of `probs` holds other values than 0 and 1.
 
     References
     ----------

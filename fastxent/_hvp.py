@@ -1,4 +1,4 @@
-"""The second derivatives of the losses of logits, times a vector."""
+"""Hessian-vector products of the losses of logits."""
 
 from typing import Any
 
@@ -27,18 +27,18 @@ def cross_entropy_hvp(
     check_target: bool = True,
     out: Any = None,
 ) -> Any:
-    r"""Hessian-vector product of `cross_entropy`: its second derivative times a vector.
+    r"""Compute the Hessian-vector product of `cross_entropy`.
 
     The Hessian of a row is :math:`A\,(\operatorname{diag}(p) - p p^{T})` without z-loss and
     softcap, with A the sum of the target's coefficients: (1-ε)·w_y + (ε/C)·Σw for class indices,
-    Σ_c w_c·q'_c for class probabilities. Its product with v needs no matrix, only one more sum
-    over the row, :math:`π = p^{T} v`:
+    Σ_c w_c·q'_c for class probabilities. Its product with v is computed without the matrix, from
+    one more sum over the row, :math:`π = p^{T} v`:
 
     .. math::
         (H v)_j = \frac{u}{D}\, p_j \big[ (A + 2 z \operatorname{lse})\,(v_j - π) + 2 z\, π \big]
 
-    Under `logit_scale` and `softcap`, with t the function of the logits r that they make and g
-    the gradient of the loss by t(r):
+    With `logit_scale` and `softcap`, which map the logits r to t(r), and with g the gradient of the
+    loss with respect to t(r):
 
     .. math:: H_r v = t' ∘ H (t' ∘ v) + g ∘ t'' ∘ v
 
@@ -47,30 +47,31 @@ def cross_entropy_hvp(
     logits, target
         As for `cross_entropy`.
     vector : array_like
-        v, of the shape of `logits` and of any real type; it is converted to that of the arithmetic.
+        The vector v, with the shape of `logits` and any real type. It is converted to the type of
+        the computation.
     axis, weight, sample_weight, ignore_index, label_smoothing, z_loss, logit_scale, softcap
         As for `cross_entropy`.
     reduction, normalizer, check_target
-        Likewise. With "none" the product is that of the Hessian of the sum of the row losses.
+        As for `cross_entropy`. With "none" the Hessian is that of the sum of the row losses.
     out : array, optional
-        A buffer for the result. It may be exactly `vector` or exactly `logits`.
+        Buffer for the result. It may be exactly `vector` or exactly `logits`.
 
     Returns
     -------
     array
-        Of the shape and type of `logits`, C-contiguous unless `out` was given. 0 for ignored rows,
-        nan where the gradient is.
+        The product, of the shape and type of `logits`, C-contiguous unless `out` is passed. It is
+        0 for ignored rows, and nan where the gradient is nan.
 
     Raises
     ------
     IndexError, TypeError, ValueError
-        As `cross_entropy`; and for a `vector` of another shape, or of no real numbers.
+        As for `cross_entropy`; and if `vector` has another shape or does not hold real numbers.
 
     Notes
     -----
-    v_j - π is computed as (v_j - v_m) - Σ_k p_k (v_k - v_m), m the largest logit, so that it keeps
-    its digits where one class dominates. A class with p_j = 0 takes no part, whatever `vector`
-    holds there.
+    v_j - π is computed as (v_j - v_m) - Σ_k p_k (v_k - v_m), with m the class of the largest logit,
+    which avoids cancellation where one class dominates. The product is exactly 0 where p_j = 0, and
+    v_j is not used there.
 
     References
     ----------
@@ -103,32 +104,32 @@ def binary_cross_entropy_with_logits_hvp(
     reduction: str = "mean",
     out: Any = None,
 ) -> Any:
-    r"""Hessian-vector product of `binary_cross_entropy_with_logits`, element by element.
+    r"""Compute the Hessian-vector product of `binary_cross_entropy_with_logits`.
 
     .. math:: (H v)_i = \frac{w}{D}\,(1 - y + w_{+} y)\,σ(x_i)\,σ(-x_i)\,v_i
 
-    with :math:`w_{+}` the `pos_weight`: each loss depends on its own logit, so the Hessian is
-    diagonal.
+    with :math:`w_{+}` the `pos_weight`. Each loss depends on one logit, so the Hessian is diagonal.
 
     Parameters
     ----------
     logits, target, weight, pos_weight, reduction
         As for `binary_cross_entropy_with_logits`.
     vector : array_like
-        v, of the shape of `logits` and of any real type; it is converted to that of the arithmetic.
+        The vector v, with the shape of `logits` and any real type. It is converted to the type of
+        the computation.
     out : array, optional
-        A buffer for the result. It may be exactly `vector` or exactly `logits`.
+        Buffer for the result. It may be exactly `vector` or exactly `logits`.
 
     Returns
     -------
     array or scalar
-        Of the shape and type of `logits`; exactly 0 where the Hessian is.
+        The product, of the shape and type of `logits`; exactly 0 where the Hessian is 0.
 
     Raises
     ------
     TypeError, ValueError
-        As `binary_cross_entropy_with_logits`; and for a `vector` of another shape, or of no real
-        numbers.
+        As for `binary_cross_entropy_with_logits`; and if `vector` has another shape or does not
+        hold real numbers.
 
     References
     ----------
@@ -166,11 +167,11 @@ def linear_cross_entropy_hvp(
     wrt: str | tuple[str, ...] = LINEAR_HVP.inputs,
     out: LinearGrad | None = None,
 ) -> Any:
-    r"""Hessian-vector product of `linear_cross_entropy`, whose N·C logits are never held.
+    r"""Compute the Hessian-vector product of `linear_cross_entropy`, without storing all logits.
 
-    The vector :math:`(V_X, V_W, v_b)` moves the logits by
-    :math:`\dot Z = V_X W^{T} + X V_W^{T} + v_b`, and their gradient G by :math:`\dot G`, the
-    product of `cross_entropy_hvp` with that:
+    Along the vector :math:`(V_X, V_W, v_b)` the derivative of the logits is
+    :math:`\dot Z = V_X W^{T} + X V_W^{T} + v_b`, and that of their gradient G is :math:`\dot G`,
+    the Hessian-vector product of `cross_entropy` with :math:`\dot Z`:
 
     .. math::
         (H v)_X = \dot G\, W + G\, V_W, \qquad
@@ -182,28 +183,28 @@ def linear_cross_entropy_hvp(
     x, linear_weight, target
         As for `linear_cross_entropy`.
     vector : LinearGrad or tuple
-        A part for each of x, linear_weight and linear_bias, shaped as that and of any real type;
-        None counts as zeros, and not all may be None.
+        Vectors for x, linear_weight and linear_bias, with their shapes and any real type. None
+        stands for zeros; at least one must not be None.
     linear_bias, weight, sample_weight, ignore_index, label_smoothing, z_loss, logit_scale, softcap
         As for `linear_cross_entropy`.
     reduction, normalizer, check_target
-        Likewise. With "none" the product is that of the Hessian of the sum of the row losses.
+        As for `cross_entropy`. With "none" the Hessian is that of the sum of the row losses.
     wrt : str or tuple of str
-        The parts of the product that are made; the others are None, and cost nothing.
+        The parts of the product to compute; the others are None and not computed.
     out : LinearGrad, optional
-        Buffers for the parts. Each may be exactly its part of `vector`.
+        Buffers for the parts. Each may be exactly the same part of `vector`.
 
     Returns
     -------
     LinearGrad
-        The parts of the product with the full Hessian in (x, linear_weight, linear_bias), each of
-        the shape and type of its input; None where it is not in `wrt`, and for `linear_bias` if
-        none was given.
+        The product with the full Hessian in (x, linear_weight, linear_bias): parts of the shapes
+        and types of the inputs, None for those that are not in `wrt` and for a missing
+        `linear_bias`.
 
     Raises
     ------
     IndexError, TypeError, ValueError
-        As `linear_cross_entropy`; and for a `vector` that does not fit, or has no part.
+        As for `linear_cross_entropy`; and if `vector` is invalid or all its parts are None.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""linear_cross_entropy: the multinomial logistic pipeline, from features to gradients."""
+"""linear_cross_entropy: loss and gradients of multinomial logistic regression."""
 
 from typing import Any
 
@@ -33,9 +33,9 @@ def linear_cross_entropy(
     grad_out: LinearGrad | None = None,
     accumulate: bool = False,
 ) -> Any:
-    r"""Cross-entropy of `x @ linear_weight.T + linear_bias`, whose N·C logits are never held.
+    r"""Compute the cross-entropy of `x @ linear_weight.T + linear_bias` without storing all logits.
 
-    With d = ∂L/∂logits as in `cross_entropy`:
+    The N·C logits are computed block by block. With d = ∂L/∂logits as in `cross_entropy`:
 
     .. math:: \frac{\partial L}{\partial X} = d\,W, \qquad
               \frac{\partial L}{\partial W} = d^{T} X, \qquad
@@ -44,50 +44,51 @@ def linear_cross_entropy(
     Parameters
     ----------
     x : array_like, shape (…, K)
-        Features; any type that logits may have.
+        Features, of any type that logits may have.
     linear_weight : array_like, shape (C, K)
-        The weights of the linear map.
+        Weights W of the linear map.
     target : array_like, shape x.shape[:-1] or (…, C)
-        Integers: class indices in 0 … C-1, or `ignore_index`. Or, for each row of x, the
-        probabilities of all classes.
+        Class indices: integers in 0 … C-1 or equal to `ignore_index`. Or class probabilities for
+        each row of x.
     linear_bias : array_like, shape (C,), optional
-        The bias of the linear map.
+        Bias b of the linear map.
     weight, sample_weight, ignore_index, label_smoothing, z_loss, logit_scale, softcap
         As for `cross_entropy`.
     reduction, normalizer, check_target
-        Likewise. With "none" the gradients are those of the sum of the row losses.
+        As for `cross_entropy`. With "none" the gradients are those of the sum of the row losses.
     wrt : str or tuple of str
-        The inputs that gradients are made with respect to, of "x", "linear_weight" and
-        "linear_bias". The parts of the others are None, and cost nothing: each of the first two is
-        a matrix product, and has the size of its input.
+        The inputs to differentiate with respect to, among "x", "linear_weight" and "linear_bias".
+        The gradients of the others are None and not computed, which saves a matrix product each for
+        "x" and "linear_weight", and memory of the input's size.
     return_grad, return_lse, return_argmax, return_entropy : bool
-        Return these too, in this order.
+        Also return these, in this order.
     grad_out : LinearGrad, optional
-        Buffers for the gradients, None for parts that are not in `wrt`; implies `return_grad`.
+        Buffers for the gradients, None for inputs that are not in `wrt`; implies `return_grad`.
     accumulate : bool
-        Add to the buffers in `grad_out` instead of overwriting them.
+        Add the gradients to the buffers in `grad_out` instead of overwriting them.
 
     Returns
     -------
     loss : scalar or array
-        0-d, or with "none" one a row.
+        The loss, 0-d; with "none" one per row.
     grad : LinearGrad
-        Each part of the shape and type of its input; None where it is not in `wrt`, and for
-        `linear_bias` if none was given.
+        The gradients, of the shapes and types of the inputs; None for inputs that are not in `wrt`
+        and for a missing `linear_bias`.
     lse, argmax, entropy : arrays
-        Those requested: then the result is a tuple that begins with the loss.
+        The requested results. If there are any, the result is a tuple that begins with the loss.
 
     Raises
     ------
     IndexError, TypeError
-        As `cross_entropy`.
+        As for `cross_entropy`.
     ValueError
-        Likewise; and a name in `wrt` that is no input, none at all, or a buffer for another part.
+        As for `cross_entropy`; and if `wrt` is empty or names no input, or a buffer is passed for
+        an input that is not in `wrt`.
 
     Notes
     -----
-    An ignored row adds nothing, even where its x holds nan. Products are NumPy's: they carry a
-    dot product's error, and their threads are the BLAS library's.
+    An ignored row adds nothing to the gradients, even if its x holds nan. Matrix products are
+    NumPy's: they have the rounding error of a dot product, and use the threads of the BLAS library.
 
     References
     ----------

@@ -18,7 +18,7 @@ def softmax(logits: Floats, *, axis: int = -1, out: Floats | None = None) -> Flo
 def softmax(logits: ArrayLike, *, axis: int = -1, out: Any = None) -> Any: ...
 @public(SOFTMAX)
 def softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
-    r"""Softmax over one axis: positive numbers that sum to 1.
+    r"""Compute the softmax along an axis.
 
     .. math:: p_j = \frac{e^{x_j - m}}{\sum_c e^{x_c - m}}, \qquad m = \max_c x_c,
               \qquad \frac{\partial p_j}{\partial x_i} = p_j (δ_{ij} - p_i)
@@ -26,25 +26,27 @@ def softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
     Parameters
     ----------
     logits : array_like
-        Any rank ≥ 1; float32 and float64 are kept, float16 and bfloat16 compute in float32,
-        integers and bools in float64.
+        Logits of any rank ≥ 1. Computed in float32 for float32, float16 and bfloat16, in float64
+        for float64, integers and bools.
     axis : int
         The class axis.
     out : array, optional
-        A buffer of the result's shape and type; it may be `logits` itself.
+        Buffer of the result's shape and type. It may be `logits` itself.
 
     Returns
     -------
     array
-        The same shape, C-contiguous unless `out` was given; empty over an empty axis. A row that
-        is all -inf, or holds +inf or nan, is nan.
+        Probabilities of the shape and float type of `logits` (float64 for integers), C-contiguous
+        unless `out` is passed. An empty axis gives an empty array. A row that is all -inf, or holds
+        +inf or nan, is nan.
 
     Raises
     ------
     TypeError
-        Logits that are complex, object, structured, masked or longdouble; an `axis` that is no int.
+        If the logits are complex, object, structured, masked or longdouble, or `axis` is not an
+        int.
     ValueError
-        No class axis, or an `out` that does not fit.
+        If there is no such axis, or `out` is invalid.
 
     References
     ----------
@@ -68,32 +70,33 @@ def log_softmax(logits: Floats, *, axis: int = -1, out: Floats | None = None) ->
 def log_softmax(logits: ArrayLike, *, axis: int = -1, out: Any = None) -> Any: ...
 @public(LOG_SOFTMAX)
 def log_softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
-    r"""Logarithm of softmax over one axis, accurate also where p is close to 0 or to 1.
+    r"""Compute the logarithm of the softmax along an axis.
 
     .. math:: \log p_j = (x_j - m) - \log \sum_c e^{x_c - m}, \qquad
               \frac{\partial \log p_j}{\partial x_i} = δ_{ij} - p_i
 
-    Where one class dominates, the sum is taken over the others and log1p of it: log p of a class
-    with p = 1 - 1e-26 is -1e-26, not 0.
+    The logarithm of the sum is computed as log1p of the terms other than the largest: log p of a
+    class with p = 1 - 1e-26 is -1e-26, not 0.
 
     Parameters
     ----------
     logits : array_like
-        Any rank ≥ 1; types as for `softmax`.
+        Logits of any rank ≥ 1; types as for `softmax`.
     axis : int
         The class axis.
     out : array, optional
-        A buffer of the result's shape and type; it may be `logits` itself.
+        Buffer of the result's shape and type. It may be `logits` itself.
 
     Returns
     -------
     array
-        The same shape, C-contiguous unless `out` was given; empty over an empty axis.
+        Log-probabilities of the shape of `logits`, C-contiguous unless `out` is passed. An empty
+        axis gives an empty array.
 
     Raises
     ------
     TypeError, ValueError
-        As `softmax`.
+        As for `softmax`.
 
     References
     ----------
@@ -112,7 +115,7 @@ def log_softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
 
 @public(LOGSUMEXP)
 def logsumexp(logits: Any, *, axis: int = -1, keepdims: bool = False) -> Any:
-    r"""Logarithm of the sum of exponentials over one axis.
+    r"""Compute the logarithm of the sum of exponentials along an axis.
 
     .. math:: \operatorname{lse} = m + \log \sum_c e^{x_c - m}, \qquad
               \frac{\partial \operatorname{lse}}{\partial x_j} = p_j
@@ -120,7 +123,7 @@ def logsumexp(logits: Any, *, axis: int = -1, keepdims: bool = False) -> Any:
     Parameters
     ----------
     logits : array_like
-        Any rank ≥ 1; types as for `softmax`.
+        Logits of any rank ≥ 1; types as for `softmax`.
     axis : int
         The class axis.
     keepdims : bool
@@ -129,15 +132,16 @@ def logsumexp(logits: Any, *, axis: int = -1, keepdims: bool = False) -> Any:
     Returns
     -------
     array or scalar
-        The shape of logits without `axis`. All -inf, or an empty axis, gives -inf; a row with
-        +inf gives +inf; a row with nan gives nan.
+        The logsumexp, with the shape of `logits` without `axis`. A row that is all -inf, or empty,
+        gives -inf; a row with +inf gives +inf; a row with nan gives nan.
 
     Raises
     ------
     TypeError
-        Logits that are complex, object, structured, masked or longdouble; an `axis` that is no int.
+        If the logits are complex, object, structured, masked or longdouble, or `axis` is not an
+        int.
     ValueError
-        No class axis.
+        If there is no such axis.
 
     References
     ----------
@@ -156,39 +160,40 @@ def logsumexp(logits: Any, *, axis: int = -1, keepdims: bool = False) -> Any:
 
 @public(ENTROPY)
 def entropy(logits: Any, *, axis: int = -1, return_grad: bool = False, grad_out: Any = None) -> Any:
-    r"""Entropy of softmax over one axis, in nats, with its gradient from the same pass.
+    r"""Compute the entropy of the softmax along an axis, in nats, and its gradient.
 
     .. math:: H = -\sum_j p_j \log p_j, \qquad
               \frac{\partial H}{\partial x_j} = -p_j (\log p_j + H)
 
-    It is computed as :math:`\log s + \sum_j p_j (m - x_j)`, whose terms have one sign: the entropy
-    of a confident row keeps its digits. A class with p = 0 adds exactly 0.
+    It is computed as :math:`\log s + \sum_j p_j (m - x_j)`, a sum of terms of one sign, which is
+    accurate for confident rows too. A class with p = 0 adds exactly 0.
 
     Parameters
     ----------
     logits : array_like
-        Any rank ≥ 1; types as for `softmax`.
+        Logits of any rank ≥ 1; types as for `softmax`.
     axis : int
         The class axis.
     return_grad : bool
-        Return the gradient of the sum of all entropies too.
+        Also return the gradient of the sum of all entropies.
     grad_out : array, optional
-        A buffer for it; implies `return_grad`. It may be `logits` itself.
+        Buffer for the gradient; implies `return_grad`. It may be `logits` itself.
 
     Returns
     -------
     entropy : array or scalar
-        The shape of logits without `axis`, between 0 and log C; float32 for half precision. A row
-        that is all -inf, or holds +inf or nan, is nan.
+        The entropy, between 0 and log C, with the shape of `logits` without `axis`. float32 for
+        half precision. A row that is all -inf, or holds +inf or nan, is nan.
     grad : array
-        Of the shape and type of `logits`, if requested: then the result is a tuple.
+        The gradient, of the shape and type of `logits`. If it is requested, the result is a tuple.
 
     Raises
     ------
     TypeError
-        Logits that are complex, object, structured, masked or longdouble; an `axis` that is no int.
+        If the logits are complex, object, structured, masked or longdouble, or `axis` is not an
+        int.
     ValueError
-        No class axis, an empty one, or a buffer that does not fit.
+        If there is no such axis or it is empty, or the buffer is invalid.
 
     References
     ----------

@@ -1,3 +1,3 @@
-"""The version, in one place; part of the compile cache's key."""
+"""The version of the package. It is part of the key of the kernel cache."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""warmup: compile ahead of the first call."""
+"""warmup: compile kernels ahead of the first call."""
 
 import itertools
 from collections.abc import Callable, Iterable
@@ -18,40 +18,38 @@ def warmup(
     progress: Callable[[int, int], None] | None = None,
     processes: int | None = None,
 ) -> None:
-    """Compile kernels and keep them in the cache, so that no later call has to.
+    """Compile kernels into the cache, so that later calls only load them.
 
-    A kernel's variants are the first argument's type, the kind of target, which of gradient,
-    probabilities and Hessian are requested, the entropy alone or with the gradient, whether classes
-    are few, whether classes lie apart (any axis but the last), and whether a binary loss of logits
-    has weights. All else shares them, so nothing more is compiled for it: options, shapes, the
-    width of labels. A second or some a variant where the cache is empty, some milliseconds where it
-    is not; all of them take a minute or two, divided by the number of processes, so name the
-    functions that you call.
+    There is a kernel variant for each type of the first argument, kind of target, combination of
+    gradient, probabilities and Hessian, entropy alone or with the gradient, few or many classes,
+    class axis last or not, and binary loss of logits with or without weights. Other options, shapes
+    and integer types of labels need no further variants. A variant takes a second or a few to
+    compile, and milliseconds to load from the cache. All of them take a minute or two, divided by
+    the number of processes, so name the functions that you call.
 
     Parameters
     ----------
     dtypes : str or iterable of str
-        "float32" and "float64", which are the default, "float16", "bfloat16". Integers use the
-        kernels of float64. Half precision uses those of float32 where an array of the call has to
-        be converted: one with gaps between its elements, or labels of a binary loss that are
-        integers. Name "float32", too, if that happens.
+        Types among "float32", "float64", "float16" and "bfloat16". Integers use the kernels of
+        float64. Half precision also uses those of float32 where an array of the call has to be
+        converted: one that is not contiguous, or integer labels of a binary loss. Name "float32"
+        too in that case.
     functions : str or iterable of str, optional
-        Names of the functions to compile for; all if not given.
+        Names of the functions to compile for; all by default.
     progress : callable, optional
         Called as progress(done, total) after each step, in the calling thread.
     processes : int, optional
-        The largest number of processes that compile; as many as `get_num_threads` if not given.
-        They are other processes, of some hundred megabytes each, which leave kernels in the cache
-        for this one to load. This one compiles alone if the number is 1, few kernels are missing,
-        or the cache cannot be written.
+        The largest number of processes that compile, by default `get_num_threads()`. They are child
+        processes of some hundred megabytes each, which write kernels to the cache for this process
+        to load. This process compiles alone if the number is 1, if few kernels are missing, or if
+        the cache is not writable.
 
     Raises
     ------
     TypeError
-        Neither a name nor several; a `progress` that cannot be called; a number of processes that
-        is no int.
+        If a name is not a string, `progress` is not callable, or `processes` is not an int.
     ValueError
-        A type that is not computed in, a name that is no function of this package; no processes.
+        If a type or a function is unknown, or `processes` is less than 1.
 
     Examples
     --------

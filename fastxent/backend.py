@@ -1,8 +1,7 @@
-"""What a backend offers: the functions of one call, by the names of the public functions.
+"""Interface of the backends: a function for each public function, called with a checked `Call`.
 
-Each takes the record of a call, fills `call.outputs`, and returns Σ of the losses / divisor, which
-means nothing where the losses themselves were requested. `fastxent.cpu.backend` and
-`fastxent.cuda.backend` are modules with these functions.
+Each fills `call.outputs` and returns Σ losses / divisor, which is unused if the losses are returned
+unreduced. `fastxent.cpu.backend` and `fastxent.cuda.backend` are modules with these functions.
 """
 
 from typing import Any, Protocol
@@ -12,7 +11,7 @@ from fastxent.records import Call, Options, Weights
 
 
 class Backend(Protocol):
-    """What both backends offer."""
+    """The interface that both backends implement."""
 
     def softmax(self, call: Call) -> None:
         """Fill `out` with softmax over the last axis."""
@@ -24,68 +23,69 @@ class Backend(Protocol):
         """Fill `out`, (N,), with logsumexp over the last axis."""
 
     def entropy(self, call: Call) -> None:
-        """Fill `out`, (N,), with the entropy of softmax over the last axis, and its `grad`."""
+        """Fill `out`, (N,), with the entropy of softmax over the last axis, and `grad`."""
 
     def cross_entropy(self, call: Call) -> Any:
-        """Losses of rows of logits."""
+        """Compute losses of rows of logits."""
 
     def categorical_cross_entropy(self, call: Call) -> Any:
-        """Losses of rows of probabilities."""
+        """Compute losses of rows of probabilities."""
 
     def linear_cross_entropy(self, call: Call) -> Any:
-        """Losses of the rows of a linear map."""
+        """Compute losses of rows whose logits are a linear map of the input."""
 
     def binary_cross_entropy(self, call: Call) -> Any:
-        """Losses of probabilities, element by element."""
+        """Compute elementwise losses of probabilities."""
 
     def binary_cross_entropy_with_logits(self, call: Call) -> Any:
-        """Losses of logits, element by element."""
+        """Compute elementwise losses of logits."""
 
     def cross_entropy_hvp(self, call: Call) -> None:
-        """Fill `out` with the second derivative of losses of rows of logits, times `vector`."""
+        """Fill `out` with the Hessian-vector products of losses of rows of logits."""
 
     def linear_cross_entropy_hvp(self, call: Call) -> None:
-        """Fill the parts of `linear` with the same for the rows of a linear map."""
+        """Fill `call.linear.grads` with the Hessian-vector product for a linear map."""
 
     def binary_cross_entropy_with_logits_hvp(self, call: Call) -> None:
-        """Fill `out` with the same for losses of logits, element by element."""
+        """Fill `out` with the Hessian-vector product of elementwise losses of logits."""
 
     def scan_labels(
         self, labels: Any, n_classes: int, weights: Weights, options: Options, compute: Any,
         check: bool,
     ) -> tuple[Any, int, int]:  # fmt: skip
-        """Σ counted·u·w_y, the divisor of the mean; the first row with a bad label or -1; that."""
+        """Return Σ active·u·w_y (the divisor of the mean), the first bad row or -1, its label."""
 
     def first_beyond_one(self, integers: Any) -> tuple[int, int]:
-        """The place in C order of the first that is neither 0 nor 1, or -1, and the integer."""
+        """Return the flat index of the first integer other than 0 and 1, or -1, and its value."""
 
     def total(self, weights: Any, compute: Any) -> Any:
-        """Σ of weights, as a divisor."""
+        """Return the sum of weights, as a divisor."""
 
 
 class HostBackend(Backend, Protocol):
-    """What the CPU alone offers."""
+    """Functions of the CPU backend only."""
 
     def plain_cross_entropy(
         self, x: Any, labels: Any, ignore_index: int, mean: bool, grad: Any, clip: Clip | None
     ) -> float | None:
-        """The loss of contiguous rows without options; None where a label is bad or none counts.
+        """Return the loss of contiguous rows without options; None if a general call is needed.
 
-        Of logits or, with `clip`, of probabilities.
+        `x` holds logits or, with `clip`, probabilities. A general call is needed if a label is out
+        of range or all rows are ignored.
         """
 
     def prepare(self, call: Call, is_mean: bool, check: bool) -> Any:
-        """What runs small losses like this one at once; None if there is no such way.
+        """Return a function that runs small losses like this one; None if there is none.
 
-        Whether the loss is a mean and labels are checked a call does not say.
+        `is_mean` and `check` are not fields of a `Call`.
         """
 
 
 class DeviceBackend(Backend, Protocol):
-    """What a GPU alone offers: numbers that stay there."""
+    """Functions of the CUDA backend only, for scalars in GPU memory."""
 
     def normalizer(self, value: Any, compute: Any) -> Any:
-        """A number on the GPU as a divisor."""
+        """Return a scalar in GPU memory as a divisor."""
 
     def scale(self, values: Any, factor: Any, out: Any) -> None:
-        """Out = values·factor, a number on the GPU; what is 0 stays 0."""
+        """Set out = values·factor, with the factor in GPU memory; zeros stay 0."""

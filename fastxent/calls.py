@@ -1,7 +1,7 @@
-"""Arguments read once into a `Call`, with memory for its results; and the answer made of it.
+"""Read and check the arguments of a call into a `Call`, and make its return value.
 
-The order is: inputs, options, target, weights, flags, buffers, labels, memory. Nothing is written
-before everything has been checked.
+The order of the checks is: inputs, options, target, weights, flags, buffers, labels. Results are
+allocated after them. Nothing is written before everything has been checked.
 """
 
 import functools
@@ -22,7 +22,7 @@ from fastxent.records import NO_WEIGHTS, Call, Linear, LinearGrad, Outputs, Targ
 
 
 def read_map(function: Function, arguments: Arguments) -> Call:
-    """A call of softmax or of one of its logarithms, over an axis that may be empty."""
+    """Read a call of softmax, log_softmax or logsumexp, whose axis may be empty."""
     name, (slot,) = function.first, function.slots
     x = checks.array(arguments[name], name)
     types = checks.precision(x.dtype, name)
@@ -30,8 +30,8 @@ def read_map(function: Function, arguments: Arguments) -> Call:
     options.flags(function.flags, arguments)
     shape, buffer = x.shape, arguments.get("out")
     if not slot.per_class:
-        kept = (1,) if arguments["keepdims"] else ()
-        shape = (*shape[:axis], *kept, *shape[axis + 1 :])
+        unit_axis = (1,) if arguments["keepdims"] else ()
+        shape = (*shape[:axis], *unit_axis, *shape[axis + 1 :])
     if buffer is None:
         out = checks.new(x, shape, types.own)
     else:
@@ -46,7 +46,7 @@ def read_map(function: Function, arguments: Arguments) -> Call:
 
 
 def read_entropy(function: Function, arguments: Arguments) -> Call:
-    """A call of the entropy of softmax, over an axis that is not empty."""
+    """Read a call of entropy, whose axis may not be empty."""
     name = function.first
     x = checks.array(arguments[name], name)
     types = checks.precision(x.dtype, name)
@@ -63,7 +63,7 @@ def read_entropy(function: Function, arguments: Arguments) -> Call:
 
 
 def read_rows(function: Function, arguments: Arguments) -> Call:
-    """A call of a loss of rows whose classes lie along an axis of its input, or of its product."""
+    """Read a call of a loss, or of its Hessian-vector product, of rows along an axis."""
     name = function.first
     x = checks.array(arguments[name], name)
     types = checks.precision(x.dtype, name)
@@ -83,18 +83,18 @@ def read_rows(function: Function, arguments: Arguments) -> Call:
 
 
 def _vector(arguments: Arguments, x: Any, of: str) -> Any:
-    """What the second derivative is multiplied by; None for a loss."""
+    """The vector of a Hessian-vector product; None for a loss."""
     if "vector" not in arguments:
         return None
     return checks.vector(arguments["vector"], "vector", x.shape, of)
 
 
 class CheckedRows(NamedTuple):
-    """What was given for the rows of a loss beside its input, checked.
+    """The checked arguments of a loss of rows, other than its input.
 
-    `indices` are the class indices as they came, None for probabilities. `divisor` is what
-    `normalizer` and `reduction` say without a look at the rows, None for a mean of what counts.
-    `arrays` are those that were read, which no buffer may overlap.
+    `indices` are the class indices as passed, None for probabilities. `divisor` is the normalizer,
+    1 for other reductions than "mean", or None if it is the sum of the active rows' weights.
+    `arrays` are the arrays that are read, which no buffer may overlap.
     """
 
     of: str
@@ -112,32 +112,34 @@ def _rows(
     function: Function, arguments: Arguments, of: str, shape: Shape, axis: int,
     compute: "np.dtype[Any]",
 ) -> CheckedRows:  # fmt: skip
-    """Check the arguments that speak of rows and classes, for logits `of` this name and shape."""
-    given = options.read(function.options, arguments, compute)
-    found = checks.target(arguments["target"], shape, axis, of)
+    """Check the arguments about rows and classes, for an array `of` this name and shape."""
+    checked_options = options.read(function.options, arguments, compute)
+    checked_target = checks.target(arguments["target"], shape, axis, of)
     rows = (*shape[:axis], *shape[axis + 1 :])
     reduction = options.reduction(arguments["reduction"])
     divisor = checks.normalizer(arguments.get("normalizer"), reduction)
-    if found.ndim == len(shape):
-        if given.ignore_index != -100:
-            raise errors.ignored_probabilities(given.ignore_index)
-        indices, target = None, Target(None, checks.classes_last(found, axis))
+    if checked_target.ndim == len(shape):
+        if checked_options.ignore_index != -100:
+            raise errors.ignored_probabilities(checked_options.ignore_index)
+        indices, target = None, Target(None, checks.classes_last(checked_target, axis))
     else:
-        labels, ignored = checks.flat_labels(found, given.ignore_index)
-        indices, target = found, Target(labels, None)
-        if ignored is not given.ignore_index:
-            given = given._replace(ignore_index=ignored)
-    arrays: list[Named] = [("target", found)]
+        labels, ignored = checks.flat_labels(checked_target, checked_options.ignore_index)
+        indices, target = checked_target, Target(labels, None)
+        if ignored is not checked_options.ignore_index:
+            checked_options = checked_options._replace(ignore_index=ignored)
+    arrays: list[Named] = [("target", checked_target)]
     weights = NO_WEIGHTS
     if arguments["weight"] is not None or arguments["sample_weight"] is not None:
         weights = _weights(arguments, shape[axis], rows, arrays)
     if reduction != "mean":
         divisor = 1.0
-    return CheckedRows(of, rows, indices, target, weights, given, reduction, divisor, arrays)
+    return CheckedRows(
+        of, rows, indices, target, weights, checked_options, reduction, divisor, arrays
+    )
 
 
 def _weights(arguments: Arguments, n_classes: int, rows: Shape, arrays: list[Named]) -> Weights:
-    """The weights of classes and rows, which join the arrays that were read."""
+    """Check the weights of classes and rows, and append them to `arrays`."""
     w, u = arguments["weight"], arguments["sample_weight"]
     if w is not None:
         w = checks.array(w, "weight")
@@ -155,10 +157,10 @@ def _weights(arguments: Arguments, n_classes: int, rows: Shape, arrays: list[Nam
 def _divisor(
     rows: CheckedRows, x: Any, n_classes: int, check: bool, compute: "np.dtype[Any]"
 ) -> Any:
-    """What losses are divided by, and the check of the target: one pass over the labels does both.
+    """Compute the divisor of the losses and check the target, in one pass over the labels.
 
-    Raises IndexError for the first label that is no class, ValueError for the first integer of
-    probabilities other than 0 and 1. On a GPU the divisor stays there.
+    Raises IndexError for the first label out of range, ValueError for the first integer other than
+    0 and 1 in a target of probabilities. On a GPU the divisor stays in GPU memory.
     """
     backend, divisor = backend_of(x), rows.divisor
     if isinstance(divisor, DeviceArray):
@@ -185,7 +187,7 @@ def _divisor(
 
 
 def read_linear(function: Function, arguments: Arguments) -> Call:
-    """A call for rows whose logits are x @ linear_weight.T + linear_bias."""
+    """Read a call for rows whose logits are x @ linear_weight.T + linear_bias."""
     names = function.inputs
     x, matrix = (checks.array(arguments[name], name) for name in names[:2])
     bias = arguments[names[2]]
@@ -206,8 +208,8 @@ def read_linear(function: Function, arguments: Arguments) -> Call:
         vector, slot = checks.linear_vector(arguments["vector"], names, inputs), "out"
     grads = _linear_parts(function, arguments, inputs, types, rows.arrays, vector)
     divisor = _divisor(rows, x, matrix.shape[0], arguments["check_target"], compute)
-    own, found = Precision(compute, compute), {slot: grads}
-    outputs = _outputs(function, arguments, x, own, rows.shape, -1, rows.reduction, found)
+    own, derivatives = Precision(compute, compute), {slot: grads}
+    outputs = _outputs(function, arguments, x, own, rows.shape, -1, rows.reduction, derivatives)
     return Call(
         function, x, compute, *outputs, rows.target, rows.weights, rows.options, None, divisor,
         Linear(matrix, bias, grads, arguments.get("accumulate", False)), vector=vector,
@@ -218,16 +220,18 @@ def _linear_parts(
     function: Function, arguments: Arguments, inputs: tuple[Any, ...],
     types: list[Precision | None], arrays: list[Named], vector: LinearGrad | None,
 ) -> LinearGrad | None:  # fmt: skip
-    """The derivatives to fill, by the inputs in `wrt`: buffers or new arrays; None if unrequested.
+    """The buffers or new arrays for the derivatives by the inputs in `wrt`; None if not requested.
 
-    A buffer may lie exactly over its part of `vector`, of a loss None.
+    A buffer may be exactly the same part of `vector`, which is None for a loss.
     """
     wrt, names = arguments["wrt"], function.inputs
     if wrt is not names:
         wrt = options.some_of(wrt, "wrt", names)
     is_product, of = vector is not None, vector or LinearGrad(None, None, None)
-    given = "out" if is_product else "grad_out"
-    buffers = checks.linear_buffers(arguments[given], given, arguments.get("accumulate", False))
+    buffer_name = "out" if is_product else "grad_out"
+    buffers = checks.linear_buffers(
+        arguments[buffer_name], buffer_name, arguments.get("accumulate", False)
+    )
     if not is_product and not arguments["return_grad"] and buffers is None:
         return None
     read = [(f"vector.{name}", part) for name, part in zip(names, of, strict=True)]
@@ -238,15 +242,15 @@ def _linear_parts(
         if a is None or own is None or name not in wrt:
             if buffer is not None:
                 reason = f"None without {name}" + ("" if name in wrt else " in wrt")
-                raise errors.buffer_kind(f"{given}.{name}", reason, buffer)
+                raise errors.buffer_kind(f"{buffer_name}.{name}", reason, buffer)
             parts.append(None)
         elif buffers is None:
             parts.append(checks.new(inputs[0], a.shape, own.own))
         else:
-            apart = [*others, *read[:k], *read[k + 1 :]]
+            disjoint = [*others, *read[:k], *read[k + 1 :]]
             over = [read[k]] if of[k] is not None else []
-            out = checks.buffer(buffer, f"{given}.{name}", a.shape, own.own, apart, over)
-            others.append((f"{given}.{name}", out))
+            out = checks.buffer(buffer, f"{buffer_name}.{name}", a.shape, own.own, disjoint, over)
+            others.append((f"{buffer_name}.{name}", out))
             parts.append(out)
     return LinearGrad(*parts)
 
@@ -255,7 +259,7 @@ def _linear_parts(
 
 
 def read_elements(function: Function, arguments: Arguments) -> Call:
-    """A call for elements: its arrays all have the input's shape or broadcast to it."""
+    """Read a call of an elementwise loss, whose arrays broadcast to the input's shape."""
     name = function.first
     x = checks.array(arguments[name], name)
     types = checks.precision(x.dtype, name)
@@ -265,7 +269,7 @@ def read_elements(function: Function, arguments: Arguments) -> Call:
         for n in ("weight", "pos_weight") if n in arguments
     }  # fmt: skip
     reduction = options.reduction(arguments["reduction"])
-    if type(target) is not DeviceArray:  # on a GPU that would wait for it
+    if type(target) is not DeviceArray:  # on a GPU the check would synchronise
         checks.one_hot(backend_of(x), target, name)
     clip = options.clip(arguments["eps"], types.compute) if "eps" in arguments else None
     options.flags(function.flags, arguments)
@@ -287,9 +291,9 @@ def _buffers(
     function: Function, arguments: Arguments, x: Any, types: Precision, arrays: list[Named],
     vector: Any = None,
 ) -> Arguments:  # fmt: skip
-    """The buffers by the names of their results.
+    """The checked buffers by the names of their results.
 
-    That of a derivative may lie exactly over the input, or over the vector that it multiplies.
+    The buffer of a derivative may be exactly the input, or the vector of the product.
     """
     buffers: Arguments = {}
     first = function.first, x
@@ -308,19 +312,19 @@ def _buffers(
 
 def _outputs(
     function: Function, arguments: Arguments, x: Any, types: Precision, rows: Shape,
-    axis: int | None, reduction: str, given: Arguments,
+    axis: int | None, reduction: str, arrays: Arguments,
 ) -> tuple[Outputs, Outputs]:  # fmt: skip
-    """Memory for what was requested, or what is `given` for it: as it is filled, as it is returned.
+    """The results of a call, from `arrays` or newly allocated: as filled, and as returned.
 
-    A backend fills results per row as (N,), those per class with that axis last; elements, without
-    an axis, as they are. A loss that is reduced to a number needs no memory, and the gradients of
-    a linear map have their own place.
+    A backend fills results per row as (N,) and results per class with that axis last; elementwise
+    results (without an axis) have the input's shape. A reduced loss needs no array, and the
+    gradients of a linear map are in `Call.linear`.
     """
     views: list[Any] = [None] * len(Outputs._fields)
     results = views.copy()
     for at, name, flag, _, per_class, kind in function.slots:
-        if name in given:
-            array = given[name]
+        if name in arrays:
+            array = arrays[name]
         elif name == "out" or (reduction == "none" if name == "loss" else arguments[flag]):
             array = checks.new(x, x.shape if per_class else rows, types[kind])
         else:
@@ -336,10 +340,9 @@ def _outputs(
 
 
 def answer(call: Call, reduced: Any = None) -> Any:
-    """What the function returns: its only result, or a tuple of them in order.
+    """The return value of the function: its only result, or a tuple of results in order.
 
-    `reduced` is the loss where that is a number. Arrays without dimensions become NumPy scalars,
-    but the caller's buffers are returned as they are.
+    `reduced` is the reduced loss. 0-d arrays become NumPy scalars, except for the caller's buffers.
     """
     results = call.results
     is_reduced = call.function.is_loss and results.loss is None
@@ -354,9 +357,9 @@ def answer(call: Call, reduced: Any = None) -> Any:
 
 
 def scaled_gradient(function: Function, arguments: Arguments, factor: float) -> Any:
-    """The gradient of a reduced loss of one input, times `factor`, which is finite and not 0.
+    """The gradient of a reduced loss of one input, times a finite, nonzero `factor`.
 
-    It is rounded once: half precision may not hold it without the factor.
+    The product is rounded once, because the gradient alone may underflow in half precision.
     """
     read = read_rows if function.has_rows else read_elements
     call = read(function, function.defaults() | arguments | {"return_grad": True})

@@ -1,4 +1,4 @@
-"""Arrays, targets, weights and buffers: what is accepted, checked before anything is written."""
+"""Checks of arrays, targets, weights and buffers, made before anything is written."""
 
 import numbers
 from collections.abc import Sequence
@@ -21,9 +21,10 @@ _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
 class Precision(NamedTuple):
-    """The types of a call, in the order of `fastxent.results.Type`.
+    """The types of a call's results, in the order of `fastxent.results.Type`.
 
-    Of the arithmetic and the losses, of arrays shaped as the input, of class indices.
+    `compute` is the type of the computation and of losses, `own` that of arrays shaped as the
+    input, `integer` that of class indices.
     """
 
     compute: "np.dtype[Any]"
@@ -42,14 +43,14 @@ _PRECISION: dict[Any, Precision] = {
 
 
 def array(value: Any, name: str) -> Any:
-    """The value as a NumPy array, sharing its memory where it is one; a GPU's view as it is."""
+    """Convert a value to a NumPy array, without a copy if possible; keep a `DeviceArray`."""
     if type(value) is np.ndarray or type(value) is DeviceArray:
         return value
     return foreign.array(value, name)
 
 
 def new(like: Any, shape: Shape, dtype: Any) -> Any:
-    """An uninitialised array for a result, in memory of the input's library and device."""
+    """Allocate an uninitialised result, by the library and on the device of `like`."""
     if type(like) is DeviceArray:
         return like.new(shape, dtype)
     memory = like.base
@@ -59,7 +60,7 @@ def new(like: Any, shape: Shape, dtype: Any) -> Any:
 
 
 def precision(dtype: "np.dtype[Any]", name: str) -> Precision:
-    """The types that go with an input's type."""
+    """The types of the computation and of the results for an input's type."""
     try:
         return _PRECISION[dtype]
     except KeyError:
@@ -74,12 +75,12 @@ def precision(dtype: "np.dtype[Any]", name: str) -> Precision:
 
 
 def wider(computes: list["np.dtype[Any]"]) -> "np.dtype[Any]":
-    """The type that arrays of these types of arithmetic are computed in together."""
+    """The wider of some types of computation."""
     return _DOUBLE if _DOUBLE in computes else _SINGLE
 
 
 def class_axis(axis: Any, shape: Shape, name: str, *, empty: bool = False) -> int:
-    """The class axis counted from the front; it must exist and, unless `empty`, hold a class."""
+    """Check the class axis and return it as a non-negative int; only `empty` allows length 0."""
     if type(axis) is not int:
         axis = options.integer(axis, "axis")
     position: int = axis
@@ -94,52 +95,52 @@ def class_axis(axis: Any, shape: Shape, name: str, *, empty: bool = False) -> in
 
 
 def classes_last(view: Any, axis: int) -> Any:
-    """The same memory as a plain array with the class axis moved to the end."""
+    """A view as a base-class array, with the class axis moved to the end."""
     if type(view) is DeviceArray:
         return view.classes_last(axis)
     plain = view if type(view) is np.ndarray else view.view(np.ndarray)
     return plain if axis == plain.ndim - 1 else np.moveaxis(plain, axis, -1)
 
 
-def real_numbers(found: Array, name: str) -> None:
+def real_numbers(values: Array, name: str) -> None:
     """Raise unless an array holds integers, bools or floats of any width."""
-    if found.dtype.kind not in "fbiu" and found.dtype.name != "bfloat16":
-        raise errors.not_real(name, found.dtype)
+    if values.dtype.kind not in "fbiu" and values.dtype.name != "bfloat16":
+        raise errors.not_real(name, values.dtype)
 
 
 # --- targets --------------------------------------------------------------------------------
 
 
 def target(value: Any, shape: Shape, axis: int, of: str) -> Any:
-    """Class indices or, of the whole shape, class probabilities; or the reason why neither."""
-    found = array(value, "target")
+    """Check a target: class indices, or class probabilities of the shape of the logits."""
+    checked = array(value, "target")
     indices = (*shape[:axis], *shape[axis + 1 :])
-    if not found.size and not isinstance(value, (np.ndarray, DeviceArray)):
-        found = found.astype(np.int64)  # an empty list has no type of its own
-    if found.shape == shape:
-        real_numbers(found, "target")
-    elif found.shape != indices:
-        raise errors.target_shape(indices, shape, of, axis, found.shape)
-    elif found.dtype.kind not in "iu":
-        raise errors.indices_not_integer(found.dtype, shape)
-    return found
+    if not checked.size and not isinstance(value, (np.ndarray, DeviceArray)):
+        checked = checked.astype(np.int64)  # an empty list has no type of its own
+    if checked.shape == shape:
+        real_numbers(checked, "target")
+    elif checked.shape != indices:
+        raise errors.target_shape(indices, shape, of, axis, checked.shape)
+    elif checked.dtype.kind not in "iu":
+        raise errors.indices_not_integer(checked.dtype, shape)
+    return checked
 
 
 def element_target(value: Any, shape: Shape, of: str) -> Any:
-    """A binary target: one number for each element."""
-    found = array(value, "target")
-    real_numbers(found, "target")
-    if found.shape != shape:
-        raise errors.wrong_shape("target", shape, f"that of {of}", found.shape)
-    return found
+    """Check a binary target, which has the shape of the input."""
+    checked = array(value, "target")
+    real_numbers(checked, "target")
+    if checked.shape != shape:
+        raise errors.wrong_shape("target", shape, f"that of {of}", checked.shape)
+    return checked
 
 
 def flat_labels(labels: Any, ignore_index: int | None) -> tuple[Any, int | None]:
-    """Labels as a kernel takes them, flat, and the ignore_index to compare them with.
+    """Return flat labels as kernels take them, and the ignore_index to compare them with.
 
-    Compared as integers, never wrapped: an unsigned label above int64's range becomes a number
-    that is no class, and equals ignore_index only where it did before. A GPU compares them as they
-    come; else those of another byte order or not aligned are copied.
+    Labels are compared as integers and never wrap around: a uint64 label beyond int64's range is
+    replaced by a number that is not a class, and equals ignore_index only if the label did. Labels
+    on a GPU are returned unchanged. Labels in another byte order, or not aligned, are copied.
     """
     if type(labels) is DeviceArray:
         return labels, ignore_index
@@ -163,79 +164,79 @@ def bad_label(
     labels: Any, row: int, label: int, n_classes: int, ignore_index: int | None,
     name: str = "target",
 ) -> IndexError:  # fmt: skip
-    """The error for the first label that is no class; a GPU's `label` cannot be read from here."""
+    """The error for a label out of range; `label` is its value for labels on a GPU."""
     place = np.unravel_index(row, labels.shape) if labels.ndim else ()
     if type(labels) is not DeviceArray:
         label = labels.reshape(-1)[row]
     return errors.bad_label(place, label, n_classes, ignore_index, name)
 
 
-def one_hot(backend: Any, found: Any, of: str, indices: Shape | None = None) -> None:
-    """Raise for a target of integers other than 0 and 1, which more likely are class indices.
+def one_hot(backend: Any, integers: Any, of: str, indices: Shape | None = None) -> None:
+    """Raise for an integer target with values other than 0 and 1: they may be class indices.
 
-    `indices` is the shape that those have; None for a binary loss.
+    `indices` is the shape of class indices, for the message; None for a binary loss.
     """
-    if found.dtype.kind in "iu" and found.size:
-        at, value = backend.first_beyond_one(found)
+    if integers.dtype.kind in "iu" and integers.size:
+        at, value = backend.first_beyond_one(integers)
         if at >= 0:
-            place = np.unravel_index(at, found.shape) if found.ndim else ()
+            place = np.unravel_index(at, integers.shape) if integers.ndim else ()
             raise errors.not_one_hot(place, value, of, indices)
 
 
 # --- weights --------------------------------------------------------------------------------
 
 
-def weights(found: Any, name: str, shape: Shape, meaning: str) -> Any:
-    """Real weights of exactly this shape, as contiguous float64; on a GPU as they come."""
-    real_numbers(found, name)
-    if found.shape != shape:
-        raise errors.wrong_shape(name, shape, meaning, found.shape)
-    if type(found) is DeviceArray:
-        return found
-    with np.errstate(all="ignore"):  # float64 may not hold a longdouble
-        return np.ascontiguousarray(found, np.float64)
+def weights(values: Any, name: str, shape: Shape, meaning: str) -> Any:
+    """Check weights of exactly this shape; return contiguous float64, or on a GPU the array."""
+    real_numbers(values, name)
+    if values.shape != shape:
+        raise errors.wrong_shape(name, shape, meaning, values.shape)
+    if type(values) is DeviceArray:
+        return values
+    with np.errstate(all="ignore"):  # a longdouble may overflow float64
+        return np.ascontiguousarray(values, np.float64)
 
 
 def broadcast(value: Any, name: str, shape: Shape) -> Any:
-    """Weights that broadcast to a shape without enlarging it."""
+    """Check weights that must broadcast to a shape without enlarging it."""
     if value is None:
         return None
-    found = array(value, name)
-    real_numbers(found, name)
-    ends = zip(reversed(found.shape), reversed(shape), strict=False)
-    # np.broadcast_shapes knows 32 dimensions only, arrays have up to 64.
-    if found.ndim > len(shape) or any(n not in (1, whole) for n, whole in ends):
-        raise errors.not_broadcastable(name, shape, found.shape)
-    return found
+    values = array(value, name)
+    real_numbers(values, name)
+    ends = zip(reversed(values.shape), reversed(shape), strict=False)
+    # np.broadcast_shapes supports 32 dimensions only, arrays have up to 64.
+    if values.ndim > len(shape) or any(n not in (1, whole) for n, whole in ends):
+        raise errors.not_broadcastable(name, shape, values.shape)
+    return values
 
 
 def normalizer(value: Any, reduction: str) -> Any:
-    """What replaces the divisor of the mean: a number; on a GPU an array without dimensions."""
+    """Check the divisor of the mean: a real number, or on a GPU a 0-d array."""
     if value is None:
         return None
     if reduction != "mean":
         raise errors.normalizer_without_mean(reduction)
     if isinstance(value, numbers.Real) and not isinstance(value, options.NOT_NUMBERS):
         return options.to_float(value, "normalizer")
-    found = foreign.array(value, "normalizer", number=True)
-    if found.ndim:
-        raise errors.normalizer_shape(found.shape)
-    if found.dtype.kind not in "fiu" and found.dtype.name != "bfloat16":
-        raise errors.not_of_type("normalizer", "a real number", found.dtype)
-    return found if type(found) is DeviceArray else float(found)
+    divisor = foreign.array(value, "normalizer", number=True)
+    if divisor.ndim:
+        raise errors.normalizer_shape(divisor.shape)
+    if divisor.dtype.kind not in "fiu" and divisor.dtype.name != "bfloat16":
+        raise errors.not_of_type("normalizer", "a real number", divisor.dtype)
+    return divisor if type(divisor) is DeviceArray else float(divisor)
 
 
 def vector(value: Any, name: str, shape: Shape, of: str) -> Any:
-    """What a second derivative is multiplied by: real numbers, shaped as what it is taken by."""
-    found = array(value, name)
-    real_numbers(found, name)
-    if found.shape != shape:
-        raise errors.wrong_shape(name, shape, f"that of {of}", found.shape)
-    return found
+    """Check the vector of a Hessian-vector product: real numbers of the shape of the input `of`."""
+    checked = array(value, name)
+    real_numbers(checked, name)
+    if checked.shape != shape:
+        raise errors.wrong_shape(name, shape, f"that of {of}", checked.shape)
+    return checked
 
 
 def linear_vector(value: Any, names: tuple[str, ...], inputs: Sequence[Any]) -> LinearGrad:
-    """The same for the inputs of the linear map: a part for each, None for zeros, not all None."""
+    """Check the vector for a linear map: a part for each input; None stands for zeros."""
     if not isinstance(value, tuple) or len(value) != len(names):
         raise errors.vector_kind(names, value)
     parts: list[Any] = []
@@ -270,9 +271,9 @@ def buffer(
     value: Any, name: str, shape: Shape, dtype: "np.dtype[Any]", others: list[Named],
     over: Sequence[Named] = (),
 ) -> Any:  # fmt: skip
-    """A buffer that may be written: right in kind, shape and type, and apart from all `others`.
+    """Check a buffer: its class, shape, type and layout, and that it overlaps none of `others`.
 
-    It may lie exactly over one of the arrays `over`.
+    It may be exactly the memory of one of the arrays `over`.
     """
     if type(value) not in (np.ndarray, np.memmap, DeviceArray):
         raise errors.buffer_kind(name, "a numpy.ndarray", value)
@@ -297,10 +298,10 @@ def buffer(
 
 
 def linear_buffers(value: Any, name: str, accumulate: bool) -> Any:
-    """Buffers for a derivative of the linear map: three, or None."""
+    """Check the buffers for the derivatives of a linear map: a tuple of three, or None."""
     if value is None:
         if accumulate:
-            raise errors.nothing_to_add_to()
+            raise errors.accumulate_without_buffers()
         return None
     if not isinstance(value, tuple) or len(value) != 3:
         kind = "a LinearGrad of buffers (x, linear_weight, linear_bias)"
@@ -309,12 +310,12 @@ def linear_buffers(value: Any, name: str, accumulate: bool) -> Any:
 
 
 def _layout(array: Any) -> Array:
-    """An array with the layout of this one, to compare addresses; not to be read."""
+    """A NumPy array with the address and strides of this one, for comparison only."""
     return array.shadow() if type(array) is DeviceArray else array
 
 
 def _place(a: Array) -> tuple[Any, ...]:
-    """What arrays that lie exactly over one another have in common."""
+    """Address and layout, equal for arrays that share exactly the same memory."""
     return a.ctypes.data, a.shape, a.strides, a.dtype
 
 
@@ -330,13 +331,13 @@ def _overlaps_itself(a: Array) -> bool:
     return False
 
 
-# --- numbers that are returned --------------------------------------------------------------
+# --- return values --------------------------------------------------------------------------
 
 
 def result(array: Any) -> Any:
-    """A filled array as it is returned: NumPy's without dimensions as a NumPy scalar.
+    """A filled array as it is returned: a 0-d NumPy array becomes a NumPy scalar.
 
-    Another library's stays in that library's memory.
+    Arrays in another library's memory are returned unchanged.
     """
     if type(array) is not np.ndarray or array.ndim or isinstance(array.base, Borrowed):
         return array
@@ -344,11 +345,11 @@ def result(array: Any) -> Any:
 
 
 def scalar(value: Any, dtype: "np.dtype[Any]") -> Any:
-    """A reduced loss in its own type; beyond the type's range it is infinite, without a warning.
+    """Convert a reduced loss to its type; overflow gives inf without a warning.
 
-    A GPU's stays there.
+    A scalar in GPU memory is returned unchanged.
     """
-    # Far from the ends of either type nothing needs a guard, which takes as long as a small kernel.
+    # Well within the range of both types errstate is not needed, which costs as much as a kernel.
     if type(value) is float and 1e-30 < value < 1e30:
         return dtype.type(value)
     if isinstance(value, DeviceArray):

@@ -1,8 +1,8 @@
-"""Arrays in a GPU's memory as the package sees them: a pointer, a shape, and the queue of the call.
+"""Views of arrays in GPU memory: a pointer, a shape, strides, a type, and the queue of the call.
 
-A `DeviceArray` has those attributes of a NumPy array that are needed before a kernel starts; its
-elements are never read from Python. Kernels are given pointers, never bare addresses, so that a
-`Queue` knows of each launch which arrays it reads and writes.
+A `DeviceArray` has the attributes of a NumPy array that are needed before a kernel is launched; its
+elements are never read from Python. Kernels take `Pointer` objects rather than addresses, so that a
+`Queue` can record which arrays a launch reads and writes.
 """
 
 import functools
@@ -15,7 +15,7 @@ import numpy as np
 
 from fastxent.records import Place
 
-# A call with more launches than this is not cached: its kernels take longer than Python does.
+# A call with more launches than this is not cached: its kernels take longer than its Python code.
 MAX_LAUNCHES = 16
 
 
@@ -25,7 +25,7 @@ class BFloat16:
     name, kind, itemsize, isnative, char = "bfloat16", "V", 2, True, "E"
 
     def newbyteorder(self, order: str) -> "BFloat16":
-        """The same: GPU arrays have the GPU's byte order."""
+        """Return self: GPU arrays have the GPU's byte order."""
         return self
 
     def __repr__(self) -> str:
@@ -36,11 +36,11 @@ BFLOAT16 = BFloat16()
 
 
 class Library(NamedTuple):
-    """Functions of the library that an array comes from; matrices are its own arrays.
+    """Functions of the array library that an array comes from, on that library's own arrays.
 
-    new(shape, dtype, place) returns a new contiguous array there and its address; its memory is
-    ordered with the place's stream. matmul(a, b, out) is out = a @ b, add_matmul(a, b, out) is
-    out += a @ b, None if the library has no such product.
+    new(shape, dtype, place) returns a new contiguous array on that device and its address; its
+    memory is ordered with the stream. matmul(a, b, out) computes out = a @ b, add_matmul(a, b, out)
+    computes out += a @ b; both are None if the library has no matrix products.
     """
 
     new: Callable[[tuple[int, ...], Any, Place], tuple[Any, int]]
@@ -49,7 +49,7 @@ class Library(NamedTuple):
 
 
 class Memory:
-    """The memory of one array: its owner, which keeps it allocated, and its address."""
+    """The memory of an array: its address, and the owner that keeps it allocated."""
 
     __slots__ = ("address", "owner")
 
@@ -58,18 +58,18 @@ class Memory:
 
 
 class Pointer(NamedTuple):
-    """A byte of an array's memory."""
+    """A pointer into an array's memory: the memory and an offset in bytes."""
 
     memory: Memory
     offset: int
 
     @property
     def address(self) -> int:
-        """The address, for its alignment; kernels are given the pointer."""
+        """The address, for checks of alignment; kernels take the pointer itself."""
         return self.memory.address + self.offset
 
     def at(self, offset: int) -> "Pointer":
-        """The pointer so many bytes further on."""
+        """The pointer moved by `offset` bytes."""
         return Pointer(self.memory, self.offset + offset)
 
 
@@ -79,11 +79,11 @@ class LaunchedCall(Protocol):
     values: Any
 
     def launch(self, stream: int) -> None:
-        """Put it on a stream."""
+        """Launch the kernel on a stream."""
 
 
 class Launch(NamedTuple):
-    """A launch, and which of its packed arguments point into which memory."""
+    """A kernel launch, and the index and pointer of each packed argument that is a pointer."""
 
     call: LaunchedCall
     pointers: list[tuple[int, Pointer]]
@@ -98,11 +98,11 @@ class NewArray(NamedTuple):
 
 
 class Queue:
-    """The work of one call: its GPU and stream, its launches so far and the arrays it allocated.
+    """The recorded work of one call: GPU and stream, kernel launches, and allocated arrays.
 
-    All views of a call share one. While `is_cacheable`, the launches are all that the call has
-    done: then it can be repeated with other arrays. `report` is the host memory in which a kernel
-    reports a bad label, and `n_checked` how many launches came before the wait for that.
+    All views of a call share one queue. While `is_cacheable`, the call consists of the recorded
+    launches and can be repeated with other arrays. `report` is the host memory where a kernel
+    reports a bad label, and `n_checked` the number of launches before the wait for that report.
     """
 
     __slots__ = ("is_cacheable", "launches", "n_checked", "new_arrays", "place", "report")
@@ -116,9 +116,9 @@ class Queue:
         self.n_checked: int | None = None
 
     def not_cacheable(self) -> None:
-        """The call does something else than launch kernels: its launches are dropped."""
+        """Mark the recording incomplete and drop it."""
         self.is_cacheable = False
-        self.launches.clear()  # they would keep its arrays allocated
+        self.launches.clear()  # they keep arrays of the call allocated
         self.new_arrays.clear()
 
     def add_launch(self, call: LaunchedCall, pointers: list[tuple[int, Pointer]]) -> None:
@@ -129,7 +129,7 @@ class Queue:
                 self.not_cacheable()
 
     def add_check(self) -> None:
-        """Record that the call now waits for the report of a bad label, at most once in a call."""
+        """Record the wait for the report of a bad label; a call with two is not cached."""
         if self.n_checked is not None:
             self.not_cacheable()
         self.n_checked = len(self.launches)
@@ -141,7 +141,7 @@ class Queue:
 
 
 class DeviceArray:
-    """An array of a library as its pointer, shape, strides in bytes, dtype and queue."""
+    """A view of a library's GPU array: pointer, shape, strides in bytes, dtype and queue."""
 
     __slots__ = ("dtype", "library", "memory", "offset", "queue", "shape", "strides", "writeable")
 
@@ -155,7 +155,7 @@ class DeviceArray:
 
     @property
     def owner(self) -> Any:
-        """The library's own array, which keeps the memory."""
+        """The library's own array, which keeps the memory allocated."""
         return self.memory.owner
 
     @property
@@ -170,7 +170,7 @@ class DeviceArray:
 
     @property
     def place(self) -> Place:
-        """The GPU and the stream."""
+        """The GPU and the stream of the call."""
         return self.queue.place
 
     @property
@@ -185,13 +185,13 @@ class DeviceArray:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is in C order without gaps and aligned to its elements."""
+        """Whether the array is C-contiguous, by its strides, and aligned."""
         size = self.dtype.itemsize
         return self.strides == contiguous(self.shape, size) and not self.address % size
 
     @property
     def is_contiguous(self) -> bool:
-        """Whether elements lie side by side in C order."""
+        """Whether the array is C-contiguous, ignoring axes of length 1."""
         expected = contiguous(self.shape, self.dtype.itemsize)
         if self.strides == expected:
             return True
@@ -203,7 +203,7 @@ class DeviceArray:
         return Pointer(self.memory, self.offset + index * int(self.dtype.itemsize))
 
     def new(self, shape: tuple[int, ...], dtype: Any) -> "DeviceArray":
-        """A new array of the same library for the same call."""
+        """Allocate an array of the same library, for the same call."""
         owner, address = self.library.new(shape, dtype, self.place)
         array = self._view(shape, contiguous(shape, dtype.itemsize))
         array.memory, array.offset, array.dtype = Memory(owner, address), 0, dtype
@@ -214,7 +214,7 @@ class DeviceArray:
     def _view(
         self, shape: tuple[int, ...], strides: tuple[int, ...] | None, offset: int = 0
     ) -> "DeviceArray":
-        """The same memory in another shape."""
+        """A view of the same memory with another shape and strides."""
         view = DeviceArray.__new__(DeviceArray)
         view.memory, view.offset, view.shape = self.memory, self.offset + offset, shape
         view.strides = contiguous(shape, self.dtype.itemsize) if strides is None else strides
@@ -223,14 +223,14 @@ class DeviceArray:
         return view
 
     def part(self, first: int, shape: tuple[int, ...]) -> "DeviceArray":
-        """A contiguous array's elements from number `first` on, in a shape.
+        """A view of a contiguous array from element `first` on, with this shape.
 
-        Its owner is that of the whole array: there is no library's array of the part.
+        Its owner is the library's whole array.
         """
         return self._view(shape, None, first * self.dtype.itemsize)
 
     def classes_last(self, axis: int) -> "DeviceArray":
-        """The same memory with an axis moved to the end."""
+        """A view with an axis moved to the end."""
         if axis == self.ndim - 1:
             return self
 
@@ -240,11 +240,11 @@ class DeviceArray:
         return self._view(moved(self.shape), moved(self.strides))
 
     def reshape(self, *shape: Any) -> "DeviceArray":
-        """A contiguous array as a flat one, the only other shape that is used."""
+        """A flat view of a contiguous array; other shapes are not needed."""
         return self._view((self.size,), None)
 
     def broadcast_to(self, shape: tuple[int, ...]) -> "DeviceArray":
-        """The same memory broadcast to a shape, read-only."""
+        """A read-only view broadcast to a shape."""
         missing = len(shape) - self.ndim
         pairs = zip(shape[missing:], self.shape, self.strides, strict=True)
         strides = (stride if own == n else 0 for n, own, stride in pairs)
@@ -253,7 +253,7 @@ class DeviceArray:
         return view
 
     def shadow(self) -> "np.ndarray[Any, Any]":
-        """A NumPy array of the same layout, to find overlaps of memory; never to be read."""
+        """A NumPy array with the same address and strides, to detect overlaps; never read."""
         kind = f"|V{self.dtype.itemsize}"
         layout = {
             "data": (self.address, not self.writeable), "shape": self.shape, "typestr": kind,

@@ -1,8 +1,8 @@
-"""Array type -> family and backend, by the type alone; imports no library that is not loaded.
+"""Dispatch by array type: select the family and the backend without importing other libraries.
 
-The body of a public function is written for views: NumPy arrays and, on a GPU, an object with
-the same attributes. A family turns a user's arrays into views, calls that body, and turns the
-results back. It gets the whole call, so that it can also record a gradient or build a lazy graph.
+The body of a public function works on views: NumPy arrays, or `DeviceArray` on a GPU. A family
+converts a library's arrays to views, calls that body, and converts the results back. It receives
+the whole call, so it can also record a gradient or build a lazy graph.
 """
 
 import functools
@@ -21,14 +21,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Family(Protocol):
-    """What a module in `fastxent.arrays` offers."""
+    """Interface of a module in `fastxent.arrays`."""
 
     def call(self, function: Function, *args: Any, **kwargs: Any) -> Any:
         """Call `function` on views of the arrays among the arguments; return the same kind."""
 
 
-# The top-level module that a type comes from -> the module with its family. A class of one's own
-# joins by `register`.
+# Top-level module of an array type -> module of its family. `register` adds others.
 _FAMILIES: dict[str, str] = {
     "torch": "fastxent.arrays.torch",
     "jax": "fastxent.arrays.jax",
@@ -36,7 +35,7 @@ _FAMILIES: dict[str, str] = {
     "cupy": "fastxent.arrays.cupy",
     "dask": "fastxent.arrays.dask",
 }
-# The families of arrays from elsewhere that describe their memory to whoever asks.
+# Families of other arrays: those with CUDA's array interface, and those with DLPack.
 _ANY_ON_GPU, _ANY = "fastxent.arrays.interface", "fastxent.arrays.dlpack"
 # Cache: array type -> module of its family ("" for NumPy); and the modules.
 _named: dict[type, str] = {np.ndarray: ""}
@@ -44,7 +43,7 @@ _loaded: dict[str, Family | None] = {"": None}
 
 
 def register(root: str, module: str) -> None:
-    """Let the module `module` serve arrays whose type (or a base of it) is defined in `root`."""
+    """Use the family in `module` for arrays whose type, or a base of it, is defined in `root`."""
     _FAMILIES[root] = module
     _loaded.pop(module, None)
     _named.clear()
@@ -52,12 +51,12 @@ def register(root: str, module: str) -> None:
 
 
 def family_of(array: object) -> Family | None:
-    """The family of an array; None for NumPy's own and for what NumPy turns into an array."""
+    """The family of an array; None for NumPy arrays and for objects that NumPy converts."""
     return _loaded[_module_of(type(array))]
 
 
 def _module_of(kind: type) -> str:
-    """The name of the module with a type's family, imported with the first array of it."""
+    """The name of the module of a type's family, which is imported at the first use."""
     try:
         return _named[kind]
     except KeyError:
@@ -75,15 +74,15 @@ def _module_of(kind: type) -> str:
         return module
 
 
-# For torch.compile, which cannot trace an import: what depends on a type alone is a constant to it,
-# asked for while it traces the rest, as by torch._dynamo.assume_constant_result.
+# torch.compile cannot trace an import. This attribute, as set by assume_constant_result of
+# torch._dynamo, makes it call the function while tracing: the result depends on the type only.
 _module_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def public(description: Function) -> Callable[[F], F]:
-    """Make a function of views the public one, of every family's arrays, chosen by the first.
+    """Decorate a function of views, so that it takes every family's arrays.
 
-    It completes the function's description.
+    The first argument selects the family. The decorator also completes the description.
     """
 
     def decorate(body: F) -> F:
@@ -92,7 +91,7 @@ def public(description: Function) -> Callable[[F], F]:
         @functools.wraps(body)
         def function(*args: Any, **kwargs: Any) -> Any:
             array = args[0] if args else kwargs.get(first)
-            # NumPy's own arrays are not looked up, which a small call would notice.
+            # No look-up for NumPy arrays: it takes a measurable part of a small call.
             if type(array) is np.ndarray or (family := family_of(array)) is None:
                 return body(*args, **kwargs)
             return family.call(description, *args, **kwargs)
@@ -105,7 +104,7 @@ def public(description: Function) -> Callable[[F], F]:
 
 @functools.cache
 def _backend(name: str) -> Any:
-    """A backend, loaded with the first call rather than with the package."""
+    """A backend, imported at the first call rather than with the package."""
     with forks.loading:
         return importlib.import_module(f"fastxent.{name}.backend")
 

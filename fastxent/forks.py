@@ -1,19 +1,19 @@
-"""Locks that are taken around every fork, so that no child inherits one that is locked for ever."""
+"""Locks that are acquired around every fork, so that no child inherits a locked one."""
 
-# logging is imported for its own fork hooks: if Numba imported it while a fork waits below, Python
-# would run only the second half of these.
+# logging registers fork hooks when it is imported. If Numba imported it while a fork waits below,
+# Python would run only the hooks after the fork.
 import logging  # noqa: F401
 import os
 import threading
 from typing import Any
 
-# Held while a first call imports modules, mainly Numba. A child forked during an import would wait
-# for its end, though no thread of the child is importing.
+# Acquired while a first call imports modules, mainly Numba. A child forked during an import would
+# wait for an import lock that no thread of the child releases.
 loading = threading.RLock()
 
 # In the order in which a thread may acquire them.
 _locks: list[Any] = [loading]
-_acquired: list[Any] = []  # by the thread that forks
+_acquired: list[Any] = []  # those that the forking thread has acquired
 
 
 def wait_for(lock: Any) -> None:
@@ -22,14 +22,14 @@ def wait_for(lock: Any) -> None:
 
 
 def _acquire() -> None:
-    for lock in _locks:  # including one added while this thread waits
+    for lock in _locks:  # including locks that are added while this thread waits
         lock.acquire()
         _acquired.append(lock)
 
 
 def _release() -> None:
     acquired = _acquired.copy()
-    _acquired.clear()  # before the release, as the next thread that forks fills it again
+    _acquired.clear()  # before the release, because the next forking thread appends to it
     for lock in reversed(acquired):
         lock.release()
 

@@ -1,4 +1,4 @@
-"""The formulas that the CPU and the CUDA kernels share, each written once.
+"""Formulas that the CPU and the CUDA kernels share.
 
 Notation, as in `reference.py`: x the logits of the row, m their maximum, `e_j = exp(x_j - m)`, y
 the target class, `rest = Σ_{j≠y} e_j`, `s = rest + e_y`, `lse = m + log s`, `p_j = e_j / s`.
@@ -6,26 +6,26 @@ the target class, `rest = Σ_{j≠y} e_j`, `s = rest + e_y`, `lse = m + log s`, 
 The coefficient of -log p_j is split into `target_coef·[j = y] + other_coef·a_j`:
 
   - class index y, class weights w, smoothing ε: target_coef = (1-ε)·w_y, other_coef = ε/C, a = w;
-  - probabilities q, w, ε: y the likeliest class, target_coef = w_y·((1-ε)·q_y + ε/C),
+  - probabilities q, w, ε: y the most probable class, target_coef = w_y·((1-ε)·q_y + ε/C),
     other_coef = 1, a_j = w_j·((1-ε)·q_j + ε/C) but a_y = 0.
 
-So the one class whose p can round to 1 has formulas of its own for both kinds of target.
-`a_sum` is Σ_j a_j; `up` is what the row's gradient is multiplied by, κ·logit_scale with
-κ = sample_weight / divisor.
+So for both kinds of target the class whose p can round to 1 has separate formulas. `a_sum` is
+Σ_j a_j; `up` is the factor of the row's gradient, κ·logit_scale with κ = sample_weight / divisor.
 
 Losses of probabilities and binary losses: p a probability, `one_minus_p` = 1 - p,
 e = exp(-|x|), y the target, `neg = w·(1 - y)` and `pos = w·pos_weight·y` the weights of the two
 classes.
 
-All functions take scalars, the element formulas vectors too. The caller passes what differs:
+All functions take scalars; the elementwise formulas also take vectors. The caller passes the
+operations that differ between the backends:
 
   - `where_less(a, b, c, d)`: c where a < b, else d;
-  - `zero_where_zero(c, v)`: v, but exactly 0 where the coefficient c is 0, so that a term without
-    weight adds nothing, not even inf or nan;
+  - `zero_where_zero(c, v)`: v, but exactly 0 where the coefficient c is 0, so that a term with
+    coefficient 0 adds exactly 0, also if v is inf or nan;
   - the logarithms.
 
-No constant stands in an expression: a bare 1 or 2.0 would make float64 of a float32 kernel.
-`if c` asks for c ≠ 0 in the type of c.
+Expressions contain no literal constants: a bare 1 or 2.0 would promote a float32 kernel to float64.
+`if c` tests c ≠ 0 in the type of c.
 """
 
 import math
@@ -50,8 +50,8 @@ def row_loss(target_coef, other_coef, z_loss, margin, log_s, other_loss, lse, ze
     """target_coef·(lse - x_y) + other_coef·other_loss + z_loss·lse², before sample weights.
 
     `other_loss` is Σ_j a_j·(lse - x_j). lse - x_y is computed as margin + log s with
-    margin = m - x_y: an offset common to the row must not reach the result. A term without weight
-    is exactly 0, also where its logit is -inf; a nan row stays nan because log s is.
+    margin = m - x_y, so a common offset of the row cancels. A term with coefficient 0 is exactly 0,
+    also if its logit is -inf. A nan row gives nan because log s is nan.
     """
     loss = target_coef * (zero_where_zero(target_coef, margin) + log_s)
     if other_coef:
@@ -78,7 +78,7 @@ def coefficient(q_j, w_j, one_minus_eps, eps_over_c, zero_where_zero):
 def prob_coefficient(other_coef, a_sum, z_loss, lse):
     """other_coef·Σ_j a_j + 2·z_loss·lse: beside target_coef, the coefficient of p in the gradient.
 
-    It is called `prob_coef` wherever it is an argument.
+    As an argument it is called `prob_coef`.
     """
     prob_coef = other_coef * a_sum
     if z_loss:  # lse may be infinite
@@ -136,8 +136,8 @@ def hess_with_z_loss(p, one_minus_p, factor, pull):
 def hvp_element(p_j, u_j, mean, factor, pull):
     """(H v)_j = p_j·(factor·(v_j - π) + pull), π = Σ_k p_k·v_k, pull being up·2·z_loss·π.
 
-    u_j = v_j - v_m, m the largest logit, and `mean` = Σ_k p_k·u_k: u_j - mean is v_j - π, but keeps
-    its digits where p_m is close to 1.
+    u_j = v_j - v_m with m the class of the largest logit, and `mean` = Σ_k p_k·u_k: u_j - mean
+    equals v_j - π without cancellation where p_m is close to 1.
     """
     return p_j * ((u_j - mean) * factor + pull)
 
@@ -187,8 +187,8 @@ def entropy_grad_element(p_j, depth_j, mean, zero_where_zero):
 def softcap_parts(e, expm1, one):
     """-|tanh a| and 1 - tanh² a from e = exp(-2|a|) and expm1(-2|a|).
 
-    |tanh a| = (1 - e)/(1 + e) and 1 - tanh² a = 4e/(1 + e)², where 1 - e (small a), e (large a)
-    and 1 - tanh² a each keep their digits.
+    |tanh a| = (1 - e)/(1 + e) and 1 - tanh² a = 4e/(1 + e)². Neither loses digits to cancellation,
+    for small and for large a.
     """
     denominator = e + one
     return expm1 / denominator, ((e + e) / denominator) * ((one + one) / denominator)
@@ -199,14 +199,14 @@ def softcap_parts(e, expm1, one):
 
 @njit(inline="always")
 def clipped(p, bounds, where_less):
-    """P within `bounds` = (low, high, below, above): what lies outside becomes below or above."""
+    """Clip p to `bounds` = (low, high, below, above): `below` if p < low, `above` if p > high."""
     low, high, below, above = bounds
     return where_less(p, low, below, where_less(high, p, above, p))
 
 
 @njit(inline="always")
 def clipped_pair(p, bounds, one, where_less):
-    """P and 1 - p, each clipped by itself: 1 - clip(p) would not hold a bound below rounding."""
+    """Clip p and 1 - p separately: 1 - clip(p) would lose a bound below the rounding of 1."""
     return clipped(p, bounds, where_less), clipped(one - p, bounds, where_less)
 
 
@@ -234,7 +234,7 @@ def cost(p, one_minus_p, most, log_of, where_less):
 
 @njit(inline="always")
 def at_least(p, floor, where_less):
-    """max(p, floor), but nan of nan: what the gradient is divided by."""
+    """max(p, floor), or nan if p is nan: the divisor of the gradient."""
     return where_less(p, floor, floor, p)
 
 
@@ -257,16 +257,16 @@ def binary_prob_loss(y, w, cost_p, cost_one_minus_p, one):
 def binary_slope(y, p, one_minus_p, floor, one, where_less):
     """(p - y) / max(p·(1-p), floor).
 
-    p - y is computed as (1-y)·p - y·(1-p), which holds where p rounds to y.
+    p - y is computed as (1-y)·p - y·(1-p), which is accurate where p is close to y.
     """
     return ((one - y) * p - y * one_minus_p) / at_least(p * one_minus_p, floor, where_less)
 
 
 @njit(inline="always")
 def binary_weights(y, w, pos_weight, one, zero_where_zero):
-    """neg = w·(1 - y) and pos = w·pos_weight·y; exactly 0 of a label that is 0.
+    """neg = w·(1 - y) and pos = w·pos_weight·y, exactly 0 if the factor of the label is 0.
 
-    Also where float32 does not hold the weight that the label is multiplied by.
+    This holds also if the weight overflows float32.
     """
     not_y, heavy_y = one - y, zero_where_zero(y, pos_weight * y)
     return zero_where_zero(not_y, w * not_y), zero_where_zero(heavy_y, w * heavy_y)
@@ -282,10 +282,10 @@ def sigmoid_pair(x, e, zero, one, where_less):
 
 @njit(inline="always")
 def binary_sides(x, neg, pos, zero, where_less):
-    """neg and -pos, the coefficients of σ(x) and σ(-x) in the gradient, as those of σ(±|x|).
+    """The coefficients of σ(|x|) and σ(-|x|) in the gradient: neg and -pos, swapped if x < 0.
 
-    The first is also that of x in the loss: log(1 + exp(±x)) is max(±x, 0) + log(1+e), and where
-    max(x, 0) is 0, max(-x, 0) is -x.
+    The first is also the coefficient of x in the loss: log(1 + exp(±x)) is max(±x, 0) + log(1+e),
+    and of max(x, 0) and max(-x, 0) one is 0.
     """
     return where_less(x, zero, -pos, neg), where_less(x, zero, neg, -pos)
 
@@ -300,8 +300,8 @@ def product(a, b, zero_where_zero):
 def binary_loss(outer, x, log_part, times):
     """neg·log(1 + exp(x)) + pos·log(1 + exp(-x)), for log_part = (neg + pos)·log(1+e).
 
-    times(a, b) is `product`: a coefficient of 0 adds exactly 0, also at ±inf, and an infinite one
-    no nan at x = 0.
+    times(a, b) is `product`: a coefficient of 0 adds exactly 0, also for x = ±inf, and an infinite
+    coefficient does not give nan for x = 0.
     """
     return times(outer, x) + log_part
 
@@ -310,7 +310,7 @@ def binary_loss(outer, x, log_part, times):
 def binary_grad(outer, inner, e, scale, one, zero_where_zero):
     """scale·∂loss/∂x = scale·(neg·σ(x) - pos·σ(-x)) = scale·(outer + inner·e)/(1+e).
 
-    Weights of 0 give 0, whatever x holds.
+    Weights of 0 give 0, also if x is inf or nan.
     """
     slope = outer + zero_where_zero(inner, inner * e)
     return zero_where_zero(slope, slope * (scale / (one + e)))

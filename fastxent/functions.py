@@ -1,8 +1,8 @@
-"""What each public function takes and returns, described once for everybody who has to know.
+"""Descriptions of the public functions: parameters, roles of parameters, and results.
 
-The signature says names, types and defaults; here stands what each name means (`Role`) and what a
-function is computed over (`Kind`). Checks, allocation, Dask's chunks, PyTorch's operators, GPU
-look-ups, warm-up and tests read it; nobody asks for a function's name.
+The signature defines names, types and defaults. This module adds what each parameter is (`Role`)
+and what the function is computed over (`Kind`). Checks, allocation, Dask's chunks, PyTorch's
+operators, GPU look-ups, warm-up and tests use the descriptions instead of function names.
 """
 
 import enum
@@ -20,23 +20,23 @@ Shape = tuple[int, ...]
 class Kind(enum.Enum):
     """What a function is computed over."""
 
-    MAP = "softmax, its logarithms and its entropy: rows to rows, or to numbers"
-    ROWS = "a loss of rows of classes, or a derivative of it"
-    LINEAR = "the same of rows whose logits are a linear map of the input"
-    ELEMENTS = "the same of elements: two classes, of which one number says all"
+    MAP = "softmax, log_softmax, logsumexp and entropy: rows to rows or to numbers"
+    ROWS = "a loss of rows of classes, or its Hessian-vector product"
+    LINEAR = "the same for rows whose logits are a linear map of the input"
+    ELEMENTS = "the same for elements of two classes, with one logit or probability each"
 
 
 class Role(enum.Enum):
-    """What a parameter is."""
+    """The meaning of a parameter."""
 
     INPUT = "the array that is computed on, (…, C); its type chooses the backend"
     MATRIX = "weights of a linear map, (C, K)"
-    VECTOR = "what a second derivative is multiplied by, shaped as the inputs"
+    VECTOR = "the vector of a Hessian-vector product, shaped as the inputs"
     TARGET = "class indices (…), or class probabilities of the input's shape"
     PER_ROW = "one number for each row"
     PER_CLASS = "one number for each class, (C,)"
     BROADCAST = "an array or a number that broadcasts to the input"
-    SCALAR = "an array without dimensions, or a number"
+    SCALAR = "a 0-d array, or a number"
     AXIS = "the class axis"
     OPTION = "a number or a name with a check"
     FLAG = "True or False"
@@ -54,7 +54,7 @@ _ROLES = {
     "out": Role.BUFFER, "grad_out": Role.BUFFER, "probs_out": Role.BUFFER,
 }  # fmt: skip
 _OF_ELEMENTS = {"weight": Role.BROADCAST}
-# Arrays that are read; of the second set a number will do.
+# The roles of arrays that are read, and those among them that accept a number.
 ARRAYS = {
     Role.INPUT, Role.MATRIX, Role.TARGET, Role.VECTOR, Role.PER_ROW, Role.PER_CLASS, Role.BROADCAST,
     Role.SCALAR,
@@ -63,7 +63,7 @@ NUMBERS = {Role.PER_CLASS, Role.BROADCAST, Role.SCALAR}
 
 
 class Slot(NamedTuple):
-    """A result in a call: its place in `Outputs`, and the parameters that request it, if any."""
+    """A result of a function: its index in `Outputs`, and the parameters that request it."""
 
     at: int
     name: str
@@ -74,21 +74,21 @@ class Slot(NamedTuple):
 
 
 class Function:
-    """The description of one public function, which completes it: see `fastxent.dispatch.public`.
+    """The description of a public function, completed by `fastxent.dispatch.public`.
 
-    `inputs` are the parameters that gradients flow to; the first of them decides the backend, and
-    holds logits, or values `of_probabilities`. `out` is the first result of a function that is no
-    loss: of a map, or the product of a loss's second derivative and a vector.
-    `parameters` are all, as the signature has them, and `roles` what they are; `positional` those
-    that may be given by position, `arrays` those that are read, `buffers` those that are written,
-    `compound` these and others that may be tuples of arrays.
-    `results` are the names of what it returns, in order; all but the first have a flag
-    `return_<name>`, and maybe a buffer `<name>_out`; the buffer of `out` has that name. `slots` are
-    the same for the code that reads every call, `buffer_slots` those with a buffer.
+    `inputs` are the differentiable parameters. The first selects the backend; it holds
+    probabilities if `of_probabilities`, else logits. `out` is the first result of a function that
+    is not a loss: of a map, or of a Hessian-vector product.
+    `parameters` are those of the signature and `roles` their meanings. `positional` are the
+    parameters that may be passed by position, `arrays` the arrays that are read, `buffers` those
+    that are written, `compound` the buffers and the vectors that may be tuples of arrays.
+    `results` are the names of the results in order. All but the first have a flag `return_<name>`,
+    and some a buffer `<name>_out`; the buffer of `out` is called `out`. `slots` has the same
+    information for the code that reads every call, `buffer_slots` those with a buffer.
     """
 
-    body: Callable[..., Any]  # takes NumPy arrays and views of a GPU's
-    public: Callable[..., Any]  # takes every family's arrays
+    body: Callable[..., Any]  # takes NumPy arrays and views of GPU arrays
+    public: Callable[..., Any]  # takes arrays of all families
     # From the arguments of the body and a factor: see `fastxent.calls.scaled_gradient`.
     scaled_gradient: Callable[[Arguments, float], Any]
 
@@ -101,7 +101,7 @@ class Function:
         self.first = inputs[0]
 
     def complete(self, body: Callable[..., Any], public: Callable[..., Any]) -> None:
-        """Read the signature of the function that this describes."""
+        """Complete the description from the signature of `body`."""
         self.body, self.public = body, public
         roles = _ROLES | (_OF_ELEMENTS if self.kind is Kind.ELEMENTS else {})
         self.parameters = inspect.signature(body).parameters
@@ -117,7 +117,7 @@ class Function:
         vectors = self.with_role(Role.VECTOR) if self.kind is Kind.LINEAR else ()
         self.compound = self.buffers.union(vectors)
         self.flags = self.with_role(Role.FLAG, Role.REQUEST, Role.BUFFER_FLAG)
-        # Everything by which more than the first result is requested, or a buffer is given.
+        # The parameters that request further results or pass buffers.
         self.requests = frozenset(self.with_role(Role.REQUEST, Role.BUFFER, Role.BUFFER_FLAG))
         requested = (name for name in Outputs._fields if f"return_{name}" in self.parameters)
         self.results = ("out" if self.out else "loss", *requested)
@@ -148,18 +148,18 @@ class Function:
         return tuple(name for name, role in self.roles.items() if role in roles)
 
     def defaults(self) -> Arguments:
-        """The parameters that have defaults, with them."""
+        """The defaults of the parameters that have one."""
         empty = inspect.Parameter.empty
         return {n: p.default for n, p in self.parameters.items() if p.default is not empty}
 
     @property
     def is_loss(self) -> bool:
-        """Whether it makes a loss, and gradients with it."""
+        """Whether the function computes a loss."""
         return self.out is None
 
     @property
     def has_rows(self) -> bool:
-        """Whether results per row lack an axis of the input."""
+        """Whether the input has a class axis, which results per row lack."""
         return self.kind is not Kind.ELEMENTS
 
     def result(self, name: str) -> Result:
@@ -167,7 +167,7 @@ class Function:
         return self.out if name == "out" and self.out else RULES[name]
 
     def is_requested(self, name: str, arguments: Arguments) -> bool:
-        """Whether the arguments ask for a result, by its flag or by a buffer for it."""
+        """Whether the arguments request a result, by its flag or by a buffer."""
         flag = bool(arguments.get(f"return_{name}"))
         return flag or arguments.get(f"{name}_out") is not None
 
@@ -183,7 +183,7 @@ class Function:
     ) -> Shape:
         """The shape of a result, for an input of this shape.
 
-        The gradient of a linear map has a part for each input, of that input's shape.
+        For the gradient of a linear map see each input's shape.
         """
         extent = self.result(name).extent
         if extent is Extent.PER_CLASS:
@@ -224,5 +224,5 @@ FUNCTIONS: dict[str, Function] = {
 
 
 def by_name(name: str) -> Function:
-    """The description of the function of this name: what a pickled one becomes."""
+    """The description of the function of this name; pickles of descriptions call this."""
     return FUNCTIONS[name]

@@ -1,8 +1,8 @@
 """On-disk cache of compiled kernels: one checksummed file per kernel, in a configurable folder.
 
-A file's name is a hash of everything that its code depends on. Its content begins with a digest of
-that and of the code. A file that is missing, unreadable, truncated or edited is ignored and the
-kernel is compiled again; a file that cannot be written is not an error.
+A file's name is a hash of everything that the code depends on (its identity). The file begins with
+a digest of the identity and the code. If a file is missing, unreadable, truncated or edited, the
+kernel is compiled again. A file that cannot be written is not an error.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ def file_sizes() -> list[int]:
 
 
 def obstacle() -> str:
-    """Why the cache folder cannot be written to, "" if it can; leaves no file behind."""
+    """Why the cache folder is not writable, "" if it is; leaves no file behind."""
     place = directory()
     if place is None:
         return "no home folder, and FASTXENT_CACHE_DIR is not set"

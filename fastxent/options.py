@@ -1,7 +1,7 @@
-"""The options of a call: the check of each, and the records that hold them.
+"""Options of a call: their checks, and the records that hold them.
 
-Numbers and names alone; arrays are checked in `checks.py`. An option of the row losses is a field
-of `Options`, whose annotation names its check: to add one, add a field.
+These are numbers and names; arrays are checked in `checks.py`. An option of the row losses is a
+field of `Options`, whose annotation is its check. To add an option, add a field.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import numpy as np
 from fastxent import errors
 
 REDUCTIONS = ("none", "mean", "sum")
-# Python's abstract numbers count bools and times among them.
+# numbers.Real includes bools and timedelta64.
 NOT_NUMBERS = (bool, np.bool_, np.timedelta64)
 _FLAGS = (int, np.bool_, np.integer)
 
@@ -27,7 +27,7 @@ DType = Any  # np.dtype, or the stand-in for bfloat16 on a GPU
 
 
 def integer(value: Any, name: str) -> int:
-    """An int, or an object that stands for one (`__index__`); not a bool."""
+    """Convert an int or an object with `__index__` to an int; bools are refused."""
     if isinstance(value, (bool, np.bool_)):
         raise errors.wrong_type(name, "an int", value)
     try:
@@ -37,7 +37,7 @@ def integer(value: Any, name: str) -> int:
 
 
 def count_or_none(value: Any, name: str) -> int | None:
-    """None, or an int of at least 1."""
+    """Check None or an int of at least 1."""
     if value is None:
         return None
     number = integer(value, name)
@@ -47,7 +47,7 @@ def count_or_none(value: Any, name: str) -> int | None:
 
 
 def real(value: Any, name: str) -> float:
-    """A finite number as a float."""
+    """Convert a finite real number to a float."""
     if type(value) is not float:
         if isinstance(value, NOT_NUMBERS) or not isinstance(value, numbers.Real):
             raise errors.wrong_type(name, "a real number", value)
@@ -58,7 +58,7 @@ def real(value: Any, name: str) -> float:
 
 
 def to_float(value: Any, name: str) -> float:
-    """A real number as a float, if float64 has room for it."""
+    """Convert a real number to a float; raise if it overflows float64."""
     try:
         return float(value)
     except OverflowError:
@@ -66,7 +66,7 @@ def to_float(value: Any, name: str) -> float:
 
 
 def _normal(value: float, name: str, dtype: DType) -> float:
-    """A number that is 0 or within the normal range of the type it will be multiplied in."""
+    """Check a number that must be 0 or a normal number of the type of the computation."""
     if value not in (0.0, 1.0):
         limits = np.finfo(dtype)
         if not float(limits.tiny) <= abs(value) <= float(limits.max):
@@ -106,10 +106,10 @@ def _positive_or_none(value: Any, name: str, compute: DType) -> float | None:
 
 
 class Options(NamedTuple):
-    """Options of the row losses, checked: their names are those of the public parameters.
+    """The checked options of the row losses, named as the public parameters.
 
-    `ignore_index` None ignores nothing. `hess_factor` is no parameter: it multiplies the Hessian
-    before that is rounded, a convention of gradient boosting that the CPU alone knows.
+    `ignore_index` None ignores no row. `hess_factor` is not a public parameter: it multiplies the
+    Hessian before rounding, for gradient boosting, on the CPU only.
     """
 
     ignore_index: Annotated[int | None, _index_or_none] = -100
@@ -125,7 +125,7 @@ DEFAULTS = Options()
 
 
 class Entry(NamedTuple):
-    """An option of a function: its place in `Options`, its check and the function's default."""
+    """An option of a function: its index in `Options`, its check and the function's default."""
 
     at: int
     name: str
@@ -143,7 +143,7 @@ def entries(defaults: dict[str, Any]) -> tuple[Entry, ...]:
 
 
 def read(options: tuple[Entry, ...], arguments: dict[str, Any], compute: DType) -> Options:
-    """The options of a function among its arguments, checked unless they are the defaults."""
+    """Read a function's options from its arguments; options other than the defaults are checked."""
     values = None
     for at, name, check, default in options:
         value = arguments[name]
@@ -154,7 +154,7 @@ def read(options: tuple[Entry, ...], arguments: dict[str, Any], compute: DType) 
 
 
 def smoothing(value: Any) -> float:
-    """label_smoothing."""
+    """Check label_smoothing."""
     return _fraction(value, "label_smoothing", None)
 
 
@@ -162,10 +162,10 @@ def smoothing(value: Any) -> float:
 
 
 class Clip(NamedTuple):
-    """How probabilities are kept from log 0: see `fastxent.formulas.clipped` and `costs`.
+    """How probabilities are clipped: see `fastxent.formulas.clipped` and `costs`.
 
-    bounds (low, high, below, above) of p and of 1 - p; the largest -log p; the smallest number that
-    a gradient is divided by.
+    `bounds` are (low, high, below, above) of p and of 1 - p, `most` is the largest -log p, `floor`
+    the smallest divisor of a gradient.
     """
 
     bounds: tuple[float, float, float, float]
@@ -178,7 +178,7 @@ AS_PYTORCH = Clip((0.0, 1.0, math.nan, math.nan), 100.0, 1e-12)
 
 
 def clip(value: Any, compute: DType) -> Clip:
-    """eps: as PyTorch's BCELoss for None, p outside 0 .. 1 being nan; else a bound of p, 1 - p."""
+    """Check eps: None clips as PyTorch's BCELoss, a number clips p and 1 - p to [eps, 1 - eps]."""
     if value is None:
         return AS_PYTORCH
     eps = real(value, "eps")
@@ -189,7 +189,7 @@ def clip(value: Any, compute: DType) -> Clip:
 
 
 def reduction(value: Any) -> str:
-    """One of the three reductions."""
+    """Check the reduction."""
     if not isinstance(value, str) or value not in REDUCTIONS:
         raise errors.no_reduction(REDUCTIONS, value)
     return value
@@ -209,48 +209,48 @@ def flags(names: Iterable[str], arguments: dict[str, Any]) -> None:
 
 
 def names(value: Any, argument: str, single: tuple[type, ...] = (str,)) -> list[Any]:
-    """One name, or several, as a list."""
+    """Convert a name or an iterable of names to a list."""
     if isinstance(value, single):
         return [value]
     if isinstance(value, bytes) or not isinstance(value, Iterable):
-        raise errors.no_name(argument, value)
+        raise errors.not_names(argument, value)
     return list(value)
 
 
 def one_of(name: Any, argument: str, choices: Iterable[str]) -> str:
-    """A name that is among the choices."""
+    """Check a name that must be one of the choices."""
     if not isinstance(name, str) or name not in choices:
         raise errors.not_among(name, argument, choices)
     return name
 
 
 def some_of(value: Any, argument: str, choices: tuple[str, ...]) -> tuple[str, ...]:
-    """One or several of the choices, at least one."""
+    """Check a name or an iterable of names among the choices, at least one."""
     chosen = names(value, argument)
     if not chosen:
         raise errors.none_named(argument, choices)
     return tuple(one_of(name, argument, choices) for name in chosen)
 
 
-# The types of logits that have kernels of their own.
+# The types of logits that kernels are compiled for.
 KERNEL_TYPES = ("float32", "float64", "float16", "bfloat16")
 
 
 def kernel_type(name: Any) -> DType:
-    """A type that has kernels of its own."""
+    """Convert a name to a type that kernels are compiled for."""
     if isinstance(name, str) and name == "bfloat16":
         with contextlib.suppress(ImportError):
-            import ml_dtypes  # noqa: F401 - NumPy knows the name then
+            import ml_dtypes  # noqa: F401 - registers the name with NumPy
     try:
-        found = None if name is None else np.dtype(name)
+        dtype = None if name is None else np.dtype(name)
     except TypeError:
-        found = None
-    if found is None or found.name not in KERNEL_TYPES:
+        dtype = None
+    if dtype is None or dtype.name not in KERNEL_TYPES:
         raise errors.no_compute_type(name)
-    return found
+    return dtype
 
 
 def callable_or_none(value: Any, argument: str) -> None:
-    """Raise for what cannot be called."""
+    """Raise unless a value is callable or None."""
     if value is not None and not callable(value):
         raise errors.wrong_type(argument, "callable", value)

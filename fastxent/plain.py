@@ -1,9 +1,8 @@
-"""Fast path of losses of rows for contiguous float rows, class indices and default options.
+"""Fast path for contiguous float rows, int64 or smaller class indices, and default options.
 
-Most of a small call's time is Python before the kernel; after a large call Python's own code and
-data are out of the caches. Two functions try this first, cross_entropy and
-categorical_cross_entropy; None means that the call needs the general path, which handles all types,
-options and errors.
+Most of a small call's time is Python code before the kernel, and a large call evicts that code from
+the CPU caches. cross_entropy and categorical_cross_entropy try this path first. It returns None if
+the call needs the general path, which handles all types, options and errors.
 """
 
 from typing import Any
@@ -15,7 +14,7 @@ from fastxent.dispatch import host_backend
 from fastxent.options import Clip
 
 _INT64 = np.dtype(np.int64)
-# Types of labels that int64 holds, in which they are compared; uint64 it may not.
+# Label types whose values fit in int64, the type of the comparisons; uint64 values may not.
 LABELS = frozenset(map(np.dtype, ("i1", "i2", "i4", "i8", "u1", "u2", "u4")))
 
 
@@ -23,7 +22,7 @@ def plain_cross_entropy(
     logits: Any, target: Any, ignore_index: Any, mean: bool, return_grad: bool, grad_out: Any,
     clip: Clip | None = None,
 ) -> Any:  # fmt: skip
-    """The result for (N, C) logits or, with `clip`, probabilities and N labels; None otherwise."""
+    """Compute the loss of (N, C) logits (with `clip`: probabilities) and N labels, or None."""
     if type(logits) is not np.ndarray or type(target) is not np.ndarray or target.ndim != 1:
         return None
     dtype, shape, kind = logits.dtype, logits.shape, target.dtype
@@ -49,7 +48,7 @@ def plain_cross_entropy(
 
 
 def is_buffer(buffer: Any, logits: Any, *others: Any) -> bool:
-    """Whether a gradient can be written there, by the checks that cost little."""
+    """Whether a gradient can be written to this buffer, by inexpensive checks."""
     for other in others:
         if other is not None and np.may_share_memory(buffer, other):
             return False

@@ -1,9 +1,9 @@
-"""Small calls of losses, prepared once a kind.
+"""Cache of prepared calls: repeated small calls of the losses skip most checks.
 
-A kind of call is its types, the number of classes, its options, and which weights and results there
-are. The second call of a kind takes the long way, `calls.py`, like the first, and leaves what was
-decided; later ones look at shapes and memory alone, and run. Where anything is not as it was, a
-call takes the long way again: all errors are raised there.
+Calls are grouped by a key: types, number of classes, options, and which weights and results are
+present. The first two calls with a key take the general path, `calls.py`; the second stores a
+`PreparedCall`. Later calls check shapes and memory layout only, and run the kernel. Whenever a
+check fails, the call takes the general path, which raises all errors.
 """
 
 import functools
@@ -22,14 +22,14 @@ from fastxent.records import Call
 
 _INT64, _DOUBLE = np.dtype(np.int64), np.dtype(np.float64)
 _FLOATS = {np.dtype(np.float32), _DOUBLE}
-# The letters of the types of inputs, in which losses of rows alone may be half precision.
+# Type characters of inputs; only losses of rows are prepared for half precision.
 _ROWS, _ELEMENTS = "fdeE", "fd"
-# More kinds than this are forgotten together: a program that has them gains nothing.
+# The cache is cleared when it has this many keys: a program with so many gains nothing from it.
 _MOST_KINDS = 4096
 
 
-class Kind:
-    """What calls of one kind have in common, and the backend's part of it."""
+class PreparedCall:
+    """A call with everything decided but shapes and memory, and the backend's function for it."""
 
     def __init__(self, function: Function, arguments: Arguments, call: Call, run: Any) -> None:
         assert call.target is not None
@@ -39,20 +39,20 @@ class Kind:
         self._run, self._compute, self._of_rows = run, call.compute, function.has_rows
         self._axis = arguments["axis"] % x.ndim if function.has_rows else -1
         self._is_soft, self._divides = call.target.labels is None, call.results.loss is None
-        # Of each result whether it is one per class, and its type.
+        # For each result, whether it is per class, and its type.
         self._results = [(slot.per_class, types[slot.type]) for slot in slots]
-        # The place of the gradient among them, where that has a buffer.
+        # The index of the gradient among the results, for its buffer.
         self._buffer = 0 if self._divides else 1
         self._has_buffer = arguments["grad_out"] is not None
         self._classes = call.x.shape[-1:]
         self._is_last = not function.has_rows or self._axis == x.ndim - 1
-        # Whether a backend takes all arrays as they are, and whether their rows are copied.
+        # Whether the backend takes all arrays without reshaping, and whether rows are copied.
         self._is_flat = x.ndim == (2 if function.has_rows else 1) and self._is_last
         self._copies = not self._is_last and self._axis > 0
         self._order = (*[k for k in range(x.ndim) if k != self._axis], self._axis)
 
     def answer(self, x: Any, target: Any, w: Any, u: Any, normalizer: Any, grad_out: Any) -> Any:
-        """The result of a call; None, before anything is written, if it takes the long way."""
+        """The result of a call; None, before anything is written, for the general path."""
         shape = rows = classes = x.shape
         if self._of_rows:
             rows, classes = shape[: self._axis] + shape[self._axis + 1 :], self._classes
@@ -96,7 +96,7 @@ class Kind:
         return (value, *results) if results else value
 
     def _flat(self, array: Any, has_classes: bool) -> Any:
-        """A contiguous array as (rows, classes), or as rows."""
+        """Reshape a contiguous array to (rows, classes), or to rows."""
         if not (has_classes and self._of_rows):
             return array.reshape(-1)
         if self._is_last:
@@ -104,7 +104,7 @@ class Kind:
         return array.transpose(self._order).reshape(-1, *self._classes) if self._copies else array.T
 
     def _weight(self, array: Any) -> Any:
-        """Weights as a backend takes them."""
+        """Convert weights to the layout and type that a backend takes."""
         flat = array if array.ndim == 1 else array.reshape(-1)
         if self._of_rows:
             return flat.astype(_DOUBLE)
@@ -112,33 +112,33 @@ class Kind:
         return flat if flags.c_contiguous and flags.aligned else flat.copy()
 
 
-# By their keys: those that are prepared, that were seen once, or that never are prepared.
-_NEW, _SEEN, _NEVER = "new", "seen", "never"
-_kinds: dict[Any, Kind | str] = {}
+# Per key: the prepared call, or whether the key is new, was used once, or is never prepared.
+_NEW, _ONCE, _NEVER = "new", "seen", "never"
+_kinds: dict[Any, PreparedCall | str] = {}
 
 
 def answer(function: Function, arguments: Arguments) -> Any:
     """The result of a loss, for the arguments of its body."""
     reader = _reader(function)
-    given = reader.given(arguments)
-    key = reader.key(arguments, *given)
+    arrays = reader.arrays(arguments)
+    key = reader.key(arguments, *arrays)
     try:
         kind = _kinds.get(key, _NEW)
-    except Exception:  # of whatever kind the hash of an option raises that is none
+    except Exception:  # an option that is not hashable may raise any exception
         key, kind = None, _NEW
-    if type(kind) is Kind and (found := kind.answer(*given)) is not None:
-        return found
+    if type(kind) is PreparedCall and (result := kind.answer(*arrays)) is not None:
+        return result
     call = reader.read(function, arguments)
     result = calls.answer(call, getattr(backend_of(call.x), function.name)(call))
-    if key is not None and kind in (_NEW, _SEEN):
+    if key is not None and kind in (_NEW, _ONCE):
         if len(_kinds) >= _MOST_KINDS:
             _kinds.clear()
-        _kinds[key] = _SEEN if kind == _NEW else _prepare(function, arguments, call)
+        _kinds[key] = _ONCE if kind == _NEW else _prepare(function, arguments, call)
     return result
 
 
 class _Reader:
-    """The arguments of a function, told apart: arrays, of which only kinds count, and options."""
+    """Splits the arguments of a function into arrays and options, and makes the key of a call."""
 
     def __init__(self, function: Function) -> None:
         self._name, self._has_rows = function.name, function.has_rows
@@ -149,7 +149,7 @@ class _Reader:
         others = {*function.arrays, *function.buffers}
         self._options = operator.itemgetter(*[n for n in function.parameters if n not in others])
 
-    def given(self, a: Arguments) -> tuple[Any, ...]:
+    def arrays(self, a: Arguments) -> tuple[Any, ...]:
         """The input, the target, both weights, the normalizer and the gradient's buffer."""
         if self._has_rows and type(a["target"]) is list:
             a["target"] = _labels_of(a["target"])
@@ -159,7 +159,7 @@ class _Reader:
     def key(
         self, a: Arguments, x: Any, target: Any, w: Any, u: Any, normalizer: Any, grad_out: Any
     ) -> Any:
-        """The kind of a call; None for calls that are never prepared."""
+        """The key of a call; None for calls that are never prepared."""
         if type(x) is not np.ndarray or type(target) is not np.ndarray:
             return None
         dtype, shape = x.dtype, x.shape
@@ -187,37 +187,37 @@ _reader = functools.cache(_Reader)
 
 
 def _labels_of(target: list[Any]) -> Any:
-    """A list of ints as an array, if int64 holds them; else as it is."""
+    """Convert a list of ints that fit in int64 to an array; return others unchanged."""
     if set(map(type, target)) != {int}:
         return target
-    found = np.asarray(target)
-    return found if found.dtype is _INT64 else target
+    labels = np.asarray(target)
+    return labels if labels.dtype is _INT64 else target
 
 
-def _prepare(function: Function, arguments: Arguments, call: Call) -> Kind | str:
-    """The kind of a call that has succeeded."""
+def _prepare(function: Function, arguments: Arguments, call: Call) -> PreparedCall | str:
+    """Prepare a call that has succeeded; `_NEVER` if it is not supported."""
     assert call.target is not None
     x, (labels, probs) = arguments[function.first], call.target
-    given = [array for array in call.weights if array is not None]
+    weights = [array for array in call.weights if array is not None]
     fits = labels.dtype in LABELS if probs is None else probs.dtype in (call.compute, x.dtype)
     if function.has_rows:
-        axis = arguments["axis"]  # another object may stand for another number next time
+        axis = arguments["axis"]  # an object with __index__ may return another number next time
         fits = fits and type(axis) is int and _has_rows(x, axis % x.ndim)
     else:
-        fits = fits and all(w.dtype == x.dtype and w.shape == x.shape for w in given)
+        fits = fits and all(w.dtype == x.dtype and w.shape == x.shape for w in weights)
     if (
         not (fits and x.flags.c_contiguous and x.size)
         or any(arguments[slot.buffer] is not None for slot in function.buffer_slots[1:])
-        or call.options.logit_scale == 0.0  # equal numbers are one kind, but -0.0 is not 0.0
+        or call.options.logit_scale == 0.0  # 0.0 and -0.0 are equal keys with different results
     ):
         return _NEVER
     is_mean, check = arguments["reduction"] == "mean", arguments.get("check_target", True)
     run = host_backend().prepare(call, is_mean, check)
-    return _NEVER if run is None else Kind(function, arguments, call, run)
+    return _NEVER if run is None else PreparedCall(function, arguments, call, run)
 
 
 def _has_rows(x: NDArray[Any], axis: int) -> bool:
-    """Whether classes come last, first in a matrix of several rows, or between several of both."""
+    """Whether classes are the last axis, or the layout has several rows on both sides of it."""
     rows = x.shape[:axis], x.shape[axis + 1 :]
     if axis == x.ndim - 1:
         return True

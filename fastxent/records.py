@@ -1,4 +1,4 @@
-"""The records that carry a call from the public function to a backend."""
+"""Records that pass a call from the public function to a backend."""
 
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from fastxent.results import Outputs as Outputs
 
 
 class Place(NamedTuple):
-    """Where work is done: a GPU's number, and the handle of a stream on it."""
+    """A GPU's number and the handle of a stream on it."""
 
     device: int
     stream: int
@@ -19,7 +19,7 @@ class Place(NamedTuple):
 class Target(NamedTuple):
     """A checked target: labels (N,), or probs of the input's shape; the other is None.
 
-    Labels are int64 on the CPU, and as they come on a GPU. Of a binary loss, probs.
+    Labels have one of the integer types that kernels read. A binary loss has probs.
     """
 
     labels: Any
@@ -27,10 +27,10 @@ class Target(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Weights of a loss, None if not given.
+    """Weights of a loss, None if not passed.
 
-    `class_weight` (C,) and `sample_weight` (N,) of the row losses are float64 on the CPU, and as
-    they come on a GPU; `weight` and `pos_weight` of the binary losses broadcast to the input.
+    `class_weight` (C,) and `sample_weight` (N,) of the row losses are float64 on the CPU, and have
+    their own types on a GPU. `weight` and `pos_weight` of the binary losses broadcast to the input.
     """
 
     class_weight: Any = None
@@ -43,10 +43,10 @@ NO_WEIGHTS = Weights()
 
 
 class LinearGrad(NamedTuple):
-    """A derivative with respect to the three inputs of the linear map, each in its input's type.
+    """Derivatives with respect to the inputs of `linear_cross_entropy`, in the inputs' types.
 
-    None for an input that was not given, and for one whose part was not requested. As the `vector`
-    of `linear_cross_entropy_hvp`, None stands for zeros.
+    None for a missing input and for an input that is not in `wrt`. In the `vector` of
+    `linear_cross_entropy_hvp`, None stands for zeros.
     """
 
     x: Any
@@ -64,11 +64,11 @@ class Linear(NamedTuple):
 
 
 class Call(NamedTuple):
-    """The checked arguments of one call; a field that its function has no use for is None.
+    """The checked arguments of one call; fields that the function does not use are None.
 
-    `x` is the input with the class axis last. `divisor` is what the losses and gradients are
-    divided by: a float, or a number on the GPU. `outputs` are the arrays as a backend fills them,
-    `results` the same arrays as they are returned. `compute` is the type of the arithmetic.
+    `x` is the input with the class axis last. `divisor` divides the losses and gradients: a float,
+    or a scalar in GPU memory. `outputs` are the arrays as a backend fills them, `results` the same
+    arrays as they are returned. `compute` is the type of the computation.
     """
 
     function: Function
@@ -83,4 +83,4 @@ class Call(NamedTuple):
     divisor: Any = 1.0
     linear: Linear | None = None
     buffers: tuple[str, ...] = ()  # the results that are the caller's arrays
-    vector: Any = None  # what the second derivative is multiplied by, laid out as x
+    vector: Any = None  # of a Hessian-vector product, with the class axis last as in x

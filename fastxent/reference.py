@@ -17,9 +17,9 @@ and its second derivative times a vector v, with ``π = Σ_k p_k·v_k``::
     (H v)_j = p_j·( (A + 2·z_loss·lse)·(v_j − π) + 2·z_loss·π )
 
 Names, defaults, results and corner cases are those of fastxent, with these differences: there are
-no buffers (``out``, ``grad_out``, ``probs_out``, ``accumulate``); inputs are checked only where a
-wrong number would follow; results are float64, or longdouble for longdouble inputs, which the tests
-use as exact arithmetic. Nothing here is fast.
+no buffers (``out``, ``grad_out``, ``probs_out``, ``accumulate``); inputs are checked only where the
+result would be wrong; results are float64, or longdouble for longdouble inputs, which the tests use
+as exact arithmetic. This code is not optimised.
 """
 
 from typing import Any, NamedTuple
@@ -75,7 +75,7 @@ def _softmax(x: Array) -> _Softmax:
     # A maximum of nan, +inf or −inf (a row of −inf alone) makes the whole row nan.
     d = np.where(np.isfinite(m), x - m, np.nan)
     e = np.exp(d)
-    # The maximum's exp is 1: log1p(rest) keeps digits that log(1 + rest) loses on a confident row.
+    # The exp of the maximum is 1. For a confident row log(1 + rest) would round to 0.
     rest = np.where(is_max, 0, e).sum(-1, keepdims=True)
     log_s = np.log1p(rest)
     lse = np.where(np.isfinite(m), m + log_s, m)
@@ -292,8 +292,8 @@ def _read_rows(
 def _hess(rows: _Rows, z_loss: float) -> Array:
     """Return ``t′²·p·( (A + 2·z_loss·lse)·(1 − p) + 2·z_loss·p ) + ∂loss/∂x·t″``, shape (…, C)."""
     f, (t1, t2) = rows.softmax, rows.slopes
-    spread = _curvature(rows, z_loss) * f.one_minus_p + 2 * z_loss * f.p
-    hess: Array = t1 * t1 * f.p * spread + _times(t2, rows.grad)
+    factor = _curvature(rows, z_loss) * f.one_minus_p + 2 * z_loss * f.p
+    hess: Array = t1 * t1 * f.p * factor + _times(t2, rows.grad)
     return hess
 
 
@@ -409,8 +409,9 @@ def linear_cross_entropy_hvp(
 ) -> LinearGrad:
     """Return the second derivative of `linear_cross_entropy` times `vector`, a part per input.
 
-    ``vector = (v_x, v_W, v_b)``, None for 0, moves the logits by ``v_x Wᵀ + x v_Wᵀ + v_b`` and
-    their gradient ``G`` by ``Ġ``, the `cross_entropy_hvp` of that. Rows first::
+    Along ``vector = (v_x, v_W, v_b)``, None for 0, the derivative of the logits is
+    ``v_x Wᵀ + x v_Wᵀ + v_b``, and that of their gradient ``G`` is ``Ġ``, its
+    `cross_entropy_hvp`. Rows first::
 
         ( Ġ W + G v_W,   Ġᵀ x + Gᵀ v_x,   Σ Ġ )
     """
@@ -451,7 +452,7 @@ def _clip(p: Array, eps: float | None) -> tuple[Array, Array, Array, Array, floa
         r, most, floor = 1 - p, 100.0, 1e-12
     else:
         e = p.dtype.type(eps)
-        # Each is clipped by itself: 1 − clip(p) would lose an eps below the rounding of 1.
+        # p and 1 − p are clipped separately: 1 − clip(p) would lose an eps below the rounding of 1.
         p, r, most, floor = np.clip(p, e, 1 - e), np.clip(1 - p, e, 1 - e), np.inf, 0.0
     # Both logs are taken of the smaller of p and 1 − p, which is exact.
     small = p < r
@@ -556,7 +557,7 @@ def binary_cross_entropy_with_logits_hvp(
 
 
 def _as_float(a: ArrayLike) -> Array:
-    """Return `a` as float64, or as longdouble if it is."""
+    """Return `a` as float64, or as longdouble if it is longdouble."""
     a = np.asarray(a)
     return a.astype(np.result_type(a.dtype, np.float64))
 

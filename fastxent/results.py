@@ -1,6 +1,6 @@
-"""The results of the functions: the shape and type of each, and the record that holds them.
+"""Results of the functions: their shapes and types, and the record that holds them.
 
-A result is a field of `Outputs`, whose annotation says its shape and type: to add one, add a field.
+A result is a field of `Outputs`, whose annotation is its shape and type. To add one, add a field.
 """
 
 import enum
@@ -10,15 +10,15 @@ from typing import Annotated, Any, NamedTuple
 class Extent(enum.Enum):
     """The shape of a result."""
 
-    REDUCED = "a number; with reduction='none' as PER_ROW"
-    PER_ROW = "the input's shape without the class axis; of a loss of elements, the input's"
+    REDUCED = "0-d; with reduction='none' as PER_ROW"
+    PER_ROW = "the input's shape without the class axis; for an elementwise loss, the input's shape"
     PER_CLASS = "the input's shape"
 
 
 class Type(enum.IntEnum):
-    """The type of a result, by its place in `fastxent.checks.Precision`."""
+    """The type of a result, by its index in `fastxent.checks.Precision`."""
 
-    LOSS = 0  # the type of the arithmetic: float32 for half precision
+    LOSS = 0  # the type of the computation: float32 for half precision
     OWN = 1  # the input's type; float64 for integers
     INDEX = 2  # int64
 
@@ -26,8 +26,8 @@ class Type(enum.IntEnum):
 class Result(NamedTuple):
     """The shape and type of one result, and whether it is a derivative of the reduced loss.
 
-    Derivatives are divided as the loss is, and 0 where that is a mean over nothing. `scans_rows`
-    says of a result per row that it takes work for each class, as all results per class do.
+    Derivatives are divided as the loss is; the mean of no rows has zero derivative. `scans_rows`
+    marks a result per row that takes work for each class, as all results per class do.
     """
 
     extent: Extent
@@ -42,11 +42,11 @@ class Result(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """Arrays to fill, None for what was not requested; in the order in which a call returns them.
+    """Arrays to fill, in the order in which a call returns them; None if not requested.
 
-    A field is a result of every function that has a parameter `return_<field>`; its annotation says
-    the shape and type. A backend sees those per row as (N,), those per class with the class axis
-    last. `out` is the first result of a function that is no loss.
+    A field is a result of every function that has a parameter `return_<field>`; its annotation is
+    the shape and type. A backend gets results per row as (N,), results per class with the class
+    axis last. `out` is the first result of a function that is not a loss.
     """
 
     out: Annotated[Any, None] = None

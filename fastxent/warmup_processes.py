@@ -1,12 +1,13 @@
-"""Steps of warmup in several processes, which leave what they compile in the cache.
+"""Run the steps of warmup in several processes, which compile kernels into the cache.
 
-Which kernel a step needs is known without compiling: the step is tried here, where it may only load
-(`jit.loading_only`). So no kernel is compiled by two processes, and a step whose kernels are in the
-cache takes no other process at all.
+This process first tries each step with compilation disabled (`jit.loading_only`), which shows the
+first kernel that is missing. So no kernel is compiled by two processes, and a step whose kernels
+are in the cache needs no other process.
 
-Workers are started as commands. `multiprocessing` would import the user's script in each of them,
-and may not be used in its own daemons. A worker reads the address of a step from a line of its
-input, answers by an empty line, and ends with its input, so none outlives this process for long.
+Workers are started as commands: `multiprocessing` would import the user's script in each of them,
+and cannot be used in its daemonic processes. A worker reads a step from a line of its standard
+input and answers with an empty line. It ends when its input is closed, so it does not outlive this
+process for long.
 """
 
 import contextlib
@@ -24,16 +25,16 @@ from typing import Any
 from fastxent import forks, kernel_files, options
 from fastxent.warmup_steps import Step, steps_of
 
-# A worker imports Numba and compiles again what kernels have in common, which takes seconds.
+# A worker imports Numba and compiles the functions that kernels share, which takes seconds.
 _STEPS_PER_WORKER = 4
 _Kernel = tuple[str, Any]  # name and signature
 _Group = tuple[str, str]  # name and type
 
 
 def run(steps: list[Step], report: Callable[[], None], processes: int) -> list[Step]:
-    """Run steps, by at most that many workers; returns those that remain for this process.
+    """Run steps in at most `processes` workers; return the steps left for this process.
 
-    `report` is called after each step that has been run.
+    `report` is called after each step that has run.
     """
     plan = _Plan(report)
     for step in steps:
@@ -42,18 +43,18 @@ def run(steps: list[Step], report: Callable[[], None], processes: int) -> list[S
     command = _command()
     if number > 1 and command and not kernel_files.obstacle():
         with _started(command, number) as (workers, events):
-            plan.share(workers, events)
+            plan.distribute(workers, events)
     return [*plan.left, *(step for group in plan.waiting.values() for step in group)]
 
 
 def _command() -> list[str]:
-    """The command of a worker; [] if this program is no Python interpreter that can be started."""
+    """The command of a worker; [] if `sys.executable` is not a Python interpreter."""
     program = Path(sys.executable or "").name.lower()
     if not program.startswith(("python", "pypy")) or getattr(sys, "frozen", False):
         return []
     letters = {"isolated": "-I", "ignore_environment": "-E", "no_user_site": "-s", "no_site": "-S"}
     flags = [letter for name, letter in letters.items() if getattr(sys.flags, name)]
-    # The same package, wherever this process has found it.
+    # Workers import the package from where this process imported it.
     path = [str(place) for place in sys.path]
     code = (
         f"import sys; sys.path[:] = {path}; from fastxent import warmup_processes as w; w.serve()"
@@ -62,7 +63,7 @@ def _command() -> list[str]:
 
 
 class _Plan:
-    """The steps to run, by the first kernel that they miss."""
+    """The steps to run, grouped by the first kernel that they miss."""
 
     def __init__(self, report: Callable[[], None]) -> None:
         self.report = report
@@ -70,7 +71,7 @@ class _Plan:
         self.left: list[Step] = []  # for this process: those that wait for a dead worker's kernel
 
     def try_loading(self, step: Step) -> _Kernel | None:
-        """Run a step whose kernels are in the cache; else let it wait for the one that is not."""
+        """Run a step if its kernels are in the cache; else add it to those that wait for one."""
         with forks.loading:  # the first import of Numba
             from fastxent.cpu import jit
 
@@ -83,8 +84,8 @@ class _Plan:
         self.report()
         return None
 
-    def share(self, workers: list["_Worker"], events: "_Events") -> None:
-        """Let workers compile until no step waits, none of them lives, or nothing is kept."""
+    def distribute(self, workers: list["_Worker"], events: "_Events") -> None:
+        """Give kernels to workers until no step waits, no worker is alive, or the cache fails."""
         while self.waiting and any(worker.alive for worker in workers):
             worker, answered = _next(workers, events)
             kernel, worker.kernel = worker.kernel, None
@@ -96,7 +97,7 @@ class _Plan:
                     each.compile(kernel, self.waiting[kernel][0])
 
     def _take_up(self, kernel: _Kernel, compiled: bool) -> bool:
-        """Run what waited for a worker's kernel; False if that is not in the cache."""
+        """Run the steps that waited for a worker's kernel; False if it is not in the cache."""
         steps = self.waiting.pop(kernel)
         if not compiled:
             self.left += steps
@@ -104,10 +105,12 @@ class _Plan:
         return all([self.try_loading(step) != kernel for step in steps])
 
     def _choose(self, worker: "_Worker", workers: list["_Worker"]) -> _Kernel | None:
-        """The next kernel for a worker: like its last, else of its type, else as no other has.
+        """Choose the next kernel for a worker, or None.
 
-        Kernels of one name or type have functions in common, compiled once a process. Of several
-        groups the largest is first: of class indices all steps wait for the kernel that scans them.
+        Kernels of the same name or type share functions, which each process compiles once. So a
+        worker gets a kernel of its last name and type, else of its type, else of a type or group
+        that no other worker has. Among several groups the largest comes first: all steps with class
+        indices wait for the kernel that scans labels.
         """
         taken = {each.kernel for each in workers}
         groups = {
@@ -133,14 +136,14 @@ class _Plan:
 
 
 class _Worker:
-    """A process that compiles, and the thread that waits for its answers."""
+    """A process that compiles kernels, and the thread that waits for its answers."""
 
     kernel: _Kernel | None = None  # what it compiles now
     group: _Group = "", ""  # of its last kernel
     alive, ready = True, False
 
     def __init__(self, command: list[str], events: "_Events") -> None:
-        # Ctrl-C is for this process alone, which ends its workers.
+        # Ctrl-C goes to this process only, which ends its workers.
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             text=True, start_new_session=True,
@@ -159,14 +162,14 @@ class _Worker:
         self._events.put((self, False))
 
     def compile(self, kernel: _Kernel, step: Step) -> None:
-        """Let it run a step, which misses this kernel."""
+        """Send a step that misses this kernel."""
         self.kernel, self.ready = kernel, False
-        with contextlib.suppress(OSError):  # it has died: the listener will say so
+        with contextlib.suppress(OSError):  # it has died: the listener reports that
             print(step.dtype, step.function, step.k, file=self._input, flush=True)
 
     def close(self) -> None:
-        """Wait for the end of the process, which has been killed, and close its pipes."""
-        # The listener closes its own, as soon as nobody can write to it.
+        """Wait for the end of the killed process, and close its pipes."""
+        # The listener closes the output pipe when no process can write to it any more.
         self.process.wait()
         self._listener.join(timeout=1)
         with contextlib.suppress(OSError):
@@ -178,11 +181,11 @@ _Events = queue.SimpleQueue[tuple[_Worker, bool]]
 
 @contextlib.contextmanager
 def _started(command: list[str], number: int) -> Iterator[tuple[list[_Worker], _Events]]:
-    """Workers, as many of that number as can be started, which end with the `with` block."""
+    """Start up to `number` workers, and end them with the `with` block."""
     workers: list[_Worker] = []
     events: _Events = queue.SimpleQueue()
     try:
-        with contextlib.suppress(OSError, RuntimeError):  # no process, no thread
+        with contextlib.suppress(OSError, RuntimeError):  # no more processes or threads
             for _ in range(number):
                 workers.append(_Worker(command, events))
         yield workers, events
@@ -199,23 +202,22 @@ def _next(workers: list[_Worker], events: _Events) -> tuple[_Worker, bool]:
         try:
             return events.get(timeout=1)  # without a timeout Ctrl-C would not end it on Windows
         except queue.Empty:
-            # A child that this process forks meanwhile may hold a dead worker's pipe open.
+            # A child that this process has forked may keep a dead worker's pipe open.
             for worker in workers:
                 if worker.alive and worker.process.poll() is not None:
                     return worker, False
 
 
 def serve() -> None:
-    """Run the steps that the standard input names, in a worker."""
-    # What libraries print is no answer.
+    """Run the steps named on standard input; the main function of a worker."""
+    # Keep output of libraries out of the pipe for answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    # A compilation makes objects that stay; the collector would look at all of them, a tenth of the
-    # time.
+    # Compilation makes many long-lived objects; scanning them would take a tenth of the time.
     gc.set_threshold(50_000, 20, 100)
     print(file=answers, flush=True)
     for line in sys.stdin:
         dtype, function, k = line.split()
-        with contextlib.suppress(Exception):  # this process will run the step, too, and raise it
+        with contextlib.suppress(Exception):  # the parent runs the step too, and raises the error
             steps_of(options.kernel_type(dtype), function)[int(k)].call()
         print(file=answers, flush=True)

@@ -1,4 +1,4 @@
-"""The calls by which warmup compiles kernels: one for each kernel of a function."""
+"""The calls that warmup makes to compile kernels: one for each kernel of a function."""
 
 import functools
 import itertools
@@ -10,12 +10,12 @@ import numpy as np
 from fastxent.functions import FUNCTIONS, Function, Kind, Role
 from fastxent.results import Extent
 
-# Rows of few classes have kernels of their own, in functions of logits.
+# Functions of logits have separate kernels for few classes.
 _FEW, _MANY = 2, 1000
 
 
 class Step(NamedTuple):
-    """A call that compiles or loads a kernel, and its address: the k-th of a function and type."""
+    """A call that compiles or loads a kernel: the k-th one of a function and type."""
 
     dtype: str
     function: str
@@ -30,11 +30,11 @@ def steps_of(dtype: Any, name: str) -> list[Step]:
 
 
 def calls(function: Function, dtype: Any) -> Iterator[Callable[[], object]]:
-    """A call for each kernel of a function: by kind of target, rows, and results per class.
+    """Make a call for each kernel of a function.
 
-    Rows are of few classes or of many, or classes lie apart. The kernels of `pos_weight` are others
-    than those without weights. One call more is of rows that have to be converted, by kernels that
-    all functions share.
+    Kernels differ by few or many classes, C-contiguous or column-major rows, kind of target,
+    requested results, and for binary losses of logits by weights. One more call has rows that need
+    conversion, by kernels that all functions share.
     """
     weights: list[dict[str, float]] = [{}]
     if "pos_weight" in function.parameters:
@@ -44,18 +44,19 @@ def calls(function: Function, dtype: Any) -> Iterator[Callable[[], object]]:
     for rows in (few,) if one_kind else (few, many, np.asfortranarray(few)):
         for target in _targets(function, rows):
             arrays = _arrays(function, rows, target)
-            for requested, given in itertools.product(_requests(function), weights):
+            for requested, weight in itertools.product(_requests(function), weights):
                 requests = {f"return_{name}": True for name in requested}
-                yield functools.partial(function.public, **arrays, **given, **requests)
+                yield functools.partial(function.public, **arrays, **weight, **requests)
     with_gaps = np.full((_FEW, _FEW, 2), 0.5, dtype)[..., 0]
     target = with_gaps if function.kind is Kind.ELEMENTS else [0] * _FEW
     yield functools.partial(function.public, **_arrays(function, with_gaps, target))
 
 
 def _requests(function: Function) -> Iterator[tuple[str, ...]]:
-    """The results that compile different kernels: any of those per class, and few with others.
+    """The combinations of results that have different kernels.
 
-    What scans rows for one number, as the entropy does, is for callers of the loss and gradient.
+    These are all combinations of results per class, and results that scan rows (the entropy) alone
+    and with the gradient.
     """
     rules = {name: function.result(name) for name in function.results[1:]}
     per_class = [name for name, rule in rules.items() if rule.extent is Extent.PER_CLASS]
@@ -68,9 +69,9 @@ def _requests(function: Function) -> Iterator[tuple[str, ...]]:
 
 
 def _targets(function: Function, rows: Any) -> list[Any]:
-    """The targets that compile different kernels: class indices, probabilities.
+    """The targets that have different kernels: class indices, and probabilities.
 
-    Kernels of half precision take probabilities of float32, too.
+    Kernels of half precision also take probabilities of float32.
     """
     if function.kind is Kind.MAP:
         return [None]
@@ -79,10 +80,10 @@ def _targets(function: Function, rows: Any) -> list[Any]:
 
 
 def _arrays(function: Function, rows: Any, target: Any) -> dict[str, Any]:
-    """The arguments without a default, of some rows."""
+    """The arguments without a default, for these rows."""
     matrix = np.eye(rows.shape[1]).astype(rows.dtype)
     vector = (rows, matrix, None) if function.kind is Kind.LINEAR else rows
-    given = {
+    by_role = {
         Role.INPUT: rows, Role.TARGET: target, Role.MATRIX: matrix, Role.VECTOR: vector,
     }  # fmt: skip
-    return {name: given[function.roles[name]] for name in function.positional}
+    return {name: by_role[function.roles[name]] for name in function.positional}

@@ -661,7 +661,7 @@ def test_arguments_that_are_almost_numpy_arrays(tmp_path, monkeypatch):
                 getattr(fx, name)(x, *args, **given)
     with pytest.raises(ValueError, match="weight must be an array that fits probs"):
         fx.binary_cross_entropy(x.T, X.T, weight=Late())
-    with pytest.raises(TypeError, match="target must be an array or nested numbers, got None"):
+    with pytest.raises(TypeError, match="target must be an array or a nested sequence, got None"):
         fx.binary_cross_entropy(x, None)
 
 

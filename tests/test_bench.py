@@ -107,13 +107,13 @@ def test_every_option_is_timed_beside_the_plain_call(heat):
     case = heat[0].case
     assert [e.case for e in heat if e.peer == "fastxent"] == list(dict.fromkeys([case, PLAIN]))
     assert {entry.case for entry in heat} <= {case, PLAIN}
-    if not case.given or case.job != "cross_entropy":
+    if not case.options or case.job != "cross_entropy":
         return
     arrays = inputs.make(case)
     exact = answers.expected(case, arrays)
     if case.classes_first:
         assert exact[1].shape == (10, 32)
-    elif "return_lse" in case.given:
+    elif "return_lse" in case.options:
         assert [part.shape for part in exact] == [(), (32, 10), (32, 10), (32,)]
     else:
         plain = peer("numpy_idiom").cross_entropy(*arrays)
@@ -134,14 +134,17 @@ def test_the_arrays_of_a_case():
     assert short.dtype == np.float16 and narrow.dtype == np.uint8
     np.testing.assert_array_equal(short, rows.astype(np.float16))
     np.testing.assert_array_equal(narrow, labels)
-    columns, same = inputs.make(Case(8, 5, given="axis"))
-    assert columns.flags.c_contiguous and columns.shape == Case(8, 5, given="axis").shape == (5, 8)
+    columns, same = inputs.make(Case(8, 5, options="axis"))
+    assert columns.flags.c_contiguous and columns.shape == Case(8, 5, options="axis").shape == (
+        5,
+        8,
+    )
     assert (columns.T == rows).all() and (same == labels).all()
 
 
 def test_the_arguments_of_a_case():
     """Labels become a list where one is timed; options have the type and the shape of the case."""
-    case = Case(8, 5, "float64", label_dtype="list", given="sample_weight weight reduction")
+    case = Case(8, 5, "float64", label_dtype="list", options="sample_weight weight reduction")
     (logits, listed), options = inputs.arguments(case, inputs.make(case))
     assert logits.dtype == np.float64 and listed == inputs.make(Case(8, 5, "float64"))[1].tolist()
     assert list(options) == ["sample_weight", "weight", "reduction"]
@@ -155,7 +158,7 @@ def test_names_and_bytes_of_cases():
     assert str(Case(7, 5)) == "cross_entropy-7x5-float32-random-index"
     other = Case(8, 5, "float16", layout="channels-first", image=2, label_dtype="int32")
     assert str(other) == "cross_entropy-8x5-float16-random-index-channels-first-int32"
-    smoothed = Case(7, 5, given="label_smoothing weight")
+    smoothed = Case(7, 5, options="label_smoothing weight")
     assert str(smoothed) == f"{Case(7, 5)}-label_smoothing-weight"
     assert other.floor_bytes == 2 * 8 * 5 * 2 and Case(8, 5, "bfloat16").floor_bytes == 160
     assert Case(8, 5).floor_bytes == 320 and Case(8, 5, "float64").floor_bytes == 640
@@ -256,7 +259,7 @@ def test_a_wrong_peer_is_not_timed(tmp_path, monkeypatch):
     wrong = Pipe(*requests[:2], ("prepare", Case(7, 5, job="softmax"), tmp_path))
     serve.serve(wrong, "numpy_idiom", 1)
     assert [str(reply).partition(":")[0] for reply in wrong.replies] == [
-        "wrong", "no case is prepared", "does not do softmax",
+        "wrong result", "no case is prepared", "does not support softmax",
     ]  # fmt: skip
 
 
@@ -294,7 +297,7 @@ def test_a_dead_worker_is_noted_and_replaced():
         race.run(heat, 1, 0.001)
         first = race._workers["copy", 1, 0]
         dead, alive = race.run(heat, 2, 0.001, first._process.kill)
-        assert dead.note == "its process ended with -9"
+        assert dead.note == "its process exited with -9"
         assert len(alive.seconds) == 2
         assert not any(result.note for result in race.run(heat, 1, 0.001))
 
@@ -412,7 +415,9 @@ def test_page_and_plots_from_json(results, tmp_path, monkeypatch):
     for script, output in (("plot", images), ("page", text)):
         monkeypatch.setattr(sys, "argv", [script, str(file), str(file), "--output", str(output)])
         importlib.import_module(script).main()
-    assert {image.stem for image in images.iterdir()} == {"table", "classes", "rows", "threads"}
+    assert {image.stem for image in images.iterdir()} == {
+        "table", "single", "features", "classes", "rows", "threads",
+    }  # fmt: skip
     written = text.read_text()
     for group in GROUPS.values():
         assert f"## {group.title}\n" in written
@@ -420,7 +425,8 @@ def test_page_and_plots_from_json(results, tmp_path, monkeypatch):
     assert "| cross_entropy 4 × 21 × 256 × 256 float32, class axis 1 | time |" in written
     for side in ("fastxent, rows", "fastxent in PyTorch, float32", "fastxent, uint8", "plain",
                  'reduction="none"', "label_smoothing=0.1, weight", "a list of labels",
-                 "categorical_cross_entropy, soft target", "binary_cross_entropy"):  # fmt: skip
+                 "categorical_cross_entropy, soft target", "binary_cross_entropy",
+                 'fastxent in PyTorch, reduction="none"', "fastxent, plain"):  # fmt: skip
         assert f"\n| {side} |" in written
     assert "| loss 1 × 10 float32 | time |" in written
 
@@ -430,7 +436,7 @@ def test_an_option_is_compared_with_the_plain_call_of_its_heat(results, monkeypa
     monkeypatch.syspath_prepend(BENCH)
     tables = importlib.import_module("heat_tables")
     run = record.load(results)
-    weighted = replace(PLAIN, given="weight")
+    weighted = replace(PLAIN, options="weight")
     run["results"] = [
         asdict(case) | {"group": "options", "peer": name, "heat": heat, "threads": 2}
         | record.summary([microseconds * 1e-6] * 2)
@@ -486,7 +492,7 @@ def test_a_page_without_groups_that_were_not_measured(results, tmp_path, monkeyp
     monkeypatch.syspath_prepend(BENCH)
     page, reader = map(importlib.import_module, ("page", "results"))
     run = record.load(results)
-    lately = ("layout", "image", "label_dtype", "given")
+    lately = ("layout", "image", "label_dtype", "options")
     case = Case(32, 1, job="binary")
     run["results"] = [
         {name: value for name, value in (row | asdict(case)).items() if name not in lately}
@@ -499,9 +505,24 @@ def test_a_page_without_groups_that_were_not_measured(results, tmp_path, monkeyp
     written = page.page([old])
     titles = [line[3:] for line in written.splitlines() if line.startswith("## ")]
     assert titles == [
-        "How", "Other layouts, types and losses", GROUPS["binary_few"].title, "Where", "Again",
+        "Method", "Second derivatives, layouts, types and other losses",
+        GROUPS["binary_few"].title, "Machines", "Reproduce",
     ]  # fmt: skip
-    assert "\n| binary 32 × 1 float32 |" in written
+    assert "\n| binary cross-entropy 32 × 1 float32 |" in written
+    assert "features.png" not in written
+
+
+def test_peers_are_compared_by_pytest():
+    """A group for each case, small ones first; every answer is checked, missing peers skip."""
+    pytest.importorskip("pytest_benchmark")
+    chosen = "32x10 and (numpy or fastxent or scipy)"
+    command = ["-m", "pytest", "-q", "-p", "no:xdist", "bench/test_peers.py", "-k", chosen]
+    done = subprocess.run(
+        [sys.executable, *command, "--benchmark-disable"],
+        capture_output=True, text=True, cwd=BENCH.parent,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "5 passed" in done.stdout
 
 
 # --- commands -------------------------------------------------------------------------------

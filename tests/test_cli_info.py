@@ -86,7 +86,7 @@ def test_why_that_many_threads(source):
     found = {"used": 3, "source": source, "limits": [limit._asdict() for limit in limits]}
     found["tensors"] = None if source == "num_threads" else "torch.get_num_threads()"
     said = dict(info._threads(found))
-    own = "the same" if source == "num_threads" else "no more than torch.get_num_threads()"
+    own = "the same" if source == "num_threads" else "at most torch.get_num_threads()"
     assert said["  tensors"] == own
     assert said["Threads"].startswith("3, by ") and source.split()[-1] in said["Threads"]
     assert said["  limits"] == "CPU affinity 3, cgroup CPU quota 4"
@@ -141,7 +141,7 @@ def test_a_cache_that_cannot_be_written_is_told_with_the_reason(tmp_path, monkey
     assert ("  writable", "no: Not a directory") in info._cache(found)
     monkeypatch.setattr(fx, "warmup", lambda *names, **options: None)
     assert cli.main(["warmup"]) == 0
-    assert capsys.readouterr().out.endswith(f"{place} (nothing new is kept: Not a directory)\n")
+    assert capsys.readouterr().out.endswith(f"{place} (not writable: Not a directory)\n")
 
 
 def test_no_place_for_a_cache(monkeypatch):
@@ -181,7 +181,7 @@ def test_gpus_and_what_is_missing_for_one(monkeypatch):
         "name": "New GPU", "compute_capability": [9, 0], "memory_bytes": 80 << 30, "missing": None,
     }  # fmt: skip
     said = list(info._cuda(found))
-    assert said[0] == ("CUDA", "2 devices; the driver knows CUDA 13.1")
+    assert said[0] == ("CUDA", "2 devices; the driver supports CUDA 13.1")
     assert said[-1] == ("  1", "New GPU, compute capability 9.0, 80.0 GiB")
 
     fake.cuDeviceGetCount = lambda: (done, 0)

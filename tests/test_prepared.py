@@ -81,7 +81,7 @@ def test_bits_of_the_long_way(arrays, kind):
     for function, args, options in found:
         first, *_, third = (bits(function(*args, **options)) for _ in range(3))
         assert first == third
-    kinds = [kind for kind in prepared._kinds.values() if isinstance(kind, prepared.Kind)]
+    kinds = [kind for kind in prepared._kinds.values() if isinstance(kind, prepared.PreparedCall)]
     assert len(kinds) > 0.6 * len(found)  # those without options have a way of their own
 
 
@@ -107,7 +107,7 @@ def test_bits_of_arrays_of_any_rank(rng, kind, axis):
         over = x.copy()
         assert bits(fx.cross_entropy(over, target, **more | {"grad_out": over})) == first
     is_prepared = kind != "e" or axis == -1
-    assert {type(k) is prepared.Kind for k in prepared._kinds.values()} == {is_prepared}
+    assert {type(k) is prepared.PreparedCall for k in prepared._kinds.values()} == {is_prepared}
 
 
 def test_planes_that_are_read_as_they_are(rng):
@@ -146,7 +146,7 @@ def test_errors_of_the_long_way(arrays, monkeypatch):
         for more in ({}, {"grad_out": np.empty_like(x)}, {"normalizer": 3.0}):
             for _ in range(3):
                 fx.cross_entropy(*args, **good | more)
-    assert sum(isinstance(kind, prepared.Kind) for kind in prepared._kinds.values()) >= 6
+    assert sum(isinstance(kind, prepared.PreparedCall) for kind in prepared._kinds.values()) >= 6
     assert [said(fx.cross_entropy, *args, **good | options) for args, options in bad] == fresh
 
 

@@ -596,7 +596,7 @@ W = np.zeros((5, 3))
     (lambda: fx.cross_entropy_hvp(X, Y, X, out=X[:3]), ValueError, "out must have shape"),
     (lambda: fx.cross_entropy_hvp(X, Y, X, out=X.astype("f")), ValueError, "out must have dtype"),
     (lambda: fx.cross_entropy_hvp(X, Y, X.copy(), out=X[::-1]), ValueError,
-     "out must not overlap logits .it may lie exactly over logits or vector"),
+     "out must not overlap logits .it may be exactly the memory of logits or vector"),
     (lambda: fx.cross_entropy_hvp(X.copy(), Y, X, out=X[::-1]), ValueError, "overlap vector"),
     (lambda: fx.cross_entropy_hvp(X, Y, X, reduction="all"), ValueError, "reduction"),
     (lambda: fx.cross_entropy_hvp(X, Y, X, return_grad=True), TypeError, "return_grad"),

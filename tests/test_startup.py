@@ -176,7 +176,7 @@ def test_warmup_of_some():
         with pytest.raises(ValueError, match="dtypes must hold 'float32', 'float64', .* got"):
             fx.warmup(bad, functions="softmax")
     for bad in ("argmax", [None]):
-        with pytest.raises(ValueError, match="functions must be among softmax, .* got"):
+        with pytest.raises(ValueError, match="functions must be one of softmax, .* got"):
             fx.warmup(functions=bad)
 
 

@@ -589,9 +589,9 @@ def test_logits_that_are_freed():
 @each_reduction
 def test_second_derivatives_of_logits_that_were_freed(reduction, monkeypatch):
     """By the gradient that is held: the numbers of those by the logits."""
-    from fastxent.arrays.torch import held
+    from fastxent.arrays.torch import rebuilt_logits
 
-    monkeypatch.setattr(held, "LEAST", 0)
+    monkeypatch.setattr(rebuilt_logits, "LEAST", 0)
     u, w = OPTIONS["sample_weight"]["sample_weight"], OPTIONS["weight"]["weight"]
     for how in (
         {}, {"weight": w}, {"sample_weight": u}, {"weight": w, "sample_weight": u},

@@ -320,7 +320,7 @@ def test_arrays_and_lists_in_a_trace():
     assert make_fx(lambda x: fx.cross_entropy(x, []))(X[:0])(X[:0]).isnan()
     for error, words, target in (
         (TypeError, "target must not be a masked array", np.ma.masked_array([1, 0, 2, 2])),
-        (TypeError, "target must be an array or nested numbers, got str", "0121"),
+        (TypeError, "target must be an array or a nested sequence, got str", "0121"),
         (TypeError, "target must hold real numbers", np.array(["a"] * 4)),
     ):
         with pytest.raises(error, match=words):
@@ -339,7 +339,7 @@ def test_what_has_no_numbers_is_checked_too():
         (ValueError, "axis must be in -2 .. 1 for logits", lambda: fx.softmax(x, axis=7)),
         (ValueError, "must have a class axis", lambda: fx.logsumexp(x[0, 0])),
         (TypeError, "complex64", lambda: fx.softmax(x.to(torch.complex64))),
-        (ValueError, "wrt must be among", lambda: fx.linear_cross_entropy(x, w, y, wrt="bogus")),
+        (ValueError, "wrt must be one of", lambda: fx.linear_cross_entropy(x, w, y, wrt="bogus")),
         (ValueError, "must name at least", lambda: fx.linear_cross_entropy(x, w, y, wrt=())),
         (TypeError, "wrt must be a name", lambda: fx.linear_cross_entropy(x, w, y, wrt=3)),
     ):

@@ -1,9 +1,9 @@
 """The parts of `bench/gpu.py`.
 
-`schedule` is the order of what is measured, `steps` makes its steps, and `session` runs them within
-a limit by the estimates of `costs`. `cases` has jobs, shapes, types and bytes; `arrays` what they
-are computed from; `devices` and `dry` are the GPU and its stand-in; `sides` and `torch_sides` the
-calls that are compared; `checks` compares with float64; `races`, `plans`, `python_cost` and
-`timing` time; `rows` and `report` write and print. Only `internals` reaches into the package.
-`pytest_results` is for pytest: it writes each test's result at once.
+`schedule` defines the order, `steps` makes the steps, and `session` runs them within a time limit,
+with the estimates of `costs`. `cases` has jobs, shapes, types and numbers of bytes; `arrays` has
+the inputs; `devices` and `dry` are the GPU and its stand-in; `sides` and `torch_sides` are the
+calls that are compared. `checks` compares answers with float64; `races`, `plans`, `python_cost` and
+`timing` measure times; `rows` and `report` format results. Only `internals` uses internals of the
+package. `pytest_results` is a plugin of pytest that writes the result of each test immediately.
 """

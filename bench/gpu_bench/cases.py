@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# For `answers.error`: the error of a row relative to its numbers, each of them rounded once.
+# For `answers.error`: the error of a row relative to its values, each of which is rounded once.
 TOLERANCE = {"float32": 2e-5, "bfloat16": 8e-3, "float16": 1e-3}
 # How many arrays of the logits' size a job has to read or write. "cross_entropy" and those with
 # its options are loss and gradient; "probs" returns the probabilities too.
@@ -47,7 +47,7 @@ class Shape(NamedTuple):
 
 
 SMOOTHING = 0.1  # of the job of that name
-SMALL = Shape(32, 1000)  # of a call whose time is Python's
+SMALL = Shape(32, 1000)  # for calls whose time is spent in Python
 
 
 def parsed(text: str) -> Shape:
@@ -70,7 +70,7 @@ def filled(shape: Shape, dtype: str, size: int, small: bool, least: int = 1) -> 
 
 
 def copied(job: str, length: int) -> int:
-    """How much of an array's first axis a copy takes to read and write the bytes of a job."""
+    """The length along the first axis with which a copy moves as many bytes as a job."""
     return max(1, length // 2) if ARRAYS[job] == 1 else length
 
 

@@ -14,7 +14,7 @@ from gpu_bench.sides import fastxent_calls
 from gpu_bench.timing import first_call
 
 ROWS, IMAGE = 5, 4  # of the checked arrays: two images of 4x4
-LONG = 16384  # beyond it few rows may be computed by other kernels than many
+LONG = 16384  # for longer rows, the kernel may depend on the number of rows
 
 
 def few(shape):
@@ -23,7 +23,7 @@ def few(shape):
 
 
 def checked(shape, least):
-    """As few rows as are computed by the kernel that computes all of them.
+    """The smallest number of rows that the same kernel computes as all rows.
 
     With `least` rows the GPU is busy; a shape that names its rows keeps them.
     """

@@ -3,11 +3,11 @@
 import collections
 import statistics
 
-KERNEL, GRAPH, REST = 3.0, 12.0, 2.0  # seconds, before any was seen
+KERNEL, GRAPH, REST = 3.0, 12.0, 2.0  # seconds, before any has been measured
 
 
 class Costs:
-    """Kernels and graphs compile as long as the earlier ones did; so lasts the rest of a group."""
+    """Estimates from earlier steps: compilation of kernels and graphs, and the rest by group."""
 
     def __init__(self):
         self.kernels, self.graphs = [], []
@@ -20,7 +20,7 @@ class Costs:
         return compiled + _mean(self.rest[step.group], REST)
 
     def learn(self, step, rows, seconds):
-        """Take in what a step took; its rows have the seconds of first calls."""
+        """Update the estimates by a step; its rows have the seconds of first calls."""
         first = {row["peer"]: row["first_s"] for row in rows if "first_s" in row}
         kernels = sum(s for peer, s in first.items() if step.kernels)
         graphs = sum(s for peer, s in first.items() if step.graphs and peer == "torch_compile")

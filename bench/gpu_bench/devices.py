@@ -68,7 +68,7 @@ class Gpu:
         return array.detach().double().cpu().numpy()
 
     def seconds(self, call):
-        """Seconds of GPU time for the work that a call puts on its stream."""
+        """GPU time, in seconds, of the work that a call enqueues."""
         events = [self.torch.cuda.Event(enable_timing=True) for _ in range(2)]
         self.torch.cuda._sleep(2_000_000)  # about a millisecond, while the call is enqueued
         events[0].record()

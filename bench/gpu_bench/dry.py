@@ -43,7 +43,7 @@ class HostArray:
 class Dry:
     """A stand-in for a GPU: kernel launches are counted and nothing is computed."""
 
-    l2, processors = 1 << 16, 8  # so few that some rows fill them
+    l2, processors = 1 << 16, 8  # so small that a few rows fill them
 
     def __init__(self, capability=(9, 0)):
         self.launches, self.kernels, self.capability = 0, {}, capability

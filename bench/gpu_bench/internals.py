@@ -69,7 +69,7 @@ def compiled(kernel, capability):
 
     from fastxent.cuda.jit import machine_code
 
-    # For its functions Numba wants the GPU that is there, though nothing of them depends on it.
+    # Numba asks for the GPU of this machine here, although the result does not depend on it.
     dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability)
     machine_code(kernel, capability)
 

@@ -1,4 +1,4 @@
-"""A plugin of pytest that writes what became of each test at once, as lines of JSON.
+"""A plugin of pytest that writes the result of each test immediately, as a line of JSON.
 
 `python -m pytest -p gpu_bench.pytest_results --results-file FILE`, with `bench` in PYTHONPATH. A
 run that is killed leaves the failures that it had, and the tests that were running.

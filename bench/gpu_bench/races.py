@@ -42,7 +42,7 @@ def race(gpu, shape, dtype, job, peers, rounds):
             try:
                 seconds[name].append(gpu.seconds(functools.partial(sides[name], k)))
                 if name == "fastxent_in_place":
-                    arrays.renew(k)  # now, so that it is out of the caches at its next turn
+                    arrays.renew(k)  # now, so that it has left the caches at its next turn
             except Exception as problem:
                 rows_of[name]["note"] = failure(problem)
                 del seconds[name]

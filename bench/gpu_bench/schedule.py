@@ -1,7 +1,7 @@
-"""What is measured, in the order of its worth: a run may have only minutes.
+"""The steps of a run, the most important first, because a run may have only minutes.
 
-First whether the answers are right, then the figures of docs/gpu.md, then what decides on changes.
-What stands in an earlier line is not done again.
+First come checks of the answers, then the figures of docs/gpu.md, then those on which changes
+depend. A step that several lines contain is run once.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from gpu_bench.cases import Shape
 
 
 class Line(NamedTuple):
-    """A kind of step, for each of these shapes; `jobs` are those of `cases.ARRAYS`."""
+    """A kind of step for each of these shapes and jobs (names in `cases.ARRAYS`)."""
 
     group: str
     shapes: tuple[Shape, ...] = ()
@@ -29,7 +29,7 @@ MAIN = lengths(32768, 128256, 4096, 1024)
 LONG = lengths(32768, 128256, 262144)
 ALL = lengths(256, 1024, 4096, 8192, 16384, 32768, 65536, 128256, 262144)
 FEW_ROWS = (Shape(16, 128256), Shape(256, 4096), Shape(1, 128256), Shape(16, 32768))
-# Segmentation, and classes of images for each of a few pixels.
+# Segmentation, and classification of few pixels.
 IMAGES = (Shape(0, 21, 256), Shape(0, 150, 128), Shape(0, 1000, 32))
 
 TABLE = (

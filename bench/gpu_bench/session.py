@@ -1,4 +1,4 @@
-"""Steps run within a limit of time; their record is on disk at every moment."""
+"""Runs steps within a time limit and saves the record after each of them."""
 
 import faulthandler
 import math
@@ -12,16 +12,16 @@ from gpu_bench.costs import Costs
 from gpu_bench.report import table
 from gpu_bench.rows import failure
 
-STOPPED, BROKEN = 3, 4  # exit statuses: in the midst of a step; the GPU refuses further calls
+STOPPED, BROKEN = 3, 4  # exit statuses: time ended during a step; the GPU refuses further calls
 EARLY, LATE, RESERVE = 2.0, 3.0, 4.0  # seconds
 
 
 class Session:
-    """A record that is filled step by step, and the limit that nothing outlives.
+    """A record that is filled step by step within a time limit.
 
-    A thread ends the process shortly before the limit, also if a call of CUDA does not return. If
+    A thread ends the process shortly before the limit, even if a call of CUDA does not return. If
     that call holds the interpreter's lock, `faulthandler` ends the process shortly after the limit:
-    its thread needs no lock, and prints where the others are.
+    its thread does not need the lock, and prints the stacks of the others.
     """
 
     def __init__(self, run, path, minutes=None):
@@ -79,7 +79,7 @@ class Session:
         self.costs.learn(step, rows, seconds)
         try:
             gpu.wait()
-        except Exception:  # as after an access outside of an array: only a new process can go on
+        except Exception:  # such as after an invalid access; only a new process can continue
             self.broken = True
         with self.lock:
             entry |= {"state": "done", "seconds": round(seconds, 1)}
@@ -88,6 +88,6 @@ class Session:
         print(f"{step.label} ({seconds:.1f} s)", file=sys.stderr, flush=True)
 
     def _stop(self):
-        if self.lock.acquire(timeout=1):  # a record that is being saved is saved
+        if self.lock.acquire(timeout=1):  # wait until a save is complete
             print("\n".join(table(self.run)), flush=True)
         os._exit(STOPPED)

@@ -24,7 +24,7 @@ class Step(NamedTuple):
 
 
 def steps(args, gpu):
-    """The steps in their order, each once, at the place of the earliest line that has it."""
+    """All steps in order; each is included once, where it occurs first."""
     maker, found = _Maker(args, gpu), {}
     for step in itertools.chain.from_iterable(map(maker.steps_of, TABLE)):
         found.setdefault(step.label, step)
@@ -32,7 +32,7 @@ def steps(args, gpu):
 
 
 class _Maker:
-    """Makes the steps of a line; its other methods are those of a group."""
+    """Makes the steps of a line; the other methods are named after the groups."""
 
     def __init__(self, args, gpu):
         self.gpu, self.free, self.dtypes, self.shapes = gpu, gpu.free(), args.dtypes, args.shapes
@@ -42,7 +42,7 @@ class _Maker:
         self.peers = [peer for peer in args.peers if peer != "numpy_idiom"]
 
     def steps_of(self, line):
-        """Shape by shape, type by type, job by job."""
+        """The steps of a line: by shape, then type, then job."""
         if not line.shapes:
             return [getattr(self, line.group)()]
         shapes = [parsed(text) for text in self.shapes] if self.shapes else line.shapes

@@ -1,1 +1,1 @@
-"""Families of arrays: one file each, imported when its first array arrives."""
+"""Families of arrays: a module for each library, imported at the first call with its arrays."""

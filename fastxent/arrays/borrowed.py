@@ -1,6 +1,6 @@
 """NumPy views of another library's host memory; results are allocated by that library.
 
-The array is not changed: NumPy gets its address, and the view keeps the array alive.
+The array itself is not changed. NumPy gets its address, and the view keeps the array alive.
 """
 
 import ctypes
@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-# The address of an array without elements, for which NumPy takes any but 0.
+# The address of an empty array, for which NumPy accepts any address but 0.
 NOWHERE = 64
 
 
 class Borrowed(ctypes.Array):  # type: ignore[type-arg]
-    """Memory from an address on, of unchecked length.
+    """Memory at an address, of unchecked length.
 
-    It is the base of arrays: `np.ndarray(shape, dtype, memory, 0, strides)`.
+    Arrays are made over it: `np.ndarray(shape, dtype, memory, 0, strides)`.
     """
 
     _type_, _length_ = ctypes.c_byte, sys.maxsize
@@ -26,5 +26,5 @@ class Borrowed(ctypes.Array):  # type: ignore[type-arg]
     def new(
         self, like: "np.ndarray[Any, Any]", shape: tuple[int, ...], dtype: Any
     ) -> "np.ndarray[Any, Any]":
-        """An uninitialised array of the same library; `like` is an array in this memory."""
+        """Allocate an array by the same library; `like` is an array in this memory."""
         raise NotImplementedError

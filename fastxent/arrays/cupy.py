@@ -10,7 +10,7 @@ from fastxent.device_array import BFLOAT16, DeviceArray, Library
 from fastxent.functions import Function
 from fastxent.records import Place
 
-# The bytes of a product that is then added to a matrix.
+# The size of a temporary product that is added to a matrix.
 _PRODUCT_BYTES = 64 << 20
 
 
@@ -25,7 +25,7 @@ def call(function: Function, *args: Any, **kwargs: Any) -> Any:
     results = None if call is None else plans.run_cached(call, place, new)
     if results is not None:
         return results
-    with first.device:  # CuPy computes its products there too
+    with first.device:  # also for matrix products, which CuPy computes
         return plans.computed(function, device.views_of(function, arguments, view), call)
 
 
@@ -62,7 +62,7 @@ def _matmul(a: Any, b: Any, out: Any) -> None:
 
 
 def _add_matmul(a: Any, b: Any, out: Any) -> None:
-    """A few rows at a time, as CuPy has no product that adds."""
+    """Add a product block by block, because CuPy has no matrix product that accumulates."""
     step = max(1, _PRODUCT_BYTES // max(1, out[:1].nbytes))
     for first in range(0, len(out), step):
         out[first : first + step] += a[first : first + step] @ b

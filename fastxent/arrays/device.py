@@ -1,4 +1,4 @@
-"""Arguments on a GPU as views that are all on one GPU, checked before anything is launched."""
+"""Convert arguments to views on one GPU, and check them before any kernel is launched."""
 
 import numbers
 from collections.abc import Callable
@@ -10,20 +10,20 @@ from fastxent.cuda import driver
 from fastxent.device_array import DeviceArray, Queue
 from fastxent.functions import ARRAYS, NUMBERS, Arguments, Function, Role
 
-# Columns are counted in 32 bits, with room for those beyond the last; elements in 64.
+# Kernels count columns in 32 bits, with room for a stride beyond the last, and elements in 64.
 LONGEST = 2**31 - 2**17
 
 _HOLD_ARRAYS = ARRAYS | {Role.BUFFER}
-_HOLD_PARTS = {Role.BUFFER, Role.VECTOR}  # of a linear map: an array for each of its inputs
-View = Callable[[Any], DeviceArray | None]  # None for a value that is no array on a GPU
+_HOLD_PARTS = {Role.BUFFER, Role.VECTOR}  # tuples for a linear map: an array for each input
+View = Callable[[Any], DeviceArray | None]  # None for a value that is not an array on a GPU
 
 
 def views_of(function: Function, arguments: Arguments, view: View) -> Arguments:
-    """The arguments with views of the arrays, all on the GPU of the first, with one queue."""
+    """Replace the arrays among the arguments by views on the GPU of the first, with one queue."""
     queue = None
     result: Arguments = {}
     for name, value in arguments.items():
-        if queue is None:  # the first argument, which decides
+        if queue is None:  # the first argument selects the GPU
             array = _checked(name, value, view)
             queue, result[name] = array.queue, array
         elif value is None or function.roles.get(name) not in _HOLD_ARRAYS:
@@ -41,7 +41,7 @@ def views_of(function: Function, arguments: Arguments, view: View) -> Arguments:
 
 
 def _check_lengths(arguments: Arguments) -> None:
-    """Raise for an array with a longer axis than kernels on rows can count along."""
+    """Raise for an array with an axis too long for the kernels on rows."""
     for name, value in arguments.items():
         for array in views.parts(value):
             if isinstance(array, DeviceArray) and max(array.shape, default=0) > LONGEST:
@@ -49,7 +49,7 @@ def _check_lengths(arguments: Arguments) -> None:
 
 
 def _checked(name: str, value: Any, view: View, queue: Queue | None = None) -> DeviceArray:
-    """A view of what has to be an array on a GPU, that of the queue if there is one."""
+    """A view of an array, which must be on a GPU; on that of the queue if there is one."""
     array = view(value)
     if array is None:
         device = None if queue is None else queue.place.device
@@ -64,7 +64,7 @@ def _checked(name: str, value: Any, view: View, queue: Queue | None = None) -> D
         device, stream = queue.place
         if array.place.device != device and array.size:
             raise errors.on_other_gpu(name, array.place.device, device)
-        if array.place.stream not in (0, stream):  # where it may still be written
+        if array.place.stream not in (0, stream):  # the array may still be written there
             driver.follow(queue.place, array.place.stream)
         array.queue = queue
     return array

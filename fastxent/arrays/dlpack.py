@@ -1,6 +1,6 @@
-"""Arrays of any library with DLPack, in host memory; results by its array-API namespace.
+"""Arrays of other libraries with DLPack, in host memory.
 
-Arrays on a GPU go to `interface`.
+Results are made by the library's array-API namespace. Arrays on a GPU are passed to `interface`.
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -26,21 +26,21 @@ class Exporter(Protocol):
 
 
 def call(function: Function, *args: Any, **kwargs: Any) -> Any:
-    """Call `function` on NumPy views of the arrays; return arrays of the first one's kind."""
-    given = views.by_name(function, args, kwargs)
-    if given is None:
+    """Call `function` on NumPy views of the arrays; return arrays of the first one's library."""
+    arguments = views.by_name(function, args, kwargs)
+    if arguments is None:
         return function(*args, **kwargs)
     first = function.first
-    if _device(first, given[first])[0] in views.ON_GPU:
+    if _device(first, arguments[first])[0] in views.ON_GPU:
         from fastxent.arrays import interface
 
-        return interface.call(function, **given)
-    names = {id(part): name for name, value in given.items() for part in views.parts(value)}
+        return interface.call(function, **arguments)
+    names = {id(part): name for name, value in arguments.items() for part in views.parts(value)}
 
     def view(part: Any) -> Any:
         return _view(names.get(id(part), "a part of a buffer"), part)
 
-    namespace = _namespace(given[first])
+    namespace = _namespace(arguments[first])
 
     def back(result: Any) -> Any:
         array = np.asarray(result)
@@ -48,7 +48,7 @@ def call(function: Function, *args: Any, **kwargs: Any) -> Any:
             return namespace.from_dlpack(array)
         return array if namespace is None else namespace.asarray(array)
 
-    return views.call(function, given, Exporter, view, back)
+    return views.call(function, arguments, Exporter, view, back)
 
 
 def _device(name: str, value: Exporter) -> tuple[int, int]:
@@ -68,7 +68,7 @@ def _view(name: str, value: Any) -> Any:
         return value
     device, number = _device(name, value)
     if device != _CPU:
-        raise errors.elsewhere(name, f"DLPack's device {device}:{number}")
+        raise errors.not_in_host_memory(name, f"DLPack's device {device}:{number}")
     try:
         return np.from_dlpack(value)
     except MemoryError:

@@ -1,7 +1,6 @@
-"""GPU arrays of any library with CUDA's array interface or DLPack.
+"""GPU arrays of other libraries with CUDA's array interface or DLPack, and Numba device arrays.
 
-Results are allocated by the library's array-API namespace, if it has one, or else by Numba, whose
-own device arrays are served here too.
+Results are allocated by the library's array-API namespace if it has one, else by Numba.
 """
 
 import functools
@@ -27,24 +26,24 @@ def call(function: Function, *args: Any, **kwargs: Any) -> Any:
 
 
 def view(value: Any) -> DeviceArray | None:
-    """A view of an array in GPU memory; None for anything else.
+    """A view of an array in GPU memory; None for other values.
 
-    Before version 3 CUDA's array interface names no stream: then DLPack, where there is both, waits
-    for what is still being written.
+    CUDA's array interface has no stream before version 3. If the array also has DLPack, that is
+    used in this case, because it synchronises with pending writes.
     """
     interface = getattr(value, "__cuda_array_interface__", None)
     if interface is not None and interface["version"] >= 3:
         return _described(value, interface)
     if hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] in views.ON_GPU:
         array = _exported(value)
-        if interface is not None and interface["data"][1]:  # which a capsule may not say
+        if interface is not None and interface["data"][1]:  # a capsule may lack the read-only flag
             array.writeable = False
         return array
     return None if interface is None else _described(value, interface)
 
 
 def _described(value: Any, interface: dict[str, Any]) -> DeviceArray:
-    """An array by CUDA's array interface, version 3: its stream is that of the last writes."""
+    """A view by CUDA's array interface, whose stream (version 3) is that of the last writes."""
     if interface.get("mask") is not None:
         raise errors.masked_on_gpu()
     dtype = np.dtype(interface["typestr"])
@@ -61,7 +60,7 @@ def _described(value: Any, interface: dict[str, Any]) -> DeviceArray:
 
 
 def _exported(value: Any) -> DeviceArray:
-    """An array by DLPack, synchronised with the legacy default stream."""
+    """A view by DLPack, synchronised with the legacy default stream."""
     from cuda.core.utils import StridedMemoryView
 
     place = Place(int(value.__dlpack_device__()[1]), 1)
@@ -83,7 +82,7 @@ def _library_of(value: Any) -> Library:
 
 
 def _new_by_numba(shape: tuple[int, ...], dtype: Any, place: Place) -> tuple[Any, int]:
-    """A new Numba device array, and its address."""
+    """Allocate a Numba device array; return it and its address."""
     if dtype is BFLOAT16:
         raise errors.no_numba_bfloat16()
     with cuda.gpus[place.device]:
@@ -93,7 +92,7 @@ def _new_by_numba(shape: tuple[int, ...], dtype: Any, place: Place) -> tuple[Any
 def _new_by(
     namespace: Any, where: Any, shape: tuple[int, ...], dtype: Any, place: Place
 ) -> tuple[Any, int]:
-    """A new array by the array API, and its address."""
+    """Allocate an array by the array API; return it and its address."""
     kind = getattr(namespace, dtype.name)
     return _with_address(namespace.empty(shape, dtype=kind, device=where))
 

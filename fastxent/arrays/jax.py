@@ -1,4 +1,4 @@
-"""JAX arrays on the CPU: read in place; results are JAX arrays."""
+"""JAX arrays on the CPU, read without a copy; results are JAX arrays."""
 
 from typing import Any
 
@@ -12,20 +12,20 @@ from fastxent.functions import Function
 
 def call(function: Function, *args: Any, **kwargs: Any) -> Any:
     """Call `function` on NumPy views of the arrays; return JAX arrays."""
-    given = views.by_name(function, args, kwargs)
-    if given is None:
+    arguments = views.by_name(function, args, kwargs)
+    if arguments is None:
         return function(*args, **kwargs)
-    for name, value in given.items():
+    for name, value in arguments.items():
         if name in function.buffers and value is not None:
             raise errors.unwritable_buffer(name, "JAX", "cannot be written to")
         if isinstance(value, jax.Array):
             _check(name, value)
-    (device, *_) = given[function.first].devices()
+    (device, *_) = arguments[function.first].devices()
 
     def back(result: Any) -> Any:
         return jax.device_put(np.asarray(result), device)
 
-    return views.call(function, given, jax.Array, np.asarray, back)
+    return views.call(function, arguments, jax.Array, np.asarray, back)
 
 
 def _check(name: str, value: Any) -> None:
@@ -35,4 +35,4 @@ def _check(name: str, value: Any) -> None:
     if "gpu" in platforms:  # docs/gpu.md says why
         raise errors.jax_on_gpu(name, str(value.devices()))
     if platforms != {"cpu"}:
-        raise errors.elsewhere(name, str(value.devices()))
+        raise errors.not_in_host_memory(name, str(value.devices()))

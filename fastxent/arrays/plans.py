@@ -1,9 +1,9 @@
 """Cache of launch plans: record a call's kernel launches once, repeat them with new pointers.
 
-Before its first kernel, Python takes longer than the kernels of a small call. What it finds out
-depends on types, shapes, options and the alignment of addresses, but not on the addresses. So calls
-are known by a key of these, and a call whose key is known only runs the `CachedPlan` of an earlier
-one: see `fastxent.cuda.plans`.
+For a small call, the Python code before the first launch takes longer than the kernels. Its
+decisions depend on types, shapes, options and the alignment of addresses, but not on the addresses.
+These form a key, and a call whose key is in the cache runs the `CachedPlan` of an earlier call: see
+`fastxent.cuda.plans`.
 """
 
 import math
@@ -17,7 +17,7 @@ from fastxent.device_array import DeviceArray
 from fastxent.functions import Arguments, Function
 from fastxent.records import Place
 
-# How many keys are remembered; then all are dropped.
+# The cache is cleared when it has this many keys.
 MAX_KEYS = 512
 
 # Function, device, options, and of each array its shape, dtype and alignment; which buffers lie
@@ -27,11 +27,11 @@ CallKey = tuple[Any, ...]
 # is not on that GPU, or not contiguous. The last may hold more that belongs to the key.
 Describe = Callable[[Any, int], tuple[int, tuple[int, ...], Any] | None]
 
-# Plans that no thread runs, by key: one for each thread that has made the call at the same time.
-# None where a call has no plan.
+# Plans that no thread is running, by key: as many as threads have made the call at the same time.
+# None if a call cannot have a plan.
 _plans: dict[CallKey, list[CachedPlan] | None] = {}
 
-# Types of options; of these equal values mean the same.
+# Types of options for which equal values have the same effect.
 _SIMPLE = {bool, int, float, str, type(None)}
 
 
@@ -41,7 +41,7 @@ def clear() -> None:
 
 
 class KeyedCall(NamedTuple):
-    """A call by its key, with its arrays and their addresses."""
+    """The key of a call, its arrays and their addresses."""
 
     key: CallKey
     arrays: list[Any]
@@ -51,15 +51,15 @@ class KeyedCall(NamedTuple):
 def keyed(
     function: Function, arguments: Arguments, device: int, describe: Describe
 ) -> KeyedCall | None:
-    """A call whose first argument is on this GPU; None if it cannot be cached."""
+    """Make the key of a call whose first argument is on this GPU; None if it cannot be cached."""
     key: list[Any] = [function, device]
     arrays: list[Any] = []
     addresses, buffers = [], []
     for name, value in arguments.items():
         if type(value) in _SIMPLE:
-            key += name, type(value), value or repr(value)  # -0.0 is another option than 0.0
+            key += name, type(value), value or repr(value)  # distinguishes -0.0 from 0.0
             continue
-        # An array in place of an option is no array of the call: its value matters.
+        # An array passed as an option is not cached: its value may change.
         is_buffer = name in function.buffers
         described = describe(value, device) if is_buffer or name in function.arrays else None
         if described is None or not described[0]:
@@ -70,7 +70,7 @@ def keyed(
             buffers.append(len(arrays))
         arrays.append(value)
         addresses.append(address)
-    for buffer in buffers:  # it may lie exactly over another array, and must not overlap one
+    for buffer in buffers:  # it may be exactly another array, but must not overlap one partly
         end = addresses[buffer] + _n_bytes(arrays[buffer])
         for number, (array, address) in enumerate(zip(arrays, addresses, strict=True)):
             if address == addresses[buffer] and array.shape == arrays[buffer].shape:
@@ -85,12 +85,12 @@ def _n_bytes(array: Any) -> int:
 
 
 def run_cached(call: KeyedCall, place: Place, new: New) -> Any:
-    """The results of a call that has a plan; None if it has to be computed."""
+    """Run the plan of a call and return its results; None if it has none."""
     plans = _plans.get(call.key)
     if not plans:
         return None
     try:
-        plan = plans.pop()  # no other thread may write into its arguments meanwhile
+        plan = plans.pop()  # other threads must not write to its arguments while it runs
     except IndexError:  # another thread took the last one
         return None
     results = None
@@ -101,14 +101,14 @@ def run_cached(call: KeyedCall, place: Place, new: New) -> Any:
 
 
 def run_recorded(function: Function, arguments: Arguments, call: KeyedCall | None) -> Any:
-    """The results of a function of views, as views; the plan of a keyed call is cached."""
+    """Call a function on views, and cache the plan of a keyed call."""
     queue = next(iter(arguments.values())).queue
-    # While a stream is captured labels are not checked: a plan would never check them.
+    # During stream capture labels are not checked, so a plan recorded then would never check them.
     if call is None or _plans.get(call.key, ()) is None or driver.is_capturing(queue.place):
         queue.not_cacheable()
         return function.body(**arguments)
     results = function.body(**arguments)
-    # In the order of their addresses in the keyed call.
+    # In the order of the addresses in the keyed call.
     memories = [value.memory for value in arguments.values() if type(value) is DeviceArray]
     plan = plan_of_call(queue, memories, results)
     if len(_plans) >= MAX_KEYS:
@@ -123,9 +123,9 @@ def run_recorded(function: Function, arguments: Arguments, call: KeyedCall | Non
 
 
 def computed(function: Function, arguments: Arguments, call: KeyedCall | None = None) -> Any:
-    """The results of a function of views that are all on one GPU, as the library's arrays.
+    """Call a function on views on one GPU; return the library's arrays.
 
-    A `call` was found to have no plan.
+    If `call` is passed, it has no plan yet.
     """
     results = None
     if call is None:
@@ -144,5 +144,5 @@ def _describe(array: Any, _device: int) -> tuple[int, tuple[int, ...], Any] | No
 
 
 def own(array: Any) -> Any:
-    """A result as an array of its library."""
+    """Convert a result to an array of its library."""
     return array.owner if type(array) is DeviceArray else array

@@ -1,4 +1,4 @@
-"""The exact answer of a case, by `fastxent.reference`, and the error of a peer's answer."""
+"""The expected result of a case, by `fastxent.reference`, and the error of a peer's result."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -16,12 +16,12 @@ from fastxent.bench.layouts import as_rows, laid_out
 Array = NDArray[Any]
 
 TOLERANCE = {"float16": 1e-2, "bfloat16": 3e-2, "float32": 1e-4, "float64": 1e-10}
-# Between neighbours near 0, to which float16 rounds the p/N of most classes: no error of a peer.
+# The spacing of float16 near 0, to which p/N of most classes is rounded; not counted as an error.
 _HALF_STEP = float(np.finfo(np.float16).smallest_subnormal)
 _BLOCK = 1 << 16  # logits per block, so that a dozen float64 arrays stay in cache
 
 
-# Jobs that take options or have one class, whose answers need no blocks.
+# Jobs with options or with one class, which are computed without blocks.
 _AT_ONCE: dict[str, Callable[..., Any]] = {
     "cross_entropy": reference.cross_entropy,
     "loss": reference.cross_entropy,
@@ -29,7 +29,7 @@ _AT_ONCE: dict[str, Callable[..., Any]] = {
     "binary": reference.binary_cross_entropy_with_logits,
     "binary_probs": reference.binary_cross_entropy,
 }
-# Those whose answer is an array of rows, or several.
+# Jobs whose result is one or several arrays of rows.
 _BY_ROWS: dict[str, Callable[..., Any]] = {
     "softmax": reference.softmax, "log_softmax": reference.log_softmax,
     "entropy": functools.partial(reference.entropy, return_grad=True),
@@ -39,8 +39,8 @@ _BY_ROWS: dict[str, Callable[..., Any]] = {
 
 
 def expected(case: Case, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-    """The answer in float64: the loss if there is one, then each array."""
-    if case.given or case.job in ("binary", "binary_probs"):
+    """Compute the result in float64: the loss if there is one, then the arrays."""
+    if case.options or case.job in ("binary", "binary_probs"):
         options = {"return_grad": case.job != "loss"} | inputs.options(case)
         return tuple(map(np.asarray, _AT_ONCE[case.job](*arrays, **options)))
     if case.job in ("linear", "frozen"):
@@ -49,8 +49,8 @@ def expected(case: Case, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
     arrays = tuple(map(as_rows, arrays))
     blocks = [[array[rows] for array in arrays] for rows in _blocks(*arrays[0].shape)]
     if case.job in _BY_ROWS:
-        found = [_BY_ROWS[case.job](*block) for block in blocks]
-        parts = zip(*(f if isinstance(f, tuple) else (f,) for f in found), strict=True)
+        results = [_BY_ROWS[case.job](*block) for block in blocks]
+        parts = zip(*(f if isinstance(f, tuple) else (f,) for f in results), strict=True)
         wholes = [np.concatenate(part) for part in parts]
         return tuple(laid_out(case, w / case.rows if case.job == "hvp" else w) for w in wholes)
     if case.job == "categorical":
@@ -84,11 +84,11 @@ def _blocks(rows: int, classes: int, size: int = _BLOCK) -> Iterator[slice]:
 
 
 def error(answer: Any, exact: tuple[Array, ...]) -> float:
-    """The largest relative error, of the loss and of the rows of each array.
+    """Compute the largest relative error of the loss and of the rows of each array.
 
     The error of a row is the sum of its absolute errors divided by the sum of its absolute values,
-    or by 1/N if that is larger: a row of p sums to 1, so that peers may lose the digits of p - 1 in
-    confident rows.
+    or by 1/N if that is larger. So cancellation in p - 1 for confident rows is not an error of a
+    peer, because p sums to 1 in a row.
     """
     parts = answer if isinstance(answer, tuple) else (answer,)
     scale = len(as_rows(exact[-1])) if exact[-1].ndim else 1

@@ -12,8 +12,8 @@ Logits = Literal["random", "wide", "confident"]
 Target = Literal["index", "soft", "one-hot"]
 Layout = Literal["rows", "channels-first", "column-major"]
 
-# How many arrays of the logits' size a job has to read or write. The linear loss has none, and of
-# probabilities the loss by class index needs one number per row.
+# How many arrays of the logits' size a job has to read or write. The linear loss has none, and the
+# loss of probabilities with class indices reads one number per row.
 _ARRAYS: dict[Job, int] = {
     "cross_entropy": 2, "forward": 2, "loss": 1, "softmax": 2, "log_softmax": 2,
     "categorical": 0, "binary": 3, "binary_probs": 3, "linear": 0, "frozen": 0, "hvp": 3,
@@ -28,10 +28,10 @@ class Case:
 
     `job` is the name of the peer's function, `logits` their distribution (see `inputs`),
     `features` the K of x (N, K) if the logits are x @ weight.T, and `threads` the number of
-    threads, None for that of the run. `image` is the height and width of the images whose pixels
-    are the rows, if the layout is that of segmentation, (n, C, h, w). Labels of `label_dtype`
-    "list" are a list of Python's integers. `given` names the options that are passed, as fastxent
-    calls them and separated by spaces; their values are in `inputs`.
+    threads, None for that of the run. `image` is the height and width of the images for the layout
+    of segmentation, (n, C, h, w), whose pixels are the rows. With `label_dtype` "list" the labels
+    are a list of Python ints. `options` are the names of fastxent's options that are passed,
+    separated by spaces; their values are in `inputs`.
     """
 
     rows: int
@@ -45,7 +45,7 @@ class Case:
     layout: Layout = "rows"
     image: int = 0
     label_dtype: str = "int64"
-    given: str = ""
+    options: str = ""
 
     def __str__(self) -> str:
         shape = f"{self.rows}x{self.classes}"
@@ -54,7 +54,7 @@ class Case:
             parts.append(self.layout)
         if self.label_dtype != "int64":
             parts.append(self.label_dtype)
-        parts += self.given.split()
+        parts += self.options.split()
         return "-".join(parts)
 
     @property
@@ -71,7 +71,7 @@ class Case:
     @property
     def classes_first(self) -> bool:
         """Whether the logits are (C, N)."""
-        return "axis" in self.given.split()
+        return "axis" in self.options.split()
 
     @property
     def size(self) -> int:
@@ -80,14 +80,14 @@ class Case:
 
     @property
     def floor_bytes(self) -> int:
-        """Least number of bytes to read and write, without those of O(N)."""
+        """The least number of bytes to read and write, without O(N) terms."""
         arrays = _ARRAYS[self.job] + (self.target != "index")
         return arrays * self.size * _ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One side of a heat."""
+    """A peer and a case: one side of a heat."""
 
     peer: str
     case: Case
@@ -98,7 +98,7 @@ Heat = tuple[Entry, ...]
 
 @dataclass(frozen=True)
 class Group:
-    """Heats that answer one question; all sides of a heat take turns, `rounds` times `seconds`."""
+    """Heats for one comparison; the sides of a heat take turns, `rounds` times `seconds` each."""
 
     title: str
     heats: tuple[Heat, ...]
@@ -132,8 +132,9 @@ COLUMNS = Case(8192, 1000, layout="column-major")
 TOKENS = Case(2048, 32000)  # of a language model, whose tensors are often of half precision
 HALF = Case(4096, 1000, "float16")
 LABELLED = Case(65536, 10)
-PLAIN = Case(32, 10)  # a small call, beside those with options
+PLAIN = Case(32, 10)  # a small call, compared with calls with options
 IN_TORCH = ("torch", "torch_module", "fastxent_torch")
+IN_PROGRAMS = ("fastxent_torch", "torch_module", "fastxent_functional", "torch")
 
 _SWEPT_SIZE = 4_000_000
 _SWEPT_CLASSES = [2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 32000, 128256]
@@ -141,7 +142,7 @@ _SWEPT_ROWS = [1, 4, 16, 64, 256, 1024, 4096, 16384]
 
 
 def beside_plain(case: Case, *peers: str) -> Heat:
-    """Fastxent and other peers on a case, and fastxent's plain call."""
+    """A heat of fastxent and other peers on a case, and fastxent's plain call."""
     plain = sides(PLAIN, ["fastxent"]) if case != PLAIN else ()
     return sides(case, ["fastxent", *peers]) + plain
 
@@ -159,12 +160,12 @@ GROUPS = {
               ["copy", "fastxent", "numpy_idiom", "scipy", "torch", "torch_compile", "jax"]),
     ),
     "classes": Group(
-        "Any number of classes, four million logits",
+        "Number of classes, four million logits",
         heats([Case(max(_SWEPT_SIZE // c, 1), c) for c in _SWEPT_CLASSES], FAST),
         rounds=5, seconds=0.05,
     ),
     "rows": Group(
-        "Any number of rows",
+        "Number of rows",
         heats([Case(n, c) for c in (10, 1000) for n in _SWEPT_ROWS],
               ["copy", "fastxent", "fastxent_out", "numpy_tuned", "jax"]),
         rounds=5, seconds=0.05,
@@ -179,7 +180,7 @@ GROUPS = {
         rounds=5,
     ),
     "logits": Group(
-        "What the logits hold",
+        "Distribution of the logits",
         tuple(
             tuple(Entry("fastxent_out", Case(*shape, logits=model))
                   for model in ("random", "wide", "confident"))
@@ -219,25 +220,25 @@ GROUPS = {
         rounds=5, seconds=0.3,
     ),
     "programs": Group(
-        "In programs of PyTorch and JAX",
-        heats([Case(32, 10, job="forward")], ["fastxent", "fastxent_torch", "torch_module"])
+        "Inside programs of PyTorch and JAX",
+        heats([Case(32, 10, job="forward")], ["fastxent", *IN_PROGRAMS])
         + heats([Case(*shape) for shape in PROGRAM_SHAPES],
-                ["fastxent", "fastxent_torch", "torch_module", "fastxent_jax", "jax"])
+                ["fastxent", *IN_PROGRAMS, "fastxent_jax", "jax"])
         + heats([Case(*shape, job="loss") for shape in PROGRAM_SHAPES], ["fastxent_jax", "jax"]),
     ),
     "options": Group(
         "Small calls with options",
         tuple(
-            beside_plain(replace(PLAIN, given=given), "numpy_idiom", "jax", *IN_TORCH)
-            for given in ("", "reduction", "weight", "label_smoothing", "label_smoothing weight")
+            beside_plain(replace(PLAIN, options=options), "numpy_idiom", "jax", *IN_TORCH)
+            for options in ("", "reduction", "weight", "label_smoothing", "label_smoothing weight")
         )
         + tuple(
-            beside_plain(replace(PLAIN, given=given), "numpy_idiom", "torch", "jax")
-            for given in ("sample_weight", "z_loss", "return_probs return_lse", "axis")
+            beside_plain(replace(PLAIN, options=options), "numpy_idiom", "torch", "jax")
+            for options in ("sample_weight", "z_loss", "return_probs return_lse", "axis")
         )
         + (
             beside_plain(replace(PLAIN, target="soft"), "numpy_idiom", "torch", "jax"),
-            # PyTorch refuses int32 labels; JAX is given no others in any case.
+            # PyTorch refuses int32 labels; JAX always gets int32.
             beside_plain(replace(PLAIN, label_dtype="int32"), "numpy_idiom", "jax"),
             beside_plain(replace(PLAIN, label_dtype="list"), "numpy_idiom"),
             beside_plain(replace(PLAIN, dtype="float16"), "numpy_idiom", "torch", "jax"),
@@ -248,7 +249,7 @@ GROUPS = {
         )
         + tuple(
             beside_plain(
-                replace(PLAIN, job="categorical", target=kind, given="return_grad"),
+                replace(PLAIN, job="categorical", target=kind, options="return_grad"),
                 "numpy_idiom", "torch", "jax",
             )
             for kind in ("index", "soft")
@@ -296,7 +297,7 @@ GROUPS = {
                "torch", "torch_compile", "jax"]),
     ),
     "second": Group(
-        "Hessian-vector products, and entropy with its gradient",
+        "Second derivatives, per-sample gradients, entropy",
         heats([Case(*shape, job="hvp") for shape in SECOND],
               ["copy", "fastxent", "fastxent_out", "numpy_idiom", "torch", "fastxent_torch", "jax",
                "fastxent_jax"])
@@ -304,11 +305,11 @@ GROUPS = {
                 ["copy", "fastxent", "fastxent_out", "numpy_idiom", "torch", "jax"])
         + tuple(
             sides(Case(8192, c, job="per_sample"), ["fastxent_torch", "torch"])
-            + sides(Case(8192, c, given="reduction"), ["fastxent_torch"])
+            + sides(Case(8192, c, options="reduction"), ["fastxent_torch"])
             for c in (1000, 10)
         )
         + tuple(
-            sides(replace(case, given="return_entropy"), ["fastxent"]) + sides(case, ["fastxent"])
+            sides(replace(case, options="return_entropy"), ["fastxent"]) + sides(case, ["fastxent"])
             for case in (Case(8192, 1000), Case(8192, 1000, job="loss"))
         ),
     ),

@@ -1,53 +1,96 @@
-"""Chart of one record: speed of each peer as a share of a copy's, one panel per shape."""
+"""Bar charts of times: one panel per shape, each with a scale of its own."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastxent.bench.peers import PEERS
-from fastxent.bench.record import Row
+from fastxent.bench.record import Row, duration
 
 # From the colours of Okabe and Ito, which colour-blind readers can distinguish.
-OURS, SLOWER, FASTER = "#d55e00", "#a6d8f0", "#0072b2"
+OURS, SLOWER, FASTER, COPY = "#d55e00", "#a6d8f0", "#0072b2", "#bbbbbb"
+_MEANINGS = {
+    OURS: "fastxent", SLOWER: "slower than fastxent", COPY: "a copy of the logits",
+    FASTER: "faster than fastxent",
+}  # fmt: skip
+WIDTH, DPI = 6.4, 130  # inches, 832 pixels: 11 points are 8.6 pixels of the 360 on a phone
+NARROW = 5.2  # of a single column, whose text is larger on a phone
+FONT = {"font.size": 11}
+_MARGIN = 1.35  # of the longest bar, for the time beside it
+
+
+class Panel(NamedTuple):
+    """The seconds of each peer in one heat."""
+
+    title: str
+    seconds: dict[str, float]
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Draw heats of `cross_entropy`; the file's suffix sets the format."""
+    """Draw heats of `cross_entropy`, one panel per shape; the file's suffix sets the format."""
+    heats: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if "median" in row:
+            title = f"{row['rows']} × {row['classes']} {row['dtype']}"
+            heats.setdefault(title, {})[row["peer"]] = row["median"]
+    save(bars([Panel(*heat) for heat in heats.items()], min(len(heats), 2)), path)
+
+
+def bars(panels: Sequence[Panel], columns: int = 2) -> Any:
+    """A figure of panels; those of a line share the names of their peers, in the given order."""
+    import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    timed = [row for row in rows if "share_of_copy" in row and row["peer"] != "copy"]
-    peers = [name for name in PEERS if any(row["peer"] == name for row in timed)][::-1]
-    shapes = list(dict.fromkeys((row["rows"], row["classes"], row["dtype"]) for row in timed))
-    columns = min(len(shapes), 3)
-    lines = -(-len(shapes) // columns)
-    figure = Figure((2 + 3 * columns, (1 + 0.27 * len(peers)) * lines), layout="constrained")
-    panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for panel, shape in zip(panels, shapes, strict=False):
-        heat = [row for row in timed if (row["rows"], row["classes"], row["dtype"]) == shape]
-        _bars(panel, {row["peer"]: row["share_of_copy"] for row in heat}, peers)
-        panel.set_title(f"{shape[0]} rows × {shape[1]} classes, {shape[2]}", fontsize=10)
-    for panel in panels[len(shapes) :]:
-        panel.set_axis_off()
-    figure.supxlabel("speed as a share of a plain copy of the logits", fontsize=10)
-    names = {"fastxent": OURS, "slower than fastxent": SLOWER, "faster than fastxent": FASTER}
-    handles = [Patch(color=colour, label=name) for name, colour in names.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=110)
+    lines = [panels[k : k + columns] for k in range(0, len(panels), columns)]
+    names = [list(dict.fromkeys(name for p in line for name in p.seconds)) for line in lines]
+    heights = [0.7 + 0.27 * len(shown) for shown in names]
+    width = WIDTH if columns > 1 else NARROW
+    with matplotlib.rc_context(FONT):
+        figure = Figure((width, sum(heights) + 0.9), layout="constrained")
+        axes = figure.subplots(
+            len(lines), columns, squeeze=False, sharey="row",
+            gridspec_kw={"height_ratios": heights},
+        )  # fmt: skip
+        for line, shown, of_line in zip(lines, names, axes, strict=True):
+            for panel, axis in zip(line, of_line, strict=False):
+                _bars(axis, panel, shown[::-1])
+            for axis in of_line[len(line) :]:
+                axis.set_axis_off()
+        figure.supxlabel("time of a call (shorter is better)", fontsize="medium")
+        used = {_colour(name, panel.seconds) for panel in panels for name in panel.seconds}
+        if used - {OURS, SLOWER}:  # other colours need an explanation
+            figure.legend(
+                handles=[Patch(color=c, label=text) for c, text in _MEANINGS.items() if c in used],
+                loc="outside upper center", ncols=2, frameon=False,
+            )  # fmt: skip
+    return figure
 
 
-def _bars(panel: Any, shares: dict[str, float], peers: list[str]) -> None:
-    heights = [peers.index(name) for name in shares]
-    bar = shares.get("fastxent", 0)
-    colours = [
-        OURS if name.startswith("fastxent") else FASTER if share > bar else SLOWER
-        for name, share in shares.items()
-    ]
-    panel.barh(heights, list(shares.values()), color=colours)
-    for height, share in zip(heights, shares.values(), strict=True):
-        label = f" {share:.{0 if share >= 0.1 else 1}%}"
-        # At 1 at most: a small copy is slow, and a share may be far above 1.
-        panel.text(min(share, 1), height, label, va="center", fontsize=8)
-    panel.set_yticks(range(len(peers)), [PEERS[name].name for name in peers], fontsize=9)
-    panel.set_xlim(0, 1.2)
-    panel.axvline(1, color="#999999", linewidth=0.8)
-    panel.spines[["top", "right"]].set_visible(False)
+def save(figure: Any, path: Path) -> None:
+    """Write a figure; the file's suffix sets the format."""
+    figure.savefig(path, dpi=DPI)
+
+
+def _bars(axis: Any, panel: Panel, shown: list[str]) -> None:
+    seconds = panel.seconds
+    heights = [shown.index(name) for name in seconds]
+    colours = [_colour(name, seconds) for name in seconds]
+    axis.barh(heights, list(seconds.values()), color=colours)
+    for height, value in zip(heights, seconds.values(), strict=True):
+        axis.text(value, height, f" {duration(value)}", va="center")
+    axis.set_title(panel.title, fontsize="medium", fontweight="bold", loc="left")
+    axis.set_xlim(0, _MARGIN * max(seconds.values()))
+    axis.set_xticks([])
+    axis.set_yticks(range(len(shown)), [PEERS[name].name for name in shown])
+    axis.tick_params(length=0)
+    axis.spines[["top", "right", "bottom"]].set_visible(False)
+
+
+def _colour(name: str, seconds: dict[str, float]) -> str:
+    if name == "copy":
+        return COPY
+    if name.startswith("fastxent"):
+        return OURS
+    ours = next((value for peer, value in seconds.items() if peer.startswith("fastxent")), 0.0)
+    return FASTER if seconds[name] < ours else SLOWER

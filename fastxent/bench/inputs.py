@@ -1,4 +1,4 @@
-"""Random inputs of a case, the same at every run."""
+"""Random inputs of a case, the same in every run."""
 
 from typing import Any
 
@@ -12,18 +12,19 @@ from fastxent.reference import softmax
 
 Array = NDArray[Any]
 
-SPREAD = 3.0  # standard deviation of random logits
-WIDE = 80.0  # wide logits lie in -80 .. 80
-LEAD = 10.0, 30.0  # of a confident row's first class over its second
-RIGHT = 0.95  # share of confident rows whose first class is the label
+LOGIT_STD = 3.0  # standard deviation of random logits
+UNIFORM_LIMIT = 80.0  # "wide" logits are uniform in -80 .. 80
+LEAD = 10.0, 30.0  # difference of the two largest logits of a confident row
+RIGHT = 0.95  # fraction of confident rows whose largest logit is at the label
 WEIGHTS = 0.5, 2.0  # class weights and sample weights lie between
 SETTINGS = {"axis": 0, "reduction": "none", "label_smoothing": 0.1, "z_loss": 1e-4}
 
 
 def make(case: Case) -> tuple[Array, ...]:
-    """Arguments of the job's function: (logits or p, target), (logits,), (x, weight, target).
+    """Make the arrays of a job.
 
-    Of a product (logits, target, vector).
+    They are (logits or p, target), (logits,), (x, weight, target), or (logits, target, vector) for
+    a product.
     """
     dtype = named(case.dtype)
     arrays = (laid_out(case, array) for array in _rows(case))
@@ -31,25 +32,25 @@ def make(case: Case) -> tuple[Array, ...]:
 
 
 def options(case: Case) -> dict[str, Any]:
-    """The options of a case and their values: weights are random, results are requested."""
+    """The options of a case with values: weights are random, requested results are True."""
     rng, dtype = np.random.default_rng(1), _drawn(case)
     values = {
         **SETTINGS,
         "weight": rng.uniform(*WEIGHTS, case.classes).astype(dtype),
         "sample_weight": rng.uniform(*WEIGHTS, case.rows).astype(dtype),
     }
-    return {name: values.get(name, True) for name in case.given.split()}
+    return {name: values.get(name, True) for name in case.options.split()}
 
 
 def arguments(case: Case, arrays: tuple[Array, ...]) -> tuple[list[Any], dict[str, Any]]:
-    """What the job's function is called with: the arrays of the case, its options by name."""
+    """The arguments of the job's function: the arrays of the case, and its options by name."""
     logits, *target = arrays
     lists = case.label_dtype == "list"
     return [logits, *(t.tolist() if lists else t for t in target)], options(case)
 
 
 def _drawn(case: Case) -> type[np.float32] | type[np.float64]:
-    """The type that numbers are drawn in: a generator has none that is shorter than float32."""
+    """The type of the random numbers; generators have none smaller than float32."""
     return np.float64 if case.dtype == "float64" else np.float32
 
 
@@ -59,13 +60,13 @@ def _rows(case: Case) -> tuple[Array, ...]:
     if case.job in ("binary", "binary_probs"):
         labels = rng.integers(0, 2, case.rows).astype(dtype)
         x = rng.standard_normal(case.rows, dtype)
-        return dtype(SPREAD) * x if case.job == "binary" else 1 / (1 + np.exp(-x)), labels
+        return dtype(LOGIT_STD) * x if case.job == "binary" else 1 / (1 + np.exp(-x)), labels
     integers = "int64" if case.label_dtype == "list" else case.label_dtype
     labels = rng.integers(0, case.classes, case.rows).astype(integers, copy=False)
     if case.job in ("linear", "frozen"):
         x = rng.standard_normal((case.rows, case.features), dtype)
         weight = rng.standard_normal((case.classes, case.features), dtype)
-        weight *= dtype(SPREAD / case.features**0.5)
+        weight *= dtype(LOGIT_STD / case.features**0.5)
         return x, weight, labels
     logits = _logits(case, labels, rng)
     if case.job in ("softmax", "log_softmax", "entropy"):
@@ -73,17 +74,17 @@ def _rows(case: Case) -> tuple[Array, ...]:
     if case.job == "hvp":
         return logits, labels, rng.standard_normal(logits.shape, dtype)
     if case.job == "categorical":
-        # Of standard normal logits: scikit-learn clips p below the type's eps.
-        return softmax(logits / dtype(SPREAD)).astype(dtype), _target(case, labels, rng)
+        # From standard normal logits, because scikit-learn clips p below the type's eps.
+        return softmax(logits / dtype(LOGIT_STD)).astype(dtype), _target(case, labels, rng)
     return logits, _target(case, labels, rng)
 
 
 def _logits(case: Case, labels: Array, rng: np.random.Generator) -> Array:
     shape, dtype = (case.rows, case.classes), _drawn(case)
     if case.logits == "wide":
-        logits: Array = dtype(2 * WIDE) * rng.random(shape, dtype) - dtype(WIDE)
+        logits: Array = dtype(2 * UNIFORM_LIMIT) * rng.random(shape, dtype) - dtype(UNIFORM_LIMIT)
         return logits
-    logits = dtype(SPREAD) * rng.standard_normal(shape, dtype)
+    logits = dtype(LOGIT_STD) * rng.standard_normal(shape, dtype)
     if case.logits == "confident":
         rows = np.arange(case.rows)
         guesses = rng.integers(0, case.classes, case.rows)
@@ -100,6 +101,6 @@ def _target(case: Case, labels: Array, rng: np.random.Generator) -> Array:
     if case.target == "one-hot":
         target[np.arange(case.rows), labels] = 1
     else:
-        np.exp(SPREAD * rng.standard_normal(target.shape), out=target, casting="same_kind")
+        np.exp(LOGIT_STD * rng.standard_normal(target.shape), out=target, casting="same_kind")
         target /= target.sum(axis=1, keepdims=True)
     return target

@@ -1,4 +1,4 @@
-"""Layouts of logits and labels in memory: from rows (N, C) into that of a case, and back."""
+"""Convert logits and labels between rows (N, C) and the memory layout of a case."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ Array = NDArray[Any]
 
 
 def laid_out(case: Case, array: Array) -> Array:
-    """Rows (N, C), or labels (N,), in the layout of the case."""
+    """Convert rows (N, C), or labels (N,), to the layout of the case."""
     if case.classes_first:
         return np.ascontiguousarray(array.T)
     if case.layout == "column-major":
@@ -23,7 +23,7 @@ def laid_out(case: Case, array: Array) -> Array:
 
 
 def as_rows(array: Array) -> Array:
-    """Rows (N, C) of logits (n, C, h, w), labels (N,) of (n, h, w); else the array itself."""
+    """Convert logits (n, C, h, w) to rows (N, C), labels (n, h, w) to (N,); keep other arrays."""
     if array.ndim == 4:
         return np.moveaxis(array, 1, -1).reshape(-1, array.shape[1])
     return array.reshape(-1) if array.ndim == 3 else array

@@ -1,4 +1,4 @@
-"""Time and peak memory of a call, measured in its own process."""
+"""Measure the time and the peak memory of a call, in its own process."""
 
 import ctypes
 import statistics
@@ -11,10 +11,10 @@ _SHORTEST = 1e-4  # seconds between clock readings; one costs a ten-thousandth o
 
 
 def seconds_per_call(call: Callable[[], Any], seconds: float) -> float:
-    """Median seconds of a call in a loop of that many seconds, or of one call that takes longer.
+    """Median time of a call in a loop of that many seconds, or of one call that takes longer.
 
-    In a loop, as in training. Also, after some idle milliseconds a virtual machine may run two
-    threads on one CPU for longer than a call takes.
+    A loop is like training. Also, after some milliseconds without work a virtual machine may run
+    two threads on one CPU for longer than a call takes.
     """
     batch = 1
     while (first := _time(call, batch)) < _SHORTEST:
@@ -36,21 +36,21 @@ def _time(call: Callable[[], Any], times: int) -> float:
 
 
 def extra_megabytes(call: Callable[[], Any]) -> float | None:
-    """Peak memory of the process during a call, less its memory after it, in megabytes.
+    """Peak memory of the process during a call minus its memory after it, in megabytes.
 
-    As Linux counts it, alike for every peer; None on other systems. Make the call once before, so
-    that memory that is allocated only once does not count.
+    It is measured by Linux, in the same way for every peer; None on other systems. Make the call
+    once before, so that memory that is allocated only once is not counted.
     """
     try:
         trim = ctypes.CDLL(None).malloc_trim
-        trim(0)  # memory that was freed before must not hide the allocations of the call
+        trim(0)  # the call must not reuse memory that was freed before
         Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     except (AttributeError, OSError, TypeError):  # not glibc, not Linux, not Unix
         return None
     answer = call()
     trim(0)
     lines = Path("/proc/self/status").read_text().splitlines()
-    del answer  # alive until here
+    del answer  # kept alive until here
     kilobytes = {name: int(value.split()[0]) for name, _, value in
                  (line.partition(":") for line in lines) if name in ("VmHWM", "VmRSS")}  # fmt: skip
     return (kilobytes["VmHWM"] - kilobytes["VmRSS"]) * 1024 / 1e6

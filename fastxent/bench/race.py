@@ -1,4 +1,4 @@
-"""Run heats: one process per side, answers checked first, rounds interleaved."""
+"""Run heats: one process per side, results checked first, rounds interleaved."""
 
 import contextlib
 import tempfile
@@ -18,7 +18,7 @@ from fastxent.bench.worker import Worker
 
 @dataclass
 class Result:
-    """Result of one side of a heat: its seconds by round, or a note why there are none."""
+    """The times of one side of a heat by round, or a note why there are none."""
 
     peer: str
     case: Case
@@ -28,7 +28,7 @@ class Result:
 
 
 class Race:
-    """Runs heats; its workers are reused, so that each imports only once."""
+    """Runs heats; workers are reused, so each imports its packages once."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -68,7 +68,7 @@ class Race:
         return case if case.threads else replace(case, threads=self.threads)
 
     def _prepare(self, results: list[Result]) -> list[tuple[Result, Worker]]:
-        """Write inputs and exact answers, check every side; return those that passed."""
+        """Write inputs and expected results, check every side; return those that passed."""
         ready = []
         sides = self._start(results)
         with tempfile.TemporaryDirectory(prefix="fastxent-bench-") as root:

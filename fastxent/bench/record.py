@@ -1,4 +1,4 @@
-"""Records of runs as JSON: results with commit, versions, CPU and threads."""
+"""Records of benchmark runs as JSON: results with commit, versions, CPU and threads."""
 
 import contextlib
 import datetime
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 def new(threads: int) -> dict[str, Any]:
-    """A record without results."""
+    """Make a record without results."""
     commit, dirty = _commit()
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -30,7 +30,7 @@ def new(threads: int) -> dict[str, Any]:
 
 
 def save(record: dict[str, Any], path: Path) -> None:
-    """Write a record, one result per line; the file is a whole record at every moment."""
+    """Write a record atomically, one result per line."""
     head = {key: value for key, value in record.items() if key != "results"}
     rows = ",\n".join("  " + json.dumps(row) for row in record["results"])
     text = json.dumps(head, indent=1)
@@ -40,8 +40,11 @@ def save(record: dict[str, Any], path: Path) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a record."""
+    """Read a record; the options of a case were called `given` in the first records."""
     record: dict[str, Any] = json.loads(path.read_text())
+    for row in record["results"]:
+        if "given" in row:
+            row["options"] = row.pop("given")
     return record
 
 
@@ -61,8 +64,8 @@ def _row(group: str, result: Result, copy: Result | None) -> Row:
     if moved := _bytes(result):
         row["gb_per_s"] = _rounded(moved / row["median"] / 1e9)
         if copy:
-            shares = (c / s for c, s in zip(copy.seconds, result.seconds, strict=True))
-            row["share_of_copy"] = _rounded(statistics.median(shares) * moved / _bytes(copy))
+            ratios = (c / s for c, s in zip(copy.seconds, result.seconds, strict=True))
+            row["share_of_copy"] = _rounded(statistics.median(ratios) * moved / _bytes(copy))
     return row
 
 
@@ -84,6 +87,13 @@ def ratio(theirs: Row, ours: Row) -> float:
     return float(statistics.median(their / our for their, our in pairs))
 
 
+def duration(seconds: float) -> str:
+    """A time with three digits and its unit."""
+    unit, scale = ("s", 1) if seconds >= 1 else ("ms", 1e3) if seconds >= 1e-3 else ("us", 1e6)
+    number = seconds * scale
+    return f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f} {unit}"
+
+
 def _bytes(result: Result) -> int:
     if result.peer == "copy":  # whatever the job
         return replace(result.case, job="cross_entropy", target="index").floor_bytes
@@ -98,7 +108,7 @@ def _rounded(value: float) -> float:
 
 
 def _commit() -> tuple[str | None, bool]:
-    """The commit and whether files differ from it; None outside of a checkout."""
+    """The commit, and whether files differ from it; None outside of a Git checkout."""
     root = Path(fx.__file__).parent.parent
     if not (root / ".git").exists():
         return None, False
@@ -137,7 +147,7 @@ def cpu(
     return info
 
 
-# ARM's codes of implementers, and of the parts that are found in cloud machines.
+# Codes of ARM implementers, and of the CPUs in cloud machines.
 _IMPLEMENTERS = {
     0x41: "ARM", 0x46: "Fujitsu", 0x48: "HiSilicon", 0x4E: "NVIDIA", 0x51: "Qualcomm",
     0x61: "Apple", 0x6D: "Microsoft", 0xC0: "Ampere",
@@ -151,7 +161,7 @@ _PARTS = {
 
 
 def _arm_model(fields: dict[str, str]) -> str:
-    """Model of an ARM processor, which the system reports as two codes; empty for others."""
+    """The model of an ARM processor, which the system reports as two codes; "" for others."""
     try:
         maker, part = int(fields["CPU implementer"], 0), int(fields["CPU part"], 0)
     except (KeyError, ValueError):

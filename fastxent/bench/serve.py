@@ -1,4 +1,4 @@
-"""Child process of a benchmark: runs one peer and answers the parent's requests."""
+"""The child process of a benchmark: runs one peer and answers the parent's requests."""
 
 import importlib
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _LARGE = 1 << 26  # bytes of an array from which memory is measured
 
 
 class PeerFailed(Exception):
-    """A peer cannot handle a request; the message says why."""
+    """Raised if a peer cannot handle a request; the message is the reason."""
 
 
 def serve(pipe: Any, peer: str, threads: int) -> None:
@@ -42,34 +42,44 @@ def _reply(method: Callable[..., Any], arguments: list[Any]) -> Any:
         return PeerFailed(f"{type(problem).__name__}: {first_line}")
 
 
+def checked_call(
+    peer: str, case: Case, arrays: tuple[Any, ...], expected: tuple[Any, ...]
+) -> tuple[Callable[[], Any], Any]:
+    """The call of a peer that is to be timed, and its answer, which is correct."""
+    module = importlib.import_module(f"fastxent.bench.peers.{peer}")
+    if not hasattr(module, case.job):
+        raise PeerFailed(f"does not support {case.job}")
+    arguments, options = inputs.arguments(case, arrays)
+    call: Callable[[], Any] = getattr(module, case.job)(*arguments, **options)
+    answer = call()
+    if PEERS[peer].computes:
+        error = answers.error(answer, expected)
+        if not error <= answers.TOLERANCE[case.dtype]:  # nan fails too
+            raise PeerFailed(f"wrong result: relative error {error:.1e}")
+    return call, answer
+
+
 class _Server:
     """A peer and its current case."""
 
     def __init__(self, peer: str) -> None:
-        self.name, self.peer = peer, PEERS[peer]
+        self.name = peer
         self.call: Callable[[], Any] | None = None
 
     def versions(self) -> dict[str, str]:
-        packages = [importlib.import_module(name) for name in ("numpy", *self.peer.packages)]
+        packages = [importlib.import_module(name) for name in ("numpy", *PEERS[self.name].packages)]
         return {package.__name__: str(package.__version__) for package in packages}
 
     def prepare(self, case: Case, folder: Path) -> dict[str, Any]:
-        module = importlib.import_module(f"fastxent.bench.peers.{self.name}")
-        if not hasattr(module, case.job):
-            raise PeerFailed(f"does not do {case.job}")
         arrays = load(folder, "inputs")
-        arguments, options = inputs.arguments(case, arrays)
-        self.call = getattr(module, case.job)(*arguments, **options)
-        answer = self.call()
-        if self.peer.computes:
-            error = answers.error(answer, load(folder, "expected", mmap_mode="r"))
-            if not error <= answers.TOLERANCE[case.dtype]:  # nan fails too
-                self.call = None
-                raise PeerFailed(f"wrong: {error:.1e} from the reference (relative)")
+        self.call = None
+        self.call, answer = checked_call(
+            self.name, case, arrays, load(folder, "expected", mmap_mode="r")
+        )
         last = as_array(answer[-1] if isinstance(answer, tuple) else answer)
         facts = {"logits_mod_64": arrays[0].ctypes.data % 64, "grad_mod_64": last.ctypes.data % 64}
         del answer, last
-        measured = case.size * 4 >= _LARGE or case.job == "frozen"  # a job about memory
+        measured = case.size * 4 >= _LARGE or case.job == "frozen"  # this job is about memory
         extra = measure.extra_megabytes(self.call) if measured else None
         return {**facts, "extra_mb": extra}
 
@@ -83,7 +93,7 @@ class _Server:
 
 
 def save(folder: Path, kind: str, arrays: tuple[Any, ...]) -> None:
-    """Save arrays to a folder, for the workers."""
+    """Save arrays to files in a folder, for the workers."""
     for k, array in enumerate(arrays):
         np.save(folder / f"{kind}{k}.npy", array)
 

@@ -1,4 +1,4 @@
-"""Time of import, first call and warm-up in a fresh process, with a warm and an empty cache."""
+"""Time import, first call and warm-up in new processes, with a warm and with an empty cache."""
 
 import importlib.util
 import itertools
@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 
 class Side(NamedTuple):
-    """The code timed in each process, whether its kernels are in the cache, what it needs.
+    """The code to time, whether its kernels are in the cache, and the package it needs.
 
-    With `once` it is timed in the first round alone, for it takes long.
+    With `once` it is timed in the first round only, because it takes long.
     """
 
     code: str
@@ -55,9 +55,9 @@ print(time.perf_counter() - begin)
 
 
 def measure(rounds: int, sides: dict[str, Side]) -> dict[str, list[float]]:
-    """Seconds of each side by round; the sides take turns.
+    """Measure the seconds of each side by round; the sides take turns.
 
-    Sides whose package is not installed are left out.
+    Sides whose package is not installed are omitted.
     """
     present = {
         name: side for name, side in sides.items()

@@ -1,4 +1,4 @@
-"""Parent side of a benchmark process; one process per peer keeps thread pools apart."""
+"""The parent's side of a benchmark process; each peer has its own process and thread pools."""
 
 import contextlib
 import multiprocessing
@@ -36,12 +36,12 @@ class Worker:
         return versions
 
     def prepare(self, case: Case, folder: Path) -> dict[str, Any]:
-        """Load a case from files, check the answer; return facts on alignment and memory."""
+        """Load a case from files, check the result; return facts on alignment and memory."""
         facts: dict[str, Any] = self._ask("prepare", case, folder)
         return facts
 
     def time(self, seconds: float) -> float:
-        """Median seconds of a call, in a loop of that many seconds."""
+        """Median time of a call, in a loop of that many seconds."""
         median: float = self._ask("time", seconds)
         return median
 
@@ -65,7 +65,7 @@ class Worker:
             reply = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join()
-            raise PeerFailed(f"its process ended with {self._process.exitcode}") from None
+            raise PeerFailed(f"its process exited with {self._process.exitcode}") from None
         if isinstance(reply, PeerFailed):
             raise reply
         return reply
@@ -73,7 +73,7 @@ class Worker:
 
 @contextlib.contextmanager
 def _environment(threads: int) -> Iterator[None]:
-    """A context in which child processes start with that many threads."""
+    """A context in which child processes start with this number of threads."""
     before = dict(os.environ)
     # Inductor's pool of compile processes would outlive a terminated worker.
     os.environ.update(dict.fromkeys(_THREADS, str(threads)), TORCHINDUCTOR_COMPILE_THREADS="1")
@@ -86,7 +86,7 @@ def _environment(threads: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """A context in which child processes start ignoring Ctrl-C; the parent terminates them."""
+    """A context in which child processes ignore Ctrl-C; the parent terminates them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

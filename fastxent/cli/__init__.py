@@ -20,7 +20,7 @@ class Command(Protocol):
     """Interface of a command's module."""
 
     SUMMARY: str  # one line, for the list of commands
-    DESCRIPTION: str  # what it does and how to read its output
+    DESCRIPTION: str  # what the command does and how to read its output
     EXAMPLES: str  # example command lines
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -39,8 +39,9 @@ fastxent is a library; these commands show what it does on this machine.
 _EPILOG = """\
 %(prog)s <command> --help explains a command and its output.
 
-Results go to stdout, progress and errors to stderr; progress and colours are
-for terminals (NO_COLOR is heeded). --json prints one JSON object instead.
+Results go to stdout, progress and errors to stderr. Progress and colours are
+shown on terminals only; NO_COLOR disables colours. --json prints one JSON
+object instead.
 
 exit status: 0 success, 1 the command failed, 2 wrong usage, 130 interrupted.
 """
@@ -49,7 +50,7 @@ exit status: 0 success, 1 the command failed, 2 wrong usage, 130 interrupted.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line, `sys.argv` by default, and return its exit status.
 
-    As `argparse` does, --help, --version and wrong usage raise `SystemExit` instead.
+    --help, --version and wrong usage raise `SystemExit`, as in `argparse`.
     """
     try:
         with interrupts.redelivery():
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fastxent: not enough memory: {str(error) or 'none is left'}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # The reader has closed the pipe; Python must not flush stdout at exit.
+        # The reader has closed the pipe, so Python must not flush stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -88,7 +89,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _commands() -> dict[str, Command]:
     """The commands by name; a new command is a module of this package, listed here."""
-    # Imported here, so that Ctrl-C is handled while their imports take time.
+    # Imported here, so that Ctrl-C is handled during the slow imports.
     from fastxent.cli import bench, demo, info, warmup
 
     return {"demo": demo, "bench": bench, "info": info, "warmup": warmup}

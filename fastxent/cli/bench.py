@@ -1,4 +1,4 @@
-"""`bench`: a short benchmark of fastxent and its peers on this machine."""
+"""`bench`: a short benchmark of fastxent and other libraries on this machine."""
 
 import argparse
 import itertools
@@ -12,19 +12,19 @@ from fastxent.bench.race import Race
 from fastxent.cli.options import add_output, new_file, positive
 from fastxent.cli.output import installed, progress, show_json, show_table
 
-SUMMARY = "time loss and gradient beside the peers that are installed"
+SUMMARY = "compare the time of loss and gradient with the installed peers"
 
 DESCRIPTION = """\
-Times the mean cross-entropy of random logits and its gradient, and the same by
-the peers that are installed: NumPy, SciPy, scikit-learn, PyTorch, JAX, Numba.
+Times the mean cross-entropy of random logits and its gradient, by fastxent and
+by the installed peers: NumPy, SciPy, scikit-learn, PyTorch, JAX, Numba.
 
-Each peer runs in a process of its own with the same number of threads; its
-answer is checked first; then all take turns. `x fastxent` is how many times as
-long a peer takes as fastxent with a fresh gradient: below 1 it is faster. `of
-copy` is the share of the speed of a plain copy of the logits, the most that
-memory allows. (N, C) are rows and classes.
+Each peer runs in its own process with the same number of threads. Its result
+is checked first, then all take turns. `x fastxent` is the time of a peer
+divided by that of fastxent with a newly allocated gradient; below 1 the peer
+is faster. `of copy` is the speed relative to a plain copy of the logits, which
+is limited by memory bandwidth. (N, C) are rows and classes.
 
-Peers come with:  pip install 'fastxent[peers]'
+Install the peers with:  pip install 'fastxent[peers]'
 """
 
 EXAMPLES = """\
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threads", type=positive(int), default=None, metavar="N",
-        help="threads of every peer (default: as many as fastxent would take)",
+        help="threads of each peer (default: as many as fastxent uses)",
     )  # fmt: skip
     parser.add_argument(
         "--seconds", type=positive(float), default=0.1, metavar="S",
@@ -63,12 +63,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--peers", nargs="*", choices=OTHERS, default=OTHERS, metavar="PEER",
-        help=f"beside fastxent and the copy, of {', '.join(OTHERS)} (default: all)",
+        help=f"peers to compare, among {', '.join(OTHERS)} (default: all)",
     )  # fmt: skip
     parser.add_argument(
-        "--output", type=new_file, metavar="FILE", help="write what --json prints into a file"
+        "--output", type=new_file, metavar="FILE", help="write the JSON object to a file"
     )
-    parser.add_argument("--plot", type=new_file, metavar="FILE", help="draw it (PNG, SVG or PDF)")
+    parser.add_argument(
+        "--plot", type=new_file, metavar="FILE", help="draw the results (PNG, SVG or PDF)"
+    )
     add_output(parser)
 
 
@@ -112,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def show(results: list[record.Row], per_shape: int, threads: int) -> None:
-    """Print a table per shape, then a line for each peer that was left out."""
+    """Print a table for each shape, then a line for each peer without results."""
     print(f"Mean loss and gradient, threads: {threads}, median of {ROUNDS} rounds.\n")
     for first in range(0, len(results), per_shape):
         heat = results[first : first + per_shape]
@@ -127,14 +129,7 @@ def show(results: list[record.Row], per_shape: int, threads: int) -> None:
 
 
 def cells(row: record.Row, ours: record.Row) -> tuple[str, str, str, str]:
-    """A row of the table: peer, time, ratio, share of the copy's speed."""
+    """A row of the table: peer, time, ratio, speed relative to the copy."""
     times = f"{record.ratio(row, ours):.2f}" if "note" not in ours else ""
-    share = f"{row['share_of_copy']:.0%}" if "share_of_copy" in row else ""
-    return PEERS[row["peer"]].name, duration(row["median"]), times, share
-
-
-def duration(seconds: float) -> str:
-    """A time with three digits and its unit."""
-    unit, scale = ("s", 1) if seconds >= 1 else ("ms", 1e3) if seconds >= 1e-3 else ("us", 1e6)
-    number = seconds * scale
-    return f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f} {unit}"
+    of_copy = f"{row['share_of_copy']:.0%}" if "share_of_copy" in row else ""
+    return PEERS[row["peer"]].name, record.duration(row["median"]), times, of_copy

@@ -8,22 +8,22 @@ from fastxent.cli import machine
 from fastxent.cli.options import add_output
 from fastxent.cli.output import show_facts, show_json
 
-SUMMARY = "show versions, CPU, threads, cache and GPUs; for issues"
+SUMMARY = "show versions, CPU, threads, cache and GPUs, for issue reports"
 
 DESCRIPTION = """\
-Shows what fastxent finds on this machine. Put it into an issue that you report.
+Shows what fastxent detects on this machine. Include the output in issues.
 
-  CPU      `vectors` are those of the kernels' source, and the registers that
-           they are laid into; fewer registers a vector are faster.
-  Threads  how many a call takes, and which limit decides that: the smallest,
-           unless the program sets a number. A call on PyTorch's tensors takes
-           no more than PyTorch does, unless FASTXENT_NUM_THREADS or the
+  CPU      `vectors` is the size of the kernels' vectors and the number of
+           registers that each takes; fewer registers are faster.
+  Threads  the number of threads of a call, and the limit that sets it: the
+           smallest, unless the program sets a number. A call on PyTorch tensors
+           uses at most as many as PyTorch, unless FASTXENT_NUM_THREADS or the
            program sets a number.
-  Cache    where compiled kernels are kept. One that is not writable costs
-           seconds in each process, and is never an error.
-  CUDA     the GPUs, or what is missing for them and what to do about it.
+  Cache    the folder of compiled kernels. If it is not writable, each process
+           compiles for seconds; this is not an error.
+  CUDA     the GPUs, or what is missing to use them, and how to fix it.
 
-Nothing is compiled or changed for the CPU, and no GPU's memory is taken.
+Nothing is compiled or changed for the CPU, and no GPU memory is used.
 """
 
 EXAMPLES = """\
@@ -33,7 +33,7 @@ examples:
   OMP_NUM_THREADS=1 %(prog)s
 """
 
-# How to print a source; other sources are names of variables and functions.
+# How to print the source of a limit; other sources are names of variables and functions.
 _SOURCES = {
     "CPU affinity": "the CPUs that this process may run on (affinity)",
     "number of CPUs": "the CPUs of this machine",
@@ -70,7 +70,7 @@ def _software(facts: dict[str, Any]) -> Facts:
 
 
 def _cpu(cpu: dict[str, Any]) -> Facts:
-    yield "CPU", f"{cpu['model']}, {cpu['cpus']} CPUs; to LLVM {cpu['llvm_name']}"
+    yield "CPU", f"{cpu['model']}, {cpu['cpus']} CPUs; LLVM name {cpu['llvm_name']}"
     yield "  features", " ".join(cpu["features"]) or "unknown"
     width, register = cpu["vector_bytes"], cpu["register_bytes"]
     n = width // register if register else 0
@@ -83,20 +83,22 @@ def _threads(threads: dict[str, Any]) -> Facts:
     yield "Threads", f"{threads['used']}, by {_SOURCES.get(source, source)}"
     limits = [f"{limit['source']} {limit['threads']}" for limit in threads["limits"]]
     yield "  limits", ", ".join(limits)
-    own = f"no more than {threads['tensors']}" if threads["tensors"] else "the same"
+    own = f"at most {threads['tensors']}" if threads["tensors"] else "the same"
     yield "  tensors", own
 
 
 def _cache(cache: dict[str, Any]) -> Facts:
     yield "Cache", cache["path"] or "none"
-    why = cache["variable"] or "the user's cache folder; FASTXENT_CACHE_DIR would set another"
+    why = cache["variable"] or "default; FASTXENT_CACHE_DIR changes it"
     yield "  set by", why
     yield "  holds", f"{cache['files']} files, {_size(cache['bytes'])}"
     yield "  writable", "yes" if cache["writable"] else f"no: {cache['obstacle']}"
 
 
 def _cuda(cuda: dict[str, Any]) -> Facts:
-    driver = f"; the driver knows CUDA {cuda['driver_version']}" if cuda["driver_version"] else ""
+    driver = (
+        f"; the driver supports CUDA {cuda['driver_version']}" if cuda["driver_version"] else ""
+    )
     n = len(cuda["devices"])
     yield "CUDA", f"{n or 'no'} device{'s' * (n != 1)}{driver}"
     for number, device in enumerate(cuda["devices"]):

@@ -1,4 +1,4 @@
-"""Ctrl-C handling: interrupts in callbacks are delivered again, and Python exits normally."""
+"""Ctrl-C handling: interrupts in callbacks are raised again, and Python exits normally."""
 
 import _thread
 import contextlib
@@ -12,10 +12,10 @@ _DELAY = 0.01  # seconds, after which a callback has returned
 
 @contextlib.contextmanager
 def redelivery() -> Iterator[None]:
-    """A context in which an interrupt that a callback cannot raise is delivered again.
+    """A context that raises an interrupt again if a callback could not propagate it.
 
     LLVM calls Python whenever it has compiled something, and most interrupts during compilation
-    arrive in these callbacks. Python would report them as unraisable and drop them.
+    occur in these callbacks. Python would report them as unraisable and ignore them.
     """
     timers: list[threading.Timer] = []
     before = sys.unraisablehook
@@ -42,9 +42,9 @@ def redelivery() -> Iterator[None]:
 
 
 def clear_pending() -> None:
-    """Clear an interrupt that Python remembers, so that the exit status is the program's own.
+    """Clear a stored interrupt, so that the process exits with the program's own status.
 
-    If `exec` of a string was interrupted, as in the definition of a named tuple, Python remembers
-    it until the next `exec` and would end itself by the signal.
+    If `exec` of a string was interrupted, as in the definition of a named tuple, Python stores that
+    until the next `exec`, and would terminate itself by the signal at exit.
     """
     exec("")

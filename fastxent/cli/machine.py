@@ -1,4 +1,4 @@
-"""Facts for `info`, as data: versions, CPU, threads, cache and GPUs of this process."""
+"""Collect the facts for `info`: versions, CPU, threads, cache and GPUs of this process."""
 
 import contextlib
 import importlib.metadata
@@ -36,7 +36,7 @@ def facts() -> dict[str, Any]:
 
 
 def versions(names: tuple[str, ...]) -> dict[str, str]:
-    """Versions of the distributions that are installed; none is imported."""
+    """Versions of the installed distributions; none is imported."""
     installed = {}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -45,7 +45,7 @@ def versions(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def cpu() -> dict[str, Any]:
-    """Model, name in LLVM, and the features that the kernels use."""
+    """CPU model, its name in LLVM, and the features that the kernels use."""
     from fastxent.cpu.target import target
 
     compiled_for = target()
@@ -60,7 +60,7 @@ def cpu() -> dict[str, Any]:
 
 
 def thread_count() -> dict[str, Any]:
-    """Threads of a call, the source of that number, all limits, and the limit for tensors."""
+    """The number of threads of a call, its source, all limits, and the limit for tensors."""
     chosen = threads.chosen()
     return {
         "used": chosen.threads,
@@ -86,10 +86,10 @@ def cache() -> dict[str, Any]:
 
 
 def cuda() -> dict[str, Any]:
-    """The GPUs, and what is missing for all or for one of them."""
+    """The GPUs, and what is missing to use all or one of them."""
     facts: dict[str, Any] = {"devices": [], "driver_version": None, "missing": None}
     try:
-        # Raises ImportError where numba-cuda is not installed, and says what to install.
+        # Raises ImportError if numba-cuda is missing, with a message that says what to install.
         from fastxent.cuda import driver, jit
 
         facts["driver_version"] = ".".join(map(str, driver.version()))

@@ -1,4 +1,4 @@
-"""Options and argument types that several commands share."""
+"""Options and argument types of several commands."""
 
 import argparse
 import math
@@ -8,15 +8,13 @@ from pathlib import Path
 
 def add_output(parser: argparse.ArgumentParser, *, progress: bool = True) -> None:
     """Add --json and, with `progress`, --quiet."""
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object on stdout, and nothing else"
-    )
+    parser.add_argument("--json", action="store_true", help="print only one JSON object on stdout")
     if progress:
-        parser.add_argument("--quiet", action="store_true", help="no progress on the terminal")
+        parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
-    """Argument type of finite numbers above 0; argparse names it in its message."""
+    """Argument type of finite numbers above 0; argparse prints its name in messages."""
 
     def convert(text: str) -> float:
         value = kind(text)
@@ -29,7 +27,7 @@ def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
 
 
 def new_file(text: str) -> Path:
-    """Argument type of a file to write, checked before the command starts."""
+    """Argument type of a file to be written, checked before the command starts."""
     path = Path(text)
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 Step = Callable[[int, int | None], None]  # steps done, total or None if that is not known
-Shown = AbstractContextManager[Callable[..., None]]  # what shows steps, given each of them
+Shown = AbstractContextManager[Callable[..., None]]  # yields a function that shows a step
 
 
 def installed(package: str) -> bool:
@@ -21,7 +21,7 @@ def installed(package: str) -> bool:
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table, names left and numbers right; plain ASCII unless stdout is a terminal."""
+    """Print a table, names left-aligned and numbers right-aligned; formatted on a terminal."""
     if sys.stdout.isatty() and installed("rich"):
         from rich import box
         from rich.console import Console
@@ -42,10 +42,10 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def show_facts(facts: Sequence[tuple[str, str]]) -> None:
-    """Print names and values side by side; an indented name belongs to the one above it."""
+    """Print names and values in two columns; an indented name belongs to the one above it."""
     width = 2 + max(len(name) for name, _ in facts)
     columns = max(40, min(100, shutil.get_terminal_size().columns))
-    # Paths are never broken.
+    # Do not break paths.
     wrap = textwrap.TextWrapper(
         columns - width, break_long_words=False, break_on_hyphens=False
     ).wrap
@@ -68,13 +68,13 @@ def _show_fact(name: str, value: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Escape characters that stdout cannot encode; a path may contain any."""
+    """Escape characters that stdout cannot encode; paths may contain any."""
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def show_json(document: dict[str, Any]) -> None:
-    """Print a document, the only output under --json."""
+    """Print a document as JSON, the only output with --json."""
     print(json.dumps(document, indent=2))
 
 
@@ -88,7 +88,7 @@ def progress(task: str, *, quiet: bool = False) -> AbstractContextManager[Step]:
 
 
 def on_terminal(bar: Shown, line: Shown, *, quiet: bool) -> Shown:
-    """A bar by rich, or a status line; neither if `quiet` or stderr is no terminal."""
+    """A bar by rich, or a status line; nothing if `quiet` or stderr is not a terminal."""
     if quiet or not sys.stderr.isatty():
         return contextlib.nullcontext(lambda *step: None)
     return bar if installed("rich") else line
@@ -108,7 +108,7 @@ def _bar(title: str) -> Iterator[Step]:
 
 @contextlib.contextmanager
 def status_line(first: str, status: Callable[..., str]) -> Iterator[Callable[..., None]]:
-    """A line on stderr that each step overwrites with its status; the last status remains."""
+    """A line on stderr that each step overwrites; the last status remains."""
     text, shown = first, 0.0
     print(text, end="", file=sys.stderr, flush=True)
 

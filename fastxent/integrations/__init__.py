@@ -1,1 +1,1 @@
-"""fastxent in other people's training loops: one file for each library."""
+"""Losses, objectives and estimators for other libraries: one module or package for each."""

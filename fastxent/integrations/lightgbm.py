@@ -1,4 +1,4 @@
-"""`lightgbm.LGBMClassifier` with fastxent's objective: only the import changes."""
+"""A drop-in replacement for `lightgbm.LGBMClassifier` that uses fastxent's objectives."""
 
 import functools
 from typing import Any
@@ -19,7 +19,7 @@ from fastxent.integrations.boosting.rows import Array
 
 __all__ = ["LGBMClassifier"]
 
-# LightGBM's other names of parameters.
+# LightGBM's aliases of parameters.
 _ALIASES = {
     "boosting": ("boosting_type", "boost"),
     "is_unbalance": ("unbalance", "unbalanced_sets"),
@@ -33,55 +33,55 @@ _ALIASES = {
 _OBJECTIVES = (None, "binary", "multiclass", "softmax")
 _LOGLOSS = ("logloss", "binary_logloss", "binary", "multi_logloss", "multiclass", "softmax")
 _ERROR = ("error", "binary_error", "multi_error")
-# These depend on the order of the scores alone, so LightGBM may compute them of raw scores.
+# These depend on the order of the scores only, so LightGBM may compute them from raw scores.
 _OF_ORDER = ("auc", "average_precision", "auc_mu")
 _NO_METRIC = ("", "none", "null", "na", "custom")
 
 
-# LightGBM's lower bound of a class's share of the rows.
-_LEAST_SHARE = 1e-15
+# LightGBM's lower bound of the relative frequency of a class.
+_MIN_FREQUENCY = 1e-15
 
 
 class LGBMClassifier(lightgbm.LGBMClassifier):  # type: ignore[misc]
-    r"""`lightgbm.LGBMClassifier`, trained by fastxent's softmax or logistic objective.
+    r"""A `lightgbm.LGBMClassifier` that is trained with fastxent's softmax or logistic objective.
 
-    The number of classes decides: of two or fewer the logistic objective, with σ(x) the probability
-    of the second, of more softmax, each as in `fastxent.integrations.boosting`:
+    With up to two classes it uses the logistic objective, where σ(x) is the probability of the
+    second class, and with more the softmax objective of `fastxent.integrations.boosting`:
 
     .. math::
         g_k = w\,(p_k - [k = y]), \qquad h_k = \frac{K}{K - 1}\,w\,p_k (1 - p_k), \qquad
         p = \operatorname{softmax}(x)
 
     Boosting starts where LightGBM's own objective does: unless `boost_from_average=False`, at the
-    logarithms of the classes' shares of the rows (for two classes, of their odds), which are then
-    added to the leaves of the first trees. Probabilities are those of the built-in objective, to
-    1e-6, unless features or trees are drawn (`colsample_bytree`, `boosting_type="dart"`): for a
-    function LightGBM draws others.
+    logarithms of the class frequencies (for two classes at the log-odds), which are added to the
+    leaves of the first trees. Probabilities equal those of the built-in objective to 1e-6, unless
+    features or trees are sampled (`colsample_bytree`, `boosting_type="dart"`): with a custom
+    objective LightGBM draws other samples.
 
     Parameters
     ----------
     objective : {None, "binary", "multiclass"}
-        Each stands for fastxent's objective for the number of classes.
+        Each value selects fastxent's objective for the number of classes.
     class_weight : dict, "balanced" or None
-        As for `lightgbm.LGBMClassifier`, as are `is_unbalance` and `scale_pos_weight`, which are
+        As for `lightgbm.LGBMClassifier`. `is_unbalance` and `scale_pos_weight` are supported too,
         for two classes only.
     metric : str or list of str, optional
-        Log loss, error, `auc`, `average_precision` and `auc_mu`: as an `eval_metric` of `fit`, too.
-        A function among those gets labels and probabilities, as beside LightGBM's own objective.
+        Log loss, error, `auc`, `average_precision` and `auc_mu`, also as `eval_metric` of `fit`. A
+        function passed there gets labels and probabilities, as with LightGBM's own objective.
     **kwargs
         As for `lightgbm.LGBMClassifier`.
 
     Raises
     ------
     ValueError
-        By `fit`: another objective; a metric that LightGBM would compute of raw scores as if they
-        were probabilities; parameters that only a built-in objective reads (`sigmoid`,
-        `pos_bagging_fraction`, `neg_bagging_fraction`); `is_unbalance` and `scale_pos_weight` with
+        By `fit`, for: another objective; a metric that LightGBM would compute from raw scores as if
+        they were probabilities; parameters that only built-in objectives read (`sigmoid`,
+        `pos_bagging_fraction`, `neg_bagging_fraction`); `is_unbalance` or `scale_pos_weight` with
         more than two classes, or both; `linear_tree` without `boost_from_average=False`.
 
     Notes
     -----
-    The booster has no objective: `booster_.predict`, and whoever loads a file of it, gets raw
+    The booster has no objective, so `booster_.predict` and boosters loaded from a file return raw
     scores. LightGBM's own metrics come before the others in `evals_result_`.
 
     References
@@ -103,83 +103,83 @@ class LGBMClassifier(lightgbm.LGBMClassifier):  # type: ignore[misc]
 
     @functools.wraps(lightgbm.LGBMClassifier.fit)
     def fit(self, X: Any, y: Any, *args: Any, **kwargs: Any) -> "LGBMClassifier":
-        given = classifiers.arguments(lightgbm.LGBMClassifier.fit, self, X, y, *args, **kwargs)
+        arguments = classifiers.arguments(lightgbm.LGBMClassifier.fit, self, X, y, *args, **kwargs)
         encoder, codes = classifiers.encode(y)
         n_classes, params = len(encoder.classes_), self.get_params()
-        names, functions = _metrics(params, given.get("eval_metric"), n_classes)
+        names, functions = _metrics(params, arguments.get("eval_metric"), n_classes)
         changed = {"objective": _objective(params, codes, n_classes), "class_weight": None}
         changed |= {"metric": names or "None"}
-        given |= {"y": codes, "eval_metric": functions}
-        _add_class_weights(given, self.class_weight, y)
-        labels = _encode_eval_sets(given, X, y, codes, encoder)
-        start = _start(params, given, codes, n_classes)
+        arguments |= {"y": codes, "eval_metric": functions}
+        _add_class_weights(arguments, self.class_weight, y)
+        labels = _encode_eval_sets(arguments, X, y, codes, encoder)
+        start = _start(params, arguments, codes, n_classes)
         if start is not None:
-            given["init_score"], *given["eval_init_score"] = (
+            arguments["init_score"], *arguments["eval_init_score"] = (
                 np.tile(start, (len(rows), *[1] * np.ndim(start))) for rows in (codes, *labels)
             )
         for alias in (*_ALIASES["objective"], *_ALIASES["metric"]):
             params.pop(alias, None)
-        fitted = _fit(params | changed, given)
+        fitted = _fit(params | changed, arguments)
         if start is not None:
             _add_to_leaves(fitted.booster_, start)
         classifiers.take_over(self, fitted, "_class_weight", "_objective", "_other_params")
-        self._encoder, self._objective = encoder, "None"  # the booster's, for predictions
+        self._encoder, self._objective = encoder, "None"  # used in predictions
         return self
 
     @functools.wraps(lightgbm.LGBMClassifier.predict_proba)
     def predict_proba(self, X: Any, *args: Any, **kwargs: Any) -> Any:
         method = lightgbm.LGBMClassifier.predict_proba
-        given = classifiers.arguments(method, self, X, *args, **kwargs)
-        if _is_raw(given):
-            return super().predict_proba(**given)
-        return classifiers.probabilities(super().predict_proba(**given | {"raw_score": True}))
+        arguments = classifiers.arguments(method, self, X, *args, **kwargs)
+        if _is_raw(arguments):
+            return super().predict_proba(**arguments)
+        return classifiers.probabilities(super().predict_proba(**arguments | {"raw_score": True}))
 
     @functools.wraps(lightgbm.LGBMClassifier.predict)
     def predict(self, X: Any, *args: Any, **kwargs: Any) -> Any:
-        given = classifiers.arguments(lightgbm.LGBMClassifier.predict, self, X, *args, **kwargs)
-        found = super().predict(**given)
-        return found if _is_raw(given) else self.classes_[found]
+        arguments = classifiers.arguments(lightgbm.LGBMClassifier.predict, self, X, *args, **kwargs)
+        predicted = super().predict(**arguments)
+        return predicted if _is_raw(arguments) else self.classes_[predicted]
 
     @property
     def classes_(self) -> Array:
         """The labels of the classes, shape (K,)."""
         codes: Array = super().classes_  # raises unless fitted
-        found: Array = codes if self._encoder is None else self._encoder.classes_
-        return found
+        labels: Array = codes if self._encoder is None else self._encoder.classes_
+        return labels
 
 
-def _is_raw(given: dict[str, Any]) -> bool:
-    """Whether a prediction is of something else than classes."""
-    return any(given.get(name) for name in ("raw_score", "pred_leaf", "pred_contrib"))
+def _is_raw(arguments: dict[str, Any]) -> bool:
+    """Whether raw scores, leaves or contributions are predicted rather than classes."""
+    return any(arguments.get(name) for name in ("raw_score", "pred_leaf", "pred_contrib"))
 
 
 def _option(params: dict[str, Any], name: str) -> Any:
-    """A parameter under whichever of its names it is given, as LightGBM reads it; or None."""
-    found = (params.get(each) for each in (name, *_ALIASES.get(name, ())))
-    return next((value for value in found if value is not None), None)
+    """The value of a parameter under any of its names, in LightGBM's order; or None."""
+    values = (params.get(each) for each in (name, *_ALIASES.get(name, ())))
+    return next((value for value in values if value is not None), None)
 
 
 def _flag(params: dict[str, Any], name: str, default: bool) -> bool:
-    """A parameter that is true or false, which LightGBM also reads from text."""
+    """The value of a boolean parameter, which LightGBM also accepts as text."""
     value = _option(params, name)
     return default if value is None else str(value).lower() in ("true", "+", "1")
 
 
 def _number(params: dict[str, Any], name: str) -> float:
-    """A number that is 1 by default."""
+    """The value of a number whose default is 1."""
     value = _option(params, name)
     return 1.0 if value is None else float(value)
 
 
 def _objective(params: dict[str, Any], codes: Array, n_classes: int) -> Any:
-    """The function for this number of classes; raises for parameters that it would ignore."""
+    """The objective for this number of classes; raise for parameters that it would ignore."""
     requested = _option(params, "objective")
     if requested not in _OBJECTIVES:
         names = "None, 'binary' or 'multiclass'"
         raise errors.not_our_objective(names, requested)
     for name in ("boosting", *_ALIASES["boosting"]):
         if params.get(name) in ("rf", "random_forest"):
-            remedy = "LightGBM's random forest takes no function as objective"
+            remedy = "LightGBM's random forest accepts no custom objective"
             raise errors.unsupported_parameter(name, params[name], remedy)
     for name in ("sigmoid", "pos_bagging_fraction", "neg_bagging_fraction"):
         if _number(params, name) != 1:
@@ -198,7 +198,7 @@ def _objective(params: dict[str, Any], codes: Array, n_classes: int) -> Any:
     if n_classes > 2:
         remedy = "it is for two classes; use class_weight"
         raise errors.unsupported_parameter("is_unbalance", balanced, remedy)
-    # As LightGBM: the rarer class weighs as much as the other.
+    # As in LightGBM: the total weights of both classes are equal.
     counts = np.maximum(np.bincount(codes, minlength=2), 1)
     return classifiers.class_weighted(lightgbm_logistic, *(counts.max() / counts))
 
@@ -206,7 +206,7 @@ def _objective(params: dict[str, Any], codes: Array, n_classes: int) -> Any:
 def _metrics(
     params: dict[str, Any], eval_metric: Any, n_classes: int
 ) -> tuple[list[str], list[Any]]:
-    """The names of metrics that LightGBM computes itself, and functions for the others."""
+    """Split metrics into names that LightGBM computes itself, and functions for the others."""
     own = _option(params, "metric")
     own = "logloss" if own is None else own
     names = own.split(",") if isinstance(own, str) else list(own)
@@ -223,7 +223,7 @@ def _metrics(
             by_lightgbm.append("multi_error" if name in _ERROR else name)
         elif name not in _NO_METRIC:
             known = (_LOGLOSS[1], _LOGLOSS[3], *_ERROR[1:], *_OF_ORDER)
-            raise errors.metric_of_probabilities(name, ", ".join(known))
+            raise errors.metric_needs_probabilities(name, ", ".join(known))
     functions = list(dict.fromkeys(functions)) + [
         classifiers.of_probabilities(m) for m in several if callable(m)
     ]
@@ -231,79 +231,79 @@ def _metrics(
 
 
 def _binary_error(y_true: Array, y_pred: Array, weight: Any) -> tuple[str, float, bool]:
-    """LightGBM's binary_error, of raw scores."""
+    """Compute LightGBM's binary_error from raw scores."""
     wrong = (y_pred > 0) != (y_true > 0)
     return "binary_error", float(np.average(wrong, weights=weight)), False
 
 
-def _add_class_weights(given: dict[str, Any], class_weight: Any, y: Any) -> None:
-    """Multiply the rows' weights by those of their classes."""
+def _add_class_weights(arguments: dict[str, Any], class_weight: Any, y: Any) -> None:
+    """Multiply the sample weights by the class weights."""
     if class_weight is not None:
-        weight, of_class = given.get("sample_weight"), compute_sample_weight(class_weight, y)
-        given["sample_weight"] = of_class if weight is None else np.multiply(weight, of_class)
+        weight, of_class = arguments.get("sample_weight"), compute_sample_weight(class_weight, y)
+        arguments["sample_weight"] = of_class if weight is None else np.multiply(weight, of_class)
 
 
 def _encode_eval_sets(
-    given: dict[str, Any], X: Any, y: Any, codes: Array, encoder: Any
+    arguments: dict[str, Any], X: Any, y: Any, codes: Array, encoder: Any
 ) -> list[Array]:
-    """Class indices in place of the labels of evaluation sets; returns them, set by set."""
-    found: list[Array] = []
-    if given.get("eval_set") is not None:
-        sets = given["eval_set"]
+    """Replace the labels of evaluation sets by class indices; return these for each set."""
+    encoded: list[Array] = []
+    if arguments.get("eval_set") is not None:
+        sets = arguments["eval_set"]
         pairs = [sets] if isinstance(sets, tuple) else list(sets)
-        # LightGBM knows the training set by identity.
-        found = [codes if x is X and each is y else encoder.transform(each) for x, each in pairs]
-        given["eval_set"] = [(x, each) for (x, _), each in zip(pairs, found, strict=True)]
-    elif given.get("eval_y") is not None:
-        several = given["eval_y"]
+        # LightGBM recognises the training set by identity.
+        encoded = [codes if x is X and each is y else encoder.transform(each) for x, each in pairs]
+        arguments["eval_set"] = [(x, each) for (x, _), each in zip(pairs, encoded, strict=True)]
+    elif arguments.get("eval_y") is not None:
+        several = arguments["eval_y"]
         is_tuple = isinstance(several, tuple)
-        found = [encoder.transform(each) for each in (several if is_tuple else [several])]
-        given["eval_y"] = tuple(found) if is_tuple else found[0]
-    if given.get("eval_class_weight") is not None:
+        encoded = [encoder.transform(each) for each in (several if is_tuple else [several])]
+        arguments["eval_y"] = tuple(encoded) if is_tuple else encoded[0]
+    if arguments.get("eval_class_weight") is not None:
         index = dict(zip(encoder.classes_, range(len(encoder.classes_)), strict=True))
-        given["eval_class_weight"] = [
+        arguments["eval_class_weight"] = [
             {index[label]: value for label, value in each.items()} if isinstance(each, dict)
-            else each for each in given["eval_class_weight"]
+            else each for each in arguments["eval_class_weight"]
         ]  # fmt: skip
-    return found
+    return encoded
 
 
-def _start(params: dict[str, Any], given: dict[str, Any], codes: Array, n_classes: int) -> Any:
-    """The raw score, or (K,) of them, at which LightGBM's own objective starts; None for zeros."""
-    has_start = given.get("init_score") is not None or given.get("init_model") is not None
+def _start(params: dict[str, Any], arguments: dict[str, Any], codes: Array, n_classes: int) -> Any:
+    """The raw score, or K of them, at which LightGBM's own objective starts; None for zeros."""
+    has_start = arguments.get("init_score") is not None or arguments.get("init_model") is not None
     if has_start or not _flag(params, "boost_from_average", True):
         return None
     if _flag(params, "linear_tree", False):
         remedy = "boost_from_average=False allows it"
         raise errors.unsupported_parameter("linear_tree", True, remedy)
-    if given.get("eval_init_score") is not None:
+    if arguments.get("eval_init_score") is not None:
         remedy = "boost_from_average=False or init_score allows it"
         raise errors.unsupported_parameter("eval_init_score", "arrays", remedy)
-    weight = given.get("sample_weight")  # of which LightGBM keeps float32
+    weight = arguments.get("sample_weight")  # LightGBM stores them as float32
     weight = None if weight is None else np.asarray(weight, np.float32)
     sums = np.bincount(codes, weight, minlength=2)
-    share = np.clip(sums / sums.sum(), _LEAST_SHARE, 1)
-    return np.log(share) if n_classes > 2 else np.log(share[1]) - np.log(share[0])
+    frequency = np.clip(sums / sums.sum(), _MIN_FREQUENCY, 1)
+    return np.log(frequency) if n_classes > 2 else np.log(frequency[1]) - np.log(frequency[0])
 
 
-def _fit(params: dict[str, Any], given: dict[str, Any]) -> Any:
-    """LightGBM's own classifier, fitted.
+def _fit(params: dict[str, Any], arguments: dict[str, Any]) -> Any:
+    """Fit LightGBM's own classifier.
 
-    LightGBM takes no function as objective where it finds no feature to split. For want of rows it
-    finds one when asked to keep such features, which are not split then.
+    LightGBM raises an error for a custom objective if no feature can be split. If there are too few
+    rows for that, `feature_pre_filter=False` avoids the error, and no feature is split.
     """
     try:
-        return lightgbm.LGBMClassifier(**params).fit(**given)
+        return lightgbm.LGBMClassifier(**params).fit(**arguments)
     except lightgbm.basic.LightGBMError as error:
         if "num_features" not in str(error):
             raise
         if not _flag(params, "feature_pre_filter", True):
             raise errors.no_feature() from error
-    return _fit(params | {"feature_pre_filter": False}, given)
+    return _fit(params | {"feature_pre_filter": False}, arguments)
 
 
 def _add_to_leaves(booster: Any, start: Any) -> None:
-    """Add each class's start to all leaves of its first tree."""
+    """Add each class's starting score to all leaves of its first tree."""
     trees = booster.dump_model(num_iteration=1)["tree_info"]
     for k, (tree, shift) in enumerate(zip(trees, np.atleast_1d(start), strict=True)):
         for leaf in range(tree["num_leaves"]):

@@ -1,7 +1,7 @@
 """scikit-learn's LogisticRegression, with loss, gradient and Hessian by fastxent's kernels.
 
-Only the objective of the solvers "lbfgs" and "newton-cg" is another. All else is the code of the
-scikit-learn that is installed: parameters, checks, warnings, solvers, attributes.
+Only the objective of the solvers "lbfgs" and "newton-cg" is replaced. Parameters, checks, warnings,
+solvers and attributes are those of the installed scikit-learn.
 """
 
 import types
@@ -26,18 +26,18 @@ from fastxent import (
 __all__ = ["LogisticRegression"]
 
 Array = NDArray[Any]
-# The size of a block of X for two classes: the fastest, with twice that, of 128 KiB to 8 MiB.
+# The size of a block of X for two classes: 2 and 4 MiB were the fastest from 128 KiB to 8 MiB.
 _BLOCK_BYTES = 1 << 21
-# W and b or None: derivatives too, and what they are multiplied by.
+# W, and b or None; also derivatives by them, and vectors.
 Parameters = tuple[Array, Any]
 
 
 class _Multinomial:
-    """The mean cross-entropy of X·Wᵀ + b at W and b, with its derivatives by these."""
+    """The mean cross-entropy of X·Wᵀ + b at W and b, and its derivatives."""
 
     def __init__(self, x: Array, y: Array, sample_weight: Any, parameters: Parameters) -> None:
         weights, bias = parameters
-        self.arguments = x, weights, y.astype(np.intp)  # the classes, which come as floats
+        self.arguments = x, weights, y.astype(np.intp)  # scikit-learn passes classes as floats
         self.options: dict[str, Any] = {
             "linear_bias": bias, "sample_weight": sample_weight,
             "ignore_index": None, "check_target": False,
@@ -66,9 +66,9 @@ class _Multinomial:
 
 
 class _Binary:
-    """The mean binary cross-entropy of X·w + b at w (1, F) and b (1,), with its derivatives.
+    """The mean binary cross-entropy of X·w + b at w (1, F) and b (1,), and its derivatives.
 
-    X is read block by block: the second product finds in the cache what the first has read.
+    X is read block by block, so that the second product reads its block from the CPU cache.
     """
 
     def __init__(self, x: Array, y: Array, sample_weight: Any, parameters: Parameters) -> None:
@@ -91,7 +91,7 @@ class _Binary:
             )  # fmt: skip
 
     def _by_parameters(self, blocks: Iterable[Array]) -> Parameters:
-        """Derivatives by w and b of a mean whose derivatives by the logits are these."""
+        """Compute derivatives of the mean by w and b from its derivatives by the logits."""
         weights, bias = np.zeros(self.x.shape[1]), 0.0
         for rows, d in zip(self.blocks, blocks, strict=True):
             weights += d @ self.x[rows]
@@ -126,8 +126,8 @@ class _Binary:
 class _Objective(LinearModelLoss):  # type: ignore[misc]
     """The mean loss plus λ/2·‖W‖² as a function of flat coefficients.
 
-    These are W with b as its last column, the classes of a feature next to each other. The methods
-    and their arguments are scikit-learn's; the threads are fastxent's and the BLAS library's.
+    The coefficients are W with b as its last column, in column-major order. The methods and their
+    arguments are scikit-learn's. The threads are those of fastxent and the BLAS library.
     """
 
     def _split(self, coef: Array) -> Parameters:
@@ -136,7 +136,7 @@ class _Objective(LinearModelLoss):  # type: ignore[misc]
         return (matrix[:, :-1], matrix[:, -1]) if self.fit_intercept else (matrix, None)
 
     def _join(self, parts: Parameters, coef: Array, strength: float) -> Array:
-        """Derivatives of the mean as flat as `coef`, with λ·W of that added."""
+        """Flatten derivatives of the mean like `coef`, and add λ·W."""
         flat = np.empty_like(coef)
         weights, bias = self._split(flat)
         np.multiply(strength, self._split(coef)[0], out=weights)
@@ -186,7 +186,7 @@ class _Objective(LinearModelLoss):  # type: ignore[misc]
 
 
 def _rebound(function: Any, **objects: Any) -> Any:
-    """A copy of a function to which these names of its module mean other objects."""
+    """Copy a function, with these global names bound to other objects."""
     if missing := objects.keys() - set(function.__code__.co_names):
         raise errors.unknown_scikit_learn(sklearn.__version__, function.__name__, *missing)
     copy = types.FunctionType(
@@ -197,8 +197,9 @@ def _rebound(function: Any, **objects: Any) -> Any:
     return copy
 
 
-# scikit-learn has no parameter for the objective. The function that runs a solver finds its class
-# by name, and `fit` that function: copies of these two find others, and no other estimator does.
+# scikit-learn has no parameter for the objective. The function that runs a solver looks up the
+# class of the objective by its global name, and `fit` looks up that function. So both are copied
+# with other globals, which affects no other estimator.
 _run_ours = _rebound(_logistic._logistic_regression_path, LinearModelLoss=_Objective)
 
 
@@ -210,10 +211,10 @@ def _run_solver(X: Any, y: Any, *, solver: str = "lbfgs", **options: Any) -> Any
 
 
 class LogisticRegression(linear_model.LogisticRegression):  # type: ignore[misc]
-    r"""`sklearn.linear_model.LogisticRegression`, fitted by fastxent's kernels.
+    r"""A `sklearn.linear_model.LogisticRegression` that is fitted by fastxent's kernels.
 
-    With N samples of weight u, C the inverse strength of the penalty and l the cross-entropy of
-    :math:`x W^{T} + b`, the minimum of
+    With N samples of weights u, C the inverse strength of the penalty and l the cross-entropy of
+    :math:`x W^{T} + b`, it minimises
 
     .. math::
         L(W, b) = \frac{1}{D} \sum_i u_i\, l_i + \frac{1}{2 C D} \lVert W \rVert^2, \qquad
@@ -226,26 +227,26 @@ class LogisticRegression(linear_model.LogisticRegression):  # type: ignore[misc]
     Parameters
     ----------
     **parameters
-        Those of `sklearn.linear_model.LogisticRegression`, of the release that is installed.
+        Those of the installed `sklearn.linear_model.LogisticRegression`.
 
     Attributes
     ----------
     coef\_, intercept\_, classes\_, n_iter\_, n_features_in\_, feature_names_in_
-        Likewise.
+        As for `sklearn.linear_model.LogisticRegression`.
 
     Raises
     ------
     ImportError
-        On import, if scikit-learn's own code is not as this class knows it.
+        When the module is imported, if the installed scikit-learn is not supported.
 
     Notes
     -----
-    The solvers "lbfgs", the default, and "newton-cg" use fastxent if X is dense. Every other
-    solver, and with it every L1 penalty, sparse X and arrays of other libraries are left to
-    scikit-learn. The iterations are scikit-learn's own: coefficients differ by rounding.
+    The solvers "lbfgs" (the default) and "newton-cg" use fastxent if X is dense. Other solvers, L1
+    penalties, sparse X and arrays of other libraries use scikit-learn's own code. The solvers are
+    scikit-learn's, so coefficients differ by rounding only.
 
-    No more than a block of logits is held. X is not copied if it is C-contiguous and float32 or
-    float64, so it may be a memory map; its rows are read block by block.
+    Logits are computed block by block. X is not copied if it is C-contiguous and float32 or
+    float64, so it may be a memory map.
 
     References
     ----------

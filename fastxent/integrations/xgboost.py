@@ -1,4 +1,4 @@
-"""`xgboost.XGBClassifier` with fastxent's objective: only the import changes."""
+"""A drop-in replacement for `xgboost.XGBClassifier` that uses fastxent's objectives."""
 
 import functools
 import json
@@ -15,47 +15,47 @@ __all__ = ["XGBClassifier"]
 
 _LOGISTIC, _SOFTMAX = "binary:logistic", "multi:softprob"
 _METRICS = {_LOGISTIC: "logloss", _SOFTMAX: "mlogloss"}
-# Parameters of other libraries, which XGBoost takes for unknown ones and ignores.
+# Parameters of other libraries, which XGBoost does not know and ignores.
 _NOT_KNOWN = ("class_weight", "is_unbalance", "unbalance", "unbalanced_sets")
 _WEIGH_ROWS = "pass sample_weight to fit"
 
 
 class XGBClassifier(xgboost.XGBClassifier):  # type: ignore[misc]
-    r"""`xgboost.XGBClassifier`, trained by fastxent's softmax or logistic objective.
+    r"""A `xgboost.XGBClassifier` that is trained with fastxent's softmax or logistic objective.
 
-    The number of classes decides: of two or fewer the logistic objective, with σ(x) the probability
-    of the second, of more softmax, each as in `fastxent.integrations.boosting`:
+    With up to two classes it uses the logistic objective, where σ(x) is the probability of the
+    second class, and with more the softmax objective of `fastxent.integrations.boosting`:
 
     .. math::
         g_k = w\,(p_k - [k = y]), \qquad h_k = 2\,w\,p_k (1 - p_k), \qquad
         p = \operatorname{softmax}(x)
 
-    Boosting starts where XGBoost's own objective does: unless `base_score` is given, XGBoost is
-    asked for its estimate. Probabilities are then those of the built-in objective, to 1e-6. The
-    fitted booster names the built-in objective, so that a model file is the same as well.
+    Boosting starts where XGBoost's own objective does: unless `base_score` is passed, it is
+    estimated by XGBoost. Probabilities equal those of the built-in objective to 1e-6. The fitted
+    booster has the name of the built-in objective, so model files are the same as well.
 
     Parameters
     ----------
     objective : {"binary:logistic", "multi:softprob"}
-        Either stands for fastxent's objective for the number of classes.
+        Each value selects fastxent's objective for the number of classes.
     scale_pos_weight : float, optional
-        Weight of the second class; of two classes only.
+        Weight of the second class, for two classes only.
     eval_metric : str, callable or list, optional
-        Names are of XGBoost's own metrics. A function gets labels and probabilities, as beside
-        XGBoost's own objective; fastxent's `logloss` and `mlogloss` replace XGBoost's default.
+        Names are XGBoost's own metrics. A function gets labels and probabilities, as with XGBoost's
+        own objective. fastxent's `logloss` and `mlogloss` replace XGBoost's default metric.
     **kwargs
         As for `xgboost.XGBClassifier`.
 
     Raises
     ------
     ValueError
-        By `fit`: another objective; `class_weight` and `is_unbalance`, which XGBoost does not have;
-        `scale_pos_weight` with more than two classes; labels that are no classes.
+        By `fit`, for: another objective; `class_weight` and `is_unbalance`, which XGBoost does not
+        have; `scale_pos_weight` with more than two classes; labels that are not classes.
 
     Notes
     -----
-    Labels may be of any type that scikit-learn sorts, strings too: `predict` returns them. They are
-    pickled with the classifier, but a file of `save_model` holds class indices alone.
+    Labels may have any type that scikit-learn can sort, such as strings; `predict` returns them.
+    They are pickled with the classifier, but a file of `save_model` holds class indices only.
 
     References
     ----------
@@ -76,24 +76,26 @@ class XGBClassifier(xgboost.XGBClassifier):  # type: ignore[misc]
 
     @functools.wraps(xgboost.XGBClassifier.fit)
     def fit(self, X: Any, y: Any, *args: Any, **kwargs: Any) -> "XGBClassifier":
-        given = classifiers.arguments(xgboost.XGBClassifier.fit, self, X, y, *args, **kwargs)
+        arguments = classifiers.arguments(xgboost.XGBClassifier.fit, self, X, y, *args, **kwargs)
         encoder, codes = classifiers.encode(y)
         name = _LOGISTIC if len(encoder.classes_) <= 2 else _SOFTMAX
         params = self.get_params()
         changed = {"objective": _objective(params, name), **_metric(params["eval_metric"], name)}
-        if params["base_score"] is None and given.get("xgb_model") is None:
-            changed["base_score"] = _start(name, len(encoder.classes_), codes, params, given)
-        if given.get("eval_set") is not None:
-            given["eval_set"] = [(x, encoder.transform(each)) for x, each in given["eval_set"]]
-        fitted = xgboost.XGBClassifier(**params | changed).fit(**given | {"y": codes})
+        if params["base_score"] is None and arguments.get("xgb_model") is None:
+            changed["base_score"] = _start(name, len(encoder.classes_), codes, params, arguments)
+        if arguments.get("eval_set") is not None:
+            arguments["eval_set"] = [
+                (x, encoder.transform(each)) for x, each in arguments["eval_set"]
+            ]
+        fitted = xgboost.XGBClassifier(**params | changed).fit(**arguments | {"y": codes})
         classifiers.take_over(self, fitted, "kwargs")
         self._encoder = encoder
         return self
 
     @functools.wraps(xgboost.XGBClassifier.predict)
     def predict(self, X: Any, **kwargs: Any) -> Any:
-        found = super().predict(X, **kwargs)
-        return found if kwargs.get("output_margin") else self.classes_[found]
+        predicted = super().predict(X, **kwargs)
+        return predicted if kwargs.get("output_margin") else self.classes_[predicted]
 
     @functools.wraps(xgboost.XGBClassifier.load_model)
     def load_model(self, fname: Any) -> None:
@@ -103,17 +105,17 @@ class XGBClassifier(xgboost.XGBClassifier):  # type: ignore[misc]
     @functools.wraps(xgboost.XGBClassifier.get_xgb_params)
     def get_xgb_params(self) -> dict[str, Any]:
         params: dict[str, Any] = super().get_xgb_params()
-        if hasattr(self, "n_classes_"):  # what set_params gives to a fitted booster
+        if hasattr(self, "n_classes_"):  # set_params passes these to a fitted booster
             params["objective"] = _LOGISTIC if self.n_classes_ <= 2 else _SOFTMAX
         return params
 
     @property
     def classes_(self) -> Array:
-        """The labels of the classes, shape (K,); of a model from a file 0 … K-1."""
+        """The labels of the classes, shape (K,); 0 … K-1 for a model from a file."""
         if self._encoder is None:
             return np.arange(self.n_classes_)
-        found: Array = self._encoder.classes_
-        return found
+        labels: Array = self._encoder.classes_
+        return labels
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -122,7 +124,7 @@ class XGBClassifier(xgboost.XGBClassifier):  # type: ignore[misc]
 
 
 def _objective(params: dict[str, Any], name: str) -> Any:
-    """The function for the built-in objective of this name; raises for parameters it ignores."""
+    """The objective for the built-in one of this name; raise for parameters that it ignores."""
     if params["objective"] not in (_LOGISTIC, _SOFTMAX):
         raise errors.not_our_objective(f"{_LOGISTIC!r} or {_SOFTMAX!r}", params["objective"])
     for refused in _NOT_KNOWN:
@@ -139,7 +141,7 @@ def _objective(params: dict[str, Any], name: str) -> Any:
 
 
 def _metric(requested: Any, name: str) -> dict[str, Any]:
-    """The parameters for these metrics, none of them computed twice under one name."""
+    """The parameters for these metrics; no name is computed twice."""
     if requested is None or isinstance(requested, str):
         return {}
     several = [requested] if callable(requested) else list(requested)
@@ -155,9 +157,9 @@ def _metric(requested: Any, name: str) -> dict[str, Any]:
 
 
 def _start(
-    name: str, n_classes: int, codes: Array, params: dict[str, Any], given: dict[str, Any]
+    name: str, n_classes: int, codes: Array, params: dict[str, Any], arguments: dict[str, Any]
 ) -> Any:
-    """The estimate of `base_score` by XGBoost's own objective, from labels and weights alone."""
+    """Let XGBoost's own objective estimate `base_score`, from labels and weights only."""
     own = {"objective": name, "nthread": 1, "max_depth": 1}
     own |= (
         {"num_class": n_classes} if name == _SOFTMAX
@@ -165,8 +167,8 @@ def _start(
     )  # fmt: skip
     data = xgboost.DMatrix(
         np.zeros((len(codes), 1), np.float32), codes,
-        weight=given.get("sample_weight"), base_margin=given.get("base_margin"),
+        weight=arguments.get("sample_weight"), base_margin=arguments.get("base_margin"),
     )  # fmt: skip
     config = json.loads(xgboost.train(own, data, 1).save_config())
-    found = json.loads(config["learner"]["learner_model_param"]["base_score"])
-    return found[0] if isinstance(found, list) and len(found) == 1 else found
+    base_score = json.loads(config["learner"]["learner_model_param"]["base_score"])
+    return base_score[0] if isinstance(base_score, list) and len(base_score) == 1 else base_score

@@ -154,13 +154,13 @@ def test_memory_that_is_not_there_is_refused():
         logits, target = torch.randn(4, 9), torch.randint(9, (4,))
         fx.cross_entropy(logits, target)
         logits.untyped_storage().resize_(100)
-        with pytest.raises(ValueError, match="logits must have its numbers in memory"):
+        with pytest.raises(ValueError, match="logits must have its data in memory"):
             fx.cross_entropy(logits, target)
-        with pytest.raises(ValueError, match="out must have its numbers in memory"):
+        with pytest.raises(ValueError, match="out must have its data in memory"):
             fx.softmax(torch.randn(4, 9), out=logits)
     negated = torch.imag(torch.zeros(4, 9, dtype=torch.complex64).conj())
     assert negated.is_neg()
-    with pytest.raises(ValueError, match="out must not be a view of negated numbers"):
+    with pytest.raises(ValueError, match="out must not be a negative view"):
         fx.softmax(torch.randn(4, 9), out=negated)
 
 

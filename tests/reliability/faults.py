@@ -96,9 +96,9 @@ class Clash(NamedTuple):
 # --- the first argument, and other factors --------------------------------------------------------
 
 _NO_LOGITS = "must be float16, bfloat16, float32, float64, integer or bool, got "
-_NO_ARRAY = "must be an array or nested numbers, got "
+_NO_ARRAY = "must be an array or a nested sequence, got "
 _SPARSE = r"must be a dense array, got the sparse {}: call toarray\(\)"
-_NO_EXPORT = "must be an array that NumPy reads by DLPack, got Exported: "
+_NO_EXPORT = "must be an array that NumPy can import by DLPack, got Exported: "
 
 LOGITS = [
     *(Bad(f"logits of {kind}", MATRICES, to(kind), TypeError, _NO_LOGITS + says) for kind, says in {
@@ -229,7 +229,7 @@ _TARGET = ("target",)
 
 
 def labels_of(name, instead, says):
-    return Bad(name, _TARGET, instead, TypeError, _NO_INDEX + says + ": cast to int, or give", ROWS)
+    return Bad(name, _TARGET, instead, TypeError, _NO_INDEX + says + ": cast to int, or pass", ROWS)
 
 
 def out_of_range(name, position, value, kind="i8", given=None):
@@ -515,7 +515,7 @@ OPTIONS = [
           rf"must be a scalar or 0-d array, got shape \({len(value)}")
       for value in ([2.0], np.ones(4), [], np.ones((1, 1)))),
     *(Bad(f"a normalizer with reduction={how!r}", ("normalizer",), always(2.0), ValueError,
-          f"goes with reduction='mean' only, got reduction='{how}'", given={"reduction": how})
+          f"is only allowed with reduction='mean', got reduction='{how}'", given={"reduction": how})
       for how in ("sum", "none")),
     *(Bad(f"{name} as a flag", FLAGS, always(value), TypeError, _NO_FLAG + type(value).__name__)
       for name, value in {
@@ -529,10 +529,10 @@ OPTIONS = [
           of=tuple(f"{name} of probabilities" for name in ROWS))
       for value in (0, -1, None, 255, 2**70)),
     *(Bad(f"wrt={value!r}", ("wrt",), always(value), ValueError,
-          "must (be among x, linear_weight, linear_bias, got|name at least one of x, linear_w)")
+          "must (be one of x, linear_weight, linear_bias, got|name at least one of x, linear_w)")
       for value in ("y", "", (), [], ("x", "weight"), "x,linear_weight", ("x", None))),
     *(Bad(f"wrt={value!r}", ("wrt",), always(value), TypeError,
-          f"must be a name or several, got {type(value).__name__}")
+          f"must be a name or an iterable of names, got {type(value).__name__}")
       for value in (None, 3, True, b"x")),
     *(Clash(f"a buffer for {name}, which is not in wrt", ("linear_cross_entropy",),
             lambda a, name=name: {"wrt": tuple({"x", "linear_weight", "linear_bias"} - {name})},
@@ -576,22 +576,22 @@ POSITIONAL = {
 }
 
 _NO_TYPE = "dtypes must hold 'float32', 'float64', 'float16' or 'bfloat16' .*, got "
-_NO_FUNCTION = "functions must be among softmax, .* got "
+_NO_FUNCTION = "functions must be one of softmax, .* got "
 
 WARMUP = {
     "complex numbers": ({"dtypes": "complex64"}, ValueError, _NO_TYPE + "'complex64'"),
     "integers": ({"dtypes": [np.int64]}, ValueError, _NO_TYPE),
     "no type's name": ({"dtypes": ["single precision"]}, ValueError, _NO_TYPE),
     "an array among types": ({"dtypes": [np.ones(2)]}, ValueError, _NO_TYPE),
-    "a number of types": ({"dtypes": 32}, TypeError, "dtypes must be a name or several, got int"),
-    "no types": ({"dtypes": None}, TypeError, "dtypes must be a name or several, got NoneType"),
-    "a type in bytes": ({"dtypes": b"f4"}, TypeError, "dtypes must be a name or several, got byt"),
+    "a number of types": ({"dtypes": 32}, TypeError, "dtypes must be a name or .*got int"),
+    "no types": ({"dtypes": None}, TypeError, "dtypes must be a name or .*got NoneType"),
+    "a type in bytes": ({"dtypes": b"f4"}, TypeError, "dtypes must be a name or .*got byt"),
     "no such function": ({"functions": "argmax"}, ValueError, _NO_FUNCTION + "'argmax'"),
     "a function's empty name": ({"functions": ""}, ValueError, _NO_FUNCTION + "''"),
     "None among functions": ({"functions": ["softmax", None]}, ValueError, _NO_FUNCTION + "None"),
-    "a number of functions": ({"functions": 1}, TypeError, "functions must be a name or several"),
-    "the function itself": ({"functions": fx.softmax}, TypeError, "functions must be a name or se"),
-    "a function in bytes": ({"functions": b"softmax"}, TypeError, "functions must be a name or se"),
+    "a number of functions": ({"functions": 1}, TypeError, "functions must be a name or an it"),
+    "the function itself": ({"functions": fx.softmax}, TypeError, "functions must be a name or an"),
+    "a function in bytes": ({"functions": b"softmax"}, TypeError, "functions must be a name or an"),
     "progress that cannot be called": (
         {"functions": "softmax", "progress": 3}, TypeError, "progress must be callable, got int"),
     "no processes": ({"processes": 0}, ValueError, "processes must be at least 1, got 0"),
@@ -602,7 +602,7 @@ WARMUP = {
 # --- buffers --------------------------------------------------------------------------------------
 
 _NO_BUFFER = "must be a numpy.ndarray, got "
-_NO_PLACE = "must have an element of its own for each result, got a broadcast or overlapping view"
+_NO_PLACE = "must have separate memory for each element, got a broadcast or overlapping view"
 
 
 def buffer(name, instead, says):
@@ -696,7 +696,7 @@ def over_input(lay):
 
 def overlap(name, lay):
     place = "(logits|probs)"
-    says = rf" must not overlap {place} \(it may lie exactly over {place}( or vector)?\)"
+    says = rf" must not overlap {place} \(it may be exactly the memory of {place}( or vector)?\)"
     return Clash(name, WITH_BUFFER, over_input(lay), "out|grad_out", ValueError, says)
 
 
@@ -818,7 +818,7 @@ VECTOR = [
            MAP_PRODUCT),
     Clash("a product a row behind its vector", PRODUCTS[:1],
           lambda a: (lambda m: {"vector": m[:4], "out": m[1:]})(np.ones((5, 3), a["out"].dtype)),
-          "out", ValueError, " must not overlap vector .it may lie exactly over logits or vector"),
+          "out", ValueError, " must not overlap vector .it may be exactly the memory of logits"),
 ]  # fmt: skip
 
 REFUSED = [*LOGITS, *LINEAR, *TARGETS, *INTEGERS, *BINARY_TARGETS, *WEIGHT, *OPTIONS, *SIGNATURES,

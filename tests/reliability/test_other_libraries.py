@@ -91,7 +91,7 @@ class Wrapper:
 
 
 _PLAIN = "must be a plain tensor, got "
-_LOST = "must have its numbers in memory, but its storage holds"
+_LOST = "must have its data in memory, but its storage has"
 
 # Replacements of a tensor: the error, and its message after the argument's name.
 BAD_TENSORS = {
@@ -336,7 +336,7 @@ def test_frames_of_both_kinds():
 def test_objects_that_are_no_columns(name):
     """They raise the error of any object."""
     value = eval(name, vars(_pandas()))
-    with pytest.raises(TypeError, match="^logits must be an array or nested numbers, got "):
+    with pytest.raises(TypeError, match="^logits must be an array or a nested sequence, got "):
         fx.softmax(value)
     with pytest.raises(TypeError, match="^normalizer must be a real number, got "):
         fx.cross_entropy(np.zeros((2, 3)), [0, 1], normalizer=value)

@@ -1,8 +1,8 @@
-"""Dask arrays: lazy arrays out. Errors are raised at the call, those of labels at compute.
+"""Dask arrays: results are lazy. Errors are raised at the call, errors of labels at compute.
 
-Rows whose classes lie in one chunk go block by block to the function itself (`rows`); classes in
-several chunks are merged by a tree (`classes`). `labels` are checked before both; `request` reads
-the arguments; `blocks` has what all share.
+If the classes are in one chunk, the function is called for each block of rows (`rows`). Classes in
+several chunks are merged by a tree reduction (`classes`). `labels` checks labels before both,
+`request` reads the arguments, `blocks` has the functions that all use.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from fastxent.functions import Function, Kind
 
 
 def call(function: Function, *args: Any, **kwargs: Any) -> Any:
-    """The results of `function` for Dask arrays, as Dask arrays that are not computed yet."""
+    """Call `function` on Dask arrays; return Dask arrays that are not computed yet."""
     arguments = views.by_name(function, args, kwargs)
     if arguments is None:
         return function(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""What all of Dask's ways share: tasks that return several arrays, and sums by a tree."""
+"""Helpers for Dask graphs: tasks that return several arrays, and tree sums."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -12,17 +12,17 @@ from fastxent.functions import Function
 
 Index = tuple[Any, ...]
 
-# The index of classes that are no axis of x; those of x are 0, 1, …
+# The index of a class axis that x does not have; the axes of x have the indices 0, 1, …
 CLASSES = -1
-# How many numbers of blocks are combined at once: more than Dask's 4, for they are small, and
-# each level of a tree costs the scheduler a round.
+# How many scalars of blocks are combined at once. More than Dask's default of 4, because they are
+# small and each level of the tree costs a round of the scheduler.
 NUMBERS = 16
 
 
 class Layout(NamedTuple):
-    """An array that a task returns for each block: the index of its axes, its type, its chunks.
+    """An array that a task returns for each block: the indices of its axes, its type, its chunks.
 
-    `single` are the indices along which each block has one element, `new` those that the task's
+    `single` are the indices along which each block has length 1, `new` those that the task's
     operands do not have, with their chunks.
     """
 
@@ -36,10 +36,10 @@ def several(
     task: Callable[..., tuple[Any, ...]], index: Index, operands: Iterable[Any],
     layouts: list[Layout],
 ) -> list[Any]:  # fmt: skip
-    """The arrays of which `task` returns a tuple for each block of `index`.
+    """Make the arrays of a task that returns a tuple of arrays for each block of `index`.
 
     Operands are arrays and their indices in turn. The tuples are the blocks of an internal array,
-    so that a block is computed once for all of its results.
+    so a block is computed once for all its results.
     """
     tuples = da.blockwise(
         task, index, *operands, meta=np.empty((0,) * len(index), object), align_arrays=False
@@ -55,7 +55,7 @@ def several(
 
 
 def single(task: Callable[..., Any], layout: Layout, operands: Iterable[Any]) -> Any:
-    """The array that a task returns block by block."""
+    """Make the array of a task that returns one array for each block."""
     return da.blockwise(
         task, layout.axes, *operands, dtype=layout.dtype, align_arrays=False, new_axes=layout.new,
         meta=np.empty((0,) * len(layout.axes), layout.dtype),
@@ -64,7 +64,7 @@ def single(task: Callable[..., Any], layout: Layout, operands: Iterable[Any]) ->
 
 
 def operands(*pairs: tuple[Any, Index]) -> list[Any]:
-    """Arrays and their indices in turn; None and None for an array that was not given."""
+    """Arrays and their indices in turn; None and None for a missing array."""
     return [one for array, index in pairs for one in (array, None if array is None else index)]
 
 
@@ -73,9 +73,9 @@ def _item(number: int, results: Any) -> Any:
 
 
 def only(block: Any) -> Any:
-    """The one block along an index that is not among the results': Dask passes nested lists.
+    """Unwrap the nested lists that Dask passes along indices that the results do not have.
 
-    None of None, in place of an array that was not given.
+    None, for a missing array, is returned unchanged.
     """
     while type(block) is list:
         (block,) = block
@@ -83,18 +83,18 @@ def only(block: Any) -> Any:
 
 
 def compute(function: Function, *args: Any, **kwargs: Any) -> Any:
-    """A function's results for NumPy arrays, on one thread: Dask distributes the work."""
+    """Call a function on NumPy arrays with one thread, because Dask distributes the work."""
     with num_threads(1):
         return function(*args, **kwargs)
 
 
 def is_half(dtype: Any) -> bool:
-    """Whether it is float16 or bfloat16, which compute in float32."""
+    """Whether a type is float16 or bfloat16, which are computed in float32."""
     return dtype.itemsize == 2 and dtype.kind not in "biu"
 
 
 def total(parts: Any, dtype: Any, axes: Index) -> Any:
-    """The sum over axes by a tree, in float64, converted to another type in the end."""
+    """Sum over axes by a tree in float64, then convert to `dtype`."""
     numbers = len(axes) == parts.ndim
     summed = da.reduction(
         parts, _sum, _sum, axis=axes, dtype=np.float64, concatenate=True,
@@ -110,7 +110,7 @@ def _sum(values: Any, axis: Any, keepdims: bool) -> Any:
 
 
 def converted(array: Any, dtype: Any) -> Any:
-    """The array in another type; numbers beyond its range are infinite, without a warning."""
+    """Convert an array to a type; overflow gives inf without a warning."""
     if array.dtype == dtype:
         return array
     index = tuple(range(array.ndim))

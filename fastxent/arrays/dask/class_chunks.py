@@ -1,6 +1,6 @@
 """Rows in chunks of classes: the statistics of each chunk, their merge, and the results.
 
-For chunk k of a row, with z the logits after scale and softcap, j the class of its maximum:
+For chunk k of a row, with z the logits after scale and softcap:
 
     m_k = max z      L_k = log Σ exp(z_c − m_k)      lse_k = m_k + L_k
 
@@ -8,16 +8,16 @@ and for each kind of coefficients a_c of the loss (at most two kinds),
 
     F_k = Σ a_c (lse_k − z_c)      A_k = Σ a_c
 
-All are sums of positive terms, and the kernel gives them with the accuracy of a whole row. Merged,
-with m the largest m_k, in chunk h:
+All are sums of positive terms, which the kernel computes with the accuracy of a whole row. The
+merged values, with m the largest m_k, in chunk h, are:
 
     L = log1p(expm1(L_h) + Σ_{k≠h} exp(m_k − m + L_k))
     F = Σ_k F_k + A_k ((m − m_k) + (L − L_k))          A = Σ_k A_k
 
-which has the same form, so that any tree of merges will do. Nothing here subtracts lse − z_c, nor 1
-from a probability: a shared offset costs nothing, and a confident row keeps its digits. In the
-second pass chunk k's share of a row's probability, exp((m_k − m) + (L_k − L)), takes the softmax
-within the chunk to that of the row; at the label p − 1 = expm1(log p), and log p = −F is known.
+which has the same form, so merges can be nested in any tree. No formula subtracts z_c from lse, or
+1 from a probability, so common offsets and confident rows lose no digits to cancellation. In the
+second pass the softmax within chunk k is multiplied by the chunk's probability,
+exp((m_k − m) + (L_k − L)); at the label p − 1 = expm1(log p), where log p = −F.
 """
 
 from typing import Any, NamedTuple
@@ -27,8 +27,8 @@ import numpy as np
 from fastxent.arrays.dask.blocks import compute, is_half
 from fastxent.functions import CROSS_ENTROPY
 
-# Where in the last axis of statistics stand: the largest logit as it came, its class, L; then F, A
-# of each kind of coefficients.
+# Indices in the last axis of statistics: the largest logit before scale and softcap, its class, L;
+# then F and A of each kind of coefficients.
 LARGEST, CLASS, LOG_S, KINDS = 0, 1, 2, 3
 
 
@@ -44,7 +44,7 @@ class Transform(NamedTuple):
         return z if self.softcap is None else self.softcap * np.tanh(z / self.softcap)
 
     def below(self, x: Any, largest: Any) -> Any:
-        """How far z(x) is above z(largest): no digits are lost by an offset of both."""
+        """z(x) − z(largest), computed so that a common offset cancels."""
         if self.softcap is None:
             return self.logit_scale * (x - largest)
         return self.of(x) - self.of(largest)
@@ -64,15 +64,15 @@ class Transform(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """The options of a loss that a chunk needs."""
+    """The options of a loss that are needed for a chunk."""
 
-    compute: Any  # the type of the arithmetic
+    compute: Any  # the type of the computation
     transform: Transform
     n_classes: int  # of all chunks
     label_smoothing: float = 0.0
     z_loss: float = 0.0
     ignore_index: int | None = None
-    divided: bool = False  # by a divisor
+    divided: bool = False  # whether there is a divisor
 
 
 def times(c: Any, v: Any) -> Any:
@@ -84,16 +84,16 @@ def times(c: Any, v: Any) -> Any:
 
 
 def chunk_statistics(loss: Loss, x: Any, target: Any, w: Any, classes: Any) -> Any:
-    """Statistics (…, n) of a chunk x (…, c) whose classes have these numbers.
+    """Compute the statistics (…, n) of a chunk x (…, c) of these class indices.
 
-    target is labels (…), class probabilities (…, c), or None; w (c,) or None.
+    `target` is labels (…), class probabilities (…, c), or None; `w` is (c,) or None.
     """
     options = {**loss.transform._asdict(), "reduction": "none", "check_target": False}
     here, local = _local(target, x, classes)
     lost, j = compute(CROSS_ENTROPY, x, local, return_argmax=True, **options)
     log_s = compute(CROSS_ENTROPY, x, j, **options).astype(np.float64)
     largest = np.take_along_axis(x, j[..., None], -1)[..., 0].astype(np.float64)
-    # Where all are −inf the kernel says nan, but a chunk adds nothing unless it has coefficients.
+    # For a chunk of −inf alone the kernel returns nan, but the chunk adds 0 without coefficients.
     dead = loss.transform.of(largest) == -np.inf
     log_s[dead] = 0.0
     statistics = [largest, j + float(classes[0]), log_s]
@@ -124,7 +124,7 @@ def chunk_statistics(loss: Loss, x: Any, target: Any, w: Any, classes: Any) -> A
 
 
 def _local(target: Any, x: Any, classes: Any) -> tuple[Any, Any]:
-    """Which labels are in a chunk of these classes, and their numbers in it, 0 for others."""
+    """Which labels are in a chunk of these classes, and their indices in it (0 for others)."""
     if target is None or target.ndim == x.ndim:
         return None, np.zeros(x.shape[:-1], np.int64)
     here = (target >= classes[0]) & (target <= classes[-1])
@@ -132,7 +132,7 @@ def _local(target: Any, x: Any, classes: Any) -> tuple[Any, Any]:
 
 
 def coefficients(loss: Loss, target: Any, w: Any, shape: tuple[int, ...]) -> Any:
-    """a (…, c) of class probabilities, or of smoothing alone, in the chunk's order."""
+    """The coefficients a (…, c) of class probabilities, or of smoothing alone, for a chunk."""
     a = np.full(shape, loss.label_smoothing / loss.n_classes)
     if target is not None:
         a += (1 - loss.label_smoothing) * target.astype(np.float64)
@@ -140,7 +140,7 @@ def coefficients(loss: Loss, target: Any, w: Any, shape: tuple[int, ...]) -> Any
 
 
 def merge(transform: Transform, statistics: Any) -> Any:
-    """Statistics (…, K, n) of chunks as those of all of them, (…, n)."""
+    """Merge the statistics (…, K, n) of K chunks to (…, n)."""
     largest, log_s = statistics[..., LARGEST], statistics[..., LOG_S]
     z = transform.of(largest)
     h = z.argmax(-1)[..., None]  # the first; or the first nan
@@ -151,11 +151,11 @@ def merge(transform: Transform, statistics: Any) -> Any:
     np.put_along_axis(terms, h, np.expm1(np.take_along_axis(log_s, h, -1)), -1)
     rest = terms.sum(-1)
     log_all = np.log1p(rest)
-    # All −inf, as a chunk among others, adds nothing.
+    # If all logits so far are −inf, they add 0 when merged with other chunks.
     whole[..., LOG_S] = np.where(transform.of(whole[..., LARGEST]) == -np.inf, 0.0, log_all)
     for at in range(KINDS, statistics.shape[-1], 2):
         lost, total = statistics[..., at], statistics[..., at + 1]
-        # Where no chunk of these has a finite logit, what they lost stays as it is.
+        # Where no chunk has a finite logit, F is unchanged.
         further = np.where(z == -np.inf, np.inf, whole[..., LOG_S, None] - log_s - below)
         whole[..., at] = (lost + times(total, further)).sum(-1)
         whole[..., at + 1] = total.sum(-1)
@@ -166,21 +166,21 @@ def merge(transform: Transform, statistics: Any) -> Any:
 
 
 class RowTerms(NamedTuple):
-    """Terms of rows (…), of their merged statistics; all float64."""
+    """Terms of rows (…), computed from merged statistics; all float64."""
 
     largest: Any
-    log_s: Any  # nan where a row is
+    log_s: Any  # nan for a nan row
     lse: Any
-    lost: Any  # the loss, u left out
+    lost: Any  # the loss
     at_label: Any  # F and A of the label's class: −log p_y, and (1 − ε)·w_y
     by_label: Any
     a_all: Any  # A of the coefficients of all classes
     prob_coef: Any  # A + 2·z_loss·lse, the coefficient of p in the gradient by z
-    scale: Any  # u / D; 0 for rows that do not count
+    scale: Any  # u / D; 0 for ignored rows
 
 
 def softmax_rows(transform: Transform, whole: Any) -> tuple[Any, Any, Any]:
-    """The largest logit, L (nan where a row is), and lse of rows."""
+    """The largest logit, L (nan for a nan row), and lse of rows."""
     largest = whole[..., LARGEST]
     z = transform.of(largest)
     finite = np.isfinite(z)
@@ -189,7 +189,10 @@ def softmax_rows(transform: Transform, whole: Any) -> tuple[Any, Any, Any]:
 
 
 def row_terms(loss: Loss, whole: Any, target: Any, u: Any, w_label: Any, divisor: Any) -> RowTerms:
-    """Terms of merged statistics (…, n), of labels (…) or None; w_label are their class weights."""
+    """Compute terms of rows from merged statistics (…, n) and labels (…) or None.
+
+    `w_label` are the class weights of the labels.
+    """
     largest, log_s, lse = softmax_rows(loss.transform, whole)
     zero = np.zeros(lse.shape)
     f_all = a_all = zero
@@ -210,7 +213,7 @@ def row_terms(loss: Loss, whole: Any, target: Any, u: Any, w_label: Any, divisor
     lost = times(by_label, at_label) + f_all
     if loss.z_loss:
         lost = lost + loss.z_loss * lse * lse
-    # A row that is nan is so even if no class counts.
+    # A nan row has a nan loss even if all coefficients are 0.
     lost = np.where(counted, u * (lost + 0 * log_s), 0.0)
     scale = np.where(counted, u, 0.0)
     if loss.divided:
@@ -223,9 +226,9 @@ def row_terms(loss: Loss, whole: Any, target: Any, u: Any, w_label: Any, divisor
 
 
 def probabilities(loss: Loss, x: Any, statistics: Any, largest: Any, log_s: Any) -> Any:
-    """A chunk of softmax (…, c), of the chunk's own statistics and the rows'."""
+    """Compute a chunk of softmax (…, c) from the statistics of the chunk and of the rows."""
     if is_half(x.dtype):
-        x = x.astype(loss.compute)  # to be rounded once, in the end
+        x = x.astype(loss.compute)  # so that p is rounded once, at the end
     labels = np.zeros(x.shape[:-1], np.int64)
     options = {**loss.transform._asdict(), "reduction": "none"}
     _, p = compute(CROSS_ENTROPY, x, labels, return_probs=True, **options)
@@ -240,9 +243,9 @@ def probabilities(loss: Loss, x: Any, statistics: Any, largest: Any, log_s: Any)
 def gradient_by_z(
     loss: Loss, p: Any, r: RowTerms, whole: Any, target: Any, w: Any, classes: Any
 ) -> Any:
-    """A chunk of the gradient (…, c) by the logits after scale and softcap."""
+    """Compute a chunk of the gradient (…, c) by the logits after scale and softcap."""
     prob_coef, is_index = r.prob_coef, target.ndim < p.ndim
-    # By rows in the type of the arithmetic; of single elements in float64.
+    # Whole rows in the type of the computation, single elements in float64.
     if is_index and not loss.label_smoothing:
         grad = p * (r.scale * prob_coef)[..., None].astype(loss.compute)
     else:
@@ -261,13 +264,13 @@ def gradient_by_z(
         element = rest[here] * p[at] + r.by_label[here] * np.expm1(-r.at_label[here])
         if loss.label_smoothing:
             element -= loss.label_smoothing / loss.n_classes * (1.0 if w is None else w[at[-1]])
-        # A row is nan as a whole.
+        # A nan row is nan at the label too.
         grad[at] = r.scale[here] * (element + 0 * r.log_s[here])
     return grad
 
 
 def gradient(loss: Loss, x: Any, r: RowTerms, by_z: Any) -> Any:
-    """A chunk of the gradient (…, c)."""
+    """Compute a chunk of the gradient (…, c) by the logits."""
     grad = by_z
     if loss.transform != Transform():
         slope = loss.transform.slope(x.astype(np.float64) if loss.transform.softcap else x)
@@ -277,9 +280,9 @@ def gradient(loss: Loss, x: Any, r: RowTerms, by_z: Any) -> Any:
 
 
 def _largest_here(whole: Any, classes: Any) -> tuple[Any, Any]:
-    """The rows whose largest logit is in a chunk, and where: only there p may be near 1.
+    """The rows whose largest logit is in a chunk, and its index: only there p may be close to 1.
 
-    There 1 − p is −expm1(−L).
+    1 − p is −expm1(−L) there.
     """
     j = whole[..., CLASS]
     here = np.nonzero((j >= classes[0]) & (j <= classes[-1]))
@@ -289,12 +292,12 @@ def _largest_here(whole: Any, classes: Any) -> tuple[Any, Any]:
 def hessian(
     loss: Loss, x: Any, p: Any, r: RowTerms, whole: Any, by_z: Any, classes: Any
 ) -> Any:  # fmt: skip
-    """A chunk of the Hessian's diagonal (…, c); `by_z` is the gradient, for a softcap alone."""
+    """Compute a chunk of the Hessian's diagonal (…, c); `by_z` is needed for a softcap only."""
     one_minus_p = 1 - p.astype(np.float64)
     here, at = _largest_here(whole, classes)
     one_minus_p[at] = -np.expm1(-r.log_s[here])
-    spread = r.prob_coef[..., None] * one_minus_p + 2 * loss.z_loss * p
-    hess = r.scale[..., None] * p * spread
+    factor = r.prob_coef[..., None] * one_minus_p + 2 * loss.z_loss * p
+    hess = r.scale[..., None] * p * factor
     if loss.transform.softcap is None:
         hess *= loss.transform.logit_scale**2
     else:

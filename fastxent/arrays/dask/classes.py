@@ -1,6 +1,6 @@
-"""Classes in several chunks: two passes, with the chunks of a row merged by a tree between them.
+"""Classes in several chunks: two passes, with a tree reduction over the chunks between them.
 
-`class_chunks` has the mathematics, of chunks whose classes stand last.
+`class_chunks` computes a chunk, with the classes as its last axis.
 """
 
 import functools
@@ -21,8 +21,8 @@ _STATISTICS = -2  # an index beside CLASSES
 _SPLIT = 8
 
 
-# The functions, options and results that chunks of classes know; for others, the classes of a row
-# are put into one chunk.
+# The functions, options and results that are supported for several chunks of classes. For others,
+# the classes are rechunked into one chunk.
 _FUNCTIONS = {SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, CROSS_ENTROPY}
 _OPTIONS = {*Loss._fields, *Transform._fields}
 _RESULTS = {"loss", "grad", "probs", "lse", "hess", "argmax"}
@@ -41,7 +41,7 @@ def merges(call: Request) -> bool:
 
 
 def softmax(call: Request) -> list[Any]:
-    """softmax, log_softmax or logsumexp."""
+    """Compute softmax, log_softmax or logsumexp."""
     dtype = call.like[0].dtype
     loss = Loss(_compute(dtype), Transform(), call.n_classes)
     own, whole = _statistics(call, loss, None, None)
@@ -57,7 +57,7 @@ def softmax(call: Request) -> list[Any]:
 
 
 def cross_entropy(call: Request) -> list[Any]:
-    """The loss and the other results that were requested."""
+    """Compute the loss and the other requested results."""
     options, index, row, function = call.options, call.whole, call.rows, call.function
     transform = Transform(float(options.get("logit_scale", 1.0)), options.get("softcap"))
     divisor = labels.divisor(call)
@@ -89,13 +89,13 @@ def cross_entropy(call: Request) -> list[Any]:
             (call.x, index), (own, (*index, _STATISTICS)), (numbers, (call.axis,)), (soft, index)
         )
         layouts = [Layout(index, dtypes[n]) for n in per_class]
-        found = blocks.several(task, index, operands + beside, layouts)
-        made |= zip(per_class, found, strict=True)
+        per_class_results = blocks.several(task, index, operands + beside, layouts)
+        made |= zip(per_class, per_class_results, strict=True)
     return [made[name] for name in names]
 
 
 def _compute(dtype: Any) -> Any:
-    """The type of the arithmetic behind results of a type."""
+    """The type of the computation for results of a type."""
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
@@ -103,7 +103,7 @@ def _compute(dtype: Any) -> Any:
 
 
 def _statistics(call: Request, loss: Loss, target: Any, w: Any) -> tuple[Any, Any]:
-    """Statistics of each chunk, with one element along the classes' axis, and those of rows."""
+    """The statistics of each chunk, with length 1 along the class axis, and those of rows."""
     index, axis = call.whole, call.axis
     numbers = da.arange(call.n_classes, chunks=(call.x.chunks[axis],))
     n = KINDS
@@ -172,9 +172,9 @@ def _by_row(
         if loss.divided:
             total = np.nan if divisor == 0 else total / divisor
         lost = np.full((1,) * lost.ndim, total)
-    found = {"loss": lost, "lse": r.lse, "argmax": whole[..., class_chunks.CLASS]}
+    results = {"loss": lost, "lse": r.lse, "argmax": whole[..., class_chunks.CLASS]}
     kinds = dict(requested) | ({} if reduction == "none" else {"loss": np.float64})
-    return tuple(found[name].astype(kinds[name]) for name, _ in requested)
+    return tuple(results[name].astype(kinds[name]) for name, _ in requested)
 
 
 # --- the second pass ----------------------------------------------------------------------------
@@ -211,13 +211,13 @@ def _by_class(
     r = _rows(loss, whole, y, u, w, divisor)
     w = None if w is None else w[classes[0] : classes[-1] + 1]
     p = class_chunks.probabilities(loss, x, own, r.largest, r.log_s)
-    found, by_z = {"probs": p}, None
+    results, by_z = {"probs": p}, None
     names = [name for name, _ in requested]
     if "grad" in names or "hess" in names and loss.transform.softcap is not None:
         target = _last(soft, axis) if y is None else y
         by_z = class_chunks.gradient_by_z(loss, p, r, whole, target, w, classes)
     if "hess" in names:
-        found["hess"] = class_chunks.hessian(loss, x, p, r, whole, by_z, classes)
-    if "grad" in names:  # in place of that by z
-        found["grad"] = class_chunks.gradient(loss, x, r, by_z)
-    return tuple(_back(found[name], axis, kind) for name, kind in requested)
+        results["hess"] = class_chunks.hessian(loss, x, p, r, whole, by_z, classes)
+    if "grad" in names:  # may overwrite by_z
+        results["grad"] = class_chunks.gradient(loss, x, r, by_z)
+    return tuple(_back(results[name], axis, kind) for name, kind in requested)

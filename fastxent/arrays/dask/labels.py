@@ -1,4 +1,4 @@
-"""Labels before the first block of rows: their check, and the divisor of a mean."""
+"""The check of labels, and the divisor of a mean, on which all blocks of rows depend."""
 
 import functools
 import operator
@@ -14,10 +14,10 @@ from fastxent.arrays.dask.request import Request
 
 
 def divisor(call: Request) -> Any:
-    """What every block waits for: an array without dimensions, or None if they need not wait.
+    """The 0-d array that every block depends on, or None.
 
-    It is the divisor of a mean; computing it raises the error of a bad label, or of integers that
-    are no one-hot rows. For other reductions it is computed for that check alone.
+    It is the divisor of a mean. Computing it raises the error for a bad label, or for integers that
+    are not one-hot. For other reductions it is computed for this check only.
     """
     arrays, options = call.arrays, call.options
     u, w = arrays.get("sample_weight"), arrays.get("weight")
@@ -43,7 +43,7 @@ def divisor(call: Request) -> Any:
 
 
 def checked_elements(call: Request) -> Any:
-    """The target of a binary loss, whose blocks wait until all of its integers are 0 or 1."""
+    """The target of a binary loss, whose blocks depend on the check of all its integers."""
     target = call.arrays["target"]
     if not _is_integer(target):
         return target
@@ -57,7 +57,7 @@ def _is_integer(target: Any) -> bool:
 
 
 def _after(checked: Any, number: Any) -> Any:
-    """The number, after labels have been checked."""
+    """The number, as an array that depends on the check of labels."""
     if checked is None:
         return number
     return blocks.single(_second, Layout((), np.float64), (checked, (), number, ()))
@@ -72,7 +72,7 @@ def _second(checked: Any, number: Any) -> Any:
 
 @np.errstate(all="ignore")
 def _part(labels: Any, u: Any, w: Any, *, n_classes: int, ignore_index: int | None) -> Any:
-    """A block's part of Σ counted·u·w_y, in an array of as many dimensions as the labels have."""
+    """A block's part of Σ active·u·w_y, in an array of the rank of the labels."""
     weights = weights_of(labels, only(w), n_classes)
     weights = weights if u is None else np.where(u != 0, u * weights, 0.0)
     if ignore_index is not None:
@@ -81,7 +81,7 @@ def _part(labels: Any, u: Any, w: Any, *, n_classes: int, ignore_index: int | No
 
 
 def weights_of(labels: Any, w: Any, n_classes: int) -> Any:
-    """The class weights of labels, in float64; 1 for a label that is no class."""
+    """The class weights of labels, in float64; 1 for a label out of range."""
     if w is None:
         return np.ones(labels.shape)
     there = (labels >= 0) & (labels < n_classes)
@@ -92,7 +92,7 @@ def weights_of(labels: Any, w: Any, n_classes: int) -> Any:
 
 
 def _checked(call: Request) -> Any:
-    """Σ counted·u of labels; the error of the first label of all that is wrong."""
+    """Σ active·u of labels; computing it raises the error for the first bad label."""
     target, u = call.arrays["target"], call.arrays.get("sample_weight")
     if call.is_index:
         check = functools.partial(
@@ -102,12 +102,12 @@ def _checked(call: Request) -> Any:
     else:
         check = functools.partial(_check_one_hot, text=call.not_one_hot)
     weights = [u] if call.is_index and u is not None else []
-    found = da.map_blocks(
+    checks = da.map_blocks(
         check, target, *weights, dtype=object,
         chunks=tuple((1,) * n for n in target.numblocks), meta=np.empty((0,) * target.ndim, object),
     )  # fmt: skip
     return da.reduction(
-        found, _merged, _raised, axis=tuple(range(target.ndim)), combine=_merged,
+        checks, _merged, _raised, axis=tuple(range(target.ndim)), combine=_merged,
         dtype=np.float64, concatenate=True, meta=np.empty(()), split_every=blocks.NUMBERS,
     )  # fmt: skip
 
@@ -116,7 +116,7 @@ def _check_labels(
     labels: Any, u: Any = None, *, n_classes: int, ignore_index: int | None, unbatched: bool,
     block_info: Any,
 ) -> Any:  # fmt: skip
-    """One element: a block's Σ counted·u, and its first bad label's place and error, or None."""
+    """One element: a block's Σ active·u, and index and error of its first bad label, or None."""
     counted = _part(labels, u, None, n_classes=n_classes, ignore_index=ignore_index).item()
     bad = (labels < 0) | (labels >= n_classes)
     if ignore_index is not None:
@@ -130,7 +130,7 @@ def _check_labels(
 
 
 def _check_one_hot(integers: Any, *, text: tuple[str, Any, int], block_info: Any) -> Any:
-    """One element likewise: a block's first integer that is neither 0 nor 1."""
+    """One element, as above, for a block's first integer other than 0 and 1."""
     of, indices, skipped = text
 
     def error(place: tuple[int, ...], value: Any) -> Exception:
@@ -140,29 +140,29 @@ def _check_one_hot(integers: Any, *, text: tuple[str, Any, int], block_info: Any
 
 
 def _element(counted: float, target: Any, bad: Any, error: Any, block_info: Any) -> Any:
-    """An array of one element: a sum, and the place and error of the first that is bad, or None."""
+    """An array of one element: a sum, and the index and error of the first bad value, or None."""
     first = None
     if bad.any():
         at = np.unravel_index(int(bad.argmax()), bad.shape)
         starts = (start for start, _ in block_info[0]["array-location"])
         place = tuple(int(i) + start for i, start in zip(at, starts, strict=True))
         first = place, error(place, target[at])
-    found = np.empty((1,) * target.ndim, object)
-    found.fill((counted, first))
-    return found
+    element = np.empty((1,) * target.ndim, object)
+    element.fill((counted, first))
+    return element
 
 
-def _merged(found: Any, axis: Any, keepdims: bool) -> Any:
-    """The sum of all, and the first error in the order of rows."""
-    counted, first = zip(*found.flat, strict=True)
-    merged = np.empty((1,) * found.ndim if keepdims else (), object)
+def _merged(elements: Any, axis: Any, keepdims: bool) -> Any:
+    """Merge elements: the sum, and the first error in the order of rows."""
+    counted, first = zip(*elements.flat, strict=True)
+    merged = np.empty((1,) * elements.ndim if keepdims else (), object)
     merged.fill((sum(counted), min(filter(None, first), default=None, key=operator.itemgetter(0))))
     return merged
 
 
-def _raised(found: Any, axis: Any, keepdims: bool) -> Any:
-    """The sum, if nothing is wrong."""
-    counted, first = _merged(found, axis, keepdims).item()
+def _raised(elements: Any, axis: Any, keepdims: bool) -> Any:
+    """Return the sum, or raise the first error."""
+    counted, first = _merged(elements, axis, keepdims).item()
     if first is not None:
         raise first[1]
-    return np.full((1,) * found.ndim if keepdims else (), counted)
+    return np.full((1,) * elements.ndim if keepdims else (), counted)

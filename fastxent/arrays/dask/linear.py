@@ -1,4 +1,4 @@
-"""The linear map: by rows with all of the weights, or a loss with weights chunked along classes."""
+"""Losses of a linear map: by rows with all weights, or with weights chunked along classes."""
 
 import functools
 from typing import Any
@@ -16,7 +16,7 @@ _FEATURES = -2  # an index beside CLASSES
 
 
 def results(call: Request) -> list[Any]:
-    """Loss, gradient and the other results that were requested; or a product."""
+    """Compute the requested results: loss, gradient and others, or a Hessian-vector product."""
     by_classes = call.arrays["linear_weight"].numblocks[0] > 1 and call.function.is_loss
     if by_classes and classes.merges(call._replace(function=CROSS_ENTROPY)):
         return _by_classes(call)
@@ -24,7 +24,7 @@ def results(call: Request) -> list[Any]:
 
 
 def _by_rows(call: Request) -> list[Any]:
-    """Each block of rows goes to the function; derivatives by the weights are summed by a tree."""
+    """Call the function for each block of rows; sum derivatives by the weights in a tree."""
     x = call.x.rechunk({call.axis: -1})
     matrix, bias = call.arrays["linear_weight"].rechunk(-1), call.arrays.get("linear_bias")
     row, whole, is_loss = call.rows, call.whole, call.function.is_loss
@@ -38,7 +38,7 @@ def _by_rows(call: Request) -> list[Any]:
     layouts = [rows.loss_layout(call)] if is_loss else []
     grad = next(filter(_is_grad, call.like), None)
     if grad is not None:
-        # Chunks of the weights' gradient: one a block, to be summed.
+        # The gradients of weights and bias: a chunk for each block of rows, to be summed.
         n_classes, features = matrix.shape
         sums = np.result_type(*(a.dtype for a in grad if a is not None), np.float32)
         new = {CLASSES: n_classes, _FEATURES: features}
@@ -71,7 +71,7 @@ def _is_grad(result: Any) -> bool:
 
 
 def _widened(array: Any) -> Any:
-    """An operand whose gradient is to be summed; half precision in float32."""
+    """Convert an operand whose gradients are summed from half precision to float32."""
     return array.astype(np.float32) if blocks.is_half(array.dtype) else array
 
 
@@ -98,7 +98,7 @@ def _block(
 
 
 def _by_classes(call: Request) -> list[Any]:
-    """Products of chunks, and the loss of logits that are chunked along classes."""
+    """Compute the logits chunked along classes, and their loss."""
     arrays, dtype = call.arrays, call.like[0].dtype
     matrix, bias = arrays["linear_weight"].astype(dtype), arrays.get("linear_bias")
     x = call.x.astype(dtype)
@@ -109,7 +109,7 @@ def _by_classes(call: Request) -> list[Any]:
     if not call.is_index:
         target = target.rechunk(logits.chunks)
     grad = next(filter(_is_grad, call.like), None)
-    # Of the gradient with respect to logits only the type matters.
+    # For the gradient with respect to the logits only the type is used.
     like = tuple(np.empty(0, dtype) if _is_grad(a) else a for a in call.like)
     names = ("weight", "sample_weight", "normalizer")
     inner = call._replace(
@@ -121,7 +121,7 @@ def _by_classes(call: Request) -> list[Any]:
         return [loss, *others]
     d, *others = others
     row = tuple(range(d.ndim - 1))
-    # An ignored row has d = 0, and adds nothing even where its x holds nan.
+    # An ignored row has d = 0, and adds nothing even if its x holds nan.
     live = (d != 0).any(axis=-1, keepdims=True)
     by_x = by_matrix = by_bias = None
     if grad.x is not None:

@@ -1,8 +1,7 @@
-"""A call's arguments: which arrays and options were given, whether they fit, the results' types.
+"""Read the arguments of a call: arrays, options, and the types of the results.
 
-The error texts are those of the function itself. It is called with arrays without rows, which shows
-what is wrong with types and options, and the types of the results; where shapes do not fit, see
-`shapes`.
+Errors are raised by the function itself. It is called with arrays without rows, which checks types
+and options and gives the types of the results. `shapes` checks shapes.
 """
 
 import operator
@@ -20,13 +19,13 @@ from fastxent.records import LinearGrad
 
 
 class Request(NamedTuple):
-    """A call of a function on an array x that fits.
+    """A checked call of a function on an array x.
 
-    `arrays` are the other arrays, all of Dask: those with rows chunked as x is, those of classes in
-    one chunk, those that broadcast chunked as the axes of x that they have. `target` among them
-    holds class indices if `is_index`; `vector` is a LinearGrad if x is an input of a linear map.
-    `options` are the other arguments. `like` is what the function returns for no rows: of the types
-    of its results, and as many. `unbatched` is whether x was given without a batch axis.
+    `arrays` are the other arrays, as Dask arrays: arrays per row are chunked as x, arrays per class
+    are in one chunk, arrays that broadcast are chunked as the axes of x that they have. `target`
+    holds class indices if `is_index`; `vector` is a LinearGrad for a linear map. `options` are the
+    other arguments. `like` are the function's results for zero rows, which have the types of the
+    results. `unbatched` tells whether x was passed without a batch axis.
     """
 
     function: Function
@@ -40,7 +39,7 @@ class Request(NamedTuple):
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """The axes of x other than that of the classes (of features), as an index."""
+        """The axes of x other than the class axis (feature axis), as an index."""
         return tuple(k for k in range(self.x.ndim) if k != self.axis)
 
     @property
@@ -50,7 +49,7 @@ class Request(NamedTuple):
 
     @property
     def n_classes(self) -> int:
-        """C."""
+        """The number of classes C."""
         return shapes.count_classes(self.function, self.x, self.axis, self.arrays)
 
     @property
@@ -60,15 +59,15 @@ class Request(NamedTuple):
 
     @property
     def is_mean(self) -> bool:
-        """Whether losses are divided by something."""
+        """Whether losses are divided by a divisor."""
         return self.reduction == "mean"
 
     @property
     def not_one_hot(self) -> tuple[str, tuple[int, ...] | None, int]:
-        """For the error of integers that are no one-hot rows, what `errors.not_one_hot` takes.
+        """Arguments for `errors.not_one_hot`.
 
-        The array with their shape, the shape of class indices, and how many axes in front were not
-        given.
+        The name of the array whose shape the target has, the shape of class indices, and the number
+        of leading axes that were added to the arguments.
         """
         function = self.function
         if function.kind is Kind.ELEMENTS:
@@ -86,7 +85,7 @@ class Request(NamedTuple):
         return None if index is None or not self.is_index else operator.index(index)
 
     def batched(self) -> "Request":
-        """With one row for an array without a batch axis."""
+        """Add a batch axis of length 1 if x has none."""
         if self.x.ndim > 1:
             return self
         per_row = self.function.with_role(Role.TARGET, Role.PER_ROW, Role.VECTOR)
@@ -94,7 +93,7 @@ class Request(NamedTuple):
         return self._replace(x=self.x[None], axis=1, arrays=arrays, unbatched=True)
 
     def in_one_chunk(self) -> "Request":
-        """With all classes of a row in one chunk."""
+        """Rechunk so that the classes are in one chunk."""
         arrays = dict(self.arrays)
         for name in self.function.with_role(Role.TARGET, Role.VECTOR):
             if arrays[name].ndim == self.x.ndim:
@@ -102,7 +101,7 @@ class Request(NamedTuple):
         return self._replace(x=self.x.rechunk({self.axis: -1}), arrays=arrays)
 
     def answer(self, results: list[Any]) -> Any:
-        """The results as the function returns them."""
+        """The return value of the function, from its results."""
         if self.unbatched:
             results = [self._without_batch(result) for result in results]
         return tuple(results) if len(results) > 1 else results[0]
@@ -114,7 +113,7 @@ class Request(NamedTuple):
 
 
 def _with_batch(value: Any) -> Any:
-    """An array of one row, or the parts of a vector, with a batch axis; None of None."""
+    """Add a batch axis to an array or to the parts of a vector; None for None."""
     if isinstance(value, LinearGrad):
         return value._replace(x=_with_batch(value.x))
     return None if value is None else value[None]
@@ -124,11 +123,11 @@ def _with_batch(value: Any) -> Any:
 
 
 def read(function: Function, arguments: Arguments) -> Request:
-    """The call, if all of it fits."""
+    """Read and check a call."""
     first = function.first
     for name in function.with_role(Role.BUFFER):
         if arguments.get(name) is not None:
-            reason = f"are not written to, got {errors.kind_of(arguments[name])}"
+            reason = f"are not written to, got {errors.type_name(arguments[name])}"
             raise errors.unwritable_buffer(name, "Dask", reason)
     if any(name not in arguments for name in function.positional):
         function(**arguments)  # which raises Python's own error
@@ -153,9 +152,10 @@ def read(function: Function, arguments: Arguments) -> Request:
 
 
 def _array(function: Function, name: str, value: Any) -> Any:
-    """A Dask array of NumPy arrays with known chunks; or a NumPy array; or what is neither.
+    """Check that a Dask array has NumPy blocks of known sizes; convert other values to NumPy.
 
-    Of a vector of the linear map, these for each part.
+    Values that cannot be converted are returned unchanged; the function raises the error for them.
+    The parts of a vector of a linear map are converted separately.
     """
     parts = function.inputs
     if isinstance(value, tuple) and name in function.compound and len(value) == len(parts):
@@ -165,7 +165,7 @@ def _array(function: Function, name: str, value: Any) -> Any:
         meta = meta_from_array(value)
         if type(meta) is not np.ndarray:
             kind = f"{type(meta).__module__}.{type(meta).__qualname__}"
-            raise errors.dask_of_others(name, kind)
+            raise errors.dask_meta(name, kind)
         if any(np.isnan(n) for n in value.shape):
             raise errors.unknown_chunks(name, value.shape)
         return value
@@ -175,15 +175,15 @@ def _array(function: Function, name: str, value: Any) -> Any:
     if value is None or isinstance(value, np.ndarray) or role is Role.SCALAR:
         return value
     try:
-        found = foreign.array(value, name)
-    except (TypeError, ValueError):  # the function itself raises the error for it
+        converted = foreign.array(value, name)
+    except (TypeError, ValueError):  # the function itself raises the error
         return value
     # An empty list has no type of its own.
-    return found if found.size or role is not Role.TARGET else found.astype(np.int64)
+    return converted if converted.size or role is not Role.TARGET else converted.astype(np.int64)
 
 
 def _axis(axis: Any, x: Any) -> Any:
-    """The class axis counted from the front; None where the function raises an error for it."""
+    """The class axis as a non-negative int; None if the function raises an error for it."""
     try:
         position = operator.index(axis)
     except TypeError:
@@ -199,10 +199,10 @@ def _axis(axis: Any, x: Any) -> Any:
 def _like(
     function: Function, x: Any, axis: int, arrays: Arguments, options: Arguments
 ) -> tuple[Any, ...]:
-    """The function's results for no rows, which also raises what is wrong with types and options.
+    """Call the function with zero rows: this gives the types of the results, and raises errors.
 
-    All arrays get a leading axis of length 0; a linear map gets no features, for its weights may be
-    large.
+    All arrays get a leading axis of length 0. A linear map gets zero features, because its weights
+    may be large.
     """
     elements, linear = function.kind is Kind.ELEMENTS, function.kind is Kind.LINEAR
     rank = x.ndim - (0 if elements else 1)
@@ -233,7 +233,7 @@ def _like(
 
 
 def _lazy(function: Function, name: str, value: Any, x: Any, axis: int) -> Any:
-    """An argument as a Dask array, chunked as x is along rows, whole along classes."""
+    """Convert an argument to a Dask array, chunked as x along rows, in one chunk along classes."""
     role = function.roles.get(name)
     if value is None:
         return None

@@ -1,7 +1,7 @@
-"""Rows whose classes lie in one chunk: each block of rows goes to the function itself.
+"""Classes in one chunk: the function is called for each block of rows.
 
-The divisor of a mean depends on all blocks: a sum over labels and weights, computed first and
-passed to every block, so that gradients are returned divided.
+The divisor of a mean is a sum over the labels and weights of all blocks. It is computed first and
+passed to every block, so that each block returns divided gradients.
 """
 
 import functools
@@ -18,7 +18,7 @@ from fastxent.results import Extent
 
 
 def results(call: Request) -> list[Any]:
-    """The function's results for x, chunked by rows."""
+    """Compute the function's results, chunked by rows."""
     call = call.in_one_chunk()
     rows, whole = call.rows, call.whole
     if call.function.kind is Kind.MAP:
@@ -26,14 +26,14 @@ def results(call: Request) -> list[Any]:
     vector = call.arrays.get("vector")
     operands = [call.x, whole, *target_operands(call), *blocks.operands((vector, whole))]
     task = functools.partial(_block, call.function, options(call))
-    # Results per class have the class axis; among those for no rows there is one axis more.
+    # Results per class have the class axis. The results in `like` have one more leading axis.
     rank = len(rows) + (0 if call.unbatched else 1)
     layouts = [Layout(whole if a.ndim > rank else rows, a.dtype) for a in call.like]
     return reduced_losses(call, task, operands, layouts)
 
 
 def _map(call: Request) -> list[Any]:
-    """softmax, one of its logarithms, or its entropy, with its gradient if requested."""
+    """Compute softmax, log_softmax, logsumexp, or entropy and its gradient."""
     function, whole = call.function, call.whole
     layout = Layout(whole, call.like[0].dtype)
     arguments = {"axis": call.axis, **call.options}
@@ -57,14 +57,14 @@ def _mapped(x: Any, *, function: Function, arguments: Arguments) -> Any:
 
 
 def loss_layout(call: Request) -> Layout:
-    """The loss as blocks return it: by rows, or one number each."""
+    """The layout of the loss of blocks: one number per row, or one per block."""
     if call.reduction == "none":
         return Layout(call.rows, call.like[0].dtype)
     return Layout(call.rows, np.float64, single=call.rows)
 
 
 def reduced_losses(call: Request, task: Any, operands: Any, layouts: list[Layout]) -> list[Any]:
-    """What a task returns for each block; of a loss, the first is reduced."""
+    """The arrays of a task; the first result of a loss is reduced over the blocks."""
     if not call.function.is_loss:
         return blocks.several(task, call.whole, operands, layouts)
     layouts = [loss_layout(call), *layouts[1:]]
@@ -73,20 +73,20 @@ def reduced_losses(call: Request, task: Any, operands: Any, layouts: list[Layout
 
 
 def reduced(call: Request, loss: Any) -> Any:
-    """The loss of all blocks."""
+    """Reduce the losses of the blocks."""
     if call.reduction == "none":
         return loss
     return blocks.total(loss, call.like[0].dtype, tuple(range(loss.ndim)))
 
 
 def options(call: Request) -> Arguments:
-    """The arguments of a block beside arrays; labels have been checked before."""
+    """The options for a block; labels are checked before the blocks are computed."""
     own = call.options | {"check_target": False}
     return own | {"axis": call.axis} if "axis" in call.function.parameters else own
 
 
 def target_operands(call: Request) -> list[Any]:
-    """Target, weights and divisor, each with its index; a literal None for those not given."""
+    """Target, weights and divisor, each with its index; None for missing arrays."""
     rows, arrays = call.rows, call.arrays
     linear = call.function.kind is Kind.LINEAR
     classes = (CLASSES,) if linear else (call.axis,)
@@ -109,12 +109,12 @@ def block_results(
     function: Function, options: Arguments, inputs: tuple[Any, ...], target: Any, u: Any, w: Any,
     divisor: Any, **arrays: Any,
 ) -> tuple[Any, ...]:  # fmt: skip
-    """A block's results, a loss in an array with as many axes as rows have."""
+    """Compute a block's results; a reduced loss has as many axes (of length 1) as the rows."""
     options, empty = dict(options), False
     if divisor is not None and options.get("reduction", "mean") == "mean":
         if "normalizer" in function.parameters:
             options["normalizer"] = float(divisor)
-        else:  # by weights of rows
+        else:  # divide the sample weights instead
             empty = bool(divisor == 0)
             rows = function.rows(inputs[0].shape, options["axis"])
             u = _divided(np.ones(rows) if u is None else u, divisor)
@@ -129,7 +129,7 @@ def block_results(
 
 
 def _with_axes(results: Any, options: Arguments, rank: int) -> tuple[Any, ...]:
-    """A block's results, with a loss that is one number in an array with so many axes."""
+    """A block's results, with a reduced loss as an array of this rank."""
     loss, *others = results if type(results) is tuple else (results,)
     if options.get("reduction", "mean") != "none":
         loss = np.full((1,) * rank, loss, np.float64)
@@ -138,7 +138,7 @@ def _with_axes(results: Any, options: Arguments, rank: int) -> tuple[Any, ...]:
 
 @np.errstate(all="ignore")
 def _divided(u: Any, divisor: Any) -> Any:
-    """u / D; 0 where D is."""
+    """u / D, or 0 where D is 0."""
     return np.where(divisor == 0, 0.0, u / divisor)
 
 
@@ -146,7 +146,7 @@ def _divided(u: Any, divisor: Any) -> Any:
 
 
 def elements(call: Request) -> list[Any]:
-    """A binary loss or product, whose mean is a sum with weights divided by their number."""
+    """Compute a binary loss or product; a mean is a sum with weights divided by the size."""
     own, whole, size = dict(call.options), call.whole, call.x.size
     w = call.arrays.get("weight")
     if call.is_mean and size:
@@ -154,7 +154,7 @@ def elements(call: Request) -> list[Any]:
         w = (da.asarray(1.0) if w is None else w.astype(np.float64)) / size
     operands = [call.x, whole, labels.checked_elements(call), whole]
     for array in (w, call.arrays.get("pos_weight")):
-        # A block broadcasts them over its elements.
+        # They are broadcast within each block.
         operands += [array, None if array is None else whole[len(whole) - array.ndim :]]
     operands += blocks.operands((call.arrays.get("vector"), whole))
     task = functools.partial(_elements, call.function, own)
@@ -166,7 +166,7 @@ def _elements(
     function: Function, options: Arguments, x: Any, target: Any, w: Any, pos_weight: Any,
     vector: Any,
 ) -> Any:  # fmt: skip
-    given = (("pos_weight", pos_weight), ("vector", vector))
-    options = options | {name: array for name, array in given if array is not None}
+    optional = (("pos_weight", pos_weight), ("vector", vector))
+    options = options | {name: array for name, array in optional if array is not None}
     results = blocks.compute(function, x, target, weight=w, **options)
     return _with_axes(results, options, x.ndim) if function.is_loss else (np.asarray(results),)

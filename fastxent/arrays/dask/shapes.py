@@ -1,6 +1,7 @@
-"""Shapes that do not fit together, and the function's own error for them.
+"""Check that shapes match, and raise the function's own error if not.
 
-It is called with arrays of these shapes that hold one number, for it checks shapes first.
+For the error, the function is called with arrays of these shapes that are views of one number,
+because it checks shapes first.
 """
 
 from typing import Any, NoReturn
@@ -14,17 +15,17 @@ from fastxent.records import LinearGrad
 
 
 def misfit(function: Function, x: Any, axis: int, arrays: Arguments) -> str | None:
-    """The argument whose shape does not fit, or that is no array and would need a shape."""
+    """The name of the first argument that is not an array or has a wrong shape; None if none."""
     roles = {name: function.roles.get(name) for name in arrays}
     for name, value in arrays.items():
         if roles[name] is not Role.SCALAR and value is not None and not _is_array(value):
             return name
-    given = {name: role for name, role in roles.items() if arrays[name] is not None}
+    present = {name: role for name, role in roles.items() if arrays[name] is not None}
     misfit_vector = None if _vector_fits(function, x, arrays) else "vector"
     if function.kind is Kind.ELEMENTS:
         if arrays["target"] is None or arrays["target"].shape != x.shape:
             return "target"
-        weights = (name for name, role in given.items() if role is Role.BROADCAST)
+        weights = (name for name, role in present.items() if role is Role.BROADCAST)
         misfits = (n for n in weights if not _broadcasts(arrays[n].shape, x.shape))
         return next(misfits, misfit_vector)
     if function.kind is Kind.LINEAR:
@@ -46,7 +47,11 @@ def misfit(function: Function, x: Any, axis: int, arrays: Arguments) -> str | No
         Role.PER_CLASS: (count_classes(function, x, axis, arrays),), Role.PER_ROW: _rows(x, axis)
     }  # fmt: skip
     return next(
-        (n for n, role in given.items() if role in expected and arrays[n].shape != expected[role]),
+        (
+            n
+            for n, role in present.items()
+            if role in expected and arrays[n].shape != expected[role]
+        ),
         misfit_vector,
     )
 
@@ -58,7 +63,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _vector_fits(function: Function, x: Any, arrays: Arguments) -> bool:
-    """Whether a vector is shaped as the inputs, with at least one part; True of a loss."""
+    """Whether a vector has the shapes of the inputs and at least one part; True for a loss."""
     if not function.with_role(Role.VECTOR):
         return True
     vector, inputs = arrays["vector"], [x, *(arrays.get(name) for name in function.inputs[1:])]
@@ -95,14 +100,14 @@ def raise_misfit(
     function: Function, arguments: Arguments, x: Any, axis: int | None, arrays: Arguments,
     wrong: Any,
 ) -> NoReturn:  # fmt: skip
-    """Let the function raise its error, for arrays of these shapes that hold one number.
+    """Call the function with arrays of these shapes, so that it raises its own error.
 
-    It gets a buffer (logsumexp a flag) that it refuses after the check of shapes: should it find
-    nothing wrong with them it must not begin to compute, for they may be large.
+    It also gets an invalid buffer (an invalid flag for logsumexp), which it refuses after the check
+    of shapes. So it does not start to compute on large arrays if it accepts the shapes.
     """
     shapes = {name: _of_one_number(value) for name, value in arrays.items()}
     if axis is not None and "target" in arrays and _target_fits(function, x, axis, arrays):
-        # Not what is wrong: probabilities take no memory, as labels do.
+        # The target is valid. As probabilities it needs no memory, as labels it would.
         whole = (*_rows(x, axis), count_classes(function, x, axis, arrays))
         shapes["target"] = np.broadcast_to(0.0, whole if function.kind is Kind.LINEAR else x.shape)
     if "axis" in arguments:
@@ -117,7 +122,7 @@ def raise_misfit(
 
 
 def _of_one_number(value: Any) -> Any:
-    """An array of the same shape and type that takes the memory of one number."""
+    """A read-only array of the same shape and type with the memory of one number."""
     if isinstance(value, LinearGrad):
         return LinearGrad(*map(_of_one_number, value))
     if isinstance(value, da.Array):

@@ -1,4 +1,4 @@
-"""PyTorch tensors: the same kind out, in autograd's graph or in torch.compile's."""
+"""PyTorch tensors: results are tensors, in autograd's graph or in that of torch.compile."""
 
 import functools
 from typing import Any
@@ -10,14 +10,14 @@ from fastxent.arrays import views
 from fastxent.arrays.torch import autograd, memory, refusals
 from fastxent.functions import Arguments, Function
 
-# Where torch.compile has given up on a caller, it goes on to compile each frame that runs below,
-# and would treat our checks of one tensor (no tangent, no memory) as constants. Not public.
+# After a graph break torch.compile compiles each frame that the caller runs. It would treat our
+# checks of one tensor (no tangent, no memory) as constants. These functions are not public.
 _watcher = getattr(eval_frame, "get_eval_frame_callback", lambda: None)
 _watch = getattr(eval_frame, "set_eval_frame", lambda callback: None)
 
 
 def call(function: Function, *args: Any, **kwargs: Any) -> Any:
-    """Call `function` on views of the tensors; return tensors, in the graph where it needs grad."""
+    """Call `function` on views of the tensors; return tensors, with a graph if grad is required."""
     if torch.compiler.is_dynamo_compiling():
         from fastxent.arrays.torch import operators
 
@@ -65,14 +65,14 @@ def call(function: Function, *args: Any, **kwargs: Any) -> Any:
 
 @functools.cache
 def _functional() -> Any:
-    """The module for transforms and forward mode, imported with the first of them."""
+    """The module for transforms and forward mode, imported at the first use."""
     from fastxent.arrays.torch import functional
 
     return functional
 
 
 def _traced(function: Function, arguments: Arguments) -> Any:
-    """The results by operators, of tensors that may have no numbers yet."""
+    """Compute by operators, for tensors that may have no data."""
     from fastxent.arrays.torch import operators
 
     return operators.traced(function, arguments)

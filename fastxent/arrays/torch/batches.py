@@ -1,7 +1,8 @@
-"""Calls as nodes of a graph take them, and vmap: a batch of calls as one call with more rows.
+"""Calls packed for graph nodes, and vmap: a batch of calls becomes one call with more rows.
 
-A batch of losses is one call by row, in which the sample weights hold each loss's own divisor. What
-is no such call, as a batch of weights of a linear map, is computed one by one.
+A batch of losses becomes one unreduced call whose sample weights include each loss's divisor. A
+batch for which this is impossible, such as one over the weights of a linear map, is computed one by
+one.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,11 +17,11 @@ from fastxent.functions import Arguments, Function, Kind, Role
 _BATCHED = {Role.INPUT, Role.TARGET, Role.PER_ROW, Role.BROADCAST, Role.VECTOR}
 
 
-class Call:
-    """The arguments of a call, of which the tensors are passed beside it, in order of `names`.
+class PackedCall:
+    """The arguments of a call without its tensors, which are passed separately, ordered as `names`.
 
-    A part of a tuple has a name with a dot. `versions` are those of the tensors in the forward
-    pass, where autograd does not watch them.
+    An item of a tuple has a name with a dot. `versions` are the tensors' versions in the forward
+    pass, if autograd does not check them.
     """
 
     __slots__ = ("fixed", "function", "names", "versions")
@@ -32,16 +33,16 @@ class Call:
         self.function, self.fixed, self.names, self.versions = function, fixed, names, versions
 
     def arguments(self, tensors: Sequence[Any]) -> Arguments:
-        """The arguments by name; the input that chooses the backend comes first."""
+        """The arguments by name; the input that selects the backend comes first."""
         named = dict(zip(self.names, tensors, strict=True))
         for name, parts in self.fixed.items():
             if name in self.function.compound and isinstance(parts, tuple):
-                found = [named.pop(f"{name}.{k}", part) for k, part in enumerate(parts)]
-                named[name] = views.like(parts, found)
+                filled = [named.pop(f"{name}.{k}", part) for k, part in enumerate(parts)]
+                named[name] = views.like(parts, filled)
         return {self.function.first: None} | self.fixed | named
 
     def refuse_gradients(self, needs: Sequence[bool]) -> None:
-        """Raise for a tensor that needs a gradient and has none."""
+        """Raise for a tensor that requires a gradient and is not an input."""
         for name, need in zip(self.names, needs, strict=True):
             if need and name not in self.function.inputs:
                 raise errors.no_gradient(name.partition(".")[0])
@@ -53,27 +54,27 @@ class Call:
         return tuple(name for name, need in pairs if need and name in inputs)
 
     def check_versions(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Raise for a tensor that has been written to since the forward pass."""
+        """Raise if a tensor has been written to since the forward pass."""
         if self.versions is not None:
             written(self.names, tensors, self.versions)
 
 
 def versions_of(tensors: Iterable[torch.Tensor]) -> tuple[int | None, ...]:
-    """How often each tensor has been written to; None for one that does not count it."""
+    """The version counter of each tensor; None for tensors of inference mode."""
     return tuple([None if t.is_inference() else t._version for t in tensors])
 
 
 def written(
     names: Sequence[str], tensors: Sequence[torch.Tensor], versions: Sequence[int | None]
 ) -> None:
-    """Raise for a tensor whose version is another one."""
+    """Raise for a tensor whose version has changed."""
     for name, tensor, version in zip(names, tensors, versions, strict=True):
         if version is not None and tensor._version != version:
-            raise errors.written_since(name, tensor, tensor._version, version)
+            raise errors.modified_in_place(name, tensor, tensor._version, version)
 
 
-def packed(function: Function, arguments: Arguments) -> tuple[Call, list[torch.Tensor]]:
-    """A call and its tensors."""
+def packed(function: Function, arguments: Arguments) -> tuple[PackedCall, list[torch.Tensor]]:
+    """Split arguments into a `PackedCall` and its tensors."""
     fixed, named = {}, {}
     for name, value in arguments.items():
         if isinstance(value, torch.Tensor):
@@ -84,22 +85,24 @@ def packed(function: Function, arguments: Arguments) -> tuple[Call, list[torch.T
             fixed[name] = views.like(value, [None if k in named else a for k, a in parts.items()])
         else:
             fixed[name] = value
-    return Call(function, fixed, tuple(named)), list(named.values())
+    return PackedCall(function, fixed, tuple(named)), list(named.values())
 
 
 class Batch:
-    """A batch of calls as one: `call` with `tensors`, by row.
+    """A batch of calls as one unreduced call: `call` with `tensors`.
 
-    `size` is the number of calls, `shape` that of one loss before its reduction, `active` which of
-    the means are over something, None for all.
+    `size` is the number of calls, `shape` the shape of one unreduced loss, `active` marks the means
+    with a nonzero divisor, None for all.
     """
 
-    def __init__(self, call: Call, tensors: list[Any], size: int, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, call: PackedCall, tensors: list[Any], size: int, shape: tuple[int, ...]
+    ) -> None:
         self.call, self.tensors, self.size, self.shape = call, tensors, size, shape
         self.by_row, self.active = True, None
 
     def reduced(self, rows: torch.Tensor, is_loss: bool = False) -> torch.Tensor:
-        """Losses, or their slopes, from those by row."""
+        """Reduce losses by row, or their slopes, to one number per call."""
         if self.by_row:
             return rows
         if self.shape:
@@ -109,43 +112,43 @@ class Batch:
         return rows
 
     def by_rows(self, up: torch.Tensor, dim: int | None) -> torch.Tensor:
-        """The gradients of the losses as those of the losses by row."""
+        """Expand the gradients of reduced losses to those of the losses by row."""
         up = in_front(up, dim, self.size)
         if self.by_row:
             return up
         return up.reshape(self.size, *[1] * len(self.shape)).expand(self.size, *self.shape)
 
     def vectors(self, vectors: Sequence[Any], dims: Sequence[int | None]) -> list[torch.Tensor]:
-        """Vectors of each of the calls."""
+        """The vectors with the batch as their first axis."""
         return [in_front(v, dim, self.size) for v, dim in zip(vectors, dims, strict=True)]
 
 
 def in_front(tensor: torch.Tensor, dim: int | None, size: int) -> torch.Tensor:
-    """A tensor with the batch as its first axis."""
+    """Move or add the batch axis to the front."""
     if dim is None:
         return tensor.expand(size, *tensor.shape)
     return tensor if not dim else tensor.movedim(dim, 0)
 
 
-def folded(call: Call, size: int, dims: Sequence[int | None], tensors: Any) -> Batch | None:
-    """A batch of calls as one call by row, None if it is no such call."""
+def folded(call: PackedCall, size: int, dims: Sequence[int | None], tensors: Any) -> Batch | None:
+    """Make one unreduced call of a batch of calls; None if that is not possible."""
     function = call.function
     is_linear, has_rows = function.kind is Kind.LINEAR, function.has_rows
     for name, dim in zip(call.names, dims, strict=True):
         role = function.roles[name.partition(".")[0]]
         if dim is not None and (role not in _BATCHED or "." in name):
             return None
-    given = dict(zip(call.names, zip(tensors, dims, strict=True), strict=True))
-    if function.first not in given or "target" not in given:
+    batched = dict(zip(call.names, zip(tensors, dims, strict=True), strict=True))
+    if function.first not in batched or "target" not in batched:
         return None
-    x, dim = given[function.first]
+    x, dim = batched[function.first]
     rank = x.ndim - (dim is not None)
     reduction, axis = call.fixed.get("reduction", "mean"), call.fixed.get("axis", -1)
     if has_rows and (type(axis) is not int or not -rank <= axis < rank):
-        return None  # the function says what is wrong
+        return None  # the function raises the error
     axis %= max(rank, 1)
     moved: Arguments = {}
-    for name, (tensor, dim) in given.items():
+    for name, (tensor, dim) in batched.items():
         role = function.roles[name]
         own = tensor.ndim - (dim is not None)
         if role is Role.BROADCAST:
@@ -164,7 +167,7 @@ def folded(call: Call, size: int, dims: Sequence[int | None], tensors: Any) -> B
         fixed["axis"] = axis + 1
     arguments = {**fixed, **moved}
     batch = Batch(call, [], size, shape)
-    if function.out is not None:  # a product of a second derivative
+    if function.out is not None:  # a Hessian-vector product
         batch.by_row = reduction == "none"
     if reduction in ("sum", "mean"):
         batch.by_row = False
@@ -180,7 +183,7 @@ def folded(call: Call, size: int, dims: Sequence[int | None], tensors: Any) -> B
 
 
 def _divide(function: Function, arguments: Arguments, batch: Batch, axis: int) -> None:
-    """Put each loss's divisor into the weights of its rows or elements."""
+    """Divide the weights of rows or elements by each loss's divisor."""
     device = arguments[function.first].device
     if not function.has_rows:
         n = 1
@@ -198,7 +201,7 @@ def _divide(function: Function, arguments: Arguments, batch: Batch, axis: int) -
         u = arguments["sample_weight"] = torch.as_tensor(u).expand(batch.size, *batch.shape)
     rows_rank = len(batch.shape)
     if normalizer is not None:
-        if isinstance(normalizer, (int, float)):  # written on a GPU, where a copy would wait
+        if isinstance(normalizer, (int, float)):  # filled on the GPU: a copy would synchronise
             normalizer = torch.full((), normalizer, dtype=torch.float64, device=device)
         divisor = torch.as_tensor(normalizer, dtype=torch.float64, device=device)
         divisor = divisor.expand(batch.size)
@@ -231,7 +234,7 @@ def _divide(function: Function, arguments: Arguments, batch: Batch, axis: int) -
 
 
 def one_by_one(node: Any, size: int, dims: Sequence[Any], *args: Any) -> tuple[Any, Any]:
-    """The results of a node for each call of a batch."""
+    """Apply a node to each call of a batch, and stack the results."""
     each = [
         node.apply(*[a if d is None else a.select(d, k) for a, d in zip(args, dims, strict=True)])
         for k in range(size)

@@ -1,4 +1,4 @@
-"""Calls within torch.func's transforms and in forward mode, as nodes that have rules for both."""
+"""Calls within torch.func's transforms and in forward mode, as nodes with rules for both."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ import torch
 from fastxent import errors
 from fastxent.arrays import views
 from fastxent.arrays.torch import batches, gradients, maps, second
-from fastxent.arrays.torch.batches import Call
+from fastxent.arrays.torch.batches import PackedCall
 from fastxent.functions import Arguments, Function, Kind, Role
 
 
 def call(function: Function, arguments: Arguments) -> Any:
-    """The results of a call with tensors that are transformed or have tangents."""
+    """Compute a call with tensors that are transformed or have tangents."""
     is_plain = arguments.keys().isdisjoint(function.requests)
     if not is_plain:
         left_out = function.with_role(Role.BUFFER, Role.BUFFER_FLAG)
@@ -27,31 +27,31 @@ def call(function: Function, arguments: Arguments) -> Any:
     plain = arguments if is_plain else gradients.without_requests(function, arguments)
     packed, tensors = batches.packed(function, plain)
     if function.has_one_gradient and second.needs_gradient(arguments[function.first]):
-        loss, _ = second.LossAndGradient.apply(packed, second.Of(), *tensors)
+        loss, _ = second.LossAndGradient.apply(packed, second.Derivative(), *tensors)
     else:
-        loss = second.Loss.apply(packed, second.Of(), *tensors)
+        loss = second.Loss.apply(packed, second.Derivative(), *tensors)
     if is_plain or not any(function.is_requested(n, arguments) for n in function.results[1:]):
         return loss
     return loss, *_detached(function, arguments)[1:]
 
 
 def _detached(function: Function, arguments: Arguments) -> Any:
-    """The results of a call as numbers that nothing flows to."""
+    """Compute a call without derivatives."""
     packed, tensors = batches.packed(function, arguments)
-    form = _Form()
-    found = _Detached.apply(packed, form, *tensors)
-    rest = iter(found)
+    structure = _Structure()
+    results = _Detached.apply(packed, structure, *tensors)
+    remaining = iter(results)
 
     def filled(part: Any) -> Any:
         if isinstance(part, tuple):
             return views.like(part, map(filled, part))
-        return next(rest) if part else None
+        return next(remaining) if part else None
 
-    return filled(form.of)
+    return filled(structure.of)
 
 
-class _Form:
-    """The tuple that results are in, with True for each, and None for those there are not."""
+class _Structure:
+    """The nested tuple of the results: True for each result, None for missing ones."""
 
     of: Any = None
 
@@ -60,23 +60,23 @@ class _Detached(torch.autograd.Function):  # type: ignore[misc]
     """All results of a call, flat; `form` is written."""
 
     @staticmethod
-    def forward(call: Call, form: _Form, *tensors: torch.Tensor) -> Any:
+    def forward(call: PackedCall, structure: _Structure, *tensors: torch.Tensor) -> Any:
         result = gradients.run(call.function, call.arguments(tensors))
         flat: list[Any] = []
 
-        def form_of(part: Any) -> Any:
+        def structure_of(part: Any) -> Any:
             if isinstance(part, tuple):
-                return views.like(part, list(map(form_of, part)))
+                return views.like(part, list(map(structure_of, part)))
             if part is not None:
                 flat.append(part)
             return part is not None
 
-        form.of = form_of(result)
+        structure.of = structure_of(result)
         return tuple(flat)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Refuse what would be dropped: a derivative of a product of the second derivative."""
+        """Raise for derivatives that are not implemented, such as those of a product."""
         ctx.call = inputs[0]
         needs = ctx.needs_input_grad[2:]
         ctx.call.refuse_gradients(needs)
@@ -102,11 +102,11 @@ class _Detached(torch.autograd.Function):  # type: ignore[misc]
         return (None,) * ctx.n
 
     @staticmethod
-    def vmap(info: Any, dims: Any, call: Call, form: _Form, *tensors: Any) -> Any:
+    def vmap(info: Any, dims: Any, call: PackedCall, structure: _Structure, *tensors: Any) -> Any:
         batch = batches.folded(call, info.batch_size, dims[2:], tensors)
         if batch is None or call.function.kind is Kind.LINEAR:
-            return batches.one_by_one(_Detached, info.batch_size, dims, call, form, *tensors)
-        found = list(_Detached.apply(batch.call, form, *batch.tensors))
+            return batches.one_by_one(_Detached, info.batch_size, dims, call, structure, *tensors)
+        results = list(_Detached.apply(batch.call, structure, *batch.tensors))
         if call.function.is_loss:
-            found[0] = batch.reduced(found[0], True)
-        return tuple(found), (0,) * len(found)
+            results[0] = batch.reduced(results[0], True)
+        return tuple(results), (0,) * len(results)

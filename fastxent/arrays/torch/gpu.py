@@ -20,14 +20,14 @@ _OWN = {dtype: own for own, dtype in _TYPES.items()}
 def run_cached(
     function: Function, arguments: Arguments, first: torch.Tensor
 ) -> tuple[Any, KeyedCall | None]:
-    """The results of a call by its cached plan, None without one; and the call by its key.
+    """Run the cached plan of a call; return its results, None without a plan, and the keyed call.
 
-    `first` is on a GPU, and the only tensor that may require grad.
+    `first` is on a GPU, and is the only tensor that may require grad.
     """
     place = place_of(first)
     assert place is not None
     if first.requires_grad and sum(value is first for value in arguments.values()) > 1:
-        return None, None  # a target, a weight or a buffer must not
+        return None, None  # it is also a target, a weight or a buffer, which must not require grad
 
     def describe(tensor: Any, number: int) -> tuple[int, tuple[int, ...], Any] | None:
         if (
@@ -44,12 +44,12 @@ def run_cached(
 
 
 def views_of(function: Function, arguments: Arguments) -> Arguments:
-    """The arguments with views of the tensors, which are all on one GPU."""
+    """Replace the tensors among the arguments by views on one GPU."""
     return device.views_of(function, arguments, view)
 
 
 def view(value: Any) -> DeviceArray | None:
-    """A view of a tensor, or of another library's array; None for what is in host memory."""
+    """A view of a tensor, or of another library's array; None for values in host memory."""
     if not isinstance(value, torch.Tensor):
         return interface.view(value)
     place = place_of(value)
@@ -57,7 +57,7 @@ def view(value: Any) -> DeviceArray | None:
         return None
     if value.requires_grad:
         value = value.detach()
-    if value.is_conj() or value.is_neg():  # its elements are not those in memory
+    if value.is_conj() or value.is_neg():  # a lazy view: memory holds other values
         value = value.resolve_conj().resolve_neg()
     dtype = _TYPES.get(value.dtype)
     if dtype is None:
@@ -69,7 +69,7 @@ def view(value: Any) -> DeviceArray | None:
 
 
 def place_of(tensor: torch.Tensor) -> Place | None:
-    """A tensor's GPU and the stream that is current there; None in host memory."""
+    """A tensor's GPU and the current stream of it; None for a tensor in host memory."""
     number = number_of(tensor)
     if number < 0:
         return None
@@ -77,14 +77,14 @@ def place_of(tensor: torch.Tensor) -> Place | None:
 
 
 def number_of(tensor: torch.Tensor) -> int:
-    """The number of the GPU that a tensor is on; -1 elsewhere."""
+    """The number of the GPU that a tensor is on; -1 if it is on none."""
     return tensor.get_device() if tensor.is_cuda else -1
 
 
 def scaled(grad: torch.Tensor, factor: torch.Tensor, in_place: bool) -> torch.Tensor:
-    """A gradient times the gradient above it, a number, which may be written in place.
+    """Multiply a gradient by a 0-d factor, in new memory or in place.
 
-    The number is read on the GPU: nothing waits for it. What is 0 stays 0.
+    The factor is read on the GPU, without synchronisation. Zeros stay 0.
     """
     from fastxent.cuda.scale import scale
 
@@ -102,7 +102,7 @@ def _device(number: int) -> torch.device:
 
 
 def new(shape: tuple[int, ...], dtype: Any, place: Place) -> tuple[torch.Tensor, int]:
-    """A new tensor from PyTorch's pool, and its address."""
+    """Allocate a tensor from PyTorch's pool; return it and its address."""
     tensor = torch.empty(shape, dtype=_OWN[dtype], device=_device(place.device))
     return tensor, tensor.data_ptr()
 

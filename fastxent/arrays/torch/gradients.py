@@ -1,7 +1,7 @@
-"""Gradients of the losses, times the gradient of the loss above: what every derivative is made of.
+"""Gradients of the losses, multiplied by the upstream gradient.
 
-`arguments` are those of a loss by name, with tensors; `up` is the gradient of the loss, or of the
-losses by row or element, that an outer function has.
+`arguments` are the arguments of a loss by name, with tensors. `up` is the upstream gradient: of the
+loss, or of the losses by row or element.
 """
 
 import math
@@ -17,7 +17,7 @@ from fastxent.functions import Arguments, Function
 
 
 def run(function: Function, arguments: Arguments) -> Any:
-    """The detached results of a call, by operators where PyTorch traces it or has no numbers."""
+    """Compute the detached results of a call; by operators if it is traced or without data."""
     arguments = {n: _without_graph(value) for n, value in arguments.items()}
     if memory.is_traced() or memory.is_virtual(arguments[function.first]):
         from fastxent.arrays.torch import operators
@@ -33,7 +33,7 @@ def _without_graph(value: Any) -> Any:
 
 
 def with_gradients(function: Function, arguments: Arguments, needed: tuple[str, ...]) -> Arguments:
-    """The call with gradients of those of its inputs that need one."""
+    """The arguments of the call with gradients for the inputs that need them."""
     requested = arguments | {"return_grad": True}
     if len(function.inputs) == 1:
         return requested
@@ -42,14 +42,14 @@ def with_gradients(function: Function, arguments: Arguments, needed: tuple[str, 
         if not isinstance(own, Iterable) or isinstance(own, bytes) or not (own := tuple(own)):
             return requested  # which the function refuses
         names = (arguments["wrt"],) if isinstance(arguments["wrt"], str) else own
-        # Unknown names too: the function refuses them.
+        # Keep unknown names, so that the function raises the error.
         needed = *needed, *(name for name in names if name not in function.inputs)
     return requested | {"wrt": needed}
 
 
 def rows_axis(function: Function, arguments: Arguments) -> int | None:
-    """The axis that losses lack and gradients have."""
-    if "reduction" not in arguments:  # as in a small call
+    """The class axis of the gradient if losses are returned by row, else None."""
+    if "reduction" not in arguments:  # fast path for the default
         return None
     if arguments["reduction"] != "none" or not function.has_rows:
         return None
@@ -57,7 +57,7 @@ def rows_axis(function: Function, arguments: Arguments) -> int | None:
 
 
 def is_float16(value: Any) -> bool:
-    """Whether it is a tensor in which small gradients are 0."""
+    """Whether a value is a float16 tensor, in which small gradients underflow."""
     return isinstance(value, torch.Tensor) and value.dtype == torch.float16
 
 
@@ -73,15 +73,16 @@ def without_half(function: Function, arguments: Arguments) -> Arguments:
 
 
 def product(grad: Any, factor: Any, in_place: bool) -> Any:
-    """A gradient times the gradient of its loss.
+    """Multiply a gradient by the gradient of its loss.
 
-    In new memory unless `in_place`: the receiver may write to it, and `backward` may run again.
+    In new memory unless `in_place`: the receiver may write to the result, and `backward` may run
+    more than once.
     """
-    if memory.is_on_gpu(grad):  # where reading the factor would wait
+    if memory.is_on_gpu(grad):  # reading the factor would synchronise
         if factor.ndim:
             return masked_product(grad, factor)
         return memory.gpu().scaled(grad, factor, in_place)
-    # A sum that is finite has finite terms: one operation instead of the several of a test of each.
+    # If the sum is finite, all terms are: one operation instead of a test of each term.
     number = factor.sum().item() if factor.ndim else factor.item()
     if not math.isfinite(number):
         return masked_product(grad, factor)
@@ -91,10 +92,10 @@ def product(grad: Any, factor: Any, in_place: bool) -> Any:
 
 
 def masked_product(grad: Any, factor: Any) -> Any:
-    """The same in new memory, but 0 where the gradient is 0, as in ignored rows.
+    """The product in new memory, but 0 where the gradient is 0, as in ignored rows.
 
-    A factor of inf or nan would make these nan. On a GPU torch.where would copy its number there,
-    which waits and cannot be captured; masked_fill_ has it among a kernel's arguments.
+    A factor of inf or nan would give nan there. torch.where would copy its scalar to the GPU, which
+    synchronises and cannot be captured; masked_fill_ passes it as a kernel argument.
     """
     return (grad * factor).masked_fill_(grad == 0, 0.0)
 
@@ -102,8 +103,8 @@ def masked_product(grad: Any, factor: Any) -> Any:
 def gradients(
     function: Function, arguments: Arguments, up: torch.Tensor, needed: tuple[str, ...]
 ) -> list[torch.Tensor]:
-    """Gradients of the needed inputs, in new memory."""
-    if up.ndim and function.has_rows:  # those of a sum that is weighted by them
+    """Compute the gradients of the needed inputs, in new memory."""
+    if up.ndim and function.has_rows:  # as gradients of the weighted sum of the losses
         call = with_gradients(function, weighted_rows(arguments, up), needed)
         _, grads = run(function, call)
         return [grad for grad in views.parts(grads) if grad is not None]
@@ -121,9 +122,9 @@ def gradients(
 
 
 def weighted_rows(arguments: Arguments, up: torch.Tensor) -> Arguments:
-    """The call whose loss is the sum of these losses by row, each times its gradient."""
+    """The arguments of the call whose loss is the sum of the row losses weighted by `up`."""
     weight, own = up.double(), arguments.get("sample_weight")
     if own is not None:
         own = own if isinstance(own, torch.Tensor) else torch.from_numpy(np.array(own, float))
-        weight = (weight * own).masked_fill_(own == 0, 0.0)  # ignored, whatever the gradient
+        weight = (weight * own).masked_fill_(own == 0, 0.0)  # ignored rows stay 0
     return arguments | {"sample_weight": weight, "reduction": "sum"}

@@ -1,6 +1,6 @@
-"""Softmax, its logarithms and its entropy in autograd's graph, eager and within transforms.
+"""softmax, log_softmax, logsumexp and entropy in autograd's graph and within transforms.
 
-Their gradients are made of PyTorch's own operations, which differentiates them as often as asked.
+Their gradients are composed of PyTorch's own operations, so they have derivatives of any order.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from fastxent.results import Extent
 
 
 def connected(function: Function, arguments: Arguments, arrays: Arguments, key: Any = None) -> Any:
-    """The results of an eager call whose input requires grad; `arrays` are views."""
+    """Compute an eager call whose input requires grad; `arrays` are views."""
     x = arguments[function.first]
     axis = int(arguments.get("axis", -1))
     if function is ENTROPY:
@@ -29,9 +29,12 @@ def connected(function: Function, arguments: Arguments, arrays: Arguments, key: 
 
 
 def _connected_entropy(arguments: Arguments, axis: int, x: torch.Tensor) -> Any:
-    """The entropy with the graph, its gradient without; this first, as its buffer may be x."""
-    apart = without_half(ENTROPY, {ENTROPY.first: x, "axis": arguments.get("axis", -1)})
-    result, grad = memory.detached(ENTROPY, apart | {"return_grad": True})
+    """Compute the entropy with a graph, and its gradient without.
+
+    The gradient for the graph is computed first, because the caller's buffer may be x.
+    """
+    separate = without_half(ENTROPY, {ENTROPY.first: x, "axis": arguments.get("axis", -1)})
+    result, grad = memory.detached(ENTROPY, separate | {"return_grad": True})
     requested = ENTROPY.is_requested("grad", arguments)
     theirs = memory.detached(ENTROPY, arguments)[1] if requested else None
     entropy = _apply_entropy([result, grad], axis, x)
@@ -39,7 +42,7 @@ def _connected_entropy(arguments: Arguments, axis: int, x: torch.Tensor) -> Any:
 
 
 class _Map(torch.autograd.Function):  # type: ignore[misc]
-    """Softmax, log-softmax or logsumexp, with the tensor that its derivative is computed from."""
+    """softmax, log_softmax or logsumexp; saves the tensor that its derivative is computed from."""
 
     @staticmethod
     def forward(
@@ -58,7 +61,7 @@ class _Map(torch.autograd.Function):  # type: ignore[misc]
 
 
 class _Entropy(torch.autograd.Function):  # type: ignore[misc]
-    """Entropy with its gradient, saved until it has been differentiated."""
+    """Entropy, with its gradient saved for `backward`."""
 
     @staticmethod
     def forward(ctx: Any, results: list[Any], axis: int, x: Any) -> Any:
@@ -76,20 +79,20 @@ class _Entropy(torch.autograd.Function):  # type: ignore[misc]
         return None, None, grad * up.unsqueeze(ctx.axis)
 
 
-# Without the layer for torch.func, a third of the cost of `apply`.
+# Without the layer for torch.func, which is a third of the cost of `apply`.
 _apply_map: Callable[..., Any] = super(torch.autograd.Function, _Map).apply
 _apply_entropy: Callable[..., Any] = super(torch.autograd.Function, _Entropy).apply
 
 
 def saves_result(function: Function) -> bool:
-    """Whether a derivative is computed from the result; others are from the input."""
+    """Whether the derivative is computed from the result, rather than from the input."""
     return function.result("out").extent is Extent.PER_CLASS
 
 
 def map_gradient(function: Function, axis: int, keepdims: bool, up: Any, saved: Any) -> Any:
-    """The gradient by the input; of half precision in float32.
+    """Compute the gradient by the input, for half precision in float32.
 
-    Autograd converts it to its input's type.
+    Autograd converts it to the input's type.
     """
     if not saves_result(function) and not keepdims:
         up = up.unsqueeze(axis)
@@ -97,7 +100,7 @@ def map_gradient(function: Function, axis: int, keepdims: bool, up: Any, saved: 
 
 
 def _widened(tensor: Any) -> Any:
-    """Half precision as float32, in which differences of sums are computed; integers as float64."""
+    """Convert half precision to float32 for differences of sums, and integers to float64."""
     if not tensor.is_floating_point():
         return tensor.double()
     half = tensor.dtype in (torch.float16, torch.bfloat16)
@@ -105,7 +108,7 @@ def _widened(tensor: Any) -> Any:
 
 
 def _entropy_gradient(x: torch.Tensor, axis: int) -> torch.Tensor:
-    """p·(d - Σ p·d) with d = m - x: -p·(log p + H), whose log s cancels. 0 where p = 0."""
+    """p·(d - Σ p·d) with d = m - x, which equals -p·(log p + H); 0 where p = 0."""
     p = torch.softmax(x, axis)
     d = (x.detach().amax(axis, keepdim=True) - x).masked_fill(p == 0, 0.0)
     return p * (d - (p * d).sum(axis, keepdim=True))
@@ -116,11 +119,11 @@ _GRADIENTS: dict[Function, Callable[[Any, Any, int], Any]] = {
     SOFTMAX: lambda up, p, axis: p * (up - (p * up).sum(axis, keepdim=True)),
     # g - p·Σ g
     LOG_SOFTMAX: lambda up, log_p, axis: up - log_p.exp() * up.sum(axis, keepdim=True),
-    # g·p, of x: the result has been rounded, and exp would make that a factor.
+    # g·p from x: exp of the rounded result would turn its absolute error into a relative one.
     LOGSUMEXP: lambda up, x, axis: up * torch.softmax(x, axis),
     ENTROPY: lambda up, x, axis: up * _entropy_gradient(x, axis),
 }
-# The derivative along t. That of log-softmax has its own; the others' matrices are symmetric.
+# The derivative along t. Only the Jacobian of log_softmax is not symmetric.
 _TANGENTS: dict[Function, Callable[[Any, Any, int], Any]] = {
     SOFTMAX: _GRADIENTS[SOFTMAX],
     LOG_SOFTMAX: lambda t, log_p, axis: t - (log_p.exp() * t).sum(axis, keepdim=True),
@@ -133,7 +136,7 @@ _TANGENTS: dict[Function, Callable[[Any, Any, int], Any]] = {
 
 
 def call(function: Function, arguments: Arguments) -> Any:
-    """The results of a call whose input is transformed or has a tangent."""
+    """Compute a call whose input is transformed or has a tangent."""
     x = arguments[function.first]
     rest = {name: value for name, value in arguments.items() if name != function.first}
     if function is not ENTROPY or not rest.pop("return_grad", False):
@@ -144,17 +147,17 @@ def call(function: Function, arguments: Arguments) -> Any:
 
 
 class Map(torch.autograd.Function):  # type: ignore[misc]
-    """A call of one of these functions."""
+    """A node for a call of one of these functions."""
 
     @staticmethod
     def forward(function: Function, options: Arguments, x: torch.Tensor) -> torch.Tensor:
-        """Compute it."""
+        """Compute the result."""
         out: torch.Tensor = run(function, {function.first: x, **options})
         return out
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Save what the derivative is computed from."""
+        """Save the tensor that the derivative is computed from."""
         ctx.function, ctx.options, x = inputs
         saved = output if saves_result(ctx.function) else x
         ctx.save_for_backward(saved)
@@ -162,14 +165,14 @@ class Map(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def backward(ctx: Any, up: Any) -> Any:
-        """The gradient, of differentiable operations."""
+        """Compute the gradient by differentiable operations."""
         (saved,) = ctx.saved_tensors
         axis, keepdims = ctx.options.get("axis", -1), ctx.options.get("keepdims", False)
         return None, None, map_gradient(ctx.function, axis, keepdims, up, saved)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        """The derivative along a tangent, likewise."""
+        """Compute the derivative along a tangent, by differentiable operations."""
         (saved,) = ctx.saved_tensors
         axis, keepdims = ctx.options.get("axis", -1), ctx.options.get("keepdims", False)
         slope = _TANGENTS[ctx.function](_widened(tangents[2]), _widened(saved), axis)
@@ -180,9 +183,9 @@ class Map(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def vmap(info: Any, dims: Any, function: Function, options: Arguments, x: Any) -> Any:
-        """One call with another axis in front."""
+        """Make one call with a batch axis in front."""
         x, axis = in_front(x, dims[2], info.batch_size), options.get("axis", -1)
         rank = x.ndim - 1
-        if type(axis) is not int or not -rank <= axis < rank:  # raises
+        if type(axis) is not int or not -rank <= axis < rank:  # the call raises
             return Map.apply(function, options, x[0]), None
         return Map.apply(function, options | {"axis": axis % rank + 1}, x), 0

@@ -1,4 +1,4 @@
-"""Tensors as NumPy views, and results as tensors again."""
+"""Convert tensors to NumPy views, and results to tensors."""
 
 import functools
 from typing import Any
@@ -14,24 +14,24 @@ from fastxent.cpu import threads
 from fastxent.device_array import DeviceArray
 from fastxent.functions import Arguments, Function
 
-# Looked up in every call, which is why they have names here.
+# Module-level names, because they are looked up in every call.
 _ORDINARY = storage.ORDINARY
 _view, _NUMBERS, _Storage = storage.view, storage.NUMBERS, storage.Storage
 
-# Private names that PyTorch's own code uses; where one is gone, the cautious answer is taken:
-# whether torch.func transforms the call, how many dispatch modes are active, whether
-# torch.jit.trace is recording, and the module that knows of torch.fx.symbolic_trace.
+# Whether torch.func transforms the call, how many dispatch modes are active, whether
+# torch.jit.trace is recording; and, imported above, the module of torch.fx.symbolic_trace. These
+# names are private, but used by PyTorch's own code. If one is missing, the slower path is taken.
 is_transforming = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 _modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 _is_jit_tracing = getattr(torch._C, "_is_tracing", lambda: True)
 
 
 def is_traced() -> bool:
-    """Whether PyTorch has to see operators.
+    """Whether PyTorch needs operators: it records the call, or torch.func transforms it.
 
-    Within torch.func, too, where new tensors may have no memory.
+    Within torch.func new tensors may have no memory.
     """
-    return (  # not is_recorded(), for every call is asked
+    return (  # is_recorded() is inlined, because this runs in every call
         _modes() > 0
         or is_transforming()
         or _is_jit_tracing()
@@ -47,10 +47,11 @@ def is_recorded() -> bool:
 def read(
     function: Function, arguments: Arguments, inputs: tuple[str, ...], on_gpu: bool
 ) -> tuple[Arguments, bool]:
-    """The arguments with tensors as NumPy views, and whether one of the `inputs` requires grad.
+    """Convert tensors to NumPy views; also return whether one of the `inputs` requires grad.
 
-    Raises for a tensor that is not in host memory (or, `on_gpu`, not on a GPU), and for a gradient
-    that would be dropped. Raises Virtual for a tensor without numbers, Dual for one with a tangent.
+    Raises for a tensor that is not in host memory (with `on_gpu`, not on a GPU), and for a tensor
+    that requires grad but is not an input. Raises Virtual for a tensor without data, Dual for one
+    with a tangent.
     """
     arrays, connected = arguments.copy(), False
     has_tangents = refusals.may_have_tangents()
@@ -79,27 +80,27 @@ def read(
 
 
 def is_virtual(tensor: torch.Tensor) -> bool:
-    """Whether it has no numbers to be read, so that operators compute on it."""
+    """Whether a tensor has no data that can be read, so that operators are used."""
     if type(tensor) in _ORDINARY:
         return bool(tensor.is_meta or torch._is_functional_tensor(tensor))
     return refusals.is_virtual(tensor)
 
 
 def is_on_gpu(tensor: torch.Tensor) -> bool:
-    """Whether CUDA computes on it."""
+    """Whether a tensor is on a CUDA device."""
     return bool(tensor.is_cuda)
 
 
 @functools.cache
 def gpu() -> Any:
-    """The module for tensors on a GPU, imported with the first of them."""
+    """The module for tensors on a GPU, imported at the first use."""
     from fastxent.arrays.torch import gpu
 
     return gpu
 
 
 def _checked_view(name: str, tensor: torch.Tensor, on_gpu: bool) -> Any:
-    """A NumPy view of a tensor, after all checks; a tensor on a GPU itself."""
+    """Check a tensor; return a NumPy view of it, or the tensor itself if it is on a GPU."""
     refusals.kind(name, tensor)
     if not (is_on_gpu(tensor) if on_gpu else tensor.is_cpu):
         raise errors.on_other_device(name, tensor.device, on_gpu)
@@ -107,7 +108,7 @@ def _checked_view(name: str, tensor: torch.Tensor, on_gpu: bool) -> Any:
         refusals.tangent(name, tensor)
     if on_gpu:
         if not storage.is_whole(tensor):
-            raise storage.cut_off(name, tensor)
+            raise storage.too_small(name, tensor)
         return tensor
     try:
         return _view(name, tensor)
@@ -120,7 +121,7 @@ def beside_numpy(name: str, tensor: torch.Tensor) -> Any:
     try:
         array = _checked_view(name, tensor, False)
     except refusals.Virtual:
-        raise errors.no_numbers(name, tensor) from None
+        raise errors.no_data(name, tensor) from None
     refusals.gradient(name, tensor)
     return array
 
@@ -129,7 +130,7 @@ def _buffer(
     function: Function, name: str, value: Any, arguments: Arguments, arrays: Arguments,
     on_gpu: bool,
 ) -> Any:  # fmt: skip
-    """A buffer, or each of a tuple of them, as an array."""
+    """Convert a buffer, or each item of a tuple of buffers, to a view."""
     if isinstance(value, tuple):
         names = getattr(value, "_fields", range(len(value)))
         return views.like(value, [
@@ -140,13 +141,13 @@ def _buffer(
         return None
     refusals.buffer(name, value)
     array = _checked_view(name, value, on_gpu)
-    # The view of the same tensor: a call in place is known by its identity.
+    # Use the view of the same tensor, because a call in place is detected by identity.
     places = (other for other, tensor in arguments.items() if tensor is value and other != name)
     return next((arrays[other] for other in places if other not in function.buffers), array)
 
 
 def computed(function: Function, arrays: Arguments, key: Any = None) -> Any:
-    """The results of a call on views: views, or on a GPU tensors; `key` is that of its plan."""
+    """Call a function on views; return views, or tensors on a GPU. `key` is the keyed call."""
     for first in arrays.values():
         if type(first) is DeviceArray:
             return gpu().plans.computed(function, arrays, key)
@@ -163,7 +164,7 @@ def computed(function: Function, arrays: Arguments, key: Any = None) -> Any:
 
 
 def scaled_gradient(function: Function, arguments: Arguments, factor: float) -> torch.Tensor:
-    """The gradient of a reduced loss on the CPU, times `factor`, without a graph."""
+    """Compute the gradient of a reduced loss on the CPU, times `factor`, without a graph."""
     arrays, _ = read(function, arguments, tuple(arguments), False)
     with threads.at_most(torch.get_num_threads()):
         tensor: torch.Tensor = tensor_of(function.scaled_gradient(arrays, factor))
@@ -171,11 +172,11 @@ def scaled_gradient(function: Function, arguments: Arguments, factor: float) -> 
 
 
 def tensor_of(result: Any) -> Any:
-    """A result as a tensor: the one whose memory it is, or a number in a new one."""
+    """Convert a result to a tensor: the tensor that owns its memory, or a new one for a scalar."""
     kind = type(result)
     if kind is np.ndarray:
         memory = result.base
-        # An array that is not in a tensor's memory.
+        # from_numpy is for arrays that are not in a tensor's memory.
         return memory.owner if isinstance(memory, _Storage) else torch.from_numpy(result)
     if kind in _NUMBERS:
         return storage.tensor_of(result)
@@ -185,7 +186,7 @@ def tensor_of(result: Any) -> Any:
 def detached(
     function: Function, arguments: Arguments, arrays: Arguments | None = None, key: Any = None
 ) -> Any:
-    """The results of a call as tensors without a graph; `arrays` are its views, if there are."""
+    """Compute a call without a graph; `arrays` are its views, if they have been made."""
     if arrays is None:
         first = next(iter(arguments.values()))
         on_gpu = isinstance(first, torch.Tensor) and is_on_gpu(first)
@@ -196,7 +197,7 @@ def detached(
 
 
 def mark_written(function: Function, arguments: Arguments) -> None:
-    """Tell autograd which buffers have been written to."""
+    """Increment the versions of the buffers, which have been written to."""
     for name in arguments.keys() & function.buffers:
         for part in views.parts(arguments.get(name)):
             if part is not None and not part.is_inference():

@@ -1,6 +1,6 @@
-"""The arguments of an operator: its schema, and what of a call's values goes into it.
+"""Arguments of operators: the schema, and the conversion of a call's arguments to it.
 
-An operator takes what its function takes, without buffers, and `with_grads`.
+An operator has the parameters of its function, without buffers, and `with_grads`.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ from fastxent.arrays.torch.storage import DTYPES
 from fastxent.functions import NUMBERS, Arguments, Function, Role
 from fastxent.records import LinearGrad
 
-# The annotation of a parameter that holds no array -> its type in a schema, and the Python types
-# that an operator takes for it.
+# Annotation of a parameter other than arrays -> its type in a schema, and the Python types that an
+# operator accepts.
 _TYPES: dict[Any, tuple[str, tuple[type, ...]]] = {
     int: ("int", (int,)),
     int | None: ("int?", (int, type(None))),
@@ -31,7 +31,7 @@ _TYPES: dict[Any, tuple[str, tuple[type, ...]]] = {
 }
 _TENSOR: tuple[str, tuple[type, ...]] = ("Tensor?", ())
 _TENSORS: tuple[str, tuple[type, ...]] = ("Tensor?[]", (LinearGrad, tuple, list))
-# The first of those types -> which other values stand for one, and the conversion to it.
+# The first of those types -> other types that are accepted, and the conversion from them.
 _STANDS_FOR: dict[type, tuple[Any, Callable[[Any], Any]]] = {
     int: (np.integer, int), float: (numbers.Real, float), bool: ((np.bool_, int, np.integer), bool),
     str: (str, str),
@@ -41,25 +41,25 @@ _STANDS_FOR: dict[type, tuple[Any, Callable[[Any], Any]]] = {
 def check_device(name: str, tensor: torch.Tensor, first: torch.Tensor) -> None:
     """Raise for a tensor on another device than the first argument."""
     if tensor.device != first.device:
-        raise errors.not_beside(name, tensor.device, first.device)
+        raise errors.on_another_device(name, tensor.device, first.device)
 
 
 def filled(value: Any, first: torch.Tensor) -> torch.Tensor:
-    """A number beside tensors on a GPU, which is written there: nothing is copied."""
+    """A 0-d tensor on the first argument's device, filled with a number: nothing is copied."""
     return torch.full((), float(value), dtype=torch.float64, device=first.device)
 
 
 def _constant(name: str, value: Any, first: torch.Tensor, role: Role) -> torch.Tensor:
-    """A value that is no tensor as one on the first argument's device, a copy for the graph."""
+    """Convert a value other than a tensor to one on the first argument's device, by a copy."""
     if first.is_cuda and role in NUMBERS and isinstance(value, numbers.Real):
         return filled(value, first)
     array = foreign.array(value, name)
     if first.is_cuda or not (first.is_cpu or refusals.is_virtual(first)):
-        raise errors.host_value_beside(name, value, first.device)
+        raise errors.host_value_with_tensors(name, value, first.device)
     if not array.size and role is Role.TARGET and not isinstance(value, np.ndarray):
         array = array.astype(np.int64)  # an empty list has no type of its own
     if array.dtype == np.longdouble or array.dtype.name == "bfloat16":
-        array = array.astype(np.float64)  # which holds it, or is what it would be computed in
+        array = array.astype(np.float64)  # PyTorch has no longdouble; bfloat16 is exact in float64
     try:
         tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
     except TypeError:
@@ -84,21 +84,21 @@ class OperatorArguments:
         }
         defaults = {n: v for n, v in function.defaults().items() if n not in self.left_out}
         self.defaults = {n: ",".join(v) if type(v) is tuple else v for n, v in defaults.items()}
-        # As text: torch.compile makes a float that it finds in a dict an input of the graph, if
-        # shapes are dynamic, and traces once more when the operator turns out to want a number.
+        # As text: with dynamic shapes torch.compile makes a float from a dict an input of the
+        # graph, and traces again because the operator needs a constant.
         self.float_defaults = {n: repr(v) for n, v in self.defaults.items() if type(v) is float}
         self.other_defaults = {
             n: v for n, v in self.defaults.items() if n not in self.float_defaults
         }
         self.types = {name: types for name, (_, types) in self.kinds.items()}
         self.inputs = function.inputs
-        # Whether its result is a derivative, that nothing flows through.
+        # Whether the result is a Hessian-vector product, which has no derivative.
         self.is_product = function.out is not None and function.out.is_derivative
         self.positional = function.positional
         self.no_requests = dict.fromkeys(function.with_role(Role.REQUEST), False)
 
     def converted(self, arguments: Arguments) -> Arguments:
-        """All arguments as the schema has them; raises for a value of another kind."""
+        """Convert all arguments to the types of the schema; raise for invalid values."""
         first = arguments[self.inputs[0]]
         for name, types in self.types.items():
             value = arguments[name]
@@ -122,21 +122,21 @@ class OperatorArguments:
         return arguments
 
     def parts(self, name: str, value: Any, first: torch.Tensor) -> list[torch.Tensor | None]:
-        """A tuple with a part for each input, as tensors or None."""
+        """Convert a tuple with a part for each input to tensors or None."""
         if not isinstance(value, tuple) or len(value) != len(self.inputs):
             raise errors.vector_kind(self.inputs, value)
-        found: list[torch.Tensor | None] = []
+        tensors: list[torch.Tensor | None] = []
         for of, part in zip(self.inputs, value, strict=True):
             part_name = f"{name}.{of}"
             if isinstance(part, torch.Tensor):
                 self.check(part_name, part, first)
             elif part is not None:
                 part = _constant(part_name, part, first, self.function.roles[name])
-            found.append(part)
-        return found
+            tensors.append(part)
+        return tensors
 
     def check(self, name: str, tensor: torch.Tensor, first: torch.Tensor) -> None:
-        """Raise for a tensor that no operator computes on, and for a gradient it would drop."""
+        """Raise for an unsupported tensor, and for one whose gradient would be dropped."""
         with contextlib.suppress(refusals.Virtual):
             refusals.kind(name, tensor)
         if name not in self.inputs:
@@ -155,9 +155,9 @@ class OperatorArguments:
             raise errors.no_such_axis(axis, tuple(first.shape), self.inputs[0])
 
     def takes(self, arguments: Arguments) -> bool:
-        """Whether these are all arguments, and of kinds that the schema has.
+        """Whether these are all arguments, of types that the schema accepts.
 
-        If not they are wrong, or the function itself converts them.
+        If not, they are invalid, or the function itself converts them.
         """
         if arguments.keys() != self.types.keys():
             return False
@@ -194,23 +194,23 @@ class OperatorArguments:
         return bool(-rank <= axis < rank)
 
     def takes_number(self, name: str, value: Any) -> bool:
-        """Whether a value stands for an array beside arrays on a GPU: a number may."""
+        """Whether a number is accepted in place of an array on a GPU."""
         return self.function.roles[name] in NUMBERS and type(value) in (int, float)
 
     def schema(self) -> str:
-        """The parameters of the function, in the language of torch.library.
+        """The operator's schema for torch.library.
 
-        Without defaults: PyTorch leaves them out and then miscounts the gradients.
+        It has no defaults: PyTorch omits arguments equal to defaults, and then miscounts gradients.
         """
         described = (f"{schema} {name}" for name, (schema, _) in self.kinds.items())
         return f"({', '.join(described)}, bool with_grads) -> Tensor[]"
 
     def bound(self, args: Any, kwargs: Arguments) -> tuple[Arguments, bool]:
-        """The arguments by name, and whether gradients come with the loss."""
+        """The arguments by name, and whether gradients are returned with the loss."""
         arguments = dict(zip(self.names, args, strict=False)) | kwargs
         with_grads = arguments.pop("with_grads") and self.function.is_loss
         return arguments, with_grads and not self.sums_rows(arguments)
 
     def sums_rows(self, arguments: Arguments) -> bool:
-        """Whether gradients are sums over losses by row, and so wait for the losses' gradients."""
+        """Whether gradients are sums over unreduced losses, which need the upstream gradients."""
         return len(self.inputs) > 1 and arguments["reduction"] == "none"

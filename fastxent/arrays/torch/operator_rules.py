@@ -1,4 +1,4 @@
-"""What an operator computes: its results, their shapes without numbers, and its derivative."""
+"""Implementation of the operators: results, shapes for fake tensors, and derivatives."""
 
 import itertools
 from collections.abc import Iterator
@@ -16,29 +16,29 @@ from fastxent.results import Type
 
 
 class Operator(OperatorArguments):
-    """The parts of one operator that torch.library takes."""
+    """The functions of one operator that are registered with torch.library."""
 
     def compute(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
-        """The results."""
+        """Compute the results."""
         return list(_flat(memory.detached(self.function, self.call(args, kwargs))))
 
     def compute_on_gpu(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
-        """The results on CUDA tensors: a launch plan of the call is run before views are made.
+        """Compute the results on CUDA tensors, by the cached launch plan if there is one.
 
-        On PyTorch's current stream, from this thread. While that is captured labels are not checked
-        and nothing waits, so that the operators may stand in a CUDA graph.
+        Kernels are launched on PyTorch's current stream. During stream capture labels are not
+        checked and nothing synchronises, so the operators can be part of a CUDA graph.
         """
         arguments = self.call(args, kwargs)
         first = arguments[self.inputs[0]]
         results, key = None, None
-        if memory.is_on_gpu(first):  # if not, another argument is, and is refused
+        if memory.is_on_gpu(first):  # otherwise another argument is on a GPU, and is refused
             results, key = memory.gpu().run_cached(self.function, arguments, first)
         if results is None:
             results = memory.detached(self.function, arguments, key=key)
         return list(_flat(results))
 
     def call(self, args: Any, kwargs: Arguments) -> Arguments:
-        """The arguments of the function, from those of the operator."""
+        """Convert the operator's arguments to those of the function."""
         arguments, with_grads = self.bound(args, kwargs)
         if with_grads:
             arguments = gradients.without_half(self.function, arguments) | {"return_grad": True}
@@ -48,26 +48,26 @@ class Operator(OperatorArguments):
             arguments[name] = LinearGrad(*arguments[name])
         return arguments
 
-    def results(self, found: list[Any], requested: list[str], arguments: Arguments) -> Any:
-        """The operator's results as the function returns them."""
+    def results(self, flat: list[Any], requested: list[str], arguments: Arguments) -> Any:
+        """Convert the operator's list of results to the function's return value."""
         if self.is_product and len(self.inputs) > 1:
-            by_name = dict(zip(self.differentiated(arguments), found, strict=True))
+            by_name = dict(zip(self.differentiated(arguments), flat, strict=True))
             return LinearGrad(*map(by_name.get, self.inputs))
         if not requested:
-            return found[0]
+            return flat[0]
         if requested[0] == "grad" and len(self.inputs) > 1:
             made = self.differentiated(arguments)
-            parts = [found[1 + made.index(n)] if n in made else None for n in self.inputs]
-            found = [found[0], LinearGrad(*parts), *found[len(made) + 1 :]]
-        return tuple(found)
+            parts = [flat[1 + made.index(n)] if n in made else None for n in self.inputs]
+            flat = [flat[0], LinearGrad(*parts), *flat[len(made) + 1 :]]
+        return tuple(flat)
 
     def differentiated(self, arguments: Arguments) -> list[str]:
-        """The inputs that gradients are made with respect to, if any are."""
+        """The inputs that gradients are computed with respect to."""
         names = arguments["wrt"].split(",") if "wrt" in arguments else self.inputs
         return [name for name in self.inputs if name in names and arguments[name] is not None]
 
     def fake(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
-        """Tensors of the results' shapes and types."""
+        """Make tensors of the results' shapes and types, without data."""
         arguments, with_grads = self.bound(args, kwargs)
         first = arguments[self.inputs[0]]
         for name in self.arrays:
@@ -77,7 +77,7 @@ class Operator(OperatorArguments):
         return [first.new_empty(shape, dtype=dtype) for shape, dtype in shapes]
 
     def shapes(self, arguments: Arguments, with_grads: bool) -> Iterator[Any]:
-        """Shape and type of each result, by the description of the function."""
+        """Yield shape and type of each result, from the description of the function."""
         function = self.function
         inputs = [arguments[name] for name in self.inputs]
         x, types = inputs[0], _types_of(inputs)
@@ -93,23 +93,23 @@ class Operator(OperatorArguments):
                 yield function.shape(name, x.shape, **how), types[function.result(name).type]
 
     def gradient_shapes(self, arguments: Arguments, with_grads: bool) -> Iterator[Any]:
-        """Shape and type of the gradient, one for each input that it is made with respect to."""
+        """Yield shape and type of the gradient by each input that is differentiated."""
         for name in self.differentiated(arguments):
             tensor = arguments[name]
             half = with_grads and tensor.dtype == torch.float16
             yield tensor.shape, torch.float32 if half else _own_type(tensor)
 
     def setup_context(self, ctx: Any, inputs: Any, output: list[torch.Tensor]) -> None:
-        """Save what the derivative needs."""
+        """Save the tensors that the derivative needs."""
         ctx.arguments, ctx.with_grads = self.bound(inputs, {})
         names = self.differentiated(ctx.arguments)
         tensors = {n: ctx.arguments.pop(n) for n in self.arrays if ctx.arguments[n] is not None}
         if self.is_product:
             return
-        for name in tensors.keys() - set(self.inputs):  # of a program that was made before
+        for name in tensors.keys() - set(self.inputs):  # possible in a program exported earlier
             refusals.gradient(name, tensors[name])
         needed = [n for n in self.inputs if ctx.needs_input_grad[self.names.index(n)]]
-        # For a second derivative: referred to, not saved, as in an eager call.
+        # For a second derivative: attributes, not saved tensors, as in an eager call.
         ctx.inputs, ctx.versions = tensors, tuple(batches.versions_of(tensors.values()))
         # A program may have been exported when other inputs required grad.
         ctx.with_grads = ctx.with_grads and set(needed) <= set(names)
@@ -122,7 +122,7 @@ class Operator(OperatorArguments):
         ctx.save_for_backward(*tensors.values())
 
     def backward(self, ctx: Any, ups: list[Any]) -> tuple[Any, ...]:
-        """The gradients of the first result, in the order of the parameters."""
+        """Compute the gradients of the first result, in the order of the parameters."""
         if self.is_product:
             raise errors.no_third_derivative()
         arguments = dict.fromkeys(self.arrays) | ctx.arguments
@@ -137,20 +137,20 @@ class Operator(OperatorArguments):
         return tuple(grads.get(n) for n in self.names)
 
     def differentiable(self, ctx: Any, up: Any) -> dict[str, Any]:
-        """The gradients of a loss in the graph of a second derivative."""
+        """Compute the gradients of a loss in the graph for a second derivative."""
         arguments = gradients.without_requests(self.function, ctx.arguments | ctx.inputs)
         arguments.pop("wrt", None)
         call, tensors = batches.packed(self.function, arguments)
         versions = dict(zip(ctx.inputs, ctx.versions, strict=True))
         call.versions = tuple(versions[name] for name in call.names)
         needed = tuple(n for n in self.inputs if ctx.needs_input_grad[self.names.index(n)])
-        found = second.Gradient.apply(call, second.Of(needed), up, *tensors)
-        return dict(zip(needed, found, strict=True))
+        grads = second.Gradient.apply(call, second.Derivative(needed), up, *tensors)
+        return dict(zip(needed, grads, strict=True))
 
     def loss_gradients(
         self, ctx: Any, up: Any, arguments: Arguments, saved: Arguments
     ) -> dict[str, Any]:
-        """The saved gradients of a loss, or those made now, times the loss's own gradient."""
+        """Multiply the saved gradients of a loss, or newly computed ones, by the upstream one."""
         if not ctx.with_grads:
             call = arguments | saved | self.no_requests
             if "wrt" in arguments:
@@ -178,7 +178,7 @@ def _own_type(tensor: torch.Tensor) -> torch.dtype:
 
 
 def _types_of(inputs: list[Any]) -> dict[Type, torch.dtype]:
-    """The types of results of these inputs."""
+    """The types of the results for these inputs."""
     own = {_own_type(tensor) for tensor in inputs if tensor is not None}
     loss = torch.float64 if torch.float64 in own else torch.float32
     return {Type.OWN: _own_type(inputs[0]), Type.LOSS: loss, Type.INDEX: torch.int64}

@@ -1,9 +1,9 @@
-"""The public functions as operators of torch.library, which PyTorch keeps in its graphs.
+"""The public functions as operators of torch.library, which PyTorch can record in its graphs.
 
 torch.compile, torch.export, make_fx, torch.jit.trace, functionalize and fake tensors record
-operators alone. Eager calls do not use them: an operator costs more than a node of autograd. An
-operator takes what its function takes, without buffers, and `with_grads`: whether gradients come
-with the loss, for autograd to multiply. It returns a list, without results that are None.
+operators only. Eager calls do not use them: an operator costs more than an autograd node. An
+operator has the parameters of its function, without buffers, and `with_grads`: whether gradients
+are returned with the loss, for autograd to multiply. It returns a list, without None results.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from fastxent.functions import FUNCTIONS, Arguments, Function
 
 
 def compiled(eager: Callable[..., Any], function: Function, *args: Any, **kwargs: Any) -> Any:
-    """The results of eager(function, ...), as operators in the graph that Dynamo is making."""
+    """Compute eager(function, ...) by operators, in the graph that Dynamo is building."""
     operator = _OPERATORS[function.name]
     arguments = dict(zip(operator.positional, args, strict=False)) | kwargs
     if memory.is_transforming() and len(arguments) == len(args) + len(kwargs):
@@ -50,9 +50,9 @@ def compiled(eager: Callable[..., Any], function: Function, *args: Any, **kwargs
 
 @torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def _transformed(name: str, names: tuple[str, ...], *values: Any) -> Any:
-    """A call within transforms of torch.func, which is one node of the graph that Dynamo makes.
+    """A call within transforms of torch.func, as one node of the graph that Dynamo builds.
 
-    What follows Dynamo runs the transforms, and finds the nodes of `second` in them.
+    The compiler's later stages run the transforms on the nodes of `second`.
     """
     from fastxent.arrays.torch import functional
 
@@ -60,7 +60,7 @@ def _transformed(name: str, names: tuple[str, ...], *values: Any) -> Any:
 
 
 def traced(function: Function, arguments: Arguments) -> Any:
-    """The results of a call whose tensors may have no numbers yet: fake ones, or a graph's."""
+    """Compute a call by operators; its tensors may be fake or part of a graph."""
     operator = _OPERATORS[function.name]
     for name in operator.left_out:
         if arguments.get(name) is not None and arguments[name] is not False:
@@ -71,12 +71,12 @@ def traced(function: Function, arguments: Arguments) -> Any:
     if unknown := arguments.keys() - set(operator.names):
         raise errors.unknown_argument(function.name, unknown.pop())
     if not isinstance(arguments[operator.inputs[0]], torch.Tensor):
-        return function(**arguments)  # which raises the error for it
+        return function(**arguments)  # raises the error
     return _called(operator, operator.converted(operator.defaults | arguments))
 
 
 def _called(operator: Operator, arguments: Arguments) -> Any:
-    """The operator's results as the function returns them; `arguments` are all of its own."""
+    """Call an operator with all its arguments; return what the function returns."""
     if "wrt" in arguments and not isinstance(arguments["wrt"], str):
         arguments["wrt"] = ",".join(arguments["wrt"])
     function, run = operator.function, getattr(torch.ops.fastxent, operator.function.name)
@@ -88,7 +88,7 @@ def _called(operator: Operator, arguments: Arguments) -> Any:
     needed = [name for name, tensor in inputs.items() if tensor.requires_grad]
     if not torch.is_grad_enabled() or not needed:
         return operator.results(run(**arguments, with_grads=False), requested, arguments)
-    # The other results are computed apart from the loss, for they are not in the graph.
+    # The other results are computed by a separate call, because they are not in the graph.
     alone = arguments | operator.no_requests
     if "wrt" in arguments:
         alone["wrt"] = ",".join(needed)
@@ -96,8 +96,8 @@ def _called(operator: Operator, arguments: Arguments) -> Any:
     if not requested:
         return loss
     detached = {name: tensor.detach() for name, tensor in inputs.items()}
-    found = run(**arguments | detached, with_grads=False)
-    _, *others = operator.results(found, requested, arguments)
+    flat = run(**arguments | detached, with_grads=False)
+    _, *others = operator.results(flat, requested, arguments)
     return loss, *others
 
 
@@ -105,7 +105,7 @@ _OPERATORS = {name: Operator(function) for name, function in FUNCTIONS.items()}
 
 
 def _refusing_tangents(operator: Operator, kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """The part of an operator that autograd calls, which would drop tangents silently."""
+    """Wrap the operator's autograd kernel, which ignores tangents, so that it raises for them."""
 
     def checked(keyset: Any, *args: Any) -> Any:
         if refusals.may_have_tangents():
@@ -124,7 +124,7 @@ for _name, _new in _OPERATORS.items():
     _LIBRARY.impl(_name, _new.compute, "CompositeExplicitAutograd")
     _LIBRARY.impl(_name, _new.compute_on_gpu, "CUDA")
     torch.library.register_fake(f"fastxent::{_name}", _new.fake, lib=_LIBRARY)
-    # As torch.library.register_autograd makes it: the only place where tangents can be seen.
+    # As in torch.library.register_autograd; only this kernel can see tangents.
     _kernel = make_autograd_impl(
         getattr(torch.ops.fastxent, _name).default, Info(_new.backward, _new.setup_context)
     )

@@ -1,4 +1,4 @@
-"""The graph break of torch.compile; imported while one is made, as it loads the compiler."""
+"""The graph break of torch.compile. Importing this module loads the compiler."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,5 +10,5 @@ from fastxent.functions import Function
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def outside(eager: Callable[..., Any], function: Function, *args: Any, **kwargs: Any) -> Any:
-    """An eager call: one with buffers, or one that the function refuses or converts first."""
+    """Make an eager call: it has buffers, or arguments that the function converts or refuses."""
     return eager(function, *args, **kwargs)

@@ -1,6 +1,6 @@
-"""The numbers of second derivatives: slopes of losses along vectors, and products with Hessians.
+"""Derivatives of losses along vectors, and Hessian-vector products.
 
-`arguments` are those of a loss by name, `vectors` tensors by the names of the inputs.
+`arguments` are the arguments of a loss by name, `vectors` are tensors by the names of the inputs.
 """
 
 import torch
@@ -33,11 +33,11 @@ from fastxent.records import LinearGrad
 
 Vectors = dict[str, torch.Tensor]
 _PRODUCTS = {CROSS_ENTROPY: CROSS_ENTROPY_HVP, LINEAR: LINEAR_HVP, BINARY_WITH_LOGITS: BINARY_HVP}
-_BLOCK = 1 << 22  # elements of logits that are made at once
+_BLOCK = 1 << 22  # logits per block
 
 
 def slope(function: Function, arguments: Arguments, vectors: Vectors) -> torch.Tensor:
-    """The derivative of each loss along the vectors."""
+    """Compute the derivative of each loss along the vectors."""
     by_row = arguments.get("reduction", "mean") == "none"
     if function.kind is Kind.LINEAR and by_row:
         return _slopes_of_rows(arguments, vectors)
@@ -53,7 +53,7 @@ def slope(function: Function, arguments: Arguments, vectors: Vectors) -> torch.T
 
 
 def per_loss(function: Function, arguments: Arguments, terms: torch.Tensor) -> torch.Tensor:
-    """The sum of the terms of each loss, in its type."""
+    """Sum the terms of each loss."""
     kind = torch.float64 if terms.dtype == torch.float64 else torch.float32
     if arguments.get("reduction", "mean") != "none":
         return terms.sum(dtype=torch.float64).to(kind)
@@ -63,7 +63,7 @@ def per_loss(function: Function, arguments: Arguments, terms: torch.Tensor) -> t
 
 
 def _slopes_of_rows(arguments: Arguments, vectors: Vectors) -> torch.Tensor:
-    """Those of losses by row of a linear map, of a block of logits at a time."""
+    """Compute the derivatives of unreduced losses of a linear map along vectors, by blocks."""
     x, w = (arguments[name].detach() for name in LINEAR.inputs[:2])
     kind = torch.promote_types(x.dtype, w.dtype)
     kind = torch.float64 if kind == torch.float64 else torch.float32
@@ -79,7 +79,7 @@ def _slopes_of_rows(arguments: Arguments, vectors: Vectors) -> torch.Tensor:
     for name, value in per_row.items():
         value = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
         flat[name] = value.reshape(len(x), *value.shape[len(shape) :])
-    step, found = max(1, _BLOCK // max(1, w.shape[0])), []
+    step, slopes = max(1, _BLOCK // max(1, w.shape[0])), []
     for k in range(0, max(len(x), 1), step):
         part = x[k : k + step]
         logits, along = part @ weight, torch.zeros((), dtype=kind)
@@ -94,15 +94,15 @@ def _slopes_of_rows(arguments: Arguments, vectors: Vectors) -> torch.Tensor:
         block = {n: v[k : k + step] for n, v in flat.items()}
         call = {"logits": logits, **rest, **block, "return_grad": True}
         _, grad = run(CROSS_ENTROPY, call)
-        found.append(masked_product(grad, along).sum(-1))
-    return torch.cat(found).reshape(shape)
+        slopes.append(masked_product(grad, along).sum(-1))
+    return torch.cat(slopes).reshape(shape)
 
 
 def products(
     function: Function, arguments: Arguments, up: torch.Tensor, wrt: tuple[str, ...],
     vectors: Vectors,
 ) -> list[torch.Tensor]:  # fmt: skip
-    """The second derivatives by the inputs `wrt` and along the vectors, times `up`."""
+    """Compute the Hessian-vector products by the inputs `wrt`, times `up`."""
     if function.of_probabilities:
         return [_of_probabilities(function, arguments, up, vectors[function.first])]
     factor: torch.Tensor | None = up
@@ -114,8 +114,8 @@ def products(
         call = arguments | {"vector": LinearGrad(*named), "wrt": wrt}
     else:
         call = arguments | {"vector": named[0]}
-    found = run(_PRODUCTS[function], call)
-    made = [part for part in views.parts(found) if part is not None]
+    result = run(_PRODUCTS[function], call)
+    made = [part for part in views.parts(result) if part is not None]
     if factor is None:
         return made
     has_value = not memory.is_traced() and not memory.is_virtual(up)
@@ -125,11 +125,11 @@ def products(
 def _of_probabilities(
     function: Function, arguments: Arguments, up: torch.Tensor, vector: torch.Tensor
 ) -> torch.Tensor:
-    """Those of losses of probabilities, which have a Hessian that is diagonal.
+    """Compute the products for losses of probabilities, whose Hessian is diagonal.
 
-    Of the gradient g = -κ·a/p of a categorical loss it is -g/p. A binary loss is linear in its
-    target: with g₁ = -1/p and g₀ = 1/(1-p), its gradients for y = 1 and y = 0, the gradient is
-    w·(y·g₁ + (1-y)·g₀) and its derivative w·(y·g₁² + (1-y)·g₀²).
+    For a categorical loss with the gradient g = -κ·a/p the diagonal is -g/p. A binary loss is
+    linear in its target: with g₁ = -1/p and g₀ = 1/(1-p), its gradients for y = 1 and y = 0, the
+    gradient is w·(y·g₁ + (1-y)·g₀) and the diagonal w·(y·g₁² + (1-y)·g₀²).
     """
     first, eps = function.first, arguments.get("eps")
     arguments = without_half(function, without_requests(function, arguments))
@@ -156,5 +156,5 @@ def _of_probabilities(
 
 
 def _times(coefficient: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """A product that is 0 where the coefficient is."""
+    """The product, exactly 0 where the coefficient is 0."""
     return (coefficient * value).masked_fill(coefficient == 0, 0.0)

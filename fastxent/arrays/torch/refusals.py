@@ -1,4 +1,4 @@
-"""Which tensors are refused: each error names the argument and what to call instead."""
+"""Errors for unsupported tensors; each names the argument and what to call instead."""
 
 from typing import Any
 
@@ -8,29 +8,29 @@ from torch.autograd import forward_ad
 from fastxent import errors
 from fastxent.arrays.torch.storage import DTYPES
 
-# What to call, by the name of the class, which need not be loaded.
+# What to call, by class name, because the class may not be imported.
 _REMEDIES = {
     "DTensor": "call to_local() for this rank's part of it, full_tensor() for all of it",
     "MaskedTensor": "call get_data(), and ignore rows by ignore_index or sample_weight",
     "AsyncCollectiveTensor": "call wait()",
-    "NestedTensor": "call to_padded_tensor() and ignore what pads, or give its parts one by one",
-    "UninitializedParameter": "run the module that is to make it once",
-    "UninitializedBuffer": "run the module that is to make it once",
+    "NestedTensor": "call to_padded_tensor() and ignore the padding, or pass its parts one by one",
+    "UninitializedParameter": "run the module once to initialise it",
+    "UninitializedBuffer": "run the module once to initialise it",
 }
 
 _functorch = torch._C._functorch
 
 
 class Virtual(Exception):
-    """A tensor without numbers: fake, meta or functional."""
+    """Raised for a tensor without data: fake, meta or functional."""
 
 
 class Dual(Exception):
-    """A tensor with a tangent, which has rules of its own."""
+    """Raised for a tensor with a tangent, which needs the nodes for forward mode."""
 
 
 def kind(name: str, tensor: torch.Tensor) -> None:
-    """Raise for a tensor without plain numbers of its own, Virtual if it has none yet."""
+    """Raise for an unsupported kind of tensor; raise Virtual if it has no data."""
     known = next((k.__name__ for k in type(tensor).__mro__ if k.__name__ in _REMEDIES), "")
     if tensor.is_nested and not known:
         known = "NestedTensor"
@@ -42,7 +42,7 @@ def kind(name: str, tensor: torch.Tensor) -> None:
     if is_virtual(tensor):
         raise Virtual
     if tensor._is_zerotensor():
-        raise errors.no_memory_of_zeros(name)
+        raise errors.zero_tensor(name)
     if tensor.is_quantized:
         raise errors.quantised(name, tensor.dtype)
     if tensor.dtype is not torch.bfloat16 and tensor.dtype not in DTYPES:
@@ -52,7 +52,7 @@ def kind(name: str, tensor: torch.Tensor) -> None:
 
 
 def is_virtual(tensor: torch.Tensor) -> bool:
-    """Whether only operators compute on a tensor, which has no numbers that can be read."""
+    """Whether a tensor has no data that can be read, so that only operators can compute on it."""
     from torch._subclasses.fake_tensor import FakeTensor
     from torch._subclasses.functional_tensor import FunctionalTensor
 
@@ -61,35 +61,35 @@ def is_virtual(tensor: torch.Tensor) -> bool:
 
 
 def transformed(name: str, tensor: torch.Tensor) -> None:
-    """Raise for a tensor that torch.func differentiates or maps; functionalize has operators."""
+    """Raise for a tensor that torch.func transforms, except by functionalize."""
     while _functorch.is_functorch_wrapped_tensor(tensor):
         if not _functorch.is_functionaltensor(tensor):
-            raise errors.transformed(name)
+            raise errors.under_transform(name)
         tensor = _functorch.get_unwrapped(tensor)
 
 
 def unreadable(name: str, tensor: torch.Tensor, error: Exception) -> Exception:
-    """The error for a tensor that NumPy cannot view, if `kind` has none for it."""
+    """Raise the error of `kind` for a tensor that NumPy cannot view, or return another."""
     kind(name, tensor)
     return errors.unreadable_tensor(name, error)
 
 
 def gradient(name: str, tensor: torch.Tensor) -> None:
-    """Raise for a tensor that requires grad, but is no input that gradients flow to."""
+    """Raise for a tensor that requires grad but is not a differentiable input."""
     if tensor.requires_grad:
         raise errors.no_gradient(name)
 
 
 def tangent(name: str, tensor: torch.Tensor) -> None:
-    """Raise for a tensor with a tangent, which would be dropped."""
+    """Raise for a tensor with a tangent, which would be ignored."""
     if has_tangent(tensor):
         raise errors.no_forward_mode(name)
 
 
 def has_tangent(tensor: torch.Tensor) -> bool:
-    """Whether it has a tangent, at the current level of forward mode.
+    """Whether a tensor has a tangent at the current level of forward mode.
 
-    Not in the kernel of an operator, below what knows of tangents.
+    False in the kernel of an operator, which runs below forward mode.
     """
     if not may_have_tangents() or not tensor.is_floating_point():
         return False
@@ -98,13 +98,13 @@ def has_tangent(tensor: torch.Tensor) -> bool:
     try:
         return forward_ad.unpack_dual(tensor).tangent is not None
     except (RuntimeError, TypeError, ValueError):
-        return False  # of a kind that has no memory to read, and is refused for that
+        return False  # a tensor without readable memory, which is refused elsewhere
 
 
 def has_rules(value: Any) -> bool:
-    """Whether it is a tensor, or a tuple with one, that is mapped, differentiated or has a tangent.
+    """Whether a value is, or contains, a tensor that torch.func transforms or that has a tangent.
 
-    Functional tensors that are nothing else have operators.
+    Tensors that only functionalize wraps are computed by operators.
     """
     if isinstance(value, tuple):
         return any(map(has_rules, value))
@@ -119,7 +119,7 @@ def has_rules(value: Any) -> bool:
 
 
 def may_have_tangents() -> bool:
-    """Whether this is forward mode; its level is not public, and without it the answer is yes."""
+    """Whether forward mode is active; True if PyTorch's private level is missing."""
     level: int = getattr(forward_ad, "_current_level", 0)
     return level >= 0
 
@@ -130,5 +130,5 @@ def buffer(name: str, value: Any) -> None:
         raise errors.buffer_kind(name, "a torch.Tensor", value)
     if value.requires_grad:
         raise errors.buffer_requires_grad(name)
-    if value.is_neg():  # its memory would be a copy
+    if value.is_neg():  # the view of it would be a copy
         raise errors.buffer_negated(name)

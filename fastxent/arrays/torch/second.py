@@ -1,4 +1,4 @@
-"""Derivatives of the losses as nodes of autograd's graph that can be differentiated once more.
+"""Autograd nodes for the losses and their derivatives, which can be differentiated once more.
 
 With G_i the gradient of a loss by input i, H_ij its second derivatives, `up` the gradient of the
 loss or losses, and vectors v_j shaped as the inputs:
@@ -7,9 +7,9 @@ loss or losses, and vectors v_j shaped as the inputs:
     Slope      = Σ_i G_i·v_i        of each loss; linear in the vectors
     Product_i  = Σ up·Σ_j H_ij·v_j  linear in up and in the vectors
 
-Each derivative of one is another of them, except those of Product by the inputs, which would be
-third derivatives. The same rules serve double backward, forward mode and torch.func. The numbers
-are computed in `gradients` and `products`.
+The derivative of each node is another of these nodes, except the derivative of Product by the
+inputs, which would be a third derivative. The same rules serve double backward, forward mode and
+torch.func. `gradients` and `products` compute the values.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ import torch
 
 from fastxent import errors
 from fastxent.arrays.torch import batches, gradients, memory, products, refusals
-from fastxent.arrays.torch.batches import Call
+from fastxent.arrays.torch.batches import PackedCall
 from fastxent.functions import Kind
 
 _functorch = torch._C._functorch
@@ -28,11 +28,11 @@ Tensors = Sequence[torch.Tensor]
 Names = tuple[str, ...]
 
 
-class Of:
-    """What a node is made of.
+class Derivative:
+    """Which derivative a node computes.
 
-    `wrt` are the inputs by which it is a derivative, `along` those that have vectors. `made` are
-    the gradients of the loss without `up`, if they are known.
+    `wrt` are the inputs of the derivative, `along` the inputs that have vectors. `made` are the
+    gradients of the loss before the multiplication by `up`, if they have been computed.
     """
 
     __slots__ = ("along", "made", "wrt")
@@ -42,7 +42,7 @@ class Of:
 
 
 class Parts(NamedTuple):
-    """The tensors of a node, or something for each: `up`, vectors, and those of the call."""
+    """The tensors of a node, or a value for each: `up`, the vectors, and the call's tensors."""
 
     up: Any
     vectors: Any
@@ -53,19 +53,19 @@ class Node(torch.autograd.Function):  # type: ignore[misc]
     """A node that takes a `Call`, an `Of`, `up` if it `has_up`, vectors, and the call's tensors."""
 
     has_up = True
-    # Whether a batch of calls of a linear map is one call by row: not if a number for each row
-    # may be asked for that no kernel makes.
+    # Whether a batch of calls of a linear map can be one unreduced call: not for nodes that need a
+    # value per row that no kernel computes.
     maps_linear = True
 
     @classmethod
-    def parts(cls, call: Call, values: Any) -> Parts:
-        """What stands for each tensor, apart."""
+    def parts(cls, call: PackedCall, values: Any) -> Parts:
+        """Split the values of a node's tensors."""
         k, n = int(cls.has_up), len(values) - len(call.names)
         return Parts(values[0] if k else None, values[k:n], values[n:])
 
     @classmethod
     def setup_context(cls, ctx: Any, inputs: Any, output: Any) -> None:
-        """Save what the derivatives need; raise for a gradient that would be dropped."""
+        """Save the tensors; raise for one that requires grad but is not an input."""
         ctx.call, ctx.of, *tensors = inputs
         ctx.call.refuse_gradients(cls.parts(ctx.call, ctx.needs_input_grad[2:]).tensors)
         ctx.save_for_backward(*tensors)
@@ -73,17 +73,19 @@ class Node(torch.autograd.Function):  # type: ignore[misc]
         ctx.set_materialize_grads(False)
 
     @classmethod
-    def read(cls, ctx: Any) -> tuple[Call, Of, Parts, Parts]:
-        """The arguments, and which of the tensors need a gradient."""
+    def read(cls, ctx: Any) -> tuple[PackedCall, Derivative, Parts, Parts]:
+        """The node's arguments, and which of its tensors need a gradient."""
         saved = ctx.saved_tensors
         ctx.call.check_versions(cls.parts(ctx.call, saved).tensors)
         needs = cls.parts(ctx.call, ctx.needs_input_grad[2:])
         return ctx.call, ctx.of, cls.parts(ctx.call, saved), needs
 
     @classmethod
-    def tangents(cls, ctx: Any, given: Any) -> tuple[Call, Of, Parts, Parts, Names, Any]:
-        """The arguments, their tangents, and the inputs that have tangents with these."""
-        of_tensors = cls.parts(ctx.call, given[2:])
+    def tangents(
+        cls, ctx: Any, tangents: Any
+    ) -> tuple[PackedCall, Derivative, Parts, Parts, Names, Any]:
+        """The node's arguments, their tangents, and the inputs that have tangents."""
+        of_tensors = cls.parts(ctx.call, tangents[2:])
         known = {
             name: tangent
             for name, tangent in zip(ctx.call.names, of_tensors.tensors, strict=True)
@@ -96,8 +98,8 @@ class Node(torch.autograd.Function):  # type: ignore[misc]
         return ctx.call, ctx.of, saved, of_tensors, tuple(known), list(known.values())
 
     @classmethod
-    def mapped(cls, info: Any, dims: Any, call: Call, of: Of, *tensors: Any) -> Any:
-        """A batch of nodes as one, whose results have the batch first; None if it is none."""
+    def mapped(cls, info: Any, dims: Any, call: PackedCall, of: Derivative, *tensors: Any) -> Any:
+        """Apply a batch of nodes as one node, with the batch axis first; None if not possible."""
         values, dims = cls.parts(call, tensors), cls.parts(call, dims[2:])
         one = (call.function.first,)
         if not {*of.wrt, *of.along} <= {*one}:
@@ -110,46 +112,46 @@ class Node(torch.autograd.Function):  # type: ignore[misc]
         up = [batch.by_rows(values.up, dims.up)] if cls.has_up else []
         vectors = batch.vectors(values.vectors, dims.vectors)
         tensors = (*up, *vectors, *batch.tensors)
-        # Below the last transform no node is needed where nothing requires grad.
+        # Outside of all transforms no node is needed if nothing requires grad.
         plain = not memory.is_transforming() and not refusals.may_have_tangents()
         if plain and not any(t.requires_grad for t in tensors):
-            return batch, cls.forward(batch.call, Of(of.wrt, of.along), *tensors)
-        return batch, cls.apply(batch.call, Of(of.wrt, of.along), *tensors)
+            return batch, cls.forward(batch.call, Derivative(of.wrt, of.along), *tensors)
+        return batch, cls.apply(batch.call, Derivative(of.wrt, of.along), *tensors)
 
     @classmethod
-    def vmap(cls, info: Any, dims: Any, call: Call, of: Of, *tensors: Any) -> Any:
-        """The rule of vmap; of nodes whose results are shaped as the inputs."""
-        found = cls.mapped(info, dims, call, of, *tensors)
-        if found is None:
+    def vmap(cls, info: Any, dims: Any, call: PackedCall, of: Derivative, *tensors: Any) -> Any:
+        """The vmap rule of nodes whose results are shaped as the inputs."""
+        batched = cls.mapped(info, dims, call, of, *tensors)
+        if batched is None:
             return batches.one_by_one(
-                cls, info.batch_size, dims, call, Of(of.wrt, of.along), *tensors
+                cls, info.batch_size, dims, call, Derivative(of.wrt, of.along), *tensors
             )
-        return found[1], (0,) * len(found[1])
+        return batched[1], (0,) * len(batched[1])
 
 
-class _OfLosses(Node):
-    """A node with a number for each loss."""
+class _PerLossNode(Node):
+    """A node with one value per loss."""
 
     has_up = False
     is_loss = False
 
     @classmethod
-    def vmap(cls, info: Any, dims: Any, call: Call, of: Of, *tensors: Any) -> Any:
+    def vmap(cls, info: Any, dims: Any, call: PackedCall, of: Derivative, *tensors: Any) -> Any:
         """The rule of vmap."""
-        found = cls.mapped(info, dims, call, of, *tensors)
-        if found is None:
+        batched = cls.mapped(info, dims, call, of, *tensors)
+        if batched is None:
             return batches.one_by_one(cls, info.batch_size, dims, call, of, *tensors)
-        batch, rows = found
+        batch, rows = batched
         return batch.reduced(rows, cls.is_loss), 0
 
 
-class Loss(_OfLosses):
-    """A loss, or losses by row or element; `backward` makes the gradients."""
+class Loss(_PerLossNode):
+    """A loss, or unreduced losses; `backward` computes the gradients."""
 
     is_loss = True
 
     @staticmethod
-    def forward(call: Call, of: Of, *tensors: torch.Tensor) -> torch.Tensor:
+    def forward(call: PackedCall, of: Derivative, *tensors: torch.Tensor) -> torch.Tensor:
         """Compute them."""
         loss: torch.Tensor = gradients.run(call.function, call.arguments(tensors))
         return loss
@@ -161,26 +163,31 @@ class Loss(_OfLosses):
         if up is None:
             return (None,) * (2 + len(saved.tensors))
         wrt = call.inputs_where(needs.tensors)
-        found = of_each([up], lambda up: Gradient.apply(call, Of(wrt), up, *saved.tensors))
-        return None, None, *_by_name(call, wrt, found)
+        grads = for_each_in_batch(
+            [up], lambda up: Gradient.apply(call, Derivative(wrt), up, *saved.tensors)
+        )
+        return None, None, *_by_name(call, wrt, grads)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """Slope."""
         call, _, saved, _, along, vectors = Loss.tangents(ctx, tangents)
-        return Slope.apply(call, Of(along=along), *vectors, *saved.tensors) if along else None
+        return (
+            Slope.apply(call, Derivative(along=along), *vectors, *saved.tensors) if along else None
+        )
 
 
 class LossAndGradient(Node):
-    """A loss of one input, or losses by row or element, and the gradient of their sum.
+    """A loss of one input, or unreduced losses, and the gradient of their sum.
 
-    Both are differentiable, so that `backward` of the loss need not apply a node.
+    Both results are differentiable, so `backward` of the loss can return the gradient without
+    another node.
     """
 
     has_up = False
 
     @staticmethod
-    def forward(call: Call, of: Of, *tensors: torch.Tensor) -> Any:
+    def forward(call: PackedCall, of: Derivative, *tensors: torch.Tensor) -> Any:
         """Compute both."""
         arguments = call.arguments(tensors) | {"return_grad": True}
         loss, grad = gradients.run(call.function, arguments)
@@ -194,20 +201,20 @@ class LossAndGradient(Node):
         ctx.save_for_backward(*tensors, output[1])
         ctx.save_for_forward(*tensors)
         ctx.set_materialize_grads(False)
-        ctx.is_given_away = False
+        ctx.is_returned = False
 
     @staticmethod
     def backward(ctx: Any, up: Any, by_gradient: Any) -> Any:
-        """The gradient, once; Gradient in new memory after that. Product by the gradient."""
+        """Return the saved gradient the first time, else Gradient; Product for the gradient."""
         call, wrt = ctx.call, (ctx.call.function.first,)
         *tensors, grad = ctx.saved_tensors
         terms = []
-        if up is not None and not ctx.is_given_away and _is_one(up):
-            # The receiver may write to it: it is not read any more.
-            ctx.is_given_away = True
+        if up is not None and not ctx.is_returned and _is_one(up):
+            # The receiver may write to it, so it is returned only once.
+            ctx.is_returned = True
             terms.append([grad])
         elif up is not None:
-            terms.append(Gradient.apply(call, Of(wrt), up, *tensors))
+            terms.append(Gradient.apply(call, Derivative(wrt), up, *tensors))
         if by_gradient is not None:
             up = _ones(call, tensors)
             terms.append(_products(call, wrt, wrt, up, [by_gradient], tensors))
@@ -219,34 +226,34 @@ class LossAndGradient(Node):
         call, _, saved, _, along, vectors = LossAndGradient.tangents(ctx, tangents)
         if not along:
             return None, None
-        slope = Slope.apply(call, Of(along=along), *vectors, *saved.tensors)
+        slope = Slope.apply(call, Derivative(along=along), *vectors, *saved.tensors)
         up = _ones(call, saved.tensors)
         return slope, *_products(call, along, along, up, vectors, saved.tensors)
 
     @classmethod
-    def vmap(cls, info: Any, dims: Any, call: Call, of: Of, *tensors: Any) -> Any:
+    def vmap(cls, info: Any, dims: Any, call: PackedCall, of: Derivative, *tensors: Any) -> Any:
         """The rule of vmap."""
-        found = cls.mapped(info, dims, call, of, *tensors)
-        if found is None:
+        batched = cls.mapped(info, dims, call, of, *tensors)
+        if batched is None:
             return batches.one_by_one(cls, info.batch_size, dims, call, of, *tensors)
-        batch, (rows, grad) = found
+        batch, (rows, grad) = batched
         return (batch.reduced(rows, True), grad), (0, 0)
 
 
 class Gradient(Node):
-    """The gradients by the inputs `wrt` of losses with the gradient `up`."""
+    """The gradients by the inputs `wrt` of losses with the upstream gradient `up`."""
 
     @staticmethod
-    def forward(call: Call, of: Of, up: torch.Tensor, *tensors: torch.Tensor) -> Any:
-        """Compute them, of the known gradients if there are."""
+    def forward(call: PackedCall, of: Derivative, up: torch.Tensor, *tensors: torch.Tensor) -> Any:
+        """Compute the gradients, from those in `made` if there are any."""
         arguments = call.arguments(tensors)
         if of.made is None:
-            found = gradients.gradients(call.function, arguments, up, of.wrt)
+            grads = gradients.gradients(call.function, arguments, up, of.wrt)
         else:
             axis = gradients.rows_axis(call.function, arguments) if up.ndim else None
             factor = up if axis is None else up.unsqueeze(axis)
-            found = [gradients.product(grad, factor, False) for grad in of.made]
-        return _typed(found, of.wrt, arguments)
+            grads = [gradients.product(grad, factor, False) for grad in of.made]
+        return _typed(grads, of.wrt, arguments)
 
     @staticmethod
     def backward(ctx: Any, *ups: Any) -> Any:
@@ -256,31 +263,31 @@ class Gradient(Node):
         wrt = call.inputs_where(needs.tensors)
         up = None
         if along and needs.up:
-            (up,) = of_each(
-                vectors, lambda *v: [Slope.apply(call, Of(along=along), *v, *saved.tensors)]
+            (up,) = for_each_in_batch(
+                vectors, lambda *v: [Slope.apply(call, Derivative(along=along), *v, *saved.tensors)]
             )
-        found = _products(call, wrt, along, saved.up, vectors, saved.tensors)
-        return None, None, up, *_by_name(call, wrt, found)
+        by_inputs = _products(call, wrt, along, saved.up, vectors, saved.tensors)
+        return None, None, up, *_by_name(call, wrt, by_inputs)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """Gradient along a tangent of `up`, Product along those of the inputs."""
-        call, of, saved, given, along, vectors = Gradient.tangents(ctx, tangents)
+        call, of, saved, directions, along, vectors = Gradient.tangents(ctx, tangents)
         terms = []
-        if given.up is not None:
-            terms.append(Gradient.apply(call, Of(of.wrt), given.up, *saved.tensors))
+        if directions.up is not None:
+            terms.append(Gradient.apply(call, Derivative(of.wrt), directions.up, *saved.tensors))
         if along:
             terms.append(_products(call, of.wrt, along, saved.up, vectors, saved.tensors))
         return _sums(terms, len(of.wrt))
 
 
-class Slope(_OfLosses):
+class Slope(_PerLossNode):
     """The derivative of each loss along vectors."""
 
     maps_linear = False
 
     @staticmethod
-    def forward(call: Call, of: Of, *tensors: torch.Tensor) -> torch.Tensor:
+    def forward(call: PackedCall, of: Derivative, *tensors: torch.Tensor) -> torch.Tensor:
         """Compute it."""
         values = Slope.parts(call, tensors)
         vectors = dict(zip(of.along, values.vectors, strict=True))
@@ -294,21 +301,21 @@ class Slope(_OfLosses):
             return (None,) * (2 + len(saved.vectors) + len(saved.tensors))
         by_vectors: Any = [None] * len(of.along)
         if any(needs.vectors):
-            by_vectors = of_each(
-                [up], lambda up: Gradient.apply(call, Of(of.along), up, *saved.tensors)
+            by_vectors = for_each_in_batch(
+                [up], lambda up: Gradient.apply(call, Derivative(of.along), up, *saved.tensors)
             )
         wrt = call.inputs_where(needs.tensors)
-        found = _products(call, wrt, of.along, up, saved.vectors, saved.tensors)
-        return None, None, *by_vectors, *_by_name(call, wrt, found)
+        by_inputs = _products(call, wrt, of.along, up, saved.vectors, saved.tensors)
+        return None, None, *by_vectors, *_by_name(call, wrt, by_inputs)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """Slope along tangents of the vectors, and the second derivative along both."""
-        call, of, saved, given, along, vectors = Slope.tangents(ctx, tangents)
+        call, of, saved, directions, along, vectors = Slope.tangents(ctx, tangents)
         terms = []
-        changed, changes = _present(of.along, given.vectors)
+        changed, changes = _present(of.along, directions.vectors)
         if changed:
-            terms.append([Slope.apply(call, Of(along=changed), *changes, *saved.tensors)])
+            terms.append([Slope.apply(call, Derivative(along=changed), *changes, *saved.tensors)])
         if along:
             pair = (
                 dict(zip(of.along, saved.vectors, strict=True)),
@@ -325,20 +332,20 @@ class Product(Node):
     maps_linear = False
 
     @staticmethod
-    def forward(call: Call, of: Of, up: torch.Tensor, *tensors: torch.Tensor) -> Any:
+    def forward(call: PackedCall, of: Derivative, up: torch.Tensor, *tensors: torch.Tensor) -> Any:
         """Compute them."""
         _, vectors, rest = Product.parts(call, (up, *tensors))
         arguments = call.arguments(rest)
         named = dict(zip(of.along, vectors, strict=True))
         if of.made is not None:
-            found = [of.made(arguments, up, *vectors)]
+            result = [of.made(arguments, up, *vectors)]
         else:
-            found = products.products(call.function, arguments, up, of.wrt, named)
-        return _typed(found, of.wrt, arguments)
+            result = products.products(call.function, arguments, up, of.wrt, named)
+        return _typed(result, of.wrt, arguments)
 
     @staticmethod
     def backward(ctx: Any, *ups: Any) -> Any:
-        """Product by the vectors, for second derivatives are symmetric; by the inputs: refused."""
+        """Product by the vectors (second derivatives are symmetric); an error by the inputs."""
         call, of, saved, needs = Product.read(ctx)
         wrt, cotangents = _present(of.wrt, ups)
         by_vectors: Any = [None] * len(of.along)
@@ -347,27 +354,29 @@ class Product(Node):
             by_vectors = _products(call, of.along, wrt, saved.up, cotangents, saved.tensors)
         if wrt and needs.up:
             along = dict(zip(of.along, saved.vectors, strict=True))
-            given = dict(zip(wrt, cotangents, strict=True))
-            up = _curvature(call, saved.tensors, along, given)
+            cotangents_by_name = dict(zip(wrt, cotangents, strict=True))
+            up = _curvature(call, saved.tensors, along, cotangents_by_name)
         return None, None, up, *by_vectors, *[None] * len(saved.tensors)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        """Product along tangents of `up` and of the vectors; of the inputs: refused."""
-        call, of, saved, given, along, _ = Product.tangents(ctx, tangents)
+        """Product along tangents of `up` and of the vectors; an error along the inputs."""
+        call, of, saved, directions, along, _ = Product.tangents(ctx, tangents)
         if along:
             raise errors.no_third_derivative()
         terms = []
-        changed, changes = _present(of.along, given.vectors)
+        changed, changes = _present(of.along, directions.vectors)
         if changed:
             terms.append(_products(call, of.wrt, changed, saved.up, changes, saved.tensors))
-        if given.up is not None:
-            terms.append(_products(call, of.wrt, of.along, given.up, saved.vectors, saved.tensors))
+        if directions.up is not None:
+            terms.append(
+                _products(call, of.wrt, of.along, directions.up, saved.vectors, saved.tensors)
+            )
         return _sums(terms, len(of.wrt))
 
 
-class _Last(torch.autograd.Function):  # type: ignore[misc]
-    """A tensor itself, by which nothing can be differentiated."""
+class _Undifferentiable(torch.autograd.Function):  # type: ignore[misc]
+    """The identity, whose derivative is an error."""
 
     @staticmethod
     def forward(tensor: torch.Tensor) -> torch.Tensor:
@@ -387,31 +396,31 @@ class _Last(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def vmap(info: Any, dims: Any, tensor: Any) -> Any:
-        return _Last.apply(tensor), dims[0]
+        return _Undifferentiable.apply(tensor), dims[0]
 
 
 def _products(
-    call: Call, wrt: Names, along: Names, up: Any, vectors: Any, tensors: Tensors
+    call: PackedCall, wrt: Names, along: Names, up: Any, vectors: Any, tensors: Tensors
 ) -> list[Any]:
-    """Product with each of a batch of vectors or of `up`; [] by no input or along none."""
+    """Apply Product, to each of a batch of vectors; None for each input if there are no vectors."""
     if not wrt or not along:
         return [None] * len(wrt)
     last = [
-        _Last.apply(t) if name in call.function.inputs and _is_watched(t) else t
+        _Undifferentiable.apply(t) if name in call.function.inputs and _is_watched(t) else t
         for name, t in zip(call.names, tensors, strict=True)
     ]
-    return of_each(
-        [up, *vectors], lambda up, *v: Product.apply(call, Of(wrt, along), up, *v, *last)
+    return for_each_in_batch(
+        [up, *vectors], lambda up, *v: Product.apply(call, Derivative(wrt, along), up, *v, *last)
     )
 
 
 def _is_watched(tensor: torch.Tensor) -> bool:
-    """Whether it may be differentiated by, at any level."""
+    """Whether a tensor may be differentiated with respect to, at any level of transforms."""
     wrapped: bool = _functorch.is_functorch_wrapped_tensor(tensor)
     return wrapped or tensor.requires_grad
 
 
-def _curvature(call: Call, tensors: Tensors, a: dict[str, Any], b: dict[str, Any]) -> Any:
+def _curvature(call: PackedCall, tensors: Tensors, a: dict[str, Any], b: dict[str, Any]) -> Any:
     """The second derivative of each loss along two sets of vectors."""
     function, arguments = call.function, call.arguments(tensors)
     if arguments.get("reduction", "mean") == "none" and function.kind is Kind.LINEAR:
@@ -425,8 +434,8 @@ def _curvature(call: Call, tensors: Tensors, a: dict[str, Any], b: dict[str, Any
     return sum(terms[1:], terms[0])
 
 
-def _ones(call: Call, tensors: Tensors) -> torch.Tensor:
-    """The gradient of the sum of a call's losses by each of them."""
+def _ones(call: PackedCall, tensors: Tensors) -> torch.Tensor:
+    """The upstream gradient of the sum of a call's losses: ones."""
     function, arguments = call.function, call.arguments(tensors)
     first = arguments[function.first]
     shape: tuple[int, ...] = ()
@@ -447,7 +456,7 @@ def needs_gradient(tensor: torch.Tensor) -> bool:
 
 
 def _is_one(up: torch.Tensor) -> bool:
-    """Whether it is known to be 1 everywhere, and that nothing depends on it."""
+    """Whether an upstream gradient is 1 everywhere and is not differentiated itself."""
     if needs_gradient(up) or refusals.may_have_tangents():
         return False
     while _functorch.is_functorch_wrapped_tensor(up):
@@ -461,40 +470,41 @@ def _widened(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _typed(found: Tensors, names: Names, arguments: Any) -> tuple[torch.Tensor, ...]:
-    """Derivatives in the types of their inputs."""
+def _typed(derivatives: Tensors, names: Names, arguments: Any) -> tuple[torch.Tensor, ...]:
+    """Convert derivatives to the types of their inputs."""
     return tuple(
-        tensor.to(arguments[name].dtype) for name, tensor in zip(names, found, strict=True)
+        tensor.to(arguments[name].dtype) for name, tensor in zip(names, derivatives, strict=True)
     )
 
 
-def _by_name(call: Call, names: Names, found: Any) -> list[Any]:
-    """Gradients of these inputs, None for the call's other tensors."""
-    known = dict(zip(names, found, strict=True))
+def _by_name(call: PackedCall, names: Names, derivatives: Any) -> list[Any]:
+    """The gradients of these inputs, None for the call's other tensors."""
+    known = dict(zip(names, derivatives, strict=True))
     return [known.get(name) for name in call.names]
 
 
 def _present(names: Names, values: Any) -> tuple[Names, list[Any]]:
-    """Those that are not None, with their names."""
+    """The values that are not None, and their names."""
     pairs = [(n, value) for n, value in zip(names, values, strict=True) if value is not None]
     return tuple(n for n, _ in pairs), [value for _, value in pairs]
 
 
 def _sums(terms: list[Any], n: int) -> tuple[Any, ...]:
-    """The sum of tuples; None without any."""
+    """The elementwise sum of tuples; n times None if there are none."""
     if not terms:
         return (None,) * n
     return tuple(sum(each[1:], each[0]) for each in zip(*terms, strict=True))
 
 
-# Whether `backward` runs for a batch of factors at once; not public.
+# Whether a tensor is a batch of PyTorch's legacy vmap, as in is_grads_batched=True. Not public.
 is_batch = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda _: True)
 
 
-def of_each(values: Sequence[Any], compute: Callable[..., Any]) -> list[Any]:
-    """compute(*values), for each of a batch of them as PyTorch's first vmap has one: a level of it.
+def for_each_in_batch(values: Sequence[Any], compute: Callable[..., Any]) -> list[Any]:
+    """Call compute(*values), for each item of a batch of PyTorch's legacy vmap.
 
-    Its rules are those of PyTorch's own operators, so the values are taken out one by one.
+    Legacy vmap has rules for PyTorch's own operators only, so the batch is unpacked and computed
+    one by one.
     """
     if not any(map(is_batch, values)):
         return list(compute(*values))
@@ -502,10 +512,10 @@ def of_each(values: Sequence[Any], compute: Callable[..., Any]) -> list[Any]:
     torch._C._vmapmode_decrement_nesting()
     each = [torch._remove_batch_dim(v, level, 0, 0) if is_batch(v) else v for v in values]
     size = max(len(e) for v, e in zip(values, each, strict=True) if is_batch(v))
-    found = [
+    results = [
         compute(*[e[k] if is_batch(v) else e for v, e in zip(values, each, strict=True)])
         for k in range(size)
     ]
     return [
-        torch._add_batch_dim(torch.stack(parts), 0, level) for parts in zip(*found, strict=True)
+        torch._add_batch_dim(torch.stack(parts), 0, level) for parts in zip(*results, strict=True)
     ]

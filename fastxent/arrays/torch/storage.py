@@ -1,7 +1,7 @@
-"""NumPy views of tensors, and new tensors that results are written into.
+"""NumPy views of tensors, and new tensors for results.
 
-`tensor.numpy()` would mark the storage, which could then no longer be resized or freed. Here NumPy
-gets the address, after a check that the storage is large enough.
+`tensor.numpy()` would mark the storage, which then could not be resized or freed any more. So views
+are made from the address, after a check that the storage is large enough.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from fastxent.arrays.borrowed import NOWHERE, Borrowed
 from fastxent.cpu import pages
 from fastxent.cpu.pages import LARGE
 
-# PyTorch's types as NumPy's; bfloat16, which NumPy does not have, is added with the first tensor.
+# PyTorch's types -> NumPy's. bfloat16, which NumPy does not have, is added at the first use.
 DTYPES: dict[torch.dtype, Any] = {
     getattr(torch, name): np.dtype(name)
     for name in (
@@ -23,7 +23,7 @@ DTYPES: dict[torch.dtype, Any] = {
     )
 }  # fmt: skip
 _OWN = {dtype: own for own, dtype in DTYPES.items()}
-# The classes whose instances have their numbers in their own storage.
+# The classes whose instances have their data in their own storage.
 ORDINARY = {torch.Tensor, torch.nn.Parameter}
 NUMBERS = {np.float32: torch.float32, np.float64: torch.float64}
 _CPU = torch.device("cpu")  # whatever the default device is
@@ -35,7 +35,7 @@ class Storage(Borrowed):
     __slots__ = ()
 
     def new(self, like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-        """An uninitialised array in a new tensor's memory."""
+        """Allocate an uninitialised array in a new tensor's memory."""
         owner = self.owner
         if (
             shape == like.shape and dtype is like.dtype and like.flags.c_contiguous
@@ -67,18 +67,18 @@ def _empty(shape: tuple[int, ...], dtype: Any) -> torch.Tensor:
 
 
 def view(name: str, tensor: torch.Tensor) -> Any:
-    """A NumPy view of a tensor.
+    """Make a NumPy view of a tensor.
 
-    Raises KeyError for a type that NumPy does not have, RuntimeError where there is no memory, and
-    ValueError where there is less than the tensor's.
+    Raises KeyError for a type that NumPy does not have, RuntimeError if the tensor has no memory,
+    and ValueError if its storage is too small.
     """
     try:
         dtype = DTYPES[tensor.dtype]
     except KeyError:
         dtype = _late(tensor.dtype)
-    if tensor.is_neg():  # a view of negated numbers
+    if tensor.is_neg():  # a lazily negated view
         if not is_whole(tensor):
-            raise cut_off(name, tensor)
+            raise too_small(name, tensor)
         tensor = tensor.detach().resolve_neg()
     address, strides = tensor.data_ptr(), None
     if tensor.is_contiguous():
@@ -89,7 +89,7 @@ def view(name: str, tensor: torch.Tensor) -> Any:
         end = _end(tensor)
     if end:
         if end > tensor.untyped_storage().nbytes():
-            raise cut_off(name, tensor)
+            raise too_small(name, tensor)
         if not address:
             raise RuntimeError("it has none")
     memory: Any = _from_address(address or NOWHERE)
@@ -109,17 +109,17 @@ def _end(tensor: torch.Tensor) -> int:
 
 
 def is_whole(tensor: torch.Tensor) -> bool:
-    """Whether the storage is large enough for a tensor: it may have been freed or shrunk."""
+    """Whether a tensor's storage is large enough; it may have been freed or shrunk."""
     return _end(tensor) <= int(tensor.untyped_storage().nbytes())
 
 
-def cut_off(name: str, tensor: torch.Tensor) -> Exception:
-    """The error for a tensor that reaches beyond its storage."""
-    return errors.cut_off(name, tensor.untyped_storage().nbytes(), _end(tensor))
+def too_small(name: str, tensor: torch.Tensor) -> Exception:
+    """The error for a tensor whose storage is too small."""
+    return errors.storage_too_small(name, tensor.untyped_storage().nbytes(), _end(tensor))
 
 
 def _late(dtype: torch.dtype) -> Any:
-    """bfloat16 as a NumPy type, at the first such tensor; KeyError for other types."""
+    """Add bfloat16 to the types, at the first such tensor; raise KeyError for other types."""
     if dtype is not torch.bfloat16:
         raise KeyError(dtype)
     try:
@@ -132,5 +132,5 @@ def _late(dtype: torch.dtype) -> Any:
 
 
 def tensor_of(number: Any) -> torch.Tensor:
-    """A NumPy scalar as a tensor without dimensions."""
+    """Convert a NumPy scalar to a 0-d tensor."""
     return torch.scalar_tensor(float(number), dtype=NUMBERS[type(number)], device=_CPU)

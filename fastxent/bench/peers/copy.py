@@ -1,4 +1,4 @@
-"""A copy of the logits into an existing buffer: the speed that memory allows."""
+"""A copy of the logits into an existing buffer, limited by memory bandwidth."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -12,13 +12,13 @@ Call = Callable[[], Any]
 
 
 def softmax(logits: Any) -> Call:
-    """A copy of the logits by all threads."""
-    # In the order of memory. Types of two bytes as integers: for bfloat16 NumPy has a slow loop.
+    """Copy the logits by all threads."""
+    # In memory order. Two-byte types as integers, because NumPy's loop for bfloat16 is slow.
     source = logits.ravel(order="K")
     source = source.view(np.uint16) if source.itemsize == 2 else source
     buffer = np.empty_like(source)
     if (threads := fx.get_num_threads()) > 1:
-        return _shared(buffer, source, threads)
+        return _by_threads(buffer, source, threads)
     return lambda: _copy(buffer, source)
 
 
@@ -27,7 +27,7 @@ def _copy(buffer: Any, logits: Any) -> Any:
     return buffer
 
 
-def _shared(buffer: Any, logits: Any, threads: int) -> Call:
+def _by_threads(buffer: Any, logits: Any, threads: int) -> Call:
     pool = ThreadPoolExecutor(threads - 1)
     (mine, source), *others = zip(
         np.array_split(buffer, threads), np.array_split(logits, threads), strict=True
@@ -43,12 +43,12 @@ def _shared(buffer: Any, logits: Any, threads: int) -> Call:
 
 
 def cross_entropy(logits: Any, target: Any) -> Call:
-    """A copy of the logits; the target is not copied."""
+    """Copy the logits; the target is not copied."""
     return softmax(logits)
 
 
 def hvp(logits: Any, target: Any, vector: Any) -> Call:
-    """A copy of the logits: its bytes a second are what counts."""
+    """Copy the logits: only the bytes per second are used."""
     return softmax(logits)
 
 

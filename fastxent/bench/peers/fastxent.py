@@ -10,8 +10,8 @@ Call = Callable[[], Any]
 
 
 def cross_entropy(logits: Any, target: Any, **options: Any) -> Call:
-    """Mean loss and gradient, or what the options say."""
-    if options:  # a partial call costs no more than keywords that are written out
+    """Mean loss and gradient, with options."""
+    if options:  # a partial costs no more than literal keywords
         return functools.partial(fx.cross_entropy, logits, target, return_grad=True, **options)
     if logits.ndim > 2:
         return lambda: fx.cross_entropy(logits, target, axis=1, return_grad=True)
@@ -24,7 +24,7 @@ def forward(logits: Any, target: Any) -> Call:
 
 
 def loss(logits: Any, target: Any, **options: Any) -> Call:
-    """Mean loss alone, or with the results that the options request."""
+    """Mean loss only, or with the results that the options request."""
     if options:
         return functools.partial(fx.cross_entropy, logits, target, **options)
     return lambda: (fx.cross_entropy(logits, target),)
@@ -36,12 +36,12 @@ def softmax(logits: Any) -> Call:
 
 
 def log_softmax(logits: Any) -> Call:
-    """Their logarithms."""
+    """Log-probabilities."""
     return lambda: fx.log_softmax(logits)
 
 
 def categorical(probs: Any, target: Any, **options: Any) -> Call:
-    """Mean loss of probabilities; with an option, what it says."""
+    """Mean loss of probabilities, with options."""
     if options:
         return functools.partial(fx.categorical_cross_entropy, probs, target, **options)
     return lambda: (fx.categorical_cross_entropy(probs, target),)
@@ -58,7 +58,7 @@ def binary_probs(probs: Any, target: Any) -> Call:
 
 
 def hvp(logits: Any, target: Any, vector: Any) -> Call:
-    """The second derivative of the mean loss, times the vector."""
+    """Hessian-vector product of the mean loss."""
     return lambda: fx.cross_entropy_hvp(logits, target, vector)
 
 

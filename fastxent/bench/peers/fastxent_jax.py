@@ -17,10 +17,10 @@ def cross_entropy(logits: Any, target: Any) -> Call:
 
 
 def hvp(logits: Any, target: Any, vector: Any) -> Call:
-    """The second derivative of the mean loss, times the vector: forward over reverse."""
+    """Hessian-vector product of the mean loss: forward over reverse."""
     return product(mean_loss, logits, target, vector)
 
 
 def loss(logits: Any, target: Any) -> Call:
-    """Mean loss alone."""
+    """Mean loss only."""
     return ready(lambda x, labels: (mean_loss(x, labels),), logits, target)

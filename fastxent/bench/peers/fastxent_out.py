@@ -1,4 +1,4 @@
-"""fastxent, with results in an existing buffer."""
+"""fastxent, with results in existing buffers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,13 +25,13 @@ def softmax(logits: Any) -> Call:
 
 
 def log_softmax(logits: Any) -> Call:
-    """Their logarithms."""
+    """Log-probabilities."""
     buffer = np.empty_like(logits)
     return lambda: fx.log_softmax(logits, out=buffer)
 
 
 def hvp(logits: Any, target: Any, vector: Any) -> Call:
-    """The second derivative of the mean loss, times the vector."""
+    """Hessian-vector product of the mean loss."""
     buffer = np.empty_like(logits)
     return lambda: fx.cross_entropy_hvp(logits, target, vector, out=buffer)
 

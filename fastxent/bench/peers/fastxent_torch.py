@@ -1,4 +1,4 @@
-"""fastxent's PyTorch module in the place of PyTorch's own."""
+"""fastxent's PyTorch module instead of PyTorch's own."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +27,7 @@ def forward(logits: Any, target: Any) -> Call:
 
 
 def hvp(logits: Any, target: Any, vector: Any) -> Call:
-    """The second derivative of the mean loss, times the vector, by double backward."""
+    """Hessian-vector product of the mean loss, by double backward."""
     return product(fx.cross_entropy, logits, target, vector)
 
 
@@ -37,5 +37,5 @@ def per_sample(logits: Any, target: Any) -> Call:
 
 
 def frozen(x: Any, weight: Any, target: Any) -> Call:
-    """Mean loss and the gradient of x: none of the weights, which do not require grad."""
+    """Mean loss and the gradient of x; the weights do not require grad."""
     return frozen_head(fx.linear_cross_entropy, x, weight, target)

@@ -1,4 +1,4 @@
-"""JAX: optax's loss and its gradient, compiled by jit."""
+"""JAX: the losses of optax and their gradients, compiled by jit."""
 
 import functools
 from collections.abc import Callable
@@ -20,8 +20,8 @@ def _mean_loss(x: Any, labels: Any) -> Any:
 
 
 def ready(function: Any, logits: Any, target: Any) -> Call:
-    """A call of a compiled function that waits for its results."""
-    # int32 labels, JAX's default without 64-bit types.
+    """Make a call of a compiled function that waits for its results."""
+    # int32 labels are JAX's default without 64-bit types.
     return _compiled(function, logits, target.astype(np.int32))
 
 
@@ -31,7 +31,7 @@ def _compiled(function: Any, *arrays: Any) -> Call:
 
 
 def cross_entropy(logits: Any, target: Any, **options: Any) -> Call:
-    """Mean loss and gradient, or what the options say."""
+    """Mean loss and gradient, with options."""
     if target.ndim == 2:
         return _compiled(jax.value_and_grad(_mean_soft_loss), logits, target)
     if options:
@@ -44,7 +44,7 @@ def _mean_soft_loss(x: Any, target: Any) -> Any:
 
 
 def _with_options(logits: Any, target: Any, options: dict[str, Any]) -> Call:
-    """A program of the logits, the labels and the arrays among the options; others are static."""
+    """Make a program of the logits, the labels and the array options; other options are static."""
     names = [name for name, value in options.items() if isinstance(value, np.ndarray)]
     static = {name: value for name, value in options.items() if name not in names}
 
@@ -62,7 +62,7 @@ def _loss(
     label_smoothing: float = 0.0, z_loss: float = 0.0, reduction: str = "mean",
     return_probs: bool = False, return_lse: bool = False,
 ) -> Any:  # fmt: skip
-    """The number to differentiate, and the results: loss, and with them probs and lse."""
+    """Return the scalar to differentiate, and the results: the loss, and probs and lse."""
     if label_smoothing:
         one_hot = jax.nn.one_hot(labels, x.shape[-1], dtype=x.dtype)
         smooth = optax.smooth_labels(one_hot, label_smoothing)
@@ -82,7 +82,7 @@ def _loss(
 
 
 def loss(logits: Any, target: Any) -> Call:
-    """Mean loss alone."""
+    """Mean loss only."""
     return ready(lambda x, labels: (_mean_loss(x, labels),), logits, target)
 
 
@@ -104,7 +104,7 @@ def _log_and_multiply(p: Any, target: Any) -> Any:
 
 
 def product(function: Callable[..., Any], logits: Any, target: Any, vector: Any) -> Call:
-    """The second derivative of a loss, times the vector: forward over reverse."""
+    """Hessian-vector product of a loss: forward over reverse."""
 
     def program(x: Any, labels: Any, v: Any) -> Any:
         return jax.jvp(lambda x: jax.grad(function)(x, labels), (x,), (v,))[1]
@@ -113,7 +113,7 @@ def product(function: Callable[..., Any], logits: Any, target: Any, vector: Any)
 
 
 def hvp(logits: Any, target: Any, vector: Any) -> Call:
-    """The second derivative of the mean loss, times the vector."""
+    """Hessian-vector product of the mean loss."""
     return product(_mean_loss, logits, target, vector)
 
 

@@ -1,4 +1,4 @@
-"""Numba in its plainest form: rows in parallel, three loops, math.exp."""
+"""Numba with plain loops: rows in parallel, three loops, math.exp."""
 
 import math
 from collections.abc import Callable

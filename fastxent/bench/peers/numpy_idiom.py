@@ -10,7 +10,7 @@ Call = Callable[[], Any]
 
 
 def cross_entropy(logits: Any, target: Any, **options: Any) -> Call:
-    """Mean loss and gradient; what the first option asks for is a function of its own."""
+    """Mean loss and gradient; a separate function for each first option."""
     if options:
         return functools.partial(_WITH[next(iter(options))], logits, target, **options)
     if logits.ndim > 2:
@@ -43,13 +43,13 @@ def _class_axis(logits: Any, target: Any, *, axis: int) -> tuple[Any, Any]:
 
 
 def _by_float32(logits: Any, target: Any) -> tuple[Any, Any]:
-    """In float16 itself p below 6e-8 is 0, and the loss infinite."""
+    """Compute in float32: in float16 p below 6e-8 is 0, and the loss infinite."""
     loss, grad = _cross_entropy(logits.astype(np.float32), target)
     return loss, grad.astype(np.float16)
 
 
 def hvp(logits: Any, target: Any, vector: Any) -> Call:
-    """The second derivative of the mean loss, times the vector."""
+    """Hessian-vector product of the mean loss."""
 
     def call() -> Any:
         probs, _ = _probs_and_lse(logits)
@@ -116,8 +116,8 @@ def _by_class_weight(logits: Any, target: Any, *, weight: Any) -> tuple[Any, Any
 
 def _by_sample_weight(logits: Any, target: Any, *, sample_weight: Any) -> tuple[Any, Any]:
     losses, grad = _by_row(logits, target)
-    share = sample_weight / sample_weight.sum()
-    return (share * losses).sum(), share[:, None] * grad
+    normalised = sample_weight / sample_weight.sum()
+    return (normalised * losses).sum(), normalised[:, None] * grad
 
 
 def _z_loss(logits: Any, target: Any, *, z_loss: float) -> tuple[Any, Any]:
@@ -147,7 +147,7 @@ _WITH: dict[str, Callable[..., Any]] = {
 
 
 def loss(logits: Any, target: Any) -> Call:
-    """Mean loss alone."""
+    """Mean loss only."""
 
     def call() -> Any:
         shifted = logits - logits.max(axis=1, keepdims=True)

@@ -25,7 +25,7 @@ def cross_entropy(logits: Any, target: Any) -> Call:
 
 
 def loss(logits: Any, target: Any) -> Call:
-    """Mean loss alone."""
+    """Mean loss only."""
     rows = np.arange(len(target))
     return lambda: ((special.logsumexp(logits, axis=1) - logits[rows, target]).mean(),)
 
@@ -36,7 +36,7 @@ def softmax(logits: Any) -> Call:
 
 
 def log_softmax(logits: Any) -> Call:
-    """Their logarithms."""
+    """Log-probabilities."""
     return lambda: special.log_softmax(logits, axis=1)
 
 

@@ -1,4 +1,4 @@
-"""scikit-learn: the compiled losses of its logistic regression and gradient boosting; log_loss."""
+"""scikit-learn: the compiled losses of logistic regression and gradient boosting, and log_loss."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ Call = Callable[[], Any]
 
 def cross_entropy(logits: Any, target: Any) -> Call:
     """Mean loss and gradient."""
-    labels = target.astype(logits.dtype)  # it takes labels as floats
+    labels = target.astype(logits.dtype)  # scikit-learn takes labels as floats
     return _mean(HalfMultinomialLoss(n_classes=logits.shape[1]), labels, logits)
 
 
@@ -24,7 +24,7 @@ def binary(logits: Any, target: Any) -> Call:
 
 
 def categorical(probs: Any, target: Any) -> Call:
-    """Mean loss of probabilities alone."""
+    """Mean loss of probabilities only."""
     classes = np.arange(probs.shape[1])
     return lambda: (log_loss(target, probs, labels=classes),)
 

@@ -12,14 +12,14 @@ Call = Callable[[], Any]
 
 
 def tensor(array: Any) -> Any:
-    """A tensor in an array's memory; of bfloat16, which PyTorch does not accept, by its bits."""
+    """Make a tensor of an array without a copy; bfloat16 arrays by their bits."""
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
 
 def loss_and_grads(function: Callable[..., Any], parameters: list[Any], target: Any) -> Call:
-    """A loss of the parameters and its gradients, as in a training step."""
+    """Make a call of a loss and its gradients, as in a training step."""
     leaves = [tensor(array).requires_grad_() for array in parameters]
     labels = tensor(target)
 
@@ -34,7 +34,7 @@ def loss_and_grads(function: Callable[..., Any], parameters: list[Any], target: 
 
 
 def losses_and_grad(function: Callable[..., Any], logits: Any, target: Any) -> Call:
-    """The losses of all rows and the gradient of their sum."""
+    """Make a call of the losses of all rows and the gradient of their sum."""
     leaf, labels = tensor(logits).requires_grad_(), tensor(target)
 
     def call() -> Any:
@@ -47,7 +47,7 @@ def losses_and_grad(function: Callable[..., Any], logits: Any, target: Any) -> C
 
 
 def with_options(make: Callable[..., Any], logits: Any, target: Any, options: Any) -> Call:
-    """The loss that `make` returns for options, among them arrays, and its gradient."""
+    """Make a call of the loss that `make` returns for the options, and its gradient."""
     function = make(**{k: tensor(v) if isinstance(v, np.ndarray) else v
                        for k, v in options.items()})  # fmt: skip
     if "reduction" in options:
@@ -56,7 +56,7 @@ def with_options(make: Callable[..., Any], logits: Any, target: Any, options: An
 
 
 def frozen_head(function: Callable[..., Any], x: Any, weight: Any, target: Any) -> Call:
-    """A loss of x and weights that do not require grad, and the gradient of x."""
+    """Make a call of a loss and the gradient of x; the weights do not require grad."""
     leaf, fixed = tensor(x).requires_grad_(), tensor(weight)
     labels = tensor(target)
 
@@ -70,13 +70,13 @@ def frozen_head(function: Callable[..., Any], x: Any, weight: Any, target: Any) 
 
 
 def loss_in_graph(function: Callable[..., Any], logits: Any, target: Any) -> Call:
-    """A loss with its autograd graph, ready for backward."""
+    """Make a call of a loss with its autograd graph, ready for backward."""
     leaf, labels = tensor(logits).requires_grad_(), tensor(target)
     return lambda: (function(leaf, labels).detach(),)
 
 
 def cross_entropy(logits: Any, target: Any, **options: Any) -> Call:
-    """Mean loss and gradient, or what the options say."""
+    """Mean loss and gradient, with options."""
     if "return_probs" in options:
         return _all_results(logits, target)
     return with_options(_loss_function, logits, target, options)
@@ -85,7 +85,7 @@ def cross_entropy(logits: Any, target: Any, **options: Any) -> Call:
 def _loss_function(
     axis: int = 1, sample_weight: Any = None, z_loss: float = 0.0, **options: Any
 ) -> Callable[..., Any]:
-    """F.cross_entropy, and the usual lines around it for options that it does not have."""
+    """F.cross_entropy, with additional code for options that it does not have."""
     if axis == 0:
         return lambda x, labels: F.cross_entropy(x.T, labels)
     if sample_weight is not None:
@@ -107,8 +107,13 @@ def _all_results(logits: Any, target: Any) -> Call:
     return lambda: (*mean(), torch.softmax(x, dim=1), torch.logsumexp(x, dim=1))
 
 
+def forward(logits: Any, target: Any) -> Call:
+    """Mean loss, ready for a backward pass."""
+    return loss_in_graph(F.cross_entropy, logits, target)
+
+
 def loss(logits: Any, target: Any) -> Call:
-    """Mean loss alone, without a graph."""
+    """Mean loss only, without a graph."""
     x, labels = tensor(logits), tensor(target)
     return lambda: (F.cross_entropy(x, labels),)
 
@@ -120,7 +125,7 @@ def softmax(logits: Any) -> Call:
 
 
 def log_softmax(logits: Any) -> Call:
-    """Their logarithms."""
+    """Log-probabilities."""
     x = tensor(logits)
     return lambda: torch.log_softmax(x, dim=1)
 
@@ -135,7 +140,7 @@ def categorical(probs: Any, target: Any, return_grad: bool = False) -> Call:
 
 
 def log_and_pick(p: Any, labels: Any) -> Any:
-    """Mean loss of probabilities, of all of which PyTorch takes the logarithm."""
+    """Mean loss of probabilities; PyTorch computes the logarithm of all of them."""
     return F.nll_loss(torch.log(p), labels)
 
 
@@ -145,7 +150,7 @@ def log_and_multiply(p: Any, target: Any) -> Any:
 
 
 def product(function: Callable[..., Any], logits: Any, target: Any, vector: Any) -> Call:
-    """The second derivative of a loss, times the vector."""
+    """Hessian-vector product of a loss."""
     x, labels, v = tensor(logits), tensor(target), tensor(vector)
     return lambda: torch.autograd.functional.hvp(lambda x: function(x, labels), x, v)[1]
 
@@ -158,7 +163,7 @@ def gradient_of_each(function: Callable[..., Any], logits: Any, target: Any) -> 
 
 
 def hvp(logits: Any, target: Any, vector: Any) -> Call:
-    """The second derivative of the mean loss, times the vector."""
+    """Hessian-vector product of the mean loss."""
     return product(F.cross_entropy, logits, target, vector)
 
 

@@ -1,4 +1,4 @@
-"""PyTorch's chunked linear cross-entropy, which never has all logits in memory."""
+"""PyTorch's chunked linear cross-entropy, which does not store all logits."""
 
 import functools
 from collections.abc import Callable

@@ -17,12 +17,12 @@ def cross_entropy(logits: Any, target: Any) -> Call:
 
 
 def loss(logits: Any, target: Any) -> Call:
-    """Mean loss alone."""
+    """Mean loss only."""
     return _loss(F.cross_entropy, logits, target)
 
 
 def categorical(probs: Any, target: Any) -> Call:
-    """Mean loss of probabilities alone."""
+    """Mean loss of probabilities only."""
     return _loss(log_and_pick, probs, target)
 
 
@@ -32,7 +32,7 @@ def binary(logits: Any, target: Any) -> Call:
 
 
 def _compiled(function: Any) -> Any:
-    torch.compiler.reset()  # else sizes become dynamic at the second shape
+    torch.compiler.reset()  # otherwise sizes become dynamic at the second shape
     return torch.compile(function, dynamic=False)
 
 

@@ -1,10 +1,11 @@
-"""`demo`: multinomial logistic regression on handwritten digits, beside scikit-learn and NumPy.
+"""`demo`: multinomial logistic regression on digits, compared with scikit-learn and NumPy.
 
-Begin with `pipeline.py`: from features to the update of the weights. Beside it, `data.py` loads the
-digits and makes a larger problem, `fits.py` fits them, by the steps of the pipeline and by both
-libraries' estimators, `timing.py` times one evaluation, `progress.py` and `presentation.py` print.
+Start reading with `pipeline.py`: from features to the update of the weights. `data.py` loads the
+digits and makes a larger problem, `fits.py` fits both, by the steps of the pipeline and by the
+estimators of both libraries, `timing.py` times one evaluation, `progress.py` and `presentation.py`
+print.
 
-scikit-learn is imported where it is used; so is rich, which only makes a terminal prettier.
+scikit-learn is imported where it is used, and so is rich, which formats output on terminals.
 """
 
 import argparse
@@ -25,23 +26,23 @@ from fastxent.cli.demo.timing import time_digits, time_large
 from fastxent.cli.options import add_output, positive
 from fastxent.cli.output import installed, progress, show_json
 
-SUMMARY = "fit handwritten digits; compare with scikit-learn and NumPy"
+SUMMARY = "fit handwritten digits, and compare with scikit-learn and NumPy"
 
 DESCRIPTION = """\
 Fits multinomial logistic regression to scikit-learn's handwritten digits
 
     logits = x W^T + b,    minimise  mean loss + ||W||^2 / (2 C N)  with C = 1
 
-by Nesterov's gradient method on fastxent.linear_cross_entropy, which gives
+by Nesterov's gradient method on fastxent.linear_cross_entropy, which returns
 the loss and the gradients of W and b in one call. The problem is convex, so
-every method must find the same optimum. It shows
+all methods must find the same optimum. It shows
 
-  * accuracy and loss of these steps, beside those of
+  * accuracy and loss of these steps, of
     fastxent.integrations.sklearn.LogisticRegression and of scikit-learn's own;
   * both estimators on a larger problem, 18,000 rows of 20 classes;
-  * the time of one evaluation of loss and gradient beside that of the usual
-    lines of NumPy, once both have given the same numbers. A speed-up below 1
-    says that fastxent is slower.
+  * the time of one evaluation of loss and gradient by fastxent and by plain
+    NumPy, after a check that their results are equal. A speed-up below 1 means
+    that fastxent is slower.
 
 Needs scikit-learn:  pip install 'fastxent[demo]'
 """
@@ -58,24 +59,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `demo`."""
     parser.add_argument(
         "--max-iter", type=positive(int), default=10_000, metavar="N",
-        help="give up after N iterations (default: %(default)s)",
+        help="stop after N iterations (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--tol", type=positive(float), default=1e-6, metavar="EPS",
-        help="the steps end when the gradient's 2-norm is below EPS (default: %(default)s)",
+        help="stop when the 2-norm of the gradient is below EPS (default: %(default)s)",
     )  # fmt: skip
     add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fit and compare, the digits and a larger problem; then time one evaluation."""
+    """Fit the digits and a larger problem, compare, then time one evaluation."""
     if not installed("sklearn"):
         sys.exit("fastxent demo needs scikit-learn: pip install 'fastxent[demo]'")
     data: dict[str, Data] = {"digits": load_digits(), "larger": make_larger()}
     fits: dict[str, dict[str, Fit]] = {}
-    # BLAS threads gain almost nothing for matrix products of this size, and on a busy machine
-    # they wait for one another longer than a whole evaluation takes. threadpoolctl comes with
-    # scikit-learn.
+    # BLAS threads gain almost nothing for matrix products of this size, and on a busy machine they
+    # wait for one another longer than an evaluation takes. scikit-learn requires threadpoolctl.
     with importlib.import_module("threadpoolctl").threadpool_limits(1, user_api="blas"):
         with steps(args.tol, quiet=args.quiet) as report:
             by_steps = fit_by_steps(data["digits"], args.max_iter, args.tol, report)

@@ -1,4 +1,4 @@
-"""The data of the fits: scikit-learn's handwritten digits, and a larger problem that it makes."""
+"""The data of the fits: scikit-learn's handwritten digits, and a larger random problem."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ C = 1.0  # inverse strength of the penalty, as in scikit-learn
 
 
 class Data(NamedTuple):
-    """Rows of features and their classes, split into those to fit and those to test."""
+    """Features and classes, split into training and test rows."""
 
     x: Array  # (N, K)
     y: Array  # (N,)
@@ -40,7 +40,7 @@ LARGER = 20_000, 100, 20  # rows, features, classes
 
 
 def make_larger() -> Data:
-    """Make a problem on which a fit takes a while; a tenth of its rows are to test."""
+    """Make a larger problem; a tenth of its rows are test rows."""
     from sklearn import datasets, model_selection, preprocessing
 
     n, n_features, n_classes = LARGER

@@ -1,4 +1,4 @@
-"""The same problem fitted by plain steps and by both estimators, and a check that all agree."""
+"""Fit a problem by plain steps and by both estimators, and check that all agree."""
 
 import math
 import sys
@@ -13,7 +13,7 @@ from fastxent.cli.demo.pipeline import Objective, Report, minimise
 from fastxent.cli.demo.progress import Iterations
 from fastxent.cli.output import Step
 
-# Relative, between two fits: of losses, and of accuracies, where it is less than one of 450 digits.
+# Relative tolerances between two fits; that of accuracies is less than one of 450 digits.
 LOSS_TOLERANCE, ACCURACY_TOLERANCE = 1e-4, 2e-3
 
 
@@ -43,7 +43,7 @@ def fit_by_steps(digits: Data, max_iter: int, tol: float, report: Report) -> Fit
 
 
 def estimators() -> dict[str, Any]:
-    """The classes of the estimators that are compared, by the library's name."""
+    """The classes of the compared estimators, by the library's name."""
     from sklearn.linear_model import LogisticRegression
 
     from fastxent.integrations import sklearn

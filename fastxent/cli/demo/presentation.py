@@ -30,7 +30,7 @@ def show_speeds(speeds: Sequence[Speed]) -> None:
         for case, ours, theirs in speeds
     ]
     show_table(("one loss and gradient (median)", "fastxent", "NumPy", "speed-up"), rows)
-    print("At the digits' size both mostly wait for matrix products; large batches gain.")
+    print("For the digits both spend most time in matrix products; large batches gain more.")
     threads = fx.get_num_threads()
     print(f"Threads: fastxent at most {threads}, NumPy 1; matrix products of both 1.")
 

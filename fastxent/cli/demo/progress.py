@@ -1,4 +1,4 @@
-"""Progress of the fits on the terminal: a bar by rich, or a status line."""
+"""Show the progress of the fits on the terminal: a bar by rich, or a status line."""
 
 import contextlib
 import math
@@ -34,8 +34,8 @@ def _bar(tol: float) -> Iterator[Report]:
         def report(iteration: int, value: float, grad_norm: float) -> None:
             nonlocal first_norm, done
             first_norm = first_norm or grad_norm
-            # The norm falls by about a constant factor per iteration, so a bar of its logarithm
-            # moves evenly. The norm may rise for a while; the bar never goes back.
+            # The norm falls by a roughly constant factor per iteration, so a bar of its logarithm
+            # moves evenly. The bar does not go back when the norm rises.
             if grad_norm > tol:
                 done = max(done, math.log(first_norm / grad_norm) / math.log(first_norm / tol))
             else:
@@ -46,23 +46,23 @@ def _bar(tol: float) -> Iterator[Report]:
 
 
 class Iterations:
-    """A callback of scikit-learn's estimators, which counts the iterations of a fit in `step`."""
+    """A callback of scikit-learn's estimators that counts the iterations of a fit by `step`."""
 
     def __init__(self, step: Step) -> None:
         self.step = step
         self.done = 0
 
     def setup(self, estimator: Any, context: Any) -> None:
-        """Begin at zero."""
+        """Start counting at zero."""
         self.done = 0
 
     def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
-        """Nothing: an iteration is counted at its end."""
+        """Do nothing: an iteration is counted at its end."""
 
     def on_fit_task_end(self, estimator: Any, context: Any) -> None:
-        """Count an iteration; how many there will be is not known."""
+        """Count an iteration; the total is unknown."""
         self.done += 1
         self.step(self.done, None)
 
     def teardown(self, estimator: Any, context: Any) -> None:
-        """Nothing: `step` shows the total itself."""
+        """Do nothing: the caller reports the total."""

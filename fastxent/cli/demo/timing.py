@@ -1,4 +1,4 @@
-"""One evaluation of loss and gradient, timed for fastxent and for NumPy."""
+"""Time one evaluation of loss and gradient by fastxent and by NumPy."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ ROUNDS, LARGE_ROUNDS = 101, 15
 
 
 def numpy_cross_entropy(logits: Array, target: Array) -> tuple[Any, Array]:
-    """Mean loss and its gradient with respect to the logits, as usually written in NumPy."""
+    """Compute the mean loss and its gradient by the logits, as usually written in NumPy."""
     rows = np.arange(len(target))
     probs = np.exp(logits - logits.max(axis=1, keepdims=True))
     probs /= probs.sum(axis=1, keepdims=True)
@@ -28,13 +28,13 @@ def numpy_cross_entropy(logits: Array, target: Array) -> tuple[Any, Array]:
 def numpy_linear_cross_entropy(
     x: Array, weight: Array, bias: Array, target: Array
 ) -> tuple[Any, fx.LinearGrad]:
-    """Mean loss and its gradients with respect to x, W and b, in NumPy."""
+    """Compute the mean loss and its gradients by x, W and b in NumPy."""
     loss, d = numpy_cross_entropy(x @ weight.T + bias, target)
     return loss, fx.LinearGrad(d @ weight, d.T @ x, d.sum(axis=0))
 
 
 class Speed(NamedTuple):
-    """Median seconds of one evaluation by each library."""
+    """Median time of one evaluation by each library, in seconds."""
 
     case: str
     fastxent: float
@@ -42,7 +42,7 @@ class Speed(NamedTuple):
 
 
 def time_digits(digits: Data) -> Speed:
-    """Time an evaluation of the fit, in which matrix products and call overhead dominate."""
+    """Time an evaluation of the fit, dominated by matrix products and call overhead."""
     x, y = digits.x, digits.y
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((digits.n_classes, x.shape[1]))
@@ -64,7 +64,7 @@ def time_digits(digits: Data) -> Speed:
 
 
 def time_large() -> Speed:
-    """Time a batch whose logits fit in no cache, so that each pass over them costs traffic."""
+    """Time a batch whose logits exceed the CPU caches, so that each pass reads memory."""
     rng = np.random.default_rng(0)
     logits = rng.standard_normal(LARGE, np.float32)
     target = rng.integers(0, LARGE[1], LARGE[0])
@@ -86,7 +86,7 @@ def compare(
     tolerance: float,
     rounds: int,
 ) -> Speed:
-    """Median times of two functions, after a check that they return the same numbers."""
+    """Time two functions, after a check that they return the same numbers."""
     for got, expected in zip(ours(), theirs(), strict=True):
         error = np.max(np.abs(got - expected)) / np.max(np.abs(expected))
         if not error <= tolerance:  # nan fails too

@@ -1,4 +1,4 @@
-"""What both classifiers share: labels, probabilities, class weights, metrics, the fitted state."""
+"""Functions that both classifiers use: labels, probabilities, class weights, metrics."""
 
 import functools
 import inspect
@@ -19,50 +19,50 @@ _OF_MARGINS = (
 
 
 def arguments(method: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """The arguments of a call of an estimator's method, by name, without the estimator."""
+    """Bind the arguments of a call of an estimator's method by name, without the estimator."""
     signature = inspect.signature(method)
-    given = signature.bind(*args, **kwargs).arguments
+    bound = signature.bind(*args, **kwargs).arguments
     for name, parameter in signature.parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
-            given |= given.pop(name, {})
-    given.pop("self")
-    return given
+            bound |= bound.pop(name, {})
+    bound.pop("self")
+    return bound
 
 
 def encode(y: Any) -> tuple[Any, Array]:
-    """The encoder of the labels, which may be strings, and the class index of each row."""
+    """Fit an encoder to the labels, which may be strings; return it and the class indices."""
     check_classification_targets(y)
     encoder = LabelEncoder()
     return encoder, encoder.fit_transform(y)
 
 
 def probabilities(margins: Array) -> Array:
-    """Softmax of the margins (N, K); of (N,), those of class 1, in two columns."""
+    """The probabilities (N, K) for margins (N, K); (N, 2) for margins (N,) of class 1."""
     if margins.ndim == 1:
         margins = np.stack([np.zeros_like(margins), margins], axis=1)
-    found: Array = softmax(margins)
-    return found
+    probs: Array = softmax(margins)
+    return probs
 
 
 def of_probabilities(metric: Any) -> Any:
-    """A metric of margins, from one that expects probabilities; fastxent's own as they are.
+    """Convert a metric of probabilities to one of margins; fastxent's metrics are returned as is.
 
-    The libraries pass margins to a metric beside an objective that is a function. A metric that a
-    user brings from the built-in objective expects what goes with that.
+    With a custom objective the libraries pass margins to a metric, but a metric written for the
+    built-in objective expects probabilities.
     """
     if metric in _OF_MARGINS:
         return metric
 
     @functools.wraps(metric)
     def of_margins(y_true: Any, y_pred: Array, *args: Any, **kwargs: Any) -> Any:
-        found = probabilities(y_pred)
-        return metric(y_true, found if y_pred.ndim > 1 else found[:, 1], *args, **kwargs)
+        probs = probabilities(y_pred)
+        return metric(y_true, probs if y_pred.ndim > 1 else probs[:, 1], *args, **kwargs)
 
     return of_margins
 
 
 def class_weighted(objective: Any, negative: float, positive: float) -> Any:
-    """An objective of two classes with each row's weight multiplied by that of its class."""
+    """A binary objective that multiplies each row's weight by the weight of its class."""
     if negative == positive == 1:
         return objective
 
@@ -75,9 +75,9 @@ def class_weighted(objective: Any, negative: float, positive: float) -> Any:
 
 
 def take_over(estimator: Any, fitted: Any, *own: str) -> None:
-    """Copy the fitted state of the library's estimator: attributes that are no parameters.
+    """Copy the fitted state of the library's estimator: attributes that are not parameters.
 
-    The attributes `own` are left as they are.
+    The attributes named in `own` are not copied.
     """
-    kept = {*fitted.get_params(), *own}
-    vars(estimator).update({k: v for k, v in vars(fitted).items() if k not in kept})
+    excluded = {*fitted.get_params(), *own}
+    vars(estimator).update({k: v for k, v in vars(fitted).items() if k not in excluded})

@@ -1,4 +1,4 @@
-"""Metrics for XGBoost and LightGBM beside an objective that is a function: of margins."""
+"""Metrics of margins, for XGBoost and LightGBM with a custom objective."""
 
 import math
 from typing import Any
@@ -11,11 +11,11 @@ from fastxent.integrations.boosting.rows import Array
 
 
 def mlogloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-    r"""XGBoost's mlogloss of margins: Σ w·(lse(x) - x_y) / Σ w.
+    r"""Compute XGBoost's mlogloss from margins: Σ w·(lse(x) - x_y) / Σ w.
 
-    XGBoost passes margins to a metric if the objective is a function, and probabilities
-    otherwise, so use it with `xgboost_softmax`, and with `disable_default_eval_metric=True`: else
-    XGBoost adds its own metric of this name, and the results have two entries for each round.
+    XGBoost passes margins to a metric if the objective is a function, and probabilities otherwise.
+    So use this metric with `xgboost_softmax`. Also set `disable_default_eval_metric=True`:
+    otherwise XGBoost adds its own metric of this name, and the results have two entries per round.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def mlogloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
     Raises
     ------
     IndexError, TypeError, ValueError
-        As `xgboost_softmax`.
+        As for `xgboost_softmax`.
 
     Examples
     --------
@@ -44,12 +44,14 @@ def mlogloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
 
 
 def logloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-    r"""XGBoost's logloss of margins: Σ w·[(1 - y)·softplus(x) + y·softplus(-x)] / Σ w.
+    r"""Compute XGBoost's logloss from margins: Σ w·[(1 - y)·softplus(x) + y·softplus(-x)] / Σ w.
+
+    Use it with `xgboost_logistic`; see `mlogloss`.
 
     Parameters
     ----------
     y_true, y_pred, sample_weight
-        As for `xgboost_logistic`, with which it is to be used: see `mlogloss`.
+        As for `xgboost_logistic`.
 
     Returns
     -------
@@ -59,7 +61,7 @@ def logloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
     Raises
     ------
     TypeError, ValueError
-        As `xgboost_logistic`.
+        As for `xgboost_logistic`.
 
     Examples
     --------
@@ -72,11 +74,11 @@ def logloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
 
 
 def multi_logloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[str, float, bool]:
-    r"""LightGBM's multi_logloss of raw scores: Σ w·(lse(x) - x_y) / Σ w.
+    r"""Compute LightGBM's multi_logloss from raw scores: Σ w·(lse(x) - x_y) / Σ w.
 
     LightGBM passes raw scores to a metric if the objective is a function, and probabilities
-    otherwise, so use it with `lightgbm_softmax` and `metric="None"`: LightGBM's own metric of this
-    name would treat the raw scores as probabilities.
+    otherwise. So use this metric with `lightgbm_softmax` and `metric="None"`: LightGBM's own metric
+    of this name would treat the raw scores as probabilities.
 
     Parameters
     ----------
@@ -86,13 +88,13 @@ def multi_logloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[
     Returns
     -------
     (str, float, bool)
-        The metric's name, its value, and that larger is not better. LightGBM's own takes no
-        probability as less than 1e-15.
+        The metric's name, its value, and False: larger is not better. LightGBM's own metric clips
+        probabilities at 1e-15.
 
     Raises
     ------
     IndexError, TypeError, ValueError
-        As `lightgbm_softmax`.
+        As for `lightgbm_softmax`.
 
     Examples
     --------
@@ -106,23 +108,25 @@ def multi_logloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[
 
 
 def binary_logloss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[str, float, bool]:
-    r"""LightGBM's binary_logloss: Σ w·[(1 - y)·softplus(x) + y·softplus(-x)] / Σ w.
+    r"""Compute LightGBM's binary_logloss: Σ w·[(1 - y)·softplus(x) + y·softplus(-x)] / Σ w.
+
+    Use it with `lightgbm_logistic`; see `multi_logloss`.
 
     Parameters
     ----------
     y_true, y_pred, sample_weight
-        As for `lightgbm_logistic`, with which it is to be used: see `multi_logloss`.
+        As for `lightgbm_logistic`.
 
     Returns
     -------
     (str, float, bool)
-        The metric's name, its value, and that larger is not better. LightGBM's own takes no
-        probability as less than 1e-15.
+        The metric's name, its value, and False: larger is not better. LightGBM's own metric clips
+        probabilities at 1e-15.
 
     Raises
     ------
     TypeError, ValueError
-        As `lightgbm_logistic`.
+        As for `lightgbm_logistic`.
 
     Examples
     --------

@@ -1,8 +1,8 @@
 """Objectives for XGBoost and LightGBM: gradient and Hessian diagonal in one pass.
 
-Each is a module-level function without state, so that it can be pickled with a model. The native
-interfaces call f(predictions, data), those of scikit-learn f(labels, predictions[, weights]); every
-function takes both.
+Each is a module-level function without state, so it can be pickled with a model. The native
+interfaces call f(predictions, data), the scikit-learn interfaces f(labels, predictions[, weights]).
+Every function accepts both.
 """
 
 from collections.abc import Callable
@@ -50,11 +50,11 @@ def xgboost_softmax(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Grad
     Raises
     ------
     IndexError
-        A label that is less than 0 or not less than K.
+        If a label is not in 0 … K-1.
     TypeError
-        Labels or margins that are no real numbers.
+        If labels or margins are not real numbers.
     ValueError
-        A label that is no integer; shapes that do not fit.
+        If a label is not an integer, or shapes do not match.
 
     References
     ----------
@@ -98,9 +98,9 @@ def xgboost_logistic(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gra
     Raises
     ------
     TypeError
-        Labels or margins that are no real numbers.
+        If labels or margins are not real numbers.
     ValueError
-        A label outside of 0 … 1; shapes that do not fit.
+        If a label is not in [0, 1], or shapes do not match.
 
     References
     ----------
@@ -142,17 +142,17 @@ def lightgbm_softmax(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gra
     Returns
     -------
     grad, hess : arrays, shape (N, K)
-        In the type and layout of the scores: float64 and column-major from LightGBM, which then
+        In the type and layout of the scores. LightGBM's scores are float64 and column-major, so it
         needs no transpose.
 
     Raises
     ------
     IndexError
-        A label that is less than 0 or not less than K.
+        If a label is not in 0 … K-1.
     TypeError
-        Labels or scores that are no real numbers.
+        If labels or scores are not real numbers.
     ValueError
-        A label that is no integer; shapes that do not fit; fewer than two classes.
+        If a label is not an integer, shapes do not match, or there are fewer than two classes.
 
     References
     ----------
@@ -195,9 +195,9 @@ def lightgbm_logistic(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gr
     Raises
     ------
     TypeError
-        Labels or scores that are no real numbers.
+        If labels or scores are not real numbers.
     ValueError
-        A label outside of 0 … 1; shapes that do not fit.
+        If a label is not in [0, 1], or shapes do not match.
 
     References
     ----------
@@ -217,12 +217,12 @@ def lightgbm_logistic(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Gr
 def _softmax(
     labels: Array, margins: Array, weight: Any, factor: Callable[[int], float]
 ) -> Gradients:
-    """w·(p - e_y) and factor(K)·w·p·(1 - p), in the type and layout of the margins.
+    """Compute w·(p - e_y) and factor(K)·w·p·(1 - p), in the type and layout of the margins.
 
-    Calls the backend, because the public `cross_entropy` would return row-major arrays, while
-    LightGBM's margins are column-major, and the factor of the Hessian would need a second pass and
-    a second rounding. If two splits are equally good, the last bit of the float32 that LightGBM
-    rounds to decides, so everything is computed in LightGBM's float64.
+    It calls the backend: the public `cross_entropy` returns row-major arrays, while LightGBM's
+    margins are column-major, and the factor of the Hessian would need a second pass and a second
+    rounding. If two splits are equally good, LightGBM decides by the last bit of a float32, so
+    everything is computed in the float64 of its margins.
     """
     classes = rows.classes(labels, margins)
     grad, hess = _gradient_pair(margins, checks.precision(margins.dtype, "y_pred").own)
@@ -239,11 +239,11 @@ def _softmax(
 
 
 def _gradient_pair(margins: Array, dtype: Any) -> Gradients:
-    """Two arrays in the layout of the margins, in one block of memory.
+    """Allocate two arrays in the layout of the margins, in one block of memory.
 
-    The C library (glibc) returns two blocks of several megabytes to the system after each round of
-    boosting, and new pages cost as much time as filling them. It keeps one block twice as large for
-    the next round.
+    glibc returns two blocks of several megabytes to the system after each round of boosting, and
+    new pages cost as much time as filling them. One block of twice the size is reused in the next
+    round.
     """
     if margins.flags.f_contiguous:
         grad, hess = np.empty((2, *margins.shape[::-1]), dtype)
@@ -253,7 +253,7 @@ def _gradient_pair(margins: Array, dtype: Any) -> Gradients:
 
 
 def _logistic(labels: Array, margins: Array, weight: Any) -> Gradients:
-    """w·(σ(x) - y) and w·σ(x)·σ(-x)."""
+    """Compute w·(σ(x) - y) and w·σ(x)·σ(-x)."""
     arguments = rows.binary_arguments(labels, margins, weight)
     arguments |= {"return_grad": True, "return_hess": True}
     _, grad, hess = binary_cross_entropy_with_logits(**arguments)

@@ -1,4 +1,4 @@
-"""The arguments of objectives and metrics: labels, margins and weights, of either interface."""
+"""Read labels, margins and weights from the arguments of objectives and metrics."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def is_data(value: Any) -> bool:
 
 
 def arguments(y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Array, Array, Any]:
-    """Labels, predictions, and weights or None, from the arguments of either interface."""
+    """Return labels, predictions, and weights or None, from the arguments of either interface."""
     if is_data(y_pred):
         y_true, y_pred, sample_weight = y_pred.get_label(), y_true, y_pred.get_weight()
         if sample_weight is not None and not len(sample_weight):  # a DMatrix without weights
@@ -29,7 +29,7 @@ def arguments(y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Array, Arra
 
 
 def by_row(per_row: Any, name: str, margins: Array) -> Any:
-    """An array with one number for each row of the margins, as (N,); None for None."""
+    """Reshape an array with one number for each row of the margins to (N,); None for None."""
     rows = margins.shape[:1]
     if per_row is None:
         return None
@@ -39,7 +39,7 @@ def by_row(per_row: Any, name: str, margins: Array) -> Any:
 
 
 def classes(labels: Array, margins: Array) -> Array:
-    """Class indices of the rows of margins (N, K), from labels that may be floats."""
+    """Check labels, which may be floats, and convert them to class indices for margins (N, K)."""
     if margins.ndim != 2 or margins.shape[1] < 2:
         raise errors.margins_shape("(N, K) with at least two classes", margins.shape)
     labels, n_classes = by_row(labels, "y_true", margins), margins.shape[1]
@@ -53,7 +53,7 @@ def classes(labels: Array, margins: Array) -> Array:
 
 
 def binary_arguments(labels: Array, margins: Array, weight: Any) -> dict[str, Any]:
-    """Arguments of the binary loss, in the shape of the margins; labels must be in 0 … 1."""
+    """Check labels from 0 to 1; return the arguments of the binary loss, shaped as the margins."""
     if margins.ndim != 1 and margins.shape[1:] != (1,):
         raise errors.margins_shape("(N,) or (N, 1)", margins.shape)
     labels, weight = (

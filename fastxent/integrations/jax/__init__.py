@@ -1,4 +1,7 @@
-"""The losses and softmax for JAX programs on the CPU, with derivatives, as XLA custom calls."""
+"""The losses, softmax and entropy for JAX programs on the CPU, with derivatives.
+
+They are XLA custom calls, and work with `jit`, `grad`, `jvp`, `hessian`, `vmap` and `shard_map`.
+"""
 
 from fastxent.integrations.jax.binary import binary_cross_entropy, binary_cross_entropy_with_logits
 from fastxent.integrations.jax.linear import linear_cross_entropy

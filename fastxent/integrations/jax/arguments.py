@@ -1,6 +1,6 @@
-"""Arguments of the public functions, checked when a program is traced, as arrays and a request.
+"""Check the arguments of the public functions during tracing; make a request and its arrays.
 
-The checks are those of NumPy's calls, made with arrays of zeros that have no memory.
+The checks are those of calls with NumPy arrays, made with broadcast zeros that need no memory.
 """
 
 from typing import Any
@@ -22,22 +22,22 @@ _READERS = {
 
 
 def loss(function: Function, arguments: Arguments) -> Any:
-    """The loss, or a tuple that begins with it, for the arguments of a public function."""
+    """Compute a loss, or a tuple that begins with it, from the arguments of a public function."""
     arguments = dict(arguments)
     request, arrays = read(function, arguments)
     own = arrays[0].dtype
-    for k, name in enumerate(request.arrays):  # whose gradient might be 0 before it is scaled
+    for k, name in enumerate(request.arrays):  # float16 gradients could underflow before scaling
         if name in function.inputs and arrays[k].dtype == jnp.float16:
             arrays[k] = arrays[k].astype(jnp.float32)
-    found = primitives.call(request, arrays)
+    results = primitives.call(request, arrays)
     for k, name in enumerate(host.names_of(request)):
         if function.result(name).type is Type.OWN:
-            found[k] = found[k].astype(own)
-    return found[0] if len(found) == 1 else tuple(found)
+            results[k] = results[k].astype(own)
+    return results[0] if len(results) == 1 else tuple(results)
 
 
 def read(function: Function, arguments: Arguments) -> tuple[Request, list[Any]]:
-    """The request of a call, and its arrays."""
+    """Check a call; return its request and its arrays."""
     arrays = {
         name: _array(function, name, arguments[name])
         for name in function.arrays
@@ -48,29 +48,29 @@ def read(function: Function, arguments: Arguments) -> tuple[Request, list[Any]]:
     check(function, arguments | arrays)
     extras = [n for n in function.results[1:] if arguments.get(f"return_{n}")]
     left_out = {*function.arrays, *function.with_role(Role.REQUEST)}
-    given = {name: value for name, value in arguments.items() if name not in left_out}
-    if "axis" in given:  # from the end, for jax.vmap adds axes in front
+    static = {name: value for name, value in arguments.items() if name not in left_out}
+    if "axis" in static:  # counted from the end, because jax.vmap adds axes in front
         rank = arrays[function.first].ndim
-        given["axis"] = checks.class_axis(given["axis"], (1,) * rank, function.first) - rank
-    if given.get("ignore_index") is not None:  # a Python int: a scalar of JAX has no hash
-        given["ignore_index"] = options.integer(given["ignore_index"], "ignore_index")
-    request = Request(function.name, tuple(arrays), tuple(sorted(given.items())), (), (*extras,))
+        static["axis"] = checks.class_axis(static["axis"], (1,) * rank, function.first) - rank
+    if static.get("ignore_index") is not None:  # a Python int, because JAX scalars are not hashable
+        static["ignore_index"] = options.integer(static["ignore_index"], "ignore_index")
+    request = Request(function.name, tuple(arrays), tuple(sorted(static.items())), (), (*extras,))
     axes = frozenset[str]().union(*map(axes_of, arrays.values()))
     return request, [varying(jnp.asarray(a), axes) for a in arrays.values()]
 
 
 def floats(value: Any, name: str) -> Any:
-    """An array of floats."""
-    found = jnp.asarray(value)
-    if not jnp.issubdtype(found.dtype, jnp.floating):
-        raise errors.no_floats(name, found.dtype)
-    return found
+    """Convert a value to an array of floats; raise for other types."""
+    array = jnp.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise errors.not_floats(name, array.dtype)
+    return array
 
 
 def _array(function: Function, name: str, value: Any) -> Any:
-    """An argument as an array of JAX; a target that has numbers, as one of NumPy.
+    """Convert an argument to a JAX array, or a concrete target to a NumPy array.
 
-    Integers beside a target become floats: JAX would wrap them around at 32 bits.
+    Integers other than a target become floats, because JAX would wrap them around at 32 bits.
     """
     if name in function.inputs:
         return floats(value, name)
@@ -85,7 +85,7 @@ def _array(function: Function, name: str, value: Any) -> Any:
 
 
 def _convert_target(function: Function, arguments: Arguments, arrays: Arguments) -> None:
-    """Make integers that JAX would wrap around fit the type that it has for them."""
+    """Map integers that JAX would wrap around to values that its integer type can represent."""
     y, x = arrays["target"], arrays[function.first]
     if not y.size and not isinstance(arguments["target"], np.ndarray):
         y = arrays["target"] = y.astype(np.int32)  # an empty list has no type of its own
@@ -109,7 +109,7 @@ def _convert_target(function: Function, arguments: Arguments, arrays: Arguments)
 
 
 def check(function: Function, arguments: Arguments) -> None:
-    """Raise what the function raises for such types, shapes and options; labels are not read."""
+    """Raise the function's errors for these types, shapes and options; labels are not read."""
     zeros: Arguments = {}
     for name in function.arrays:
         value = arguments.get(name)
@@ -122,19 +122,19 @@ def check(function: Function, arguments: Arguments) -> None:
         zeros[name] = np.broadcast_to(np.zeros((), dtype), shape)
     options.flags(function.flags, function.defaults() | arguments)
     requests = dict.fromkeys(function.with_role(Role.REQUEST), False)
-    given = function.defaults() | arguments | zeros | requests
-    if "check_target" in given:
-        given["check_target"] = False
-    if given.get("reduction") == "mean" and given.get("normalizer") is None:
-        given["reduction"] = "sum"  # whose divisor is known
+    complete = function.defaults() | arguments | zeros | requests
+    if "check_target" in complete:
+        complete["check_target"] = False
+    if complete.get("reduction") == "mean" and complete.get("normalizer") is None:
+        complete["reduction"] = "sum"  # needs no divisor from labels
     reader = calls.read_entropy if function is ENTROPY else _READERS[function.kind]
-    reader(function, given)
+    reader(function, complete)
 
 
 def int32(y: Any, n_classes: int, ignore_index: int | None) -> tuple[Any, int]:
-    """Labels as int32 and the index to ignore in them, without wrap-around.
+    """Convert labels to int32 without wrap-around; also return the index to ignore in them.
 
-    In labels of another type, ignored ones become -2 and those out of range -1.
+    In labels of another type, ignored labels become -2 and labels out of range -1.
     """
     limits = np.iinfo(np.int32)
     if y.dtype == np.int32 and ignore_index is not None:
@@ -158,6 +158,6 @@ def axes_of(a: Any) -> frozenset[str]:
 
 
 def varying(a: Any, axes: frozenset[str]) -> Any:
-    """The array cast to varying along these axes, so that its gradients are summed."""
+    """Cast an array to vary along these mesh axes, so that its gradients are summed."""
     missing = tuple(axes - axes_of(a))
     return jax.lax.pcast(a, missing, to="varying") if missing else a

@@ -1,4 +1,4 @@
-"""The two binary losses for JAX programs."""
+"""binary_cross_entropy and binary_cross_entropy_with_logits for JAX programs."""
 
 from typing import Any
 
@@ -14,40 +14,40 @@ def binary_cross_entropy(
     eps: float | None = None,
     reduction: str = "mean",
 ) -> Any:
-    r"""Binary cross-entropy of probabilities, element by element, as part of a JAX program.
+    r"""Compute the elementwise binary cross-entropy of probabilities in a JAX program.
 
     .. math::
         l = -w \big[ y \log p + (1-y) \log(1-p) \big], \qquad
         \frac{\partial L}{\partial p} = \frac{w}{D}\, \frac{p - y}{p (1-p)}
 
-    where D is the number of elements for "mean", else 1.
+    where D is the number of elements for "mean" and 1 otherwise.
 
     Parameters
     ----------
     probs : jax.Array
-        Probabilities p of the class 1, of any shape, of floats.
+        Probabilities p of class 1: floats of any shape.
     target : jax.Array
-        y of the same shape: 0 and 1, bools, or floats between.
+        Targets y of the same shape: 0 and 1, bools, or floats between 0 and 1.
     weight : jax.Array, optional
-        w; broadcasts against `probs` without enlarging it.
+        Weights w of the elements. They broadcast to the shape of `probs`.
     eps : float, optional
-        As for `categorical_cross_entropy`, of p and 1 - p.
+        As for `categorical_cross_entropy`, applied to p and to 1 - p.
     reduction : {"mean", "sum", "none"}
-        Of the losses.
+        How the losses are reduced.
 
     Returns
     -------
     jax.Array
-        The loss, 0-d or with "none" of the shape of `probs`; float32 for half precision.
+        The loss, 0-d; with "none" of the shape of `probs`. float32 for half precision.
 
     Raises
     ------
     TypeError
-        Probabilities that are not floats; a derivative by another array.
+        If the probabilities are not floats, or another array is differentiated.
     ValueError
-        A shape or an option that does not fit.
+        If a shape or an option is invalid.
     ValueError or jax.errors.JaxRuntimeError
-        A target of integers other than 0 and 1, when the program runs.
+        If an integer target holds other values than 0 and 1. Raised when the program runs.
 
     References
     ----------
@@ -72,44 +72,45 @@ def binary_cross_entropy_with_logits(
     reduction: str = "mean",
     return_probs: bool = False,
 ) -> Any:
-    r"""Binary cross-entropy of logits, element by element, as part of a JAX program.
+    r"""Compute the elementwise binary cross-entropy of logits in a JAX program.
 
     .. math::
         l = w \big[ (1-y) \operatorname{softplus}(x)
             + r\, y \operatorname{softplus}(-x) \big], \qquad
         \frac{\partial L}{\partial x} = \frac{w}{D} \big[ (1-y)\, σ(x) - r\, y\, σ(-x) \big]
 
-    where r is `pos_weight` and D the number of elements for "mean", else 1.
+    where r is `pos_weight` and D is the number of elements for "mean" and 1 otherwise.
 
     Parameters
     ----------
     logits : jax.Array
-        x, of any shape, of floats.
+        Logits x: floats of any shape.
     target : jax.Array
-        y of the same shape: 0 and 1, bools, or floats between.
+        Targets y of the same shape: 0 and 1, bools, or floats between 0 and 1.
     weight, pos_weight : jax.Array, optional
-        w and r; they broadcast against `logits` without enlarging them.
+        Weights w of the elements, and r of the positive class. They broadcast to the shape of
+        `logits`.
     reduction : {"mean", "sum", "none"}
-        Of the losses.
+        How the losses are reduced.
     return_probs : bool
-        Return σ(x) too, which has a derivative of its own.
+        Also return σ(x), which is differentiable too.
 
     Returns
     -------
     loss : jax.Array
-        0-d or with "none" of the shape of `logits`; float32 for half precision.
+        The loss, 0-d; with "none" of the shape of `logits`. float32 for half precision.
     probs : jax.Array
-        If requested: then the result is a tuple.
+        σ(x). If it is requested, the result is a tuple.
 
     Raises
     ------
     TypeError, ValueError, jax.errors.JaxRuntimeError
-        As `binary_cross_entropy`.
+        As for `binary_cross_entropy`.
 
     Notes
     -----
-    A second derivative is a product as of `fastxent.binary_cross_entropy_with_logits_hvp`; a third
-    one is an error.
+    Second derivatives are computed as `fastxent.binary_cross_entropy_with_logits_hvp`; a third
+    derivative raises an error.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Primitives: their values and shapes, and their rules for vmap and several devices."""
+"""Definition of JAX primitives: values, shapes, and rules for vmap and several devices."""
 
 import contextlib
 import dataclasses
@@ -22,10 +22,10 @@ def define(
     batch: Any,
     request_of: Callable[..., Request] | None = None,
 ) -> None:
-    """Give a primitive its values, their shapes, and its rule for vmap.
+    """Define a primitive's evaluation, shapes and vmap rule.
 
-    `request_of` makes the request of one that calls a handler, from its operands and parameters:
-    over several devices its rows stay where they are.
+    `request_of` makes the request of a primitive that calls a handler, from its operands and
+    parameters. With it the primitive is partitioned over several devices by rows.
     """
     parameters = inspect.getfullargspec(compute).kwonlyargs
 
@@ -52,8 +52,8 @@ def define(
         return rule(ctx, *operands, **params)
 
     if request_of is not None:
-        # By which JAX says which devices a program has: it asks so of what it partitions. Without
-        # it arrays over several devices are gathered.
+        # JAX passes a program's devices to the lowering of these primitives only. Without them
+        # arrays over several devices are gathered.
         with contextlib.suppress(ImportError):
             from jax._src.dispatch import prim_requires_devices_during_lowering
 
@@ -65,7 +65,7 @@ def define(
 
 
 def _with_mesh(ctx: Any, n_devices: int) -> Any:
-    """The context with the mesh of `jax.set_mesh`, if it has none of the program's arrays."""
+    """Add the mesh of `jax.set_mesh` to the context, if it has no mesh from the arrays."""
     module, mesh = ctx.module_context, jax.sharding.get_abstract_mesh()
     if module.axis_context.abstract_mesh is not None or mesh.empty or mesh.size != n_devices:
         return ctx

@@ -1,9 +1,9 @@
 """One XLA FFI handler for all functions: a Python function that XLA calls with a call frame.
 
-Buffers become NumPy arrays over XLA's memory, without a copy, and fastxent's own functions fill the
-results. `ctypes` takes Python's lock for the call, and kernels work without it. The function lives
-as long as the process, as programs may; a program holds its request as text, so one that JAX kept
-in a file is valid in another process.
+Buffers become NumPy arrays over XLA's memory, without a copy, and fastxent's functions fill the
+results. `ctypes` acquires the GIL for the call; kernels run without it. The handler is never freed,
+because programs may live as long as the process. A program holds its request as text, so a program
+from JAX's compilation cache is valid in another process.
 """
 
 import ctypes
@@ -39,12 +39,12 @@ _request = functools.cache(requests.read)
 
 
 def _words(address: int, count: int) -> Any:
-    """The words of a struct or of an array of words."""
+    """The 64-bit words of a struct or an array."""
     return (ctypes.c_int64 * count).from_address(address)
 
 
 def _array(address: int) -> NDArray[Any]:
-    """A buffer as an array over its memory."""
+    """Make an array over the memory of a buffer."""
     buffer = _words(address, xla.DIMENSIONS + 1)
     dtype = _DTYPES[buffer[xla.DTYPE] & xla.ENUM]
     shape = tuple(_words(buffer[xla.DIMENSIONS], buffer[xla.RANK]))
@@ -56,13 +56,13 @@ def _array(address: int) -> NDArray[Any]:
 
 
 def _arrays(frame: Any, at: int) -> list[NDArray[Any]]:
-    """The arguments or results of a frame: `at` is the place of their addresses."""
+    """The arguments or results of a frame; `at` is the index of their addresses."""
     count = frame[at - 2]
     return [_array(address) for address in _words(frame[at], count)] if count else []
 
 
 def _answer(frame: Any) -> None:
-    """Compute what a frame asks for."""
+    """Answer a request for metadata, or compute the results of a frame."""
     if frame[xla.EXTENSION]:
         extension = _words(frame[xla.EXTENSION], xla.METADATA + 1)
         if extension[xla.KIND] & xla.ENUM == xla.METADATA_REQUEST:
@@ -76,11 +76,11 @@ def _answer(frame: Any) -> None:
 
 
 def _handle(address: int) -> int | None:
-    """The handler: returns no error, or one with the text of the exception."""
+    """The handler. Return None, or an XLA error with the message of an exception."""
     frame = _words(address, xla.ATTRIBUTES + 1)
     try:
         _answer(frame)
-    except BaseException as error:  # nothing may pass through XLA
+    except BaseException as error:  # exceptions must not propagate into XLA
         code = next((c for kind, c in _CODES.items() if isinstance(error, kind)), _INTERNAL)
         text = str(error) if code != _INTERNAL else f"{type(error).__name__}: {error}"
         message = ctypes.create_string_buffer(text.encode())
@@ -90,13 +90,13 @@ def _handle(address: int) -> int | None:
     return None
 
 
-# As C calls it, for as long as the process lives.
+# The C function pointer of the handler, never freed.
 _C_HANDLE = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(_handle)
 
 
 @functools.cache
 def registered() -> str:
-    """The name of the handler, which is registered when a program is first traced."""
+    """Register the handler at the first trace; return its name."""
     # Start the backend first: it fails to start if it refuses a handler registered before.
     jax.devices("cpu")
     jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(_C_HANDLE), platform="cpu")

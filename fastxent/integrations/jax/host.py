@@ -1,9 +1,9 @@
-"""The numbers of a request, by fastxent's functions on NumPy arrays over XLA's memory.
+"""Compute requests by fastxent's functions, on NumPy arrays over XLA's memory.
 
-Under `jax.vmap` there are groups of rows with a reduction each. They are computed in one call where
-they share all arrays but those of rows: with κ = u/D as weights of the rows, D the divisor of a
-row's group, the sum of the row losses of a group is its loss, and the gradient of all of them that
-of each.
+Under `jax.vmap` there are groups of rows, each with its own reduction. One call computes all groups
+if only arrays per row differ between them: with κ = u/D as sample weights, D the divisor of a row's
+group, the loss of a group is the sum of its row losses, and the gradients are those of the sum of
+all losses.
 """
 
 import math
@@ -18,9 +18,9 @@ from fastxent.integrations.jax.requests import Request
 from fastxent.records import LinearGrad
 
 Array = NDArray[Any]
-# The arrays that have the input's leading dimensions, so that groups are only more of these.
+# The roles of arrays with the input's leading dimensions, to which groups can be added.
 PER_ROW = {Role.INPUT, Role.TARGET, Role.PER_ROW, Role.VECTOR, Role.BROADCAST}
-_BLOCK = 1 << 22  # elements of logits that are made at once
+_BLOCK = 1 << 22  # logits per block
 
 
 def run(request: Request, arrays: list[Array], results: list[Array]) -> None:
@@ -37,7 +37,7 @@ def run(request: Request, arrays: list[Array], results: list[Array]) -> None:
 
 
 def _arguments(request: Request, arrays: list[Array]) -> Arguments:
-    """The arguments of the function by name."""
+    """Bind the arguments of the function by name."""
     arguments = {**dict(request.options), **dict(zip(request.arrays, arrays, strict=False))}
     if request.vectors:
         vectors = dict(zip(request.vectors, arrays[len(request.arrays) :], strict=True))
@@ -54,7 +54,7 @@ def _arguments(request: Request, arrays: list[Array]) -> Arguments:
 def _fill(request: Request, arguments: Arguments, results: list[Array]) -> None:
     """Fill the results of one call."""
     function = request.description
-    if function.is_loss and request.vectors:  # a loss along tangents
+    if function.is_loss and request.vectors:  # the derivative of a loss along tangents
         results[0][...] = _slopes(function, arguments)
         return
     left = dict(zip(names_of(request), results, strict=True))
@@ -76,9 +76,9 @@ def _fill(request: Request, arguments: Arguments, results: list[Array]) -> None:
 
 
 def names_of(request: Request) -> list[str]:
-    """The results in the order of a program.
+    """The names of the results in the order of the program.
 
-    The first, the gradients, of a linear map by their inputs, and the extras.
+    They are the first result, the gradient (for a linear map one for each input), and the extras.
     """
     function = request.description
     if function.kind is not Kind.LINEAR:
@@ -89,13 +89,13 @@ def names_of(request: Request) -> list[str]:
 
 
 def _requested(request: Request) -> Iterable[str]:
-    """The results beside the first, in the function's order."""
+    """The names of the results after the first, in the function's order."""
     chosen = {*request.extras, *(["grad"] if request.wrt else [])}
     return (name for name in request.description.results[1:] if name in chosen)
 
 
 def _requests(request: Request) -> Arguments:
-    """The flags of a request's results."""
+    """The arguments that request the results."""
     flags: Arguments = {f"return_{name}": True for name in _requested(request)}
     if request.description.kind is Kind.LINEAR and request.wrt:
         flags["wrt"] = request.wrt
@@ -104,7 +104,7 @@ def _requests(request: Request) -> Arguments:
 
 @np.errstate(all="ignore")  # ignored rows may hold anything
 def _slopes(function: Function, arguments: Arguments) -> Array:
-    """The derivative of each loss by row of a linear map along a vector, by blocks of rows."""
+    """Compute the derivatives of unreduced losses of a linear map along a vector, by blocks."""
     arguments = dict(arguments)
     vector = arguments.pop("vector")
     x, matrix, bias = (arguments.pop(name, None) for name in function.inputs)
@@ -128,7 +128,7 @@ def _slopes(function: Function, arguments: Arguments) -> Array:
             along = along + vector.linear_bias.astype(kind, copy=False)
         block = {n: a[k : k + step] for n, a in rows.items()}
         _, grad = CROSS_ENTROPY.body(logits, **arguments, **block, return_grad=True)
-        # Where the gradient is 0, as in ignored rows, whatever the tangent is.
+        # 0 where the gradient is 0, as in ignored rows, even if the tangent is inf or nan.
         slopes[k : k + step] = np.where(grad == 0, 0, grad * along).sum(-1)
     return slopes.reshape(shape)
 
@@ -141,20 +141,20 @@ def _can_be_folded(request: Request) -> bool:
     function = request.description
     roles = [function.roles[name] for name in request.arrays] + [Role.VECTOR] * len(request.vectors)
     own = dict(zip(request.arrays, request.grouped, strict=False))
-    apart = [
+    per_group = [
         has for role, has in zip(roles, request.grouped, strict=True)
         if role not in PER_ROW and role is not Role.SCALAR
     ]  # fmt: skip
-    if any(apart) or not own[function.first]:
+    if any(per_group) or not own[function.first]:
         return False
-    if function.kind is Kind.LINEAR:  # gradients of what is shared are one for each group
+    if function.kind is Kind.LINEAR:  # gradients by W and b would be one for each group
         grouped = all(h for r, h in zip(roles, request.grouped, strict=True) if r in PER_ROW)
         return not request.vectors and grouped and {*request.wrt} <= {function.first}
     return True
 
 
 def _fold(request: Request, arguments: Arguments, results: list[Array]) -> None:
-    """Fill the results of groups by one call on all of their rows."""
+    """Fill the results of all groups by one call."""
     function, n_axes = request.description, len(request.groups)
     one = request._replace(groups=(), grouped=())
     x = arguments[function.first]
@@ -186,37 +186,37 @@ def _fold(request: Request, arguments: Arguments, results: list[Array]) -> None:
 
 
 def _aligned(a: Array, n_axes: int, rank: int) -> Array:
-    """An array with groups in front, of which the rest broadcasts to the rest of the input."""
+    """Add axes after the groups, so that the array broadcasts to the input."""
     own = a.shape[n_axes:]
     return a.reshape(*a.shape[:n_axes], *(1,) * (rank - n_axes - len(own)), *own)
 
 
 @np.errstate(all="ignore")
 def _weigh_rows(request: Request, arguments: Arguments, x: Array) -> Any:
-    """Set κ as the weights of the rows; return the divisor of each group."""
+    """Set the sample weights to κ; return the divisor of each group."""
     how, n_axes = arguments["reduction"], len(request.groups)
-    given = arguments.pop("normalizer", None)
+    normalizer = arguments.pop("normalizer", None)
     if how != "mean":
         return 1.0
     u = arguments.get("sample_weight")
     rows = request.description.rows(x.shape, request.option("axis", -1))
     over = tuple(range(n_axes, len(rows)))
-    if given is not None:
-        divisors = np.broadcast_to(np.asarray(given, np.float64), request.groups)
+    if normalizer is not None:
+        divisors = np.broadcast_to(np.asarray(normalizer, np.float64), request.groups)
     else:
         w_y = np.broadcast_to(_row_weights(arguments, rows), rows)
         divisors = (w_y if u is None else np.where(u == 0, 0.0, u * w_y)).sum(over)
-    shares = np.where(divisors == 0, 0.0, 1.0 / divisors)
-    shares = shares.reshape(*shares.shape, *(1,) * len(over))
+    inverses = np.where(divisors == 0, 0.0, 1.0 / divisors)
+    inverses = inverses.reshape(*inverses.shape, *(1,) * len(over))
     if u is None:
-        arguments["sample_weight"] = np.broadcast_to(shares, rows)
-    else:  # a row of weight 0 takes no part, whatever the divisor is
-        arguments["sample_weight"] = np.where(u == 0, 0.0, u * shares)
+        arguments["sample_weight"] = np.broadcast_to(inverses, rows)
+    else:  # a row of weight 0 stays ignored, even if the divisor is 0
+        arguments["sample_weight"] = np.where(u == 0, 0.0, u * inverses)
     return divisors
 
 
 def _row_weights(arguments: Arguments, rows: tuple[int, ...]) -> Any:
-    """What a row counts in the divisor beside its own weight: w_y, or 0 if it is ignored."""
+    """The term of each row in the divisor without its sample weight: w_y, or 0 if ignored."""
     y, w = arguments["target"], arguments.get("weight")
     if y.shape != rows:  # class probabilities
         return 1.0
@@ -226,5 +226,5 @@ def _row_weights(arguments: Arguments, rows: tuple[int, ...]) -> Any:
     if w is None:
         return active.astype(np.float64)
     w_y = np.take(np.asarray(w, np.float64), y, mode="clip")
-    in_range = (y >= 0) & (y < len(w))  # a label that is not has no class weight
+    in_range = (y >= 0) & (y < len(w))  # a label out of range has no class weight
     return np.where(active, np.where(in_range, w_y, 1.0), 0.0)

@@ -1,4 +1,4 @@
-"""Cross-entropy against class indices without weights, by handlers that hold no Python."""
+"""Cross-entropy with class indices and without weights, by handlers in compiled code."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def cross_entropy(
     reduction: str,
     check_target: bool,
 ) -> Any:
-    """The loss, with the arguments of `fastxent.integrations.jax.cross_entropy`."""
+    """Compute the loss; the arguments are those of `fastxent.integrations.jax.cross_entropy`."""
     x, y = floats(logits, "logits"), target if isinstance(target, jax.Array) else np.asarray(target)
     axis = checks.class_axis(axis, x.shape, "logits")
     rows = (*x.shape[:axis], *x.shape[axis + 1 :])
@@ -32,7 +32,7 @@ def cross_entropy(
     how, smoothing = options.reduction(reduction), options.smoothing(label_smoothing)
     labels, ignored = int32(y, x.shape[axis], ignore_index)
     x = jnp.moveaxis(x, axis, -1)
-    if x.dtype == jnp.float16:  # whose gradient might be 0 before it is scaled
+    if x.dtype == jnp.float16:  # a float16 gradient could underflow before scaling
         x = x.astype(jnp.float32)
     axes = axes_of(x) | axes_of(labels)
     settings = Settings(how, ignored, smoothing, bool(check_target))

@@ -1,15 +1,15 @@
-"""What the handlers of `fastxent.cpu.xla_kernels` compute, as JAX primitives with derivatives.
+"""JAX primitives with derivatives, computed by the handlers of `fastxent.cpu.xla_kernels`.
 
-The loss L(x), its gradient g(x), and the product H(x) v of its second derivative and a vector:
+They are the loss L(x), its gradient g(x), and its Hessian-vector product H(x) v:
 
     ∂L = ⟨g, ∂x⟩        ∂g = H ∂x        ∂(H v) = H ∂v + H ((v − pᵀv) ∘ (∂x − pᵀ∂x))
 
-with p = softmax(x) and the sums over classes. H is symmetric, so the transpose of its product is
-the product itself, and derivatives of any order and in any mode are made of these.
+with p = softmax(x) and sums over classes. H is symmetric, so the transpose of the product is the
+product itself, and derivatives of any order and mode are composed of these.
 
 Logits are (…, C), labels int32 (…). The loss has the first `n_axes` axes of the logits: none if it
-is reduced, all but the classes if not, and those that `jax.vmap` adds in front. Over these axes a
-reduced loss is several, of a group of rows each.
+is reduced, all but the class axis if not, and those that `jax.vmap` adds in front. With axes of
+`jax.vmap` a reduced loss is an array, with one loss for each group of rows.
 """
 
 import functools
@@ -32,7 +32,7 @@ from fastxent.integrations.jax.requests import Request
 
 
 class Settings(NamedTuple):
-    """The options of a loss, which are constants of a program."""
+    """The options of a loss, which are constants in a program."""
 
     reduction: str
     ignore_index: int
@@ -41,14 +41,14 @@ class Settings(NamedTuple):
 
 
 def cross_entropy(x: Any, y: Any, settings: Settings) -> Any:
-    """The loss of logits (…, C) and int32 labels (…)."""
+    """Compute the loss of logits (…, C) and int32 labels (…)."""
     n_axes = x.ndim - 1 if settings.reduction == "none" else 0
     (loss,) = _losses.bind(x, y, result=xla.LOSS, settings=settings, n_axes=n_axes)
     return loss
 
 
 def _request(x: Any, y: Any, *vector: Any, settings: Settings, n_axes: int, **of: Any) -> Request:
-    """The same as a request, for several devices."""
+    """Make the request of a call, for partitioning over several devices."""
     options = settings._asdict() | {"axis": -1}
     groups = x.shape[:n_axes] if settings.reduction != "none" else ()
     return Request(
@@ -68,7 +68,7 @@ def _sum_type(x: Any) -> Any:
 
 
 def _of_losses(x: Any, n_axes: int) -> Any:
-    """The abstract value of the losses of logits: sharded, and varying, as these are."""
+    """The abstract value of the losses of logits, with the sharding and varying axes of these."""
     sharding = x.sharding.update(spec=PartitionSpec(*x.sharding.spec[:n_axes]))
     return x.update(
         shape=x.shape[:n_axes], dtype=_sum_type(x), weak_type=False, sharding=sharding
@@ -76,7 +76,7 @@ def _of_losses(x: Any, n_axes: int) -> Any:
 
 
 def _in_front(arrays: Any, axes: Any) -> list[Any]:
-    """Arrays with the axis of vmap in front, added to those that do not have it."""
+    """Move or add the axis of vmap to the front of arrays."""
     pairs = list(zip(arrays, axes, strict=True))
     size = next(a.shape[axis] for a, axis in pairs if axis is not None)
     return [batching.bdim_at_front(a, axis, size) for a, axis in pairs]
@@ -86,7 +86,7 @@ def _in_front(arrays: Any, axes: Any) -> list[Any]:
 
 
 def _compute_losses(x: Any, y: Any, *, result: str, settings: Settings, n_axes: int) -> Any:
-    """The losses; for GRAD, the gradient of their sum, too."""
+    """Compute the losses and, for GRAD, the gradient of their sum."""
     kinds = [jax.ShapeDtypeStruct(x.shape[:n_axes], _sum_type(x))]
     if result == xla.GRAD:
         kinds.append(jax.ShapeDtypeStruct(x.shape, x.dtype))
@@ -99,18 +99,18 @@ def _shape_losses(x: Any, y: Any, *, result: str, settings: Settings, n_axes: in
 
 
 def _batch_losses(args: Any, axes: Any, *, n_axes: int, **parameters: Any) -> Any:
-    found = _losses.bind(*_in_front(args, axes), n_axes=n_axes + 1, **parameters)
-    return found, [0] * len(found)
+    results = _losses.bind(*_in_front(args, axes), n_axes=n_axes + 1, **parameters)
+    return results, [0] * len(results)
 
 
 def _along_losses(primals: Any, tangents: Any, *, result: str, **parameters: Any) -> Any:
     x, y = primals
     tangent = ad.instantiate_zeros(tangents[0])
-    found = _losses.bind(x, y, result=xla.GRAD, **parameters)
-    along = [inner_product(found[1], tangent, parameters["n_axes"])]
+    results = _losses.bind(x, y, result=xla.GRAD, **parameters)
+    along = [inner_product(results[1], tangent, parameters["n_axes"])]
     if result == xla.GRAD:
         along.append(_product.bind(x, y, tangent, **parameters))
-    return found[: len(along)], along
+    return results[: len(along)], along
 
 
 _losses = Primitive("fastxent_cross_entropy")
@@ -119,11 +119,11 @@ define(_losses, _compute_losses, _shape_losses, _batch_losses, _request)
 ad.primitive_jvps[_losses] = _along_losses
 
 
-# --- how a loss changes along a tangent ---------------------------------------------------------
+# --- the derivative of a loss along a tangent ---------------------------------------------------
 
 
 def _compute_inner(grad: Any, tangent: Any, *, n_axes: int) -> Any:
-    """⟨g, ∂x⟩ over all but the first axes; where g is 0, as in ignored rows, whatever ∂x is."""
+    """⟨g, ∂x⟩ over all but the first `n_axes` axes; terms with g = 0 are 0, whatever ∂x is."""
     kind = _sum_type(grad)
     products = jnp.where(grad == 0, 0, grad.astype(kind) * tangent.astype(kind))
     if n_axes == grad.ndim:
@@ -132,13 +132,13 @@ def _compute_inner(grad: Any, tangent: Any, *, n_axes: int) -> Any:
 
 
 def inner_product(grad: Any, tangent: Any, n_axes: int) -> Any:
-    """The same as a primitive, which is bilinear."""
+    """The inner product as a bilinear primitive."""
     return _inner.bind(grad, tangent, n_axes=n_axes)
 
 
 @functools.partial(jax.jit, inline=True)
 def _times(grad: Any, factor: Any) -> Any:
-    """The gradient of losses that are multiplied by a factor; XLA leaves out one of 1."""
+    """Multiply a gradient by the upstream gradient; XLA removes a factor of 1."""
     factor = jax.lax.broadcast_in_dim(factor, grad.shape, range(factor.ndim))
     return (grad * factor).astype(grad.dtype)
 
@@ -156,11 +156,11 @@ ad.defbilinear(
 )
 
 
-# --- the product of the second derivative and a vector ------------------------------------------
+# --- Hessian-vector products --------------------------------------------------------------------
 
 
 def _compute_product(x: Any, y: Any, vector: Any, *, settings: Settings, n_axes: int) -> Any:
-    """H(x) v, of the shape and type of x and v."""
+    """Compute H(x) v, of the shape and type of x and v."""
     kind = jax.ShapeDtypeStruct(x.shape, x.dtype)
     n_groups = math.prod(x.shape[:n_axes]) if settings.reduction == "mean" else 1
     handler = jax.ffi.ffi_call(_handler(x, xla.PRODUCT), kind)
@@ -182,9 +182,9 @@ def _along_vector(tangent: Any, x: Any, y: Any, vector: Any, **parameters: Any) 
 def _along_logits(
     tangent: Any, x: Any, y: Any, vector: Any, *, settings: Settings, n_axes: int
 ) -> Any:
-    """A third derivative: how the product changes along a tangent of the logits."""
+    """Compute the derivative of the product along a tangent of the logits: a third derivative."""
     active = (y != settings.ignore_index)[..., None]
-    # Ignored rows and classes of p = 0 take no part, whatever they, v and ∂x hold.
+    # Ignored rows and classes with p = 0 are excluded, whatever their logits, v and ∂x are.
     p = jnp.where(active, jax.nn.softmax(jnp.where(active, x, 0).astype(_sum_type(x))), 0)
     v, t = (jnp.where(p == 0, 0, a) for a in (vector, tangent))
     v, t = (a - (p * a).sum(-1, keepdims=True) for a in (v, t))
@@ -201,7 +201,7 @@ ad.defjvp(_product, _along_logits, None, _along_vector)
 
 
 def _attributes(settings: Settings) -> dict[str, Any]:
-    """The attributes of a call: they have 64 bits, with or without jax_enable_x64."""
+    """The attributes of a call; they have 64 bits, with or without jax_enable_x64."""
     return {
         "check_target": np.int64(settings.check_target),
         "label_smoothing": np.float64(settings.label_smoothing),
@@ -211,14 +211,14 @@ def _attributes(settings: Settings) -> dict[str, Any]:
 
 
 def _handler(x: Any, result: str) -> str:
-    """Name of the registered handler for these logits."""
+    """The name of the registered handler for these logits."""
     char = x.dtype.char
     return _registered(char, result, xla.has_few_classes(char, result, x.shape[-1]))
 
 
 @functools.cache
 def _registered(char: str, result: str, few_classes: bool) -> str:
-    """Name of a registered handler, which is compiled or loaded when first traced."""
+    """Compile or load a handler at the first trace, register it, and return its name."""
     name = f"fastxent_cross_entropy_{char}_{result}_{few_classes:d}"
     # Start the backend first: it fails to start if it refuses a handler registered before.
     jax.devices("cpu")

@@ -1,4 +1,4 @@
-"""The version of XLA's FFI that this jaxlib has."""
+"""The version of XLA's FFI in the installed jaxlib."""
 
 import functools
 import re
@@ -11,7 +11,7 @@ import jax.ffi
 def interface_version() -> int:
     """The minor version of XLA's interface, which a handler has to declare."""
     header = Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"
-    found = re.search(r"#define XLA_FFI_API_MINOR (\d+)", header.read_text())
-    if found is None:
-        raise RuntimeError(f"jax must state the version of its interface in {header}")
-    return int(found[1])
+    match = re.search(r"#define XLA_FFI_API_MINOR (\d+)", header.read_text())
+    if match is None:
+        raise RuntimeError(f"{header} must define XLA_FFI_API_MINOR: this jax is not supported")
+    return int(match[1])

@@ -1,4 +1,4 @@
-"""The loss of a linear map for JAX programs."""
+"""linear_cross_entropy for JAX programs."""
 
 from typing import Any
 
@@ -26,9 +26,9 @@ def linear_cross_entropy(
     return_argmax: bool = False,
     return_entropy: bool = False,
 ) -> Any:
-    r"""Cross-entropy of x @ linear_weight.T + linear_bias, whose logits are never held whole.
+    r"""Compute the cross-entropy of x @ linear_weight.T + linear_bias without storing all logits.
 
-    With d the gradient of `cross_entropy` by the logits,
+    With d the gradient of `cross_entropy` with respect to the logits,
 
     .. math::
         \frac{\partial L}{\partial x} = d\,W, \qquad
@@ -38,40 +38,40 @@ def linear_cross_entropy(
     Parameters
     ----------
     x : jax.Array
-        Shape (…, K), of floats.
+        Features: floats of shape (…, K).
     linear_weight : jax.Array, shape (C, K)
-        W, of floats; rows are classes.
+        Weights W of the linear map: floats, a row for each class.
     target : jax.Array
-        Class indices of the shape of `x` without its last axis, or class probabilities (…, C).
+        Class indices of shape x.shape[:-1], or class probabilities of shape (…, C).
     linear_bias : jax.Array, shape (C,), optional
-        b.
+        Bias b of the linear map.
     weight, sample_weight, ignore_index, label_smoothing, z_loss, logit_scale, softcap
         As for `cross_entropy`.
     reduction, normalizer, check_target
-        Likewise.
+        As for `cross_entropy`.
     return_lse, return_argmax, return_entropy : bool
-        Return these too, in this order. lse and entropy have no derivative here: one that is
-        needed is an error.
+        Also return these, in this order. lse and entropy are not differentiable here: a program
+        that needs their derivative raises an error.
 
     Returns
     -------
     loss : jax.Array
-        0-d or with "none" one per row.
+        The loss, 0-d; with "none" one per row.
     lse, argmax, entropy : jax.Array
-        Those requested: then the result is a tuple that begins with the loss.
+        The requested results. If there are any, the result is a tuple that begins with the loss.
 
     Raises
     ------
     TypeError, ValueError, jax.errors.JaxRuntimeError
-        As `cross_entropy`.
+        As for `cross_entropy`.
 
     Notes
     -----
-    Gradients are made of those inputs alone that are differentiated. Matrix products are NumPy's.
-    Under `jax.vmap` the loss and the gradient of x are one call if W and b are shared; gradients of
-    W and b are one call for each group. Second derivatives are products as of
-    `fastxent.linear_cross_entropy_hvp`; of losses by row they are there for a sum of these, with
-    reverse mode inside.
+    Gradients are computed only for the inputs that are differentiated. Matrix products are NumPy's.
+    Under `jax.vmap` the loss and the gradient by x are one call if W and b are not batched;
+    gradients by W and b are one call for each item. Second derivatives are Hessian-vector products
+    as by `fastxent.linear_cross_entropy_hvp`. With "none" they are available for a sum of the
+    losses, with reverse mode applied first.
 
     References
     ----------

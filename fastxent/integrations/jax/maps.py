@@ -1,6 +1,6 @@
-"""Softmax, its logarithms and its entropy for JAX programs, with derivatives of any order.
+"""softmax, log_softmax, logsumexp and entropy for JAX programs, with derivatives of any order.
 
-Their derivatives are made of their results by JAX's own operations, which it differentiates.
+Their derivatives are composed of their results by JAX's own operations.
 """
 
 import functools
@@ -16,7 +16,7 @@ from fastxent.integrations.jax.requests import Request
 
 
 def softmax(logits: Any, *, axis: int = -1) -> Any:
-    r"""Softmax over one axis, as part of a JAX program.
+    r"""Compute the softmax along an axis in a JAX program.
 
     .. math:: p_j = \frac{e^{x_j - m}}{\sum_c e^{x_c - m}}, \qquad m = \max_c x_c,
               \qquad \frac{\partial p_j}{\partial x_i} = p_j (δ_{ij} - p_i)
@@ -24,21 +24,21 @@ def softmax(logits: Any, *, axis: int = -1) -> Any:
     Parameters
     ----------
     logits : jax.Array
-        Any rank ≥ 1, of floats: float16 and bfloat16 are computed in float32.
+        Logits: floats of any rank ≥ 1. float16 and bfloat16 are computed in float32.
     axis : int
-        The class axis; static, a Python value.
+        The class axis. It is static: a Python int, not a traced value.
 
     Returns
     -------
     jax.Array
-        Of the shape and type of `logits`; corner cases as of `fastxent.softmax`.
+        Probabilities of the shape and type of `logits`; corner cases as for `fastxent.softmax`.
 
     Raises
     ------
     TypeError
-        Logits that are not floats, an `axis` that is no int.
+        If the logits are not floats, or `axis` is not an int.
     ValueError
-        No such axis.
+        If there is no such axis.
 
     References
     ----------
@@ -55,7 +55,7 @@ def softmax(logits: Any, *, axis: int = -1) -> Any:
 
 
 def log_softmax(logits: Any, *, axis: int = -1) -> Any:
-    r"""Logarithm of softmax over one axis, as part of a JAX program.
+    r"""Compute the logarithm of the softmax along an axis in a JAX program.
 
     .. math:: \log p_j = (x_j - m) - \log \sum_c e^{x_c - m}, \qquad
               \frac{\partial \log p_j}{\partial x_i} = δ_{ij} - p_i
@@ -68,12 +68,12 @@ def log_softmax(logits: Any, *, axis: int = -1) -> Any:
     Returns
     -------
     jax.Array
-        Of the shape and type of `logits`; accurate also where p is close to 1.
+        Log-probabilities of the shape and type of `logits`; accurate also for p close to 1.
 
     Raises
     ------
     TypeError, ValueError
-        As `softmax`.
+        As for `softmax`.
 
     References
     ----------
@@ -90,7 +90,7 @@ def log_softmax(logits: Any, *, axis: int = -1) -> Any:
 
 
 def logsumexp(logits: Any, *, axis: int = -1, keepdims: bool = False) -> Any:
-    r"""Logarithm of the sum of exponentials over one axis, as part of a JAX program.
+    r"""Compute the logarithm of the sum of exponentials along an axis in a JAX program.
 
     .. math:: \operatorname{lse} = m + \log \sum_c e^{x_c - m}, \qquad
               \frac{\partial \operatorname{lse}}{\partial x_j} = p_j
@@ -105,12 +105,12 @@ def logsumexp(logits: Any, *, axis: int = -1, keepdims: bool = False) -> Any:
     Returns
     -------
     jax.Array
-        The shape of `logits` without `axis`, and their type.
+        The logsumexp, with the shape of `logits` without `axis` and their type.
 
     Raises
     ------
     TypeError, ValueError
-        As `softmax`.
+        As for `softmax`.
 
     References
     ----------
@@ -123,12 +123,12 @@ def logsumexp(logits: Any, *, axis: int = -1, keepdims: bool = False) -> Any:
     >>> jax.grad(logsumexp)(jnp.array([0.0, 0.0])).tolist()
     [0.5, 0.5]
     """
-    found = _logsumexp(*_checked(LOGSUMEXP, logits, axis, keepdims=keepdims))
-    return jnp.expand_dims(found, axis) if keepdims else found
+    lse = _logsumexp(*_checked(LOGSUMEXP, logits, axis, keepdims=keepdims))
+    return jnp.expand_dims(lse, axis) if keepdims else lse
 
 
 def entropy(logits: Any, *, axis: int = -1) -> Any:
-    r"""Entropy of softmax over one axis, in nats, as part of a JAX program.
+    r"""Compute the entropy of the softmax along an axis, in nats, in a JAX program.
 
     .. math:: H = -\sum_j p_j \log p_j, \qquad
               \frac{\partial H}{\partial x_j} = -p_j (\log p_j + H)
@@ -141,12 +141,12 @@ def entropy(logits: Any, *, axis: int = -1) -> Any:
     Returns
     -------
     jax.Array
-        The shape of `logits` without `axis`; float32 for half precision.
+        The entropy, with the shape of `logits` without `axis`. float32 for half precision.
 
     Raises
     ------
     TypeError, ValueError
-        As `softmax`; an empty axis.
+        As for `softmax`; and if the axis is empty.
 
     References
     ----------
@@ -164,28 +164,28 @@ def entropy(logits: Any, *, axis: int = -1) -> Any:
 
 
 def _checked(function: Function, logits: Any, axis: int, **options: Any) -> tuple[Any, int]:
-    """The logits as an array, and the axis counted from the end."""
+    """Check the arguments; return the logits as an array, and the axis counted from the end."""
     x = arguments.floats(logits, "logits")
     arguments.check(function, {"logits": x, "axis": axis, **options})
     return x, int(axis) % x.ndim - x.ndim
 
 
 def _run(function: Function, x: Any, axis: int, **request: Any) -> Any:
-    """The results of the handler."""
+    """Compute the results by the handler."""
     return primitives.call(Request(function.name, ("logits",), (("axis", axis),), **request), [x])
 
 
 def _widened(a: Any) -> Any:
-    """Half precision as float32, in which differences of sums are computed."""
+    """Convert half precision to float32, for differences of sums."""
     return a.astype(jnp.promote_types(a.dtype, np.float32))
 
 
 def _along(p: Any, t: Any) -> Any:
-    """The tangent in float32 or float64, 0 for classes of p = 0: these take no part."""
+    """The tangent in float32 or float64, 0 for classes with p = 0."""
     return jnp.where(p == 0, 0, _widened(t))
 
 
-# A function with static axis, which jvp rules are given first.
+# A decorator for functions with a static axis, which is the first argument of their jvp rules.
 _function = functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 
 
@@ -232,25 +232,25 @@ def _entropy(x: Any, axis: int) -> Any:
 
 @_entropy.defjvp  # type: ignore[untyped-decorator]
 def _entropy_along(axis: int, primals: Any, tangents: Any) -> Any:
-    found, grad = _entropy_pair(*primals, axis)
-    return found, (_widened(grad) * _along(grad, *tangents)).sum(axis).astype(found.dtype)
+    value, grad = _entropy_pair(*primals, axis)
+    return value, (_widened(grad) * _along(grad, *tangents)).sum(axis).astype(value.dtype)
 
 
 @_function
 def _entropy_pair(x: Any, axis: int) -> Any:
-    """The entropy and its gradient."""
+    """Compute the entropy and its gradient."""
     return _run(ENTROPY, x, axis, wrt=("logits",))
 
 
 @_entropy_pair.defjvp  # type: ignore[untyped-decorator]
 def _entropy_pair_along(axis: int, primals: Any, tangents: Any) -> Any:
-    found, grad = _entropy_pair(*primals, axis)
-    along = (_widened(grad) * _along(grad, *tangents)).sum(axis).astype(found.dtype)
+    value, grad = _entropy_pair(*primals, axis)
+    along = (_widened(grad) * _along(grad, *tangents)).sum(axis).astype(value.dtype)
 
     def gradient(x: Any) -> Any:
-        """p·(d - Σ p·d) with d = m - x: -p·(log p + H), whose log s cancels."""
+        """p·(d - Σ p·d) with d = m - x, which equals -p·(log p + H)."""
         p = _softmax(_widened(x), axis)
         d = jnp.where(p == 0, 0, jax.lax.stop_gradient(x.max(axis, keepdims=True)) - x)
         return (p * (d - (p * d).sum(axis, keepdims=True))).astype(grad.dtype)
 
-    return [found, grad], [along, jax.jvp(gradient, primals, tangents)[1]]
+    return [value, grad], [along, jax.jvp(gradient, primals, tangents)[1]]

@@ -1,11 +1,11 @@
-"""Every function as JAX primitives, by the handler in `handler`; with derivatives.
+"""JAX primitives with derivatives for all functions, computed by the handler in `handler`.
 
-A loss L of the inputs x, its gradient g, and the product H v of its second derivative and a vector:
+They are a loss L of the inputs x, its gradient g, and its Hessian-vector product H v:
 
     ∂L = ⟨g, ∂x⟩        ∂g = H ∂x        H symmetric
 
-A derivative by an array that is no input, or a third one, is an error. What is computed is a
-`Request`, whose groups are those that `jax.vmap` makes.
+Derivatives with respect to other arrays, and third derivatives, raise errors. A `Request` says what
+is computed; its groups are the batches of `jax.vmap`.
 """
 
 import math
@@ -40,7 +40,7 @@ _PRODUCTS = {CROSS_ENTROPY: CROSS_ENTROPY_HVP, LINEAR: LINEAR_HVP, BINARY_WITH_L
 
 
 def call(request: Request, arrays: list[Any]) -> list[Any]:
-    """The results of a request that is not batched: of a loss, or of softmax and its like."""
+    """Compute the results of a request without groups: of a loss or of a map."""
     request = request._replace(grouped=(False,) * len(arrays))
     results: list[Any] = _call.bind(*arrays, request=request)
     return results
@@ -50,10 +50,10 @@ def call(request: Request, arrays: list[Any]) -> list[Any]:
 
 
 def _batch(args: Any, axes: Any, *, request: Request, primitive: Primitive) -> Any:
-    """One call with another axis of groups in front.
+    """The vmap rule: make one call with a new axis of groups in front.
 
-    Arrays of rows are given it, so that groups fold into rows; of the linear map, and of classes,
-    only those that have it.
+    Arrays per row always get this axis, so that groups can be folded into rows. Arrays per class
+    and those of the linear map get it only if they are batched.
     """
     function = request.description
     size = next(a.shape[k] for a, k in zip(args, axes, strict=True) if k is not None)
@@ -67,17 +67,17 @@ def _batch(args: Any, axes: Any, *, request: Request, primitive: Primitive) -> A
     n_axes, moved, grouped = len(request.groups), [], []
     for a, axis, role, had in zip(args, axes, roles, request.grouped, strict=True):
         has = had or axis is not None or role in always
-        if has and not had and n_axes:  # the axes of groups that were there before it
+        if has and not had and n_axes:  # the axes of groups that exist already
             at = 0 if axis is None else 1
             a = a if axis is None else jnp.moveaxis(a, axis, 0)
             shape = (*a.shape[:at], *request.groups, *a.shape[at:])
-            kept = [k for k in range(len(shape)) if not at <= k < at + n_axes]
-            a, axis = jax.lax.broadcast_in_dim(a, shape, kept), None if axis is None else 0
+            dimensions = [k for k in range(len(shape)) if not at <= k < at + n_axes]
+            a, axis = jax.lax.broadcast_in_dim(a, shape, dimensions), None if axis is None else 0
         moved.append(batching.bdim_at_front(a, axis, size) if has else a)
         grouped.append(has)
     request = request._replace(groups=(size, *request.groups), grouped=tuple(grouped))
-    found = primitive.bind(*moved, request=request)
-    return found, [0] * len(found)
+    results = primitive.bind(*moved, request=request)
+    return results, [0] * len(results)
 
 
 def _primitive(name: str) -> Primitive:
@@ -100,7 +100,7 @@ _slopes = _primitive("fastxent_slopes")
 
 
 def _moving(names: tuple[str, ...], tangents: Any) -> dict[str, Any]:
-    """The tangents that are not 0, by the arrays' names."""
+    """The nonzero tangents, by the arrays' names."""
     pairs = zip(names, tangents, strict=True)
     return {
         name: t for name, t in pairs
@@ -109,7 +109,7 @@ def _moving(names: tuple[str, ...], tangents: Any) -> dict[str, Any]:
 
 
 def _inputs_alone(request: Request, moving: dict[str, Any]) -> tuple[str, ...]:
-    """The inputs that have tangents; no other array may."""
+    """The inputs that have tangents; raise if another array has one."""
     function = request.description
     for name in moving:
         if name == "sample_weight" and request.weighted:
@@ -120,13 +120,13 @@ def _inputs_alone(request: Request, moving: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _along(primals: Any, tangents: Any, *, request: Request) -> Any:
-    """The results, and how they change along tangents."""
+    """The jvp rule: the results, and their derivatives along tangents."""
     function, moving = request.description, _moving(request.arrays, tangents)
     names = _inputs_alone(request, moving)
     by_row = function.kind is Kind.LINEAR and not request.is_reduced
     wrt = tuple(n for n in function.inputs if n in (*request.wrt, *(() if by_row else names)))
     full = request._replace(wrt=wrt)
-    found = dict(zip(_result_names(full), _call.bind(*primals, request=full), strict=True))
+    results = dict(zip(_result_names(full), _call.bind(*primals, request=full), strict=True))
     vectors = [moving[name] for name in names]
     along = {}
     if by_row:
@@ -135,33 +135,33 @@ def _along(primals: Any, tangents: Any, *, request: Request) -> Any:
         )
     else:
         along["loss"] = sum(
-            _inner(full, name, found[name], moving[name], primals) for name in names
+            _inner(full, name, results[name], moving[name], primals) for name in names
         )
     if request.wrt:
-        parts = _derivatives_of_gradients(request, primals, found, names, vectors)
+        parts = _derivatives_of_gradients(request, primals, results, names, vectors)
         along |= dict(zip(request.wrt, parts, strict=True))
     for name in request.extras:
-        along[name] = _along_extra(request, name, primals, found[name], names, vectors)
+        along[name] = _along_extra(request, name, primals, results[name], names, vectors)
     chosen = _result_names(request)
-    return [found[name] for name in chosen], [along[name] for name in chosen]
+    return [results[name] for name in chosen], [along[name] for name in chosen]
 
 
 ad.primitive_jvps[_call] = _along
 
 
 def _result_names(request: Request) -> list[str]:
-    """The results, gradients by their inputs' names also where there is only one."""
+    """The names of the results; a gradient has its input's name, even if there is only one."""
     function = request.description
     return [function.first if n == "grad" else n for n in host.names_of(request)]
 
 
 def _inner(request: Request, name: str, grad: Any, tangent: Any, primals: Any) -> Any:
-    """⟨g, ∂x⟩ of one input for each loss."""
+    """⟨g, ∂x⟩ of one input, for each loss."""
     function, n_axes = request.description, len(request.groups)
     at = request.arrays.index(name)
     if n_axes and not request.grouped[at]:
-        kept = range(n_axes, grad.ndim)
-        tangent = jax.lax.broadcast_in_dim(tangent, grad.shape, kept)
+        dimensions = range(n_axes, grad.ndim)
+        tangent = jax.lax.broadcast_in_dim(tangent, grad.shape, dimensions)
     if request.is_reduced:
         pass
     elif not function.has_rows:
@@ -173,42 +173,42 @@ def _inner(request: Request, name: str, grad: Any, tangent: Any, primals: Any) -
 
 
 def _with_vectors(request: Request, vectors: tuple[str, ...], **changes: Any) -> Request:
-    """The request with operands for vectors, which have groups as their inputs have."""
+    """Add vectors to the operands of a request; each has groups if its input has."""
     own = dict(zip(request.arrays, request.grouped, strict=True))
     grouped = (*request.grouped, *(own[name] for name in vectors))
     return request._replace(vectors=vectors, grouped=grouped, extras=(), **changes)
 
 
 def _derivatives_of_gradients(
-    request: Request, primals: Any, found: Any, names: tuple[str, ...], vectors: list[Any]
+    request: Request, primals: Any, results: Any, names: tuple[str, ...], vectors: list[Any]
 ) -> list[Any]:
-    """How the gradients of a request change along vectors, one for each input in `names`."""
+    """The derivatives of a request's gradients along vectors, one for each input in `names`."""
     function = request.description
-    given = dict(zip(request.arrays, primals, strict=True))
+    arrays = dict(zip(request.arrays, primals, strict=True))
     if function is CATEGORICAL:
-        return [_categorical_product(request, found[function.first], given, vectors[0])]
+        return [_categorical_product(request, results[function.first], arrays, vectors[0])]
     if function is BINARY:
-        return [_binary_product(request, given, vectors[0])]
+        return [_binary_product(request, arrays, vectors[0])]
     other = _with_vectors(request, names, function=_PRODUCTS[function].name)
-    found = _product.bind(*primals, *vectors, request=other)
-    return list(found)
+    results = _product.bind(*primals, *vectors, request=other)
+    return list(results)
 
 
-def _categorical_product(request: Request, grad: Any, given: Any, v: Any) -> Any:
-    """H v of a loss of probabilities: of its gradient g = -κ·q/p it is -g/p, diagonal."""
+def _categorical_product(request: Request, grad: Any, arrays: Any, v: Any) -> Any:
+    """H v of a loss of probabilities; H is diagonal, -g/p for the gradient g = -κ·q/p."""
     kind = jnp.promote_types(grad.dtype, np.float32)
-    p, eps = given[CATEGORICAL.first].astype(kind), request.option("eps")
+    p, eps = arrays[CATEGORICAL.first].astype(kind), request.option("eps")
     clipped = jnp.maximum(p, 1e-12) if eps is None else jnp.clip(p, eps, 1 - eps)
     return jnp.where(grad == 0, 0, -grad.astype(kind) / clipped * v.astype(kind)).astype(v.dtype)
 
 
-def _binary_product(request: Request, given: Any, v: Any) -> Any:
+def _binary_product(request: Request, arrays: Any, v: Any) -> Any:
     """H v of a binary loss of probabilities: w/D·(y·g₁² + (1-y)·g₀²)·v.
 
-    g₁ = -1/p and g₀ = 1/(1-p) are its gradients for y = 1 and y = 0.
+    g₁ = -1/p and g₀ = 1/(1-p) are the gradients for y = 1 and y = 0.
     """
     kind, eps = jnp.promote_types(v.dtype, np.float32), request.option("eps")
-    p, y = given[BINARY.first].astype(kind), given["target"].astype(kind)
+    p, y = arrays[BINARY.first].astype(kind), arrays["target"].astype(kind)
     if eps is None:
         p = jnp.where((p >= 0) & (p <= 1), p, jnp.nan)
         divisor = jnp.maximum(p * (1 - p), 1e-12)
@@ -219,7 +219,7 @@ def _binary_product(request: Request, given: Any, v: Any) -> Any:
     n_axes = len(request.groups)
     if request.option("reduction") == "mean":
         terms = terms / max(1, math.prod(p.shape[n_axes:]))
-    w = given.get("weight")
+    w = arrays.get("weight")
     if w is not None:
         if request.grouped[request.arrays.index("weight")]:
             w = w.reshape(*w.shape[:n_axes], *(1,) * (p.ndim - w.ndim), *w.shape[n_axes:])
@@ -227,13 +227,13 @@ def _binary_product(request: Request, given: Any, v: Any) -> Any:
     return (terms * v.astype(kind)).astype(v.dtype)
 
 
-# --- results beside a loss ----------------------------------------------------------------------
+# --- further results of a loss ------------------------------------------------------------------
 
 
 def _along_extra(
     request: Request, name: str, primals: Any, value: Any, names: tuple[str, ...], vectors: Any
 ) -> Any:
-    """How a result beside the loss changes along vectors, by the function of its own."""
+    """The derivative of a further result (probs, lse, entropy) along vectors."""
     function = request.description
     if not jnp.issubdtype(value.dtype, jnp.floating):
         return ad.Zero(jax.typeof(value).to_tangent_aval())
@@ -241,7 +241,7 @@ def _along_extra(
         return _refused.bind(*vectors, like=jax.typeof(value), name=name, function=function.name)
     from fastxent.integrations.jax import maps
 
-    given = dict(zip(request.arrays, primals, strict=True))
+    arrays = dict(zip(request.arrays, primals, strict=True))
     axis = request.option("axis", -1)
 
     def of(x: Any) -> Any:
@@ -253,14 +253,14 @@ def _along_extra(
         made = {"probs": maps.softmax, "lse": maps.logsumexp, "entropy": maps.entropy}[name]
         return made(z, axis=axis).astype(value.dtype)
 
-    return jax.jvp(of, (given[function.first],), (vectors[0],))[1]
+    return jax.jvp(of, (arrays[function.first],), (vectors[0],))[1]
 
 
 def _refuse(*_: Any, name: str, function: str, **__: Any) -> Any:
-    raise errors.no_derivative_of_extra(name, function)
+    raise errors.no_derivative_of_result(name, function)
 
 
-# In place of a derivative that is not known: an error if a program uses it, as few do.
+# Stands for a derivative that is not implemented; raises an error if the program uses it.
 _refused = Primitive("fastxent_no_derivative")
 _refused.def_impl(_refuse)
 _refused.def_abstract_eval(lambda *_, like, name, function: like)
@@ -280,25 +280,25 @@ batching.primitive_batchers[_refused] = _batch_refused
 
 
 def _split(operands: Any, request: Request) -> tuple[list[Any], list[Any]]:
-    """The arrays and the vectors of a request."""
+    """Split operands into arrays and vectors."""
     n = len(request.arrays)
     return list(operands[:n]), list(operands[n:])
 
 
 def _along_product(primals: Any, tangents: Any, *, request: Request) -> Any:
-    """A product is linear in its vectors; its derivative by anything else is not known."""
+    """The jvp rule of a product, which is linear in its vectors; others are not implemented."""
     (arrays, vectors), (of_arrays, of_vectors) = (_split(a, request) for a in (primals, tangents))
     if moving := _moving(request.arrays, of_arrays):
         _inputs_alone(request, moving)
         raise errors.no_third_derivative_in_jax(request.description.name)
     moving = _moving(request.vectors, of_vectors)
-    found = _product.bind(*primals, request=request)
+    product = _product.bind(*primals, request=request)
     along = _product.bind(*arrays, *moving.values(), request=_chosen(request, tuple(moving)))
-    return found, along
+    return product, along
 
 
 def _chosen(request: Request, vectors: tuple[str, ...], **changes: Any) -> Request:
-    """The request with some of its vectors."""
+    """Select some of the vectors of a request."""
     n = len(request.arrays)
     by_name = dict(zip(request.vectors, request.grouped[n:], strict=True))
     grouped = (*request.grouped[:n], *(by_name[name] for name in vectors))
@@ -306,23 +306,27 @@ def _chosen(request: Request, vectors: tuple[str, ...], **changes: Any) -> Reque
 
 
 def _transpose_product(cts: Any, *operands: Any, request: Request) -> Any:
-    """A product transposed is a product, as H is symmetric."""
+    """The transpose rule of a product, which is a product because H is symmetric."""
     arrays, vectors = _split(operands, request)
-    given = {name: ct for name, ct in zip(request.wrt, cts, strict=True) if type(ct) is not ad.Zero}
+    cotangents = {
+        name: ct for name, ct in zip(request.wrt, cts, strict=True) if type(ct) is not ad.Zero
+    }
     n_arrays = len(request.arrays)
-    if not given:
+    if not cotangents:
         return [None] * n_arrays + [ad.Zero(v.aval) for v in vectors]
-    groups = (bool(request.groups),) * len(given)
+    groups = (bool(request.groups),) * len(cotangents)
     other = request._replace(
-        vectors=tuple(given), wrt=request.vectors, grouped=(*request.grouped[:n_arrays], *groups)
+        vectors=tuple(cotangents),
+        wrt=request.vectors,
+        grouped=(*request.grouped[:n_arrays], *groups),
     )
-    found = _product.bind(*arrays, *given.values(), request=other)
-    parts = _ungrouped(found, request)
+    products = _product.bind(*arrays, *cotangents.values(), request=other)
+    parts = _ungrouped(products, request)
     return [None] * n_arrays + parts
 
 
 def _ungrouped(parts: Any, request: Request) -> list[Any]:
-    """Parts for vectors: summed over groups where the vector does not have them."""
+    """Sum the parts for vectors over groups, if the vector has no groups."""
     over = tuple(range(len(request.groups)))
     flags = request.grouped[len(request.arrays) :]
     return [part if has else part.sum(over) for part, has in zip(parts, flags, strict=True)]
@@ -336,33 +340,33 @@ ad.primitive_transposes[_product] = _transpose_product
 
 
 def _along_slopes(primals: Any, tangents: Any, *, request: Request) -> Any:
-    """Linear in the vectors; a second derivative is known of the sum of the losses alone."""
+    """The jvp rule of slopes, which are linear in the vectors; others are not implemented."""
     (arrays, _), (of_arrays, of_vectors) = (_split(a, request) for a in (primals, tangents))
     if moving := _moving(request.arrays, of_arrays):
         _inputs_alone(request, moving)
         raise errors.no_second_derivative_by_row(request.description.name)
     moving = _moving(request.vectors, of_vectors)
-    found = _slopes.bind(*primals, request=request)
-    return found, _slopes.bind(*arrays, *moving.values(), request=_chosen(request, tuple(moving)))
+    slopes = _slopes.bind(*primals, request=request)
+    return slopes, _slopes.bind(*arrays, *moving.values(), request=_chosen(request, tuple(moving)))
 
 
 def _transpose_slopes(cts: Any, *operands: Any, request: Request) -> Any:
-    """The gradients of the sum of the losses, each row weighted by its cotangent."""
+    """The transpose rule of slopes: gradients of the losses' sum, weighted by the cotangents."""
     arrays, vectors = _split(operands, request)
     (ct,) = cts
     n_arrays = len(request.arrays)
     if type(ct) is ad.Zero:
         return [None] * n_arrays + [ad.Zero(v.aval) for v in vectors]
-    given = dict(zip(request.arrays, arrays, strict=True))
+    by_name = dict(zip(request.arrays, arrays, strict=True))
     grouped = dict(zip(request.arrays, request.grouped, strict=False))
-    u = given.get("sample_weight")
-    given["sample_weight"] = ct if u is None else jnp.where(u == 0, 0, u * ct)
+    u = by_name.get("sample_weight")
+    by_name["sample_weight"] = ct if u is None else jnp.where(u == 0, 0, u * ct)
     grouped["sample_weight"] = bool(request.groups)
     summed = request._replace(
-        arrays=tuple(given), grouped=tuple(grouped[n] for n in given), vectors=(),
+        arrays=tuple(by_name), grouped=tuple(grouped[n] for n in by_name), vectors=(),
         wrt=request.vectors, weighted=True,
     ).with_options(reduction="sum")  # fmt: skip
-    _, *grads = _call.bind(*given.values(), request=summed)
+    _, *grads = _call.bind(*by_name.values(), request=summed)
     return [None] * n_arrays + _ungrouped(grads, request)
 
 

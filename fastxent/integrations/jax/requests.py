@@ -1,4 +1,4 @@
-"""What one call inside a JAX program computes: names and options, which are constants of it."""
+"""The description of a call in a JAX program: names and options, constants of the program."""
 
 import json
 import operator
@@ -10,13 +10,13 @@ from fastxent.functions import FUNCTIONS, Function
 
 
 class Request(NamedTuple):
-    """A function, which of its arguments are arrays, and which results are made.
+    """A function, the names of its operands, its options, and the results to compute.
 
-    `arrays` are the names of the operands in order; after them come the parts of a `vector` by the
-    inputs in `vectors`. `wrt` are the inputs that derivatives are made with respect to, `extras`
-    the results beside the loss. Under `jax.vmap` there is a call for each of `groups`, the lengths
-    of axes in front; `grouped` says of each operand whether it has them. `weighted` says that the
-    weights of the rows are their cotangents.
+    `arrays` are the names of the operands in order; they are followed by the parts of a `vector`
+    for the inputs in `vectors`. `wrt` are the inputs of the derivatives, `extras` the results
+    besides loss and gradient. Under `jax.vmap` `groups` are the lengths of the batch axes in front,
+    and `grouped` tells for each operand whether it has them. `weighted` tells that the sample
+    weights are cotangents.
     """
 
     function: str
@@ -35,7 +35,7 @@ class Request(NamedTuple):
         return FUNCTIONS[self.function]
 
     def option(self, name: str, default: Any = None) -> Any:
-        """An option by its name."""
+        """The value of an option."""
         return dict(self.options).get(name, default)
 
     @property
@@ -44,16 +44,16 @@ class Request(NamedTuple):
         return bool(self.description.is_loss and self.option("reduction", "mean") != "none")
 
     def with_options(self, **options: Any) -> "Request":
-        """The same with other options."""
+        """Replace some options."""
         return self._replace(options=tuple(sorted((dict(self.options) | options).items())))
 
     def text(self) -> str:
-        """All of it as an attribute of a program, which another process can read."""
+        """The request as JSON: an attribute of a program, valid in other processes."""
         return json.dumps(self._asdict(), default=_plain)
 
 
 def read(text: bytes) -> Request:
-    """The request of a text."""
+    """Read a request from JSON."""
     fields: dict[str, Any] = json.loads(text)
     fields["options"] = [(name, value) for name, value in fields["options"]]
     for name, value in fields.items():
@@ -62,7 +62,7 @@ def read(text: bytes) -> Request:
 
 
 def _plain(value: Any) -> Any:
-    """A checked option as one of Python's own numbers."""
+    """Convert a checked option to a Python number, for JSON."""
     if isinstance(value, np.generic):
         return value.item()
     try:

@@ -1,4 +1,4 @@
-"""The losses of rows for JAX programs: cross_entropy and categorical_cross_entropy."""
+"""cross_entropy and categorical_cross_entropy for JAX programs."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def cross_entropy(
     return_argmax: bool = False,
     return_entropy: bool = False,
 ) -> Any:
-    r"""Softmax cross-entropy of logits against classes, as part of a JAX program.
+    r"""Compute the softmax cross-entropy of logits in a JAX program.
 
     Without options, for class indices y,
 
@@ -38,78 +38,77 @@ def cross_entropy(
         l = \operatorname{lse}(x) - x_y, \qquad
         \frac{\partial L}{\partial x} = \frac{1}{D}\,(p - e_y)
 
-    where D is the number of active rows for "mean", and 1 for "sum" and "none"; with options, and
-    for class probabilities, the formulas of `fastxent.cross_entropy`.
+    where D is the number of active rows for "mean", and 1 for "sum" and "none". The formulas with
+    options, and for class probabilities, are those of `fastxent.cross_entropy`.
 
     Parameters
     ----------
     logits : jax.Array
-        Shape (N, C), or any rank ≥ 1 with the classes along `axis`: float32 or float64; float16 and
-        bfloat16 are computed in float32.
+        Logits of shape (N, C), or of any rank ≥ 1 with the classes along `axis`. float32 or
+        float64; float16 and bfloat16 are computed in float32.
     target : jax.Array
-        Integers of the shape of `logits` without `axis`: class indices in 0 … C-1, or
-        `ignore_index`. Or of the same shape as `logits`: class probabilities, or rows of 0 and 1.
+        Class indices: integers of the shape of `logits` without `axis`, in 0 … C-1 or equal to
+        `ignore_index`. Or class probabilities or one-hot rows of the shape of `logits`.
     axis : int
-        The class axis. This and the other options are static: Python values, never traced.
+        The class axis. This and the other options are static: Python values, not traced ones.
     weight : jax.Array, shape (C,), optional
-        Class weights. No derivative is taken by this or by another array but `logits`.
+        Class weights. Only `logits` can be differentiated, not this or other arrays.
     sample_weight : jax.Array, optional
-        Weights of the rows, of the shape of the loss with "none"; bools make a mask of it. A row of
-        weight 0 does not count.
+        Weights of the rows, with the shape of the unreduced loss. Bools act as a mask. Rows with
+        weight 0 are ignored.
     ignore_index : int or None
-        Rows with this class index are ignored: loss and gradient are exactly 0, whatever their
-        logits. None ignores nothing.
+        Rows with this class index are ignored: their loss and gradient are exactly 0, whatever
+        their logits are. None ignores no row.
     label_smoothing : float
         ε between 0 and 1.
     z_loss : float
-        Adds z_loss·lse² to each active row.
+        Add z_loss·lse² to the loss of each active row.
     logit_scale : float
-        x ← logit_scale·x.
+        Multiply the logits by this: x ← logit_scale·x.
     softcap : float, optional
-        Then x ← softcap·tanh(x / softcap).
+        Then apply x ← softcap·tanh(x / softcap).
     reduction : {"mean", "sum", "none"}
-        Of the row losses.
+        How the row losses are reduced.
     normalizer : scalar or 0-d jax.Array, optional
-        With "mean" only: replaces the divisor D. It may be traced.
+        Divisor that replaces D, with "mean" only. It may be traced.
     check_target : bool
-        Raise for class indices out of range; if not, such a row is nan.
+        If True, raise for class indices out of range. If False, such a row is nan.
     return_probs, return_lse, return_argmax, return_entropy : bool
-        Return these too, in this order, as `fastxent.cross_entropy` does. They have derivatives
-        of their own: `jax.value_and_grad(…, has_aux=True)` leaves these out.
+        Also return these, in this order, as `fastxent.cross_entropy` does. They are differentiable;
+        `jax.value_and_grad(…, has_aux=True)` ignores their derivatives.
 
     Returns
     -------
     loss : jax.Array
-        0-d or with "none" one per row; float32 for half precision.
+        The loss, 0-d; with "none" one per row. float32 for half precision.
     probs, lse, argmax, entropy : jax.Array
-        Those requested: then the result is a tuple that begins with the loss. argmax is int64
-        where JAX has it, else int32.
+        The requested results. If there are any, the result is a tuple that begins with the loss.
+        argmax is int64 with jax_enable_x64, else int32.
 
     Raises
     ------
     TypeError
-        Logits that are not floats, a target that is neither integers nor class probabilities; a
-        derivative by another array than `logits`.
+        If the logits are not floats, the target is neither integers nor class probabilities, or
+        another array than `logits` is differentiated.
     ValueError
-        Shapes that do not match, or an invalid option.
+        If shapes do not match or an option is invalid.
     ValueError or jax.errors.JaxRuntimeError
-        A class index out of range. It is found when the program runs and reported by JAX, as one
+        If a class index is out of range. It is detected when the program runs, and JAX raises one
         or the other.
 
     Notes
     -----
-    The gradient is computed with the loss, if it is needed at all, and multiplied in the backward
-    pass, where XLA leaves out a factor of 1. Forward mode multiplies it with the tangent. Second
-    derivatives, in any order of the modes, are Hessian-vector products as of
-    `fastxent.cross_entropy_hvp`, of which no matrix is made unless `jax.hessian` asks for it. Third
-    ones and further are there for class indices without weights, z-loss, scale and softcap; else
-    they are an error.
+    The gradient is computed together with the loss if it is needed, and multiplied in the backward
+    pass, where XLA removes a factor of 1. Forward mode multiplies it by the tangent. Second
+    derivatives, in any order of the modes, are Hessian-vector products as by
+    `fastxent.cross_entropy_hvp`; a matrix is made by `jax.hessian` only. Third and higher
+    derivatives are available for class indices without weights, z-loss, scale and softcap, and
+    raise an error otherwise.
 
-    With class indices and no other options than `axis`, `ignore_index`, `label_smoothing`,
-    `reduction` and `check_target` XLA calls compiled code, and shares it among its own threads.
-    Everything else is a call of fastxent in Python, on XLA's memory, with fastxent's threads.
-    Under `jax.vmap` each loss is a group of rows of one call. Subnormal numbers may be
-    treated as 0.
+    With class indices and no options other than `axis`, `ignore_index`, `label_smoothing`,
+    `reduction` and `check_target`, XLA calls compiled code on its own threads. All other calls run
+    fastxent in Python, on XLA's memory, with fastxent's threads. Under `jax.vmap` each loss is a
+    group of rows of one call. Subnormal numbers may be treated as 0.
 
     References
     ----------
@@ -157,33 +156,34 @@ def categorical_cross_entropy(
     reduction: str = "mean",
     check_target: bool = True,
 ) -> Any:
-    r"""Cross-entropy of probabilities against classes, as part of a JAX program.
+    r"""Compute the categorical cross-entropy of probabilities in a JAX program.
 
     .. math::
         l = -u \sum_c w_c\, q_c \log p_c, \qquad
         \frac{\partial L}{\partial p_c} = -\frac{u}{D}\, \frac{w_c\, q_c}{p_c}
 
-    with the letters of `fastxent.categorical_cross_entropy`.
+    with the notation of `fastxent.categorical_cross_entropy`.
 
     Parameters
     ----------
     probs : jax.Array
-        Shape (N, C), or any rank ≥ 1 with the classes along `axis`, of floats.
+        Probabilities: floats of shape (N, C), or of any rank ≥ 1 with the classes along `axis`.
     target, axis, weight, sample_weight, ignore_index, reduction, check_target
         As for `cross_entropy`.
     eps : float, optional
-        None: logarithms are not less than -100 and the gradient is divided by max(p, 1e-12).
-        Between 0 and 0.5: p is clipped to [eps, 1 - eps], and the gradient is taken there.
+        None (default): logarithms are at least -100, and the gradient is divided by max(p, 1e-12).
+        A number between 0 and 0.5 clips p to [eps, 1 - eps], and the gradient is taken at the
+        clipped values.
 
     Returns
     -------
     jax.Array
-        The loss, 0-d or with "none" one per row; float32 for half precision.
+        The loss, 0-d; with "none" one per row. float32 for half precision.
 
     Raises
     ------
     TypeError, ValueError, jax.errors.JaxRuntimeError
-        As `cross_entropy`.
+        As for `cross_entropy`.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""The results of a request: their shapes and types, and their values by the handler."""
+"""Shapes and types of the results of a request, and their computation by the handler."""
 
 from typing import Any
 
@@ -14,18 +14,18 @@ from fastxent.results import Extent, Type
 
 
 def compute(*arrays: Any, request: Request) -> Any:
-    """The results, by the handler."""
-    found = shapes(*map(jax.typeof, arrays), request=request)
-    kinds = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in found]
+    """Compute the results by the handler."""
+    results = shapes(*map(jax.typeof, arrays), request=request)
+    kinds = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in results]
     return jax.ffi.ffi_call(handler.registered(), kinds)(*arrays, request=request.text())
 
 
 def shapes(*arrays: Any, request: Request) -> list[Any]:
-    """The abstract values of the results: they vary and are sharded as the first input is."""
+    """The abstract values of the results, with the sharding and varying axes of the first input."""
     function, n_axes = request.description, len(request.groups)
-    given = dict(zip(request.arrays, arrays, strict=False))
+    by_name = dict(zip(request.arrays, arrays, strict=False))
     has_groups = dict(zip(request.arrays, request.grouped, strict=False))
-    x = given[function.first]
+    x = by_name[function.first]
     own, spec = x.shape, (*x.sharding.spec, *(None,) * (x.ndim - len(x.sharding.spec)))
     front: tuple[Any, ...] = (None,) * n_axes
     if has_groups[function.first]:
@@ -42,25 +42,25 @@ def shapes(*arrays: Any, request: Request) -> list[Any]:
             sharding=sharding,
         )  # fmt: skip
 
-    found = []
+    results = []
     for name in host.names_of(request):
-        if name in function.inputs:  # a derivative by one of several
-            shape = given[name].shape[n_axes if has_groups[name] else 0 :]
-            found.append(of(shape, given[name].dtype, (None,) * len(shape)))
+        if name in function.inputs:  # a derivative by one of several inputs
+            shape = by_name[name].shape[n_axes if has_groups[name] else 0 :]
+            results.append(of(shape, by_name[name].dtype, (None,) * len(shape)))
             continue
         rule = function.result(name)
         if rule.extent is Extent.PER_CLASS:
-            found.append(of(own, types[rule.type], spec))
+            results.append(of(own, types[rule.type], spec))
         elif rule.extent is Extent.REDUCED and request.is_reduced:
-            found.append(of((), types[rule.type], ()))
+            results.append(of((), types[rule.type], ()))
         else:
             rows = function.rows(own, axis)
-            found.append(of(rows, types[rule.type], function.rows(spec, axis)))
-    return found
+            results.append(of(rows, types[rule.type], function.rows(spec, axis)))
+    return results
 
 
 def loss_type(request: Request, arrays: Any) -> Any:
-    """The type of losses: that of the arithmetic."""
-    given = dict(zip(request.arrays, arrays, strict=False))
-    inputs = [given[name] for name in request.description.inputs if name in given]
+    """The type of losses: that of the computation."""
+    by_name = dict(zip(request.arrays, arrays, strict=False))
+    inputs = [by_name[name] for name in request.description.inputs if name in by_name]
     return np.result_type(np.float32, *(jnp.promote_types(a.dtype, np.float32) for a in inputs))

@@ -1,9 +1,9 @@
-"""Requests over several devices: each computes its rows, where they are.
+"""Partition requests over several devices: each device computes the rows that it holds.
 
 JAX partitions a call by a rule that names the dimensions of its arrays. Rows and groups may be
-sharded, the classes of a row not. A mean over all rows becomes a sum of rows that are weighted by
-1/D, the divisor D a sum over the devices, as the loss is, and the gradients of what all rows share.
-Dimensions that their devices do not divide are gathered.
+sharded, classes may not. A mean over all rows becomes a sum of rows that are weighted by 1/D. The
+divisor D, the loss, and the gradients by arrays that all rows use, are summed over the devices.
+Dimensions whose length is not divisible by the number of devices are gathered.
 """
 
 import itertools
@@ -20,38 +20,40 @@ from fastxent.integrations.jax import host, shapes
 from fastxent.integrations.jax.requests import Request
 from fastxent.results import Extent
 
-# The names of dimensions: of groups and rows, which may be sharded, of classes and features, and of
-# those of length 1 that are broadcast.
+# Names of dimensions: groups and rows, which may be sharded; classes and features; and dimensions
+# of length 1 that are broadcast.
 _GROUP, _ROW, _CLASS, _FEATURE, _ONE = "g", "r", "c", "k", "o"
 Names = tuple[str, ...]
 
 
 def partitioned(request: Request, avals: Any, devices: Any, multiple_results: bool) -> Any:
-    """A function of the arrays of a request that JAX may partition."""
+    """Make a function of the arrays of a request that JAX can partition."""
     operands, results = _operand_names(request, avals), _result_names(request, avals)
-    # XLA calls back from a thread of its own, which does not have this thread's choice.
+    # XLA calls back on its own thread, which does not have this thread's jax_enable_x64.
     x64 = jax.config.jax_enable_x64
 
     def plain(*arrays: Any) -> Any:
         with jax.enable_x64(x64):
-            found = shapes.compute(*arrays, request=request)
-        return tuple(found) if multiple_results else found[0]
+            values = shapes.compute(*arrays, request=request)
+        return tuple(values) if multiple_results else values[0]
 
-    def partition(mesh: Any, given: Any, found: Any) -> Any:
-        if not isinstance(given[0].sharding, NamedSharding):  # of a mesh that is not known
-            whole = type(given[0].sharding).get_replicated(devices)
+    def partition(mesh: Any, argument_shapes: Any, result_shapes: Any) -> Any:
+        if not isinstance(
+            argument_shapes[0].sharding, NamedSharding
+        ):  # of a mesh that is not known
+            whole = type(argument_shapes[0].sharding).get_replicated(devices)
             out = tuple(whole for _ in results) if multiple_results else whole
             return mesh, plain, out, tuple(whole for _ in operands)
-        spec = given[0].sharding.spec
+        spec = argument_shapes[0].sharding.spec
         axes = {
             name: axis for name, axis in zip(operands[0], spec, strict=False)
             if name[0] in (_GROUP, _ROW)
             and not _has_own_classes(request)
             and not _has_own_weights(request)
         }  # fmt: skip
-        mesh = given[0].sharding.mesh
-        # XLA pads shards of unequal length, and the padding would count as rows: they are gathered.
-        for name, size in zip(operands[0], given[0].shape, strict=True):
+        mesh = argument_shapes[0].sharding.mesh
+        # XLA pads shards of unequal length, and padding would count as rows, so gather these.
+        for name, size in zip(operands[0], argument_shapes[0].shape, strict=True):
             if name in axes and size % _n_devices(mesh, _flat([axes[name]])):
                 del axes[name]
 
@@ -79,11 +81,11 @@ def partitioned(request: Request, avals: Any, devices: Any, multiple_results: bo
 
 
 def _flat(axes: Any) -> Names:
-    """The names of mesh axes in parts of a partition spec."""
-    found: list[str] = []
+    """The names of the mesh axes in entries of a partition spec."""
+    names: list[str] = []
     for axis in axes:
-        found.extend(() if axis is None else (axis,) if isinstance(axis, str) else axis)
-    return tuple(found)
+        names.extend(() if axis is None else (axis,) if isinstance(axis, str) else axis)
+    return tuple(names)
 
 
 def _n_devices(mesh: Any, axes: Names) -> int:
@@ -95,7 +97,7 @@ def _n_devices(mesh: Any, axes: Names) -> int:
 
 
 def _dimensions(request: Request, avals: Any) -> tuple[Names, Names, Names]:
-    """The names of the dimensions of groups, of rows, and of the first input without groups."""
+    """Names of the dimensions of groups, of rows, and of the first input without groups."""
     function = request.description
     groups = tuple(f"{_GROUP}{k}" for k in range(len(request.groups)))
     at = request.arrays.index(function.first)
@@ -120,7 +122,7 @@ def _operand_names(request: Request, avals: Any) -> tuple[Names, ...]:
     function = request.description
     groups, rows, own = _dimensions(request, avals)
     names = [*request.arrays, *request.vectors]
-    found, n_ones = [], 0
+    named, n_ones = [], 0
     for k, (name, aval, has) in enumerate(zip(names, avals, request.grouped, strict=True)):
         front = groups if has else ()
         rank = aval.ndim - len(front)
@@ -139,15 +141,15 @@ def _operand_names(request: Request, avals: Any) -> tuple[Names, ...]:
             dims = (*rows, _CLASS) if function.kind is Kind.LINEAR else own
         else:
             dims = {Role.TARGET: rows, Role.PER_ROW: rows, Role.PER_CLASS: (_CLASS,)}.get(role, ())
-        found.append((*front, *dims))
-    return tuple(found)
+        named.append((*front, *dims))
+    return tuple(named)
 
 
 def _result_names(request: Request, avals: Any) -> tuple[Names, ...]:
     """The names of the dimensions of each result."""
     function = request.description
     groups, rows, own = _dimensions(request, avals)
-    found = []
+    named = []
     for name in host.names_of(request):
         if name in function.inputs:
             dims = _of_input(request, name, own)
@@ -155,22 +157,22 @@ def _result_names(request: Request, avals: Any) -> tuple[Names, ...]:
             extent = function.result(name).extent
             is_number = extent is Extent.REDUCED and request.is_reduced
             dims = own if extent is Extent.PER_CLASS else () if is_number else rows
-        found.append((*groups, *dims))
-    return tuple(found)
+        named.append((*groups, *dims))
+    return tuple(named)
 
 
 def _has_own_classes(request: Request) -> bool:
-    """Whether groups have class weights or a linear map of their own: these are not sharded."""
+    """Whether groups differ in class weights or in the linear map; they are not sharded then."""
     roles = [request.description.roles[name] for name in request.arrays]
-    shared = (Role.PER_CLASS, Role.MATRIX)
-    return any(has and role in shared for role, has in zip(roles, request.grouped, strict=False))
+    common = (Role.PER_CLASS, Role.MATRIX)
+    return any(has and role in common for role, has in zip(roles, request.grouped, strict=False))
 
 
 def _has_own_weights(request: Request) -> bool:
-    """Whether groups have weights of rows or divisors of their own, but one target.
+    """Whether groups differ in sample weights or normalizers, but have the same target.
 
-    This is so in products of a linear map alone. The rows of a group are then not sharded, as their
-    weights for a mean would need groups that the target does not have.
+    This occurs only in products of a linear map. The rows are not sharded then, because the weights
+    for a mean would need groups that the target does not have.
     """
     own = dict(zip(request.arrays, request.grouped, strict=False))
     return not own.get("target", True) and any(
@@ -178,13 +180,13 @@ def _has_own_weights(request: Request) -> bool:
     )
 
 
-# --- the part of a device -----------------------------------------------------------------------
+# --- computation on one device ------------------------------------------------------------------
 
 
 def _local(
     request: Request, operands: Any, results: Any, over: Names, mesh: Any, arrays: Any
 ) -> list[Any]:
-    """The results of a device's rows; sums over rows are sums over the devices."""
+    """Compute the results of a device's rows; sum results over all rows over the devices."""
     at = request.arrays.index(request.description.first)
     if request.grouped[at]:
         request = request._replace(groups=arrays[at].shape[: len(request.groups)])
@@ -199,59 +201,59 @@ def _local(
     made = host.names_of(request)
     summed = [not any(name[0] == _ROW for name in names) for names in results]
     kinds = dict(zip(request.arrays, (a.dtype for a in arrays), strict=False))
-    # The parts of a sum have the type of the array that they are gradients of: not half precision.
+    # Parts of a sum have the type of the array that is differentiated; avoid half precision.
     parts = {name for name, is_sum in zip(made, summed, strict=True) if is_sum}
     arrays = [
         a.astype(jnp.promote_types(a.dtype, jnp.float32)) if name in parts else a
         for name, a in itertools.zip_longest(request.arrays, arrays)
     ]
-    found = list(shapes.compute(*arrays, request=request))
+    values = list(shapes.compute(*arrays, request=request))
     for k, (name, is_sum) in enumerate(zip(made, summed, strict=True)):
         if is_sum:
-            total = jax.lax.psum(found[k], over)
-            found[k] = total.astype(kinds.get(name, total.dtype))
+            total = jax.lax.psum(values[k], over)
+            values[k] = total.astype(kinds.get(name, total.dtype))
     if divisor is not None and request.description.is_loss:
-        found[0] = jnp.where(divisor == 0, jnp.nan, found[0])
-    return found
+        values[0] = jnp.where(divisor == 0, jnp.nan, values[0])
+    return values
 
 
 def _weighted_elements(request: Request, arrays: Any, n_devices: int) -> tuple[Request, Any]:
-    """The mean of a device's elements, which are a share of all."""
-    given = dict(zip(request.arrays, arrays, strict=False))
+    """Divide the weights of elements by the number of devices, for a mean over all elements."""
+    by_name = dict(zip(request.arrays, arrays, strict=False))
     grouped = dict(zip(request.arrays, request.grouped, strict=False))
-    w = given.get("weight")  # divided in the type of the losses: it may be one of fewer bits
+    w = by_name.get("weight")  # divided in the type of the losses, because it may be half precision
     kind = shapes.loss_type(request, arrays)
-    given["weight"] = jnp.asarray(1 if w is None else w, kind) / n_devices
+    by_name["weight"] = jnp.asarray(1 if w is None else w, kind) / n_devices
     grouped.setdefault("weight", False)
-    return _with(request, given, grouped, arrays)
+    return _with(request, by_name, grouped, arrays)
 
 
 def _with(
-    request: Request, given: dict[str, Any], grouped: dict[str, bool], arrays: Any
+    request: Request, by_name: dict[str, Any], grouped: dict[str, bool], arrays: Any
 ) -> tuple[Request, Any]:
-    """The request with these arrays, and the vectors that it had."""
+    """Replace the arrays of a request, and keep its vectors."""
     n = len(request.arrays)
     flags = (*grouped.values(), *request.grouped[n:])
-    return request._replace(arrays=tuple(given), grouped=flags), (*given.values(), *arrays[n:])
+    return request._replace(arrays=tuple(by_name), grouped=flags), (*by_name.values(), *arrays[n:])
 
 
 def _weighted_rows(
     request: Request, operands: Any, over: Names, arrays: Any
 ) -> tuple[Request, Any, Any]:
-    """A sum whose rows are weighted by u/D, and D of each group, for a mean."""
-    given = dict(zip(request.arrays, arrays, strict=False))
+    """Make a sum with sample weights u/D of a mean; also return D of each group."""
+    by_name = dict(zip(request.arrays, arrays, strict=False))
     grouped = dict(zip(request.arrays, request.grouped, strict=False))
     has_groups = grouped["target"]
     n_axes = len(request.groups) if has_groups else 0
     _, rows, _ = _dimensions(request, arrays)
     kind = shapes.loss_type(request, arrays)
-    y, u, w = given["target"], given.get("sample_weight"), given.get("weight")
+    y, u, w = by_name["target"], by_name.get("sample_weight"), by_name.get("weight")
     shape = y.shape[: n_axes + len(rows)]
     if request.description.kind is not Kind.LINEAR and y.ndim == n_axes + len(rows) + 1:
         axis = request.option("axis", -1) % y.ndim
         shape = (*y.shape[:axis], *y.shape[axis + 1 :])
     counted = jnp.ones(shape, kind) if u is None else u.astype(kind)
-    divisor = given.pop("normalizer", None)
+    divisor = by_name.pop("normalizer", None)
     grouped.pop("normalizer", None)
     if divisor is None:
         if y.shape == shape:
@@ -266,16 +268,16 @@ def _weighted_rows(
             divisor = counted
         divisor = jax.lax.psum(divisor.sum(tuple(range(n_axes, len(shape)))), over)
     divisor = jnp.broadcast_to(jnp.asarray(divisor, kind), shape[:n_axes])
-    shares = jnp.where(divisor == 0, 0, 1 / divisor)
-    shares = shares.reshape(*shape[:n_axes], *(1,) * (len(shape) - n_axes))
-    given["sample_weight"] = jnp.where(counted == 0, 0, counted * shares)
+    inverses = jnp.where(divisor == 0, 0, 1 / divisor)
+    inverses = inverses.reshape(*shape[:n_axes], *(1,) * (len(shape) - n_axes))
+    by_name["sample_weight"] = jnp.where(counted == 0, 0, counted * inverses)
     grouped["sample_weight"] = has_groups
-    request, arrays = _with(request, given, grouped, arrays)
+    request, arrays = _with(request, by_name, grouped, arrays)
     return request.with_options(reduction="sum"), arrays, divisor
 
 
 def _differs(y: Any, ignored: int) -> Any:
-    """Whether labels are not to be ignored, compared as integers."""
+    """Whether labels differ from ignore_index, without wrap-around."""
     limits = jnp.iinfo(y.dtype)
     if not limits.min <= ignored <= limits.max:
         return y == y

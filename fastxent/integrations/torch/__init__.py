@@ -1,6 +1,6 @@
-"""PyTorch's losses by fastxent: as modules here, as functions in `functional`.
+"""Drop-in replacements for PyTorch's losses: modules here, functions in `functional`.
 
-Constructors, parameters, buffers and saved states are those of PyTorch.
+Constructors, parameters, buffers and state dicts are those of PyTorch.
 """
 
 from fastxent.integrations.torch.modules import (

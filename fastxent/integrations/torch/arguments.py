@@ -1,4 +1,4 @@
-"""The arguments of PyTorch's losses as fastxent's."""
+"""Convert arguments of PyTorch's losses to those of fastxent."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ def of_rows(
     reduction: str,
     label_smoothing: float,
 ) -> dict[str, Any]:
-    """The options of a loss by row that are no defaults, which a small call need not read.
+    """The options of a loss of rows that differ from the defaults, so that small calls pass few.
 
-    With probabilities a negative ignore_index is unused.
+    A negative ignore_index is not passed with class probabilities.
     """
     options: dict[str, Any] = {}
     if weight is not None:
@@ -33,7 +33,7 @@ def of_rows(
 
 
 def of_logits(input: Any, *arguments: Any) -> dict[str, Any]:
-    """Likewise of cross_entropy, with PyTorch's class axis; `arguments` as for `of_rows`."""
+    """The options of cross_entropy, with PyTorch's class axis; `arguments` as for `of_rows`."""
     options = of_rows(input, *arguments)
     if input.ndim > 2:
         options["axis"] = 1

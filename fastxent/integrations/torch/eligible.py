@@ -1,7 +1,7 @@
-"""Which calls of PyTorch's functions fastxent computes, and the type PyTorch gives their result.
+"""Decide which calls of PyTorch's functions fastxent computes, and the type of their results.
 
-A function here returns that type, or None for a call that is left to PyTorch: because fastxent does
-not compute it, or because it is wrong and PyTorch's own error is the one to raise.
+Each public function returns the type that PyTorch's result would have, or None if PyTorch must
+compute the call: because fastxent does not support it, or because PyTorch has to raise its error.
 """
 
 import math
@@ -18,7 +18,7 @@ from fastxent.arrays.torch.storage import ORDINARY
 _REDUCTIONS = ("mean", "sum", "none")
 _HALVES = (torch.float16, torch.bfloat16)
 _FLOATS = (torch.float32, torch.float64, *_HALVES)
-# Without these packages fastxent refuses bfloat16 in host memory, and GPUs.
+# Without these packages fastxent does not support bfloat16 in host memory, and GPUs.
 _HAS_BFLOAT16 = find_spec("ml_dtypes") is not None
 _HAS_GPU = find_spec("numba_cuda") is not None
 
@@ -29,9 +29,9 @@ _functorch = torch._C._functorch
 
 
 def _are_readable(inputs: Sequence[Any], constants: Sequence[Any]) -> bool:
-    """Whether fastxent computes on these tensors, and on nothing else that PyTorch sees in them.
+    """Whether fastxent computes on these tensors exactly as PyTorch would.
 
-    Derivatives flow to `inputs` alone.
+    Only `inputs` may be differentiated.
     """
     if torch._C._len_torch_function_stack() and _modes_override():
         return False
@@ -45,7 +45,7 @@ def _are_readable(inputs: Sequence[Any], constants: Sequence[Any]) -> bool:
             return False
     is_transforming = memory.is_transforming()
     if torch.compiler.is_dynamo_compiling():
-        # Within a transform nothing says yet which tensors it differentiates.
+        # While Dynamo traces a transform, it is unknown which tensors are differentiated.
         return not any(
             t.requires_grad or is_transforming and t.is_floating_point() for t in constants
         )
@@ -58,7 +58,7 @@ def _are_readable(inputs: Sequence[Any], constants: Sequence[Any]) -> bool:
     return True
 
 
-def _given(*tensors: Any) -> tuple[Any, ...]:
+def _present(*tensors: Any) -> tuple[Any, ...]:
     return tuple(tensor for tensor in tensors if tensor is not None)
 
 
@@ -71,7 +71,7 @@ def _is_readable(tensor: Any) -> bool:
 
 
 def is_nan(loss: torch.Tensor) -> bool:
-    """Whether a loss, or one of them, is nan; False where its values are on a GPU or in a trace."""
+    """Whether a loss, or one of several, is nan; False on a GPU and while tracing."""
     if torch.compiler.is_dynamo_compiling() or memory.is_traced():
         return False
     if not loss.is_cpu or memory.is_virtual(loss):
@@ -80,16 +80,16 @@ def is_nan(loss: torch.Tensor) -> bool:
 
 
 def _modes_override() -> bool:
-    """Whether a mode is active that may have a version of its own of PyTorch's functions.
+    """Whether a mode is active that may override PyTorch's functions.
 
-    `torch.set_default_device` is a mode, too, which concerns new tensors alone.
+    `torch.set_default_device` is a mode too, but affects new tensors only.
     """
     stack = torch.overrides._get_current_function_mode_stack()
     return any(type(mode) is not DeviceContext for mode in stack)
 
 
 def _is_differentiated(tensor: torch.Tensor) -> bool:
-    """Whether a derivative is to flow to a tensor, in any transform of torch.func around it."""
+    """Whether a tensor is differentiated, at any level of torch.func's transforms."""
     while not (tensor.requires_grad or refusals.has_tangent(tensor)):
         if not _functorch.is_functorch_wrapped_tensor(tensor):
             return False
@@ -98,7 +98,7 @@ def _is_differentiated(tensor: torch.Tensor) -> bool:
 
 
 def _fits(weight: Any, shape: Sequence[int]) -> bool:
-    """Whether a weight broadcasts against tensors of this shape, and does not enlarge them."""
+    """Whether a weight broadcasts to this shape."""
     if weight is None:
         return True
     sizes = tuple(weight.shape)
@@ -113,12 +113,12 @@ def _autocasts(tensor: torch.Tensor) -> bool:
 
 
 def _type_of(tensor: torch.Tensor, autocast: bool) -> torch.dtype:
-    """A tensor's type where PyTorch computes; under autocast losses of halves are float32."""
+    """The type in which PyTorch computes with a tensor: float32 for halves under autocast."""
     return torch.float32 if autocast and tensor.dtype in _HALVES else tensor.dtype
 
 
 def _computed_type(result: torch.dtype, *inputs: torch.Tensor) -> torch.dtype | None:
-    """The type of a result, if fastxent computes in it or in a wider one."""
+    """The type of a result; None if fastxent would compute with less precision."""
     if result == torch.float64 and not any(x.dtype == torch.float64 for x in inputs):
         return None
     return result
@@ -135,8 +135,8 @@ def cross_entropy(
     reduction: Any,
     label_smoothing: Any,
 ) -> torch.dtype | None:
-    """Of `torch.nn.functional.cross_entropy`."""
-    if not _are_readable((input,), (target, *_given(weight))):
+    """The result's type of `torch.nn.functional.cross_entropy`."""
+    if not _are_readable((input,), (target, *_present(weight))):
         return None
     shape = tuple(input.shape)
     options = ignore_index, reduction, label_smoothing
@@ -153,7 +153,7 @@ def _loss_of_rows(
     label_smoothing: Any,
     autocast: bool,
 ) -> torch.dtype | None:
-    """Of logits of a shape, which are `input` or are made of it, in its type."""
+    """The loss's type for logits of this shape, which are `input` or computed from it."""
     axis = 1 if len(shape) > 1 else 0
     if not shape or not shape[axis] or input.dtype not in _FLOATS or reduction not in _REDUCTIONS:
         return None
@@ -191,8 +191,10 @@ def linear_cross_entropy(
     label_smoothing: Any,
     options: Any,
 ) -> torch.dtype | None:
-    """Of `torch.nn.functional.linear_cross_entropy`, after `autocast_linear`."""
-    if not _are_readable((input, linear_weight, *_given(linear_bias)), (target, *_given(weight))):
+    """The result's type of `torch.nn.functional.linear_cross_entropy`, after `autocast_linear`."""
+    if not _are_readable(
+        (input, linear_weight, *_present(linear_bias)), (target, *_present(weight))
+    ):
         return None
     if not 1 <= input.ndim <= 2 or linear_weight.ndim != 2:
         return None
@@ -209,18 +211,18 @@ def linear_cross_entropy(
     elif tuple(target.shape) == shape:
         return None
     if options is not None:
-        # What PyTorch does not compute in chunks it warns about.
+        # PyTorch warns about calls that it does not compute in chunks.
         if not isinstance(options, torch.nn.LinearCrossEntropyOptions) or label_smoothing:
             return None
         if target.dtype != torch.int64:
             return None
     how = ignore_index, reduction, label_smoothing
-    autocast = options is None and _autocasts(input)  # chunks are an operator without autocast
+    autocast = options is None and _autocasts(input)  # the chunked operator ignores autocast
     return _loss_of_rows(input, shape, target, weight, *how, autocast)
 
 
 def autocast_linear(options: Any, *tensors: Any) -> tuple[Any, ...]:
-    """The tensors of a linear map in the types in which autocast has PyTorch multiply them."""
+    """Convert the tensors of a linear map to the type that autocast uses for matrix products."""
     first = tensors[0]
     if options is not None or not _is_readable(first) or not _autocasts(first):
         return tensors
@@ -235,8 +237,11 @@ def autocast_linear(options: Any, *tensors: Any) -> tuple[Any, ...]:
 def binary_cross_entropy(
     input: Any, target: Any, weight: Any, reduction: Any
 ) -> torch.dtype | None:
-    """Of `torch.nn.functional.binary_cross_entropy`, which CUDA's autocast forbids."""
-    if not _are_readable((input,), (target, *_given(weight))):
+    """The result's type of `torch.nn.functional.binary_cross_entropy`.
+
+    On CUDA it is not allowed under autocast.
+    """
+    if not _are_readable((input,), (target, *_present(weight))):
         return None
     if input.dtype not in _FLOATS or target.shape != input.shape or reduction not in _REDUCTIONS:
         return None
@@ -250,8 +255,8 @@ def binary_cross_entropy(
 def binary_cross_entropy_with_logits(
     input: Any, target: Any, weight: Any, reduction: Any, pos_weight: Any
 ) -> torch.dtype | None:
-    """Of `torch.nn.functional.binary_cross_entropy_with_logits`; its type is the target's."""
-    if not _are_readable((input,), (target, *_given(weight, pos_weight))):
+    """The result's type of `torch.nn.functional.binary_cross_entropy_with_logits`: the target's."""
+    if not _are_readable((input,), (target, *_present(weight, pos_weight))):
         return None
     if input.dtype not in _FLOATS or target.dtype not in _FLOATS:
         return None
@@ -266,16 +271,16 @@ def binary_cross_entropy_with_logits(
 
 
 def softmax(input: Any, dim: Any, dtype: Any) -> torch.dtype | None:
-    """Of `torch.nn.functional.softmax` and `log_softmax`: also the type to convert `input` to."""
+    """The type of results of `softmax` and `log_softmax`, to which `input` is converted."""
     if not _are_readable((input,), ()) or not input.ndim:
         return None
     if dim is None:
-        if torch.compiler.is_dynamo_compiling():  # it has no warnings in its graph
+        if torch.compiler.is_dynamo_compiling():  # a graph has no warnings
             return None
     elif type(dim) is not int or not -input.ndim <= dim < input.ndim:
         return None
     if dtype is None:
-        # On the CPU softmax is not among the functions of autocast.
+        # On the CPU autocast does not apply to softmax.
         dtype = _type_of(input, input.is_cuda and _autocasts(input))
     elif input.is_complex():
         return None

@@ -1,8 +1,8 @@
-"""`torch.nn.functional` with cross-entropy and softmax by fastxent: only the import changes.
+"""A drop-in replacement for `torch.nn.functional`, with cross-entropy and softmax by fastxent.
 
-``import fastxent.integrations.torch.functional as F``: six functions are fastxent's, with PyTorch's
-signatures and types of results; every other name is PyTorch's own object. A call that fastxent does
-not compute, or that is wrong, goes to PyTorch's own function.
+Use it as ``import fastxent.integrations.torch.functional as F``. Six functions are fastxent's, with
+PyTorch's signatures and result types; all other names are PyTorch's own objects. Calls that
+fastxent does not support, and invalid calls, are passed to PyTorch's own functions.
 """
 
 from collections.abc import Callable as _Callable
@@ -32,13 +32,13 @@ def __dir__() -> list[str]:
 
 
 def _scriptable(function: _F) -> _F:
-    """Let TorchScript, which knows no operators of fastxent, compile PyTorch's own function."""
+    """Let TorchScript, which cannot use fastxent's operators, compile PyTorch's own function."""
     function.__prepare_scriptable__ = lambda: getattr(_theirs, function.__name__)  # type: ignore[attr-defined]
     return function
 
 
 def _no_deprecated(size_average: Any, reduce: Any) -> None:
-    """Raise for the arguments that `reduction` has replaced."""
+    """Raise for the deprecated arguments that `reduction` replaces."""
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce, emit_warning=False)
         raise _errors.deprecated_reduction(reduction)
@@ -59,7 +59,7 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Any:
-    r"""`torch.nn.functional.cross_entropy`, with loss and gradient computed in one pass.
+    r"""Compute `torch.nn.functional.cross_entropy`, with loss and gradient in one pass.
 
     .. math::
         l = w_y\,(\operatorname{lse}(x) - x_y), \qquad
@@ -74,23 +74,23 @@ def cross_entropy(
     target : tensor (), (N,) or (N, d1, …) of integers, or of the shape of `input`
         Class indices or probabilities.
     weight : tensor (C,), optional
-        A weight for each class.
+        Class weights.
     ignore_index, reduction, label_smoothing
         As for `torch.nn.functional.cross_entropy`.
     size_average, reduce
-        None: PyTorch has replaced them by `reduction`.
+        Must be None. They are deprecated in PyTorch in favour of `reduction`.
 
     Returns
     -------
     tensor
-        The loss, in PyTorch's type: of half precision for such logits, outside of autocast.
+        The loss, in PyTorch's type: half precision for such logits, except under autocast.
 
     Raises
     ------
     ValueError
-        `size_average` or `reduce` is given, or `reduction` is none of the three.
+        If `size_average` or `reduce` is passed, or `reduction` is invalid.
     IndexError
-        A class index out of range.
+        If a class index is out of range.
 
     Examples
     --------
@@ -109,8 +109,8 @@ def cross_entropy(
             input, target, weight, ignore_index=ignore_index, reduction=reduction,
             label_smoothing=label_smoothing,
         )  # fmt: skip
-    found = _arguments.of_logits(input, target, weight, *options)
-    return _in_type(_fastxent.cross_entropy(input, target, **found), dtype)
+    converted = _arguments.of_logits(input, target, weight, *options)
+    return _in_type(_fastxent.cross_entropy(input, target, **converted), dtype)
 
 
 @_scriptable
@@ -126,7 +126,7 @@ def linear_cross_entropy(
     label_smoothing: float = 0.0,
     options: Any = None,
 ) -> Any:
-    r"""`torch.nn.functional.linear_cross_entropy` without all logits in memory.
+    r"""Compute `torch.nn.functional.linear_cross_entropy` without storing all logits.
 
     With z = x·Wᵀ + b and d = ∂L/∂z, the gradients are d·W, dᵀ·x and the sum of d over rows.
 
@@ -135,17 +135,17 @@ def linear_cross_entropy(
     input : tensor (K,) or (N, K)
         Features x.
     linear_weight : tensor (C, K), or (C, d1, …, K)
-        The weight W; PyTorch computes the loss with more than two dimensions.
+        Weights W. With more than two dimensions PyTorch computes the loss.
     target : tensor () or (N,) of integers, or (C,) or (N, C)
         Class indices or probabilities.
     linear_bias : tensor (C,), optional
-        The bias b.
+        Bias b.
     weight : tensor (C,), optional
-        A weight for each class.
+        Class weights.
     reduction, ignore_index, label_smoothing
         As for `torch.nn.functional.linear_cross_entropy`.
     options : torch.nn.LinearCrossEntropyOptions, optional
-        PyTorch's blocks, which have no effect here: fastxent has its own.
+        PyTorch's chunk sizes. They have no effect on fastxent, which chooses its own.
 
     Returns
     -------
@@ -155,9 +155,9 @@ def linear_cross_entropy(
     Raises
     ------
     RuntimeError
-        Shapes that do not fit.
+        If shapes do not match.
     IndexError
-        A class index out of range.
+        If a class index is out of range.
 
     Examples
     --------
@@ -177,8 +177,8 @@ def linear_cross_entropy(
             reduction=reduction, ignore_index=ignore_index, label_smoothing=label_smoothing,
             options=options,
         )  # fmt: skip
-    found = _arguments.of_rows(x, target, weight, ignore_index, reduction, label_smoothing)
-    return _in_type(_fastxent.linear_cross_entropy(x, w, target, linear_bias=b, **found), dtype)
+    converted = _arguments.of_rows(x, target, weight, ignore_index, reduction, label_smoothing)
+    return _in_type(_fastxent.linear_cross_entropy(x, w, target, linear_bias=b, **converted), dtype)
 
 
 @_scriptable
@@ -190,7 +190,7 @@ def binary_cross_entropy(
     reduce: Any = None,
     reduction: str = "mean",
 ) -> Any:
-    r"""`torch.nn.functional.binary_cross_entropy`, with loss and gradient computed in one pass.
+    r"""Compute `torch.nn.functional.binary_cross_entropy`, with loss and gradient in one pass.
 
     .. math::
         l = -w\,[y\log p + (1 - y)\log(1 - p)], \qquad
@@ -205,11 +205,11 @@ def binary_cross_entropy(
     target : tensor of the same shape and type
         Targets y, from 0 to 1.
     weight : tensor that broadcasts to the shape, optional
-        A weight for each element.
+        Weights of the elements.
     reduction
         As for `torch.nn.functional.binary_cross_entropy`.
     size_average, reduce
-        None: PyTorch has replaced them by `reduction`.
+        Must be None. They are deprecated in PyTorch in favour of `reduction`.
 
     Returns
     -------
@@ -219,9 +219,9 @@ def binary_cross_entropy(
     Raises
     ------
     ValueError
-        `size_average` or `reduce` is given, `reduction` is none of the three, or the shapes differ.
+        If `size_average` or `reduce` is passed, `reduction` is invalid, or the shapes differ.
     RuntimeError
-        A probability outside of [0, 1], on the CPU and outside of compiled and traced programs.
+        If a probability is not in [0, 1], on the CPU and not in compiled or traced programs.
 
     Examples
     --------
@@ -235,7 +235,7 @@ def binary_cross_entropy(
     dtype = _eligible.binary_cross_entropy(input, target, weight, reduction)
     if dtype is not None:
         loss = _fastxent.binary_cross_entropy(input, target, weight=weight, reduction=reduction)
-        # nan is the loss of a probability out of range, which is PyTorch's error.
+        # A probability out of range gives nan; PyTorch raises its error for it below.
         if not _eligible.is_nan(loss):
             return _in_type(loss, dtype)
     return _theirs.binary_cross_entropy(input, target, weight, reduction=reduction)
@@ -251,7 +251,7 @@ def binary_cross_entropy_with_logits(
     reduction: str = "mean",
     pos_weight: Any = None,
 ) -> Any:
-    r"""`torch.nn.functional.binary_cross_entropy_with_logits`, and its gradient, in one pass.
+    r"""Compute `torch.nn.functional.binary_cross_entropy_with_logits`, and its gradient.
 
     .. math::
         l = w\,[(1 - y)\operatorname{softplus}(x) + \mathrm{pos\_weight}\,
@@ -266,11 +266,11 @@ def binary_cross_entropy_with_logits(
     target : tensor of the same shape
         Targets y, from 0 to 1.
     weight, pos_weight : tensors that broadcast to the shape, optional
-        A weight for each element, and one for positive targets.
+        Weights of the elements, and of positive targets.
     reduction
         As for `torch.nn.functional.binary_cross_entropy_with_logits`.
     size_average, reduce
-        None: PyTorch has replaced them by `reduction`.
+        Must be None. They are deprecated in PyTorch in favour of `reduction`.
 
     Returns
     -------
@@ -280,7 +280,7 @@ def binary_cross_entropy_with_logits(
     Raises
     ------
     ValueError
-        `size_average` or `reduce` is given, `reduction` is none of the three, or the shapes differ.
+        If `size_average` or `reduce` is passed, `reduction` is invalid, or the shapes differ.
 
     Examples
     --------
@@ -300,7 +300,7 @@ def binary_cross_entropy_with_logits(
 
 @_scriptable
 def softmax(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Any:
-    r"""`torch.nn.functional.softmax`.
+    r"""Compute `torch.nn.functional.softmax`.
 
     .. math::
         p_i = \frac{e^{x_i}}{\sum_j e^{x_j}}, \qquad
@@ -311,9 +311,9 @@ def softmax(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any
     input : tensor of one dimension or more
         Logits x.
     dim : int, optional
-        The class axis; without it PyTorch's implicit one, and its warning.
+        The class axis. By default PyTorch's implicit axis, with its warning.
     dtype : torch.dtype, optional
-        What `input` is converted to first, and so the result's type.
+        The type to which `input` is converted first, which is also the result's type.
 
     Returns
     -------
@@ -323,7 +323,7 @@ def softmax(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any
     Raises
     ------
     IndexError
-        `dim` out of range.
+        If `dim` is out of range.
 
     Examples
     --------
@@ -332,17 +332,17 @@ def softmax(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any
     >>> F.softmax(torch.tensor([1, 2, 3]), dim=0, dtype=torch.float32).mul(1000).round().tolist()
     [90.0, 245.0, 665.0]
     """
-    found = _eligible.softmax(input, dim, dtype)
-    if found is None:
+    result_type = _eligible.softmax(input, dim, dtype)
+    if result_type is None:
         return _theirs.softmax(input, dim, _stacklevel + 1, dtype)
     if dim is None:
         dim = _theirs._get_softmax_dim("softmax", input.ndim, _stacklevel)
-    return _fastxent.softmax(_in_type(input, found), axis=dim)
+    return _fastxent.softmax(_in_type(input, result_type), axis=dim)
 
 
 @_scriptable
 def log_softmax(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Any:
-    r"""`torch.nn.functional.log_softmax`.
+    r"""Compute `torch.nn.functional.log_softmax`.
 
     .. math::
         l_i = x_i - \operatorname{lse}(x), \qquad
@@ -361,7 +361,7 @@ def log_softmax(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype:
     Raises
     ------
     IndexError
-        `dim` out of range.
+        If `dim` is out of range.
 
     Examples
     --------
@@ -370,9 +370,9 @@ def log_softmax(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype:
     >>> F.log_softmax(torch.zeros(2), dim=0).mul(1000).round().tolist()  # -log 2
     [-693.0, -693.0]
     """
-    found = _eligible.softmax(input, dim, dtype)
-    if found is None:
+    result_type = _eligible.softmax(input, dim, dtype)
+    if result_type is None:
         return _theirs.log_softmax(input, dim, _stacklevel + 1, dtype)
     if dim is None:
         dim = _theirs._get_softmax_dim("log_softmax", input.ndim, _stacklevel)
-    return _fastxent.log_softmax(_in_type(input, found), axis=dim)
+    return _fastxent.log_softmax(_in_type(input, result_type), axis=dim)

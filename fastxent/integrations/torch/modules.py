@@ -1,4 +1,4 @@
-"""Drop-in replacements for the cross-entropy losses of `torch.nn`: only the import changes."""
+"""Drop-in replacements for the cross-entropy losses of `torch.nn`."""
 
 from typing import Any
 
@@ -18,15 +18,15 @@ _PACKAGE = "fastxent.integrations.torch"
 
 
 def _arguments(loss: Any, input: Any, target: Any) -> tuple[Any, ...]:
-    """A call of a module as `arguments` takes it."""
-    # Not `loss.weight`: PyTorch finds buffers by a function in Python.
+    """The arguments of a module's call, for the functions of `arguments`."""
+    # `loss.weight` would call nn.Module.__getattr__, which is slow.
     buffers = loss._buffers
     weight = buffers["weight"] if "weight" in buffers else loss.weight
     return input, target, weight, loss.ignore_index, loss.reduction, loss.label_smoothing
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]
-    r"""`torch.nn.CrossEntropyLoss`, with loss and gradient computed in one pass.
+    r"""A `torch.nn.CrossEntropyLoss` that computes loss and gradient in one pass.
 
     .. math::
         l = w_y\,(\operatorname{lse}(x) - x_y), \qquad
@@ -42,9 +42,9 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]
     Raises
     ------
     IndexError
-        A class index out of range.
+        If a class index is out of range.
     TypeError
-        A target that requires grad; a tensor that is not in host memory.
+        If the target requires grad, or tensors are on different devices.
 
     Notes
     -----
@@ -65,13 +65,13 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]
     __module__ = _PACKAGE
 
     def forward(self, input: Any, target: Any) -> Any:
-        """The loss of logits (N, C, …) or (C,), against class indices or probabilities."""
+        """Compute the loss of logits (N, C, …) or (C,) for class indices or probabilities."""
         options = arguments.of_logits(*_arguments(self, input, target))
         return cross_entropy(input, target, **options)
 
 
 class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):  # type: ignore[misc]
-    r"""`torch.nn.BCEWithLogitsLoss`, with loss and gradient computed in one pass.
+    r"""A `torch.nn.BCEWithLogitsLoss` that computes loss and gradient in one pass.
 
     .. math::
         l = w\,[(1 - y)\operatorname{softplus}(x) + \mathrm{pos\_weight}\,
@@ -87,7 +87,7 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):  # type: ignore[misc]
     Raises
     ------
     TypeError
-        A target that requires grad; a tensor that is not in host memory.
+        If the target requires grad, or tensors are on different devices.
 
     Examples
     --------
@@ -100,14 +100,14 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):  # type: ignore[misc]
     __module__ = _PACKAGE
 
     def forward(self, input: Any, target: Any) -> Any:
-        """The loss of logits of any shape, against targets of the same."""
+        """Compute the loss of logits of any shape for targets of the same shape."""
         return binary_cross_entropy_with_logits(
             input, target, weight=self.weight, pos_weight=self.pos_weight, reduction=self.reduction
         )
 
 
 class BCELoss(torch.nn.BCELoss):  # type: ignore[misc]
-    r"""`torch.nn.BCELoss`, with loss and gradient computed in one pass.
+    r"""A `torch.nn.BCELoss` that computes loss and gradient in one pass.
 
     .. math::
         l = -w\,[y\log p + (1 - y)\log(1 - p)], \qquad
@@ -123,11 +123,11 @@ class BCELoss(torch.nn.BCELoss):  # type: ignore[misc]
     Raises
     ------
     TypeError
-        A target that requires grad; a tensor that is not in host memory.
+        If the target requires grad, or tensors are on different devices.
 
     Notes
     -----
-    The loss of a probability outside of [0, 1] is nan; PyTorch's is an error on the CPU.
+    A probability outside of [0, 1] gives nan; PyTorch raises an error for it on the CPU.
 
     Examples
     --------
@@ -140,12 +140,12 @@ class BCELoss(torch.nn.BCELoss):  # type: ignore[misc]
     __module__ = _PACKAGE
 
     def forward(self, input: Any, target: Any) -> Any:
-        """The loss of probabilities of any shape, against targets of the same."""
+        """Compute the loss of probabilities of any shape for targets of the same shape."""
         return binary_cross_entropy(input, target, weight=self.weight, reduction=self.reduction)
 
 
 class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):  # type: ignore[misc]
-    r"""`torch.nn.LinearCrossEntropyLoss` without all logits in memory.
+    r"""A `torch.nn.LinearCrossEntropyLoss` that does not store all logits.
 
     With z = x·Wᵀ + b and d = ∂L/∂z, the gradients are d·W, dᵀ·x and the sum of d over rows.
 
@@ -154,14 +154,15 @@ class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):  # type: ignore[m
     in_features, num_classes, bias, device, dtype, reduction, weight, ignore_index, label_smoothing
         As for `torch.nn.LinearCrossEntropyLoss`.
     out_features, options
-        Likewise; with `out_features` PyTorch computes the loss, and `options` has no effect.
+        As for `torch.nn.LinearCrossEntropyLoss`. With `out_features` PyTorch computes the loss;
+        otherwise `options` has no effect.
 
     Raises
     ------
     IndexError
-        A class index out of range.
+        If a class index is out of range.
     TypeError
-        A target that requires grad; a tensor that is not in host memory.
+        If the target requires grad, or tensors are on different devices.
 
     Examples
     --------
@@ -176,7 +177,7 @@ class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):  # type: ignore[m
     __module__ = _PACKAGE
 
     def forward(self, input: Any, target: Any) -> Any:
-        """The loss of features (N, in_features) or (in_features,)."""
+        """Compute the loss of features (N, in_features) or (in_features,)."""
         if self.out_features:
             return super().forward(input, target)
         options = arguments.of_rows(*_arguments(self, input, target))

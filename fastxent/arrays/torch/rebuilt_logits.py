@@ -1,8 +1,8 @@
-"""Logits that need not be kept: rebuilt from the gradient that is held, for a second derivative.
+"""Rebuild logits from the saved gradient, for a second derivative, instead of saving them.
 
-With class indices, and without smoothing, z-loss and softcap, a row's gradient is κA·(p - e_y): it
-says p, and log p are logits of the same loss. So nothing else has to stay in memory; an anchor of
-one element keeps the logits' place in the graph.
+With class indices, and without smoothing, z-loss and softcap, a row's gradient is κA·(p - e_y). It
+determines p, and log p are logits with the same loss. So the logits can be freed; an anchor of one
+element replaces them in the graph.
 """
 
 from typing import Any
@@ -11,16 +11,16 @@ import torch
 
 from fastxent.functions import CROSS_ENTROPY, Arguments, Function
 
-# Of fewer bytes the logits themselves are referred to, which takes no time.
+# Logits of fewer bytes are referenced instead, which takes no time.
 LEAST = 1 << 20
-# The options that the gradient says nothing of, or that are not read here.
+# The options that change the formula of the gradient, for which logits are not rebuilt.
 _OTHERS = {"label_smoothing", "z_loss", "softcap", "logit_scale"}
 
 
 def can_rebuild(function: Function, arguments: Arguments, x: torch.Tensor) -> bool:
-    """Whether logits would be freed if they were not referred to, and can be rebuilt.
+    """Whether logits would be freed if they were not referenced, and can be rebuilt.
 
-    Leaves are kept by the graph; half precision does not hold p.
+    Leaves are referenced by the graph. Half precision is not accurate enough for p.
     """
     if x.nbytes < LEAST or x.is_leaf or function is not CROSS_ENTROPY:
         return False
@@ -34,11 +34,11 @@ def can_rebuild(function: Function, arguments: Arguments, x: torch.Tensor) -> bo
 
 
 class Anchor(torch.autograd.Function):  # type: ignore[misc]
-    """A tensor in the place of another one in the graph, of its shape, but of one element."""
+    """A tensor that replaces another in the graph, with its shape but the memory of one element."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        """One element, in the place of all."""
+        """Expand one element to the shape."""
         return x.new_zeros(()).expand(x.shape)
 
     @staticmethod
@@ -48,11 +48,11 @@ class Anchor(torch.autograd.Function):  # type: ignore[misc]
 
 
 class Rebuilt(torch.autograd.Function):  # type: ignore[misc]
-    """Logits of the same probabilities, whose derivatives are those by the logits themselves."""
+    """Logits with the same probabilities; gradients pass through to the original logits."""
 
     @staticmethod
     def forward(ctx: Any, arguments: Arguments, grad: torch.Tensor, anchor: Any) -> torch.Tensor:
-        """Compute them."""
+        """Compute log p."""
         return _log_probs(arguments, grad)
 
     @staticmethod
@@ -62,7 +62,7 @@ class Rebuilt(torch.autograd.Function):  # type: ignore[misc]
 
 
 def _log_probs(arguments: Arguments, grad: torch.Tensor) -> torch.Tensor:
-    """log p: g_j/κA is p_j, at the target p_y - 1. Where κA is 0 the row does not count."""
+    """log p from the gradient: g_j/κA is p_j, or p_y - 1 at the target. Rows with κA = 0 give 0."""
     axis = int(arguments.get("axis", -1))
     labels = arguments["target"].long()
     ignored, weight = arguments.get("ignore_index", -100), arguments.get("weight")
@@ -79,6 +79,6 @@ def _log_probs(arguments: Arguments, grad: torch.Tensor) -> torch.Tensor:
         divisor = arguments.get("normalizer")
         scale = scale / (scale.sum() if divisor is None else divisor)
     scale, y = scale.to(grad.dtype).unsqueeze(axis), y.unsqueeze(axis)
-    found = grad / scale
-    of_target = torch.log1p(found.gather(axis, y)) if n_classes else found
-    return found.log_().scatter_(axis, y, of_target).masked_fill(scale == 0, 0.0)
+    p = grad / scale
+    of_target = torch.log1p(p.gather(axis, y)) if n_classes else p
+    return p.log_().scatter_(axis, y, of_target).masked_fill(scale == 0, 0.0)
