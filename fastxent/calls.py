@@ -353,7 +353,7 @@ def answer(call: Call, reduced: Any = None) -> Any:
     return answers[0] if len(answers) == 1 else tuple(answers)
 
 
-# --- gradients alone --------------------------------------------------------------------------
+# --- gradients without losses -----------------------------------------------------------------
 
 
 def scaled_gradient(function: Function, arguments: Arguments, factor: float) -> Any:

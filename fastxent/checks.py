@@ -288,8 +288,8 @@ def buffer(
         raise errors.buffer_overlaps_itself(name, out.strides)
     for named in over:
         if value is not named[1]:
-            lies = _layout(named[1])
-            if np.may_share_memory(out, lies) and _place(out) != _place(lies):
+            layout = _layout(named[1])
+            if np.may_share_memory(out, layout) and _place(out) != _place(layout):
                 others = [*others, named]
     for other_name, other in others:
         if isinstance(other, (np.ndarray, DeviceArray)) and np.shares_memory(out, _layout(other)):

@@ -61,12 +61,12 @@ def _module_of(kind: type) -> str:
         return _named[kind]
     except KeyError:
         roots = (base.__module__.partition(".")[0] for base in kind.__mro__)
-        speaks = hasattr(kind, "__dlpack__") and hasattr(kind, "__dlpack_device__")
-        foreign = speaks and not issubclass(kind, np.ndarray)
-        anyone = _ANY if foreign else ""
+        has_dlpack = hasattr(kind, "__dlpack__") and hasattr(kind, "__dlpack_device__")
+        foreign = has_dlpack and not issubclass(kind, np.ndarray)
+        default = _ANY if foreign else ""
         if hasattr(kind, "__cuda_array_interface__"):
-            anyone = _ANY_ON_GPU
-        module = next((_FAMILIES[root] for root in roots if root in _FAMILIES), anyone)
+            default = _ANY_ON_GPU
+        module = next((_FAMILIES[root] for root in roots if root in _FAMILIES), default)
         if module not in _loaded:
             with forks.loading:
                 _loaded[module] = cast(Family, importlib.import_module(module))

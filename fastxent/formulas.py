@@ -76,7 +76,7 @@ def coefficient(q_j, w_j, one_minus_eps, eps_over_c, zero_where_zero):
 
 @njit(inline="always")
 def prob_coefficient(other_coef, a_sum, z_loss, lse):
-    """other_coef·Σ_j a_j + 2·z_loss·lse: beside target_coef, the coefficient of p in the gradient.
+    """other_coef·Σ_j a_j + 2·z_loss·lse: with target_coef the coefficient of p in the gradient.
 
     As an argument it is called `prob_coef`.
     """

@@ -65,7 +65,7 @@ def test_what_is_refused():
         with pytest.raises(ValueError, match="grad_out must be None"):
             fx.cross_entropy(x, Y, grad_out=buffer)
     for platform, words in (
-        ("gpu", "logits is a JAX array on .*give cupy.from_dlpack"),
+        ("gpu", "logits is a JAX array on .*convert it with cupy.from_dlpack"),
         ("tpu", "logits is on .*in host memory"),
     ):
         there = SimpleNamespace(devices=lambda: [SimpleNamespace(platform=platform)])  # noqa: B023

@@ -47,7 +47,7 @@ def test_derivatives_that_are_not_there(rng):
             )(x),
         ),
         (
-            "second derivatives in reverse mode first",
+            "with reverse mode applied first",
             NotImplementedError,
             lambda: jax.jacfwd(
                 jax.jacfwd(lambda x: fj.linear_cross_entropy(x, x[:N], y, reduction="none"))
@@ -82,7 +82,11 @@ def test_what_is_refused(rng):
         (ValueError, "axis must be in", lambda: fj.logsumexp(x, axis=2)),
         (ValueError, r"weight must have shape \(7,\)", lambda: loss(weight=x[0, 1:])),
         (ValueError, "softcap must be greater", lambda: loss(softcap=-1.0)),
-        (ValueError, "normalizer goes with", lambda: loss(normalizer=1.0, reduction="sum")),
+        (
+            ValueError,
+            "normalizer is only allowed with",
+            lambda: loss(normalizer=1.0, reduction="sum"),
+        ),
         (TypeError, "z_loss must be a real", lambda: jax.jit(lambda z: loss(z_loss=z))(0.1)),
         (ValueError, "reduction must be", lambda: loss(z_loss=0.1, reduction="all")),
         (ValueError, "target must have shape", lambda: fj.binary_cross_entropy(x, x[0])),

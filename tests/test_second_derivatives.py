@@ -603,7 +603,7 @@ W = np.zeros((5, 3))
     (lambda: fx.binary_cross_entropy_with_logits_hvp(X, X, X[0]), ValueError, "vector must have"),
     (lambda: fx.linear_cross_entropy_hvp(X, W, Y, (None,) * 3), ValueError, "at least one of"),
     (lambda: fx.linear_cross_entropy_hvp(X, W, Y, X), ValueError, "vector must be a LinearGrad"),
-    (lambda: fx.linear_cross_entropy_hvp(X, W, Y, (X, W)), ValueError, "got 2 of them"),
+    (lambda: fx.linear_cross_entropy_hvp(X, W, Y, (X, W)), ValueError, "got a tuple of length 2"),
     (lambda: fx.linear_cross_entropy_hvp(X, W, Y, (X, X, None)), ValueError,
      "vector.linear_weight must have shape"),
     (lambda: fx.linear_cross_entropy_hvp(X, W, Y, (X, W, np.zeros(5))), ValueError,

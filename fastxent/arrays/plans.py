@@ -20,8 +20,8 @@ from fastxent.records import Place
 # The cache is cleared when it has this many keys.
 MAX_KEYS = 512
 
-# Function, device, options, and of each array its shape, dtype and alignment; which buffers lie
-# exactly over which arrays.
+# Function, device and options; shape, dtype and alignment of each array; which buffers are exactly
+# which arrays.
 CallKey = tuple[Any, ...]
 # describe(array, device) returns (pointer, shape, dtype), or None if the array cannot be cached: it
 # is not on that GPU, or not contiguous. The last may hold more that belongs to the key.

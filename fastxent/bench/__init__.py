@@ -1,1 +1,1 @@
-"""Benchmarks of fastxent beside other implementations of cross-entropy on a CPU."""
+"""Benchmarks of fastxent and other implementations of cross-entropy on a CPU."""

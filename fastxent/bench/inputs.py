@@ -16,7 +16,7 @@ LOGIT_STD = 3.0  # standard deviation of random logits
 UNIFORM_LIMIT = 80.0  # "wide" logits are uniform in -80 .. 80
 LEAD = 10.0, 30.0  # difference of the two largest logits of a confident row
 RIGHT = 0.95  # fraction of confident rows whose largest logit is at the label
-WEIGHTS = 0.5, 2.0  # class weights and sample weights lie between
+WEIGHTS = 0.5, 2.0  # range of class weights and sample weights
 SETTINGS = {"axis": 0, "reduction": "none", "label_smoothing": 0.1, "z_loss": 1e-4}
 
 

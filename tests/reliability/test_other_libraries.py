@@ -169,7 +169,7 @@ BAD_BUFFERS = {
     "a buffer on meta": (lambda t: t.to("meta"), "must be None where PyTorch|is on meta"),
     "a functional buffer": (functional, "must be None where PyTorch"),
     "a buffer that requires grad": (lambda t: t.requires_grad_(), "must not require grad"),
-    "a buffer of negated numbers": (lambda t: _torch()._neg_view(t), "must not be a view of neg"),
+    "a buffer of negated numbers": (lambda t: _torch()._neg_view(t), "must not be a negative view"),
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from fastxent.arrays.dask.request import Request
 from fastxent.functions import CROSS_ENTROPY, LOG_SOFTMAX, LOGSUMEXP, SOFTMAX, Function
 from fastxent.results import Extent
 
-_STATISTICS = -2  # an index beside CLASSES
+_STATISTICS = -2  # an index of an axis that x does not have, like CLASSES
 # How many neighbouring chunks are merged at once.
 _SPLIT = 8
 

@@ -12,7 +12,7 @@ from fastxent.arrays.dask.request import Request
 from fastxent.functions import CROSS_ENTROPY, Arguments, Function
 from fastxent.records import LinearGrad
 
-_FEATURES = -2  # an index beside CLASSES
+_FEATURES = -2  # an index of an axis that x does not have, like CLASSES
 
 
 def results(call: Request) -> list[Any]:

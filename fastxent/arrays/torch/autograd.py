@@ -54,7 +54,7 @@ def is_step(function: Function, arguments: Arguments, x: torch.Tensor) -> bool:
     """
     if not function.has_one_gradient or x.dtype is torch.float16:
         return False
-    if len(arguments) == 2:  # input and target alone
+    if len(arguments) == 2:  # input and target only
         return True
     return arguments.keys().isdisjoint(function.requests)
 

@@ -62,7 +62,7 @@ def is_float16(value: Any) -> bool:
 
 
 def without_requests(function: Function, arguments: Arguments) -> Arguments:
-    """The arguments of a call that returns the loss alone."""
+    """The arguments of a call that returns only the loss."""
     return {name: value for name, value in arguments.items() if name not in function.requests}
 
 

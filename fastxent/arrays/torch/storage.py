@@ -58,7 +58,7 @@ _from_address = Storage.from_address
 
 
 def _empty(shape: tuple[int, ...], dtype: Any) -> torch.Tensor:
-    if dtype not in _OWN:  # bfloat16 of another library's array beside a tensor
+    if dtype not in _OWN:  # an argument is another library's bfloat16 array
         _late(torch.bfloat16)
     try:
         return torch.empty(shape, dtype=_OWN[dtype], device=_CPU)

@@ -38,9 +38,7 @@ def partitioned(request: Request, avals: Any, devices: Any, multiple_results: bo
         return tuple(values) if multiple_results else values[0]
 
     def partition(mesh: Any, argument_shapes: Any, result_shapes: Any) -> Any:
-        if not isinstance(
-            argument_shapes[0].sharding, NamedSharding
-        ):  # of a mesh that is not known
+        if not isinstance(argument_shapes[0].sharding, NamedSharding):  # an unknown kind of mesh
             whole = type(argument_shapes[0].sharding).get_replicated(devices)
             out = tuple(whole for _ in results) if multiple_results else whole
             return mesh, plain, out, tuple(whole for _ in operands)
