@@ -226,7 +226,7 @@ def _linear_parts(
     """
     wrt, names = arguments["wrt"], function.inputs
     if wrt is not names:
-        wrt = options.some_of(wrt, "wrt", names)
+        wrt = options.checked_names(wrt, "wrt", names)
     is_product, of = vector is not None, vector or LinearGrad(None, None, None)
     buffer_name = "out" if is_product else "grad_out"
     buffers = checks.linear_buffers(

@@ -127,19 +127,19 @@ def hess_element(p, one_minus_p, factor):
 
 
 @njit(inline="always")
-def hess_with_z_loss(p, one_minus_p, factor, pull):
-    """∂²loss/∂x_j² = p·(factor·(1 - p) + pull·p), pull being up·2·z_loss."""
-    return p * (one_minus_p * factor + p * pull)
+def hess_with_z_loss(p, one_minus_p, factor, z_loss_coef):
+    """∂²loss/∂x_j² = p·(factor·(1 - p) + z_loss_coef·p), z_loss_coef = up·2·z_loss."""
+    return p * (one_minus_p * factor + p * z_loss_coef)
 
 
 @njit(inline="always")
-def hvp_element(p_j, u_j, mean, factor, pull):
-    """(H v)_j = p_j·(factor·(v_j - π) + pull), π = Σ_k p_k·v_k, pull being up·2·z_loss·π.
+def hvp_element(p_j, u_j, mean, factor, z_loss_coef):
+    """(H v)_j = p_j·(factor·(v_j - π) + z_loss_coef), π = Σ_k p_k·v_k, z_loss_coef = up·2·z_loss·π.
 
     u_j = v_j - v_m with m the class of the largest logit, and `mean` = Σ_k p_k·u_k: u_j - mean
     equals v_j - π without cancellation where p_m is close to 1.
     """
-    return p_j * ((u_j - mean) * factor + pull)
+    return p_j * ((u_j - mean) * factor + z_loss_coef)
 
 
 @njit(inline="always")

@@ -124,7 +124,7 @@ NO_OPTIONS = Options(ignore_index=None)
 DEFAULTS = Options()
 
 
-class Entry(NamedTuple):
+class OptionEntry(NamedTuple):
     """An option of a function: its index in `Options`, its check and the function's default."""
 
     at: int
@@ -133,16 +133,16 @@ class Entry(NamedTuple):
     default: Any
 
 
-def entries(defaults: dict[str, Any]) -> tuple[Entry, ...]:
+def entries(defaults: dict[str, Any]) -> tuple[OptionEntry, ...]:
     """The options among the parameters with these defaults."""
     return tuple(
-        Entry(at, name, annotation.__metadata__[0], defaults[name])
+        OptionEntry(at, name, annotation.__metadata__[0], defaults[name])
         for at, (name, annotation) in enumerate(Options.__annotations__.items())
         if name in defaults
     )
 
 
-def read(options: tuple[Entry, ...], arguments: dict[str, Any], compute: DType) -> Options:
+def read(options: tuple[OptionEntry, ...], arguments: dict[str, Any], compute: DType) -> Options:
     """Read a function's options from its arguments; options other than the defaults are checked."""
     values = None
     for at, name, check, default in options:
@@ -224,7 +224,7 @@ def one_of(name: Any, argument: str, choices: Iterable[str]) -> str:
     return name
 
 
-def some_of(value: Any, argument: str, choices: tuple[str, ...]) -> tuple[str, ...]:
+def checked_names(value: Any, argument: str, choices: tuple[str, ...]) -> tuple[str, ...]:
     """Check a name or an iterable of names among the choices, at least one."""
     chosen = names(value, argument)
     if not chosen:

@@ -17,7 +17,7 @@ from fastxent.bench.worker import Worker
 
 
 @dataclass
-class Result:
+class RaceResult:
     """The times of one side of a heat by round, or a note why there are none."""
 
     peer: str
@@ -49,9 +49,9 @@ class Race:
 
     def run(
         self, heat: Heat, rounds: int, seconds: float, report: Callable[[], None] = lambda: None
-    ) -> list[Result]:
+    ) -> list[RaceResult]:
         """Let all sides take turns of that many seconds; `report` is called after each round."""
-        results = [Result(entry.peer, self._with_threads(entry.case)) for entry in heat]
+        results = [RaceResult(entry.peer, self._with_threads(entry.case)) for entry in heat]
         racing = self._prepare(results)
         for _ in range(rounds):
             for result, worker in racing:
@@ -67,7 +67,7 @@ class Race:
     def _with_threads(self, case: Case) -> Case:
         return case if case.threads else replace(case, threads=self.threads)
 
-    def _prepare(self, results: list[Result]) -> list[tuple[Result, Worker]]:
+    def _prepare(self, results: list[RaceResult]) -> list[tuple[RaceResult, Worker]]:
         """Write inputs and expected results, check every side; return those that passed."""
         ready = []
         sides = self._start(results)
@@ -83,7 +83,7 @@ class Race:
                     ready.append((result, worker))
         return ready
 
-    def _start(self, results: list[Result]) -> list[tuple[Result, Worker]]:
+    def _start(self, results: list[RaceResult]) -> list[tuple[RaceResult, Worker]]:
         """A worker for each side whose peer is installed; two sides of one peer get two workers."""
         sides = []
         counts: Counter[tuple[str, int]] = Counter()
@@ -109,7 +109,7 @@ def _write(case: Case, folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _failure_as_note(result: Result) -> Iterator[None]:
+def _failure_as_note(result: RaceResult) -> Iterator[None]:
     try:
         yield
     except PeerFailed as failure:

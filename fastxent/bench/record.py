@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import fastxent as fx
-from fastxent.bench.race import Result
+from fastxent.bench.race import RaceResult
 
 Row = dict[str, Any]
 
@@ -48,14 +48,14 @@ def load(path: Path) -> dict[str, Any]:
     return record
 
 
-def rows(group: str, results: Iterable[Result]) -> list[Row]:
+def rows(group: str, results: Iterable[RaceResult]) -> list[Row]:
     """The rows of one heat, in the order of its sides."""
     raced = list(results)
     copies = {r.case.threads: r for r in raced if r.peer == "copy" and r.seconds and not r.note}
     return [_row(group, result, copies.get(result.case.threads)) for result in raced]
 
 
-def _row(group: str, result: Result, copy: Result | None) -> Row:
+def _row(group: str, result: RaceResult, copy: RaceResult | None) -> Row:
     row = {"group": group, "peer": result.peer, **asdict(result.case)}
     if result.note:
         return row | {"note": result.note}
@@ -94,7 +94,7 @@ def duration(seconds: float) -> str:
     return f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f} {unit}"
 
 
-def _bytes(result: Result) -> int:
+def _bytes(result: RaceResult) -> int:
     if result.peer == "copy":  # whatever the job
         return replace(result.case, job="cross_entropy", target="index").floor_bytes
     return result.case.floor_bytes

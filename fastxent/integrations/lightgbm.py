@@ -225,7 +225,7 @@ def _metrics(
             known = (_LOGLOSS[1], _LOGLOSS[3], *_ERROR[1:], *_OF_ORDER)
             raise errors.metric_needs_probabilities(name, ", ".join(known))
     functions = list(dict.fromkeys(functions)) + [
-        classifiers.of_probabilities(m) for m in several if callable(m)
+        classifiers.make_margin_metric(m) for m in several if callable(m)
     ]
     return list(dict.fromkeys(by_lightgbm)), functions
 

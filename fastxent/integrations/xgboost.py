@@ -145,7 +145,7 @@ def _metric(requested: Any, name: str) -> dict[str, Any]:
     if requested is None or isinstance(requested, str):
         return {}
     several = [requested] if callable(requested) else list(requested)
-    metrics = [classifiers.of_probabilities(m) if callable(m) else m for m in several]
+    metrics = [classifiers.make_margin_metric(m) if callable(m) else m for m in several]
     changed: dict[str, Any] = {"eval_metric": metrics[0] if len(metrics) == 1 else metrics}
     for function in filter(callable, several):
         of_function = getattr(function, "__name__", None)

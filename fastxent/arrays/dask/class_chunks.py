@@ -63,7 +63,7 @@ class Transform(NamedTuple):
         return -2 * self.logit_scale / self.softcap * tau * self.slope(x)
 
 
-class Loss(NamedTuple):
+class RowLoss(NamedTuple):
     """The options of a loss that are needed for a chunk."""
 
     compute: Any  # the type of the computation
@@ -83,7 +83,7 @@ def times(c: Any, v: Any) -> Any:
 # --- the first pass -----------------------------------------------------------------------------
 
 
-def chunk_statistics(loss: Loss, x: Any, target: Any, w: Any, classes: Any) -> Any:
+def chunk_statistics(loss: RowLoss, x: Any, target: Any, w: Any, classes: Any) -> Any:
     """Compute the statistics (…, n) of a chunk x (…, c) of these class indices.
 
     `target` is labels (…), class probabilities (…, c), or None; `w` is (c,) or None.
@@ -117,8 +117,8 @@ def chunk_statistics(loss: Loss, x: Any, target: Any, w: Any, classes: Any) -> A
         f_all = f_all + smoothing * n * uniform.astype(np.float64)
         a_all = a_all + smoothing * (n if w is None else w.sum(dtype=np.float64))
     if dead.any():
-        some = None if target.ndim < x.ndim else target[dead]
-        a = coefficients(loss, some, w, (int(dead.sum()), x.shape[-1]))
+        dead_target = None if target.ndim < x.ndim else target[dead]
+        a = coefficients(loss, dead_target, w, (int(dead.sum()), x.shape[-1]))
         f_all[dead] = times(a, np.inf).sum(-1)
     return np.stack([*statistics, f_all, a_all], -1)
 
@@ -131,7 +131,7 @@ def _local(target: Any, x: Any, classes: Any) -> tuple[Any, Any]:
     return here, np.where(here, target, classes[0]).astype(np.int64) - classes[0]
 
 
-def coefficients(loss: Loss, target: Any, w: Any, shape: tuple[int, ...]) -> Any:
+def coefficients(loss: RowLoss, target: Any, w: Any, shape: tuple[int, ...]) -> Any:
     """The coefficients a (…, c) of class probabilities, or of smoothing alone, for a chunk."""
     a = np.full(shape, loss.label_smoothing / loss.n_classes)
     if target is not None:
@@ -188,7 +188,9 @@ def softmax_rows(transform: Transform, whole: Any) -> tuple[Any, Any, Any]:
     return largest, log_s, np.where(finite, z + log_s, z)
 
 
-def row_terms(loss: Loss, whole: Any, target: Any, u: Any, w_label: Any, divisor: Any) -> RowTerms:
+def row_terms(
+    loss: RowLoss, whole: Any, target: Any, u: Any, w_label: Any, divisor: Any
+) -> RowTerms:
     """Compute terms of rows from merged statistics (…, n) and labels (…) or None.
 
     `w_label` are the class weights of the labels.
@@ -225,7 +227,7 @@ def row_terms(loss: Loss, whole: Any, target: Any, u: Any, w_label: Any, divisor
 # --- the second pass ----------------------------------------------------------------------------
 
 
-def probabilities(loss: Loss, x: Any, statistics: Any, largest: Any, log_s: Any) -> Any:
+def probabilities(loss: RowLoss, x: Any, statistics: Any, largest: Any, log_s: Any) -> Any:
     """Compute a chunk of softmax (…, c) from the statistics of the chunk and of the rows."""
     if is_half(x.dtype):
         x = x.astype(loss.compute)  # so that p is rounded once, at the end
@@ -241,7 +243,7 @@ def probabilities(loss: Loss, x: Any, statistics: Any, largest: Any, log_s: Any)
 
 
 def gradient_by_z(
-    loss: Loss, p: Any, r: RowTerms, whole: Any, target: Any, w: Any, classes: Any
+    loss: RowLoss, p: Any, r: RowTerms, whole: Any, target: Any, w: Any, classes: Any
 ) -> Any:
     """Compute a chunk of the gradient (…, c) by the logits after scale and softcap."""
     prob_coef, is_index = r.prob_coef, target.ndim < p.ndim
@@ -269,7 +271,7 @@ def gradient_by_z(
     return grad
 
 
-def gradient(loss: Loss, x: Any, r: RowTerms, by_z: Any) -> Any:
+def gradient(loss: RowLoss, x: Any, r: RowTerms, by_z: Any) -> Any:
     """Compute a chunk of the gradient (…, c) by the logits."""
     grad = by_z
     if loss.transform != Transform():
@@ -290,7 +292,7 @@ def _largest_here(whole: Any, classes: Any) -> tuple[Any, Any]:
 
 
 def hessian(
-    loss: Loss, x: Any, p: Any, r: RowTerms, whole: Any, by_z: Any, classes: Any
+    loss: RowLoss, x: Any, p: Any, r: RowTerms, whole: Any, by_z: Any, classes: Any
 ) -> Any:  # fmt: skip
     """Compute a chunk of the Hessian's diagonal (…, c); `by_z` is needed for a softcap only."""
     one_minus_p = 1 - p.astype(np.float64)

@@ -11,8 +11,8 @@ import numpy as np
 
 from fastxent.arrays.dask import blocks, class_chunks, labels, rows
 from fastxent.arrays.dask.blocks import CLASSES, Layout, only
-from fastxent.arrays.dask.class_chunks import KINDS, Loss, Transform
-from fastxent.arrays.dask.request import Request
+from fastxent.arrays.dask.class_chunks import KINDS, RowLoss, Transform
+from fastxent.arrays.dask.request import DaskRequest
 from fastxent.functions import CROSS_ENTROPY, LOG_SOFTMAX, LOGSUMEXP, SOFTMAX, Function
 from fastxent.results import Extent
 
@@ -24,11 +24,11 @@ _SPLIT = 8
 # The functions, options and results that are supported for several chunks of classes. For others,
 # the classes are rechunked into one chunk.
 _FUNCTIONS = {SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, CROSS_ENTROPY}
-_OPTIONS = {*Loss._fields, *Transform._fields}
+_OPTIONS = {*RowLoss._fields, *Transform._fields}
 _RESULTS = {"loss", "grad", "probs", "lse", "hess", "argmax"}
 
 
-def merges(call: Request) -> bool:
+def merges(call: DaskRequest) -> bool:
     """Whether the chunks of a row can be merged for this call."""
     function, options = call.function, call.options
     defaults = function.defaults()
@@ -40,10 +40,10 @@ def merges(call: Request) -> bool:
     )
 
 
-def softmax(call: Request) -> list[Any]:
+def softmax(call: DaskRequest) -> list[Any]:
     """Compute softmax, log_softmax or logsumexp."""
     dtype = call.like[0].dtype
-    loss = Loss(_compute(dtype), Transform(), call.n_classes)
+    loss = RowLoss(_compute(dtype), Transform(), call.n_classes)
     own, whole = _statistics(call, loss, None, None)
     index, row = call.whole, call.rows
     if call.function.result("out").extent is Extent.PER_ROW:
@@ -56,12 +56,12 @@ def softmax(call: Request) -> list[Any]:
     return [blocks.single(task, Layout(index, dtype), operands)]
 
 
-def cross_entropy(call: Request) -> list[Any]:
+def cross_entropy(call: DaskRequest) -> list[Any]:
     """Compute the loss and the other requested results."""
     options, index, row, function = call.options, call.whole, call.rows, call.function
     transform = Transform(float(options.get("logit_scale", 1.0)), options.get("softcap"))
     divisor = labels.divisor(call)
-    loss = Loss(
+    loss = RowLoss(
         _compute(call.like[0].dtype), transform, call.n_classes,
         float(options.get("label_smoothing", 0.0)), float(options.get("z_loss", 0.0)),
         call.ignore_index, call.is_mean,
@@ -102,7 +102,7 @@ def _compute(dtype: Any) -> Any:
 # --- the first pass -----------------------------------------------------------------------------
 
 
-def _statistics(call: Request, loss: Loss, target: Any, w: Any) -> tuple[Any, Any]:
+def _statistics(call: DaskRequest, loss: RowLoss, target: Any, w: Any) -> tuple[Any, Any]:
     """The statistics of each chunk, with length 1 along the class axis, and those of rows."""
     index, axis = call.whole, call.axis
     numbers = da.arange(call.n_classes, chunks=(call.x.chunks[axis],))
@@ -126,7 +126,7 @@ def _last(array: Any, axis: int) -> Any:
 
 
 @np.errstate(all="ignore")
-def _chunk_statistics(loss: Loss, axis: int, x: Any, target: Any, w: Any, classes: Any) -> Any:
+def _chunk_statistics(loss: RowLoss, axis: int, x: Any, target: Any, w: Any, classes: Any) -> Any:
     if target is not None and target.ndim == x.ndim:
         target = _last(target, axis)
     w = None if w is None else only(w)[classes[0] : classes[-1] + 1]
@@ -154,14 +154,14 @@ def _lse(whole: Any, *, dtype: Any) -> Any:
     return class_chunks.softmax_rows(Transform(), only(whole))[2].astype(dtype)
 
 
-def _rows(loss: Loss, whole: Any, y: Any, u: Any, w: Any, divisor: Any) -> Any:
+def _rows(loss: RowLoss, whole: Any, y: Any, u: Any, w: Any, divisor: Any) -> Any:
     w_label = None if y is None else labels.weights_of(y, w, loss.n_classes)
     return class_chunks.row_terms(loss, whole, y, u, w_label, divisor)
 
 
 @np.errstate(all="ignore")
 def _by_row(
-    loss: Loss, reduction: str, requested: list[tuple[str, Any]],
+    loss: RowLoss, reduction: str, requested: list[tuple[str, Any]],
     whole: Any, y: Any, u: Any, w: Any, divisor: Any,
 ) -> tuple[Any, ...]:  # fmt: skip
     whole = only(whole)
@@ -182,14 +182,14 @@ def _by_row(
 
 @np.errstate(all="ignore")
 def _same_shape(
-    function: Function, loss: Loss, dtype: Any, axis: int, x: Any, own: Any, whole: Any
+    function: Function, loss: RowLoss, dtype: Any, axis: int, x: Any, own: Any, whole: Any
 ) -> Any:  # fmt: skip
     x, own = _last(x, axis), only(own).squeeze(axis)
     largest, log_s, _ = class_chunks.softmax_rows(loss.transform, only(whole))
     return _back(_MAPS[function](loss, x, own, largest, log_s), axis, dtype)
 
 
-def _log_softmax(loss: Loss, x: Any, own: Any, largest: Any, log_s: Any) -> Any:
+def _log_softmax(loss: RowLoss, x: Any, own: Any, largest: Any, log_s: Any) -> Any:
     result = np.subtract(x, largest[..., None], dtype=loss.compute, casting="unsafe")
     result -= log_s[..., None].astype(loss.compute)
     return result
@@ -204,7 +204,7 @@ def _back(result: Any, axis: int, dtype: Any) -> Any:
 
 @np.errstate(all="ignore")
 def _by_class(
-    loss: Loss, requested: list[tuple[str, Any]], axis: int, x: Any, own: Any, classes: Any,
+    loss: RowLoss, requested: list[tuple[str, Any]], axis: int, x: Any, own: Any, classes: Any,
     soft: Any, whole: Any, y: Any, u: Any, w: Any, divisor: Any,
 ) -> tuple[Any, ...]:  # fmt: skip
     x, own, whole, w = _last(x, axis), only(own).squeeze(axis), only(whole), only(w)

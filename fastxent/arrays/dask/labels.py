@@ -10,10 +10,10 @@ import numpy as np
 from fastxent import errors
 from fastxent.arrays.dask import blocks
 from fastxent.arrays.dask.blocks import CLASSES, Layout, only
-from fastxent.arrays.dask.request import Request
+from fastxent.arrays.dask.request import DaskRequest
 
 
-def divisor(call: Request) -> Any:
+def divisor(call: DaskRequest) -> Any:
     """The 0-d array that every block depends on, or None.
 
     It is the divisor of a mean. Computing it raises the error for a bad label, or for integers that
@@ -42,7 +42,7 @@ def divisor(call: Request) -> Any:
     return _after(checked, blocks.total(parts, np.float64, tuple(range(parts.ndim))))
 
 
-def checked_elements(call: Request) -> Any:
+def checked_elements(call: DaskRequest) -> Any:
     """The target of a binary loss, whose blocks depend on the check of all its integers."""
     target = call.arrays["target"]
     if not _is_integer(target):
@@ -91,7 +91,7 @@ def weights_of(labels: Any, w: Any, n_classes: int) -> Any:
 # --- the check -------------------------------------------------------------------
 
 
-def _checked(call: Request) -> Any:
+def _checked(call: DaskRequest) -> Any:
     """Σ active·u of labels; computing it raises the error for the first bad label."""
     target, u = call.arrays["target"], call.arrays.get("sample_weight")
     if call.is_index:

@@ -8,14 +8,14 @@ import numpy as np
 
 from fastxent.arrays.dask import blocks, classes, rows
 from fastxent.arrays.dask.blocks import CLASSES, Layout, only
-from fastxent.arrays.dask.request import Request
+from fastxent.arrays.dask.request import DaskRequest
 from fastxent.functions import CROSS_ENTROPY, Arguments, Function
 from fastxent.records import LinearGrad
 
 _FEATURES = -2  # an index of an axis that x does not have, like CLASSES
 
 
-def results(call: Request) -> list[Any]:
+def results(call: DaskRequest) -> list[Any]:
     """Compute the requested results: loss, gradient and others, or a Hessian-vector product."""
     by_classes = call.arrays["linear_weight"].numblocks[0] > 1 and call.function.is_loss
     if by_classes and classes.merges(call._replace(function=CROSS_ENTROPY)):
@@ -23,7 +23,7 @@ def results(call: Request) -> list[Any]:
     return _by_rows(call)
 
 
-def _by_rows(call: Request) -> list[Any]:
+def _by_rows(call: DaskRequest) -> list[Any]:
     """Call the function for each block of rows; sum derivatives by the weights in a tree."""
     x = call.x.rechunk({call.axis: -1})
     matrix, bias = call.arrays["linear_weight"].rechunk(-1), call.arrays.get("linear_bias")
@@ -97,7 +97,7 @@ def _block(
     return tuple(flat)
 
 
-def _by_classes(call: Request) -> list[Any]:
+def _by_classes(call: DaskRequest) -> list[Any]:
     """Compute the logits chunked along classes, and their loss."""
     arrays, dtype = call.arrays, call.like[0].dtype
     matrix, bias = arrays["linear_weight"].astype(dtype), arrays.get("linear_bias")

@@ -18,7 +18,7 @@ from fastxent.functions import Arguments, Function, Kind, Role
 from fastxent.records import LinearGrad
 
 
-class Request(NamedTuple):
+class DaskRequest(NamedTuple):
     """A checked call of a function on an array x.
 
     `arrays` are the other arrays, as Dask arrays: arrays per row are chunked as x, arrays per class
@@ -84,7 +84,7 @@ class Request(NamedTuple):
         index = self.options.get("ignore_index", -100)
         return None if index is None or not self.is_index else operator.index(index)
 
-    def batched(self) -> "Request":
+    def batched(self) -> "DaskRequest":
         """Add a batch axis of length 1 if x has none."""
         if self.x.ndim > 1:
             return self
@@ -92,7 +92,7 @@ class Request(NamedTuple):
         arrays = self.arrays | {name: _with_batch(self.arrays.get(name)) for name in per_row}
         return self._replace(x=self.x[None], axis=1, arrays=arrays, unbatched=True)
 
-    def in_one_chunk(self) -> "Request":
+    def in_one_chunk(self) -> "DaskRequest":
         """Rechunk so that the classes are in one chunk."""
         arrays = dict(self.arrays)
         for name in self.function.with_role(Role.TARGET, Role.VECTOR):
@@ -122,7 +122,7 @@ def _with_batch(value: Any) -> Any:
 # --- reading --------------------------------------------------------------------------------
 
 
-def read(function: Function, arguments: Arguments) -> Request:
+def read(function: Function, arguments: Arguments) -> DaskRequest:
     """Read and check a call."""
     first = function.first
     for name in function.with_role(Role.BUFFER):
@@ -148,7 +148,7 @@ def read(function: Function, arguments: Arguments) -> Request:
         x = _without_empty(x, axis)
     lazy = {name: _lazy(function, name, value, x, axis) for name, value in arrays.items()}
     is_index = "target" in arrays and arrays["target"].ndim < x.ndim
-    return Request(function, x, axis, is_index, lazy, options, like)
+    return DaskRequest(function, x, axis, is_index, lazy, options, like)
 
 
 def _array(function: Function, name: str, value: Any) -> Any:

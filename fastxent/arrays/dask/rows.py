@@ -12,12 +12,12 @@ import numpy as np
 
 from fastxent.arrays.dask import blocks, labels
 from fastxent.arrays.dask.blocks import CLASSES, Layout, only
-from fastxent.arrays.dask.request import Request
+from fastxent.arrays.dask.request import DaskRequest
 from fastxent.functions import Arguments, Function, Kind
 from fastxent.results import Extent
 
 
-def results(call: Request) -> list[Any]:
+def results(call: DaskRequest) -> list[Any]:
     """Compute the function's results, chunked by rows."""
     call = call.in_one_chunk()
     rows, whole = call.rows, call.whole
@@ -32,7 +32,7 @@ def results(call: Request) -> list[Any]:
     return reduced_losses(call, task, operands, layouts)
 
 
-def _map(call: Request) -> list[Any]:
+def _map(call: DaskRequest) -> list[Any]:
     """Compute softmax, log_softmax, logsumexp, or entropy and its gradient."""
     function, whole = call.function, call.whole
     layout = Layout(whole, call.like[0].dtype)
@@ -56,14 +56,14 @@ def _mapped(x: Any, *, function: Function, arguments: Arguments) -> Any:
 # --- losses -------------------------------------------------------------------------------------
 
 
-def loss_layout(call: Request) -> Layout:
+def loss_layout(call: DaskRequest) -> Layout:
     """The layout of the loss of blocks: one number per row, or one per block."""
     if call.reduction == "none":
         return Layout(call.rows, call.like[0].dtype)
     return Layout(call.rows, np.float64, single=call.rows)
 
 
-def reduced_losses(call: Request, task: Any, operands: Any, layouts: list[Layout]) -> list[Any]:
+def reduced_losses(call: DaskRequest, task: Any, operands: Any, layouts: list[Layout]) -> list[Any]:
     """The arrays of a task; the first result of a loss is reduced over the blocks."""
     if not call.function.is_loss:
         return blocks.several(task, call.whole, operands, layouts)
@@ -72,20 +72,20 @@ def reduced_losses(call: Request, task: Any, operands: Any, layouts: list[Layout
     return [reduced(call, loss), *others]
 
 
-def reduced(call: Request, loss: Any) -> Any:
+def reduced(call: DaskRequest, loss: Any) -> Any:
     """Reduce the losses of the blocks."""
     if call.reduction == "none":
         return loss
     return blocks.total(loss, call.like[0].dtype, tuple(range(loss.ndim)))
 
 
-def options(call: Request) -> Arguments:
+def options(call: DaskRequest) -> Arguments:
     """The options for a block; labels are checked before the blocks are computed."""
     own = call.options | {"check_target": False}
     return own | {"axis": call.axis} if "axis" in call.function.parameters else own
 
 
-def target_operands(call: Request) -> list[Any]:
+def target_operands(call: DaskRequest) -> list[Any]:
     """Target, weights and divisor, each with its index; None for missing arrays."""
     rows, arrays = call.rows, call.arrays
     linear = call.function.kind is Kind.LINEAR
@@ -145,7 +145,7 @@ def _divided(u: Any, divisor: Any) -> Any:
 # --- elements -----------------------------------------------------------------------------------
 
 
-def elements(call: Request) -> list[Any]:
+def elements(call: DaskRequest) -> list[Any]:
     """Compute a binary loss or product; a mean is a sum with weights divided by the size."""
     own, whole, size = dict(call.options), call.whole, call.x.size
     w = call.arrays.get("weight")

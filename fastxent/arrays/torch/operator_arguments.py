@@ -111,7 +111,7 @@ class OperatorArguments:
                 arguments[name] = self.parts(name, value, first)
             elif tuple in types:
                 names = value.split(",") if isinstance(value, str) else value
-                arguments[name] = ",".join(options.some_of(names, name, self.inputs))
+                arguments[name] = ",".join(options.checked_names(names, name, self.inputs))
             elif type(value) not in types:
                 others, convert = _STANDS_FOR[types[0]]
                 if not isinstance(value, others) or isinstance(value, np.timedelta64):

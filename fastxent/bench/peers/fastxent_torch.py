@@ -6,8 +6,8 @@ from typing import Any
 import fastxent as fx
 from fastxent.bench.peers.torch import (
     frozen_head,
-    gradient_of_each,
     loss_in_graph,
+    make_per_sample_gradient,
     product,
     with_options,
 )
@@ -33,7 +33,7 @@ def hvp(logits: Any, target: Any, vector: Any) -> Call:
 
 def per_sample(logits: Any, target: Any) -> Call:
     """The gradient of each row's loss."""
-    return gradient_of_each(fx.cross_entropy, logits, target)
+    return make_per_sample_gradient(fx.cross_entropy, logits, target)
 
 
 def frozen(x: Any, weight: Any, target: Any) -> Call:

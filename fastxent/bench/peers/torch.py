@@ -155,7 +155,7 @@ def product(function: Callable[..., Any], logits: Any, target: Any, vector: Any)
     return lambda: torch.autograd.functional.hvp(lambda x: function(x, labels), x, v)[1]
 
 
-def gradient_of_each(function: Callable[..., Any], logits: Any, target: Any) -> Call:
+def make_per_sample_gradient(function: Callable[..., Any], logits: Any, target: Any) -> Call:
     """The gradient of each row's loss, by torch.func."""
     x, labels = tensor(logits), tensor(target)
     gradients = torch.func.vmap(torch.func.grad(function))
@@ -169,7 +169,7 @@ def hvp(logits: Any, target: Any, vector: Any) -> Call:
 
 def per_sample(logits: Any, target: Any) -> Call:
     """The gradient of each row's loss."""
-    return gradient_of_each(F.cross_entropy, logits, target)
+    return make_per_sample_gradient(F.cross_entropy, logits, target)
 
 
 def entropy(logits: Any) -> Call:

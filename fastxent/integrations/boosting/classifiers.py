@@ -44,7 +44,7 @@ def probabilities(margins: Array) -> Array:
     return probs
 
 
-def of_probabilities(metric: Any) -> Any:
+def make_margin_metric(metric: Any) -> Any:
     """Convert a metric of probabilities to one of margins; fastxent's metrics are returned as is.
 
     With a custom objective the libraries pass margins to a metric, but a metric written for the
