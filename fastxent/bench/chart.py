@@ -14,7 +14,7 @@ _MEANINGS = {
     FASTER: "faster than fastxent",
 }  # fmt: skip
 WIDTH, DPI = 6.4, 130  # inches, 832 pixels: 11 points are 8.6 pixels of the 360 on a phone
-NARROW = 5.2  # of a single column, whose text is larger on a phone
+COLUMN_WIDTH = 5.2  # of a single column, whose text is larger on a phone
 FONT = {"font.size": 11}
 _MARGIN = 1.35  # of the longest bar, for the time beside it
 
@@ -45,7 +45,7 @@ def bars(panels: Sequence[Panel], columns: int = 2) -> Any:
     lines = [panels[k : k + columns] for k in range(0, len(panels), columns)]
     names = [list(dict.fromkeys(name for p in line for name in p.seconds)) for line in lines]
     heights = [0.7 + 0.27 * len(shown) for shown in names]
-    width = WIDTH if columns > 1 else NARROW
+    width = WIDTH if columns > 1 else COLUMN_WIDTH
     with matplotlib.rc_context(FONT):
         figure = Figure((width, sum(heights) + 0.9), layout="constrained")
         axes = figure.subplots(
