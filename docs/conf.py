@@ -58,7 +58,7 @@ html_favicon = "static/favicon.svg"
 html_css_files = ["site.css"]
 _mathjax = find_spec("sphinx-mathjax-offline")  # not importable: its name has hyphens
 if _mathjax is None or _mathjax.origin is None:
-    raise RuntimeError("sphinx-mathjax-offline is not installed: pip install -e '.[docs]'")
+    raise RuntimeError("sphinx-mathjax-offline is not installed: pip install -e . --group docs")
 html_static_path = [
     "static/site.css",
     str(Path(_mathjax.origin).parent / "static" / "mathjax" / "tex-svg.js"),

@@ -148,9 +148,9 @@ def cross_entropy(
     """
     if (
         weight is None and sample_weight is None and softcap is None and normalizer is None
-        and probs_out is None and (return_grad is False or return_grad is True)
+        and probs_out is None and check_target is True and type(return_grad) is type(check_target)
         and return_probs is return_lse is return_hess is return_argmax is return_entropy is False
-        and check_target is True and type(axis) is int and (axis == -1 or axis == 1)
+        and type(axis) is int and (axis == -1 or axis == 1)
         and type(label_smoothing) is type(z_loss) is type(logit_scale) is float
         and label_smoothing == z_loss == 0.0 and logit_scale == 1.0
         and type(reduction) is str and (reduction == "mean" or reduction == "sum")
@@ -257,7 +257,7 @@ def categorical_cross_entropy(
     """
     if (
         weight is None and sample_weight is None and eps is None
-        and (return_grad is False or return_grad is True) and check_target is True
+        and check_target is True and type(return_grad) is type(check_target)
         and type(axis) is int and (axis == -1 or axis == 1)
         and type(reduction) is str and (reduction == "mean" or reduction == "sum")
     ):  # fmt: skip

@@ -216,7 +216,7 @@ def normalizer(value: Any, reduction: str) -> Any:
         return None
     if reduction != "mean":
         raise errors.normalizer_without_mean(reduction)
-    if isinstance(value, numbers.Real) and not isinstance(value, options.NOT_NUMBERS):
+    if not isinstance(value, options.NOT_NUMBERS) and isinstance(value, numbers.Real):
         return options.to_float(value, "normalizer")
     divisor = foreign.array(value, "normalizer", number=True)
     if divisor.ndim:

@@ -201,7 +201,7 @@ def flags(names: Iterable[str], arguments: dict[str, Any]) -> None:
         value = arguments[name]
         if value is True or value is False:
             continue
-        if not isinstance(value, _FLAGS) or isinstance(value, np.timedelta64):
+        if isinstance(value, np.timedelta64) or not isinstance(value, _FLAGS):
             raise errors.wrong_type(name, "True or False", value)
 
 

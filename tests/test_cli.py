@@ -14,7 +14,7 @@ import pytest
 
 import fastxent as fx
 from fastxent import cli
-from fastxent.cli import demo
+from fastxent.cli import demo, info
 from fastxent.cli.demo import data, fits, pipeline, presentation, timing
 
 
@@ -169,6 +169,32 @@ def test_a_reader_that_leaves_is_no_traceback(sklearn):
             shell=True, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert done.stderr == "", command
+
+
+@pytest.mark.parametrize(
+    ("platform", "problem", "raised"),
+    [
+        ("linux", BrokenPipeError(errno.EPIPE, "Broken pipe"), False),
+        ("win32", OSError(errno.EINVAL, "Invalid argument"), False),
+        ("win32", OSError(errno.EINVAL, "Invalid argument", "a?b"), True),  # a file's name
+        ("linux", OSError(errno.EINVAL, "Invalid argument"), True),
+    ],
+)
+def test_broken_pipes_of_each_platform(monkeypatch, tmp_path, platform, problem, raised):
+    """On Windows, a write to a broken pipe is an invalid argument."""
+
+    def fail(args):
+        raise problem
+
+    monkeypatch.setattr(cli.sys, "platform", platform)
+    monkeypatch.setattr(info, "run", fail)
+    with open(tmp_path / "stdout", "w") as stdout:
+        monkeypatch.setattr(cli.sys, "stdout", stdout)
+        if raised:
+            with pytest.raises(OSError, match="Invalid argument"):
+                cli.main(["info"])
+        else:
+            assert cli.main(["info"]) == 1
 
 
 def test_missing_scikit_learn(monkeypatch):

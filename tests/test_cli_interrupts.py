@@ -1,6 +1,8 @@
 """Ctrl-C: one line and status 130 wherever it comes, and nothing that goes on without a user."""
 
+import contextlib
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import time
 
 import pytest
 
+from fastxent.bench import worker
 from fastxent.cli import interrupts
 
 pytest.importorskip("pty", reason="there are no such terminals here")
@@ -38,6 +41,18 @@ def test_workers_end_with_bench(rich):
         time.sleep(1.5)  # a worker is being started, or at work
         terminal.press("\x03")
         assert_interrupted(terminal)
+
+
+def test_a_worker_ignores_ctrl_c_without_inheriting_that(monkeypatch):
+    """As on Windows, where a child does not inherit ignored signals."""
+    monkeypatch.setattr(worker, "_interrupts_ignored", contextlib.nullcontext)
+    child = worker.Worker("copy", 1)
+    try:
+        versions = child.versions()
+        os.kill(child._process.pid, signal.SIGINT)
+        assert child.versions() == versions
+    finally:
+        child.close()
 
 
 def test_while_kernels_compile(tmp_path):

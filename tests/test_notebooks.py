@@ -7,8 +7,8 @@ import pytest
 PLACE = Path(__file__).parent.parent / "docs" / "notebooks"
 NOTEBOOKS = sorted(PLACE.glob("*.ipynb"))
 
-nbformat = pytest.importorskip("nbformat", reason="pip install -e '.[docs]'")
-nbclient = pytest.importorskip("nbclient", reason="pip install -e '.[docs]'")
+nbformat = pytest.importorskip("nbformat", reason="pip install -e . --group docs")
+nbclient = pytest.importorskip("nbclient", reason="pip install -e . --group docs")
 
 
 def cells(path):

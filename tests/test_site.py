@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 WANTED = ["sphinx", "furo", "myst_nb", "sphinx-mathjax-offline"]
 
 pytestmark = pytest.mark.skipif(
-    any(find_spec(name) is None for name in WANTED), reason="pip install -e '.[docs]'"
+    any(find_spec(name) is None for name in WANTED), reason="pip install -e . --group docs"
 )
 
 

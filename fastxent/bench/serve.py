@@ -1,6 +1,7 @@
 """The child process of a benchmark: runs one peer and answers the parent's requests."""
 
 import importlib
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ _LARGE = 1 << 26  # bytes of an array from which memory is measured
 
 class PeerFailed(Exception):
     """Raised if a peer cannot handle a request; the message is the reason."""
+
+
+def serve_in_child(pipe: Any, peer: str, threads: int) -> None:
+    """Answer requests in a process of its own, which ignores Ctrl-C: the parent ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Windows does not pass this on to children
+    serve(pipe, peer, threads)
 
 
 def serve(pipe: Any, peer: str, threads: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastxent.bench.cases import Case
-from fastxent.bench.serve import PeerFailed, serve
+from fastxent.bench.serve import PeerFailed, serve_in_child
 
 # Variables from which libraries read their number of threads at import.
 _THREADS = [
@@ -25,7 +25,8 @@ class Worker:
     def __init__(self, peer: str, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, peer, threads), daemon=True)
+        arguments = theirs, peer, threads
+        self._process = context.Process(target=serve_in_child, args=arguments, daemon=True)
         with _environment(threads), _interrupts_ignored():
             self._process.start()
         theirs.close()
@@ -86,7 +87,10 @@ def _environment(threads: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """A context in which child processes ignore Ctrl-C; the parent terminates them."""
+    """A context in which child processes start ignoring Ctrl-C; the parent terminates them.
+
+    On Windows, they ignore it only from `serve_in_child` on.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -66,15 +66,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         print(f"fastxent: not enough memory: {str(error) or 'none is left'}", file=sys.stderr)
         return 1
-    except BrokenPipeError:
-        # The reader has closed the pipe, so Python must not flush stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except OSError as error:
+        if _is_broken_pipe(error):
+            # The reader has closed the pipe; Python must not flush stdout at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
         if error.errno not in _NO_ROOM:
             raise
         print(f"fastxent: {error.strerror}", file=sys.stderr)
         return 1
+
+
+def _is_broken_pipe(error: OSError) -> bool:
+    """Whether the reader of stdout is gone; Windows reports this as an invalid argument."""
+    if isinstance(error, BrokenPipeError):
+        return True
+    windows = sys.platform.startswith("win")
+    return windows and error.errno == errno.EINVAL and error.filename is None
 
 
 def _run(argv: Sequence[str] | None) -> int:

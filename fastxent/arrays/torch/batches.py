@@ -99,7 +99,8 @@ class Batch:
         self, call: PackedCall, tensors: list[Any], size: int, shape: tuple[int, ...]
     ) -> None:
         self.call, self.tensors, self.size, self.shape = call, tensors, size, shape
-        self.by_row, self.active = True, None
+        self.by_row = True
+        self.active: torch.Tensor | None = None
 
     def reduced(self, rows: torch.Tensor, is_loss: bool = False) -> torch.Tensor:
         """Reduce losses by row, or their slopes, to one number per call."""

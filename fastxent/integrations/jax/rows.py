@@ -130,7 +130,7 @@ def cross_entropy(
         weight is None and sample_weight is None and softcap is None and normalizer is None
         and type(z_loss) is type(logit_scale) is float and z_loss == 0.0 and logit_scale == 1.0
         and return_probs is return_lse is return_argmax is return_entropy is False
-        and type(check_target) is bool and _has_indices(logits, target)
+        and type(check_target) is type(return_probs) and _has_indices(logits, target)
     ):  # fmt: skip
         return index_losses.cross_entropy(
             logits, target, axis, ignore_index, label_smoothing, reduction, check_target
