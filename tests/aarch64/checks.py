@@ -58,6 +58,7 @@ def main() -> None:
                         case = f"{name}, {dtype.__name__}, {classes} classes, {order}"
                         print(f"{case}: {share} of the bound", file=sys.stderr)
     print(f"{count} checks, {wrong} wrong")
+    sys.exit(wrong > 0)
 
 
 if __name__ == "__main__":
