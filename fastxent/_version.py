@@ -1,3 +1,3 @@
 """The version of the package. It is part of the key of the kernel cache."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
