@@ -53,7 +53,7 @@ def side_by_side(runs: list[Run], group: str) -> str:
             speed = spread(runs, number("gb_per_s", group, **row))
             extra = spread(runs, number("extra_mb", group, **row))
             lines.append(
-                (_name(entry, ours), record.duration(median.median),
+                (_name(entry, ours), record.duration(median.median, "µ"),
                  (against if _is_rival(entry.peer) else times)(
                      spread(runs, ratio(group, row, fields_of(ours)))),
                  f"{speed.median:.1f}" if speed else "–",
@@ -116,7 +116,7 @@ def option_by_option(runs: list[Run]) -> str:
             )
             plain = spread(runs, functools.partial(_over_plain, sides["fastxent"]))
             lines.append(
-                (_variant(heat[0].case), record.duration(time.median), times(plain), *cells)
+                (_variant(heat[0].case), record.duration(time.median, "µ"), times(plain), *cells)
             )
     names = (f"{PEERS[peer].name} / {PEERS[base].name}" for peer, base in RATIOS)
     return table(("32 × 10 float32", "fastxent", "× plain", *names), lines)

@@ -90,9 +90,9 @@ def programs(runs: list[Run]) -> str:
             if ours and own:
                 lines.append(
                     (f"{name}, {JOBS[case['job']]}", shape(case),
-                     record.duration(ours.median), record.duration(own.median),
+                     record.duration(ours.median, "µ"), record.duration(own.median, "µ"),
                      against(spread(runs, ratio("programs", sides[1], sides[0]))),
-                     record.duration(plain.median) if plain else "–")
+                     record.duration(plain.median, "µ") if plain else "–")
                 )  # fmt: skip
     header = ("float32", "(N, C)", "fastxent", "its own", "× fastxent", "fastxent on NumPy arrays")
     return table(header, lines)
@@ -132,7 +132,7 @@ def startup(runs: list[Run]) -> str:
         timed = [run["startup"] for run in runs if side in run["startup"]]
         seconds = spread(timed, lambda sides, side=side: sides[side]["median"])
         value = spread(timed, lambda sides, side=side: over_numba(sides, side))
-        lines.append((side, record.duration(seconds.median), times(value)))
+        lines.append((side, record.duration(seconds.median, "µ"), times(value)))
     return table(("in a fresh process", "time", "× import numba"), lines)
 
 

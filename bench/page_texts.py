@@ -131,6 +131,6 @@ python bench/page.py bench/results/*.json
 ```
 
 Run the second command three times, with a new name each, to get ranges. `--groups startup warmup`
-also times the compilation of all kernels. `pytest bench` (`pip install -e . --group dev`) compares the
+also times the compilation of all kernels. `pytest bench` compares the
 implementations that are installed, and stores and compares times of fastxent.
 """

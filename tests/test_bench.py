@@ -448,8 +448,8 @@ def test_an_option_is_compared_with_the_plain_call_of_its_heat(results, monkeypa
         ]
     ]  # fmt: skip
     _, _, plain, option = tables.option_by_option([run]).splitlines()
-    assert plain == "| plain | 5.00 us | 1.00 | 3.00 | – | – | – | – |"
-    assert option == "| weight | 8.00 us | 2.00 | **0.50** | 2.00 | – | 5.00 | **0.50** |"
+    assert plain == "| plain | 5.00 µs | 1.00 | 3.00 | – | – | – | – |"
+    assert option == "| weight | 8.00 µs | 2.00 | **0.50** | 2.00 | – | 5.00 | **0.50** |"
 
 
 def test_start_up_of_runs_with_different_sides(monkeypatch):

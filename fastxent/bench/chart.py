@@ -78,7 +78,7 @@ def _bars(axis: Any, panel: Panel, shown: list[str]) -> None:
     colours = [_colour(name, seconds) for name in seconds]
     axis.barh(heights, list(seconds.values()), color=colours)
     for height, value in zip(heights, seconds.values(), strict=True):
-        axis.text(value, height, f" {duration(value)}", va="center")
+        axis.text(value, height, f" {duration(value, 'µ')}", va="center")
     axis.set_title(panel.title, fontsize="medium", fontweight="bold", loc="left")
     axis.set_xlim(0, _MARGIN * max(seconds.values()))
     axis.set_xticks([])

@@ -87,9 +87,10 @@ def ratio(theirs: Row, ours: Row) -> float:
     return float(statistics.median(their / our for their, our in pairs))
 
 
-def duration(seconds: float) -> str:
-    """A time with three digits and its unit."""
-    unit, scale = ("s", 1) if seconds >= 1 else ("ms", 1e3) if seconds >= 1e-3 else ("us", 1e6)
+def duration(seconds: float, micro: str = "u") -> str:
+    """A time with three digits and its unit; terminals may lack the letter of microseconds."""
+    units = ("s", 1), ("ms", 1e3), (f"{micro}s", 1e6)
+    unit, scale = units[0 if seconds >= 1 else 1 if seconds >= 1e-3 else 2]
     number = seconds * scale
     return f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f} {unit}"
 
