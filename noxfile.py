@@ -2,7 +2,7 @@
 # /// script
 # dependencies = ["nox>=2025.2"]
 # ///
-"""Tasks of developers: `nox -s lint`, `tests`, `docs`, `bench`; `nox` runs the first two."""
+"""Tasks of developers: `nox -s lint`, `tests`, `docs`, `bench`, `aarch64`; `nox` runs two."""
 
 import nox
 
@@ -50,6 +50,13 @@ def bench(session: nox.Session) -> None:
     """Compare speeds: fastxent with other implementations, each installed."""
     install(session, "dev", extras="[bench,peers]")
     session.run("pytest", "bench", *session.posargs)
+
+
+@nox.session(default=False)
+def aarch64(session: nox.Session) -> None:
+    """Run tests on emulated 64-bit ARM CPUs, on x86-64 Debian."""
+    install(session, "test")
+    session.run("python", "tests/aarch64/run.py", *session.posargs)
 
 
 if __name__ == "__main__":
