@@ -124,7 +124,7 @@ def errors_side_by_side(run: dict[str, Any], experiment: str) -> str:
 SUMMARY = {
     "ordinary rows": ("spread", 1),
     "offset of 1e7": ("offset", 1e7),
-    "confident rows: 1 - p = 1e-7": ("confident", 1e-7),
+    "confident rows, label's probability 1 − 1e-7": ("confident", 1e-7),
     "confident rows, binary": ("binary", 1e-7),
 }
 

@@ -10,7 +10,7 @@ from markdown_tables import against, percent, table, times
 from results import Run, number, one_number, ratio, spread, timed
 
 from fastxent.bench import inputs, record
-from fastxent.bench.cases import GROUPS, PLAIN, Case, Entry, Heat
+from fastxent.bench.cases import GROUPS, ITEM_BYTES, PLAIN, Case, Entry, Heat
 from fastxent.bench.peers import PEERS
 
 LAYOUTS = {"rows": "", "channels-first": ", class axis 1", "column-major": ", column-major"}
@@ -26,6 +26,8 @@ def described(case: Case) -> str:
     """Job, shape, type, layout and options of a case."""
     shape = case.shape if case.layout == "channels-first" else (case.rows, case.classes)
     job = JOBS.get(case.job, case.job)
+    if "return_grad" in case.options:
+        job = job.removesuffix(", loss alone")
     head = f"{job} {' × '.join(map(str, shape))} {case.dtype}{LAYOUTS[case.layout]}"
     return ", ".join([head, *options(case)])
 
@@ -57,7 +59,7 @@ def side_by_side(runs: list[Run], group: str) -> str:
                  (against if _is_rival(entry.peer) else times)(
                      spread(runs, ratio(group, row, fields_of(ours)))),
                  f"{speed.median:.1f}" if speed else "–",
-                 percent(spread(runs, number("share_of_copy", group, **row))),
+                 of_copy(runs, group, **row),
                  f"{extra.median:.1f}" if extra else "–")
             )  # fmt: skip
         if lines:
@@ -65,6 +67,44 @@ def side_by_side(runs: list[Run], group: str) -> str:
             header = (head, "time", "× fastxent", "GB/s", "of the copy", "extra MB")
             parts.append(table(header, lines))
     return "\n".join(parts)
+
+
+SMALLEST_COPY = 1_000_000  # bytes: less is copied faster by one thread
+
+
+def of_copy(runs: list[Run], group: str, **fields: Any) -> str:
+    """The speed of a side as a share of a copy's; "–" for arrays too small for two threads."""
+    size = fields["rows"] * fields["classes"] * ITEM_BYTES[fields["dtype"]]
+    if size < SMALLEST_COPY:
+        return "–"
+    return percent(spread(runs, number("share_of_copy", group, **fields)))
+
+
+# Peers that a function of fastxent is used in place of, inside programs of their libraries.
+IN_PLACE_OF = {
+    "fastxent_torch": "torch_module", "fastxent_functional": "torch", "fastxent_jax": "jax",
+}  # fmt: skip
+
+
+def where_slower(runs: list[Run]) -> str:
+    """One line per side of any heat that takes less time than fastxent; "" if there is none."""
+    lines = []
+    for group, heat in heats_of(GROUPS):
+        for entry in filter(lambda entry: _is_rival(entry.peer), heat):
+            ours = _counterpart(entry, heat)
+            value = spread(runs, ratio(group, fields_of(entry), fields_of(ours)))
+            if value and value.median < 1:
+                case = described(entry.case).replace("cross_entropy", "loss and gradient", 1)
+                title = GROUPS[group].title
+                lines.append((title, case, PEERS[entry.peer].name, against(value)))
+    return table(("section", "case", "implementation", "× fastxent"), lines) if lines else ""
+
+
+def _counterpart(entry: Entry, heat: Heat) -> Entry:
+    """The side of fastxent on the same case; in a library's programs the one in its place."""
+    sides = [side for side in heat if side.case == entry.case and side.peer.startswith("fastxent")]
+    in_place = [side for side in sides if IN_PLACE_OF.get(side.peer) == entry.peer]
+    return (in_place or sides)[0]
 
 
 def heats_of(groups: Iterable[str]) -> list[tuple[str, Heat]]:

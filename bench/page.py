@@ -6,8 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import page_texts as texts
-from heat_tables import described, heats_of, line_by_line, option_by_option, side_by_side
-from markdown_tables import against, insert, percent, table, times
+from heat_tables import (
+    IN_PLACE_OF,
+    described,
+    heats_of,
+    line_by_line,
+    of_copy,
+    option_by_option,
+    side_by_side,
+    where_slower,
+)
+from markdown_tables import against, insert, table, times
 from results import Run, Spread, case_of, cases, load_all, number, one_number, ratio, spread
 
 from fastxent.bench import record
@@ -40,14 +49,16 @@ def headline(runs: list[Run], dtype: str) -> str:
             (name for name in BEST_OF if ratios[name]),
             key=lambda name: ratios[name].median, default=None,
         )  # fmt: skip
-        share = spread(runs, number("share_of_copy", "table", peer="fastxent_out", **case))
+        shares = (
+            of_copy(runs, "table", peer=peer, **case) for peer in ("fastxent", "fastxent_out")
+        )
         named = f"{against(ratios[best])} {PEERS[best].name}" if best else "–"
         lines.append(
-            (shape(case), percent(share), against(ratios["numpy_idiom"]),
+            (shape(case), *shares, against(ratios["numpy_idiom"]),
              against(ratios["numpy_tuned"]), named)
         )  # fmt: skip
     header = (
-        dtype, "of the copy's speed (grad_out)", "× NumPy idiom", "× tuned NumPy",
+        dtype, "of the copy's speed", "with grad_out", "× NumPy idiom", "× tuned NumPy",
         "× best of PyTorch, torch.compile, JAX, scikit-learn",
     )  # fmt: skip
     return table(header, lines)
@@ -60,21 +71,27 @@ def swept(runs: list[Run], group: str) -> str:
     lines = []
     for case in cases(runs, group, "rows", "classes"):
         ours = {"peer": "fastxent", **case}
+        time = spread(runs, number("median", group, **ours))
         lines.append(
             (shape(case),
-             percent(spread(runs, number("share_of_copy", group, peer="fastxent_out", **case))),
+             record.duration(time.median, "µ") if time else "–",
+             of_copy(runs, group, peer="fastxent_out", dtype="float32", **case),
              *(against(spread(runs, ratio(group, {"peer": p, **case}, ours))) for p in others))
         )  # fmt: skip
-    header = ("float32", "of the copy (grad_out)", *(f"× {PEERS[peer].name}" for peer in others))
+    header = (
+        "float32",
+        "fastxent",
+        "of the copy (grad_out)",
+        *(f"× {PEERS[peer].name}" for peer in others),
+    )
     return table(header, lines)
 
 
-# Fastxent's functions in other libraries, and in whose place they are.
-PAIRS = {
-    "fastxent_torch": ("torch_module", "torch.nn"),
-    "fastxent_functional": ("torch", "torch.nn.functional"),
-    "fastxent_jax": ("jax", "JAX"),
-}
+# The names of what fastxent's functions in other libraries are used in place of.
+IN_PLACE = {
+    "fastxent_torch": "torch.nn", "fastxent_functional": "torch.nn.functional",
+    "fastxent_jax": "JAX",
+}  # fmt: skip
 JOBS = {
     "forward": "loss, gradient kept", "cross_entropy": "loss and gradient", "loss": "loss alone",
 }  # fmt: skip
@@ -84,8 +101,8 @@ def programs(runs: list[Run]) -> str:
     """Programs of PyTorch and JAX: times of fastxent, of their own loss, and on NumPy arrays."""
     lines = []
     for case in cases(runs, "programs", *SIDES):
-        for mine, (theirs, name) in PAIRS.items():
-            sides = [{"peer": peer, **case} for peer in (mine, theirs, "fastxent")]
+        for mine, name in IN_PLACE.items():
+            sides = [{"peer": peer, **case} for peer in (mine, IN_PLACE_OF[mine], "fastxent")]
             ours, own, plain = (spread(runs, number("median", "programs", **s)) for s in sides)
             if ours and own:
                 lines.append(
@@ -146,15 +163,16 @@ def machine(run: Run) -> str:
     """Date, CPU, system and versions of a run, and its groups if these are not all."""
     cpu = run["cpu"]
     caches = ", ".join(f"{name} {size}" for name, size in cpu["caches"].items())
-    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    versions = (f"{name} {version}" for name, version in run["versions"].items())
     commit = (run["commit"] or "no checkout")[:12] + ", changed" * run["dirty"]
     groups = [*dict.fromkeys(row["group"] for row in run["results"])]
     if run["startup"]:
         groups.append("startup")
     part = "" if len(groups) == len(GROUPS) + 1 else f"; groups {', '.join(groups)}"
+    software = ", ".join([f"Python {run['python']}", *versions])
     return (
         f"- {run['date']}: {cpu['model']}, {cpu['cores']} cores, {' '.join(cpu['vectors'])}, "
-        f"{caches}; {run['os'].partition('-')[0]}; Python {run['python']}, {versions}; "
+        f"{caches}; {run['os'].partition('-')[0]}; {software}; "
         f"fastxent {run['fastxent']} ({commit}){part}"
     )
 
@@ -185,7 +203,7 @@ SECTIONS: dict[str, Callable[[list[Run]], str]] = {
     ),
     "rows": lambda runs: picture("rows", "speed over the number of rows") + swept(runs, "rows"),
     "threads": lambda runs: picture("threads", "speed of two threads over one") + threads(runs),
-    "logits": lambda runs: against_first(runs, "logits", "logits", lambda _: 1),
+    "logits": lambda runs: texts.LOGITS + against_first(runs, "logits", "logits", lambda _: 1),
     "targets": lambda runs: (
         texts.TARGETS
         + against_first(runs, "targets", "target", lambda kind: 1 if kind == "index" else 1.5)
@@ -214,6 +232,8 @@ def page(runs: list[Run]) -> str:
         name: f"## {GROUPS[name].title}\n\n{SECTIONS[name](runs)}"
         for name in GROUPS if name in present
     }  # fmt: skip
+    if text := where_slower(runs):
+        parts.append(f"## Where fastxent is slower\n\n{texts.SLOWER}{text}")
     parts += [text for name, text in sections.items() if name not in OTHER]
     if text := line_by_line(runs, heats_of(OTHER)):
         title = "## Second derivatives, layouts, types and other losses\n\n"

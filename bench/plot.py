@@ -28,8 +28,8 @@ NOT_IN_SINGLE = ("copy", "fastxent_out")
 # Heats beyond the loss of rows in float32: group, and position in the group.
 FEATURES = {
     "Hessian-vector product": ("second", 0), "entropy and gradient": ("second", 2),
-    "loss, class axis 1": ("layouts", 0), "loss, column-major": ("layouts", 1),
-    "loss, bfloat16": ("half", 0), "loss, float16": ("half", 1),
+    "class axis 1": ("layouts", 0), "column-major": ("layouts", 1),
+    "bfloat16": ("half", 0), "float16": ("half", 1),
 }  # fmt: skip
 LINE = 2.4  # height of a panel of lines or columns, in inches
 

@@ -85,7 +85,7 @@ def cross_entropy_hvp(
     >>> fx.cross_entropy_hvp(logits, [0], np.array([[1.0, 0.0, 0.0]])).round(3)
     array([[ 0.225, -0.16 , -0.065]])
     >>> p = fx.softmax(logits[0])
-    >>> (np.diag(p) - np.outer(p, p))[0].round(3)  # the same without a matrix
+    >>> (np.diag(p) - np.outer(p, p))[0].round(3)  # the same, with the matrix
     array([ 0.225, -0.16 , -0.065])
     """
     call = calls.read_rows(CROSS_ENTROPY_HVP, locals())

@@ -19,7 +19,7 @@ _ARRAYS: dict[Job, int] = {
     "categorical": 0, "binary": 3, "binary_probs": 3, "linear": 0, "frozen": 0, "hvp": 3,
     "entropy": 2, "per_sample": 2,
 }  # fmt: skip
-_ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Case:
     def floor_bytes(self) -> int:
         """The least number of bytes to read and write, without O(N) terms."""
         arrays = _ARRAYS[self.job] + (self.target != "index")
-        return arrays * self.size * _ITEM_BYTES[self.dtype]
+        return arrays * self.size * ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,10 @@ GROUPS = {
          + sides(replace(SEGMENTED, layout="rows", image=0), ["fastxent", "fastxent_out"]),
          sides(COLUMNS, ["copy", "fastxent", "fastxent_out", "numpy_idiom", "torch",
                          "torch_compile", "jax"])
-         + sides(replace(COLUMNS, layout="rows"), ["fastxent", "fastxent_out"])),
+         + sides(replace(COLUMNS, layout="rows"), ["fastxent", "fastxent_out"]))
+        + heats([replace(SEGMENTED, rows=2 * 64 * 64, classes=c, image=64) for c in (5, 21)],
+                ["copy", "fastxent", "fastxent_out", "fastxent_functional", "numpy_idiom", "torch",
+                 "torch_compile", "jax"]),
     ),
     "half": Group(
         "Half precision",

@@ -37,7 +37,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]
     Parameters
     ----------
     weight, size_average, ignore_index, reduce, reduction, label_smoothing
-        As for `torch.nn.CrossEntropyLoss`.
+        As for `torch.nn.CrossEntropyLoss`. The input has shape (C,), (N, C) or (N, C, d1, …).
 
     Raises
     ------
