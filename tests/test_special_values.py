@@ -50,6 +50,24 @@ def test_every_row_of_special_values(dtype, layout, options):
                 np.testing.assert_allclose(a, b.astype(a.dtype), rtol=1e-5, atol=1e-7, err_msg=name)
 
 
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.3}, {"z_loss": 0.1}])
+@pytest.mark.parametrize("width", [2, 3, 19, 40, 1000])
+def test_a_subnormal_maximum(dtype, layout, options, width):
+    """A row whose largest logit is subnormal, at any place, under a label and under probabilities.
+
+    Kernels flush subnormal results to zero; the maximum has to stay equal to its element.
+    """
+    logits = np.full((width, width), -1, dtype)
+    np.fill_diagonal(logits, 6 * np.finfo(dtype).smallest_subnormal)
+    labels = np.arange(width) % 3 % width
+    rows = np.eye(width, dtype=dtype)[labels]
+    for target in (labels, rows):
+        got = all_outputs(fx, layout(logits), target, **options)
+        want = all_outputs(reference, logits.astype(np.longdouble), target, **options)
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_allclose(a, b.astype(a.dtype), rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.3}, {"softcap": 2.0},
                                      {"weight": True}, {"z_loss": 0.1}])  # fmt: skip
 def test_every_row_of_special_values_under_probabilities(dtype, layout, options):

@@ -13,7 +13,7 @@ import numpy as np
 from fastxent.cpu.float_mode import flush_subnormals, restore_mode
 from fastxent.cpu.jit import inlined, inlined_by_llvm, never_inlined, subroutine
 from fastxent.cpu.labels import are_int64s, copy_labels, labels_from, read_label
-from fastxent.cpu.lanes import smaller
+from fastxent.cpu.lanes import horizontal_max, smaller
 from fastxent.cpu.memory import (
     either,
     element,
@@ -23,6 +23,7 @@ from fastxent.cpu.memory import (
     is_requested,
     row,
     set_element,
+    splat,
     unless_half,
 )
 from fastxent.cpu.row import (
@@ -425,7 +426,9 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
     needs_lse, needs_argmax = outputs.lse.size > 0, outputs.argmax.size > 0
     every_row = is_requested(probs) or needs_lse or needs_argmax or is_requested(entropy)
     mode, total, lost = flush_subnormals(), 0.0, 0.0
-    ahead, ahead_of, may_look_ahead = -math.inf, -1, not (transforming or is_half(logits))
+    # In the type of the arithmetic: a subnormal maximum converted to float64 would come back as 0.
+    ahead = horizontal_max(splat(row(logits, lo), -math.inf))
+    ahead_of, may_look_ahead = -1, not (transforming or is_half(logits))
     for i in range(lo, hi):
         y, u, counted, value = target_of_row(target, weights.sample_weight, options, n, i)
         if counted or every_row:
