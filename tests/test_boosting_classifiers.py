@@ -341,7 +341,7 @@ LGB_REFUSED = [
     ("cancer", {"linear_trees": True}, "linear_tree must be left out .*boost_from_average=False"),
     ("cancer", {"boosting": "rf"}, "boosting must be left out .*random forest"),
     ("wine", {"num_classes": 4}, "num_class must be left out .*3 classes"),
-    ("wine", {"metric": "kullback_leibler"}, "'kullback_leibler' of raw scores as if"),
+    ("wine", {"metric": "kullback_leibler"}, "metric 'kullback_leibler' from raw scores as if"),
 ]
 
 
