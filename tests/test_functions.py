@@ -85,6 +85,25 @@ def test_results_have_the_shapes_and_types_described(name, dtype, reduction):
         assert array.dtype == types[function.result(result).type], result
 
 
+@each
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_result_is_computed(name, dtype):
+    """All of them at once: a result that a kernel does not write is what its memory held."""
+    function = FUNCTIONS[name]
+    values = arguments(function, dtype)
+    how = {flag: True for flag in function.with_role(Role.REQUEST)}
+    got, want = (call(**values, **how) for call in (function.public, getattr(reference, name)))
+    for one, exact in zip(flat(got), flat(want), strict=True):
+        np.testing.assert_allclose(one, exact, rtol=1e-5, atol=1e-7)
+
+
+def flat(results):
+    """The arrays of nested tuples, in order; None is left out."""
+    if not isinstance(results, tuple):
+        return [] if results is None else [results]
+    return [array for part in results for array in flat(part)]
+
+
 def test_options_and_results_are_fields():
     """Each option has a check, each result a rule, and a function takes no others."""
     for function in FUNCTIONS.values():
