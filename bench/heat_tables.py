@@ -69,11 +69,11 @@ def side_by_side(runs: list[Run], group: str) -> str:
     return "\n".join(parts)
 
 
-SMALLEST_COPY = 1_000_000  # bytes: less is copied faster by one thread
+SMALLEST_COPY = 1_000_000  # bytes: of less, most of the time is the start of a second thread
 
 
 def of_copy(runs: list[Run], group: str, **fields: Any) -> str:
-    """The speed of a side as a share of a copy's; "–" for arrays too small for two threads."""
+    """The speed of a side as a share of a copy's; "–" for small arrays."""
     size = fields["rows"] * fields["classes"] * ITEM_BYTES[fields["dtype"]]
     if size < SMALLEST_COPY:
         return "–"

@@ -29,8 +29,8 @@ tables show the median over the rounds.
 - **copy** is `numpy.copyto` of the logits into an existing buffer, divided among the threads. It
   moves `2·N·C·itemsize` bytes, which a loss with gradient cannot avoid, and computes nothing.
 - **GB/s** is the number of these bytes divided by the time; **of the copy** is the speed as a share
-  of the copy's. It is not given below 1 MB, where one thread copies faster than two
-  ([One thread and two](#one-thread-and-two)). **–** means not measured or not given.
+  of the copy's. It is not given below 1 MB: there most of the copy's time is the start of its second
+  thread ([One thread and two](#one-thread-and-two)). **–** means not measured or not given.
 
 The logits are normal with a standard deviation of 3, the labels random.
 
