@@ -29,8 +29,8 @@ tables show the median over the rounds.
 - **copy** is `numpy.copyto` of the logits into an existing buffer, divided among the threads. It
   moves `2·N·C·itemsize` bytes, which a loss with gradient cannot avoid, and computes nothing.
 - **GB/s** is the number of these bytes divided by the time; **of the copy** is the speed as a share
-  of the copy's. It is not given below 1 MB: there most of the copy's time is the start of its second
-  thread ([One thread and two](#one-thread-and-two)). **–** means not measured or not given.
+  of the copy's. It is not given below 1 MB: there most of the copy's time is the start of its
+  second thread ([One thread and two](#one-thread-and-two)). **–** means not measured or not given.
 
 The logits are normal with a standard deviation of 3, the labels random.
 
@@ -47,9 +47,10 @@ Time of other implementations as a multiple of fastxent's, in the layout and typ
 LOWEST = "Where a ratio varies by more than 1.5 × between runs, the tables give the lowest.\n"
 
 SLOWER = """\
-Every case of this page in which another implementation takes less time. The ratio is the time of
-the other, divided by that of fastxent in the same place: in PyTorch's and JAX's programs, of
-fastxent's function there.
+Every case of this page in which another implementation takes less time. The ratio is its time
+divided by that of fastxent. Where a section also measures fastxent's function for PyTorch or JAX,
+the ratio is to that function, not to the call on NumPy arrays; so it can be lower than in the
+section's table.
 
 """
 

@@ -125,7 +125,7 @@ def cross_entropy(
     -----
     lse - x_y is computed as (m - x_y) + log s, so a common offset of a row cancels. p_y - 1 is
     computed as minus the sum of the other probabilities, so the gradient of a confident row does
-    not underflow to 0. Subnormal results may be 0.
+    not round to 0. Subnormal results may be 0.
 
     References
     ----------

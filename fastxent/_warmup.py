@@ -32,8 +32,8 @@ def warmup(
     dtypes : str or iterable of str
         Types among "float32", "float64", "float16" and "bfloat16". Integers use the kernels of
         float64. Half precision also uses those of float32 where an array of the call has to be
-        converted: one that is not contiguous, or integer labels of a binary loss. Name "float32"
-        too in that case.
+        converted: one with gaps between its classes, or integer labels of a binary loss. Name
+        "float32" too in that case.
     functions : str or iterable of str, optional
         Names of the functions to compile for; all by default.
     progress : callable, optional

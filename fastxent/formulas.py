@@ -285,7 +285,7 @@ def binary_sides(x, neg, pos, zero, where_less):
     """The coefficients of σ(|x|) and σ(-|x|) in the gradient: neg and -pos, swapped if x < 0.
 
     The first is also the coefficient of x in the loss: log(1 + exp(±x)) is max(±x, 0) + log(1+e),
-    and of max(x, 0) and max(-x, 0) one is 0.
+    and one of max(x, 0) and max(-x, 0) is 0.
     """
     return where_less(x, zero, -pos, neg), where_less(x, zero, neg, -pos)
 

@@ -1,7 +1,7 @@
 """The marker `share(n)`: a run takes one of n shares of a file's tests, another each day.
 
-It is for long tables of slow tests. With `--complete`, or where a test is named (`file.py::test`),
-none is left out.
+It is for long tables of slow tests. With `--complete` or `--page`, or where a test is named
+(`file.py::test`), none is left out.
 """
 
 import datetime
@@ -18,7 +18,8 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     """Deselect the shares of other days."""
-    if config.getoption("--complete") or any("::" in argument for argument in config.args):
+    complete = config.getoption("--complete") or config.getoption("--page")
+    if complete or any("::" in argument for argument in config.args):
         return
     tables = defaultdict(list)
     for item in items:

@@ -40,7 +40,7 @@ BLOCK = 128
 
 @subroutine
 def _read_labels(labels, mask, first, classes, n_classes, count):
-    """Copy labels, each read once; return whether any is no class."""
+    """Copy labels, each read once; return whether any is out of range."""
     copy_labels(labels, first, count, mask, classes)
     end, outside = np.uint64(n_classes), False
     for k in range(count):

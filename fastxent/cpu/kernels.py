@@ -13,7 +13,7 @@ import numpy as np
 from fastxent.cpu.float_mode import flush_subnormals, restore_mode
 from fastxent.cpu.jit import inlined, inlined_by_llvm, never_inlined, subroutine
 from fastxent.cpu.labels import are_int64s, copy_labels, labels_from, read_label
-from fastxent.cpu.lanes import horizontal_max, smaller
+from fastxent.cpu.lanes import smaller
 from fastxent.cpu.memory import (
     either,
     element,
@@ -23,7 +23,6 @@ from fastxent.cpu.memory import (
     is_requested,
     row,
     set_element,
-    splat,
     unless_half,
 )
 from fastxent.cpu.row import (
@@ -39,6 +38,7 @@ from fastxent.cpu.row import (
     has_nan,
     hess_of_exp,
     log_prob_element,
+    lowest,
     map_row,
     map_rows,
     product,
@@ -155,7 +155,7 @@ def _sum(total, lost):
 
 @never_inlined  # called at two places: its vectorised loops would be compiled for each
 def _count_labels(labels, n_classes, options, n):
-    """The number of labels that are not ignored, and the number of these that are no class."""
+    """The number of labels that are not ignored, and the number of these that are out of range."""
     ignoring, ignore_index = options.ignoring, options.ignore_index
     counted = bad = 0
     if not (ignoring and 0 <= ignore_index < n_classes):
@@ -190,7 +190,7 @@ def _count_all(labels, n_classes, options, lo, hi):
 
 # labels (N,) IN
 def scan_labels(labels, n_classes, weights, options, lo, hi):
-    """Σ u·w_y over the active rows, and the first row whose label is no class, or -1."""
+    """Σ u·w_y over the active rows, and the first row whose label is out of range, or -1."""
     class_weight, sample_weight = weights.class_weight, weights.sample_weight
     total = lost = 0.0
     first_bad = -1
@@ -426,9 +426,8 @@ def cross_entropy_rows(logits, target, weights, options, divisor, outputs, lo, h
     needs_lse, needs_argmax = outputs.lse.size > 0, outputs.argmax.size > 0
     every_row = is_requested(probs) or needs_lse or needs_argmax or is_requested(entropy)
     mode, total, lost = flush_subnormals(), 0.0, 0.0
-    # In the type of the arithmetic: a subnormal maximum converted to float64 would come back as 0.
-    ahead = horizontal_max(splat(row(logits, lo), -math.inf))
-    ahead_of, may_look_ahead = -1, not (transforming or is_half(logits))
+    ahead, ahead_of = lowest(row(logits, lo)), -1
+    may_look_ahead = not (transforming or is_half(logits))
     for i in range(lo, hi):
         y, u, counted, value = target_of_row(target, weights.sample_weight, options, n, i)
         if counted or every_row:

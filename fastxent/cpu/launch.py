@@ -79,7 +79,8 @@ FEW_CLASSES_LABELS, FEW_CLASSES_PROBS = (
 _DERIVATIVES = [name for name, rule in RULES.items() if rule and rule.is_derivative]
 
 # Costs in elements of a row of logits: of reading a label, and of a row of probabilities of which
-# one number is read. So many elements of such a row's gradient are written in the time of one.
+# one number is read. The last is the number of elements of such a row's gradient that are written
+# in the time of one element of logits.
 _LABEL_COST, _GATHER_COST, _ZEROS = 1, 6, 2
 
 

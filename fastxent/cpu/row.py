@@ -56,6 +56,16 @@ from fastxent.formulas import (
 )
 
 
+@inlined
+def lowest(x):
+    """-inf in the type of the arithmetic, for a maximum to begin with.
+
+    As a number of Python it would make a maximum of float32 a float64, and the conversion back
+    flushes a subnormal one to 0, which is no element of the row.
+    """
+    return horizontal_max(splat(x, -math.inf))
+
+
 @subroutine
 def row_max(x, n):
     """m = max_j x_j. A nan may be lost here; the sum of exponentials has it."""

@@ -45,7 +45,7 @@ def set_num_threads(n: int) -> None:
     Raises
     ------
     TypeError
-        If n is no int.
+        If n is not an int.
     ValueError
         If n < 1.
 
@@ -102,7 +102,7 @@ def num_threads(n: int) -> contextlib.AbstractContextManager[None]:
     Raises
     ------
     TypeError
-        If n is no int.
+        If n is not an int.
     ValueError
         If n < 1.
 
