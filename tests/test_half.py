@@ -115,7 +115,7 @@ FEW = dict(return_grad=True, reduction="none")
 FEW_OPTIONS = OPTIONS[:2]
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_cross_entropy_of_labels(rng, half, shape, layout):
@@ -130,7 +130,7 @@ def test_cross_entropy_of_labels(rng, half, shape, layout):
                 rounded_once(got, reference.cross_entropy(x, labels, **flags, **options))
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_cross_entropy_of_probabilities(rng, half, shape, layout):
@@ -177,7 +177,7 @@ def test_other_losses(rng, half, shape, layout):
                  reference.binary_cross_entropy(soft, soft, eps=1e-3, **flags))  # fmt: skip
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_products_and_entropy(rng, half, shape, layout):

@@ -1,5 +1,6 @@
 """Cheap to import, and what is compiled is kept: where, and under which key."""
 
+import ast
 import os
 from importlib.util import find_spec
 
@@ -261,3 +262,18 @@ def test_a_gpu_array_without_numba_cuda(function):
     """The error says what to install."""
     with pytest.raises(ImportError, match=r"pip install 'fastxent\[cuda13\]'"):
         function(*(OnGpu(),) * (1 + (function is fx.binary_cross_entropy)))
+
+
+def test_functions_of_two_processes_have_different_names(tmp_path):
+    """Otherwise a process that loads kernels compiled by others could run the wrong function."""
+    code = """
+        import numpy as np, fastxent as fx
+        from fastxent.cpu import jit
+        fx.softmax(np.zeros((2, 40), np.float32))
+        print([r.fndesc.unique_name for d in jit._dispatchers for r in d.overloads.values()])
+    """
+    names = [
+        set(ast.literal_eval(python(code, FASTXENT_CACHE_DIR=str(tmp_path / folder))))
+        for folder in ("one", "other")
+    ]
+    assert all(names) and names[0].isdisjoint(names[1])

@@ -69,6 +69,7 @@ def test_races_of_fresh_processes(tmp_path, effort, count):
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".bin"]
 
 
+@pytest.mark.share(2)
 def test_names_of_functions(tmp_path, effort, count):
     """Kernels compiled by as many processes, all loaded by one: no function runs for another.
 

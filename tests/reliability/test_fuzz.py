@@ -12,6 +12,7 @@ SCRIPT = Path(__file__).with_name("fuzz.py")
 COMPILING = 500  # further seconds, for kernels on an empty cache
 
 
+@pytest.mark.share(2)
 @pytest.mark.skipif(find_spec("atheris") is None, reason="atheris is not installed")
 def test_fuzz(effort, count, tmp_path):
     """Each call is right or raises an error naming a wrong argument; nothing else is written."""

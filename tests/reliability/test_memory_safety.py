@@ -39,7 +39,7 @@ def joined(numbers):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for pages")
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.parametrize("kernels", ["narrow", "wide", "columns"])
 @pytest.mark.parametrize("side", ["begin", "end"])
 @pytest.mark.parametrize("kind", ["float32", "float64", "float16", "bfloat16"])
@@ -50,6 +50,7 @@ def test_arrays_between_inaccessible_pages(kind, side, kernels, effort, count):
     count("guarded", int(last), int(last))
 
 
+@pytest.mark.share(2)
 def test_labels_that_another_thread_rewrites(effort, count):
     """Bad labels written after the check cause no access out of bounds and change no other row."""
     endings = json.loads(last_line("rewritten.py", effort("700", "3000")))
