@@ -1,7 +1,7 @@
 """The marker `share(n)`: a run takes one of n shares of a file's tests, another each day.
 
-It is for long tables of slow tests. With `--complete` or `--page`, or where a test is named
-(`file.py::test`), none is left out.
+It is for long tables of slow tests. With `--complete` or `--page` none is left out, nor of a file
+of which a test is named (`file.py::test`).
 """
 
 import datetime
@@ -19,12 +19,14 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     """Deselect the shares of other days."""
-    complete = config.getoption("--complete") or config.getoption("--page")
-    if complete or any("::" in argument for argument in config.args):
+    if config.getoption("--complete") or config.getoption("--page"):
         return
+    here = config.invocation_params.dir
+    named = {(here / arg.partition("::")[0]).resolve() for arg in config.args if "::" in arg}
     tables = defaultdict(list)
     for item in items:
-        if marker := item.get_closest_marker("share"):
+        marker = item.get_closest_marker("share")
+        if marker and item.path.resolve() not in named:
             (shares,) = marker.args
             tables[item.path, shares].append(item)
     day = datetime.date.today().toordinal()
